@@ -1,0 +1,81 @@
+"""Errors a user can act on. Each says what is wrong, why, and how to put it right.
+
+    WorldlabError            70  a bug of ours, or the base of all below
+    |- ConfigError            2  a wrong name, value or file in the configuration
+    |- PluginError            3  a plugin that is missing, broken or breaks its contract
+    |- EnvError               4  an environment that cannot be built or breaks its spaces
+    |- DivergedError          5  training left the finite numbers
+    |- StorageError           6  a folder or file that cannot be written
+    |- CheckpointError        7  a checkpoint that is missing, damaged or does not fit
+    |- RunLockedError         8  another process writes this run
+    `- MemoryLimitError       9  not enough memory for what was asked
+
+The number is the exit code of the command line. A signal ends with 128 + its number.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorldlabError(Exception):
+    """Base of every error worldlab raises on purpose.
+
+    message: one line of at most about 100 characters: what is wrong, and where.
+    cause: why it happened. fix: a command or a config key that puts it right.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, cause: str | None = None, fix: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.fix = fix
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.cause:
+            lines.append(f"cause: {self.cause}")
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class ConfigError(WorldlabError):
+    exit_code = 2
+
+
+class PluginError(WorldlabError):
+    exit_code = 3
+
+
+class EnvError(WorldlabError):
+    exit_code = 4
+
+
+class DivergedError(WorldlabError):
+    exit_code = 5
+
+
+class StorageError(WorldlabError):
+    exit_code = 6
+
+
+class CheckpointError(WorldlabError):
+    exit_code = 7
+
+
+class RunLockedError(WorldlabError):
+    exit_code = 8
+
+
+class MemoryLimitError(WorldlabError):
+    exit_code = 9
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest option, or an empty string."""
+    match = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return f" Did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,89 @@
+"""What flows between parts, described without torch: observations, actions, latents.
+
+The core makes these from the environment's spaces and from the parts' configurations, and hands them to
+every component as one `Specs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One observation entry as a component sees it, after the core's preprocessing.
+
+    kind "image": shape (C, H, W), float in [-0.5, 0.5]; 256 levels k -> k / 255 - 0.5.
+    kind "vector": shape (n,), float, scaled by the core (`model.vector_scaling`).
+    """
+
+    kind: Literal["image", "vector"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """The observation: named entries, in a fixed order."""
+
+    entries: tuple[tuple[str, ArraySpec], ...]
+
+    def __getitem__(self, key: str) -> ArraySpec:
+        return dict(self.entries)[key]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for key, _ in self.entries)
+
+    @property
+    def images(self) -> dict[str, ArraySpec]:
+        return {key: spec for key, spec in self.entries if spec.kind == "image"}
+
+    @property
+    def vectors(self) -> dict[str, ArraySpec]:
+        return {key: spec for key, spec in self.entries if spec.kind == "vector"}
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """The action as components and policies see it: a float vector of width `dim`.
+
+    kind "discrete": one-hot of `dim` choices. kind "continuous": each entry in [-1, 1], which the core
+    maps to the environment's bounds.
+    """
+
+    kind: Literal["discrete", "continuous"]
+    dim: int
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The latent z an encoder emits: always a flat, differentiable float vector of width `dim`.
+
+    kind "gaussian": a reparameterised real vector with a density; "point": deterministic plus channel
+    noise; "categorical": straight-through one-hots of `groups` x `classes`, flattened (dim = product).
+    """
+
+    dim: int
+    kind: Literal["point", "gaussian", "categorical"] = "gaussian"
+    groups: int = 0
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class Specs:
+    """Everything a component may know about the others when it is built.
+
+    memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` is given h.
+    """
+
+    obs: ObsSpec
+    action: ActionSpec
+    latent: LatentSpec
+    memory_dim: int
+    use_memory: bool
+
+    @property
+    def feature_dim(self) -> int:
+        """Width F of features = cat(memory, z), the currency of heads, decoders and agents."""
+        return self.memory_dim + self.latent.dim
