@@ -75,7 +75,33 @@ class MemoryLimitError(WorldlabError):
     exit_code = 9
 
 
+def closest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option `name` most likely stands for, or None.
+
+    Beside slips of the finger it knows abbreviations, which difflib does not: "lr" and "lrr" are both
+    close to "learning_rate".
+    """
+    known = sorted(options)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if match:
+        return match[0]
+    short = [option for option in known if _abbreviates(name.lower(), option.lower())]
+    return min(short, key=lambda option: (len(option), option)) if short else None
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest option, or an empty string."""
-    match = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f" Did you mean '{match[0]}'?" if match else ""
+    match = closest(name, options)
+    return f" Did you mean '{match}'?" if match else ""
+
+
+def one_line(text: object, limit: int = 100) -> str:
+    """Return text as one printable line of at most `limit` characters: safe to put into a message."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def _abbreviates(name: str, option: str) -> bool:
+    """Whether the letters of name (two or more) appear in option in order, starting with its first letter."""
+    letters = iter(option)
+    return len(name) >= 2 and name[0] == option[:1] and all(c in letters for c in name)

@@ -1,0 +1,30 @@
+"""The environments that ship with worldlab: all of Gymnasium, and two whose exact answers are known."""
+
+from __future__ import annotations
+
+from worldlab import hookimpl
+
+
+@hookimpl
+def worldlab_register(register) -> None:
+    register.env(
+        "gymnasium",
+        "worldlab_envs.gymnasium_adapter:GymnasiumAdapter",
+        config=None,
+        summary="Every environment Gymnasium knows, by short name, full id or package.module:Id.",
+        api=1,
+    )
+    register.env(
+        "linear-gaussian",
+        "worldlab_envs.linear_gaussian:ADAPTER",
+        config=None,
+        summary="A linear-Gaussian system: the best possible likelihood (Kalman) and control (LQR) are known.",
+        api=1,
+    )
+    register.env(
+        "branch",
+        "worldlab_envs.branch:ADAPTER",
+        config=None,
+        summary="A 16 x 16 picture world whose branching probabilities are known: does the model keep all modes?",
+        api=1,
+    )

@@ -1,0 +1,117 @@
+"""A picture world that branches with known probabilities: it shows whether a model keeps every mode, and how often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldlab_envs.gymnasium_adapter import NamedAdapter
+
+ID = "worldlab/Branch-v0"
+ADAPTER = NamedAdapter("branch", ID, __name__)
+
+SIDE = 4
+"""Cells along a side; cell = SIDE * row + column."""
+BLOCK = 4
+"""Pixels along a side of a cell."""
+START, GOAL = 0, 15
+BRANCH_CELLS = frozenset({5, 6, 9, 10})
+"""The inner cells. All four neighbours of each are distinct, so a branch has exactly four outcomes."""
+MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
+"""Row and column steps of the actions up, right, down, left: clockwise."""
+ODDS = (0.4, 0.3, 0.2, 0.1)
+"""Probability of moving in the chosen direction, then of each next one clockwise, at a branch cell."""
+LIMIT = 50
+
+_FLOOR, _CROSSING, _GOAL, _DOT = (40, 40, 40), (40, 40, 140), (40, 140, 40), (240, 220, 60)
+
+
+class Branch(gymnasium.Env):
+    """A dot on a 4 x 4 grid looks for the goal; the four inner cells scatter it.
+
+    ## Spaces
+    Action: Discrete(4), up, right, down, left. Observation: Box uint8 (16, 16, 3).
+
+    ## Dynamics
+    Starts at cell 0 (top left). At an outer cell the dot moves as told; into a wall it stays. At a branch cell it moves
+    in the chosen direction with probability 0.4, and 0.3, 0.2, 0.1 in the directions that follow clockwise.
+    The picture is a deterministic function of the cell: grey floor, blue branch cells, a green goal, a yellow dot.
+
+    ## Reward
+    `reward_of(cell)` of the cell arrived at: 1 at the goal, -0.5 at cell 3 and at cell 12, else -0.01.
+
+    ## Ends
+    Terminates on arriving at cell 15 (bottom right). Registered with a limit of 50 steps.
+
+    ## Exact quantities
+    `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None):
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (SIDE * BLOCK, SIDE * BLOCK, 3), np.uint8)
+        self.action_space = spaces.Discrete(4)
+        self._cell = START
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._cell = START
+        return picture_of(self._cell), {"cell": self._cell}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        cells, odds = zip(*branch_probabilities(self._cell, int(action)).items(), strict=True)
+        self._cell = int(self.np_random.choice(cells, p=odds))
+        reward, done = reward_of(self._cell), self._cell == GOAL
+        return picture_of(self._cell), reward, done, False, {"cell": self._cell}
+
+    def render(self) -> Any:
+        return picture_of(self._cell)
+
+
+def branch_probabilities(cell: int, action: int) -> dict[int, float]:
+    """Return {next cell: probability} for an action taken at a cell; a certain move is {next: 1.0}."""
+    if cell not in BRANCH_CELLS:
+        return {_move(cell, action): 1.0}
+    return {_move(cell, (action + turn) % 4): odds for turn, odds in enumerate(ODDS)}
+
+
+def reward_of(cell: int) -> float:
+    """Return the reward for arriving at a cell."""
+    return {GOAL: 1.0, 3: -0.5, 12: -0.5}.get(cell, -0.01)
+
+
+def picture_of(cell: int) -> np.ndarray:
+    """Return the picture uint8 [16, 16, 3] that shows the dot at a cell."""
+    image = np.empty((SIDE, BLOCK, SIDE, BLOCK, 3), np.uint8)
+    image[:] = _FLOOR
+    for crossing in BRANCH_CELLS:
+        image[crossing // SIDE, :, crossing % SIDE] = _CROSSING
+    image[GOAL // SIDE, :, GOAL % SIDE] = _GOAL
+    image[cell // SIDE, 1:-1, cell % SIDE, 1:-1] = _DOT
+    return image.reshape(SIDE * BLOCK, SIDE * BLOCK, 3)
+
+
+def cell_of(image: np.ndarray) -> int:
+    """Return the cell a picture [16, 16, 3] shows, in levels 0 to 255: the cell whose picture is nearest.
+
+    A decoded picture may be imperfect; for one made by `picture_of` the answer is exact. Raises: ValueError.
+    """
+    if image.shape != _PICTURES.shape[1:]:
+        raise ValueError(f"expected a picture of shape {_PICTURES.shape[1:]}, got {image.shape}")
+    return int(((_PICTURES - image.astype(np.float64)) ** 2).sum((1, 2, 3)).argmin())
+
+
+def _move(cell: int, direction: int) -> int:
+    row, column = cell // SIDE + MOVES[direction][0], cell % SIDE + MOVES[direction][1]
+    return SIDE * row + column if 0 <= row < SIDE and 0 <= column < SIDE else cell
+
+
+_PICTURES = np.stack([picture_of(cell) for cell in range(SIDE * SIDE)]).astype(np.float64)
+
+if ID not in gymnasium.registry:
+    gymnasium.register(ID, entry_point=f"{__name__}:Branch", max_episode_steps=LIMIT)

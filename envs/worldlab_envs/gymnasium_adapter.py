@@ -1,0 +1,181 @@
+"""Gymnasium's environments, by short name, full id or "package.module:Id"."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from worldlab.errors import EnvError, WorldlabError
+from worldlab_envs.headless import go_headless
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from worldlab.settings import EnvSettings
+
+
+class GymnasiumAdapter:
+    """Everything in Gymnasium's registry."""
+
+    def names(self) -> list[str]:
+        """Return the newest version of each environment."""
+        from gymnasium.envs.registration import registry
+
+        newest: dict[tuple[Any, str], Any] = {}
+        for spec in registry.values():
+            best = newest.get((spec.namespace, spec.name))
+            if best is None or (spec.version or 0) > (best.version or 0):
+                newest[spec.namespace, spec.name] = spec
+        return sorted(spec.id for spec in newest.values())
+
+    def resolve(self, id: str) -> str | None:
+        """Return the full id: the newest version where none was given; None for what Gymnasium does not know.
+
+        "package.module:Id" imports the module first, which registers its environments.
+        Raises: EnvError when that module cannot be imported or registers no such id.
+        """
+        from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id, registry
+        from gymnasium.error import Error
+
+        go_headless()
+        module, _, name = id.rpartition(":")
+        if module:
+            _import(module)
+        if name not in registry:
+            try:
+                namespace, base, version = parse_env_id(name)
+            except Error:
+                base = None
+            newest = None
+            if base is not None and version is None:
+                newest = find_highest_version(namespace, base)
+            if base is not None and newest is not None:
+                name = get_env_id(namespace, base, newest)
+            elif module:
+                raise EnvError(
+                    f"module {module[:30]!r} registers no environment {name[:30]!r}",
+                    cause="importing it did not add that id to Gymnasium's registry",
+                    fix=f'call gymnasium.register("{name}", ...) when {module} is imported',
+                )
+            else:
+                return None
+        return f"{module}:{name}" if module else name
+
+    def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
+        """Build the environment of a full id, headless, at worldlab's boundary. Raises: EnvError."""
+        return build(id, settings)
+
+
+@dataclass(frozen=True)
+class NamedAdapter:
+    """One environment of Gymnasium's registry under a short name of ours. module: the one that registers it."""
+
+    name: str
+    id: str
+    module: str
+
+    def names(self) -> list[str]:
+        """Return the short name."""
+        return [self.name]
+
+    def resolve(self, id: str) -> str | None:
+        """Return the full id for the short name or the full id."""
+        return self.id if id in (self.name, self.id) else None
+
+    def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
+        """Build it at worldlab's boundary."""
+        _import(self.module)  # a worker process has unpickled this adapter and imported nothing else
+        return build(id, settings)
+
+
+def build(id: str, settings: EnvSettings) -> gymnasium.Env:
+    """Build a Gymnasium environment at worldlab's boundary. Raises: EnvError with Gymnasium's own reason."""
+    go_headless()
+    from worldlab_envs.wrappers import boundary
+
+    env = None
+    try:
+        env, frame_limit = _make(id, settings)
+        return boundary(env, id, settings, frame_limit=frame_limit, draw=_drawing(env, settings))
+    except WorldlabError:
+        _close(env)
+        raise
+    except Exception as error:
+        _close(env)
+        raise EnvError(
+            f"env {id[:50]!r} cannot be built: {type(error).__name__}",
+            cause=f"{error}",
+            fix=_remedy(error, id),
+        ) from error
+
+
+def _remedy(error: Exception, id: str) -> str:
+    from gymnasium.error import NameNotFound, VersionNotFound
+
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"pip install {error.name}, in the Python that runs worldlab"
+    if isinstance(error, NameNotFound | VersionNotFound):
+        return f"leave the version out: --env {id.rpartition('-v')[0] or id}"
+    return f"worldlab check-env {id}"
+
+
+def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
+    """Return the bare environment and its own limit of frames, which the boundary applies."""
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module)
+    spec = gymnasium.spec(name)
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    options: dict[str, Any] = {}
+    modes = getattr(creator, "metadata", {}).get("render_modes", [])
+    if "rgb_array" in modes and "render_mode" not in spec.kwargs:
+        options["render_mode"] = "rgb_array"  # costs nothing until something is drawn
+    is_mujoco = _is_mujoco(creator)
+    if is_mujoco and settings.pixels and settings.size is not None:
+        options |= {"width": settings.size, "height": settings.size}
+    if not is_mujoco:
+        return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
+    from worldlab_envs.mujoco_support import log_warnings, plain_pictures
+
+    log_warnings()  # before the model is compiled, which warns too
+    env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
+    if settings.pixels:
+        plain_pictures(env)
+    return env, spec.max_episode_steps
+
+
+def _drawing(env: gymnasium.Env, settings: EnvSettings) -> Any:
+    """Return the wrapper that draws CarRacing's frames only where they are seen; None for other environments."""
+    inner = env.unwrapped
+    if type(inner).__module__ != "gymnasium.envs.box2d.car_racing" or not hasattr(inner, "_render"):
+        return None
+    from worldlab_envs.car_racing import DrawWhenSeen
+
+    return functools.partial(DrawWhenSeen, observe=not settings.pixels)
+
+
+def _is_mujoco(creator: Any) -> bool:
+    """Whether a class is one of Gymnasium's MuJoCo environments, told without importing MuJoCo for others."""
+    names = {f"{base.__module__}.{base.__name__}" for base in getattr(creator, "__mro__", ())}
+    return "gymnasium.envs.mujoco.mujoco_env.MujocoEnv" in names
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise EnvError(
+            f"module {module[:40]!r} of the environment cannot be imported: {type(error).__name__}"[:100],
+            cause=f"{error}",
+            fix=f"python -c 'import {module}' shows the whole error; it must be installed or on PYTHONPATH",
+        ) from error
+
+
+def _close(env: gymnasium.Env | None) -> None:
+    if env is not None:
+        env.close()

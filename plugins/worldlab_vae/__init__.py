@@ -1,0 +1,32 @@
+"""The variational family: amortised posterior, latent-variable dynamics with a learned prior, factorised decoder."""
+
+from worldlab import hookimpl
+from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
+
+
+@hookimpl
+def worldlab_register(register) -> None:
+    register.encoder(
+        "vae",
+        "worldlab_vae.encoder:VAEEncoder",
+        config=VAEEncoderConfig,
+        summary="Gaussian or categorical amortised posterior, reads the memory",
+        paper="Kingma & Welling 2013, arXiv:1312.6114; Hafner et al. 2023, arXiv:2301.04104",
+        api=1,
+    )
+    register.dynamics(
+        "vae",
+        "worldlab_vae.dynamics:VAEDynamics",
+        config=VAEDynamicsConfig,
+        summary="recurrent state-space model with a learned prior (RSSM)",
+        paper="Hafner et al. 2018, arXiv:1811.04551; Chung et al. 2015, arXiv:1506.02216",
+        api=1,
+    )
+    register.decoder(
+        "vae",
+        "worldlab_vae.decoder:VAEDecoder",
+        config=VAEDecoderConfig,
+        summary="factorised likelihood: transposed convolutions for images, an MLP for vectors",
+        paper="Kingma & Welling 2013, arXiv:1312.6114; Salimans et al. 2017, arXiv:1701.05517",
+        api=1,
+    )

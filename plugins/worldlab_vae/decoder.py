@@ -1,0 +1,66 @@
+"""Cell 3: the factorised decoder."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.interfaces import Context, Decoder, Obs
+from worldlab.nn import ObsHead
+from worldlab.specs import Specs
+from worldlab_vae.configs import VAEDecoderConfig
+from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal, ScaledNormal
+
+
+@final
+class VAEDecoder(Decoder):
+    """p(o | h, z) = prod_i p(o_i | h, z): no entry sees another. Kingma & Welling 2013, arXiv:1312.6114, section 3.
+
+    likelihood "mse" is DreamerV3's squared error; "learned" fits the scale and gives bits per dimension.
+    """
+
+    Config = VAEDecoderConfig
+    score_kind = "log_density"
+
+    def __init__(self, config: VAEDecoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.learned = config.likelihood == "learned"
+        self.net = ObsHead(specs.obs, specs.feature_dim, config.width, config.units, config.layers)
+        self.register_buffer("std", torch.tensor(config.std))
+        if self.learned:
+            start = math.log(math.expm1(0.1))  # softplus(start) = 0.1 of the observation's scale
+            self.raw_scale = nn.ParameterDict(
+                {
+                    key: nn.Parameter(torch.full((spec.shape[0], 1, 1) if spec.kind == "image" else spec.shape, start))
+                    for key, spec in specs.obs.entries
+                }
+            )
+
+    def decode(self, features: Tensor) -> dict:
+        return {key: self._distribution(key, mean) for key, mean in self.net(features).items()}
+
+    def _distribution(self, key: str, mean: Tensor):
+        if not self.learned:
+            return FixedNormal(mean, self.get_buffer("std"))
+        scale = F.softplus(self.raw_scale[key]) + 1e-4
+        return DiscretizedLogistic(mean, scale) if mean.dim() == 4 else ScaledNormal(mean, scale)
+
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """log p(o | features) in nats: exact for vectors and for "learned" images; for "mse" images a density of x."""
+        return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        if player != "main":
+            return {}
+        obs = tree.flatten_time(ctx.batch.obs)
+        out = {}
+        for key, dist in self.decode(ctx.features.flatten(0, 1)).items():
+            # The constant of a fixed std would only hide the part that learns.
+            term = dist.distortion(obs[key]) if isinstance(dist, FixedNormal) else -dist.log_prob(obs[key])
+            out[key] = term.unflatten(0, ctx.features.shape[:2])
+        return out

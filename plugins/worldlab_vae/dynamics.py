@@ -1,0 +1,48 @@
+"""Cell 2: the recurrent state-space model, a sequential VAE with a learned prior."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldlab.interfaces import Dynamics, State
+from worldlab.nn import GRUCell, mlp
+from worldlab.specs import ActionSpec, LatentSpec, Specs
+from worldlab_vae.configs import VAEDynamicsConfig
+from worldlab_vae.heads import LatentHead
+
+
+@final
+class VAEDynamics(Dynamics):
+    """h' = GRU(h, mlp(z, a)); p(z | h) of the posterior's kind.
+
+    Hafner et al. 2018, arXiv:1811.04551, eq. 4. The KL that trains it is balanced, with free nats (worldlab.matching).
+    """
+
+    Config = VAEDynamicsConfig
+    prior = "analytic"
+
+    def __init__(self, config: VAEDynamicsConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.width = config.memory
+        self.mix = mlp(specs.latent.dim + specs.action.dim, config.units, 1)
+        self.cell = GRUCell(config.units, config.memory)
+        self.head = LatentHead(config.memory, config.units, specs.latent, config.unimix, config.min_std)
+
+    @classmethod
+    def memory_size(cls, config: VAEDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
+        return config.memory
+
+    def initial(self, n: int) -> State:
+        return {"h": torch.zeros(n, self.width, device=self.device)}
+
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        return {"h": self.cell(self.mix(torch.cat([z, action], -1)), state["h"])}
+
+    def memory(self, state: State) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor):
+        return self.head(memory)

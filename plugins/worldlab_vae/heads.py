@@ -1,0 +1,36 @@
+"""From network outputs to the family's distributions; posterior and prior use the same, so their KL is closed-form."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab.distributions import Normal, OneHot
+from worldlab.nn import mlp
+from worldlab.specs import LatentSpec
+
+UNIT_STD = math.log(math.e - 1)  # softplus(UNIT_STD) = 1: distributions start near the standard normal
+
+
+class LatentHead(nn.Module):
+    """inputs [N, I] -> Normal over D, or OneHot over groups x classes, as the latent's kind says.
+
+    A "point" latent gets a Normal: the prior of a deterministic code is a density over it.
+    """
+
+    def __init__(self, inputs: int, units: int, latent: LatentSpec, unimix: float, min_std: float):
+        super().__init__()
+        self.latent = latent
+        self.unimix = unimix
+        self.min_std = min_std
+        outputs = latent.dim if latent.kind == "categorical" else 2 * latent.dim
+        self.net = mlp(inputs, units, 1, outputs)
+
+    def forward(self, inputs: Tensor) -> Normal | OneHot:
+        out = self.net(inputs)
+        if self.latent.kind == "categorical":
+            return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), self.unimix)
+        mean, raw = out.chunk(2, -1)
+        return Normal(mean, F.softplus(raw + UNIT_STD) + self.min_std)

@@ -1,0 +1,88 @@
+"""Factorised observation likelihoods: every entry is independent given features, which is what makes VAEs blur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab.distributions import HALF_LOG_2PI, normal_like
+
+LEVELS = 255
+HALF_BIN = 0.5 / LEVELS
+
+
+@dataclass(frozen=True)
+class FixedNormal:
+    """Gaussian of one fixed std around mean [N, *shape]. std: scalar tensor."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.mean + self.std * normal_like(self.mean, generator)
+
+    def distortion(self, x: Tensor) -> Tensor:
+        """-log p(x) without its constant, [N]: half the squared error in units of std."""
+        return 0.5 * ((x - self.mean) / self.std).square().flatten(1).sum(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        entries = self.mean[0].numel()
+        return -self.distortion(x) - entries * (self.std.log() + HALF_LOG_2PI)
+
+
+@dataclass(frozen=True)
+class ScaledNormal:
+    """Gaussian with a std of its own for each entry, shared by all rows. mean [N, n], std [n]."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.mean + self.std * normal_like(self.mean, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return (-0.5 * ((x - self.mean) / self.std).square() - self.std.log() - HALF_LOG_2PI).sum(-1)
+
+
+@dataclass(frozen=True)
+class DiscretizedLogistic:
+    """A logistic integrated over each of 256 grey levels; the edge bins reach to +-infinity, so it sums to 1.
+
+    mean [N, C, H, W] in [-0.5, 0.5] units; scale [C, 1, 1]. Salimans et al. 2017, arXiv:1701.05517, eq. 2, with one
+    component and one scale per channel.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        uniform = torch.empty_like(self.mean).uniform_(1e-5, 1 - 1e-5, generator=generator)
+        value = self.mean + self.scale * (uniform.log() - torch.log1p(-uniform))
+        return ((value + 0.5) * LEVELS).round().clamp(0, LEVELS) / LEVELS - 0.5
+
+    def pixel_log_prob(self, x: Tensor) -> Tensor:
+        """log P of the level of each pixel: x, mean [N, C, H, W] -> [N, C, H, W]."""
+        upper = (x + HALF_BIN - self.mean) / self.scale
+        lower = (x - HALF_BIN - self.mean) / self.scale
+        # log(sigmoid(u) - sigmoid(l)) = logsig(u) + logsig(-l) + log(1 - exp(l - u)), stable in both tails
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+        inside = torch.where(x < -0.5 + HALF_BIN, F.logsigmoid(upper), inside)
+        return torch.where(x > 0.5 - HALF_BIN, F.logsigmoid(-lower), inside)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.pixel_log_prob(x).flatten(1).sum(1)

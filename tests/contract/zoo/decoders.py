@@ -1,0 +1,156 @@
+"""Decoders with one bug each, and adversarial parts that leak."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from worldlab.errors import ConfigError
+from worldlab.testing.reference import ReferenceDecoder
+from worldlab.tree import flatten_time
+from zoo.animals import broken
+
+
+@broken("C1", "renders = True")
+class MissingKey(ReferenceDecoder):
+    """Forgets all but one observation key."""
+
+    def decode(self, features):
+        return {"image": next(iter(super().decode(features).values()))}
+
+
+@broken("C2", "you mix rows of the batch")
+class BatchNormed(ReferenceDecoder):
+    """Normalises features by the batch's statistics."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.norm = nn.BatchNorm1d(specs.feature_dim)
+
+    def decode(self, features):
+        return super().decode(self.norm(features))
+
+
+@broken("C3", "score has shape")
+class MeanScore(ReferenceDecoder):
+    """Averages its score over the batch."""
+
+    def score(self, features, obs):
+        return super().score(features, obs).mean()
+
+
+@broken("C4", "ignores the latent")
+class LatentBlind(ReferenceDecoder):
+    """Explains observations from the memory alone: the latent is free to die."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.memory_dim = specs.memory_dim
+
+    def decode(self, features):
+        seen = torch.arange(features.shape[-1]) < self.memory_dim
+        return super().decode(features * seen)
+
+
+@broken("C5", "chosen frames")
+class NeedsNeighbours(ReferenceDecoder):
+    """Compares each frame with the one before it in its row."""
+
+    def losses(self, ctx, player="main"):
+        return {name: term[:, 1:] if term.shape[1] == 1 else term for name, term in super().losses(ctx, player).items()}
+
+
+@broken("C6", "above another")
+class FlippedSign(ReferenceDecoder):
+    """Its score falls as its losses fall."""
+
+    def score(self, features, obs):
+        return -super().score(features, obs)
+
+    def losses(self, ctx, player="main"):
+        return {name: -term for name, term in super().losses(ctx, player).items()}
+
+
+@broken("C7", "in place")
+class ScalesPictures(ReferenceDecoder):
+    """Rescales the caller's observations before it scores them."""
+
+    def score(self, features, obs):
+        for value in obs.values():
+            value.clamp_(-0.4, 0.4)
+        return super().score(features, obs)
+
+
+@broken("P5", "not [B, T]")
+class ScalarLoss(ReferenceDecoder):
+    """Averages its loss, so that masks and weights no longer apply."""
+
+    def losses(self, ctx, player="main"):
+        return {name: term.mean() for name, term in super().losses(ctx, player).items()}
+
+
+@broken("P10", "the batch|the context")
+class ShiftsTargets(ReferenceDecoder):
+    """Moves its target in place; whoever reads the batch next sees other pictures."""
+
+    def losses(self, ctx, player="main"):
+        if player == "main":
+            for value in ctx.batch.obs.values():
+                value.add_(0.1)
+        return super().losses(ctx, player)
+
+
+class Adversarial(ReferenceDecoder):
+    """A decoder with a critic of vectors; sound."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        if "vector" not in specs.obs.keys:
+            raise ConfigError("the critic judges vectors")
+        # No bias: it cancels between real and fake.
+        self.critic = nn.Linear(specs.obs["vector"].shape[0], 1, bias=False)
+
+    def players(self):
+        return {"main": list(self.net.parameters()), "critic": list(self.critic.parameters())}
+
+    def fake(self, ctx):
+        """Vectors as the decoder makes them."""
+        return self.decode(ctx.features.flatten(0, 1))["vector"].mode
+
+    def losses(self, ctx, player="main"):
+        if player not in ("main", "critic"):
+            return {}
+        rows = ctx.features.shape[0]
+        if player == "critic":
+            real = self.critic(flatten_time(ctx.batch.obs)["vector"]).unflatten(0, (rows, -1))[..., 0]
+            fake = self.critic(self.fake(ctx).detach()).unflatten(0, (rows, -1))[..., 0]
+            return {"critic": nn.functional.softplus(fake - real)}
+        fooled = self.critic(self.fake(ctx)).unflatten(0, (rows, -1))[..., 0]
+        return {**super().losses(ctx, player), "fool": -fooled}
+
+
+@broken("P7", "the critic leaks into main")
+class CriticLeaks(Adversarial):
+    """Runs the generator inside the critic's loss without a detach."""
+
+    def losses(self, ctx, player="main"):
+        terms = super().losses(ctx, player)
+        if player == "critic":
+            terms["critic"] = terms["critic"] + self.critic(self.fake(ctx))[..., 0].unflatten(0, terms["critic"].shape)
+        return terms
+
+
+@broken("P7", "a player it does not have")
+class AnyPlayer(ReferenceDecoder):
+    """Ignores whose losses were asked for: a critic elsewhere in the mix would step on them."""
+
+    def losses(self, ctx, player="main"):
+        return super().losses(ctx, "main")
+
+
+@broken("P3", "is in main and in critic")
+class SharedParameter(Adversarial):
+    """Gives its generator to both players."""
+
+    def players(self):
+        return {"main": list(self.net.parameters()), "critic": list(self.parameters())}

@@ -1,0 +1,173 @@
+"""Dynamics with one bug each, seen in a single step or a short rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from worldlab.distributions import Normal
+from worldlab.testing.reference import ReferenceDynamics
+from zoo.animals import broken
+from zoo.encoders import NoLogStd, Opaque
+
+
+@broken("D1", "rows of initial")
+class UnequalStart(ReferenceDynamics):
+    """Starts each row elsewhere."""
+
+    def initial(self, n):
+        return {"h": torch.linspace(0, 1, n)[:, None].expand(n, self.width).clone()}
+
+
+@broken("D2", "you mix rows of the batch")
+class BatchLeakyTransformer(ReferenceDynamics):
+    """Attends over dim 0, which is the batch and not time: batch_first was forgotten."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.attention = nn.MultiheadAttention(config.memory, 2)
+
+    def advance(self, state, z, action):
+        h = super().advance(state, z, action)["h"][:, None]  # [N, 1, H], read as [time, batch, H]
+        return {"h": (h + self.attention(h, h, h, need_weights=False)[0])[:, 0]}
+
+
+@broken("D3", "picked or repeated rows")
+class RowNumber(ReferenceDynamics):
+    """Adds something that depends on the row's place in the batch."""
+
+    def advance(self, state, z, action):
+        return {"h": super().advance(state, z, action)["h"] + 0.1 * torch.arange(len(z))[:, None]}
+
+
+@broken("D4", "in place")
+class CacheInPlace(ReferenceDynamics):
+    """Writes the new memory into the caller's state."""
+
+    def advance(self, state, z, action):
+        state["h"].copy_(super().advance(state, z, action)["h"].detach())
+        return {"h": state["h"] + 0}
+
+
+@broken("D5", "leaks over resets")
+@broken("T2", "what came before the reset")
+class HiddenState(ReferenceDynamics):
+    """Keeps its real memory in the module, where no reset reaches it."""
+
+    hidden: torch.Tensor | None = None
+
+    def advance(self, state, z, action):
+        own = state["h"] if self.hidden is None or self.hidden.shape != state["h"].shape else self.hidden
+        after = super().advance({"h": own + 0.1 * state["h"]}, z, action)
+        self.hidden = after["h"].detach()
+        return after
+
+
+@broken("D6", "['c'] is never read")
+class DroppedCell(ReferenceDynamics):
+    """An LSTM whose cell is returned and never read again."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.cell = nn.LSTMCell(specs.latent.dim + specs.action.dim, config.memory)
+
+    def initial(self, n):
+        return {"h": torch.zeros(n, self.width), "c": torch.zeros(n, self.width)}
+
+    def advance(self, state, z, action):
+        h, c = self.cell(torch.cat([z, action], -1), (state["h"], torch.zeros_like(state["c"])))
+        return {"h": h, "c": c}
+
+
+@broken("D7", "action")
+class ActionBlind(ReferenceDynamics):
+    """Ignores what was done."""
+
+    def advance(self, state, z, action):
+        return super().advance(state, z, torch.zeros_like(action))
+
+
+@dataclass(frozen=True)
+class DetachedNormal(Normal):
+    """A Gaussian whose samples carry no gradient."""
+
+    def sample(self, generator):
+        return super().sample(generator).detach()
+
+
+@broken("D8", "do not carry gradients")
+class FalsePathwise(ReferenceDynamics):
+    """Claims reparameterised samples and detaches them."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return DetachedNormal(dist.mean, dist.std)
+
+
+@broken("D9", "does not cut")
+class OpaquePrior(ReferenceDynamics):
+    """Its prior cannot be detached: the encoder's loss would train the dynamics."""
+
+    def predict(self, memory):
+        return Opaque(super().predict(memory))
+
+
+@broken("D10", "integrates to")
+class WrongPriorDensity(ReferenceDynamics):
+    """Left the log std out of its log-density."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return NoLogStd(dist.mean, dist.std)
+
+
+@dataclass(frozen=True)
+class GlobalNormal(Normal):
+    """A Gaussian that samples from torch's global stream."""
+
+    def sample(self, generator):
+        return self.mean + self.std * torch.randn_like(self.mean)
+
+
+@broken("D11", "two samples with one seed")
+class Unseeded(ReferenceDynamics):
+    """Ignores the generator that sample() is given."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return GlobalNormal(dist.mean, dist.std)
+
+
+@broken("T1", "forgets")
+class Forgetful(ReferenceDynamics):
+    """Ignores its state: a world model without memory."""
+
+    def advance(self, state, z, action):
+        return super().advance({"h": 0 * state["h"]}, z, action)
+
+
+@broken("P3", "nobody optimises")
+class Orphan(ReferenceDynamics):
+    """Forgets its head when it lists its parameters."""
+
+    def players(self):
+        return {"main": list(self.cell.parameters())}
+
+
+@broken("P4", "never gets a gradient")
+class DeadBranch(ReferenceDynamics):
+    """Has a layer that no output depends on."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.unused = nn.Linear(3, 3)
+
+
+@broken("P6", "10x")
+class Exploding(ReferenceDynamics):
+    """Exponentiates an unbounded output."""
+
+    def advance(self, state, z, action):
+        return {"h": torch.exp(super().advance(state, 50 * z, action)["h"] * z.abs().sum(-1, keepdim=True) ** 2)}

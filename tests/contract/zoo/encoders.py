@@ -1,0 +1,220 @@
+"""Encoders with one bug each."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldlab.config import Config
+from worldlab.distributions import Normal, normal_like
+from worldlab.interfaces import Latent
+from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
+from zoo.animals import broken
+
+
+@broken("E1", "image96")
+class Only64(ReferenceEncoder):
+    """A linear layer sized for 64 x 64 pictures."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        if "image" in specs.obs.keys and specs.obs["image"].shape[1] != 16:
+            self.fixed = nn.Linear(3 * 64 * 64, self.trunk.size)
+
+    def embed(self, obs):
+        return self.fixed(obs["image"].flatten(1)) if hasattr(self, "fixed") else super().embed(obs)
+
+
+@broken("E2", "influences")
+class BatchNormed(ReferenceEncoder):
+    """Normalises by the statistics of the batch."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.norm = nn.BatchNorm1d(self.trunk.size)
+
+    def embed(self, obs):
+        return self.norm(super().embed(obs))
+
+
+@broken("E3", "generator=None")
+class NoisyMode(ReferenceEncoder):
+    """Samples even when the most likely z was asked for."""
+
+    def infer(self, embed, memory, generator):
+        return super().infer(embed, memory, generator or torch.Generator().manual_seed(random.getrandbits(32)))
+
+
+@broken("E4", "does not depend on the memory")
+class MemoryDropper(ReferenceEncoder):
+    """Declares that it reads the memory, and does not."""
+
+    def infer(self, embed, memory, generator):
+        return super().infer(embed, None if memory is None else torch.zeros_like(memory), generator)
+
+
+@broken("E5", "not reparameterised")
+class DetachedSample(ReferenceEncoder):
+    """Samples as torch.distributions' sample() does: without a gradient."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, z=latent.z.detach())
+
+
+@broken("E6", "not one-hot", kind="categorical")
+class SoftCodes(ReferenceEncoder):
+    """Hands out probabilities where one-hots were declared."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, z=latent.dist.probs.flatten(-2))
+
+
+class Opaque:
+    """A distribution that is no tree of tensors."""
+
+    def __init__(self, dist):
+        self.log_prob, self.entropy, self.kl, self.sample = dist.log_prob, dist.entropy, dist.kl, dist.sample
+        self.mode = dist.mode
+
+
+@broken("E7", "no tensors the core can see")
+class OpaquePosterior(ReferenceEncoder):
+    """Hides its distribution's tensors: stacked over time, it would stay that of the first step."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, dist=Opaque(latent.dist))
+
+
+@dataclass(frozen=True)
+class NoLogStd(Normal):
+    """A Gaussian whose log-density lacks its log std."""
+
+    def log_prob(self, x):
+        return super().log_prob(x) + self.std.log().sum(-1)
+
+
+@broken("E8", "not the density of the samples")
+class WrongPosteriorDensity(ReferenceEncoder):
+    """Scores z with a density that integrates to the product of its stds."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, dist=NoLogStd(latent.dist.mean, latent.dist.std))
+
+
+@broken("E9", "collapses", kind="point")
+class Collapsing(ReferenceEncoder):
+    """Pulls all frames together and pushes none apart: positives without negatives."""
+
+    def losses(self, ctx, player="main"):
+        z = ctx.latent.z
+        return {"positives": 1000 * (z - z.mean((0, 1))).square().sum(-1)} if player == "main" else {}
+
+
+@broken("E10", "in place")
+class InPlace(ReferenceEncoder):
+    """Rescales the caller's observations."""
+
+    def embed(self, obs):
+        for value in obs.values():
+            value.mul_(2.0)
+        return super().embed(obs)
+
+
+class LooseConfig(Config):
+    """A configuration that lets unknown keys pass."""
+
+    model_config: ClassVar = {"extra": "ignore"}
+
+
+@broken("P1", "does not know")
+class Loose(ReferenceEncoder):
+    """Ignores misspelt settings."""
+
+    Config = LooseConfig
+
+    def __init__(self, config, specs):
+        super().__init__(ReferenceEncoderConfig(), specs)
+
+    @classmethod
+    def latent_spec(cls, config):
+        return ReferenceEncoder.latent_spec(ReferenceEncoderConfig())
+
+
+@broken("P2", "between two builds")
+class NumpyInit(ReferenceEncoder):
+    """Initialises from numpy, which the core did not seed."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.from_numpy(np.random.default_rng().normal(size=self.head.bias.shape)))
+
+
+@broken("P9", "global random stream")
+class GlobalNoise(ReferenceEncoder):
+    """Draws its noise from torch's global stream."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return latent if generator is None else replace(latent, z=latent.z + 0.1 * torch.randn_like(latent.z))
+
+
+@broken("P11", "different losses")
+class OwnStream(ReferenceEncoder):
+    """Draws from a generator of its own, that no one resets."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.own = torch.Generator().manual_seed(0)
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return latent if generator is None else replace(latent, z=latent.z + 0.1 * normal_like(latent.z, self.own))
+
+
+@broken("P12", "prints")
+class Chatty(ReferenceEncoder):
+    """Left a print behind."""
+
+    def embed(self, obs):
+        print("embed", len(obs))
+        return super().embed(obs)
+
+
+@broken("P8", "deepcopy|state_dict")
+class WeightOutside(ReferenceEncoder):
+    """Keeps a projection in a plain tensor, which no checkpoint holds."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.projection = torch.randn(self.trunk.size)
+
+    def embed(self, obs):
+        return super().embed(obs) * self.projection
+
+
+@broken("P13", "bfloat16")
+class MixedDtypes(ReferenceEncoder):
+    """Interpolates a float32 buffer with what autocast made bfloat16."""
+
+    def infer(self, embed: Tensor, memory, generator) -> Latent:
+        latent = super().infer(embed, memory, generator)
+        half = self.head(torch.zeros(len(embed), self.head.in_features))
+        return replace(latent, z=torch.lerp(latent.z.float(), half[:, : latent.z.shape[1]], 0.0))
+
+
+@broken("P14", "one finite number")
+class MetricCurve(ReferenceEncoder):
+    """Reports a curve where a number was asked for."""
+
+    def metrics(self, ctx):
+        return {"curve": ctx.latent.z.mean(-1)}

@@ -1,0 +1,135 @@
+"""EnvPool: the same data for any number of workers, same-step restarts, and faults that name the environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from worldlab.errors import EnvError
+from worldlab.vector import EnvPool
+
+
+class Counter(gymnasium.Env):
+    """Observes (its episode's secret, steps taken); ends after 3 steps, by termination if the secret is even."""
+
+    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (2,), np.float32)})
+    action_space = spaces.Discrete(100)
+
+    def __init__(self, fault: str = ""):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.secret, self.t = int(self.np_random.integers(1000)), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        if self.fault and action == 99:
+            self._fail()
+        self.t += 1
+        done, even = self.t == 3, self.secret % 2 == 0
+        return self._obs(), float(action), done and even, done and not even, {}
+
+    def _obs(self):
+        return {"vector": np.array([self.secret, self.t], np.float32)}
+
+    def _fail(self):
+        if self.fault == "raise":
+            raise RuntimeError("the licence ran out")
+        if self.fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+def run(pool: EnvPool, steps: int = 8) -> list:
+    log = [pool.reset()]
+    for t in range(steps):
+        log.append(pool.step([t + env for env in range(pool.num_envs)]))
+    return log
+
+
+def flat(arrivals) -> list:
+    reset = None if arrivals.reset_obs is None else arrivals.reset_obs["vector"].tolist()
+    return [
+        arrivals.obs["vector"].tolist(),
+        *(getattr(arrivals, name).tolist() for name in ("reward", "terminated", "truncated", "is_first", "done")),
+        reset,
+        arrivals.finished,
+    ]
+
+
+def test_the_data_does_not_depend_on_the_number_of_workers():
+    with EnvPool(Counter, 3, 0, seed=5) as local, EnvPool(Counter, 3, 2, seed=5) as remote:
+        assert [flat(one) for one in run(local)] == [flat(one) for one in run(remote)]
+        assert (remote.env_id, remote.action_space) == ("Counter", spaces.Discrete(100))
+
+
+def test_an_ended_episode_gives_its_last_observation_and_the_next_first_one():
+    with EnvPool(Counter, 2, 0, seed=0) as pool:
+        first, *steps = run(pool)
+    assert first.is_first.all() and not first.done.any() and first.reset_obs is None
+    secret = first.obs["vector"][0, 0]
+    end = steps[2]
+    assert end.done.all() and not end.is_first.any()
+    assert end.obs["vector"][0].tolist() == [secret, 3]
+    assert end.reset_obs is not None and end.reset_obs["vector"][:, 1].tolist() == [0, 0]
+    assert end.terminated[0] == (secret % 2 == 0) and end.truncated[0] == (secret % 2 == 1)
+    assert end.finished == [(0, 0 + 1 + 2, 3), (1, 1 + 2 + 3, 3)]
+    follow = steps[3]
+    assert follow.obs["vector"][0].tolist() == [end.reset_obs["vector"][0, 0], 1]
+    assert follow.finished == [] and follow.reward.dtype == np.float32
+
+
+def test_environments_and_episodes_have_their_own_seeds():
+    with EnvPool(Counter, 4, 0, seed=1) as pool, EnvPool(Counter, 4, 0, seed=(1, 7)) as other:
+        log = run(pool)
+        secrets = [*log[0].obs["vector"][:, 0], *log[3].reset_obs["vector"][:, 0]]
+        assert len(set(secrets)) == 8
+        assert not set(secrets) & set(other.reset().obs["vector"][:, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_names_the_environment_and_keeps_its_reason(workers):
+    with EnvPool(lambda: Counter("raise"), 2, workers, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1: RuntimeError") as error:
+            pool.step([0, 99])
+    assert "the licence ran out" in (error.value.cause or "")
+
+
+def test_a_killed_worker_is_named():
+    with EnvPool(lambda: Counter("die"), 2, 2, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\): its process died \(killed by SIGKILL"):
+            pool.step([0, 99])
+
+
+def test_a_hanging_worker_is_killed_and_named():
+    pool = EnvPool(lambda: Counter("hang"), 2, 2, seed=0, timeout=20)
+    with pool:
+        pool.reset()
+        pool._timeout = 0.5
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) gave no answer in 0.5 s"):
+            pool.step([0, 99])
+
+
+def test_close_ends_the_workers():
+    pool = EnvPool(Counter, 2, 2, seed=0)
+    workers = [part._process for part in pool._slices]
+    pool.close()
+    pool.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_an_environment_that_cannot_be_built_is_an_error():
+    def broken():
+        raise ImportError("no module named 'timm'")
+
+    with pytest.raises(EnvError, match="failed in build: ImportError"):
+        EnvPool(broken, 1, 0, seed=0)

@@ -1,0 +1,65 @@
+"""A world model and an agent as something that acts: Stable-Baselines3's `predict`, used for collecting and judging alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from worldlab import tree
+from worldlab.agent import Agent
+from worldlab.spaces import decode_action
+from worldlab.world_model import WorldModel
+
+
+class ActingAgent:
+    """Follows real observations with the model's filter and lets the agent choose.
+
+    `predict` is Stable-Baselines3's, so `stable_baselines3.common.evaluation.evaluate_policy` takes it as it is. It may
+    be driven with any number of environments; the number may not change while a state is handed on.
+    """
+
+    def __init__(
+        self, model: WorldModel, agent: Agent, action_space: gymnasium.Space, generator: torch.Generator
+    ) -> None:
+        self.model = model
+        self.agent = agent
+        self.action_space = action_space
+        self.generator = generator
+
+    @torch.no_grad()
+    def choose(
+        self, obs: dict[str, np.ndarray], state: Any, is_first: np.ndarray, explore: bool
+    ) -> tuple[np.ndarray, Any]:
+        """One step for N environments. obs {key: [N, ...]} raw; is_first [N] bool. Returns encoded actions [N, A], state."""
+        device, n = self.model.device, len(is_first)
+        first = torch.as_tensor(is_first, dtype=torch.bool, device=device)
+        fresh = self._initial(n)
+        state = fresh if state is None else tree.where(first, fresh, state)
+        tensors = {key: torch.as_tensor(value).to(device) for key, value in obs.items()}
+        noise = self.generator if explore else None
+        carry, features = self.model.filter(state["carry"], tensors, state["action"], first, noise)
+        action, plan = self.agent.act(self.model, carry, features, state["agent"], self.generator, explore)
+        return action.cpu().numpy(), {"carry": carry, "action": action, "agent": plan}
+
+    def _initial(self, n: int) -> dict[str, Any]:
+        action = torch.zeros(n, self.model.specs.action.dim, device=self.model.device)
+        return {"carry": self.model.initial(n), "action": action, "agent": self.agent.initial(n)}
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Stable-Baselines3's signature. observation: {key: [N, ...]} or, for a single entry, the array [N, ...]."""
+        obs = observation if isinstance(observation, dict) else {self.model.specs.obs.keys[0]: observation}
+        n = len(next(iter(obs.values())))
+        first = np.ones(n, bool) if state is None or episode_start is None else np.asarray(episode_start, bool)
+        if state is not None and episode_start is None:
+            first = np.zeros(n, bool)
+        encoded, state = self.choose(obs, state, first, explore=not deterministic)
+        return decode_action(self.action_space, encoded), state

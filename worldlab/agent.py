@@ -1,0 +1,67 @@
+"""What an agent is: it acts on features and learns inside the world model, of which it sees only the facade."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.interfaces import State
+from worldlab.rollout import Carry
+from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What an agent learns from in one update: posterior states of replayed data, cut from the graph.
+
+    carry: [N, ...], the states from which to imagine. reward, cont: [N], received on arriving there.
+    """
+
+    carry: Carry
+    reward: Tensor
+    cont: Tensor
+
+
+class Agent(nn.Module, ABC):
+    """Acts, and learns if it can. Built as `Cls(config, specs)`; its optimisers belong to the trainer."""
+
+    @abstractmethod
+    def __init__(self, config: Any, specs: Specs) -> None:
+        super().__init__()
+
+    def initial(self, n: int) -> State:
+        """The agent's own memory between steps (a planner's last plan): a tree, [n, ...]; nothing by default."""
+        return {}
+
+    @abstractmethod
+    def act(
+        self,
+        model: WorldModel,
+        carry: Carry,
+        features: Tensor,
+        state: State,
+        generator: torch.Generator,
+        explore: bool,
+    ) -> tuple[Tensor, State]:
+        """Choose encoded actions [N, A] at the carry's features [N, F]. explore false asks for the best known action.
+
+        state: what `initial` gave or the last call returned, rows of ended episodes replaced by the core.
+        """
+
+    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
+        """Parameters and learning rate of each player; none by default, for agents that do not learn."""
+        return {}
+
+    def losses(
+        self, model: WorldModel, seen: Experience, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One scalar loss per player, and metrics. The model's weights are frozen meanwhile."""
+        return {}, {}
+
+    def after_step(self) -> None:
+        """Called after each update: slow targets."""

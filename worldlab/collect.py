@@ -1,0 +1,84 @@
+"""Real experience into the replay: the acting agent in the environments, one decision each at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldlab.acting import ActingAgent
+from worldlab.interfaces import Batch
+from worldlab.preprocess import Preprocessor
+from worldlab.replay import Replay, records
+from worldlab.spaces import decode_action, encode_action
+from worldlab.specs import ActionSpec
+from worldlab.vector import Arrivals, EnvPool
+
+
+class Collector:
+    """Steps the environments and appends what arrives. `finished` holds (return, length) of ended episodes to be read."""
+
+    def __init__(self, pool: EnvPool, replay: Replay, acting: ActingAgent):
+        self.pool = pool
+        self.replay = replay
+        self.acting = acting
+        self.finished: list[tuple[float, int]] = []
+        self._state: Any = None
+        self._obs: dict[str, np.ndarray] = {}
+        self._first = np.ones(pool.num_envs, bool)
+
+    def start(self) -> None:
+        """Begin an episode in every environment."""
+        arrivals = self.pool.reset()
+        self._append(arrivals, np.zeros((self.pool.num_envs, self.acting.model.specs.action.dim), np.float32))
+
+    def step(self, random: np.random.Generator | None = None) -> int:
+        """One decision in each environment: by the agent, exploring, or uniformly at random. Returns how many."""
+        if random is not None:
+            # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
+            encoded, self._state = random_actions(self.acting.model.specs.action, self.pool.num_envs, random), None
+        else:
+            encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
+        space = self.pool.action_space
+        native = decode_action(space, encoded)
+        self._append(self.pool.step(native), np.asarray(encode_action(space, native), np.float32))
+        return self.pool.num_envs
+
+    def _append(self, arrivals: Arrivals, action: np.ndarray) -> None:
+        for env, record in records(arrivals, action):
+            self.replay.append(env, record)
+        self.finished.extend((ret, length) for _, ret, length in arrivals.finished)
+        self._first = arrivals.is_first | arrivals.done
+        self._obs = following(arrivals)
+
+
+def following(arrivals: Arrivals) -> dict[str, np.ndarray]:
+    """The observations to act on next: the reset's where an episode ended."""
+    if arrivals.reset_obs is None:
+        return arrivals.obs
+    done = arrivals.done
+    return {
+        key: np.where(done.reshape(-1, *[1] * (value.ndim - 1)), arrivals.reset_obs[key], value)
+        for key, value in arrivals.obs.items()
+    }
+
+
+def random_actions(action: ActionSpec, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n encoded actions, uniform over the action space: float32 [n, A]."""
+    if action.kind == "discrete":
+        return np.eye(action.dim, dtype=np.float32)[rng.integers(action.dim, size=n)]
+    return rng.uniform(-1, 1, (n, action.dim)).astype(np.float32)
+
+
+def to_batch(sampled: dict[str, np.ndarray], preprocess: Preprocessor, device: torch.device) -> Batch:
+    """A replay sample {key: [B, T, ...]} as the model's Batch, on a device."""
+    tensors = {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in sampled.items()}
+    return Batch(
+        obs=preprocess({key: tensors[key] for key in preprocess.obs.keys}),
+        prev_action=tensors["prev_action"],
+        reward=tensors["reward"],
+        cont=tensors["cont"],
+        is_first=tensors["is_first"],
+        mask=torch.ones_like(tensors["reward"]),
+    )

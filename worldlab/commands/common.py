@@ -1,0 +1,111 @@
+"""What commands share: an argument parser that raises our errors, and output that scripts can read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from worldlab.errors import ConfigError, closest, one_line
+from worldlab.registry import Registry, load_registry
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with our errors, no abbreviations, and _ accepted for - in flags."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(prog=f"worldlab {command}", description=description, allow_abbrev=False)
+
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """Parse argv. Raises: ConfigError; SystemExit(0) after --help."""
+        args, unknown = self.parse_known_args([_dashed(token) for token in argv])
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            near = closest(name, [flag for flag in self._option_string_actions if flag.startswith("--")])
+            hint = f" Did you mean {near}?" if near else ""
+            self.error(f"{one_line(name, 40)!r} is not an argument.{hint}")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(one_line(f"{self.prog}: {message}"), fix=f"{self.prog} --help")
+
+
+def add_shared(parser: Parser, *, json_output: bool = True, plugin: bool = True) -> None:
+    if plugin:
+        parser.add_argument(
+            "--plugin", action="append", type=Path, default=[], metavar="FILE", help="also load this plugin file"
+        )
+    if json_output:
+        parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def at_least(low: int) -> Any:
+    """Return an argparse type: a whole number not below low."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= {low}")
+        return value
+
+    return integer
+
+
+def open_registry(files: list[Path]) -> Registry:
+    """Load the plugins. Raises: PluginError if one of the given files is broken."""
+    registry = load_registry(files)
+    registry.check_files()
+    return registry
+
+
+@contextlib.contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """Send what libraries print to stderr: stdout belongs to the command's result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def emit(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result: one JSON object, or aligned lines for people."""
+    if as_json:
+        print(json.dumps(_jsonable(result), allow_nan=False))
+        return
+    width = max((len(str(key)) for key in result), default=0) + 2
+    for key, value in result.items():
+        print(f"{key:<{width}}{_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    return one_line(value, 1000)
+
+
+def _jsonable(value: Any) -> Any:
+    """Make plain JSON of a result: paths become text, numbers that are not finite null."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def _dashed(token: str) -> str:
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token.partition("=")
+    return name.replace("_", "-") + equals + value

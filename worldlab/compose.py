@@ -1,0 +1,132 @@
+"""From a configuration to a world model and an agent, or to a sentence that says why they cannot be put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gymnasium
+import torch
+
+from worldlab.agent import Agent
+from worldlab.errors import PluginError, WorldlabError
+from worldlab.interfaces import API, Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
+from worldlab.registry import Registration, Registry
+from worldlab.runconfig import Part, RunConfig
+from worldlab.spaces import action_spec, obs_spec
+from worldlab.specs import Specs
+from worldlab.streams import Streams
+from worldlab.world_model import WorldModel
+
+ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A world model and an agent that fit an environment's spaces."""
+
+    specs: Specs
+    model: WorldModel
+    agent: Agent
+
+    def explain(self) -> str:
+        """What was chosen and why, for `worldlab train --explain`."""
+        model, specs = self.model, self.specs
+        counts = {role: parameter_count([part]) for role, part in model.parts.items()}
+        counts["heads"] = parameter_count([model.reward, model.cont])
+        if model.probe is not None:
+            counts["probe"] = parameter_count([model.probe])
+        counts["agent"] = parameter_count([self.agent])
+        memory = "reads" if specs.use_memory else "does not read"
+        lines = [
+            f"observation  {', '.join(f'{key} {list(spec.shape)}' for key, spec in specs.obs.entries)}",
+            f"action       {specs.action.kind}, {specs.action.dim}",
+            f"latent       {specs.latent.kind}, z of {specs.latent.dim}; memory h of {specs.memory_dim}",
+            f"encoder      {type(model.encoder).__name__}: {memory} the memory",
+            f"matching     {model.rule.why}",
+            f"decoder      {type(model.decoder).__name__}: score is a {model.decoder.score_kind.replace('_', '-')};"
+            f" pictures by the {model.drawn_by}",
+            f"agent        {type(self.agent).__name__}",
+            "parameters   " + ", ".join(f"{name} {count:,}" for name, count in counts.items()),
+        ]
+        return "\n".join(lines)
+
+
+def compose(
+    config: RunConfig,
+    registry: Registry,
+    obs_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    streams: Streams,
+    device: torch.device,
+) -> Composed:
+    """Build the world model and the agent. Weights depend on the seed and the parts only.
+
+    Raises: PluginError naming the component that failed; ConfigError for a mix that cannot be trained.
+    """
+    obs, action = obs_spec(obs_space), action_spec(action_space)
+    chosen = {role: (registry.get(role, _part(config, role).name), _part(config, role)) for role in ROLES}
+    classes = {role: _load(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
+    encoder_class, dynamics_class = classes["encoder"], classes["dynamics"]
+    assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
+    latent = encoder_class.latent_spec(config.encoder.options)
+    memory = dynamics_class.memory_size(config.dynamics.options, latent, action)
+    wish = config.core.model.memory_in_encoder
+    parallel = issubclass(dynamics_class, ParallelDynamics)
+    use_memory = encoder_class.uses_memory and (wish == "yes" or (wish == "auto" and not parallel))
+    specs = Specs(obs, action, latent, memory, use_memory)
+    built = {
+        role: _build(registration, classes[role], part, specs, streams) for role, (registration, part) in chosen.items()
+    }
+    with _seeded(streams, "heads"):
+        model = WorldModel(specs, built["encoder"], built["dynamics"], built["decoder"], config.core.model)
+    agent_registration = registry.get("agent", config.agent.name)
+    agent = _build(agent_registration, _load(agent_registration, Agent), config.agent, specs, streams)
+    return Composed(specs, model.to(device), agent.to(device))
+
+
+def _part(config: RunConfig, role: str) -> Part:
+    return getattr(config, role)
+
+
+def _load(registration: Registration, interface: type) -> type:
+    cls = registration.load()
+    if registration.api != API:
+        raise PluginError(
+            f"{registration.role} '{registration.name}' was written for worldlab API {registration.api}, this is {API}",
+            fix=f"install a version of {registration.distribution} for API {API}",
+        )
+    if not (isinstance(cls, type) and issubclass(cls, interface)):
+        raise PluginError(
+            f"{registration.role} '{registration.name}' is no {interface.__name__}",
+            cause=f"{registration.target} is {cls!r} ({registration.distribution} {registration.version})",
+            fix=f"let it implement worldlab.interfaces.{interface.__name__}",
+        )
+    return cls
+
+
+def _build(registration: Registration, cls: type, part: Part, specs: Specs, streams: Streams):
+    try:
+        with _seeded(streams, registration.role):
+            return cls(part.options, specs)
+    except WorldlabError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{registration.role} '{registration.name}' cannot be built: {error}"[:160],
+            cause=f"{type(error).__name__} in {cls.__name__}.__init__ ({registration.distribution} {registration.version})",
+            fix=f"worldlab plugins show {registration.role} {registration.name}",
+        ) from error
+
+
+class _seeded:
+    """Within: torch's global generator is seeded for one part's initial weights, and restored after."""
+
+    def __init__(self, streams: Streams, name: str):
+        self.seed = streams.derive(f"init/{name}")
+
+    def __enter__(self) -> None:
+        self.before = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.before)

@@ -1,0 +1,193 @@
+"""Distributions that parts hand to each other. Each is a tree of tensors, so it can be stacked, indexed and detached.
+
+All share: `sample(generator)` [N, D], `mode` [N, D], and, where the family has them, `log_prob(x)`, `kl(other)`,
+`entropy()` [N], in nats. Samples are differentiable: reparameterised or straight-through.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """The least a part may return: something to sample and a best guess."""
+
+    def sample(self, generator: torch.Generator) -> Tensor: ...
+
+    @property
+    def mode(self) -> Tensor: ...
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    """Knows the log-density (or log-probability) of any x, in nats: [N]."""
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class HasKL(Protocol):
+    """Knows KL(self || other) in closed form for another of its own type, in nats: [N]."""
+
+    def kl(self, other: Any) -> Tensor: ...
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|). Hafner et al. 2023, arXiv:2301.04104, eq. 9."""
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of symlog."""
+    return torch.sign(x) * torch.expm1(x.abs())
+
+
+def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of x's shape, dtype and device."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Diagonal Gaussian over the last dimension. mean, std: [*, D]."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.mean + self.std * normal_like(self.mean, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return (-0.5 * ((x - self.mean) / self.std).square() - self.std.log() - HALF_LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (0.5 + HALF_LOG_2PI + self.std.log()).sum(-1)
+
+    def kl(self, other: Normal) -> Tensor:
+        ratio = (self.std / other.std).square()
+        shift = ((self.mean - other.mean) / other.std).square()
+        return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Independent categoricals over groups, as flat straight-through one-hots. logits: [*, G, C], normalised."""
+
+    logits: Tensor
+
+    @classmethod
+    def with_unimix(cls, logits: Tensor, unimix: float) -> OneHot:
+        """Mix the softmax with a uniform, so that no class ever has probability 0 (arXiv:2301.04104, section 3)."""
+        log_probs = F.log_softmax(logits, -1)
+        if unimix:
+            classes = logits.shape[-1]
+            log_probs = torch.log((1 - unimix) * log_probs.exp() + unimix / classes)
+        return cls(log_probs)
+
+    @property
+    def probs(self) -> Tensor:
+        return self.logits.exp()
+
+    @property
+    def mode(self) -> Tensor:
+        return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Straight-through sample [*, G * C]: the value is one-hot, the gradient that of the probabilities."""
+        uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
+        onehot = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
+        probs = self.probs
+        return (onehot + probs - probs.detach()).flatten(-2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return (x.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
+
+    def entropy(self) -> Tensor:
+        return -(self.probs * self.logits).sum((-2, -1))
+
+    def kl(self, other: OneHot) -> Tensor:
+        return (self.probs * (self.logits - other.logits)).sum((-2, -1))
+
+
+@dataclass(frozen=True)
+class TwoHot:
+    """A scalar as a distribution over symexp-spaced bins. logits: [*, 255].
+
+    arXiv:2301.04104, section 3. The mean is taken in raw units, so it is unbiased for random targets.
+    """
+
+    logits: Tensor
+
+    BINS = 255
+    LIMIT = 20.0
+
+    @staticmethod
+    def log_bins(reference: Tensor) -> Tensor:
+        """Bin centres in symlog units, [255]."""
+        return torch.linspace(-TwoHot.LIMIT, TwoHot.LIMIT, TwoHot.BINS, device=reference.device, dtype=reference.dtype)
+
+    @staticmethod
+    def initial_bias() -> Tensor:
+        """Bias of a zero-weight head. A uniform start would give the bins at +-exp(20) weight that only many updates
+        remove; -2 |symlog bin| makes their first contribution negligible and keeps the first mean exactly 0."""
+        return -2.0 * torch.linspace(-TwoHot.LIMIT, TwoHot.LIMIT, TwoHot.BINS).abs()
+
+    @property
+    def mean(self) -> Tensor:
+        """[*]. Summed from both ends so that symmetric weights cancel exactly."""
+        weighted = F.softmax(self.logits, -1) * symexp(self.log_bins(self.logits))
+        half = self.BINS // 2
+        return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1) + weighted[..., half]
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Cross-entropy of the two-hot target of x [*], negated. Interpolates in raw units, so the target's mean is x."""
+        values = symexp(self.log_bins(self.logits))
+        x = x.clamp(float(values[0]), float(values[-1]))
+        upper = torch.searchsorted(values, x.contiguous()).clamp(1, self.BINS - 1)
+        low, high = values[upper - 1], values[upper]
+        weight = (x - low) / (high - low)
+        log_probs = F.log_softmax(self.logits, -1)
+        below = log_probs.gather(-1, (upper - 1)[..., None])[..., 0]
+        above = log_probs.gather(-1, upper[..., None])[..., 0]
+        return (1 - weight) * below + weight * above
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """A yes or no. logits: [*]."""
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    @property
+    def mode(self) -> Tensor:
+        return (self.logits > 0).to(self.logits.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return -F.binary_cross_entropy_with_logits(self.logits, x, reduction="none")
+
+
+def kl_to_standard_normal(dist: Normal) -> Tensor:
+    """KL(N(mean, std^2) || N(0, I)), [N], in nats. Kingma & Welling 2013, arXiv:1312.6114, appendix B."""
+    return dist.kl(Normal(torch.zeros_like(dist.mean), torch.ones_like(dist.std)))

@@ -1,0 +1,78 @@
+"""Judging an agent in the real environment: fixed episodes, fresh seeds, no exploration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldlab.acting import ActingAgent
+from worldlab.collect import following
+from worldlab.spaces import decode_action
+from worldlab.vector import EnvPool
+
+MAX_ENVS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths (in decisions) of the judged episodes; frames of the first, if asked for."""
+
+    returns: list[float]
+    lengths: list[int]
+    seed: int
+    frames: list[np.ndarray]
+
+    def summary(self) -> dict[str, Any]:
+        """The evaluation as result.json and `worldlab eval --json` show it."""
+        count = len(self.returns)
+        return {
+            "episodes": count,
+            "return_mean": float(np.mean(self.returns)),
+            "return_std": float(np.std(self.returns, ddof=1)) if count > 1 else None,
+            "returns": self.returns,
+            "lengths": self.lengths,
+            "protocol": {
+                "env": "real",
+                "seed": self.seed,
+                "deterministic": True,
+                "episodes_per_env": "equal shares, first episodes of each",
+            },
+        }
+
+
+def evaluate(
+    acting: ActingAgent,
+    make: Callable[[], gymnasium.Env],
+    *,
+    episodes: int,
+    seed: int,
+    workers: int = 0,
+    record: str | None = None,
+) -> Evaluation:
+    """Run `episodes` whole episodes without exploration. record: an observation key whose first episode is kept as frames.
+
+    Each environment plays a share fixed beforehand, so that short episodes are not over-represented.
+    """
+    n = min(episodes, MAX_ENVS)
+    share = [episodes // n + (i < episodes % n) for i in range(n)]
+    results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
+    frames: list[np.ndarray] = []
+    with EnvPool(make, n, workers, seed) as pool:
+        arrivals = pool.reset()
+        state, first = None, np.ones(n, bool)
+        while any(len(got) < want for got, want in zip(results, share, strict=True)):
+            obs = following(arrivals)
+            if record is not None and not results[0]:
+                frames.append(obs[record][0].copy())
+            encoded, state = acting.choose(obs, state, first, explore=False)
+            arrivals = pool.step(decode_action(pool.action_space, encoded))
+            first = arrivals.done
+            for env, ret, length in arrivals.finished:
+                if len(results[env]) < share[env]:
+                    results[env].append((float(ret), int(length)))
+    flat = [item for got in results for item in got]
+    return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, frames)

@@ -1,0 +1,52 @@
+"""What the core predicts from features for every mix: reward, continuation, and pictures where the decoder has none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.distributions import Bernoulli, TwoHot
+from worldlab.nn import ObsHead, mlp
+from worldlab.specs import ObsSpec
+
+
+class TwoHotHead(nn.Module):
+    """A scalar from features, as a two-hot distribution; its first mean is exactly 0. features [*, F] -> TwoHot [*]."""
+
+    def __init__(self, features: int, units: int, layers: int):
+        super().__init__()
+        self.net = mlp(features, units, layers, TwoHot.BINS, zero=True)
+        with torch.no_grad():
+            self.net[-1].bias.copy_(TwoHot.initial_bias())  # type: ignore[union-attr]
+
+    def forward(self, features: Tensor) -> TwoHot:
+        return TwoHot(self.net(features))
+
+
+class ContinueHead(nn.Module):
+    """The probability that the episode goes on after arriving at features. features [*, F] -> Bernoulli [*]."""
+
+    def __init__(self, features: int, units: int, layers: int):
+        super().__init__()
+        self.net = mlp(features, units, layers, 1)
+
+    def forward(self, features: Tensor) -> Bernoulli:
+        return Bernoulli(self.net(features)[..., 0])
+
+
+class ProbeDecoder(nn.Module):
+    """Pictures for models that cannot draw, trained on detached features outside the model's loss: it shows what the
+    features hold and changes nothing in them."""
+
+    def __init__(self, obs: ObsSpec, features: int, units: int, width: int = 8):
+        super().__init__()
+        self.head = ObsHead(obs, features, width, units, 2)
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """features [N, F], detached here. Returns {key: [N, *shape]}."""
+        return self.head(features.detach())
+
+    def losses(self, features: Tensor, obs: dict[str, Tensor]) -> Tensor:
+        """Squared error per frame, summed over entries: [N]."""
+        out = self(features)
+        return torch.stack([(out[key] - obs[key]).square().flatten(1).sum(1) for key in out]).sum(0)

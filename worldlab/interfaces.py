@@ -1,0 +1,275 @@
+"""The contract: what an encoder, a latent dynamics and a decoder are, and what the core gives and takes.
+
+    encoder    q(z_t | o_t, h_t)                              infers the latent from what is seen
+    dynamics   h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  p(z_t | h_t)   predicts the next latent before seeing it
+    decoder    p(o_t | h_t, z_t)                              explains the observation
+
+Letters: B batch, T time, N rows of any batch, E embed, D latent, H memory, F features, A action.
+Plugins own mathematics. The core owns time, resets, action encoding, observation scaling, the reward and
+continue heads, optimisers, gradient routing, random streams, checkpoints. docs/design.md says why.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.config import Config
+from worldlab.distributions import Distribution
+from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
+
+API = 1
+"""Version of this contract; a plugin registers with the one it was written for."""
+
+Obs = dict[str, Tensor]
+"""Preprocessed observation: images [N, C, H, W] in [-0.5, 0.5], vectors [N, n], by key of ObsSpec."""
+
+State = dict[str, Any]
+"""A dynamics' state: a tree of tensors, [N, ...] on every leaf, nothing hidden in the module."""
+
+Posterior = Literal["analytic", "own_logq", "implicit", "deterministic"]
+"""What an encoder knows of q: a distribution in closed form; the log-density of its own samples; only samples;
+a point plus fixed channel noise."""
+
+Prior = Literal["analytic", "log_prob", "sampler", "critic"]
+"""What a dynamics knows of p: a distribution in closed form; a log-density; only samples, trained by its own
+adversarial loss; samples, trained by its own contrastive loss."""
+
+ScoreKind = Literal["log_density", "critic", "contrastive"]
+"""What `Decoder.score` returns: nats, a critic's value, or a log-ratio log p(x|z)/p(x) up to a constant."""
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What is inferred from an observation.
+
+    z: [N, D], always float, flat and differentiable. dist: q in closed form, where the family has it.
+    log_q: [N], log q of this very z in nats, where only that is known. tokens: [N, G] long, for discrete codes.
+    aux: tensors the family wants back in its own losses, [N, ...].
+    """
+
+    z: Tensor
+    dist: Any = None
+    log_q: Tensor | None = None
+    tokens: Tensor | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Replayed sequences, arrival-aligned and read-only. Built by the core.
+
+    prev_action[t] led to obs[t]; reward[t] and cont[t] were received on arriving there. is_first[t] marks a reset:
+    prev_action and reward are 0 there. cont is 0 only where the episode terminated (a truncation keeps 1).
+    obs: {key: [B, T, ...]}; prev_action [B, T, A]; reward, cont, mask [B, T] float; is_first [B, T] bool.
+    """
+
+    obs: Obs
+    prev_action: Tensor
+    reward: Tensor
+    cont: Tensor
+    is_first: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component's losses may read: one forward pass over a batch.
+
+    embed [B, T, E]; memory [B, T, H] and latent (leaves [B, T, ...]) are the posterior's; features [B, T, F];
+    prior: the dynamics' distribution of z[t] given memory[t], over B * T rows. row, time: [B, T] long, where each
+    frame stands in the batch (a decoder may be given a random subset, shaped [M, 1]).
+    posterior: what the encoder knows of q; only with a "deterministic" one may a dynamics' own loss train z.
+    Tensors carry gradients for the main player and are detached for the others.
+    """
+
+    batch: Batch
+    embed: Tensor
+    memory: Tensor
+    latent: Latent
+    features: Tensor
+    prior: Distribution | None
+    row: Tensor
+    time: Tensor
+    generator: torch.Generator
+    posterior: Posterior = "implicit"
+
+    def detach(self) -> Context:
+        """The same context, cut from the graph; the generator is shared."""
+        return tree.detach(self)
+
+    def frames(self, row: Tensor, time: Tensor) -> Context:
+        """The frames at (row, time), each [M], as a context of shape [M, 1]; without the prior."""
+        subset = replace(self, prior=None)
+        return tree.tree_map(lambda leaf: leaf[row, time][:, None], subset)
+
+
+class Component(nn.Module, ABC):
+    """A part with weights. Concrete components are final: they implement a role and are not subclassed.
+
+    Every component is built as `Cls(config, specs)` and registered by name with its `Config`.
+    """
+
+    Config: ClassVar[type[Config]]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by who optimises them: "main", and for an adversarial part "critic". Each in exactly one."""
+        return {"main": list(self.parameters())}
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """Named, unreduced terms [B, T] in nats per frame, weighted as they should be added. None by default."""
+        return {}
+
+    def after_step(self, player: str) -> None:
+        """Called after each optimiser step of `player`: moving averages, code books."""
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """Scalars worth watching, computed without gradient from a detached context."""
+        return {}
+
+
+class Encoder(Component):
+    """q(z | o, h). `posterior` declares what is known of q; `uses_memory`, whether `infer` has a use for h at all."""
+
+    posterior: Posterior
+    uses_memory: bool = True
+
+    @abstractmethod
+    def __init__(self, config: Any, specs: Specs) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def latent_spec(cls, config: Any) -> LatentSpec:
+        """The latent this configuration emits; asked before anything is built."""
+
+    @abstractmethod
+    def embed(self, obs: Obs) -> Tensor:
+        """Frame by frame, the heavy and parallel part. obs: [N, ...] leaves. Returns [N, E]."""
+
+    @abstractmethod
+    def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
+        """The light part. embed [N, E]; memory [N, H], or None if the mix does not read it (`specs.use_memory`).
+
+        generator None asks for the most likely z, without noise: acting deterministically and evaluation.
+        """
+
+
+class Dynamics(Component):
+    """h' = f(h, z, a) and p(z | h). `prior` declares what is known of p.
+
+    reparameterised: whether gradients of samples with respect to the memory are meaningful (pathwise or
+    straight-through), so that an agent may differentiate through imagination.
+    """
+
+    prior: Prior
+    reparameterised: bool = True
+
+    @abstractmethod
+    def __init__(self, config: Any, specs: Specs) -> None:
+        super().__init__()
+
+    @classmethod
+    @abstractmethod
+    def memory_size(cls, config: Any, latent: LatentSpec, action: ActionSpec) -> int:
+        """Width H of the memory; asked before anything is built."""
+
+    @abstractmethod
+    def initial(self, n: int) -> State:
+        """State before anything was seen. Every leaf [n, ...], on this module's device."""
+
+    @abstractmethod
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        """One step: state [N, ...], z [N, D] and action [N, A] of the last step. Returns a new state; changes nothing."""
+
+    @abstractmethod
+    def memory(self, state: State) -> Tensor:
+        """What the rest of the model may read of a state: [N, H]."""
+
+    @abstractmethod
+    def predict(self, memory: Tensor) -> Distribution:
+        """p(z | h) for memory [N, H], before the observation is seen."""
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A dynamics run over a whole sequence. memory [B, T, H]; final: State after the last step;
+    at(row, time): the State [M, ...] after step `time` of row `row`, both [M] long."""
+
+    memory: Tensor
+    final: State
+    at: Callable[[Tensor, Tensor], State]
+
+
+@runtime_checkable
+class ParallelDynamics(Protocol):
+    """A dynamics that can run over time in one pass. Must equal the step-by-step scan, resets included."""
+
+    def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
+        """state [B, ...]; z [B, T, D] and action [B, T, A] are those of the step BEFORE; is_first [B, T] bool: the
+        state is the initial one there (z and action are already 0)."""
+        ...
+
+
+@runtime_checkable
+class ScoresLatent(Protocol):
+    """A dynamics with a critic or contrastive score of (memory [N, H], z [N, D]) -> [N], higher is more plausible.
+    The matching rule trains encoders through it, with the score's own weights frozen."""
+
+    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor: ...
+
+
+class Decoder(Component):
+    """p(o | h, z). Declares what `score` means and whether `decode` gives pictures of its own."""
+
+    score_kind: ScoreKind
+    renders: bool = True
+
+    @abstractmethod
+    def __init__(self, config: Any, specs: Specs) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def decode(self, features: Tensor) -> dict[str, Distribution]:
+        """features [N, F]. Returns by observation key a distribution whose `mode` is [N, *shape]; empty if it cannot."""
+
+    @abstractmethod
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """How well obs fits features, [N]; its meaning is `score_kind`, its unit nats."""
+
+
+def parameter_count(modules: Iterable[nn.Module]) -> int:
+    """Trainable parameters of some modules."""
+    return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
+
+
+__all__ = [
+    "API",
+    "ActionSpec",
+    "Batch",
+    "Component",
+    "Context",
+    "Decoder",
+    "Dynamics",
+    "Encoder",
+    "Latent",
+    "LatentSpec",
+    "Obs",
+    "ObsSpec",
+    "ParallelDynamics",
+    "ScoresLatent",
+    "Specs",
+    "State",
+    "Unrolled",
+    "parameter_count",
+]

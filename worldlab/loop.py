@@ -1,0 +1,294 @@
+"""The training loop on one page: collect, update, and now and then log, judge, draw and save."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldlab import dreaming
+from worldlab.collect import to_batch
+from worldlab.evaluate import Evaluation, evaluate
+from worldlab.metrics import MetricsBus
+from worldlab.monitor_csv import MonitorCsv
+from worldlab.panel import Progress
+from worldlab.pictures import as_frames, save_webp
+from worldlab.run_folder import RunFolder
+from worldlab.session import Session, save
+
+RECENT = 20
+"""Episodes whose mean return the panel shows."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to end; its checkpoint is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = number
+
+
+class Loop:
+    """Runs a session to its end."""
+
+    def __init__(
+        self,
+        session: Session,
+        folder: RunFolder,
+        metrics: MetricsBus,
+        progress: Progress,
+        eval_seed: int,
+        manifest: dict[str, Any],
+    ):
+        self.session = session
+        self.folder = folder
+        self.metrics = metrics
+        self.progress = progress
+        self.eval_seed = eval_seed
+        self.manifest = manifest
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = defaultdict(int)
+        self.saved_at = -1
+        self.clock = _Clock()
+
+    def run(self) -> dict[str, Any]:
+        """Train until the steps (or minutes) are spent, judge, draw, save. Returns the content of result.json."""
+        counters, core = self.session.counters, self.session.core
+        self.session.collector.start()
+        self.progress.update(counters.env_steps, phase="train" if counters.pretrained else "prefill")
+        monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
+        with caught_signals() as caught, closing(monitor):
+            while counters.env_steps < core.steps and not self._out_of_time():
+                before = counters.env_steps
+                self._collect()
+                self._update()
+                self._read_episodes(monitor)
+                self._now_and_then(before)
+                if caught:
+                    self._save()
+                    raise Stopped(caught[0])
+            return self._finish()
+
+    # ---- each step ----
+
+    def _collect(self) -> None:
+        session, counters = self.session, self.session.counters
+        random = session.streams.numpy("prefill") if counters.env_steps < session.core.train.prefill else None
+        with self.clock("collect"):
+            taken = session.collector.step(random)
+        counters.env_steps += taken
+        if counters.env_steps > session.core.train.prefill:
+            counters.credit += taken * session.core.train.ratio
+
+    def _update(self) -> None:
+        session, counters = self.session, self.session.counters
+        settings = session.core.train
+        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
+            return
+        with self.clock("update"):
+            if not counters.pretrained:
+                self.progress.update(counters.env_steps, phase="pretrain")
+                self._fit_scaling()
+                for _ in range(settings.pretrain):
+                    self._one_update(train_agent=False)
+                counters.pretrained = True
+                self.progress.update(counters.env_steps, phase="train")
+            while counters.credit >= 1:
+                counters.credit -= 1
+                self._one_update(train_agent=True)
+
+    def _one_update(self, train_agent: bool) -> None:
+        session = self.session
+        batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
+        for name, value in session.trainer.update(batch, train_agent).items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
+        session.counters.updates += 1
+
+    def _sample(self) -> dict[str, np.ndarray]:
+        settings = self.session.core.train
+        rng = self.session.streams.numpy("replay")
+        return self.session.replay.sample(settings.batch_size, settings.batch_length, rng)
+
+    def _fit_scaling(self) -> None:
+        """Means and deviations of vectors, from the prefilled data, before anything was learned from them."""
+        session = self.session
+        preprocess = session.composed.model.preprocess
+        if preprocess.scaling != "normalize":
+            return
+        rng = session.streams.numpy("scaling")
+        sampled = session.replay.sample(max(1, len(session.replay) // 8), 8, rng)
+        for key in session.composed.specs.obs.vectors:
+            values = torch.from_numpy(sampled[key]).flatten(0, 1).float()
+            preprocess.fit(key, values.to(session.device))
+
+    def _read_episodes(self, monitor: MonitorCsv) -> None:
+        collector, counters = self.session.collector, self.session.counters
+        for ret, length in collector.finished:
+            counters.episodes += 1
+            counters.recent = [*counters.recent, ret][-RECENT:]
+            monitor.episode(ret, length)
+        collector.finished.clear()
+
+    # ---- now and then ----
+
+    def _now_and_then(self, before: int) -> None:
+        core, step = self.session.core, self.session.counters.env_steps
+        if crossed(before, step, core.log.every):
+            self._log()
+        if step >= core.steps:
+            return  # the end does all of it once more
+        if crossed(before, step, core.eval.every):
+            self._judge(core.eval.episodes)
+        if crossed(before, step, core.log.pictures):
+            self._draw()
+        if crossed(before, step, core.log.checkpoint):
+            self._save()
+
+    def _log(self) -> None:
+        session, counters = self.session, self.session.counters
+        values: dict[str, Any] = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        if values:
+            batch = to_batch(self._health_sample(), session.composed.model.preprocess, session.device)
+            with torch.no_grad():
+                source = torch.Generator(session.device).manual_seed(counters.env_steps)
+                ctx, _ = session.composed.model.observe(batch, source)
+                values.update({k: float(v) for k, v in session.composed.model.metrics(ctx).items()})
+        self.sums, self.counts = {}, defaultdict(int)
+        if counters.recent:
+            values["episode/return"] = float(np.mean(counters.recent))
+        values["episode/count"] = counters.episodes
+        values["updates"] = counters.updates
+        perf = self.clock.rates(counters.env_steps, counters.updates)
+        self.metrics.log(counters.env_steps, values, perf)
+        shown = {key.removeprefix("loss/"): value for key, value in values.items() if key.startswith("loss/")}
+        if "episode/return" in values:
+            shown["return"] = values["episode/return"]
+        if counters.evaluation is not None:
+            shown["eval return"] = counters.evaluation
+        self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
+
+    def _health_sample(self) -> dict[str, np.ndarray]:
+        settings = self.session.core.train
+        rng = np.random.default_rng([self.session.core.seed, self.session.counters.env_steps])
+        return self.session.replay.sample(min(8, settings.batch_size), settings.batch_length, rng)
+
+    def _judge(self, episodes: int, record: bool = False) -> Evaluation:
+        session, counters = self.session, self.session.counters
+        images = list(session.composed.specs.obs.images)
+        with self.clock("evaluate"):
+            outcome = evaluate(
+                session.judge(self.eval_seed),
+                session.make,
+                episodes=episodes,
+                seed=self.eval_seed,
+                workers=session.core.env.workers,
+                record=images[0] if record and images else None,
+            )
+        counters.evaluation = float(np.mean(outcome.returns))
+        self.metrics.log(counters.env_steps, {"eval/return": counters.evaluation, "eval/episodes": episodes})
+        self.progress.note(
+            f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"
+        )
+        return outcome
+
+    def _draw(self) -> None:
+        session, counters = self.session, self.session.counters
+        length = session.core.train.batch_length + dreaming.FRAMES_SEEN
+        if not session.replay.can_sample(length):
+            return
+        batch = dreaming.sample_unbroken(session.replay, session.composed.model, 1, length, counters.env_steps)
+        generator = torch.Generator(session.device).manual_seed(counters.env_steps)
+        shown = dreaming.open_loop(session.composed.model, batch, generator)
+        dreaming.save(shown, self.folder.videos, f"dream-{counters.env_steps:09d}")
+        frames = dreaming.video(shown)
+        if frames is None:
+            frames = as_frames(np.asarray(dreaming.picture(shown))[None])
+        self.metrics.pictures(counters.env_steps, "dream", frames)
+
+    def _save(self) -> None:
+        if self.saved_at != self.session.counters.env_steps:
+            self.metrics.sync()
+            save(self.session, self.folder.checkpoints, self.manifest)
+            self.saved_at = self.session.counters.env_steps
+
+    def _finish(self) -> dict[str, Any]:
+        counters = self.session.counters
+        self._save()
+        outcome = self._judge(self.session.core.eval.final_episodes, record=True)
+        self._draw()
+        if outcome.frames:
+            save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
+        return {
+            "env": self.session.env_id,
+            "env_steps": counters.env_steps,
+            "updates": counters.updates,
+            "wall_seconds": round(self.clock.elapsed(), 1),
+            **outcome.summary(),
+        }
+
+    def _out_of_time(self) -> bool:
+        minutes = self.session.core.minutes
+        return minutes is not None and self.clock.elapsed() > 60 * minutes
+
+
+def crossed(before: int, now: int, every: int) -> bool:
+    """Whether counting from `before` to `now` passed a multiple of `every` (0: never)."""
+    return every > 0 and before // every != now // every
+
+
+@contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Within: SIGINT and SIGTERM are noted in the list that is yielded; a second SIGINT interrupts at once."""
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if seen and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Clock:
+    """Wall-clock time by activity, and rates since the last time they were asked for."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.spent: dict[str, float] = defaultdict(float)
+        self.mark = (0, 0)
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.perf_counter() - begin
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.start
+
+    def rates(self, steps: int, updates: int) -> dict[str, float]:
+        now = time.perf_counter()
+        span = max(now - self.last, 1e-9)
+        out = {
+            "env_steps_per_s": (steps - self.mark[0]) / span,
+            "updates_per_s": (updates - self.mark[1]) / span,
+            **{f"seconds_{what}": value for what, value in self.spent.items()},
+        }
+        self.last, self.mark, self.spent = now, (steps, updates), defaultdict(float)
+        return out

@@ -1,0 +1,135 @@
+"""The matching rule: which loss ties posterior and prior, chosen by what each is able to do, never by its name.
+
+    posterior \\ prior    analytic            log_prob             sampler                critic
+    analytic             balanced KL         NLL + (-H(q))        prior's own + score    prior's own + score
+    own_logq             Monte-Carlo KL      Monte-Carlo KL       prior's own + score    prior's own + score
+    implicit             NLL to sg(z)        NLL to sg(z)         prior's own            prior's own
+    deterministic        NLL to sg(z)        NLL to sg(z)         prior's own            prior's own (trains z too)
+
+`dyn` trains the dynamics towards the stopped latent; `rep` trains the encoder towards what the stopped dynamics expects.
+An un-stopped likelihood of the next latent never reaches an encoder: it is minimised by killing the latent
+(shared note FAMILIES.md 0.3: joint NLL looks excellent while the latents' std falls to 0.005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.distributions import HasKL, HasLogProb, Normal, kl_to_standard_normal
+from worldlab.errors import ConfigError
+from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
+from worldlab.nn import frozen
+from worldlab.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one encoder and one dynamics are tied. dyn and rep name the estimators; why is a sentence for people."""
+
+    dyn: str
+    rep: str
+    why: str
+
+
+def choose(encoder: Encoder, dynamics: Dynamics) -> Rule:
+    """Pick the rule from declared abilities. Raises ConfigError for a pair that cannot be trained."""
+    posterior, prior = encoder.posterior, dynamics.prior
+    pair = f"{type(encoder).__name__} ({posterior}) with {type(dynamics).__name__} ({prior})"
+    if prior in ("sampler", "critic"):
+        return _choose_for_scored_prior(posterior, dynamics, pair)
+    if posterior == "analytic" and prior == "analytic":
+        return Rule("kl", "kl", f"{pair}: both closed forms, so a balanced KL with free nats")
+    if posterior == "analytic":
+        return Rule("nll", "entropy_nll", f"{pair}: -log p(sg z) for the prior; -H(q) - log sg(p)(z) for the encoder")
+    if posterior == "own_logq":
+        return Rule("nll", "logq_nll", f"{pair}: a Monte-Carlo KL, with log q of the encoder's own sample")
+    return Rule(
+        "nll", "none", f"{pair}: -log p(sg z) for the prior; the encoder is trained by its own and decoder losses"
+    )
+
+
+def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> Rule:
+    own = (
+        f"{pair}: the dynamics trains by its own {'adversarial' if dynamics.prior == 'sampler' else 'contrastive'} loss"
+    )
+    if posterior in ("implicit", "deterministic"):
+        return Rule("own", "none", f"{own}; the encoder by its own and decoder losses")
+    if not isinstance(dynamics, ScoresLatent):
+        raise ConfigError(
+            f"{type(dynamics).__name__} has no density and no score, so {posterior} latents cannot be tied to it",
+            cause=f"its prior is '{dynamics.prior}' but it does not offer score_latent(memory, z)",
+            fix="give the dynamics a score_latent method, or choose an encoder that is implicit or deterministic",
+        )
+    rep = "score_anchor" if posterior == "analytic" else "score_logq"
+    return Rule("own", rep, f"{own}; the encoder by its frozen score")
+
+
+def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings) -> dict[str, Tensor]:
+    """The matching losses of a batch, weighted, each [B, T], in nats per frame."""
+    batch = ctx.memory.shape[0]
+    z = ctx.latent.z.flatten(0, 1)
+    out: dict[str, Tensor] = {}
+    if rule.dyn == "kl":
+        out.update(_balanced_kl(ctx, settings))
+    elif rule.dyn == "nll":
+        assert isinstance(ctx.prior, HasLogProb)
+        out["dyn"] = settings.dyn_scale * -ctx.prior.log_prob(z.detach()).unflatten(0, (batch, -1))
+    if rule.rep not in ("kl", "none"):
+        memory = ctx.memory.flatten(0, 1).detach()
+        term = _rep_term(rule.rep, tree.flatten_time(ctx.latent), memory, dynamics, settings)
+        out["rep"] = settings.rep_scale * term.unflatten(0, (batch, -1))
+    return out
+
+
+def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
+    """KL balancing with free nats: Hafner et al. 2023, arXiv:2301.04104, eq. 5. Both terms see the same KL value."""
+    posterior: Any = tree.flatten_time(ctx.latent.dist)
+    prior: Any = ctx.prior
+    if type(posterior) is not type(prior):
+        raise ConfigError(
+            f"the posterior is a {type(posterior).__name__}, the prior a {type(prior).__name__}: no closed-form KL"
+        )
+    assert isinstance(posterior, HasKL)
+    batch = ctx.memory.shape[0]
+    dyn = tree.detach(posterior).kl(prior).unflatten(0, (batch, -1))
+    rep = posterior.kl(tree.detach(prior)).unflatten(0, (batch, -1))
+    floor = settings.free_nats
+    return {"dyn": settings.dyn_scale * dyn.clamp(min=floor), "rep": settings.rep_scale * rep.clamp(min=floor)}
+
+
+def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, settings: ModelSettings) -> Tensor:
+    """What trains the encoder, [N]: gradients reach z (and q) only; the dynamics' weights and memory are stopped."""
+    with frozen(dynamics):
+        if kind in ("score_anchor", "score_logq"):
+            assert isinstance(dynamics, ScoresLatent)
+            fit = -dynamics.score_latent(memory, latent.z)
+        else:
+            prior = dynamics.predict(memory)
+            assert isinstance(prior, HasLogProb)
+            fit = -prior.log_prob(latent.z)
+    if kind == "score_anchor":
+        anchor = kl_to_standard_normal(latent.dist) if isinstance(latent.dist, Normal) else -latent.dist.entropy()
+        return fit + settings.prior_anchor / max(settings.rep_scale, 1e-8) * anchor
+    if kind == "entropy_nll":
+        return fit - latent.dist.entropy()
+    assert latent.log_q is not None
+    return fit + latent.log_q
+
+
+@torch.no_grad()
+def latent_health(ctx: Context) -> dict[str, Tensor]:
+    """Signs of a collapsed latent: the smallest per-dimension std and the effective rank of z.
+
+    Effective rank: exp of the entropy of the normalised singular values, Roy & Vetterli 2007.
+    """
+    z = ctx.latent.z.flatten(0, 1).float()
+    z = z - z.mean(0)
+    singular = torch.linalg.svdvals(z[:512])
+    share = singular / singular.sum().clamp(min=1e-12)
+    rank = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
+    return {"latent/min_std": z.std(0).min(), "latent/mean_std": z.std(0).mean(), "latent/effective_rank": rank}

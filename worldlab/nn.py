@@ -1,0 +1,206 @@
+"""Building blocks that several families share. Call them; do not inherit from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab.errors import PluginError
+from worldlab.specs import ObsSpec
+
+
+def mlp(inputs: int, units: int, layers: int, outputs: int | None = None, *, zero: bool = False) -> nn.Sequential:
+    """Linear + LayerNorm + SiLU blocks, then a linear output if `outputs` is given (zero-initialised if `zero`)."""
+    blocks: list[nn.Module] = []
+    for _ in range(layers):
+        blocks += [nn.Linear(inputs, units), nn.LayerNorm(units), nn.SiLU()]
+        inputs = units
+    if outputs is not None:
+        last = nn.Linear(inputs, outputs)
+        if zero:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        blocks.append(last)
+    return nn.Sequential(*blocks)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each pixel, [N, C, H, W]. Free of batch statistics, cheap in channels_last."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def conv_stages(shape: tuple[int, ...]) -> int:
+    """Halvings that bring the shorter side of (C, H, W) to about 4 pixels: 64 -> 4, 32 -> 3, 16 -> 2."""
+    return max(1, min(5, int(math.log2(min(shape[1:]) / 4))))
+
+
+class ConvTrunk(nn.Module):
+    """Strided convolutions (kernel 4, stride 2, width doubling) with ChannelNorm and SiLU. [N, C, H, W] -> [N, size]."""
+
+    def __init__(self, shape: tuple[int, ...], width: int):
+        super().__init__()
+        stages = conv_stages(shape)
+        channels = [shape[0], *[width * 2**i for i in range(stages)]]
+        blocks: list[nn.Module] = []
+        for before, after in zip(channels[:-1], channels[1:], strict=True):
+            blocks += [nn.Conv2d(before, after, 4, 2, 1), ChannelNorm(after), nn.SiLU()]
+        self.net = nn.Sequential(*blocks)
+        height, side = shape[1], shape[2]
+        for _ in range(stages):
+            height, side = height // 2, side // 2
+        self.size = channels[-1] * height * side
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net(image.contiguous(memory_format=torch.channels_last)).flatten(1)
+
+
+class DeconvTrunk(nn.Module):
+    """The mirror of ConvTrunk: [N, inputs] -> [N, outputs, H, W]. Sizes no power of two divides are cropped centrally."""
+
+    def __init__(self, inputs: int, shape: tuple[int, ...], width: int, outputs: int | None = None):
+        super().__init__()
+        stages = conv_stages(shape)
+        self.shape = shape
+        self.start = tuple(-(-side // 2**stages) for side in shape[1:])
+        channels = [width * 2**i for i in reversed(range(stages))]
+        self.first = nn.Linear(inputs, channels[0] * self.start[0] * self.start[1])
+        blocks: list[nn.Module] = [ChannelNorm(channels[0]), nn.SiLU()]
+        for before, after in zip(channels[:-1], channels[1:], strict=True):
+            blocks += [nn.ConvTranspose2d(before, after, 4, 2, 1), ChannelNorm(after), nn.SiLU()]
+        blocks.append(nn.ConvTranspose2d(channels[-1], outputs or shape[0], 4, 2, 1))
+        self.net = nn.Sequential(*blocks)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.first(features).unflatten(1, (-1, *self.start))
+        x = self.net(x.contiguous(memory_format=torch.channels_last))
+        top = (x.shape[2] - self.shape[1]) // 2
+        left = (x.shape[3] - self.shape[2]) // 2
+        return x[:, :, top : top + self.shape[1], left : left + self.shape[2]]
+
+
+class ObsTrunk(nn.Module):
+    """An embedding of any observation: a ConvTrunk per image, one MLP for all vectors. Obs [N, ...] -> [N, size]."""
+
+    def __init__(self, obs: ObsSpec, width: int, units: int, layers: int):
+        super().__init__()
+        self.images = nn.ModuleDict({key: ConvTrunk(spec.shape, width) for key, spec in obs.images.items()})
+        self.vector_keys = tuple(obs.vectors)
+        self.size = sum(trunk.size for trunk in self.images.values())  # type: ignore[misc]
+        self.vectors: nn.Module | None = None
+        if self.vector_keys:
+            self.vectors = mlp(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
+            self.size += units
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        parts = [trunk(obs[key]) for key, trunk in self.images.items()]
+        if self.vectors is not None:
+            parts.append(self.vectors(torch.cat([obs[key] for key in self.vector_keys], -1)))
+        return torch.cat(parts, -1)
+
+
+class ObsHead(nn.Module):
+    """The mirror of ObsTrunk: features [N, F] -> {key: [N, *shape]}, `per_value` outputs for each channel or entry."""
+
+    def __init__(self, obs: ObsSpec, features: int, width: int, units: int, layers: int):
+        super().__init__()
+        self.images = nn.ModuleDict({key: DeconvTrunk(features, spec.shape, width) for key, spec in obs.images.items()})
+        self.sizes = {key: spec.shape[0] for key, spec in obs.vectors.items()}
+        self.vectors = mlp(features, units, layers, sum(self.sizes.values())) if self.sizes else None
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        out = {key: trunk(features) for key, trunk in self.images.items()}
+        if self.vectors is not None:
+            out.update(zip(self.sizes, self.vectors(features).split(list(self.sizes.values()), -1), strict=True))
+        return out
+
+
+class GRUCell(nn.Module):
+    """Gated recurrent unit with layer-normalised gates, one matrix product a step.
+
+    Cho et al. 2014, arXiv:1406.1078, with the update bias of -1 of DreamerV2 (arXiv:2010.02193): new memories are
+    written slowly at first. inputs [N, I], h [N, H] -> [N, H].
+    """
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs + hidden, 3 * hidden, bias=False)
+        self.norm = nn.LayerNorm(3 * hidden)
+
+    def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
+        reset, candidate, update = self.norm(self.linear(torch.cat([inputs, h], -1))).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return torch.lerp(h, candidate, update)
+
+
+def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to `pad` pixels, edges repeated. Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. [N, C, H, W]."""
+    n, _, height, side = image.shape
+    padded = F.pad(image, (pad, pad, pad, pad), mode="replicate")
+    offset = torch.randint(0, 2 * pad + 1, (2, n), generator=generator, device=image.device)
+    rows = offset[0][:, None] + torch.arange(height, device=image.device)
+    columns = offset[1][:, None] + torch.arange(side, device=image.device)
+    index = torch.arange(n, device=image.device)[:, None, None]
+    return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def frozen(*modules: nn.Module) -> AbstractContextManager[None]:
+    """Within: gradients flow through these modules but not into their weights."""
+    return frozen_parameters(p for module in modules for p in module.parameters())
+
+
+@contextmanager
+def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within: these parameters get no gradient."""
+    parameters = [p for p in parameters if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)
+
+
+@torch.no_grad()
+def ema_update(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) target + rate source, weights and buffers."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+    for a, b in zip(target.buffers(), source.buffers(), strict=True):
+        a.copy_(b)
+
+
+def check_shape(x: Tensor, expected: tuple[int | None, ...], what: str) -> None:
+    """Raise PluginError unless x has this shape (None matches any size)."""
+    fits = x.dim() == len(expected) and all(e is None or e == s for e, s in zip(expected, x.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("*" if e is None else str(e) for e in expected)
+        raise PluginError(f"{what} has shape {list(x.shape)}; the contract says [{wanted}]")
+
+
+__all__ = [
+    "ChannelNorm",
+    "ConvTrunk",
+    "DeconvTrunk",
+    "GRUCell",
+    "ObsHead",
+    "ObsTrunk",
+    "check_shape",
+    "conv_stages",
+    "ema_update",
+    "frozen",
+    "frozen_parameters",
+    "mlp",
+    "random_shift",
+]

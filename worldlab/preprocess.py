@@ -1,0 +1,66 @@
+"""Observations as the model sees them, made in one place for training, acting and drawing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.distributions import symexp, symlog
+from worldlab.specs import ObsSpec
+
+LEVELS = 255.0
+
+
+class Preprocessor(nn.Module):
+    """uint8 pictures [*, H, W, C] <-> float [*, C, H, W] in [-0.5, 0.5]; vectors scaled, and back.
+
+    Its buffers (mean and std for "normalize") are saved with the model, so acting can never be scaled otherwise than
+    training was.
+    """
+
+    def __init__(self, obs: ObsSpec, scaling: Literal["symlog", "normalize", "none"]):
+        super().__init__()
+        self.obs = obs
+        self.scaling = scaling
+        for key, spec in obs.vectors.items():
+            self.register_buffer(f"mean_{key}", torch.zeros(spec.shape))
+            self.register_buffer(f"std_{key}", torch.ones(spec.shape))
+
+    @torch.no_grad()
+    def fit(self, key: str, values: Tensor) -> None:
+        """Set mean and std from raw vectors [N, n]; constant entries keep std 1."""
+        std = values.std(0)
+        self.get_buffer(f"mean_{key}").copy_(values.mean(0))
+        self.get_buffer(f"std_{key}").copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Raw observations with any leading dimensions -> what components see."""
+        return {
+            key: self._image(raw[key]) if spec.kind == "image" else self._vector(key, raw[key])
+            for key, spec in self.obs.entries
+        }
+
+    @staticmethod
+    def _image(image: Tensor) -> Tensor:
+        # Divide before moving channels: the copy made by the conversion is then the only one.
+        return (image.float() / LEVELS - 0.5).movedim(-1, -3)
+
+    def _vector(self, key: str, vector: Tensor) -> Tensor:
+        if self.scaling == "symlog":
+            return symlog(vector.float())
+        if self.scaling == "normalize":
+            return (vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}")
+        return vector.float()
+
+    def restore(self, key: str, value: Tensor) -> Tensor:
+        """A component's picture or vector back in the environment's units: uint8 [*, H, W, C], or float [*, n]."""
+        if self.obs[key].kind == "image":
+            levels = ((value + 0.5) * LEVELS).round().clamp(0, LEVELS)
+            return levels.to(torch.uint8).movedim(-3, -1)
+        if self.scaling == "symlog":
+            return symexp(value)
+        if self.scaling == "normalize":
+            return value * self.get_buffer(f"std_{key}") + self.get_buffer(f"mean_{key}")
+        return value

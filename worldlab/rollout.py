@@ -1,0 +1,161 @@
+"""The only loops over time: `observe` runs the posterior along real data, `imagine` the prior along a policy or plan.
+
+Resets happen here, in `reset_rows`, and nowhere else: no plugin can forget one, apply it late or leak through a
+second state tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics
+
+Carry = dict[str, Any]
+"""What one step hands to the next: {"state": the dynamics' State, "z": [N, D]}; a tree, batch first."""
+
+Policy = Callable[[Tensor], Tensor]
+"""features [N, F] -> encoded action [N, A]."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The posterior along real data. memory [B, T, H]; latent leaves [B, T, ...]; final: the Carry after the last step;
+    at(row, time): the Carry [M, ...] at chosen steps, from which to imagine."""
+
+    memory: Tensor
+    latent: Latent
+    final: Carry
+    at: Callable[[Tensor, Tensor], Carry]
+
+
+def initial_carry(dynamics: Dynamics, n: int, latent_dim: int) -> Carry:
+    """The carry of n rows before anything was seen."""
+    return {"state": dynamics.initial(n), "z": torch.zeros(n, latent_dim, device=dynamics.device)}
+
+
+def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tensor | None) -> tuple[Carry, Tensor]:
+    """Replace rows where is_first [N] by the initial carry, and their action by 0. None: no row is reset."""
+    if is_first is None:
+        return carry, action
+    fresh = initial_carry(dynamics, len(is_first), carry["z"].shape[-1])
+    return tree.where(is_first, fresh, carry), action * (~is_first)[:, None]
+
+
+def reset_columns(is_first: Tensor) -> list[Tensor | None]:
+    """is_first [B, T] by step, None where no row is reset: most steps are then spared the replacing."""
+    return [is_first[:, t] if any_row else None for t, any_row in enumerate(is_first.any(0).tolist())]
+
+
+def posterior_step(
+    encoder: Encoder,
+    dynamics: Dynamics,
+    carry: Carry,
+    embed: Tensor,
+    action: Tensor,
+    is_first: Tensor | None,
+    generator: torch.Generator | None,
+    use_memory: bool,
+) -> tuple[Carry, Tensor, Latent]:
+    """One real step: advance with the last action, then infer z from what is seen. Returns carry, memory [N, H], latent."""
+    carry, action = reset_rows(dynamics, carry, action, is_first)
+    state = dynamics.advance(carry["state"], carry["z"], action)
+    memory = dynamics.memory(state)
+    latent = encoder.infer(embed, memory if use_memory else None, generator)
+    return {"state": state, "z": latent.z}, memory, latent
+
+
+def observe(
+    encoder: Encoder,
+    dynamics: Dynamics,
+    embed: Tensor,
+    prev_action: Tensor,
+    is_first: Tensor,
+    generator: torch.Generator | None,
+    use_memory: bool,
+    carry: Carry,
+) -> Observed:
+    """Infer latents along embed [B, T, E], prev_action [B, T, A], is_first [B, T], from a carry [B, ...]."""
+    if not use_memory:
+        return _observe_memoryless(encoder, dynamics, embed, prev_action, is_first, generator, carry)
+    carries, memories, latents = [], [], []
+    for t, first in enumerate(reset_columns(is_first)):
+        carry, memory, latent = posterior_step(
+            encoder, dynamics, carry, embed[:, t], prev_action[:, t], first, generator, use_memory
+        )
+        carries.append(carry)
+        memories.append(memory)
+        latents.append(latent)
+    states = tree.stack(carries)
+    return Observed(torch.stack(memories, 1), tree.stack(latents), carry, lambda row, t: tree.select(states, (row, t)))
+
+
+def _observe_memoryless(
+    encoder: Encoder,
+    dynamics: Dynamics,
+    embed: Tensor,
+    prev_action: Tensor,
+    is_first: Tensor,
+    generator: torch.Generator | None,
+    carry: Carry,
+) -> Observed:
+    """All latents in one pass, then the dynamics: in one pass too where it can, else step by step."""
+    batch = len(is_first)
+    latent = tree.unflatten_time(encoder.infer(embed.flatten(0, 1), None, generator), batch)
+    z_before = torch.cat([carry["z"][:, None], latent.z[:, :-1]], 1) * (~is_first)[..., None]
+    if isinstance(dynamics, ParallelDynamics):
+        action = prev_action * (~is_first)[..., None]
+        run = dynamics.advance_sequence(carry["state"], z_before, action, is_first)
+        final = {"state": run.final, "z": latent.z[:, -1]}
+        return Observed(run.memory, latent, final, lambda row, t: {"state": run.at(row, t), "z": latent.z[row, t]})
+    states, state = [], carry["state"]
+    for t, first in enumerate(reset_columns(is_first)):
+        before, action = reset_rows(dynamics, {"state": state, "z": z_before[:, t]}, prev_action[:, t], first)
+        state = dynamics.advance(before["state"], before["z"], action)
+        states.append(state)
+    stacked = {"state": tree.stack(states), "z": latent.z}
+    memory = tree.unflatten_time(dynamics.memory(tree.flatten_time(stacked["state"])), batch)
+    final = {"state": state, "z": latent.z[:, -1]}
+    return Observed(memory, latent, final, lambda row, t: tree.select(stacked, (row, t)))
+
+
+def prior_step(
+    dynamics: Dynamics, carry: Carry, action: Tensor, generator: torch.Generator | None
+) -> tuple[Carry, Tensor]:
+    """One imagined step along action [N, A]. generator None takes the most likely latent. Returns carry, features [N, F]."""
+    state = dynamics.advance(carry["state"], carry["z"], action)
+    memory = dynamics.memory(state)
+    prior = dynamics.predict(memory)
+    z = prior.mode if generator is None else prior.sample(generator)
+    return {"state": state, "z": z}, torch.cat([memory, z], -1)
+
+
+def carry_features(dynamics: Dynamics, carry: Carry) -> Tensor:
+    """features = cat(memory, z) of a carry, [N, F]."""
+    return torch.cat([dynamics.memory(carry["state"]), carry["z"]], -1)
+
+
+def imagine(
+    dynamics: Dynamics,
+    carry: Carry,
+    policy: Policy | Tensor,
+    horizon: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Roll the prior forward from a carry [N, ...], along a policy or a plan of actions [N, H, A].
+
+    Returns features [N, H+1, F] and action [N, H, A]: action[:, k] was taken AT features[:, k] and led to features[:, k+1].
+    """
+    features = [carry_features(dynamics, carry)]
+    actions = []
+    for k in range(horizon):
+        action = policy[:, k] if isinstance(policy, Tensor) else policy(features[-1])
+        carry, following = prior_step(dynamics, carry, action, generator)
+        actions.append(action)
+        features.append(following)
+    return torch.stack(features, 1), torch.stack(actions, 1)

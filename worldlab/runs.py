@@ -1,0 +1,75 @@
+"""Where runs live: names, new folders, and finding one by path, name or "latest"."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+
+from worldlab.errors import ConfigError, did_you_mean, one_line
+
+RUNS = Path("runs")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a name is a plain file name on every system: no path, no leading or trailing mark, no device."""
+    return _NAME.fullmatch(name) is not None and name.partition(".")[0].lower() not in _DEVICES
+
+
+def checked_run_path(text: str) -> Path:
+    """Return the folder `--run` names; its parents are the user's own choice. Raises: ConfigError."""
+    path = Path(text).expanduser()
+    if path.name == "latest" or not is_safe_name(path.name):
+        raise ConfigError(
+            one_line(f"run name {one_line(path.name, 40)!r} is not allowed"),
+            cause="a name has letters, digits, '.', '_' and '-', and starts and ends with a letter or digit",
+            fix="--run runs/my-run",
+        )
+    return path
+
+
+def new_run_path(env_id: str, root: Path = RUNS) -> Path:
+    """Return the next free folder for a run in an environment, e.g. runs/CarRacing-v3-001. Creates nothing."""
+    stem = re.sub(r"[^A-Za-z0-9.]+", "-", env_id.rpartition(":")[2], flags=re.ASCII).strip("-.")[:100] or "run"
+    stem = stem if is_safe_name(stem) else f"run-{stem}"
+    used = [p.name.removeprefix(f"{stem}-") for p in root.glob(f"{stem}-*")] if root.is_dir() else []
+    number = 1 + max((int(end) for end in used if end.isdecimal() and end.isascii()), default=0)
+    return root / f"{stem}-{number:03d}"
+
+
+def list_runs(root: Path = RUNS) -> list[Path]:
+    """Return the run folders under root, oldest start first. A folder is a run if it holds run.json."""
+    folders = [path.parent for path in root.glob("*/run.json")] if root.is_dir() else []
+    return sorted(folders, key=lambda folder: (_started(folder / "run.json"), folder.name))
+
+
+def find_run(text: str, root: Path = RUNS) -> Path:
+    """Return the run folder that a RUN argument means: "latest", a path, or a name under root.
+
+    Raises: ConfigError with a suggestion and the list of runs.
+    """
+    runs = list_runs(root)
+    if text == "latest" and runs:
+        return runs[-1]
+    for path in (Path(text).expanduser(), root / text):
+        if text != "latest" and (path / "run.json").is_file():
+            return path
+    names = [run.name for run in reversed(runs)]
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    raise ConfigError(
+        one_line(f"no run {one_line(text, 40)!r}.{did_you_mean(text, names)}"),
+        cause=f"newest first, {root}/ holds: {shown}" if names else f"{root}/ holds no run yet",
+        fix="give one of these, the path of a run folder, or latest" if names else "worldlab train --env CartPole",
+    )
+
+
+def _started(path: Path) -> float:
+    """Return when a run started, in seconds since 1970: run.json's "created", else the file's own time."""
+    try:
+        created = json.loads(path.read_text(encoding="utf-8"))["created"]
+        return float(created) if isinstance(created, int | float) else datetime.fromisoformat(created).timestamp()
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.stat().st_mtime if path.exists() else 0.0

@@ -1,0 +1,175 @@
+"""Everything that is alive while a run trains, how it is built, and how it is written to and read from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from worldlab.acting import ActingAgent
+from worldlab.checkpoint import Checkpoint, prune, save_checkpoint
+from worldlab.collect import Collector
+from worldlab.compose import Composed, compose
+from worldlab.envs import open_adapter
+from worldlab.errors import CheckpointError, ConfigError
+from worldlab.optimizer_state import flatten_optimizer, restore_optimizer
+from worldlab.registry import Registry
+from worldlab.replay import Replay
+from worldlab.runconfig import RunConfig
+from worldlab.settings import CoreSettings
+from worldlab.spaces import action_spec, record_schema
+from worldlab.streams import Streams
+from worldlab.trainer import Generators, Trainer
+from worldlab.vector import EnvPool
+
+
+@dataclass
+class Counters:
+    """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes."""
+
+    env_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    credit: float = 0.0
+    pretrained: bool = False
+    recent: list[float] = field(default_factory=list)
+    evaluation: float | None = None
+
+
+@dataclass
+class Session:
+    """A run in progress."""
+
+    config: RunConfig
+    env_id: str
+    make: Callable[[], gymnasium.Env]
+    device: torch.device
+    streams: Streams
+    pool: EnvPool
+    replay: Replay
+    composed: Composed
+    trainer: Trainer
+    collector: Collector
+    counters: Counters
+
+    @property
+    def core(self) -> CoreSettings:
+        return self.config.core
+
+    def judge(self, seed: int) -> ActingAgent:
+        """The agent as it is judged, drawing from a stream of its own so that judging changes nothing else."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
+
+    def close(self) -> None:
+        self.pool.close()
+        self.replay.close()
+
+
+def set_up_machine(core: CoreSettings) -> torch.device:
+    """Global state of the process, set at the door and nowhere else: device, threads, determinism."""
+    if core.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device 'cuda' is not available here",
+            cause="torch is the CPU build" if not torch.backends.cuda.is_built() else "torch finds no GPU",
+            fix="--device cpu, or install the CUDA build of torch",
+        )
+    use_cuda = core.device == "cuda" or (core.device == "auto" and torch.cuda.is_available() and not core.strict)
+    if core.strict and use_cuda:
+        raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
+    threads = 1 if core.strict else core.train.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(core.strict)
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+def open_env(config: RunConfig, registry: Registry) -> tuple[str, Callable[[], gymnasium.Env]]:
+    """The full id of the run's environment and what builds one of it, in this process or in a worker."""
+    adapter, env_id = open_adapter(registry, config.core.env.id)
+    return env_id, partial(adapter.make, env_id, config.core.env)
+
+
+def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
+    """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved."""
+    core = config.core
+    device = set_up_machine(core)
+    streams = Streams(core.seed)
+    env_id, make = open_env(config, registry)
+    counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
+    seed = [streams.derive("env"), counters.env_steps]
+    pool = EnvPool(make, core.env.num_envs, core.env.workers, seed)
+    try:
+        schema = record_schema(pool.observation_space, action_spec(pool.action_space))
+        replay_args = (schema, core.replay.capacity, core.env.num_envs)
+        if checkpoint:
+            position = checkpoint.state["replay"]
+            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position)
+        else:
+            replay = Replay(*replay_args, replay_folder, core.replay.storage)
+        composed = compose(config, registry, pool.observation_space, pool.action_space, streams, device)
+        generators = Generators(streams.torch("model", device), streams.torch("agent", device))
+        trainer = Trainer(composed.model, composed.agent, core.train, generators)
+        acting = ActingAgent(composed.model, composed.agent, pool.action_space, streams.torch("acting", device))
+        collector = Collector(pool, replay, acting)
+        session = Session(config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters)
+        if checkpoint:
+            _restore(session, checkpoint)
+    except BaseException:
+        pool.close()
+        raise
+    return session
+
+
+def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
+    """Write a checkpoint of everything but the environments. The replay is on disk before the checkpoint is."""
+    session.replay.flush(sync=True)
+    random, random_state = session.streams.state()
+    tensors: dict[str, dict[str, torch.Tensor]] = {
+        "model": session.composed.model.state_dict(),
+        "agent": session.composed.agent.state_dict(),
+        "random": random,
+    }
+    optimizers = {}
+    for name, optimizer in session.trainer.optimizers.items():
+        tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
+    state = {
+        "counters": vars(session.counters),
+        "replay": session.replay.position(),
+        "random": random_state,
+        "optimizers": optimizers,
+        "trainer": {"updates": session.trainer.updates, "skips": session.trainer.skips},
+    }
+    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra)
+    prune(folder, session.core.log.keep)
+    return path
+
+
+def _restore(session: Session, checkpoint: Checkpoint) -> None:
+    load_weights(session.composed, checkpoint)
+    state = checkpoint.state
+    for name, optimizer in session.trainer.optimizers.items():
+        tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
+        restore_optimizer(optimizer, tensors, state["optimizers"][name])
+    session.streams.restore(checkpoint.tensors("random"), state["random"])
+    session.trainer.updates = state["trainer"]["updates"]
+    session.trainer.skips = state["trainer"]["skips"]
+
+
+def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model and an agent. Raises: CheckpointError if they do not fit."""
+    for name, module in (("model", composed.model), ("agent", composed.agent)):
+        tensors = checkpoint.tensors(name)
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights of '{name}' do not fit this configuration",
+                cause=str(error).splitlines()[-1].strip()[:300],
+                fix="use the run's own config.toml, with the plugins it was made with",
+            ) from error

@@ -1,0 +1,383 @@
+"""Every durable write of the library: atomic files, append-only files, folders published by one rename.
+
+Three promises. A reader never sees half a file: what is replaced is written beside its name, synced and
+renamed. What a call reports as written has reached the disk (fsync of the file and of its folder). A failure
+names the path and, on a full disk, the bytes needed and the bytes free.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldlab.errors import StorageError, WorldlabError
+
+STAGE_PREFIX = ".stage-"
+TRASH_PREFIX = ".trash-"
+TEMP_PREFIX = ".temp-"
+JSON_LIMIT = 16 * 2**20
+"""Bytes above which `read_json` refuses a file: nothing of ours comes near it."""
+
+# O_EXCL also refuses a symlink planted under the temporary name; O_NOFOLLOW does so for files opened again.
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What identifies a file's content: its size in bytes and its SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the SHA-256 of data in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike[str]) -> FileDigest:
+    """Return size and SHA-256 of a regular file, read in pieces. Raises: OSError."""
+    digest, size = hashlib.sha256(), 0
+    with open_regular(path) as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+            size += len(piece)
+    return FileDigest(size, digest.hexdigest())
+
+
+def open_regular(path: str | os.PathLike[str]) -> Any:
+    """Open a regular file for reading, in binary. Raises: OSError, also for a symlink, pipe, device or folder."""
+    # O_NONBLOCK: opening a planted FIFO would otherwise wait for ever.
+    flags = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def storage_errors(path: str | os.PathLike[str], doing: str, need: int | None = None) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError that names path, reason and remedy.
+
+    doing: what was attempted ("write", "create"). need: bytes that were to be written, for a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(Path(path), doing, need, error) from error
+
+
+def _storage_error(path: Path, doing: str, need: int | None, error: OSError) -> StorageError:
+    reason = error.strerror or str(error)
+    full = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    if error.errno in full:
+        wanted = f"need {_size(need)}, " if need is not None else ""
+        message = f"disk full: cannot {doing} '{_short(path)}' ({wanted}free {_size(_free_bytes(path))})"
+        fix = f"free space on the disk of {path.parent}, then run the same command with --resume"
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        message = f"cannot {doing} '{_short(path)}': {reason}"
+        fix = f"make {path.parent} writable, or write somewhere else: --run DIR"
+    else:
+        message = f"cannot {doing} '{_short(path)}': {reason}"
+        fix = f"check the disk and the folder {path.parent}, or write somewhere else: --run DIR"
+    return StorageError(message, cause=f"{path}: {reason} (errno {error.errno})", fix=fix)
+
+
+def _short(path: Path) -> str:
+    """Keep a message's first line short: the tail of the path, whole path in the cause."""
+    text = str(path)
+    return text if len(text) <= 40 else "..." + text[-37:]
+
+
+def _free_bytes(path: Path) -> int | None:
+    for folder in (path, *path.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count} bytes"
+
+
+def fsync_folder(folder: str | os.PathLike[str]) -> None:
+    """Make renames and new names in a folder durable. Raises: OSError. Does nothing on Windows, which cannot."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """Create a folder and its parents unless they are there. Raises: StorageError."""
+    path = Path(folder)
+    with storage_errors(path, "create the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_new(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> FileDigest:
+    """Write a file that must not exist yet, hashing on the way; synced when this returns.
+
+    Raises: StorageError. A file that could not be written whole is removed. The folder is not synced:
+    `atomic_write_bytes` and `publish_folder` do that once, after all names are there.
+    """
+    target, pieces = Path(path), list(pieces)
+    with storage_errors(target, "write", sum(map(len, pieces))):
+        return _create_file(target, pieces)
+
+
+def _create_file(path: Path, pieces: Iterable[bytes]) -> FileDigest:
+    """Write, hash and sync a new file; an OSError leaves no file behind."""
+    digest, size = hashlib.sha256(), 0
+    descriptor = os.open(path, _CREATE, 0o666)
+    try:
+        try:
+            for piece in pieces:
+                _write_all(descriptor, piece)
+                digest.update(piece)
+                size += len(piece)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)  # its errors count: NFS reports a full disk here
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    return FileDigest(size, digest.hexdigest())
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> FileDigest:
+    """Create or replace a file; at any moment readers see the old content or the new, whole.
+
+    Returns: size and SHA-256 of what was written. Raises: StorageError; the old file is then untouched.
+    """
+    target = Path(path)
+    temp = target.with_name(f"{TEMP_PREFIX}{uuid.uuid4().hex}")
+    with storage_errors(target, "write", len(data)):
+        digest = _create_file(temp, [data])
+        try:
+            os.replace(temp, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temp)
+            raise
+        fsync_folder(target.parent)
+    return digest
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> FileDigest:
+    """`atomic_write_bytes` of text in UTF-8."""
+    return atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: str | os.PathLike[str], value: Any) -> FileDigest:
+    """`atomic_write_bytes` of a JSON value, indented, keys in the order given.
+
+    Raises: StorageError; WorldlabError for what JSON cannot hold (NaN, infinity, objects).
+    """
+    return atomic_write_bytes(path, dump_json(value, indent=2) + b"\n")
+
+
+def dump_json(value: Any, indent: int | None = None, sort_keys: bool = False) -> bytes:
+    """Encode strict JSON (no NaN, no infinity) in UTF-8. Raises: WorldlabError."""
+    try:
+        return json.dumps(value, indent=indent, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise WorldlabError(f"a value cannot be written as JSON: {error}"[:100]) from error
+
+
+def read_json(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> Any:
+    """Read a JSON file as data, never trusting it.
+
+    Raises: OSError; ValueError for damaged JSON, NaN or infinity, a file above limit bytes or nested too deep.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return parse_json(data)
+
+
+def parse_json(data: bytes) -> Any:
+    """Decode strict JSON. Raises: ValueError for damage, NaN or infinity, or values nested too deep."""
+    try:
+        return json.loads(data, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+class AppendFile:
+    """A file that only grows. Unbuffered: what `write` returned survives a kill of the process.
+
+    path: created if missing; its folder must exist. lines: the file holds text lines; a torn last line (no
+    newline: the process died while writing it) is cut off when the file is opened.
+    After a failed write or sync the object refuses further use, because a second fsync on the same
+    descriptor can report success for data the kernel already dropped. Raises: StorageError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, lines: bool = False):
+        self.path = Path(path)
+        self._broken = False
+        with storage_errors(self.path, "open"):
+            self._descriptor: int | None = os.open(self.path, _APPEND | _NOFOLLOW, 0o666)
+            if lines:
+                _cut_torn_line(self._descriptor)
+            self._position = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    @property
+    def position(self) -> int:
+        """Bytes in the file."""
+        return self._position
+
+    def write(self, data: bytes) -> int:
+        """Append data whole, or nothing. Returns the offset in bytes at which data begins."""
+        descriptor, start = self._usable(), self._position
+        with self._breaks_on_error("append to", len(data)):
+            try:
+                _write_all(descriptor, data)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, start)
+                raise
+        self._position += len(data)
+        return start
+
+    def write_line(self, text: str) -> None:
+        """Append one line of text; text holds no newline."""
+        assert "\n" not in text
+        self.write(text.encode() + b"\n")
+
+    def sync(self) -> None:
+        """Return when all that was written has reached the disk."""
+        descriptor = self._usable()
+        with self._breaks_on_error("sync", None):
+            os.fsync(descriptor)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing. Does not sync."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with storage_errors(self.path, "close"):
+                os.close(descriptor)
+
+    def __enter__(self) -> AppendFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _usable(self) -> int:
+        if self._descriptor is None or self._broken:
+            state = "closed" if self._descriptor is None else "unusable after an earlier error"
+            raise StorageError(f"cannot write '{_short(self.path)}': the file is {state}")
+        return self._descriptor
+
+    @contextmanager
+    def _breaks_on_error(self, doing: str, need: int | None) -> Iterator[None]:
+        try:
+            with storage_errors(self.path, doing, need):
+                yield
+        except BaseException:
+            self._broken = True
+            raise
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Truncate an open file after its last newline; searched from the end, in pieces."""
+    end = size = os.lseek(descriptor, 0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 65536)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        piece = b""
+        while len(piece) < end - start and (more := os.read(descriptor, end - start - len(piece))):
+            piece += more
+        newline = piece.rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
+
+
+def new_staging(parent: str | os.PathLike[str]) -> Path:
+    """Create an empty folder in parent, to be filled and published by `publish_folder`. Raises: StorageError."""
+    path = make_folder(parent) / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
+    with storage_errors(path, "create the folder"):
+        path.mkdir()
+    return path
+
+
+def publish_folder(staging: Path, final: Path) -> None:
+    """Give a finished folder its name by one rename; durable when this returns.
+
+    staging: written by `write_new` (files already synced), on the disk of final. Raises: StorageError, also
+    when final exists: a published folder is never replaced in place.
+    """
+    with storage_errors(final, "publish"):
+        for folder, _, _ in os.walk(staging):
+            fsync_folder(folder)
+        if final.exists() or final.is_symlink():  # rename(2) would silently replace an empty folder
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        os.rename(staging, final)
+        fsync_folder(final.parent)
+
+
+def remove_tree(path: str | os.PathLike[str]) -> None:
+    """Delete a file or folder: first renamed out of sight, so that no reader meets half of it. Raises: StorageError."""
+    target = Path(path)
+    trash = target.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
+    with storage_errors(target, "remove"):
+        os.rename(target, trash)
+        fsync_folder(target.parent)
+        _delete(trash)
+
+
+def clean_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Delete what a killed process left half-written or half-deleted directly in folder; return the paths.
+
+    Call it only while holding the run's lock. Raises: StorageError.
+    """
+    removed = []
+    for prefix in (STAGE_PREFIX, TRASH_PREFIX, TEMP_PREFIX):
+        for path in sorted(Path(folder).glob(f"{prefix}*")):
+            with storage_errors(path, "remove"):
+                _delete(path)
+            removed.append(path)
+    return removed
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,88 @@
+"""Named random streams: every draw of a run comes from one of these, never from a global generator.
+
+A stream's numbers depend on the run's seed and the stream's name alone: not on which streams exist, in which
+order they were made, or how much another one was used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldlab.errors import CheckpointError
+
+
+class Streams:
+    """The random streams of one run.
+
+    seed: the run's seed, any non-negative integer.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._torch: dict[tuple[str, str], torch.Generator] = {}
+        self._numpy: dict[str, np.random.Generator] = {}
+
+    def torch(self, name: str, device: str | torch.device = "cpu") -> torch.Generator:
+        """Return the generator of a name on a device; the same object each time.
+
+        Raises: RuntimeError from torch if the device is not there.
+        """
+        key = (name, str(torch.device(device)))
+        if key not in self._torch:
+            self._torch[key] = torch.Generator(device).manual_seed(self._hash("torch", name) % 2**64)
+        return self._torch[key]
+
+    def numpy(self, name: str) -> np.random.Generator:
+        """Return NumPy's generator of a name; the same object each time, unrelated to `torch(name)`."""
+        if name not in self._numpy:
+            self._numpy[name] = np.random.Generator(np.random.PCG64(self._hash("numpy", name)))
+        return self._numpy[name]
+
+    def derive(self, name: str) -> int:
+        """Return a seed in [0, 2**31) for what seeds itself, such as `env.reset(seed=...)`. Draws nothing."""
+        return self._hash("derive", name) % 2**31
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return (tensors, JSON) that `restore` continues from: uint8 states of torch, PCG64 states of NumPy."""
+        tensors = {f"{device}/{name}": generator.get_state() for (name, device), generator in self._torch.items()}
+        numpy = {name: generator.bit_generator.state for name, generator in self._numpy.items()}
+        return tensors, {"seed": self.seed, "numpy": numpy}
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Set every stream to a saved state, in place: generators handed out earlier continue from it.
+
+        A stream that did not exist when the state was taken starts afresh.
+        Raises: CheckpointError for another seed, a device that is not there or a state that does not fit.
+        """
+        if state.get("seed") != self.seed:
+            raise CheckpointError(
+                f"the checkpoint's random streams have seed {state.get('seed')}, this run has seed {self.seed}",
+                fix=f"resume with --seed {state.get('seed')}, or start another run",
+            )
+        for (name, _), generator in self._torch.items():
+            generator.manual_seed(self._hash("torch", name) % 2**64)
+        for name, generator in self._numpy.items():
+            generator.bit_generator.state = np.random.PCG64(self._hash("numpy", name)).state
+        try:
+            for key, value in tensors.items():
+                device, name = key.split("/", 1)
+                self.torch(name, device).set_state(value.cpu())
+            for name, value in state["numpy"].items():
+                self.numpy(name).bit_generator.state = value
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                "the checkpoint's random streams cannot be restored here",
+                cause=str(error),
+                fix="resume on the device and with the torch version that wrote the checkpoint (see run.json)",
+            ) from error
+
+    def _hash(self, kind: str, name: str) -> int:
+        # SHA-256 rather than hash(): stable across processes, platforms and Python versions. Its low 32 bits,
+        # all that torch's CPU generator uses of a seed, are as well mixed as the rest.
+        text = f"worldlab\0{self.seed}\0{kind}\0{name}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

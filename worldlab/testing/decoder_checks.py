@@ -1,0 +1,178 @@
+"""Checks of decoders: p(o | h, z)."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from worldlab.interfaces import ScoreKind
+from worldlab.testing import toys
+from worldlab.testing.bench import Bench, Subject
+from worldlab.testing.checks import CheckFailure, NotApplicable, check
+from worldlab.testing.probes import depends, require_shape, rows_independent, same
+from worldlab.tree import tree_map
+
+
+@check("C1", role="decoder", title="decode gives a distribution for each observation, of its shape and range")
+def decoded_shapes(subject: Subject) -> None:
+    """decode returns one distribution an observation key, mode [N, *shape], if `renders`; nothing if not.
+
+    Catches hard-coded sizes, missing keys, pictures in [0, 255] where the model sees [-0.5, 0.5], a false `renders`.
+    Fix: take keys and shapes from specs.obs.
+    """
+    for name in toys.OBS:
+        try:
+            bench = subject.bench(name, fresh=True)
+        except NotApplicable:
+            continue
+        for rows in (1, 7):
+            with torch.no_grad():
+                out = bench.decoder.decode(bench.features(rows))
+            _require_keys(bench, list(out))
+            for key, dist in out.items():
+                entry = bench.specs.obs[key]
+                require_shape(dist.mode, (rows, *entry.shape), f"the mode of '{key}' on {name} observations")
+                if entry.kind == "image" and dist.mode.abs().mean() > 2:
+                    raise CheckFailure(f"the mode of '{key}' is far outside [-0.5, 0.5]", "pictures are in [-0.5, 0.5]")
+
+
+def _require_keys(bench: Bench, found: list[str]) -> None:
+    expected = list(bench.specs.obs.keys) if bench.decoder.renders else []
+    if sorted(found) != sorted(expected):
+        raise CheckFailure(
+            f"decode gives {found}, not {expected}, with renders = {bench.decoder.renders}",
+            "return every key of specs.obs, or declare renders = False and return {}",
+        )
+
+
+@check("C2", role="decoder", title="rows of a batch do not see each other in decode and score")
+def batch_independence(subject: Subject) -> None:
+    """Row j of features or observations has no influence on row i's pictures or score, in eval and train mode.
+
+    Catches BatchNorm and attention over the batch; contrastive terms may compare rows, but only inside losses.
+    Fix: LayerNorm or ChannelNorm; keep batch comparisons out of score.
+    """
+    bench = subject.bench()
+    inputs = {"features": bench.features(4), "obs": bench.obs(4)}
+
+    def run(given: dict) -> list[Tensor]:
+        score = bench.decoder.score(given["features"], given["obs"])
+        return [score, *(dist.mode for dist in bench.decoder.decode(given["features"]).values())]
+
+    for mode in (False, True):
+        bench.decoder.train(mode)
+        rows_independent(run, inputs, f"the decoder in {'train' if mode else 'eval'} mode")
+
+
+@check("C3", role="decoder", title="score is one finite number a row, of a declared kind")
+def scores(subject: Subject) -> None:
+    """score gives finite [N] for observations of any of the supported shapes; score_kind is one of the known kinds.
+
+    Catches scores averaged over the batch or left per pixel. Fix: sum over everything but dim 0.
+    """
+    for name in toys.OBS:
+        try:
+            bench = subject.bench(name, fresh=True)
+        except NotApplicable:
+            continue
+        if bench.decoder.score_kind not in get_args(ScoreKind):
+            raise CheckFailure(
+                f"score_kind is {bench.decoder.score_kind!r}", f"one of {', '.join(get_args(ScoreKind))}"
+            )
+        for rows in (1, 7):
+            with torch.no_grad():
+                require_shape(bench.decoder.score(bench.features(rows), bench.obs(rows)), (rows,), "the score")
+
+
+@check("C4", role="decoder", title="features are read and trained")
+def features_matter(subject: Subject) -> None:
+    """decode and score depend on the memory's and the latent's part of the features; main's losses train both.
+
+    Catches a decoder that models the observation alone (posterior collapse by design) and a stray detach.
+    Fix: condition every path on features; do not detach them in main's losses.
+    """
+    bench = subject.bench()
+    split, features, obs = bench.specs.memory_dim, bench.features(3), bench.obs(3)
+    for part, what in ((slice(0, split), "memory"), (slice(split, None), "latent")):
+
+        def run(x: Tensor, part: slice = part) -> list[Tensor]:
+            given = features.clone()
+            given[:, part] = x
+            modes = [dist.mode for dist in bench.decoder.decode(given).values()]
+            return [bench.decoder.score(given, obs), *modes]
+
+        if not depends(run, features[:, part].clone()):
+            raise CheckFailure(
+                f"the decoder ignores the {what} in its features", "condition every output on all features"
+            )
+    ctx = bench.context()
+    total = torch.stack([term.sum() for term in bench.decoder.losses(ctx, "main").values()]).sum()
+    for x, what in ((ctx.memory, "memory"), (ctx.latent.z, "latent")):
+        grad = torch.autograd.grad(total, x, allow_unused=True, retain_graph=True)[0] if total.requires_grad else None
+        if grad is None or not grad.abs().sum() > 0:
+            raise CheckFailure(
+                f"the decoder's main losses do not train the {what}", "do not detach ctx.features for main"
+            )
+
+
+@check("C5", role="decoder", title="losses work on a random subset of frames")
+def frame_subsets(subject: Subject) -> None:
+    """On a context of chosen frames [M, 1] the losses are finite [M, 1], for each player.
+
+    Catches assumptions about neighbouring frames: dear decoders are trained on a few frames an update.
+    Fix: take a frame's place from ctx.row and ctx.time, not from its index.
+    """
+    bench = subject.bench()
+    ctx = bench.context()
+    chosen = ctx.frames(torch.tensor([0, 1, 2, 2, 1]), torch.tensor([1, 0, 5, 2, 7]))
+    for player in bench.decoder.players():
+        terms = bench.decoder.losses(chosen if player == "main" else chosen.detach(), player)
+        for name, term in terms.items():
+            require_shape(term, (5, 1), f"loss '{name}' of 5 chosen frames")
+
+
+@check("C6", role="decoder", title="it learns to tell the true observation from another", slow=True)
+def learns(subject: Subject) -> None:
+    """After 150 updates on a moving dot score(features, its obs) exceeds score(features, another obs) on average.
+
+    Catches decoders that fit the average picture, flipped signs, a score unrelated to the losses.
+    Fix: condition on features everywhere; score must rise as main's losses fall.
+    """
+    bench = subject.bench("vector image", fresh=True)
+    bench.fit(150, rows=8, length=5)
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, toys.stream(9))
+    with torch.no_grad():
+        ctx = bench.context(batch)
+        features, obs = ctx.features[:, -1], tree_map(lambda leaf: leaf[:, -1], batch.obs)
+        other = tree_map(lambda leaf: leaf.roll(1, 0), obs)
+        margin = bench.decoder.score(features, obs) - bench.decoder.score(features, other)
+    error = margin.std() / math.sqrt(len(margin))
+    if not margin.mean() > 2 * error:
+        raise CheckFailure(
+            f"after 150 updates the true observation scores {margin.mean():.2f} +- {error:.2f} above another",
+            "let every output depend on features; make score the quantity the losses raise",
+        )
+
+
+@check("C7", role="decoder", title="decode and score repeat and keep their inputs")
+def repeatable(subject: Subject) -> None:
+    """Two calls of decode(...).mode and score agree bit for bit, and change neither features nor observations.
+
+    Catches noise in the generator that no stream controls, running statistics, in-place scaling.
+    Fix: draw from a generator argument inside `sample` only; clone before writing.
+    """
+    bench = subject.bench()
+    features, obs = bench.features(3), bench.obs(3)
+    kept = tree_map(torch.clone, (features, obs))
+    with torch.no_grad():
+        runs = [
+            [bench.decoder.score(features, obs), *(d.mode for d in bench.decoder.decode(features).values())]
+            for _ in range(2)
+        ]
+    if not same(runs[0], runs[1], 0.0):
+        raise CheckFailure("two calls give different results", "keep noise inside sample(generator)")
+    if not same(kept, (features, obs), 0.0):
+        raise CheckFailure("decode or score changes its inputs in place", "clone before writing")

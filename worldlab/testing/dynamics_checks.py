@@ -1,0 +1,334 @@
+"""Checks of one step of a dynamics: its state, its memory and its prior. Checks over time are in time_checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.distributions import HasKL, HasLogProb
+from worldlab.interfaces import ScoresLatent, State
+from worldlab.testing import toys
+from worldlab.testing.bench import Bench, Subject, clone
+from worldlab.testing.checks import CheckFailure, NotApplicable, check
+from worldlab.testing.probes import (
+    depends,
+    disturbed,
+    floats,
+    gradient_reaches,
+    require_rows,
+    require_shape,
+    rows_independent,
+    same,
+)
+
+
+def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
+    """A state [rows, ...] after a few random steps."""
+    state = bench.dynamics.initial(rows)
+    z, action = bench.latents(rows, steps, seed=seed), bench.actions(rows, steps, seed=seed)
+    for t in range(steps):
+        state = bench.dynamics.advance(state, z[:, t], action[:, t])
+    return tree.detach(state)
+
+
+@check("D1", role="dynamics", title="shapes, rows and finite values for every latent and action kind")
+def shapes(subject: Subject) -> None:
+    """States are trees of [N, ...] with one structure from initial on, memory is [N, H], samples and modes [N, D].
+
+    Catches wrong widths, a squeezed batch of one, states that change shape between steps (they are stacked over time),
+    and initial rows that differ. Fix: allocate every leaf in initial; pad caches to a fixed size.
+    """
+    accepted = 0
+    for kind in ("gaussian", "point", "categorical"):
+        for action in toys.ACTIONS:
+            try:
+                bench = subject.only(kind=kind).bench("vector", action)
+            except NotApplicable:
+                continue
+            accepted += 1
+            for rows in (1, 7):
+                _step_shapes(bench, rows)
+    if not accepted:
+        raise CheckFailure("it refuses every kind of latent and action", "support at least gaussian latents")
+
+
+def _step_shapes(bench: Bench, rows: int) -> None:
+    dynamics = bench.dynamics
+    start = dynamics.initial(rows)
+    require_rows(start, rows, "initial(n)")
+    if not same(start, tree.select(start, torch.zeros(rows, dtype=torch.long)), 0.0):
+        raise CheckFailure(
+            "the rows of initial(n) differ", "every row starts alike; learn one initial state and expand it"
+        )
+    state = dynamics.advance(start, bench.latents(rows), bench.actions(rows))
+    for before, after in zip(tree.leaves(start), tree.leaves(state), strict=True):
+        if before.shape != after.shape or before.dtype != after.dtype:
+            raise CheckFailure(
+                f"advance turns a leaf {list(before.shape)} {before.dtype} into {list(after.shape)} {after.dtype}",
+                "keep each leaf's shape and dtype from initial on: pad caches to their full size",
+            )
+    memory = dynamics.memory(state)
+    require_shape(memory, (rows, bench.specs.memory_dim), "memory(state)")
+    prior = dynamics.predict(memory)
+    require_shape(prior.mode, (rows, bench.specs.latent.dim), "the prior's mode")
+    require_shape(prior.sample(toys.stream(0)), (rows, bench.specs.latent.dim), "the prior's sample")
+
+
+@check("D2", role="dynamics", title="rows of a batch do not see each other")
+def batch_independence(subject: Subject) -> None:
+    """Row j of state, z or action has no influence on row i's next state, memory and prediction, in both modes.
+
+    Catches attention over the batch (a transformer without batch_first=True) and BatchNorm.
+    Fix: attend over time; LayerNorm, not BatchNorm.
+    """
+    bench = subject.bench()
+    inputs = {"state": warm(bench, 4), "z": bench.latents(4), "action": bench.actions(4)}
+
+    def run(given: dict[str, Any]) -> list[Any]:
+        state = bench.dynamics.advance(given["state"], given["z"], given["action"])
+        memory = bench.dynamics.memory(state)
+        prior = bench.dynamics.predict(memory)
+        return [state, memory, prior.mode, prior.sample(toys.stream(0))]
+
+    for mode in (False, True):
+        bench.dynamics.train(mode)
+        rows_independent(run, inputs, f"the dynamics in {'train' if mode else 'eval'} mode")
+
+
+@check("D3", role="dynamics", title="rows can be repeated, picked and shuffled")
+def state_algebra(subject: Subject) -> None:
+    """Advancing repeated or re-ordered rows equals repeating or re-ordering the advanced rows.
+
+    Catches global positions, caches indexed by row number, leaves without a batch dimension: agents branch one state
+    into many candidate plans. Fix: keep everything per row.
+    """
+    bench = subject.bench()
+    state, z, action = warm(bench, 4), bench.latents(4), bench.actions(4)
+    with torch.no_grad():
+        expected = bench.dynamics.advance(state, z, action)
+        for index in (torch.tensor([2, 0, 3, 1]), torch.tensor([1]), torch.arange(4).repeat_interleave(3)):
+            found = bench.dynamics.advance(tree.select(state, index), z[index], action[index])
+            if not same(tree.select(expected, index), found):
+                raise CheckFailure(
+                    "advancing picked or repeated rows differs from picking advanced rows",
+                    "keep positions and caches per row, nothing shared by the batch",
+                )
+
+
+@check("D4", role="dynamics", title="inputs stay as they were")
+def inputs_untouched(subject: Subject) -> None:
+    """advance, memory and predict change nothing they are given.
+
+    Catches caches written in place: a planner that branches one state would corrupt its siblings.
+    Fix: build new tensors (torch.where, cat, index_copy without underscore), or clone before writing.
+    """
+    bench = subject.bench()
+    given = warm(bench, 3), bench.latents(3), bench.actions(3)
+    kept = clone(given)
+    with torch.no_grad():
+        memory = bench.dynamics.memory(bench.dynamics.advance(*given))
+        before = memory.clone()
+        bench.dynamics.predict(memory).sample(toys.stream(0))
+    if not same(kept, given, 0.0) or not same(before, memory, 0.0):
+        raise CheckFailure(
+            "advance changes its inputs in place", "return new tensors; clone a cache before writing into it"
+        )
+
+
+@check("D5", role="dynamics", title="the state is all the state")
+def no_hidden_state(subject: Subject) -> None:
+    """Advancing A, then B, then A again gives the same for A; a copied state continues alike.
+
+    Catches hidden module state (self.h, self.cache): it leaks over resets, rows, and from collecting into training.
+    Fix: everything that changes from step to step lives in the State.
+    """
+    bench = subject.bench()
+    state, z, action = warm(bench, 3), bench.latents(3), bench.actions(3)
+    with torch.no_grad():
+        first = bench.dynamics.memory(bench.dynamics.advance(state, z, action))
+        warm(bench, 3, seed=5)
+        again = bench.dynamics.memory(bench.dynamics.advance(clone(state), z, action))
+    if not same(first, again, 0.0):
+        raise CheckFailure(
+            "the same state, z and action give another memory the second time: "
+            "hidden state in the module leaks over resets",
+            "move what changes from step to step from self into the State",
+        )
+
+
+@check("D6", role="dynamics", title="every leaf of the state is carried on")
+def leaves_carried(subject: Subject) -> None:
+    """Each float leaf of a warm state influences the next state or memory.
+
+    Catches a part of the state that is returned but never read again (an LSTM whose cell is dropped).
+    Fix: read every leaf in advance; drop those that nothing needs.
+    """
+    bench = subject.bench()
+    state, z, action = warm(bench, 2, steps=4), bench.latents(2), bench.actions(2)
+    leaves = tree.leaves(state)
+
+    def following(moved: int) -> Any:
+        chosen = iter([disturbed(leaf) if i == moved else leaf for i, leaf in enumerate(leaves)])
+        after = bench.dynamics.advance(tree.tree_map(lambda _: next(chosen), state), z, action)
+        # Two steps: a leaf may act on the one that the memory reads.
+        return bench.dynamics.memory(bench.dynamics.advance(after, z, action))
+
+    with torch.no_grad():
+        base = following(-1)
+        for i, leaf in enumerate(leaves):
+            if leaf.is_floating_point() and same(base, following(i), 0.0):
+                raise CheckFailure(
+                    f"state leaf {_paths(state)[i]} is never read: it is dropped at every step",
+                    "use it in advance, or take it out of the state",
+                )
+
+
+def _paths(value: Any, prefix: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [path for key, inner in value.items() for path in _paths(inner, f"{prefix}[{key!r}]")]
+    return [prefix or "(root)"] * len(tree.leaves(value))
+
+
+@check("D7", role="dynamics", title="the action matters")
+def action_sensitivity(subject: Subject) -> None:
+    """The memory after a step, and the prediction from it, depend on the action taken, continuous and discrete.
+
+    Catches a dynamics that ignores its action: every plan then looks equally good. Fix: feed cat(z, action).
+    """
+    for kind in toys.ACTIONS:
+        try:
+            bench = subject.bench(action=kind)
+        except CheckFailure:
+            continue  # D1 judges what is refused
+        state, z = warm(bench, 3), bench.latents(3)
+
+        def run(action: Tensor, bench: Bench = bench, state: State = state, z: Tensor = z) -> list[Tensor]:
+            memory = bench.dynamics.memory(bench.dynamics.advance(state, z, action))
+            return [memory, bench.dynamics.predict(memory).sample(toys.stream(0))]
+
+        if not depends(run, bench.actions(3)):
+            raise CheckFailure(
+                f"neither memory nor prediction depends on a {kind} action", "feed the action into advance"
+            )
+
+
+@check("D8", role="dynamics", title="the reparameterised flag is true")
+def reparameterised_truthful(subject: Subject) -> None:
+    """A sample's gradient with respect to the memory is non-zero if and only if `reparameterised`.
+
+    Catches samples detached inside a distribution library: an agent that differentiates through the dream learns
+    nothing. Fix: rsample or straight-through, or declare reparameterised = False.
+    """
+    bench = subject.bench()
+    memory = bench.dynamics.memory(warm(bench, 4))
+    found = gradient_reaches(lambda m: bench.dynamics.predict(m).sample(toys.stream(0)), memory)
+    if found != bench.dynamics.reparameterised:
+        raise CheckFailure(
+            f"reparameterised = {bench.dynamics.reparameterised}, but samples "
+            f"{'do' if found else 'do not'} carry gradients to the memory",
+            "mean + std * noise or straight-through; or declare it the other way",
+        )
+
+
+@check("D9", role="dynamics", title="what it declares of p is there")
+def declared_prior(subject: Subject) -> None:
+    """analytic: log_prob and kl; log_prob: log_prob; critic and sampler with score_latent: [N], with gradient to z.
+
+    Catches abilities claimed and not given, and a prior that detach() does not cut from the memory.
+    Fix: a frozen dataclass of tensors; declare what the distribution offers.
+    """
+    bench = subject.bench()
+    dynamics = bench.dynamics
+    memory = dynamics.memory(warm(bench, 4)).requires_grad_()
+    prior, z = dynamics.predict(memory), bench.latents(4)
+    if dynamics.prior in ("analytic", "log_prob"):
+        if not isinstance(prior, HasLogProb):
+            raise CheckFailure(
+                f"prior is '{dynamics.prior}' but has no log_prob", "offer log_prob, or declare 'sampler'"
+            )
+        require_shape(prior.log_prob(z), (4,), "log_prob(z)")
+    if dynamics.prior == "analytic" and not isinstance(prior, HasKL):
+        raise CheckFailure("prior is 'analytic' but has no kl", "offer kl(other), or declare 'log_prob'")
+    cut = tree.detach(prior).sample(toys.stream(0))
+    if cut.requires_grad and torch.autograd.grad(cut.sum(), memory, allow_unused=True)[0] is not None:
+        raise CheckFailure("detach() does not cut the prior from the memory", "make it a frozen dataclass of tensors")
+    if isinstance(dynamics, ScoresLatent):
+        require_shape(dynamics.score_latent(memory, z), (4,), "score_latent")
+        if not gradient_reaches(lambda x: dynamics.score_latent(memory, x), z):
+            raise CheckFailure("score_latent gives z no gradient: it cannot train an encoder", "do not detach z")
+
+
+@check("D10", role="dynamics", title="the prior's density integrates to 1 and is that of its samples")
+def honest_density(subject: Subject) -> None:
+    """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples;
+    on six codes the probabilities sum to 1.
+
+    Catches a missing log std or log-determinant, and samples from another distribution than the one scored.
+    Fix: -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
+    """
+    asked = 0
+    for settings in ({"kind": "gaussian", "latent_dim": 1}, {"kind": "categorical", "groups": 1, "classes": 6}):
+        try:
+            bench = subject.only(**settings).bench("vector")
+        except NotApplicable:
+            continue
+        memory = bench.dynamics.memory(warm(bench, 1)).detach()
+        prior = bench.dynamics.predict(memory)
+        if not isinstance(prior, HasLogProb) or bench.dynamics.prior not in ("analytic", "log_prob"):
+            raise NotApplicable(f"the prior is {bench.dynamics.prior}")
+        asked += 1
+        with torch.no_grad():
+            _integrates(bench, memory) if settings["kind"] == "gaussian" else _sums_to_one(bench, memory)
+    if not asked:
+        raise NotApplicable("it refuses one-dimensional latents and six codes")
+
+
+def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
+    prior: Any = bench.dynamics.predict(memory.expand(len(z), -1))
+    return prior.log_prob(z)
+
+
+def _integrates(bench: Bench, memory: Tensor) -> None:
+    samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(toys.stream(0))[:, 0].sort().values
+    spread = float(samples[-1] - samples[0]) + 1e-3
+    grid = torch.linspace(float(samples[0]) - spread, float(samples[-1]) + spread, 4001)
+    density = _log_density(bench, memory, grid[:, None]).double().exp()
+    mass = torch.cumulative_trapezoid(density, grid.double())
+    if abs(float(mass[-1]) - 1) > 0.02:
+        raise CheckFailure(
+            f"the prior's density integrates to {float(mass[-1]):.3f}, not 1",
+            "add the log std or log-determinant you left out",
+        )
+    # Kolmogorov-Smirnov: 4000 samples stray by more than 0.04 with probability below 1e-5.
+    at = torch.searchsorted(grid, samples.contiguous()).clamp(1, len(mass)) - 1
+    distance = (mass[at] - torch.linspace(0, 1, len(samples)).double()).abs().max()
+    if distance > 0.04:
+        raise CheckFailure(
+            f"samples do not follow the prior's log_prob (largest gap {float(distance):.2f})",
+            "sample what log_prob scores",
+        )
+
+
+def _sums_to_one(bench: Bench, memory: Tensor) -> None:
+    total = float(_log_density(bench, memory, torch.eye(6)).double().exp().sum())
+    if abs(total - 1) > 1e-3:
+        raise CheckFailure(f"the probabilities of all codes sum to {total:.3f}, not 1", "normalise the logits")
+
+
+@check("D11", role="dynamics", title="the same generator seed gives the same sample")
+def seeded_samples(subject: Subject) -> None:
+    """Two samples of one prior with one seed agree; the mode never changes.
+
+    Catches a hidden random stream: dreams no seed repeats. Fix: draw from the generator that sample() is given.
+    """
+    bench = subject.bench()
+    prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 3)))
+    if not same(prior.sample(toys.stream(1)), prior.sample(toys.stream(1)), 0.0):
+        raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
+    if not same(prior.mode, prior.mode, 0.0):
+        raise CheckFailure("two modes of one prior differ", "the mode is without noise")
+    if not floats(prior.mode):
+        raise CheckFailure("the mode is not float", "return floats")

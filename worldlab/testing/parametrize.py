@@ -1,0 +1,48 @@
+"""The pytest front end of the suite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from worldlab.errors import PluginError, did_you_mean
+from worldlab.testing.checks import Check, CheckFailure, NotApplicable, all_checks, checks_for
+from worldlab.testing.runner import Named, as_subject
+
+
+def parametrize_with_checks(
+    components: Iterable[Named], expected_failures: Mapping[str, str] | None = None, *, since: str | None = None
+) -> Any:
+    """Parametrise a test over (subject, check) for every check of every component.
+
+    components: "encoder:vae" (a registered name), a Registration, or a component class. expected_failures:
+    {check id: reason}; such a check must fail, and passing is an error, so that the list never goes stale.
+    since: the level of checks to hold the components to.
+
+    Raises: PluginError for an unknown name or check id.
+    """
+    import pytest
+
+    expected = dict(expected_failures or {})
+    known = {c.id for c in all_checks()}
+    for id in expected:
+        if id not in known:
+            raise PluginError(f"expected_failures: no check {id!r}.{did_you_mean(id, known)}")
+    rows = []
+    for component in components:
+        subject = as_subject(component)
+        for check in checks_for(subject.role, since=since):
+            marks: list[Any] = [pytest.mark.slow] if check.slow else []
+            if check.id in expected:
+                marks.append(pytest.mark.xfail(strict=True, raises=CheckFailure, reason=expected[check.id]))
+            rows.append(pytest.param(subject, _promised(check), id=f"{subject.label}-{check.id}", marks=marks))
+    return pytest.mark.parametrize(("subject", "check"), rows)
+
+
+def _promised(check: Check) -> Any:
+    def run(subject: Any) -> None:
+        with contextlib.suppress(NotApplicable):  # what a component does not promise, it cannot break
+            check(subject)
+
+    return run

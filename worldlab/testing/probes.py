@@ -1,0 +1,147 @@
+"""Questions asked of functions: does this row depend on that one, does the output depend on this input at all?
+
+Each is asked twice, of values and of gradients: a hard choice hides a leak from the one, a detach from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.testing.checks import CheckFailure
+from worldlab.testing.toys import stream
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to 1 + |value|, that reordered float32 sums may cause."""
+
+
+def floats(value: Any) -> list[Tensor]:
+    """The floating-point leaves of a tree."""
+    return [leaf for leaf in tree.leaves(value) if leaf.is_floating_point()]
+
+
+def gap(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b| relative to 1 + |a|, elementwise; infinite where only one of them is finite."""
+    a, b = a.detach().double(), b.detach().double()
+    difference = (a - b).abs() / (1 + a.abs())
+    return torch.where(
+        torch.isfinite(a) & torch.isfinite(b), difference, (a.nan_to_num() != b.nan_to_num()) * torch.inf
+    )
+
+
+def same(a: Any, b: Any, tolerance: float = TOLERANCE) -> bool:
+    """Whether two trees hold the same numbers, up to tolerance (0: bit for bit)."""
+    left, right = tree.leaves(a), tree.leaves(b)
+    if len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right)):
+        return False
+    return all(bool((gap(x, y) <= tolerance).all()) for x, y in zip(left, right))
+
+
+def with_grad(value: Any) -> Any:
+    """The same tree with fresh float leaves that record gradients."""
+    return tree.tree_map(lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x, value)
+
+
+def disturbed(x: Tensor, seed: int = 7) -> Tensor:
+    """The tensor with every float entry moved by normal noise; other dtypes as they are."""
+    return x.detach() + torch.randn(x.shape, generator=stream(seed)).to(x.dtype) if x.is_floating_point() else x
+
+
+def gradient(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """Gradients of a random projection of `out` (a plain sum can cancel, as a softmax's does); 0 where unconnected."""
+    if not out.requires_grad:
+        return [torch.zeros_like(x) for x in inputs]
+    weight = torch.randn(out.shape, generator=stream(11)).to(out.dtype)
+    found = torch.autograd.grad((out * weight).sum(), inputs, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found)]
+
+
+def gradient_reaches(run: Callable[[Tensor], Any], x: Tensor) -> bool:
+    """Whether any float output of run has a gradient with respect to x that is not 0."""
+    leaf = x.detach().clone().requires_grad_()
+    return any(bool(gradient(out, [leaf])[0].abs().sum() > 0) for out in floats(run(leaf)))
+
+
+def depends(run: Callable[[Tensor], Any], x: Tensor) -> bool:
+    """Whether the output of run(x) changes with x, by gradient or by value."""
+    return gradient_reaches(run, x) or not same(run(x), run(disturbed(x)), 0.0)
+
+
+def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
+    """Raise CheckFailure if row j of the inputs influences row i of the outputs. run: tree -> tree, both of rows."""
+    rows = len(tree.leaves(inputs)[0])
+    base = run(inputs)
+    for j in (0, rows - 1):
+        changed = tree.tree_map(lambda x, j=j: _with_row(x, j), inputs)
+        for a, b in zip(tree.leaves(base), tree.leaves(run(changed)), strict=True):
+            moved = gap(a, b).reshape(rows, -1).amax(1) > TOLERANCE
+            moved[j] = False
+            if moved.any():
+                raise _leak(j, int(moved.nonzero()[0]), what)
+    traced = with_grad(inputs)
+    for out in floats(run(traced)):
+        for grad in gradient(out[0], floats(traced)):
+            others = grad.reshape(rows, -1).abs().amax(1)[1:]
+            if (others > 0).any():
+                raise _leak(int(others.argmax()) + 1, 0, what)
+
+
+def _leak(j: int, i: int, what: str) -> CheckFailure:
+    return CheckFailure(
+        f"element {j} influences element {i} in {what}: you mix rows of the batch",
+        "attend and normalise within a row, never over dim 0 (batch_first=True; LayerNorm, not BatchNorm)",
+    )
+
+
+def _with_row(x: Tensor, row: int) -> Tensor:
+    return torch.cat([x[:row], disturbed(x[row : row + 1]), x[row + 1 :]]) if len(x) else x
+
+
+def require_rows(value: Any, rows: int, what: str) -> None:
+    """Raise CheckFailure unless every leaf is a tensor of `rows` rows, and there is a leaf."""
+    leaves = tree.leaves(value)
+    if not leaves:
+        raise CheckFailure(
+            f"{what} holds no tensors the core can see", "use a dict or a frozen dataclass of tensors, [N, ...] each"
+        )
+    for leaf in leaves:
+        if leaf.dim() == 0 or len(leaf) != rows:
+            raise CheckFailure(
+                f"{what} has a leaf of shape {list(leaf.shape)} for {rows} rows",
+                "keep one entry a row on every leaf, positions and counters included",
+            )
+
+
+def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
+    """Raise CheckFailure unless x is a finite float tensor of this shape."""
+    if not isinstance(x, Tensor):
+        raise CheckFailure(f"{what} is a {type(x).__name__}, not a tensor", f"return a tensor {list(shape)}")
+    if tuple(x.shape) != shape:
+        raise CheckFailure(
+            f"{what} has shape {list(x.shape)}, not {list(shape)}", "see the method's docstring in interfaces"
+        )
+    if not x.is_floating_point():
+        raise CheckFailure(f"{what} is {x.dtype}, not float", "return floats")
+    if not torch.isfinite(x).all():
+        raise CheckFailure(f"{what} holds NaN or infinity at initialisation", "bound scales and logs away from 0")
+
+
+def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
+    """By how many standard errors E[r(x) / p(x)] misses 1, for samples x ~ p and a known density r.
+
+    True of any honest log-density with the samples' support. r is a narrowed Gaussian fitted to the samples, or, for
+    codes, uniform over `size` of them (size 0: continuous). samples [S, D], log_prob [S].
+    """
+    if size:
+        ratio = torch.exp(-log_prob.double()) / size
+    else:
+        # Narrower than the samples, so that the ratio has light tails and the test has power.
+        mean, std = samples.double().mean(0), 0.7 * samples.double().std(0) + 1e-6
+        reference = torch.distributions.Normal(mean, std).log_prob(samples.double()).sum(-1)
+        ratio = torch.exp(reference - log_prob.double())
+    error = ratio.std() / len(ratio) ** 0.5 + 0.01
+    return float((ratio.mean() - 1) / error)

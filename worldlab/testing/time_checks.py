@@ -1,0 +1,241 @@
+"""Checks of a dynamics over time: what it remembers, forgets at resets, and must not know yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldlab import rollout, tree
+from worldlab.interfaces import ParallelDynamics, State, Unrolled
+from worldlab.testing import toys
+from worldlab.testing.bench import Bench, Subject
+from worldlab.testing.checks import CheckFailure, NotApplicable, check
+from worldlab.testing.dynamics_checks import warm
+from worldlab.testing.probes import depends, disturbed, gap, same
+
+LENGTH = 8
+RESET = 4
+"""Where row 0 of the sequences starts a new episode."""
+
+
+def _is_first(rows: int) -> Tensor:
+    is_first = torch.zeros(rows, LENGTH, dtype=torch.bool)
+    is_first[0, RESET] = True
+    return is_first
+
+
+def _scan(bench: Bench, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> list[State]:
+    """The states after each step, resets applied by the core."""
+    states = []
+    for t in range(z.shape[1]):
+        carry, taken = rollout.reset_rows(bench.dynamics, {"state": state, "z": z[:, t]}, action[:, t], is_first[:, t])
+        state = bench.dynamics.advance(carry["state"], carry["z"], taken)
+        states.append(state)
+    return states
+
+
+def _sequence(bench: Bench, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
+    """advance_sequence as the core calls it: z and action are 0 at a reset."""
+    dynamics = bench.dynamics
+    assert isinstance(dynamics, ParallelDynamics)
+    keep = (~is_first)[..., None]
+    return dynamics.advance_sequence(state, z * keep, action * keep, is_first)
+
+
+def _parallel(subject: Subject) -> Bench:
+    bench = subject.bench()
+    if not isinstance(bench.dynamics, ParallelDynamics):
+        raise NotApplicable("it has no advance_sequence: the core scans it step by step")
+    return bench
+
+
+@check("T1", role="dynamics", title="it remembers")
+def memory(subject: Subject) -> None:
+    """The memory at t depends on z at t - 5 and on the actions at t - 1 and t - 5.
+
+    Catches a dynamics that ignores its state: a world model with no memory passes every shape test.
+    Fix: read the state in advance; check that the cache is written before it is read.
+    """
+    bench = subject.bench()
+    z, action = bench.latents(2, 6), bench.actions(2, 6)
+
+    def final(z: Tensor, action: Tensor) -> Tensor:
+        state = bench.dynamics.initial(2)
+        for t in range(6):
+            state = bench.dynamics.advance(state, z[:, t], action[:, t])
+        return bench.dynamics.memory(state)
+
+    for what, run, x in (
+        ("z at t - 5", lambda x: final(torch.cat([x, z[:, 1:]], 1), action), z[:, :1]),
+        ("the action at t - 5", lambda x: final(z, torch.cat([x, action[:, 1:]], 1)), action[:, :1]),
+        ("the action at t - 1", lambda x: final(z, torch.cat([action[:, :5], x], 1)), action[:, 5:]),
+        ("z at t - 1", lambda x: final(torch.cat([z[:, :5], x], 1), action), z[:, 5:]),
+    ):
+        if not depends(run, x):
+            raise CheckFailure(
+                f"the memory does not depend on {what}: the dynamics forgets", "read state, z and action in advance"
+            )
+
+
+@check("T2", role="dynamics", title="nothing crosses a reset")
+def reset_isolation(subject: Subject) -> None:
+    """Through rollout.observe, step by step and (where offered) in one pass: what came before a reset has no influence
+    after it, and the step at the reset equals a fresh start.
+
+    Catches resets applied a step late, state outside the State, an advance_sequence that ignores is_first.
+    Fix: no memory in self; mask attention across is_first; restart the recurrence there.
+    """
+    for use_memory in (True, False):
+        bench = subject.bench(use_memory=use_memory)
+        rows = 3
+        embed = torch.randn(rows, LENGTH, _embed_width(bench), generator=toys.stream(4))
+        action, is_first = bench.actions(rows, LENGTH), _is_first(rows)
+        seen = _observe(bench, embed, action, is_first)
+        how = (
+            "step by step" if use_memory or not isinstance(bench.dynamics, ParallelDynamics) else "in advance_sequence"
+        )
+        before = torch.arange(LENGTH)[:, None] < RESET
+        other = _observe(
+            bench,
+            torch.where(before, disturbed(embed), embed),
+            torch.where(before, disturbed(action), action),
+            is_first,
+        )
+        _same_after_reset(seen, other, f"what came before the reset influences what follows it ({how})")
+        started = is_first.clone()
+        started[:, RESET] = True
+        fresh = _observe(bench, embed[:, RESET:], action[:, RESET:], started[:, RESET:])
+        _same_after_reset(seen, fresh, f"the step at a reset differs from a fresh start ({how})")
+
+
+def _embed_width(bench: Bench) -> int:
+    return bench.encoder.embed(bench.obs(1)).shape[-1]
+
+
+@torch.no_grad()
+def _observe(bench: Bench, embed: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
+    """Features [B, T, F] without noise."""
+    carry = rollout.initial_carry(bench.dynamics, len(embed), bench.specs.latent.dim)
+    seen = rollout.observe(bench.encoder, bench.dynamics, embed, action, is_first, None, bench.specs.use_memory, carry)
+    return torch.cat([seen.memory, seen.latent.z], -1)
+
+
+def _same_after_reset(a: Tensor, b: Tensor, cause: str) -> None:
+    tail = LENGTH - RESET
+    if not same(a[0, -tail:], b[0, -tail:]):
+        raise CheckFailure(
+            cause, "no state in self; where is_first, the state is initial(n) and nothing older is attended to"
+        )
+
+
+@check("T3", role="dynamics", title="advance_sequence does not look ahead")
+def causality(subject: Subject) -> None:
+    """Changing z, action or is_first after step t leaves the memory up to t unchanged.
+
+    Catches a missing or shifted causal mask: training looks excellent and dreams fail.
+    Fix: a lower-triangular mask over time (is_causal=True).
+    """
+    bench = _parallel(subject)
+    state, z, action = warm(bench, 2), bench.latents(2, LENGTH), bench.actions(2, LENGTH)
+    is_first, late = _is_first(2), torch.arange(LENGTH)[:, None] > RESET
+    base = _sequence(bench, state, z, action, is_first).memory
+    moved = is_first.clone()
+    moved[1, RESET + 1] = True
+    for what, run in (
+        ("z", _sequence(bench, state, torch.where(late, disturbed(z), z), action, is_first)),
+        ("actions", _sequence(bench, state, z, torch.where(late, disturbed(action), action), is_first)),
+        ("resets", _sequence(bench, state, z, action, moved)),
+    ):
+        leaks = (gap(base, run.memory) > 1e-4).flatten(2).any(2).any(0)[: RESET + 1]
+        if leaks.any():
+            t = int(leaks.nonzero()[0])
+            raise CheckFailure(
+                f"{what} of steps after {RESET} change the memory at step {t}: advance_sequence looks ahead",
+                "mask attention so that step t reads steps <= t only",
+            )
+
+
+@check("T4", role="dynamics", title="advance_sequence equals the step-by-step scan")
+def sequence_is_scan(subject: Subject) -> None:
+    """From an initial and a warm state, with a reset inside: equal memories; `final` and `at` continue alike.
+
+    Catches shifted positions, caches handed over wrongly, is_first ignored in the parallel path: training then learns
+    another model than the one that acts. Fix: build both paths from one function.
+    """
+    bench = _parallel(subject)
+    rows, dynamics = 3, bench.dynamics
+    z, action = bench.latents(rows, LENGTH), bench.actions(rows, LENGTH)
+    for begin, start in (("an initial", dynamics.initial(rows)), ("a warm", warm(bench, rows))):
+        for is_first, when in ((torch.zeros(rows, LENGTH, dtype=torch.bool), ""), (_is_first(rows), " with a reset")):
+            with torch.no_grad():
+                states = _scan(bench, start, z, action, is_first)
+                run = _sequence(bench, start, z, action, is_first)
+                expected = torch.stack([dynamics.memory(state) for state in states], 1)
+                where = f"from {begin} state{when}"
+                _require_same(expected, run.memory, f"advance_sequence differs from the scan {where}")
+                _continues(bench, run.final, states[-1], f"`final` continues differently from the scan {where}")
+                row, time = torch.tensor([0, 1, 2]), torch.tensor([RESET, 1, LENGTH - 1])
+                chosen = tree.select(tree.stack(states), (row, time))
+                _continues(bench, run.at(row, time), chosen, f"`at` continues differently from the scan {where}")
+
+
+def _require_same(a: Tensor, b: Tensor, cause: str) -> None:
+    if not same(a, b):
+        raise CheckFailure(cause, "apply is_first, positions and caches alike in both; derive both from one function")
+
+
+def _continues(bench: Bench, found: State, expected: State, cause: str) -> None:
+    """Compare what follows two states, not the states: a cache may be laid out differently."""
+    z, action = bench.latents(3, seed=9), bench.actions(3, seed=9)
+    for _ in range(2):
+        found, expected = (bench.dynamics.advance(state, z, action) for state in (found, expected))
+        _require_same(bench.dynamics.memory(expected), bench.dynamics.memory(found), cause)
+
+
+@check("T5", role="dynamics", title="three times its context later it still works")
+def long_rollout(subject: Subject) -> None:
+    """96 steps (or three times `config.context`) stay finite, the state keeps its size, and recent steps still matter.
+
+    Catches learned absolute positions in a sliding window, caches that end, states that grow or blow up.
+    Fix: a ring cache with per-row positions; relative or rotary positions.
+    """
+    bench = subject.bench()
+    steps = max(96, 3 * int(getattr(bench.config, "context", 0)))
+    z, action = bench.latents(2, steps), bench.actions(2, steps)
+    state = bench.dynamics.initial(2)
+    size = _numel(state)
+    with torch.no_grad():
+        for t in range(steps):
+            try:
+                state = bench.dynamics.advance(state, z[:, t], action[:, t])
+            except Exception as exc:
+                raise CheckFailure(
+                    f"step {t + 1} of a rollout fails ({type(exc).__name__}): a cache or position table ends there",
+                    "a ring cache with per-row positions; relative or rotary positions",
+                ) from exc
+            if _numel(state) != size:
+                raise CheckFailure(f"the state grows from {size} to {_numel(state)} numbers", "bound it: a ring cache")
+            if not torch.isfinite(bench.dynamics.memory(state)).all():
+                raise CheckFailure(f"the memory is not finite after {t + 1} steps", "normalise the recurrence")
+    _still_reads(bench, tree.detach(state), steps)
+
+
+def _still_reads(bench: Bench, state: State, steps: int) -> None:
+    z, action = bench.latents(2), bench.actions(2)
+    advance: Callable[..., Any] = bench.dynamics.advance
+    for what, run, x in (
+        ("z", lambda x: bench.dynamics.memory(advance(state, x, action)), z),
+        ("the action", lambda x: bench.dynamics.memory(advance(state, z, x)), action),
+    ):
+        if not depends(run, x):
+            raise CheckFailure(
+                f"after {steps} steps the memory no longer depends on {what}: the cache is full and drops what is new",
+                "overwrite the oldest entry",
+            )
+
+
+def _numel(state: State) -> int:
+    return sum(leaf.numel() for leaf in tree.leaves(state))

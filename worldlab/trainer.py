@@ -1,0 +1,162 @@
+"""One update of everything: critics on a detached context, the world model with critics frozen, then the agent.
+
+Owns every optimiser, clips, and skips and names updates that are not finite. Read `update` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.agent import Agent, Experience
+from worldlab.errors import DivergedError
+from worldlab.interfaces import Batch, Context
+from worldlab.nn import frozen, frozen_parameters
+from worldlab.rollout import Carry, Observed
+from worldlab.settings import TrainSettings
+from worldlab.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Generators:
+    """The random streams an update draws from."""
+
+    model: torch.Generator
+    agent: torch.Generator
+
+
+class Trainer:
+    """Steps the optimisers of a world model and an agent."""
+
+    def __init__(self, model: WorldModel, agent: Agent, settings: TrainSettings, generators: Generators):
+        self.model = model
+        self.agent = agent
+        self.settings = settings
+        self.generators = generators
+        self.skips = 0
+        self.updates = 0
+        groups = model.players()
+        self.groups: dict[str, list[nn.Parameter]] = {f"model/{player}": group for player, group in groups.items()}
+        rates = {name: settings.critic_learning_rate for name in self.groups}
+        rates["model/main"] = settings.learning_rate
+        for player, (group, rate) in agent.players().items():
+            self.groups[f"agent/{player}"] = group
+            rates[f"agent/{player}"] = rate
+        # An adversarial critic forgets fast (beta1 = 0), as Karras et al. 2019 train theirs; all else is plain Adam.
+        self.optimizers = {
+            name: torch.optim.Adam(group, rates[name], betas=(0.9 if self._plain(name) else 0.0, 0.999), eps=1e-8)
+            for name, group in self.groups.items()
+        }
+
+    @staticmethod
+    def _plain(name: str) -> bool:
+        return name == "model/main" or name.startswith("agent/")
+
+    def update(self, batch: Batch, train_agent: bool = True) -> dict[str, Tensor]:
+        """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""
+        self.updates += 1
+        ctx, seen = self.model.observe(batch, self.generators.model)
+        out = self._update_critics(ctx)
+        main = self._update_main(ctx)
+        out.update(main)
+        if train_agent and self.agent.players():
+            out.update(self._update_agent(batch, seen))
+        return out
+
+    # ---- the world model ----
+
+    def _update_critics(self, ctx: Context) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for name in self.groups:
+            player = name.removeprefix("model/")
+            if self._plain(name):
+                continue
+            losses = self.model.losses(ctx.detach(), player)
+            out.update(self._step(name, losses, ctx.batch.mask))
+            for part in self.model.parts.values():
+                part.after_step(player)
+        return out
+
+    def _update_main(self, ctx: Context) -> dict[str, Tensor]:
+        critics = [p for name, group in self.groups.items() if not self._plain(name) for p in group]
+        with frozen_parameters(critics):
+            losses = self.model.losses(ctx, "main")
+            out = self._step("model/main", losses, ctx.batch.mask)
+        for part in self.model.parts.values():
+            part.after_step("main")
+        return out
+
+    def _step(self, name: str, losses: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
+        scalars = {key: _average(term, mask) for key, term in losses.items()}
+        if not scalars:
+            return {}
+        total = torch.stack(list(scalars.values())).sum()
+        out = {f"loss/{key}": value.detach() for key, value in scalars.items()}
+        out[f"grad_norm/{name}"] = self._apply({name: total}, scalars)
+        return out
+
+    # ---- the agent ----
+
+    def _update_agent(self, batch: Batch, seen: Observed) -> dict[str, Tensor]:
+        experience = self.starts(batch, seen)
+        with frozen(self.model):
+            losses, metrics = self.agent.losses(self.model, experience, self.generators.agent)
+        named = {f"agent/{player}": loss for player, loss in losses.items()}
+        out = {f"loss/{name}": loss.detach() for name, loss in named.items()}
+        out.update(metrics)
+        out["grad_norm/agent"] = self._apply(named, named)
+        self.agent.after_step()
+        return out
+
+    def starts(self, batch: Batch, seen: Observed) -> Experience:
+        """Random posterior states of the batch, cut from the graph, from which to imagine."""
+        rows, length = batch.is_first.shape
+        count = min(self.settings.starts, rows * length)
+        device = batch.is_first.device
+        chosen = torch.randperm(rows * length, generator=self.generators.agent, device=device)[:count]
+        row, time = chosen // length, chosen % length
+        carry: Carry = tree.detach(seen.at(row, time))
+        return Experience(carry, batch.reward[row, time], batch.cont[row, time])
+
+    # ---- optimisers ----
+
+    def _apply(self, losses: dict[str, Tensor], terms: dict[str, Tensor]) -> Tensor:
+        """Backward and step the named players, or skip all of them if anything is not finite. Returns the gradient norm."""
+        for name in losses:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        norms = [
+            torch.nn.utils.clip_grad_norm_(self.groups[name], self.settings.clip, error_if_nonfinite=False)
+            for name in losses
+        ]
+        norm = torch.stack(norms).max()
+        if not torch.isfinite(norm):
+            self._skip(losses, terms)
+            return norm
+        self.skips = 0
+        for name in losses:
+            self.optimizers[name].step()
+        return norm
+
+    def _skip(self, losses: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+        self.skips += 1
+        for name in losses:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        if self.skips >= self.settings.max_skips:
+            bad = [key for key, value in terms.items() if not torch.isfinite(value)]
+            blame = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(losses)}"
+            raise DivergedError(
+                f"{blame} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
+                cause="the loss or its gradient left the finite numbers; no weight was changed by these updates",
+                fix="resume from the last checkpoint with a lower --train.learning-rate",
+            )
+
+
+def _average(term: Tensor, mask: Tensor) -> Tensor:
+    """Mean over valid steps of [B, T]; a decoder's chosen frames [M, 1] are all valid."""
+    if term.shape != mask.shape:
+        return term.mean()
+    return (term * mask).sum() / mask.sum().clamp(min=1.0)

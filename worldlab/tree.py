@@ -1,0 +1,73 @@
+"""Trees of tensors: a tensor, a dict, tuple, list or dataclass of trees, or None. States, latents and distributions are such trees."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any:
+    """Apply fn to the tensors of trees of the same structure. Anything that is no tensor is taken from the first tree."""
+    if isinstance(tree, Tensor):
+        return fn(tree, *rest)
+    if isinstance(tree, dict):
+        return {key: tree_map(fn, value, *(other[key] for other in rest)) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(tree_map(fn, *values) for values in zip(tree, *rest, strict=True))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        values = {
+            field.name: tree_map(fn, getattr(tree, field.name), *(getattr(other, field.name) for other in rest))
+            for field in dataclasses.fields(tree)
+        }
+        return dataclasses.replace(tree, **values)
+    return tree
+
+
+def leaves(tree: Any) -> list[Tensor]:
+    """The tensors of a tree, in a fixed order."""
+    found: list[Tensor] = []
+    tree_map(lambda leaf: found.append(leaf) or leaf, tree)
+    return found
+
+
+def stack(trees: Sequence[Any], dim: int = 1) -> Any:
+    """Stack trees of [N, ...] leaves along a new dimension (time, by default)."""
+    return tree_map(lambda *values: torch.stack(values, dim), *trees)
+
+
+def select(tree: Any, index: Any) -> Any:
+    """Index the leading dimension(s) of every leaf."""
+    return tree_map(lambda leaf: leaf[index], tree)
+
+
+def repeat(tree: Any, count: int) -> Any:
+    """Repeat every row `count` times in place: row i becomes rows i * count ... i * count + count - 1."""
+    return tree_map(lambda leaf: leaf.repeat_interleave(count, 0), tree)
+
+
+def where(mask: Tensor, tree: Any, other: Any) -> Any:
+    """Rows of `tree` where mask [N] is true, rows of `other` elsewhere."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return tree_map(pick, tree, other)
+
+
+def detach(tree: Any) -> Any:
+    """The same tree, cut from the graph."""
+    return tree_map(lambda leaf: leaf.detach(), tree)
+
+
+def flatten_time(tree: Any) -> Any:
+    """[B, T, ...] leaves become [B * T, ...]."""
+    return tree_map(lambda leaf: leaf.flatten(0, 1), tree)
+
+
+def unflatten_time(tree: Any, batch: int) -> Any:
+    """[B * T, ...] leaves become [B, T, ...]."""
+    return tree_map(lambda leaf: leaf.unflatten(0, (batch, -1)), tree)
