@@ -25,6 +25,7 @@ class Collector:
         self.acting = acting
         self.finished: list[tuple[float, int]] = []
         self._state: Any = None
+        self._action: Any = None
         self._obs: dict[str, np.ndarray] = {}
         self._first = np.ones(pool.num_envs, bool)
 
@@ -35,14 +36,23 @@ class Collector:
 
     def step(self, random: np.random.Generator | None = None) -> int:
         """One decision in each environment: by the agent, exploring, or uniformly at random. Returns how many."""
+        self.begin(random)
+        return self.end()
+
+    def begin(self, random: np.random.Generator | None = None) -> None:
+        """Decide and set the environments going; workers step while the caller trains. `end` must follow."""
         if random is not None:
             # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
             encoded, self._state = random_actions(self.acting.model.specs.action, self.pool.num_envs, random), None
         else:
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
-        space = self.pool.action_space
-        native = decode_action(space, encoded)
-        self._append(self.pool.step(native), np.asarray(encode_action(space, native), np.float32))
+        self._action = decode_action(self.pool.action_space, encoded)
+        self.pool.send(self._action)
+
+    def end(self) -> int:
+        """Take in what the environments answered."""
+        arrivals = self.pool.receive()
+        self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
         return self.pool.num_envs
 
     def _append(self, arrivals: Arrivals, action: np.ndarray) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
-field = Field
+if TYPE_CHECKING:
+
+    def field(default: Any = ..., **rules: Any) -> Any: ...
+else:
+    field = Field
 """Declare a setting: `latent_dim: int = field(32, gt=0)`; the docstring below it becomes its help."""
 
 

@@ -67,8 +67,9 @@ class Loop:
         with caught_signals() as caught, closing(monitor):
             while counters.env_steps < core.steps and not self._out_of_time():
                 before = counters.env_steps
-                self._collect()
-                self._update()
+                self._begin_step()
+                self._update()  # workers step the environments meanwhile
+                self._end_step()
                 self._read_episodes(monitor)
                 self._now_and_then(before)
                 if caught:
@@ -78,11 +79,16 @@ class Loop:
 
     # ---- each step ----
 
-    def _collect(self) -> None:
-        session, counters = self.session, self.session.counters
-        random = session.streams.numpy("prefill") if counters.env_steps < session.core.train.prefill else None
+    def _begin_step(self) -> None:
+        session = self.session
+        prefilling = session.counters.env_steps < session.core.train.prefill
         with self.clock("collect"):
-            taken = session.collector.step(random)
+            session.collector.begin(session.streams.numpy("prefill") if prefilling else None)
+
+    def _end_step(self) -> None:
+        session, counters = self.session, self.session.counters
+        with self.clock("collect"):
+            taken = session.collector.end()
         counters.env_steps += taken
         if counters.env_steps > session.core.train.prefill:
             counters.credit += taken * session.core.train.ratio
@@ -124,7 +130,7 @@ class Loop:
         if preprocess.scaling != "normalize":
             return
         rng = session.streams.numpy("scaling")
-        sampled = session.replay.sample(max(1, len(session.replay) // 8), 8, rng)
+        sampled = session.replay.sample(min(2000, max(1, len(session.replay) // 8)), 8, rng)
         for key in session.composed.specs.obs.vectors:
             values = torch.from_numpy(sampled[key]).flatten(0, 1).float()
             preprocess.fit(key, values.to(session.device))

@@ -13,7 +13,7 @@ import gymnasium
 import torch
 
 from worldlab.acting import ActingAgent
-from worldlab.checkpoint import Checkpoint, prune, save_checkpoint
+from worldlab.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
@@ -24,6 +24,7 @@ from worldlab.replay import Replay
 from worldlab.runconfig import RunConfig
 from worldlab.settings import CoreSettings
 from worldlab.spaces import action_spec, record_schema
+from worldlab.storage import read_json
 from worldlab.streams import Streams
 from worldlab.trainer import Generators, Trainer
 from worldlab.vector import EnvPool
@@ -106,7 +107,9 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     pool = EnvPool(make, core.env.num_envs, core.env.workers, seed)
     try:
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
-        replay_args = (schema, core.replay.capacity, core.env.num_envs)
+        # Every decision gives at most two records: its arrival and, after an ending, the reset.
+        capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
+        replay_args = (schema, capacity, core.env.num_envs)
         if checkpoint:
             position = checkpoint.state["replay"]
             replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position)
@@ -147,6 +150,8 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     }
     path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra)
     prune(folder, session.core.log.keep)
+    oldest = list_checkpoints(folder)[0][1]
+    session.replay.prune(read_json(oldest / STATE)["replay"])
     return path
 
 

@@ -47,7 +47,7 @@ class Trainer:
             rates[f"agent/{player}"] = rate
         # An adversarial critic forgets fast (beta1 = 0), as Karras et al. 2019 train theirs; all else is plain Adam.
         self.optimizers = {
-            name: torch.optim.Adam(group, rates[name], betas=(0.9 if self._plain(name) else 0.0, 0.999), eps=1e-8)
+            name: torch.optim.Adam(group, rates[name], betas=(0.9 if self._plain(name) else 0.0, 0.999), fused=True)
             for name, group in self.groups.items()
         }
 

@@ -98,13 +98,23 @@ class EnvPool:
 
     def reset(self) -> Arrivals:
         """Start a new episode everywhere."""
-        return self._gather("reset", [None] * self.num_envs)
+        self._send("reset", [None] * self.num_envs)
+        return self._receive(first=True)
 
     def step(self, actions: Sequence[Any] | np.ndarray) -> Arrivals:
         """Take one native action of the action space in each environment. actions: N of them."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Sequence[Any] | np.ndarray) -> None:
+        """Begin a step: workers compute while the caller does something else. `receive` must follow."""
         if len(actions) != self.num_envs:
             raise WorldlabError(f"{self.num_envs} environments need as many actions, got {len(actions)}")
-        return self._gather("step", list(actions))
+        self._send("step", list(actions))
+
+    def receive(self) -> Arrivals:
+        """End the step that `send` began."""
+        return self._receive(first=False)
 
     def close(self) -> None:
         """Close the environments and end the workers; a second call does nothing."""
@@ -118,9 +128,11 @@ class EnvPool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _gather(self, what: str, actions: list[Any]) -> Arrivals:
+    def _send(self, what: str, actions: list[Any]) -> None:
         for part in self._slices:
             part.send(what, [actions[env] for env in part.envs])
+
+    def _receive(self, first: bool) -> Arrivals:
         steps: list[_Step] = []
         failure: BaseException | None = None
         for part in self._slices:  # answers of the others are read too: none may be left for the next call
@@ -130,7 +142,7 @@ class EnvPool:
                 failure = failure or error
         if failure is not None:
             raise failure
-        return _stack(steps, first=what == "reset")
+        return _stack(steps, first)
 
 
 def _stack(steps: list[_Step], first: bool) -> Arrivals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from worldlab.config import Config
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder, Obs
 from worldlab.settings import ModelSettings, TrainSettings
-from worldlab.specs import Specs
+from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys
 from worldlab.testing.checks import CheckFailure, NotApplicable
 from worldlab.testing.reference import (
@@ -32,6 +32,10 @@ from worldlab.world_model import WorldModel
 JITTER = 0.05
 """Parameters are moved by this much noise before structure is probed: a zero-initialised layer hides every path
 through it, wanted or not."""
+
+
+Toy = Callable[[ObsSpec, ActionSpec, int, int, torch.Generator], Batch]
+"""Makes a batch [B, T] of toy data."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ class Bench:
         """The posterior's context of a batch."""
         return self.model.observe(batch if batch is not None else self.batch(), toys.stream(seed))[0]
 
-    def updates(self, steps: int, make: Any, lr: float = 3e-3) -> Iterator[dict[str, Tensor]]:
+    def updates(
+        self, steps: int, make: Callable[[torch.Generator], Batch], lr: float = 3e-3
+    ) -> Iterator[dict[str, Tensor]]:
         """Train with the real trainer on batches make(generator); yields its scalars after each update.
 
         Raises DivergedError at the first update that is not finite.
@@ -142,10 +148,21 @@ class Bench:
         for _ in range(steps):
             yield trainer.update(make(source))
 
-    def fit(self, steps: int, toy: Any = toys.moving_dot, rows: int = 16, length: int = 8) -> None:
-        """Train on a toy."""
+    def fit(
+        self,
+        steps: int,
+        toy: Toy = toys.moving_dot,
+        rows: int = 8,
+        length: int = 4,
+        until: Callable[[], bool] | None = None,
+    ) -> int:
+        """Train on a toy; stop early once `until`, asked every 25 updates, is true. Returns the updates taken."""
+        done = 0
         for _ in self.updates(steps, lambda gen: toy(self.specs.obs, self.specs.action, rows, length, gen)):
-            pass
+            done += 1
+            if until is not None and done % 25 == 0 and until():
+                break
+        return done
 
 
 @dataclass(frozen=True)
@@ -157,7 +174,7 @@ class Subject:
     mixes: tuple[Mix, ...]
     """In order of preference: a dynamics need not accept every kind of latent."""
     registration: Any = None
-    settings: ModelSettings = field(default_factory=lambda: ModelSettings(head_units=16, free_nats=0.1))
+    settings: ModelSettings = field(default_factory=lambda: ModelSettings(head_units=16, free_nats=0.0))
 
     @property
     def choice(self) -> Choice:
@@ -196,6 +213,10 @@ class Subject:
             return self
         encoder = reference_mix(**latent).encoder
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
+
+    def learning(self) -> Subject:
+        """The same under the core's own loss settings. Structure is checked without free nats: they close paths."""
+        return replace(self, settings=ModelSettings(head_units=32))
 
     def _build(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
         encoder, dynamics, decoder = mix.encoder, mix.dynamics, mix.decoder

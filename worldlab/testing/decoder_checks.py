@@ -136,23 +136,26 @@ def frame_subsets(subject: Subject) -> None:
 
 @check("C6", role="decoder", title="it learns to tell the true observation from another", slow=True)
 def learns(subject: Subject) -> None:
-    """After 150 updates on a moving dot score(features, its obs) exceeds score(features, another obs) on average.
+    """Within 150 updates on a moving dot score(features, its obs) exceeds score(features, another obs) on average.
 
     Catches decoders that fit the average picture, flipped signs, a score unrelated to the losses.
     Fix: condition on features everywhere; score must rise as main's losses fall.
     """
-    bench = subject.bench("vector image", fresh=True)
-    bench.fit(150, rows=8, length=5)
-    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, toys.stream(9))
-    with torch.no_grad():
-        ctx = bench.context(batch)
-        features, obs = ctx.features[:, -1], tree_map(lambda leaf: leaf[:, -1], batch.obs)
+    bench = subject.learning().bench("vector image", fresh=True)
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 4, toys.stream(9))
+
+    @torch.no_grad()
+    def margin() -> tuple[float, float]:
+        features, obs = bench.context(batch).features[:, -1], tree_map(lambda leaf: leaf[:, -1], batch.obs)
         other = tree_map(lambda leaf: leaf.roll(1, 0), obs)
-        margin = bench.decoder.score(features, obs) - bench.decoder.score(features, other)
-    error = margin.std() / math.sqrt(len(margin))
-    if not margin.mean() > 2 * error:
+        gap = bench.decoder.score(features, obs) - bench.decoder.score(features, other)
+        return float(gap.mean()), float(gap.std() / math.sqrt(len(gap)))
+
+    bench.fit(150, until=lambda: margin()[0] > 4 * margin()[1])
+    mean, error = margin()
+    if not mean > 4 * error:
         raise CheckFailure(
-            f"after 150 updates the true observation scores {margin.mean():.2f} +- {error:.2f} above another",
+            f"after 150 updates the true observation scores {mean:.2f} +- {error:.2f} above another",
             "let every output depend on features; make score the quantity the losses raise",
         )
 

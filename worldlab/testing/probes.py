@@ -145,3 +145,18 @@ def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
         ratio = torch.exp(reference - log_prob.double())
     error = ratio.std() / len(ratio) ** 0.5 + 0.01
     return float((ratio.mean() - 1) / error)
+
+
+def r2(target: Tensor, prediction: Tensor) -> float:
+    """Share of the target's variance that is explained: 1 is perfect, 0 no better than the mean."""
+    error = (target - prediction).square().mean()
+    return float(1 - error / target.var(correction=0).clamp(min=1e-8))
+
+
+def linear_probe(z: Tensor, target: Tensor) -> float:
+    """R2, on the second half of the rows, of a ridge regression of target [N] on z [N, D] fitted to the first half."""
+    inputs = torch.cat([z, torch.ones(len(z), 1)], 1).double()
+    half = len(z) // 2
+    seen, truth = inputs[:half], target[:half].double()
+    weight = torch.linalg.solve(seen.T @ seen + 1e-3 * torch.eye(inputs.shape[1]).double(), seen.T @ truth)
+    return r2(target[half:].double(), inputs[half:] @ weight)

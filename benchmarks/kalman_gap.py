@@ -1,0 +1,162 @@
+"""How far the variational model's evidence bound is from the exact likelihood of a linear-Gaussian system.
+
+Trains vae encoder + dynamics + decoder on episodes of worldlab/LinearGaussian-v0, then compares, on fresh episodes,
+
+    ELBO     = E_q[ sum_t  log p(y_t | h_t, z_t) - KL(q(z_t | y_t, h_t) || p(z_t | h_t)) ]    (a lower bound)
+    Kalman   = sum_t  log p(y_t | y_<t, u_<t)                                                  (exact)
+
+per step, the first step of the episode counted. Both see the same observations, so the noise of the data cancels.
+
+    python benchmarks/kalman_gap.py --updates 1500
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from worldlab_agents.configs import RandomConfig
+from worldlab_agents.random import RandomAgent
+from worldlab_envs.linear_gaussian import LinearGaussian
+from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
+from worldlab_vae.decoder import VAEDecoder
+from worldlab_vae.dynamics import VAEDynamics
+from worldlab_vae.encoder import VAEEncoder
+
+from worldlab import tree
+from worldlab.interfaces import Batch
+from worldlab.settings import ModelSettings, TrainSettings
+from worldlab.specs import ActionSpec, ArraySpec, ObsSpec, Specs
+from worldlab.trainer import Generators, Trainer
+from worldlab.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One experiment. horizon: steps of an episode; the learning rate falls from `rate` to 0 along a half cosine."""
+
+    state_dim: int = 2
+    horizon: int = 24
+    episodes: int = 4000
+    judged: int = 500
+    updates: int = 1500
+    batch: int = 64
+    rate: float = 3e-3
+    latent: int = 2
+    memory: int = 48
+    units: int = 64
+    use_memory: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Whole episodes from the reset on. y [N, T, p], u [N, T, m] arrival-aligned (u[:, 0] = 0), kalman [N, T] in nats."""
+
+    y: np.ndarray
+    u: np.ndarray
+    kalman: np.ndarray
+
+
+def collect(env: LinearGaussian, count: int, seed: int, judge: bool) -> Episodes:
+    """Play `count` episodes with uniform actions; with their exact log-likelihood if `judge`, else with zeros."""
+    rng = np.random.default_rng(seed)
+    outputs, inputs = env.C.shape[0], env.B.shape[1]
+    u = rng.uniform(-1, 1, (count, env.horizon + 1, inputs)).astype(np.float32)
+    u[:, 0] = 0
+    y = np.empty((count, env.horizon + 1, outputs), np.float32)
+    kalman = np.zeros(y.shape[:2])
+    for n in range(count):
+        y[n, 0], _ = env.reset(seed=int(rng.integers(2**31)))
+        for t in range(1, env.horizon + 1):
+            y[n, t] = env.step(u[n, t])[0]
+        if judge:
+            kalman[n] = env.kalman_log_likelihood(y[n], u[n, 1:])
+    return Episodes(y, u, kalman)
+
+
+def to_batch(data: Episodes, rows: Any) -> Batch:
+    """Chosen episodes as a model's batch; rewards are 0, nothing terminates."""
+    y, u = torch.from_numpy(data.y[rows]), torch.from_numpy(data.u[rows])
+    first = torch.zeros(y.shape[:2], dtype=torch.bool)
+    first[:, 0] = True
+    ones = torch.ones(y.shape[:2])
+    return Batch({"y": y}, u, torch.zeros_like(ones), ones, first, ones)
+
+
+def build(setup: Setup, env: LinearGaussian) -> WorldModel:
+    """The vae family with learned observation noise; heads are probes, and the KL is neither balanced nor floored."""
+    torch.manual_seed(setup.seed)
+    encoder = VAEEncoderConfig(latent_dim=setup.latent, units=setup.units, min_std=0.01)
+    dynamics = VAEDynamicsConfig(memory=setup.memory, units=setup.units, min_std=0.01)
+    decoder = VAEDecoderConfig(likelihood="learned", units=setup.units)
+    obs = ObsSpec((("y", ArraySpec("vector", (env.C.shape[0],))),))
+    action = ActionSpec("continuous", env.B.shape[1])
+    specs = Specs(obs, action, VAEEncoder.latent_spec(encoder), setup.memory, setup.use_memory)
+    settings = ModelSettings(
+        vector_scaling="none", reward_grad=False, dyn_scale=1.0, rep_scale=1.0, free_nats=0.0, head_units=8
+    )
+    parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
+    return WorldModel(specs, *parts, settings)
+
+
+@torch.no_grad()
+def elbo(model: WorldModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    """One-sample estimate of the bound, by step: [B, T], nats."""
+    ctx, _ = model.observe(batch, generator)
+    posterior = tree.flatten_time(ctx.latent.dist)
+    fit = model.decoder.score(ctx.features.flatten(0, 1), tree.flatten_time(batch.obs))
+    return (fit - posterior.kl(ctx.prior)).unflatten(0, batch.is_first.shape)
+
+
+def train(setup: Setup, model: WorldModel, data: Episodes) -> None:
+    """Fit the model with the trainer every run uses."""
+    generator = torch.Generator().manual_seed(setup.seed)
+    agent = RandomAgent(RandomConfig(), model.specs)
+    trainer = Trainer(model, agent, TrainSettings(learning_rate=setup.rate), Generators(generator, generator))
+    rng = np.random.default_rng(setup.seed)
+    for update in range(setup.updates):
+        for group in trainer.optimizers["model/main"].param_groups:
+            group["lr"] = setup.rate * 0.5 * (1 + np.cos(np.pi * update / setup.updates))
+        trainer.update(to_batch(data, rng.integers(len(data.y), size=setup.batch)), train_agent=False)
+
+
+def measure(setup: Setup) -> dict[str, Any]:
+    """Run the experiment. Returns nats per step: elbo, kalman, gap = kalman - elbo, its standard error, and by step."""
+    begin = time.perf_counter()
+    env = LinearGaussian(setup.state_dim, setup.horizon)
+    model = build(setup, env)
+    train(setup, model, collect(env, setup.episodes, setup.seed, judge=False))
+    trained = time.perf_counter()
+    judged = collect(env, setup.judged, setup.seed + 1_000_003, judge=True)
+    bound = elbo(model, to_batch(judged, slice(None)), torch.Generator().manual_seed(1)).double().numpy()
+    gap = judged.kalman - bound
+    by_episode = gap.mean(1)
+    return {
+        "setup": asdict(setup),
+        "elbo": float(bound.mean()),
+        "kalman": float(judged.kalman.mean()),
+        "gap": float(gap.mean()),
+        "gap_se": float(by_episode.std(ddof=1) / np.sqrt(len(gap))),
+        "gap_by_step": [round(float(value), 4) for value in gap.mean(0)],
+        "seconds": round(trained - begin, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    for name, value in asdict(Setup()).items():
+        kind: Any = (lambda text: text == "true") if isinstance(value, bool) else type(value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
+    torch.set_num_threads(1)
+    print(json.dumps(measure(Setup(**vars(parser.parse_args())))))
+
+
+if __name__ == "__main__":
+    main()

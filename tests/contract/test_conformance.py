@@ -1,0 +1,40 @@
+"""Every registered component passes every check; its other modes pass those that train nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from worldlab.registry import Registration, load_registry
+from worldlab.testing import checks_for, parametrize_with_checks, small_config, variants
+from worldlab.testing.checks import evaluate
+from worldlab.testing.runner import as_subject, make_subject
+
+REGISTERED = [r for role in ("encoder", "dynamics", "decoder") for r in load_registry().registrations(role)]
+
+
+@parametrize_with_checks(REGISTERED)
+def test_component(subject, check):
+    check(subject)
+
+
+def _modes():
+    for registration in REGISTERED:
+        if registration.config is None:
+            continue
+        for name, config in variants(small_config(registration.config)):
+            yield pytest.param(registration, config, id=f"{registration.role}-{registration.name}-{name}")
+
+
+@pytest.mark.parametrize(("registration", "config"), list(_modes()))
+def test_mode(registration: Registration, config):
+    subject = replace(make_subject(registration.role, registration.load(), config), registration=registration)
+    found = [evaluate(c, subject) for c in checks_for(subject.role) if not c.slow]
+    assert not [f"{r.check}: {r.cause}" for r in found if not r.passed]
+
+
+def test_something_is_registered_and_can_be_named():
+    assert {"encoder", "dynamics", "decoder"} <= {r.role for r in REGISTERED}
+    first = REGISTERED[0]
+    assert as_subject(f"{first.role}:{first.name}").choice.cls is first.load()

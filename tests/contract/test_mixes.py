@@ -1,0 +1,86 @@
+"""Whole world models: a few mixes pass the world-model checks, and broken parts are caught by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from zoo.decoders import CriticLeaks
+from zoo.dynamics import HiddenState
+from zoo.encoders import BatchNormed
+
+from worldlab.registry import load_registry
+from worldlab.testing import check_mix, checks_for, parametrize_with_checks, small_config
+from worldlab.testing.bench import Choice, reference_mix
+from worldlab.testing.reference import ReferenceDynamics, ReferenceEncoder, ReferenceParallelDynamics
+from worldlab.testing.runner import mix_subject
+
+MIXES = [("vae", "vae", "vae"), ("cpc", "cpc", "cpc"), ("cpc", "vae", "cpc")]
+
+
+def _choice(role: str, name: str) -> Choice:
+    registration = load_registry().get(role, name)
+    return Choice(registration.load(), small_config(registration.config))
+
+
+def _mixes():
+    for names in MIXES:
+        parts = [_choice(role, name) for role, name in zip(("encoder", "dynamics", "decoder"), names)]
+        yield mix_subject(*parts, label="-".join(names))
+    mix = reference_mix()
+    yield mix_subject(mix.encoder, Choice(ReferenceParallelDynamics, mix.dynamics.config), mix.decoder, "parallel")
+
+
+@parametrize_with_checks(_mixes())
+def test_mix(subject, check):
+    check(subject)
+
+
+class DelayedAction(ReferenceDynamics):
+    """Acts on the action before the last: every reward is credited one step off."""
+
+    def initial(self, n):
+        return {**super().initial(n), "action": torch.zeros(n, 2)}
+
+    def advance(self, state, z, action):
+        return {**super().advance(state, z, state["action"]), "action": action}
+
+
+class Blind(ReferenceEncoder):
+    """Sees nothing."""
+
+    def embed(self, obs):
+        return 0 * super().embed(obs)
+
+
+class NumpyWeights(ReferenceEncoder):
+    """Initialises from numpy, which nobody seeded."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.head.bias.data += torch.from_numpy(np.random.default_rng().normal(size=len(self.head.bias)))
+
+
+BROKEN = [
+    ("W1", {"dynamics": DelayedAction}, "does not follow action[k]"),
+    ("W2", {"encoder": Blind}, "reward R2"),
+    ("W3", {"decoder": CriticLeaks}, "another player"),
+    ("W4", {"encoder": BatchNormed}, "differs from observe"),
+    ("W5", {"dynamics": HiddenState}, "differ"),
+    ("W6", {"encoder": NumpyWeights}, "different parameters"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "says"), BROKEN, ids=[row[0] for row in BROKEN])
+def test_broken_mixes_are_caught(check, changes, says):
+    sound = reference_mix()
+    mix = replace(sound, **{role: Choice(cls, getattr(sound, role).config) for role, cls in changes.items()})
+    (result,) = check_mix(mix.encoder, mix.dynamics, mix.decoder, only={check})
+    assert not result.passed
+    assert says in result.cause
+
+
+def test_every_world_model_check_has_its_broken_mix():
+    assert {c.id for c in checks_for("world_model")} == {row[0] for row in BROKEN}
