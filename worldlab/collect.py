@@ -17,10 +17,14 @@ from worldlab.vector import Arrivals, EnvPool
 
 
 class Collector:
-    """Steps the environments and appends what arrives. `finished` holds (return, length) of ended episodes to be read."""
+    """Steps the environments and appends what arrives. `finished` holds (return, length) of ended episodes to be read.
 
-    def __init__(self, pool: EnvPool, replay: Replay, acting: ActingAgent):
+    hold: random actions are held for 1 to this many decisions.
+    """
+
+    def __init__(self, pool: EnvPool, replay: Replay, acting: ActingAgent, hold: int = 1):
         self.pool = pool
+        self.hold = hold
         self.replay = replay
         self.acting = acting
         self.finished: list[tuple[float, int]] = []
@@ -28,6 +32,8 @@ class Collector:
         self._action: Any = None
         self._obs: dict[str, np.ndarray] = {}
         self._first = np.ones(pool.num_envs, bool)
+        self._random = np.zeros((pool.num_envs, acting.model.specs.action.dim), np.float32)
+        self._left = np.zeros(pool.num_envs, int)
 
     def start(self) -> None:
         """Begin an episode in every environment."""
@@ -43,7 +49,7 @@ class Collector:
         """Decide and set the environments going; workers step while the caller trains. `end` must follow."""
         if random is not None:
             # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
-            encoded, self._state = random_actions(self.acting.model.specs.action, self.pool.num_envs, random), None
+            encoded, self._state = self._draw(random), None
         else:
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
         self._action = decode_action(self.pool.action_space, encoded)
@@ -54,6 +60,14 @@ class Collector:
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
         return self.pool.num_envs
+
+    def _draw(self, random: np.random.Generator) -> np.ndarray:
+        """Uniform actions, each kept for a while."""
+        fresh = random_actions(self.acting.model.specs.action, self.pool.num_envs, random)
+        over = (self._left <= 0) | self._first
+        self._random = np.where(over[:, None], fresh, self._random)
+        self._left = np.where(over, random.integers(1, self.hold + 1, self.pool.num_envs), self._left) - 1
+        return self._random
 
     def _append(self, arrivals: Arrivals, action: np.ndarray) -> None:
         for env, record in records(arrivals, action):

@@ -148,10 +148,12 @@ class TwoHot:
 
     @property
     def mean(self) -> Tensor:
-        """[*]. Summed from both ends so that symmetric weights cancel exactly."""
-        weighted = F.softmax(self.logits, -1) * symexp(self.log_bins(self.logits))
+        """[*]. Mirrored bins are paired before they are summed, so that symmetric logits give exactly 0."""
         half = self.BINS // 2
-        return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1) + weighted[..., half]
+        log_probs = F.log_softmax(self.logits, -1)
+        # Both sides in the same memory layout: vectorised exp rounds differently at the end of a row.
+        above, below = log_probs[..., half + 1 :].contiguous().exp(), log_probs[..., :half].flip(-1).exp()
+        return ((above - below) * symexp(self.log_bins(self.logits)[half + 1 :])).sum(-1)
 
     @property
     def mode(self) -> Tensor:

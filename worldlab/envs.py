@@ -52,10 +52,9 @@ def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
     skipped unless its own name was asked for. Returns: the adapter and the full id to hand to its `make`.
     Raises: EnvError with the closest name when nobody knows the id; PluginError for the broken adapter asked for.
     """
-    names = list(registry.names("env"))
     broken: list[str] = []
     adapters: list[EnvAdapter] = []
-    for name in sorted(names, key=lambda name: name != id):
+    for name in sorted(registry.names("env"), key=lambda name: name != id):
         try:
             adapter = _load(registry, name)
         except PluginError as error:
@@ -67,7 +66,7 @@ def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
         if full is not None:
             return adapter, full
         adapters.append(adapter)
-    offered = sorted({*names, *(name for adapter in adapters for name in adapter.names())} - {"gymnasium"})
+    offered = sorted({name for adapter in adapters for name in adapter.names()})
     short = {name.rpartition("-v")[0] or name: name for name in offered}
     hint = did_you_mean(id, offered) or did_you_mean(id, short)
     raise EnvError(

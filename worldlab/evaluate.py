@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,15 @@ class Evaluation:
         }
 
 
+class Interrupted(Exception):
+    """An evaluation was asked to stop before its end."""
+
+
+def judging_workers(training: int) -> int:
+    """Processes for judging: all cores, as nothing trains meanwhile; none where training needs none (cheap environments)."""
+    return len(os.sched_getaffinity(0)) if training else 0
+
+
 def evaluate(
     acting: ActingAgent,
     make: Callable[[], gymnasium.Env],
@@ -52,9 +62,11 @@ def evaluate(
     seed: int,
     workers: int = 0,
     record: str | None = None,
+    stop: Callable[[], object] = lambda: False,
 ) -> Evaluation:
     """Run `episodes` whole episodes without exploration. record: an observation key whose first episode is kept as frames.
 
+    stop: asked before each step; once true, Interrupted is raised.
     Each environment plays a share fixed beforehand, so that short episodes are not over-represented.
     """
     n = min(episodes, MAX_ENVS)
@@ -65,6 +77,8 @@ def evaluate(
         arrivals = pool.reset()
         state, first = None, np.ones(n, bool)
         while any(len(got) < want for got, want in zip(results, share, strict=True)):
+            if stop():
+                raise Interrupted
             obs = following(arrivals)
             if record is not None and not results[0]:
                 frames.append(obs[record][0].copy())

@@ -19,6 +19,7 @@ from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.evaluate import evaluate as judge
+from worldlab.evaluate import judging_workers
 from worldlab.interfaces import parameter_count
 from worldlab.loop import Loop, Stopped
 from worldlab.metrics import MetricsBus
@@ -31,6 +32,7 @@ from worldlab.runconfig import PARTS, RunConfig, resolve
 from worldlab.runs import new_run_path
 from worldlab.settings import EnvSettings
 from worldlab.spaces import action_spec, record_schema
+from worldlab.storage import make_folder
 from worldlab.streams import Streams
 from worldlab.vector import EnvPool
 
@@ -222,11 +224,11 @@ def evaluate(
         loaded.make,
         episodes=episodes or core.eval.final_episodes,
         seed=seed,
-        workers=core.env.workers,
+        workers=judging_workers(core.env.workers),
         record=images[0] if video is not None else None,
     )
     if video is not None:
-        save_webp(np.stack(outcome.frames), video, fps=15)
+        save_webp(np.stack(outcome.frames), make_folder(video.parent) / video.name, fps=15)
     return {
         "env": loaded.env_id,
         "run": loaded.folder.name,
@@ -249,7 +251,7 @@ def dream(
     batch = dreaming.sample_unbroken(replay, loaded.composed.model, count, length, seed)
     generator = torch.Generator(loaded.device).manual_seed(seed)
     shown = dreaming.open_loop(loaded.composed.model, batch, generator)
-    target = out or loaded.folder.videos
+    target = make_folder(out or loaded.folder.videos)
     paths = dreaming.save(shown, target, f"dream-{loaded.step:09d}")
     errors = {key: [round(float(e), 4) for e in value.mean(0)[shown.start :]] for key, value in shown.errors.items()}
     return {

@@ -6,7 +6,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldlab import dreaming
 from worldlab.collect import to_batch
-from worldlab.evaluate import Evaluation, evaluate
+from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
 from worldlab.metrics import MetricsBus
 from worldlab.monitor_csv import MonitorCsv
 from worldlab.panel import Progress
@@ -56,6 +56,7 @@ class Loop:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self.saved_at = -1
+        self.caught: list[int] = []
         self.clock = _Clock()
 
     def run(self) -> dict[str, Any]:
@@ -64,18 +65,25 @@ class Loop:
         self.session.collector.start()
         self.progress.update(counters.env_steps, phase="train" if counters.pretrained else "prefill")
         monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
-        with caught_signals() as caught, closing(monitor):
+        with caught_signals() as self.caught, closing(monitor):
             while counters.env_steps < core.steps and not self._out_of_time():
                 before = counters.env_steps
                 self._begin_step()
                 self._update()  # workers step the environments meanwhile
                 self._end_step()
                 self._read_episodes(monitor)
-                self._now_and_then(before)
-                if caught:
-                    self._save()
-                    raise Stopped(caught[0])
-            return self._finish()
+                with suppress(Interrupted):
+                    self._now_and_then(before)
+                self._stop_if_asked()
+            try:
+                return self._finish()
+            finally:
+                self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.caught:
+            self._save()
+            raise Stopped(self.caught[0])
 
     # ---- each step ----
 
@@ -195,8 +203,9 @@ class Loop:
                 session.make,
                 episodes=episodes,
                 seed=self.eval_seed,
-                workers=session.core.env.workers,
+                workers=judging_workers(session.core.env.workers),
                 record=images[0] if record and images else None,
+                stop=lambda: self.caught,
             )
         counters.evaluation = float(np.mean(outcome.returns))
         self.metrics.log(counters.env_steps, {"eval/return": counters.evaluation, "eval/episodes": episodes})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import socket
 import subprocess
 import time
@@ -23,17 +22,15 @@ import worldlab
 from worldlab import storage
 from worldlab.checkpoint import list_checkpoints
 from worldlab.errors import ConfigError, RunLockedError, StorageError, did_you_mean
-from worldlab.monitor_csv import MonitorCsv
+from worldlab.runs import checked_run_path
 
-__all__ = ["MonitorCsv", "RunFolder", "check_name", "git_state", "latest_run", "versions"]
+__all__ = ["RunFolder", "git_state", "versions"]
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
 FORMAT = "worldlab-run"
 FORMAT_VERSION = 1
 
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
 _LOCK, _HOLDER = "lock", "lock.json"
 
@@ -68,7 +65,7 @@ class RunFolder:
         Raises: ConfigError for a name outside the safe set or a folder that holds something already;
         RunLockedError if another process is at it; StorageError if it cannot be made.
         """
-        folder = cls(check_name(path))
+        folder = cls(checked_run_path(str(path)))
         fix = "choose a folder you can write: --run DIR"
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -161,7 +158,7 @@ class RunFolder:
             message = f"plugin file '{source.name}' cannot be read: {error.strerror}"
             raise ConfigError(message, cause=str(source), fix="--plugin PATH must name a Python file") from error
         digest = storage.sha256_bytes(data)
-        target = storage.make_folder(self.plugins) / check_name(source).name
+        target = storage.make_folder(self.plugins) / checked_run_path(source.name).name
         if target.exists() and storage.sha256_file(target).sha256 != digest:
             target = target.with_stem(f"{target.stem}-{digest[:8]}")
         if not target.exists():
@@ -235,31 +232,6 @@ class RunFolder:
                 break
             time.sleep(0.02)
         return holder
-
-
-def check_name(path: str | Path) -> Path:
-    """Return path if its last part is a safe, portable name. Raises: ConfigError."""
-    path = Path(path)
-    if not _NAME.fullmatch(path.name) or _DEVICES.fullmatch(path.name):
-        shown = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-        raise ConfigError(
-            f"'{_shorten(shown)}' is not a usable name",
-            cause="a name is letters, digits, '.', '_' and '-', starts and ends with a letter or digit, at most 128",
-            fix="choose another, such as --run runs/first",
-        )
-    return path
-
-
-def latest_run(root: str | Path = "runs") -> Path:
-    """Return the run in root that was created last: what `latest` means as RUN. Raises: ConfigError if none."""
-    found = []
-    for path in Path(root).glob("*/run.json"):
-        found.append((str(RunFolder(path.parent).read_run_json().get("created", "")), path.parent))
-    if not found:
-        raise ConfigError(
-            f"no run in '{_shorten(str(root))}'", cause=str(root), fix="train one: worldlab train --env CartPole-v1"
-        )
-    return max(found)[1]
 
 
 def versions() -> dict[str, str | None]:

@@ -20,7 +20,7 @@ def is_safe_name(name: str) -> bool:
 
 
 def checked_run_path(text: str) -> Path:
-    """Return the folder `--run` names; its parents are the user's own choice. Raises: ConfigError."""
+    """Return the folder a run name or path stands for; its parents are the user's own choice. Raises: ConfigError."""
     path = Path(text).expanduser()
     if path.name == "latest" or not is_safe_name(path.name):
         raise ConfigError(

@@ -86,7 +86,8 @@ def set_up_machine(core: CoreSettings) -> torch.device:
         raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
     threads = 1 if core.strict else core.train.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(core.strict)
+    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
+        torch.use_deterministic_algorithms(core.strict)
     return torch.device("cuda" if use_cuda else "cpu")
 
 
@@ -119,7 +120,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, streams.torch("acting", device))
-        collector = Collector(pool, replay, acting)
+        collector = Collector(pool, replay, acting, core.train.prefill_hold)
         session = Session(config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters)
         if checkpoint:
             _restore(session, checkpoint)

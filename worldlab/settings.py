@@ -61,6 +61,8 @@ class TrainSettings(Config):
 
     prefill: int = field(1000, ge=1)
     """Environment steps taken with random actions before the first update."""
+    prefill_hold: int = field(1, ge=1)
+    """Each random action of the prefill is held for 1 to this many decisions: with inertia, single ones lead nowhere."""
     pretrain: int = field(100, ge=0)
     """Updates of the world model alone, right after the prefill."""
     ratio: float = field(0.5, gt=0)

@@ -38,6 +38,7 @@ class Trainer:
         self.generators = generators
         self.skips = 0
         self.updates = 0
+        self._skipped = False
         groups = model.players()
         self.groups: dict[str, list[nn.Parameter]] = {f"model/{player}": group for player, group in groups.items()}
         rates = {name: settings.critic_learning_rate for name in self.groups}
@@ -58,12 +59,15 @@ class Trainer:
     def update(self, batch: Batch, train_agent: bool = True) -> dict[str, Tensor]:
         """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""
         self.updates += 1
+        self._skipped = False
         ctx, seen = self.model.observe(batch, self.generators.model)
         out = self._update_critics(ctx)
         main = self._update_main(ctx)
         out.update(main)
         if train_agent and self.agent.players():
             out.update(self._update_agent(batch, seen))
+        if not self._skipped:
+            self.skips = 0
         return out
 
     # ---- the world model ----
@@ -136,13 +140,14 @@ class Trainer:
         if not torch.isfinite(norm):
             self._skip(losses, terms)
             return norm
-        self.skips = 0
         for name in losses:
             self.optimizers[name].step()
         return norm
 
     def _skip(self, losses: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
-        self.skips += 1
+        # One count for all players: a healthy critic or agent must not hide a model that no longer learns.
+        self.skips += not self._skipped
+        self._skipped = True
         for name in losses:
             self.optimizers[name].zero_grad(set_to_none=True)
         if self.skips >= self.settings.max_skips:
@@ -150,7 +155,7 @@ class Trainer:
             blame = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(losses)}"
             raise DivergedError(
                 f"{blame} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
-                cause="the loss or its gradient left the finite numbers; no weight was changed by these updates",
+                cause="the loss or its gradient left the finite numbers; a skipped update changes none of its player's weights",
                 fix="resume from the last checkpoint with a lower --train.learning-rate",
             )
 

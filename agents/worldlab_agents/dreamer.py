@@ -59,6 +59,16 @@ def bounded(action: Tensor) -> Tensor:
     return action + (action.clamp(-1, 1) - action).detach()
 
 
+def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
+    """log-probability [*] of an action [*, A] that `bounded` has clipped: a density inside, a mass at the bounds.
+
+    The density alone would bias the score function wherever a wide policy is clipped.
+    """
+    inside = Normal(policy.mean[..., None], policy.std[..., None]).log_prob(action[..., None])
+    beyond = torch.special.log_ndtr((action * policy.mean - 1) / policy.std)  # P(sign(a) x > 1), for a = -1 or 1
+    return torch.where(action.abs() >= 1, beyond, inside).sum(-1)
+
+
 class ReturnRange(nn.Module):
     """The scale of returns: a moving average of their 5th to 95th percentile range, never below 1.
 
@@ -144,7 +154,7 @@ class DreamerAgent(Agent):
             gain = targets.returns / targets.scale
         else:
             advantage = (targets.returns - targets.value[:, :-1]) / targets.scale
-            gain = policy.log_prob(dream.action.detach()) * advantage.detach()
+            gain = self._log_prob(policy, dream.action.detach()) * advantage.detach()
         actor_loss = -(targets.weight * (gain + self.config.entropy * entropy)).mean()
         critic_loss = self._critic_loss(before, targets)
         metrics = {
@@ -162,6 +172,9 @@ class DreamerAgent(Agent):
         if self.config.gradient != "auto":
             return self.config.gradient == "pathwise"
         return self.continuous and model.dynamics.reparameterised
+
+    def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
+        return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
     def _explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
         # The actor decides from what it is given; only the action carries gradient back into the dream.
@@ -186,4 +199,4 @@ class DreamerAgent(Agent):
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)
 
 
-__all__ = ["Actor", "DreamerAgent", "ReturnRange", "bounded", "lambda_returns"]
+__all__ = ["Actor", "DreamerAgent", "ReturnRange", "bounded", "clipped_log_prob", "lambda_returns"]

@@ -11,7 +11,6 @@ from torch import Tensor
 from worldlab.distributions import HALF_LOG_2PI, normal_like
 
 LEVELS = 255
-HALF_BIN = 0.5 / LEVELS
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,15 @@ class DiscretizedLogistic:
         return ((value + 0.5) * LEVELS).round().clamp(0, LEVELS) / LEVELS - 0.5
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        """log P of the level of each pixel: x, mean [N, C, H, W] -> [N, C, H, W]."""
-        upper = (x + HALF_BIN - self.mean) / self.scale
-        lower = (x - HALF_BIN - self.mean) / self.scale
+        """log P of the level nearest to each pixel: x, mean [N, C, H, W] -> [N, C, H, W]. No gradient reaches x."""
+        # Both neighbours of an edge must round it alike, or narrow scales lose mass: edges come from whole levels.
+        level = ((x + 0.5) * LEVELS).round()
+        upper = ((level + 0.5) / LEVELS - 0.5 - self.mean) / self.scale
+        lower = ((level - 0.5) / LEVELS - 0.5 - self.mean) / self.scale
         # log(sigmoid(u) - sigmoid(l)) = logsig(u) + logsig(-l) + log(1 - exp(l - u)), stable in both tails
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
-        inside = torch.where(x < -0.5 + HALF_BIN, F.logsigmoid(upper), inside)
-        return torch.where(x > 0.5 - HALF_BIN, F.logsigmoid(-lower), inside)
+        inside = torch.where(level <= 0, F.logsigmoid(upper), inside)
+        return torch.where(level >= LEVELS, F.logsigmoid(-lower), inside)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self.pixel_log_prob(x).flatten(1).sum(1)

@@ -17,8 +17,6 @@ from worldlab.testing.bench import Choice, reference_mix
 from worldlab.testing.reference import ReferenceDynamics, ReferenceEncoder, ReferenceParallelDynamics
 from worldlab.testing.runner import mix_subject
 
-MIXES = [("vae", "vae", "vae"), ("cpc", "cpc", "cpc"), ("cpc", "vae", "cpc")]
-
 
 def _choice(role: str, name: str) -> Choice:
     registration = load_registry().get(role, name)
@@ -26,11 +24,10 @@ def _choice(role: str, name: str) -> Choice:
 
 
 def _mixes():
-    for names in MIXES:
-        parts = [_choice(role, name) for role, name in zip(("encoder", "dynamics", "decoder"), names)]
-        yield mix_subject(*parts, label="-".join(names))
-    mix = reference_mix()
-    yield mix_subject(mix.encoder, Choice(ReferenceParallelDynamics, mix.dynamics.config), mix.decoder, "parallel")
+    for name in ("vae", "cpc"):
+        yield mix_subject(*(_choice(role, name) for role in ("encoder", "dynamics", "decoder")), label=f"pure-{name}")
+    parallel = Choice(ReferenceParallelDynamics, ReferenceParallelDynamics.Config())
+    yield mix_subject(_choice("encoder", "cpc"), parallel, _choice("decoder", "vae"), label="cpc-parallel-vae")
 
 
 @parametrize_with_checks(_mixes())

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from worldlab.errors import ConfigError, RunLockedError, StorageError
-from worldlab.run_folder import RunFolder, check_name, git_state, latest_run
+from worldlab.run_folder import RunFolder, git_state
 
 HOLD = "import sys,time; from worldlab.run_folder import RunFolder; f = RunFolder.create(sys.argv[1]); "
 HOLD += "f.write_run_json({}); print('held', flush=True); time.sleep(60)"
@@ -91,15 +91,10 @@ def test_a_parent_that_is_a_file_says_where_else(tmp_path):
     "name", ["..", ".", "", ".hid", "a b", "a/..", "x\x1b[31m", "CON", "nul.txt", "é", "a-", "a" * 129]
 )
 def test_unsafe_names_are_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="not a usable name") as caught:
+    with pytest.raises(ConfigError, match="is not allowed") as caught:
         RunFolder.create(f"{tmp_path}/{name}" if name not in ("", ".") else name)
     assert caught.value.message.isprintable() and len(caught.value.message) <= 100
     assert list(tmp_path.iterdir()) == []
-
-
-def test_safe_names_are_not():
-    for name in ("a", "CarRacing-cpc-0", "a" * 128, "console", "v1.2_x"):
-        assert check_name(name).name == name
 
 
 def test_a_second_writer_is_told_who_holds_the_run(tmp_path):
@@ -208,12 +203,9 @@ def test_plugin_files_are_copied_with_their_hash(tmp_path):
             run.keep_plugin(tmp_path / "missing.py")
 
 
-def test_a_missing_run_suggests_its_neighbour_and_latest_is_the_newest(tmp_path):
-    with pytest.raises(ConfigError):
-        latest_run(tmp_path)
+def test_a_missing_run_suggests_its_neighbour(tmp_path):
     for name, created in (("zebra", "2026-01-01"), ("apple", "2026-01-02")):
         with RunFolder.create(tmp_path / name) as run:
             run.write_run_json({"created": created})
-    assert latest_run(tmp_path) == tmp_path / "apple"
     with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
         RunFolder.open(tmp_path / "zebro")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -232,8 +232,11 @@ class Subject:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            parts = [choice.cls(choice.config, specs) for choice in (encoder, dynamics, decoder)]
-            model = WorldModel(specs, *cast(Any, parts), self.settings)
+            parts = {
+                role: choice.cls(choice.config, specs)
+                for role, choice in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder))
+            }
+            model = WorldModel(specs, settings=self.settings, **parts)
         bench = Bench(self.role, mix, model)
         if not fresh and self.role != "world_model":
             jitter(bench.part, seed)

@@ -76,14 +76,11 @@ def batch_independence(subject: Subject) -> None:
     Fix: LayerNorm or ChannelNorm; batch_first=True in attention.
     """
     bench = subject.bench()
-    inputs = {"obs": bench.obs(4)}
-    memory = _memory(bench, 4)
-    if memory is not None:
-        inputs["memory"] = memory  # type: ignore[assignment]
+    inputs = {"obs": bench.obs(4), "memory": _memory(bench, 4)}
 
     def run(given: dict) -> tuple:
         embed = bench.encoder.embed(given["obs"])
-        latent = bench.encoder.infer(embed, given.get("memory"), toys.stream(0))
+        latent = bench.encoder.infer(embed, given["memory"], toys.stream(0))
         return embed, latent
 
     for mode in (False, True):

@@ -62,7 +62,7 @@ def moving_dot(subject: Subject) -> None:
         features = bench.context(batch).features
         return r2(batch.reward[:, 1:], bench.model.reward(features).mean[:, 1:])
 
-    bench.fit(300, rows=16, length=6, until=lambda: explained() > 0.9)
+    bench.fit(300, rows=16, length=8, until=lambda: explained() > 0.9)
     if explained() < 0.9:
         raise CheckFailure(
             f"reward R2 on a moving dot is {explained():.2f} after 300 updates", "check what trains the encoder"

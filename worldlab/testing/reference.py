@@ -139,7 +139,7 @@ class ReferenceParallelDynamics(Dynamics):
         return {"h": self.get_buffer("decay") * state["h"] + self.inputs(torch.cat([z, action], -1))}
 
     def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
-        """h_t = sum over s <= t of decay^(t - s) x_s, over steps s with no reset in (s, t]; the start counts as s = -1."""
+        """h_t = sum of decay^(t - s) x_s over s <= t with no reset in (s, t]; the start counts as s = -1."""
         x = torch.cat([state["h"][:, None], self.inputs(torch.cat([z, action], -1))], 1)  # [B, 1 + T, H]
         time = torch.arange(x.shape[1], device=x.device)
         lag = (time[:, None] - time).clamp(min=0)

@@ -39,7 +39,9 @@ def small_config(config: type[ConfigT], **values: Any) -> ConfigT:
     """
     offered = getattr(config, "small", None)
     if callable(offered):
-        return config(**{**dict(offered()), **values})  # type: ignore[call-overload]
+        small = offered()
+        assert isinstance(small, config), f"{config.__name__}.small() returns a {type(small).__name__}"
+        return config(**{**dict(small), **values})
     chosen = dict(values)
     for name, size in _sizes(config, values):
         try:

@@ -1,4 +1,4 @@
-"""Small, deliberately broken components: each is a reference component with one bug, and names the check that catches it.
+"""Small, deliberately broken components: each is a reference component with one bug and names the check that sees it.
 
 Subclassing a concrete component is what the style forbids elsewhere; here it shows the bug and nothing but the bug.
 """

@@ -1,0 +1,290 @@
+"""The actor-critic against worlds whose values and best actions are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from worldlab_agents.configs import DreamerConfig
+from worldlab_agents.dreamer import Actor, DreamerAgent, ReturnRange, bounded, clipped_log_prob, lambda_returns
+
+from worldlab.agent import Experience
+from worldlab.distributions import Normal
+from worldlab.rollout import Carry
+from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
+from worldlab.world_model import Dream
+
+SIZES: dict[str, Any] = {"units": 16, "layers": 1, "horizon": 5}
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_specs(action: ActionSpec | None = None) -> Specs:
+    return Specs(ObsSpec(()), action or ActionSpec("continuous", 1), LatentSpec(1), 1, False)
+
+
+def make_agent(action: ActionSpec | None = None, **config) -> DreamerAgent:
+    torch.manual_seed(0)
+    return DreamerAgent(DreamerConfig(**(SIZES | config)), make_specs(action))
+
+
+class StubWorld:
+    """Stands in for a world model: features are (x, last action), x never moves.
+
+    reward on arrival: `reward` if it is a number, else -(a - 0.5)^2 of the action that led there, or 1 for the last
+    choice of a discrete action. cont: a constant.
+    """
+
+    def __init__(self, reward: float | str = 1.0, cont: float = 0.9, reparameterised: bool = True, leak: bool = False):
+        self.dynamics = SimpleNamespace(reparameterised=reparameterised)
+        self.reward, self.cont = reward, cont
+        self.grad_seen: list[bool] = []
+
+    def imagine(self, carry: Carry, policy: Any, horizon: int, generator: Any) -> Dream:
+        self.grad_seen.append(torch.is_grad_enabled())
+        x = carry["z"]
+        features, actions, rewards = [torch.cat([x, torch.zeros_like(x)], -1)], [], []
+        for _ in range(horizon):
+            action = policy(features[-1])
+            value = action[:, -1:]
+            rewards.append(-(value - 0.5).square()[:, 0] if self.reward == "near half" else value[:, 0])
+            actions.append(action)
+            features.append(torch.cat([x, value], -1))
+        reward = torch.stack(rewards, 1)
+        if isinstance(self.reward, float):
+            reward = torch.full_like(reward, self.reward)
+        return Dream(torch.stack(features, 1), torch.stack(actions, 1), reward, torch.full_like(reward, self.cont))
+
+
+def experience(n: int = 8, cont: float = 1.0) -> Experience:
+    return Experience({"z": torch.linspace(-1, 1, n)[:, None]}, torch.zeros(n), torch.full((n,), cont))
+
+
+def train(agent: DreamerAgent, world: StubWorld, steps: int, rate: float = 1e-2, n: int = 8) -> None:
+    """The trainer's part: one optimiser a player, both stepped on the same dream."""
+    optimizers = [torch.optim.Adam(group, rate) for group, _ in agent.players().values()]
+    g = gen()
+    for _ in range(steps):
+        losses, _ = agent.losses(world, experience(n), g)  # type: ignore[arg-type]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        for optimizer in optimizers:
+            optimizer.step()
+        agent.after_step()
+
+
+def enumerated_return(reward, discount, value, lambda_: float, k: int, horizon: int) -> float:
+    """The lambda-return by its definition: n-step returns weighed by (1 - lambda) lambda^(n - 1), the rest on the last."""
+    total = 0.0
+    for n in range(1, horizon - k + 1):
+        n_step, scale = 0.0, 1.0
+        for i in range(k, k + n):
+            n_step += scale * reward[i]
+            scale *= discount[i]
+        n_step += scale * value[k + n]
+        weight = lambda_ ** (n - 1) * ((1 - lambda_) if n < horizon - k else 1.0)
+        total += weight * n_step
+    return total
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.95, 1.0])
+def test_lambda_returns_are_the_weighted_n_step_returns(lambda_):
+    g = gen()
+    reward, value = torch.randn(3, 6, generator=g), torch.randn(3, 7, generator=g)
+    discount = torch.rand(3, 6, generator=g)
+    out = lambda_returns(reward, discount, value, lambda_)
+    for row in range(3):
+        for k in range(6):
+            args = (reward[row].tolist(), discount[row].tolist(), value[row].tolist())
+            assert out[row, k].item() == pytest.approx(enumerated_return(*args, lambda_, k, 6), abs=1e-5)
+
+
+def test_a_termination_cuts_what_follows():
+    reward, value = torch.tensor([[1.0, 10.0, 100.0]]), torch.full((1, 4), 1000.0)
+    discount = torch.tensor([[1.0, 0.0, 1.0]])
+    assert lambda_returns(reward, discount, value, 0.95)[0, :2].tolist() == pytest.approx([0.05 * 1001 + 0.95 * 11, 10])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward, cont", [(1.0, 0.9), (-0.5, 0.6)])
+def test_the_critic_finds_the_closed_form_value(reward, cont):
+    """Constant reward r and continuation c: v = r / (1 - gamma c) everywhere."""
+    agent = make_agent(gamma=0.95, slow_rate=0.5)
+    train(agent, StubWorld(reward, cont), 120, rate=3e-2, n=4)
+    features = torch.cat([torch.linspace(-1, 1, 5)[:, None], torch.zeros(5, 1)], 1)
+    value = agent.critic(features).mean
+    expected = torch.full((5,), reward / (1 - 0.95 * cont))
+    torch.testing.assert_close(value, expected, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
+def test_both_gradients_find_the_best_continuous_action(gradient):
+    agent = make_agent(gradient=gradient, entropy=1e-4, gamma=0.5)
+    train(agent, StubWorld("near half", 0.9), 100, rate=2e-2, n=32)
+    features = torch.tensor([[-0.5, 0.2], [0.5, 0.5]])
+    action, _ = agent.act(None, {}, features, {}, gen(), explore=False)  # type: ignore[arg-type]
+    assert ((action - 0.5).abs() < 0.15).all()
+
+
+@pytest.mark.slow
+def test_reinforce_finds_the_best_discrete_action():
+    agent = make_agent(ActionSpec("discrete", 3))
+    train(agent, StubWorld("last choice", 0.9), 60)
+    probs = agent.actor(torch.tensor([[0.0, 0.0], [1.0, 1.0]])).probs[:, 0]
+    assert (probs[:, 2] > 0.9).all()
+
+
+@pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
+def test_the_actors_gradient_estimates_the_true_one(gradient):
+    """One imagined step, no critic: d/d mean of E[-(a - 0.5)^2] = -2 (m - 0.5) for a ~ N(m, s), well inside the bounds."""
+    agent = make_agent(gradient=gradient, entropy=0.0, horizon=1, gamma=1e-6, lambda_=1.0, min_std=0.1)
+    samples = actor_gradients(agent, torch.tensor([0.2, -8.0]))[:, 0]  # near the smallest std
+    mean = torch.tanh(torch.tensor(0.2))
+    exact = -2 * (mean - 0.5) * (1 - mean.square())
+    assert abs(samples.mean() - exact) < 4 * samples.std() / len(samples) ** 0.5 + 1e-4
+
+
+def actor_gradients(agent: DreamerAgent, start: Tensor, draws: int = 30) -> Tensor:
+    """Gradient of the expected return with respect to the actor's two outputs, [draws, 2], 500 dreams each."""
+    raw = torch.nn.Parameter(start)
+    agent.actor.net.forward = lambda f: raw.expand(*f.shape[:-1], 2)  # type: ignore[method-assign]
+    found = []
+    for seed in range(draws):
+        losses, metrics = agent.losses(StubWorld("near half", 0.9), experience(500), gen(seed))  # type: ignore[arg-type]
+        found.append(-torch.autograd.grad(losses["actor"], raw)[0] * metrics["agent/return_scale"])
+    return torch.stack(found)
+
+
+def test_reinforce_is_unbiased_where_many_actions_are_clipped():
+    """A wide policy: the true gradient of E[-(clip(a) - 0.5)^2] by quadrature over the unclipped Gaussian."""
+    agent = make_agent(gradient="reinforce", entropy=0.0, horizon=1, gamma=1e-6, lambda_=1.0)
+    start = torch.tensor([0.8, 2.0])
+    samples = actor_gradients(agent, start)
+    raw = start.double().requires_grad_()
+    mean, std = torch.tanh(raw[0]), 0.9 * torch.sigmoid(raw[1] + 2.0) + 0.1
+    grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)
+    density = torch.exp(-0.5 * ((grid - mean) / std).square()) / (std * (2 * torch.pi) ** 0.5)
+    expected_return = (density * -(grid.clamp(-1, 1) - 0.5).square()).sum() * (grid[1] - grid[0])
+    exact = torch.autograd.grad(expected_return, raw)[0].float()
+    error = samples.std(0) / len(samples) ** 0.5
+    assert ((samples.mean(0) - exact).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize(
+    "kind, reparameterised, gradient, expected",
+    [
+        ("continuous", True, "auto", True),
+        ("continuous", False, "auto", False),
+        ("discrete", True, "auto", False),
+        ("continuous", True, "reinforce", False),
+        ("continuous", False, "pathwise", True),
+    ],
+)
+def test_the_gradient_is_chosen_by_ability(kind, reparameterised, gradient, expected):
+    agent = make_agent(ActionSpec(kind, 2), gradient=gradient)
+    world = StubWorld(reparameterised=reparameterised)
+    losses, _ = agent.losses(world, experience(), gen())  # type: ignore[arg-type]
+    assert world.grad_seen == [expected]
+    assert set(losses) == set(agent.players()) == {"actor", "critic"}
+
+
+def test_each_players_loss_reaches_its_own_parameters_only():
+    for action in (ActionSpec("continuous", 1), ActionSpec("discrete", 2)):
+        agent = make_agent(action)
+        losses, _ = agent.losses(StubWorld("near half"), experience(), gen())  # type: ignore[arg-type]
+        for player, other in (("actor", "critic"), ("critic", "actor")):
+            agent.zero_grad(set_to_none=True)
+            losses[player].backward(retain_graph=True)
+            assert any(p.grad is not None and p.grad.any() for p in agent.players()[player][0])
+            assert all(p.grad is None for p in agent.players()[other][0])
+            assert all(p.grad is None for p in agent.slow_critic.parameters())
+
+
+def test_starts_that_had_ended_teach_nothing():
+    agent = make_agent()
+    losses, _ = agent.losses(StubWorld(), experience(cont=0.0), gen())  # type: ignore[arg-type]
+    assert losses["actor"].item() == 0 and losses["critic"].item() == 0
+
+
+def test_weights_are_the_probability_of_still_going_on():
+    agent = make_agent(gamma=0.8, entropy=0.0)
+    world = StubWorld(1.0, 0.5)
+    dream = world.imagine(experience().carry, lambda f: torch.zeros(len(f), 1), 5, None)
+    targets = agent._targets(dream, experience())
+    assert targets.weight[0].tolist() == pytest.approx([0.4**k for k in range(5)])
+
+
+def test_return_range_is_the_averaged_percentile_range_and_never_below_one():
+    returns = torch.randn(1000, generator=gen()) * 20
+    low, high = torch.quantile(returns, 0.05), torch.quantile(returns, 0.95)
+    scale = ReturnRange()
+    torch.testing.assert_close(scale.update(returns), high - low)
+    torch.testing.assert_close(scale.update(returns * 0), 0.99 * (high - low))
+    assert ReturnRange().update(torch.zeros(10)).item() == 1
+    assert ReturnRange().update(torch.linspace(0, 0.1, 10)).item() == 1
+
+
+def test_return_range_is_saved():
+    agent, other = make_agent(), make_agent()
+    agent.range.update(torch.linspace(-50, 50, 100))
+    other.load_state_dict(agent.state_dict())
+    ours, theirs = agent.range.update(torch.zeros(5)), other.range.update(torch.zeros(5))
+    assert torch.equal(ours, theirs) and ours > 80
+
+
+def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
+    agent = make_agent(slow_rate=0.25)
+    with torch.no_grad():
+        agent.critic.net[-1].bias.add_(1.0)
+    before = agent.slow_critic.net[-1].bias.clone()
+    agent.after_step()
+    torch.testing.assert_close(agent.slow_critic.net[-1].bias - before, torch.full((255,), 0.25))
+    players = [id(p) for group, _ in agent.players().values() for p in group]
+    assert len(players) == len(set(players))
+    assert set(players) == {id(p) for p in agent.parameters() if p.requires_grad}
+
+
+def test_bounded_clips_the_value_and_keeps_the_gradient():
+    action = torch.tensor([-3.0, 0.2, 3.0], requires_grad=True)
+    out = bounded(action)
+    assert out.tolist() == pytest.approx([-1, 0.2, 1])
+    out.sum().backward()
+    assert action.grad is not None and action.grad.tolist() == [1, 1, 1]
+
+
+def test_clipped_log_prob_is_a_density_inside_and_the_mass_beyond_at_the_bounds():
+    policy = Normal(torch.tensor([0.3, -0.6]), torch.tensor([0.8, 1.5]))
+    exact = torch.distributions.Normal(policy.mean, policy.std)
+    inside = torch.tensor([0.2, -0.9])
+    torch.testing.assert_close(clipped_log_prob(policy, inside), exact.log_prob(inside).sum())
+    mixed = torch.log(1 - exact.cdf(torch.ones(2)))[0] + torch.log(exact.cdf(-torch.ones(2)))[1]
+    torch.testing.assert_close(clipped_log_prob(policy, torch.tensor([1.0, -1.0])), mixed)
+
+
+def test_actors_start_without_a_preference():
+    features = torch.randn(200, 2, generator=gen())
+    discrete = Actor(2, ActionSpec("discrete", 4), DreamerConfig(**SIZES))(features)
+    assert (discrete.probs - 0.25).abs().max() < 0.05  # type: ignore[union-attr]
+    continuous: Any = Actor(2, ActionSpec("continuous", 3), DreamerConfig(**SIZES))(features)
+    assert continuous.mean.abs().max() < 0.1 and continuous.std.min() > 0.8
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_exploring_samples_and_judging_takes_the_mode(kind):
+    agent = make_agent(ActionSpec(kind, 3))
+    features = torch.randn(50, 2, generator=gen())
+
+    def act(seed: int, explore: bool) -> Tensor:
+        action, _ = agent.act(None, {}, features, {}, gen(seed), explore)  # type: ignore[arg-type]
+        return action
+
+    assert torch.equal(act(0, False), act(1, False)) and torch.equal(act(0, False), agent.actor(features).mode)
+    assert torch.equal(act(0, True), act(0, True)) and not torch.equal(act(0, True), act(1, True))
+    assert act(0, True).abs().max() <= 1 and not act(0, True).requires_grad

@@ -1,0 +1,33 @@
+"""Every worker of the suite computes on one thread: pytest-xdist already uses all cores."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"  # read once, when torch and numpy are imported; child processes inherit it
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Undo what a run sets up in this process (`worldlab.session.set_up_machine`)."""
+    _reset()
+    yield
+    _reset()
+
+
+def _reset() -> None:
+    torch = sys.modules.get("torch")  # where nothing imported it, it will start with the one thread of above
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+        if torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
+            torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def worldlab_command() -> list[str]:
+    """The installed command `worldlab` beside this Python, or its module where only the source is on the path."""
+    command = Path(sys.executable).with_name("worldlab")
+    return [str(command)] if command.is_file() else [sys.executable, "-m", "worldlab"]

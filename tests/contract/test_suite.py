@@ -1,0 +1,140 @@
+"""The suite itself: its list, its reports, its estimators against closed forms."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from zoo.decoders import AnyPlayer
+
+from worldlab import Config, field
+from worldlab.distributions import Normal, OneHot
+from worldlab.errors import PluginError
+from worldlab.registry import load_registry
+from worldlab.testing import (
+    CheckFailure,
+    all_checks,
+    check_component,
+    checks_for,
+    parametrize_with_checks,
+    run_checks,
+    small_config,
+    variants,
+)
+from worldlab.testing.probes import linear_probe, log_density_bias, rows_independent
+from worldlab.testing.reference import ReferenceDecoder, ReferenceEncoder
+from worldlab.testing.runner import as_subject
+from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action, stream
+
+
+def test_importing_the_suite_imports_no_torch():
+    code = "import sys, worldlab.testing, worldlab.testing.sizes; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_every_check_is_documented_and_ids_sort_naturally():
+    ids = [c.id for c in all_checks()]
+    assert ids.index("E2") < ids.index("E10")
+    for check in all_checks():
+        assert check.doc and "Catches" in check.doc and "Fix:" in check.doc, check.id
+
+
+def test_a_plugin_can_freeze_the_level_it_is_held_to():
+    assert checks_for("encoder", since="0.0.9") == ()
+    assert checks_for("encoder", since="0.1") == checks_for("encoder")
+    with pytest.raises(PluginError):
+        checks_for("policy")
+
+
+class Raising(ReferenceEncoder):
+    def embed(self, obs):
+        raise ZeroDivisionError("oops")
+
+
+def test_whatever_a_component_raises_becomes_a_finding_with_its_place():
+    (result,) = run_checks("encoder", Raising, only={"E2"})
+    assert not result.passed
+    assert "ZeroDivisionError: oops" in result.cause and "test_suite.py" in result.cause
+
+
+def test_a_registered_component_is_checked_by_its_registration():
+    registration = load_registry().get("decoder", "vae")
+    (result,) = check_component(registration, only={"P1"})
+    assert result.passed and result.seconds > 0
+
+
+def test_expected_failures_are_strict_and_known():
+    mark = parametrize_with_checks([ReferenceDecoder], {"C4": "a reason"})
+    (marked,) = [p for p in mark.args[1] if p.id.endswith("-C4")]
+    (xfail,) = [m for m in marked.marks if m.name == "xfail"]
+    assert xfail.kwargs["strict"] and xfail.kwargs["raises"] is CheckFailure
+    with pytest.raises(PluginError, match="no check 'C44'"):
+        parametrize_with_checks([ReferenceDecoder], {"C44": "a reason"})
+
+
+@parametrize_with_checks([AnyPlayer], {"P7": "it answers every player"})
+def test_a_declared_failure_is_expected(subject, check):
+    check(subject)
+
+
+def test_what_has_no_role_is_refused():
+    with pytest.raises(PluginError, match="neither an Encoder"):
+        as_subject(torch.nn.Linear)  # type: ignore[arg-type]
+
+
+class Sized(Config):
+    units: int = field(512, ge=32)
+    critic_units: int = 256
+    layers: int = 3
+    steps: int = 1000
+
+
+def test_small_config_shrinks_known_sizes_and_obeys_the_class():
+    small = small_config(Sized, layers=2)
+    assert (small.units, small.critic_units, small.layers, small.steps) == (512, 16, 2, 1000)
+
+
+def test_variants_are_the_other_choices_of_literal_fields():
+    assert [name for name, _ in variants(ReferenceEncoder.Config())] == ["kind=categorical", "kind=point"]
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.5])
+def test_density_bias_is_zero_for_a_gaussian_and_not_for_a_wrong_one(std):
+    dist = Normal(torch.zeros(4000, 8), torch.full((4000, 8), std))
+    x = dist.sample(stream(0))
+    assert abs(log_density_bias(x, dist.log_prob(x), 0)) < 4
+    assert abs(log_density_bias(x, dist.log_prob(x) + 0.2, 0)) > 5
+
+
+def test_density_bias_is_zero_for_codes():
+    dist = OneHot.with_unimix(torch.randn(1, 2, 4, generator=stream(1)).expand(4000, 2, 4), 0.05)
+    x = dist.sample(stream(0))
+    assert abs(log_density_bias(x, dist.log_prob(x), 16)) < 4
+    assert abs(log_density_bias(x, dist.log_prob(x) - 0.3, 16)) > 5
+
+
+def test_a_linear_probe_finds_what_is_linear():
+    z = torch.randn(400, 3, generator=stream(0))
+    assert linear_probe(z, z @ torch.tensor([1.0, -2.0, 0.5])) > 0.99
+    assert linear_probe(z, torch.randn(400, generator=stream(1))) < 0.1
+
+
+def test_rows_independent_sees_a_detached_leak_and_a_hidden_one():
+    x = torch.randn(4, 3, generator=stream(0))
+    rows_independent(lambda v: torch.tanh(v), x, "tanh")
+    with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
+        rows_independent(lambda v: v + v.mean(0).detach(), x, "a detached mean")
+    with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
+        # The value rounds the leak away; the gradient does not.
+        rows_independent(lambda v: v + 1e-9 * v.mean(0), x, "a faint mean")
+
+
+def test_toys_are_arrival_aligned():
+    batch = rewarded_action(OBS["vector"], ACTIONS["continuous"], 4, 6, stream(0))
+    assert torch.equal(batch.reward, batch.prev_action[..., 0])
+    dot = moving_dot(OBS["vector"], ACTIONS["continuous"], 4, 6, stream(0))
+    x = dot.obs["vector"][..., 0]
+    moved = (x[:, :-1] + 0.5 * dot.prev_action[:, 1:, 0]).clamp(-1, 1)
+    assert torch.allclose(x[:, 1:], moved) and torch.equal(dot.reward[:, 1:], x[:, 1:])

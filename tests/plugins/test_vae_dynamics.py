@@ -1,0 +1,89 @@
+"""Cell 2: the recurrent state-space model, its balanced KL, and the exact likelihood it should reach."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from vae_toys import build_model, gen, grad_sum
+
+from worldlab import matching, tree
+from worldlab.settings import ModelSettings
+from worldlab.testing.toys import noise_batch
+
+ROOT = Path(__file__).parents[2]
+
+
+def kl_terms(model, seed: int = 0):
+    batch = noise_batch(model.specs.obs, model.specs.action, 3, 5, gen(seed))
+    ctx, _ = model.observe(batch, gen(seed))
+    return ctx, matching.terms(model.rule, ctx, model.dynamics, model.settings)
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+def test_each_half_of_the_balanced_kl_trains_one_side_exactly(latent):
+    """One step, so that the memory depends on nothing learned before: dyn leaves the encoder, rep the prior, at 0."""
+    model = build_model(ModelSettings(free_nats=0.0), latent=latent)
+    batch = noise_batch(model.specs.obs, model.specs.action, 4, 2, gen())
+    batch = tree.tree_map(lambda leaf: leaf[1:, :1], batch)
+    encoder, prior = list(model.encoder.parameters()), list(model.dynamics.head.parameters())
+    for name, trained, still in (("dyn", prior, encoder), ("rep", encoder, prior)):
+        model.zero_grad(set_to_none=True)
+        ctx, _ = model.observe(batch, gen())
+        matching.terms(model.rule, ctx, model.dynamics, model.settings)[name].sum().backward()
+        assert grad_sum(still) == 0
+        assert grad_sum(trained) > 0
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "categorical"])
+def test_rep_never_reaches_the_prior_head_along_a_sequence(latent):
+    model = build_model(ModelSettings(free_nats=0.0), latent=latent)
+    _, terms = kl_terms(model)
+    terms["rep"].sum().backward()
+    assert grad_sum(model.dynamics.head.parameters()) == 0
+    assert grad_sum(model.encoder.parameters()) > 0
+
+
+def test_dyn_reaches_the_encoder_only_through_the_memory_of_later_steps():
+    """The target of dyn is stopped: with the memory cut from the graph, nothing of the encoder is left in it."""
+    model = build_model(ModelSettings(free_nats=0.0))
+    ctx, _ = kl_terms(model)
+    from dataclasses import replace
+
+    cut = replace(ctx, memory=ctx.memory.detach(), prior=model.dynamics.predict(ctx.memory.detach().flatten(0, 1)))
+    matching.terms(model.rule, cut, model.dynamics, model.settings)["dyn"].sum().backward()
+    assert grad_sum(model.encoder.parameters()) == 0
+    assert grad_sum(model.dynamics.head.parameters()) > 0
+
+
+def test_terms_are_the_weighted_kl_and_free_nats_are_a_floor_without_gradient():
+    settings = {"dyn_scale": 0.7, "rep_scale": 0.3}
+    ctx, open_terms = kl_terms(build_model(ModelSettings(free_nats=0.0, **settings)))
+    exact = tree.flatten_time(ctx.latent.dist).kl(ctx.prior).unflatten(0, (3, 5))
+    torch.testing.assert_close(open_terms["dyn"], 0.7 * exact)
+    torch.testing.assert_close(open_terms["rep"], 0.3 * exact)
+    floor = exact.median().item()
+    model = build_model(ModelSettings(free_nats=floor, **settings))
+    _, terms = kl_terms(model)
+    torch.testing.assert_close(terms["dyn"], 0.7 * exact.clamp(min=floor))
+    below = (exact < floor).float()
+    assert 0 < below.sum() < below.numel()
+    ((terms["dyn"] + terms["rep"]) * below).sum().backward()
+    assert grad_sum(model.parameters()) == 0
+
+
+def test_the_prior_matches_the_posterior_in_kind():
+    for latent in ("gaussian", "categorical"):
+        ctx, _ = kl_terms(build_model(latent=latent))
+        assert type(ctx.prior) is type(ctx.latent.dist)
+
+
+def load_benchmark(name: str):
+    import sys
+
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
