@@ -129,11 +129,11 @@ def train(setup: Setup, model: WorldModel, data: Episodes) -> None:
 
 def measure(setup: Setup) -> dict[str, Any]:
     """Run the experiment. Returns nats per step: elbo, kalman, gap = kalman - elbo, its standard error, and by step."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     env = LinearGaussian(setup.state_dim, setup.horizon)
     model = build(setup, env)
     train(setup, model, collect(env, setup.episodes, setup.seed, judge=False))
-    trained = time.perf_counter()
+    trained = time.process_time()
     judged = collect(env, setup.judged, setup.seed + 1_000_003, judge=True)
     bound = elbo(model, to_batch(judged, slice(None)), torch.Generator().manual_seed(1)).double().numpy()
     gap = judged.kalman - bound
@@ -145,7 +145,7 @@ def measure(setup: Setup) -> dict[str, Any]:
         "gap": float(gap.mean()),
         "gap_se": float(by_episode.std(ddof=1) / np.sqrt(len(gap))),
         "gap_by_step": [round(float(value), 4) for value in gap.mean(0)],
-        "seconds": round(trained - begin, 1),
+        "cpu_seconds": round(trained - begin, 1),
     }
 
 

@@ -141,7 +141,7 @@ class GRUCell(nn.Module):
         reset, candidate, update = self.norm(self.linear(torch.cat([inputs, h], -1))).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
-        return torch.lerp(h, candidate, update)
+        return h + update * (candidate - h)  # not lerp: under autocast the types differ
 
 
 def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:

@@ -172,7 +172,9 @@ def test_own_and_none_add_nothing():
 def test_kl_between_different_kinds_is_refused_by_name():
     model, ctx = context("categorical")
     with pytest.raises(ConfigError, match=r"OneHot.*Normal"):
-        matching.terms(model.rule, replace(ctx, prior=Normal(torch.zeros(24, 8), torch.ones(24, 8))), model.dynamics, SETTINGS)
+        matching.terms(
+            model.rule, replace(ctx, prior=Normal(torch.zeros(24, 8), torch.ones(24, 8))), model.dynamics, SETTINGS
+        )
 
 
 def test_latent_health_knows_a_full_and_a_collapsed_latent():

@@ -1,6 +1,8 @@
 """Cell 2: the recurrent state-space model, its balanced KL, and the exact likelihood it should reach."""
 
 import importlib.util
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,8 +50,6 @@ def test_dyn_reaches_the_encoder_only_through_the_memory_of_later_steps():
     """The target of dyn is stopped: with the memory cut from the graph, nothing of the encoder is left in it."""
     model = build_model(ModelSettings(free_nats=0.0))
     ctx, _ = kl_terms(model)
-    from dataclasses import replace
-
     cut = replace(ctx, memory=ctx.memory.detach(), prior=model.dynamics.predict(ctx.memory.detach().flatten(0, 1)))
     matching.terms(model.rule, cut, model.dynamics, model.settings)["dyn"].sum().backward()
     assert grad_sum(model.encoder.parameters()) == 0
@@ -79,11 +79,26 @@ def test_the_prior_matches_the_posterior_in_kind():
 
 
 def load_benchmark(name: str):
-    import sys
-
+    """A script of benchmarks/ as a module."""
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_kalman_benchmark_scores_an_untrained_model_below_the_exact_likelihood():
+    benchmark = load_benchmark("kalman_gap")
+    out = benchmark.measure(benchmark.Setup(horizon=4, episodes=8, judged=50, updates=1, batch=4, memory=8, units=8))
+    assert out["gap"] == pytest.approx(out["kalman"] - out["elbo"]) and out["gap"] > 0.3
+    assert out["gap"] == pytest.approx(sum(out["gap_by_step"]) / 5, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_bound_comes_close_to_the_kalman_likelihood():
+    """Per step, the first one counted. BOUND_NOTE"""
+    torch.set_num_threads(1)
+    benchmark = load_benchmark("kalman_gap")
+    out = benchmark.measure(benchmark.Setup())
+    assert -3 * out["gap_se"] < out["gap"] < 0.05, out

@@ -17,7 +17,9 @@ from worldlab.specs import LatentSpec
 
 def build(latent: str = "gaussian", use_memory: bool = False, **config) -> VAEEncoder:
     torch.manual_seed(0)
-    config = VAEEncoderConfig(latent=latent, units=16, layers=1, **({"latent_dim": 3, "groups": 2, "classes": 4} | config))
+    config = VAEEncoderConfig(
+        latent=latent, units=16, layers=1, **({"latent_dim": 3, "groups": 2, "classes": 4} | config)
+    )
     return VAEEncoder(config, make_specs(latent=VAEEncoder.latent_spec(config), use_memory=use_memory))
 
 
@@ -80,9 +82,7 @@ def test_categorical_straight_through_gradient_is_that_of_the_probabilities():
     weight = torch.randn(8, generator=gen(1))
     dist = OneHot.with_unimix(logits, 0.01)
     sampled = torch.autograd.grad((dist.sample(gen()) @ weight).sum(), logits)[0]
-    expected = torch.autograd.grad(
-        (OneHot.with_unimix(logits, 0.01).probs.flatten(-2) @ weight).sum(), logits
-    )[0]
+    expected = torch.autograd.grad((OneHot.with_unimix(logits, 0.01).probs.flatten(-2) @ weight).sum(), logits)[0]
     torch.testing.assert_close(sampled, expected)
 
 
