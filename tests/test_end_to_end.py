@@ -243,12 +243,16 @@ def no_gpu() -> bool:
 
 MISTAKES = [
     ("train --encoder cpk --env CarRacing", 3, "no encoder named 'cpk'. Did you mean 'cpc'? Installed: cpc, vae"),
-    ("train --env CarRacin", 4, "no environment 'CarRacin'. Did you mean 'CarRacing'?"),
+    ("train --env CarRacin", 4, "no environment 'CarRacin'. Did you mean 'CarRacing-v3'?"),
     ("train --env CartPole --train.learning-rate -1", 2, "config: train.learning_rate = '-1' must be > 0"),
     ("train --env CartPole --train.lr 1", 2, "config: train.lr is not a setting. Did you mean train.learning_rate?"),
     ("train --env CartPole --run file/run TINY", 6, "cannot create the run folder 'run': Not a directory"),
     ("train --env CartPole --run full TINY", 2, "folder 'full' is not empty and holds no run"),
-    ("train --env counter:Broken TINY", 4, "env 'counter:Broken-v0', step 5: obs['obs'] breaks the declared space"),
+    (
+        "train --env counter:Broken TINY",
+        4,
+        "env 0: env 'counter:Broken-v0', step 5: obs['obs'] breaks the declared space",
+    ),
     ("train --env counter:Absent TINY", 4, "module 'counter' registers no environment 'Absent'"),
     ("train --env absent:Env-v0 TINY", 4, "module 'absent' of the environment cannot be imported: ModuleNotFoundError"),
     ("train --env CartPole --plugin counter.py", 3, "plugin file:counter.py sha256:"),

@@ -25,6 +25,7 @@ class Evaluation:
     returns: list[float]
     lengths: list[int]
     seed: int
+    deterministic: bool
     frames: list[np.ndarray]
 
     def summary(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class Evaluation:
             "protocol": {
                 "env": "real",
                 "seed": self.seed,
-                "deterministic": True,
+                "deterministic": self.deterministic,
                 "episodes_per_env": "equal shares, first episodes of each",
             },
         }
@@ -62,9 +63,10 @@ def evaluate(
     seed: int,
     workers: int = 0,
     record: str | None = None,
+    deterministic: bool = True,
     stop: Callable[[], object] = lambda: False,
 ) -> Evaluation:
-    """Run `episodes` whole episodes without exploration. record: an observation key whose first episode is kept as frames.
+    """Run `episodes` whole episodes. deterministic: without exploration. record: an observation key whose first episode is kept as frames.
 
     stop: asked before each step; once true, Interrupted is raised.
     Each environment plays a share fixed beforehand, so that short episodes are not over-represented.
@@ -82,11 +84,11 @@ def evaluate(
             obs = following(arrivals)
             if record is not None and not results[0]:
                 frames.append(obs[record][0].copy())
-            encoded, state = acting.choose(obs, state, first, explore=False)
+            encoded, state = acting.choose(obs, state, first, explore=not deterministic)
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
             for env, ret, length in arrivals.finished:
                 if len(results[env]) < share[env]:
                     results[env].append((float(ret), int(length)))
     flat = [item for got in results for item in got]
-    return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, frames)
+    return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, deterministic, frames)

@@ -226,6 +226,7 @@ def evaluate(
         seed=seed,
         workers=judging_workers(core.env.workers),
         record=images[0] if video is not None else None,
+        deterministic=core.eval.deterministic,
     )
     if video is not None:
         save_webp(np.stack(outcome.frames), make_folder(video.parent) / video.name, fps=15)

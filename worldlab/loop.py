@@ -205,6 +205,7 @@ class Loop:
                 seed=self.eval_seed,
                 workers=judging_workers(session.core.env.workers),
                 record=images[0] if record and images else None,
+                deterministic=session.core.eval.deterministic,
                 stop=lambda: self.caught,
             )
         counters.evaluation = float(np.mean(outcome.returns))

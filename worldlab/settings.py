@@ -103,6 +103,8 @@ class EvalSettings(Config):
     """Episodes of an evaluation during training."""
     final_episodes: int = field(20, ge=1)
     """Episodes of the evaluation that ends a run."""
+    deterministic: bool = True
+    """Judge the most likely action (Stable-Baselines3's custom); false judges the policy as it samples (DreamerV3's)."""
 
 
 class LogSettings(Config):

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldlab import tree
+from worldlab.distributions import Normal
 from worldlab.interfaces import Context, Decoder, Obs
 from worldlab.nn import ObsHead
 from worldlab.specs import Specs
 from worldlab_vae.configs import VAEDecoderConfig
-from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal, ScaledNormal
+from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal
 
 
 @final
@@ -48,7 +49,7 @@ class VAEDecoder(Decoder):
         if not self.learned:
             return FixedNormal(mean, self.get_buffer("std"))
         scale = F.softplus(self.raw_scale[key]) + 1e-4
-        return DiscretizedLogistic(mean, scale) if mean.dim() == 4 else ScaledNormal(mean, scale)
+        return DiscretizedLogistic(mean, scale) if mean.dim() == 4 else Normal(mean, scale.expand_as(mean))
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """log p(o | features) in nats: exact for vectors and for "learned" images; for "mse" images a density of x."""

@@ -37,24 +37,6 @@ class FixedNormal:
 
 
 @dataclass(frozen=True)
-class ScaledNormal:
-    """Gaussian with a std of its own for each entry, shared by all rows. mean [N, n], std [n]."""
-
-    mean: Tensor
-    std: Tensor
-
-    @property
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def sample(self, generator: torch.Generator) -> Tensor:
-        return self.mean + self.std * normal_like(self.mean, generator)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return (-0.5 * ((x - self.mean) / self.std).square() - self.std.log() - HALF_LOG_2PI).sum(-1)
-
-
-@dataclass(frozen=True)
 class DiscretizedLogistic:
     """A logistic integrated over each of 256 grey levels; the edge bins reach to +-infinity, so it sums to 1.
 
