@@ -66,10 +66,11 @@ def evaluate(
     deterministic: bool = True,
     stop: Callable[[], object] = lambda: False,
 ) -> Evaluation:
-    """Run `episodes` whole episodes. deterministic: without exploration. record: an observation key whose first episode is kept as frames.
+    """Run `episodes` whole episodes. deterministic: the agent does not explore.
 
-    stop: asked before each step; once true, Interrupted is raised.
-    Each environment plays a share fixed beforehand, so that short episodes are not over-represented.
+    record: an observation key whose first episode is kept as frames. stop: asked before each step; once true,
+    Interrupted is raised. Each environment plays a share fixed beforehand, so that short episodes are not
+    over-represented.
     """
     n = min(episodes, MAX_ENVS)
     share = [episodes // n + (i < episodes % n) for i in range(n)]

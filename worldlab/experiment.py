@@ -28,7 +28,7 @@ from worldlab.pictures import save_webp
 from worldlab.registry import Registry
 from worldlab.replay import Replay
 from worldlab.run_folder import RunFolder
-from worldlab.runconfig import PARTS, RunConfig, resolve
+from worldlab.runconfig import RunConfig, resolve
 from worldlab.runs import new_run_path
 from worldlab.settings import EnvSettings
 from worldlab.spaces import action_spec, record_schema

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class ConvTrunk(nn.Module):
         stages = conv_stages(shape)
         channels = [shape[0], *[width * 2**i for i in range(stages)]]
         blocks: list[nn.Module] = []
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in pairwise(channels):
             blocks += [nn.Conv2d(before, after, 4, 2, 1), ChannelNorm(after), nn.SiLU()]
         self.net = nn.Sequential(*blocks)
         height, side = shape[1], shape[2]
@@ -76,7 +77,7 @@ class DeconvTrunk(nn.Module):
         channels = [width * 2**i for i in reversed(range(stages))]
         self.first = nn.Linear(inputs, channels[0] * self.start[0] * self.start[1])
         blocks: list[nn.Module] = [ChannelNorm(channels[0]), nn.SiLU()]
-        for before, after in zip(channels[:-1], channels[1:], strict=True):
+        for before, after in pairwise(channels):
             blocks += [nn.ConvTranspose2d(before, after, 4, 2, 1), ChannelNorm(after), nn.SiLU()]
         blocks.append(nn.ConvTranspose2d(channels[-1], outputs or shape[0], 4, 2, 1))
         self.net = nn.Sequential(*blocks)
@@ -176,7 +177,8 @@ def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 @torch.no_grad()
 def ema_update(target: nn.Module, source: nn.Module, rate: float) -> None:
     """target <- (1 - rate) target + rate source, weights and buffers."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+    for a, b in zip(target.parameters(), source.parameters(), strict=True):
+        a.lerp_(b, rate)
     for a, b in zip(target.buffers(), source.buffers(), strict=True):
         a.copy_(b)
 
