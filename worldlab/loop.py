@@ -121,6 +121,7 @@ class Loop:
     def _one_update(self, train_agent: bool) -> None:
         session = self.session
         batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
+        session.trainer.anneal(session.counters.env_steps / session.core.steps)
         for name, value in session.trainer.update(batch, train_agent).items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] += 1

@@ -102,9 +102,15 @@ def resolve(
     for layer in layers:
         _check_top_level(layer, registry)
     core: dict[str, Value] = {}
+    asked: set[str] = set()
     for layer in layers:
-        core.update(flatten(_core_table(layer), CoreSettings, layer.source))
+        table = flatten(_core_table(layer), CoreSettings, layer.source)
+        core.update(table)
+        asked.update(() if layer.packaged else table)
     settings = build(CoreSettings, core)
+    if settings.strict and "minutes" not in asked:
+        # A preset's wall-clock budget is a convenience; a strict run ends by its steps alone.
+        settings = settings.model_copy(update={"minutes": None})
     _check_together(settings)
     parts = {role: _resolve_part(role, layers, registry) for role in PARTS}
     return RunConfig(core=settings, presets=tuple(names), **parts)

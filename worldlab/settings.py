@@ -40,6 +40,8 @@ class ModelSettings(Config):
     """Width of the reward, continue and probe heads."""
     head_layers: int = field(1, ge=0)
     """Hidden layers of the reward and continue heads."""
+    reward_scale: float = field(1.0, ge=0)
+    """Weight of the reward loss; raise it where pictures say much and the reward hangs on little of it."""
     reward_grad: bool = True
     """Whether reward and continue losses train the representation; false makes them probes."""
     dyn_scale: float = field(1.0, ge=0)
@@ -73,6 +75,8 @@ class TrainSettings(Config):
     """Steps in a sequence (T)."""
     learning_rate: float = field(4e-4, gt=0)
     """Learning rate of the world model's main player."""
+    final_rate: float = field(1.0, gt=0, le=1)
+    """All learning rates fall linearly to this share of their start over the run's steps; 1 keeps them constant."""
     critic_learning_rate: float = field(2e-4, gt=0)
     """Learning rate of adversarial critics inside the world model."""
     clip: float = field(100.0, gt=0)

@@ -46,6 +46,7 @@ class Trainer:
         for player, (group, rate) in agent.players().items():
             self.groups[f"agent/{player}"] = group
             rates[f"agent/{player}"] = rate
+        self.rates = rates
         # An adversarial critic forgets fast (beta1 = 0), as Karras et al. 2019 train theirs; all else is plain Adam.
         self.optimizers = {
             name: torch.optim.Adam(group, rates[name], betas=(0.9 if self._plain(name) else 0.0, 0.999), fused=True)
@@ -55,6 +56,13 @@ class Trainer:
     @staticmethod
     def _plain(name: str) -> bool:
         return name == "model/main" or name.startswith("agent/")
+
+    def anneal(self, progress: float) -> None:
+        """Set learning rates for a run that is `progress` (0 to 1) of its way."""
+        share = 1 - (1 - self.settings.final_rate) * min(progress, 1.0)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[name] * share
 
     def update(self, batch: Batch, train_agent: bool = True) -> dict[str, Tensor]:
         """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""

@@ -171,7 +171,7 @@ class WorldModel(nn.Module):
     def _head_losses(self, ctx: Context) -> dict[str, Tensor]:
         features = ctx.features if self.settings.reward_grad else ctx.features.detach()
         out = {
-            "reward": -self.reward(features).log_prob(ctx.batch.reward),
+            "reward": -self.settings.reward_scale * self.reward(features).log_prob(ctx.batch.reward),
             "cont": -self.cont(features).log_prob(ctx.batch.cont),
         }
         if self.probe is not None:

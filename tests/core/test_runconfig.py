@@ -347,3 +347,12 @@ def test_the_packaged_presets_are_valid(monkeypatch, registry):
                 registry, presets=[] if name == "defaults" else [name], flags={"env": {"id": env}, **flags}
             )
             assert isinstance(config, RunConfig)
+
+
+def test_a_strict_run_drops_the_wall_clock_budget_of_a_preset_but_not_one_that_was_asked_for(registry, presets):
+    (presets / "laptop.toml").write_text("minutes = 18\n")
+    assert resolve(registry, presets=["laptop"]).core.minutes == 18
+    strict = resolve(registry, presets=["laptop"], flags={"strict": True})
+    assert strict.core.minutes is None
+    with pytest.raises(ConfigError, match="exclude each other"):
+        resolve(registry, presets=["laptop"], flags={"strict": True, "minutes": 2.0})

@@ -161,7 +161,7 @@ def no_hidden_state(subject: Subject) -> None:
 
 @check("D6", role="dynamics", title="every leaf of the state is carried on")
 def leaves_carried(subject: Subject) -> None:
-    """Each float leaf of a warm state influences the next state or memory.
+    """Each float leaf of a warm state influences the memory, at once or after further steps.
 
     Catches a part of the state that is returned but never read again (an LSTM whose cell is dropped).
     Fix: read every leaf in advance; drop those that nothing needs.
@@ -172,9 +172,10 @@ def leaves_carried(subject: Subject) -> None:
 
     def following(moved: int) -> Any:
         chosen = iter([disturbed(leaf) if i == moved else leaf for i, leaf in enumerate(leaves)])
-        after = bench.dynamics.advance(tree.tree_map(lambda _: next(chosen), state), z, action)
-        # Two steps: a leaf may act on the one that the memory reads.
-        return bench.dynamics.memory(bench.dynamics.advance(after, z, action))
+        moved_state = tree.tree_map(lambda _: next(chosen), state)
+        after = bench.dynamics.advance(moved_state, z, action)
+        # At once: a transformer keeps its last output only to be read. Two steps: a leaf may act on one that is read.
+        return [bench.dynamics.memory(s) for s in (moved_state, bench.dynamics.advance(after, z, action))]
 
     with torch.no_grad():
         base = following(-1)
