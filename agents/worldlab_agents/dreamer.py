@@ -117,6 +117,9 @@ class DreamerAgent(Agent):
         self.config = config
         self.continuous = specs.action.kind == "continuous"
         self.actor = Actor(specs.feature_dim, specs.action, config)
+        # Averaged weights judge better than the last iterate: a policy gradient circles around its optimum
+        # (Polyak & Juditsky 1992). Exploring goes on with the iterate.
+        self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = TwoHotHead(specs.feature_dim, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
@@ -130,8 +133,7 @@ class DreamerAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        dist = self.actor(features)
-        action = dist.sample(generator) if explore else dist.mode
+        action = self.actor(features).sample(generator) if explore else self.averaged_actor(features).mode
         return (bounded(action) if self.continuous else action).detach(), state
 
     def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
@@ -197,6 +199,7 @@ class DreamerAgent(Agent):
 
     def after_step(self) -> None:
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)
+        ema_update(self.averaged_actor, self.actor, self.config.average_rate)
 
 
 __all__ = ["Actor", "DreamerAgent", "ReturnRange", "bounded", "clipped_log_prob", "lambda_returns"]
