@@ -126,7 +126,7 @@ def test_the_critic_finds_the_closed_form_value(reward, cont):
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
 def test_both_gradients_find_the_best_continuous_action(gradient):
-    agent = make_agent(gradient=gradient, entropy=1e-4, gamma=0.5)
+    agent = make_agent(gradient=gradient, entropy=1e-4, gamma=0.5, average_rate=0.2)
     train(agent, StubWorld("near half", 0.9), 100, rate=2e-2, n=32)
     features = torch.tensor([[-0.5, 0.2], [0.5, 0.5]])
     action, _ = agent.act(None, {}, features, {}, gen(), explore=False)  # type: ignore[arg-type]
@@ -288,3 +288,14 @@ def test_exploring_samples_and_judging_takes_the_mode(kind):
     assert torch.equal(act(0, False), act(1, False)) and torch.equal(act(0, False), agent.actor(features).mode)
     assert torch.equal(act(0, True), act(0, True)) and not torch.equal(act(0, True), act(1, True))
     assert act(0, True).abs().max() <= 1 and not act(0, True).requires_grad
+
+
+def test_the_judged_actor_is_the_running_average_of_the_one_that_learns():
+    agent = make_agent(average_rate=0.25)
+    weight, average = agent.actor.net[-1].weight, agent.averaged_actor.net[-1].weight
+    before = average.clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    agent.after_step()
+    torch.testing.assert_close(average, 0.75 * before + 0.25 * weight)
+    assert not any(p.requires_grad for p in agent.averaged_actor.parameters())

@@ -29,8 +29,8 @@ def add_dist(site: Path, name: str, source: str, *, version: str = "1.0", entry:
     return path
 
 
-def registers(*components: tuple[str, str], extra: str = "") -> str:
-    """Return the source of a plugin that registers (role, name)s, each with two settings."""
+def registers(*components: tuple[str, str], extra: str = "", settings: str = "") -> str:
+    """Return the source of a plugin that registers (role, name)s, each with two settings and those of `settings`."""
     calls = "\n".join(
         f'    register.{role}("{name}", "{TARGET}", config=Options, summary="{name} as {role}.")'
         for role, name in components
@@ -44,6 +44,7 @@ class Options(Config):
     """Width of the layers."""
     kind: str = "plain"
     """Which kind."""
+{settings}
 
 {extra}
 @hookimpl
@@ -54,7 +55,29 @@ def worldlab_register(register):
 
 def add_builtins(site: Path) -> Path:
     """Install a stand-in for worldlab's own distribution, hiding the real one; it has the parts of the presets."""
-    text = (resources.files("worldlab") / "presets" / "defaults.toml").read_text()
+    presets = resources.files("worldlab") / "presets"
+    text = (presets / "defaults.toml").read_text()
     chosen = {(role, table["name"]) for role, table in tomllib.loads(text).items() if "name" in table}
     parts = {(role, name) for role in ("encoder", "dynamics", "decoder") for name in ("vae", "cpc")}
-    return add_dist(site, "worldlab", registers(*sorted(chosen | parts)), version="0.1.0", entry="builtin")
+    tuned: dict[str, object] = {}
+    for file in presets.iterdir():
+        if file.name.endswith(".toml"):
+            tuned |= _tuned(tomllib.loads(file.read_text()))
+    settings = "".join(
+        f"    {key}: {type(value).__name__} = {value!r}\n"
+        for key, value in tuned.items()
+        if key not in ("width", "kind")
+    )
+    source = registers(*sorted(chosen | parts), settings=settings)
+    return add_dist(site, "worldlab", source, version="0.1.0", entry="builtin")
+
+
+def _tuned(preset: dict) -> dict[str, object]:
+    """Return every part's setting that a preset touches, with its value: the stand-ins must know them too."""
+    found: dict[str, object] = {}
+    for table in (preset, *preset.get("for", {}).values()):
+        for role in ("encoder", "dynamics", "decoder", "agent"):
+            for options in table.get(role, {}).values():
+                if isinstance(options, dict):
+                    found |= options
+    return found

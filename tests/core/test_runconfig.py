@@ -12,7 +12,7 @@ import pytest
 
 from worldlab import Config, field, runconfig
 from worldlab.errors import ConfigError, PluginError, WorldlabError
-from worldlab.registry import Registration, Registry
+from worldlab.registry import Registration, Registry, load_registry
 from worldlab.runconfig import RunConfig, default_preset, preset_names, resolve
 from worldlab.schema import Switch, Text
 from worldlab.settings import CoreSettings
@@ -335,18 +335,15 @@ def test_default_preset_follows_the_device(monkeypatch):
     assert (default_preset(), default_preset("cuda")) == ("laptop", "gpu")
 
 
-def test_the_packaged_presets_are_valid(monkeypatch, registry):
+def test_the_packaged_presets_are_valid(monkeypatch):
     monkeypatch.undo()
-    assert {"laptop", "gpu"} <= set(preset_names())
-    for name in ("defaults", *preset_names()):
-        layer = runconfig._read_preset(name)
-        envs = [pattern.replace("*", "") for pattern in layer.table.get("for", {})] or ["CartPole"]
-        for env in envs:
-            flags = {role: {"name": "none" if role == "decoder" else "vae"} for role in runconfig.PARTS}
-            config = resolve(
-                registry, presets=[] if name == "defaults" else [name], flags={"env": {"id": env}, **flags}
-            )
-            assert isinstance(config, RunConfig)
+    registry = load_registry()
+    assert {"debug", "laptop", "gpu"} <= set(preset_names())
+    for name in preset_names():
+        for part in ("vae", "cpc"):
+            for env in ("CartPole", "CarRacing", "HalfCheetah"):
+                flags = {"env": {"id": env}, **{role: {"name": part} for role in ("encoder", "dynamics", "decoder")}}
+                assert isinstance(resolve(registry, presets=[name], flags=flags), RunConfig)
 
 
 def test_a_strict_run_drops_the_wall_clock_budget_of_a_preset_but_not_one_that_was_asked_for(registry, presets):
