@@ -43,8 +43,7 @@ class Options(Config):
     width: int = field(32, gt=0)
     """Width of the layers."""
     kind: str = "plain"
-    """Which kind."""
-{settings}
+    """Which kind."""{settings}
 
 {extra}
 @hookimpl
@@ -64,7 +63,7 @@ def add_builtins(site: Path) -> Path:
         if file.name.endswith(".toml"):
             tuned |= _tuned(tomllib.loads(file.read_text()))
     settings = "".join(
-        f"    {key}: {type(value).__name__} = {value!r}\n"
+        f"\n    {key}: {type(value).__name__} = {value!r}"
         for key, value in tuned.items()
         if key not in ("width", "kind")
     )
