@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -91,7 +92,7 @@ def summarise(env: str, runs: list[dict[str, Any]], random: list[float]) -> dict
         "env_steps": [run["result"]["env_steps"] for run in runs],
         "updates": [run["result"]["updates"] for run in runs],
         "minutes": [round(run["command_seconds"] / 60, 2) for run in runs],
-        "machine": {"cpu": cpu_name(), "cores": 2, "python": platform.python_version()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("torch", "gymnasium", "numpy", "worldlab")},
         "command": runs[0]["command"],
     }
