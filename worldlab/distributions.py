@@ -41,6 +41,13 @@ class HasKL(Protocol):
     def kl(self, other: Any) -> Tensor: ...
 
 
+@runtime_checkable
+class HasEntropy(Protocol):
+    """Knows its entropy, or an estimate from its own sample whose mean and gradient are those of the entropy: [N]."""
+
+    def entropy(self) -> Tensor: ...
+
+
 def symlog(x: Tensor) -> Tensor:
     """sign(x) log(1 + |x|). Hafner et al. 2023, arXiv:2301.04104, eq. 9."""
     return torch.sign(x) * torch.log1p(x.abs())

@@ -230,10 +230,15 @@ class ScoresLatent(Protocol):
 
 
 class Decoder(Component):
-    """p(o | h, z). Declares what `score` means and whether `decode` gives pictures of its own."""
+    """p(o | h, z). Declares what `score` means and whether `decode` gives pictures of its own.
+
+    frames: how many random frames of a batch its losses are given where the user does not say
+    (`model.frames_per_update`); 0 means all. For decoders of which one frame costs as much as a rollout.
+    """
 
     score_kind: ScoreKind
     renders: bool = True
+    frames: int = 0
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:

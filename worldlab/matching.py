@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.distributions import HasKL, HasLogProb, Normal, kl_to_standard_normal
+from worldlab.distributions import HasEntropy, HasKL, HasLogProb, Normal, kl_to_standard_normal
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
 from worldlab.nn import frozen
@@ -116,6 +116,9 @@ def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, set
         anchor = kl_to_standard_normal(latent.dist) if isinstance(latent.dist, Normal) else -latent.dist.entropy()
         return fit + settings.prior_anchor / max(settings.rep_scale, 1e-8) * anchor
     if kind == "entropy_nll":
+        return fit - latent.dist.entropy()
+    # log q of one's own sample has the right mean but, for codes, not the right gradient: it must come from the entropy.
+    if isinstance(latent.dist, HasEntropy):
         return fit - latent.dist.entropy()
     assert latent.log_q is not None
     return fit + latent.log_q

@@ -51,7 +51,8 @@ class Preprocessor(nn.Module):
         if self.scaling == "symlog":
             return symlog(vector.float())
         if self.scaling == "normalize":
-            return (vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}")
+            # The prefill saw a part of the range only: symlog keeps what lies far outside it within a few units.
+            return symlog((vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}"))
         return vector.float()
 
     def restore(self, key: str, value: Tensor) -> Tensor:
@@ -62,5 +63,5 @@ class Preprocessor(nn.Module):
         if self.scaling == "symlog":
             return symexp(value)
         if self.scaling == "normalize":
-            return value * self.get_buffer(f"std_{key}") + self.get_buffer(f"mean_{key}")
+            return symexp(value) * self.get_buffer(f"std_{key}") + self.get_buffer(f"mean_{key}")
         return value

@@ -35,7 +35,7 @@ class ModelSettings(Config):
     memory_in_encoder: Literal["auto", "yes", "no"] = "auto"
     """Whether the encoder reads the memory h. auto: yes unless the dynamics trains in parallel over time."""
     vector_scaling: Literal["symlog", "normalize", "none"] = "symlog"
-    """Scaling of vector observations; "normalize" uses the mean and std of the prefilled data, saved with the model."""
+    """Scaling of vector observations; "normalize" is symlog after the prefilled data's mean and std, saved with the model."""
     head_units: int = field(128, ge=1)
     """Width of the reward, continue and probe heads."""
     head_layers: int = field(1, ge=0)
@@ -52,8 +52,8 @@ class ModelSettings(Config):
     """KL below this many nats per frame is not optimised (analytic posterior and prior only)."""
     prior_anchor: float = field(0.01, ge=0)
     """Weight of KL(q || N(0, I)) for an analytic posterior whose prior has no density."""
-    frames_per_update: int = field(0, ge=0)
-    """Random frames the decoder is trained on in one update; 0 means all of them."""
+    frames_per_update: int | None = field(None, ge=0)
+    """Random frames the decoder is trained on in one update; 0 means all of them, unset what the decoder asks for."""
     probe: Literal["auto", "yes", "no"] = "auto"
     """A small picture decoder on detached features. auto: only where the decoder cannot render."""
 

@@ -181,8 +181,9 @@ class WorldModel(nn.Module):
         return out
 
     def _decoder_context(self, ctx: Context) -> Context:
-        """All frames, or `frames_per_update` random ones: an unbiased estimate for decoders that are dear."""
-        count, total = self.settings.frames_per_update, ctx.row.numel()
+        """All frames, or a number of random ones: an unbiased estimate for decoders that are dear."""
+        wish, total = self.settings.frames_per_update, ctx.row.numel()
+        count = self.decoder.frames if wish is None else wish
         if not count or count >= total:
             return ctx
         chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]

@@ -157,11 +157,20 @@ def test_score_terms_are_the_frozen_score_plus_anchor_or_log_q():
     assert set(out) == {"rep"}
     torch.testing.assert_close(out["rep"], -0.2 * score + 0.05 * anchor)
     log_q = dist.log_prob(ctx.latent.z)
-    own = replace(ctx, latent=replace(ctx.latent, log_q=log_q))
+    own = replace(ctx, latent=replace(ctx.latent, log_q=log_q, dist=None))
     out = matching.terms(matching.Rule("own", "score_logq", ""), own, dynamics, SETTINGS)
     torch.testing.assert_close(out["rep"], 0.2 * (log_q - score))
     out["rep"].sum().backward()
     assert dynamics.w.grad is None and dynamics.w.requires_grad
+
+
+def test_an_entropy_is_preferred_to_log_q_of_the_sample():
+    _, ctx = context()
+    dist: Any = ctx.latent.dist
+    score = -(ctx.latent.z.sum(-1) - 2.0).square()
+    own = replace(ctx, latent=replace(ctx.latent, log_q=torch.full((3, 8), 1e9)))
+    out = matching.terms(matching.Rule("own", "score_logq", ""), own, ScoredDynamics(), SETTINGS)  # type: ignore[arg-type]
+    torch.testing.assert_close(out["rep"], 0.2 * (-dist.entropy() - score))
 
 
 def test_own_and_none_add_nothing():

@@ -2,6 +2,7 @@ import pytest
 import torch
 from model_kit import build_model, gen
 
+from worldlab.distributions import symexp
 from worldlab.preprocess import Preprocessor
 from worldlab.settings import ModelSettings
 from worldlab.specs import ArraySpec, ObsSpec
@@ -51,9 +52,16 @@ def test_normalised_vectors_have_mean_0_and_std_1_and_constants_stay_finite():
     raw = torch.randn(500, 3, generator=gen()) * torch.tensor([3.0, 0.1, 0.0]) + torch.tensor([1.0, -9.0, 4.0])
     pre = Preprocessor(VECTOR, "normalize")
     pre.fit("v", raw)
-    seen = pre({"v": raw})["v"]
+    seen = symexp(pre({"v": raw})["v"])
     torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(seen.std(0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_what_lies_far_outside_the_fitted_range_stays_within_a_few_units():
+    pre = Preprocessor(VECTOR, "normalize")
+    pre.fit("v", torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    far = pre({"v": torch.tensor([[2**0.5 * (torch.e**3 - 1), 0.0, 0.0]])})["v"]
+    torch.testing.assert_close(far, torch.tensor([[3.0, 0.0, 0.0]]))
 
 
 def test_symlog_compresses_both_signs():

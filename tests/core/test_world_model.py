@@ -128,6 +128,14 @@ def test_a_random_subset_of_frames_is_an_unbiased_estimate():
     assert abs(means.mean() - exact) < 4 * means.std() / 60**0.5
 
 
+def test_a_dear_decoder_chooses_how_many_frames_it_sees_unless_the_user_does():
+    asked, told = build_model(ModelSettings(head_units=8)), build_model(ModelSettings(head_units=8, frames_per_update=0))
+    for model, count in ((asked, 5), (told, 24)):
+        model.decoder.frames = 5
+        ctx, _ = model.observe(batch_for(model), gen())
+        assert model.losses(ctx)["decoder/reconstruction"].numel() == count
+
+
 def test_a_loss_of_another_shape_is_refused_by_name():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())
