@@ -32,6 +32,7 @@ from worldlab_vae.encoder import VAEEncoder
 
 from worldlab import tree
 from worldlab.interfaces import Batch
+from worldlab.schedule import MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec, Specs
 from worldlab.trainer import Generators, Trainer
@@ -137,7 +138,7 @@ def train(setup: Setup, model: WorldModel, data: Episodes) -> None:
     for update in range(setup.updates):
         for group in trainer.optimizers["model/main"].param_groups:
             group["lr"] = setup.rate * 0.5 * (1 + np.cos(np.pi * update / setup.updates))
-        trainer.update(to_batch(data, rng.integers(len(data.y), size=setup.batch)), train_agent=False)
+        trainer.update(to_batch(data, rng.integers(len(data.y), size=setup.batch)), MODEL)
 
 
 def measure(setup: Setup) -> dict[str, Any]:

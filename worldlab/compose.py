@@ -44,7 +44,7 @@ class Composed:
             f"encoder      {type(model.encoder).__name__}: {memory} the memory",
             f"matching     {model.rule.why}",
             f"decoder      {type(model.decoder).__name__}: score is a {model.decoder.score_kind.replace('_', '-')};"
-            f" pictures by the {model.drawn_by}",
+            f" pictures by the {model.drawn_by}{'' if specs.decoder_memory else '; sees z only'}",
             f"agent        {type(self.agent).__name__}",
             "parameters   " + ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         ]
@@ -70,10 +70,11 @@ def compose(
     assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
     latent = encoder_class.latent_spec(config.encoder.options)
     memory = dynamics_class.memory_size(config.dynamics.options, latent, action)
-    wish = config.core.model.memory_in_encoder
     parallel = issubclass(dynamics_class, ParallelDynamics)
-    use_memory = encoder_class.uses_memory and (wish == "yes" or (wish == "auto" and not parallel))
-    specs = Specs(obs, action, latent, memory, use_memory)
+    staged = config.core.train.schedule == "staged"
+    reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
+    decoder_memory = _decide(config.core.model.memory_in_decoder, not staged)
+    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory)
     built = {
         role: _build(registration, classes[role], part, specs, streams) for role, (registration, part) in chosen.items()
     }
@@ -82,6 +83,10 @@ def compose(
     agent_registration = registry.get("agent", config.agent.name)
     agent = _build(agent_registration, _load(agent_registration, Agent), config.agent, specs, streams)
     return Composed(specs, model.to(device), agent.to(device))
+
+
+def _decide(wish: str, auto: bool) -> bool:
+    return wish == "yes" or (wish == "auto" and auto)
 
 
 def _part(config: RunConfig, role: str) -> Part:

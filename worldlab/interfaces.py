@@ -110,6 +110,14 @@ class Context:
         return tree.tree_map(lambda leaf: leaf[row, time][:, None], subset)
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """A failure that shows in a part's metrics, and what usually cures it. Both are sentences for people."""
+
+    says: str
+    cure: str
+
+
 class Component(nn.Module, ABC):
     """A part with weights. Concrete components are final: they implement a role and are not subclassed.
 
@@ -135,6 +143,10 @@ class Component(nn.Module, ABC):
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Scalars worth watching, computed without gradient from a detached context."""
+        return {}
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        """Failures that `values`, what `metrics` last gave, are signs of, by name; the core tells the user once."""
         return {}
 
 
@@ -261,6 +273,7 @@ def parameter_count(modules: Iterable[nn.Module]) -> int:
 __all__ = [
     "API",
     "ActionSpec",
+    "Alarm",
     "Batch",
     "Component",
     "Context",

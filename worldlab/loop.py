@@ -16,11 +16,13 @@ from torch import Tensor
 from worldlab import dreaming
 from worldlab.collect import to_batch
 from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
+from worldlab.health import Watch
 from worldlab.metrics import MetricsBus
 from worldlab.monitor_csv import MonitorCsv
 from worldlab.panel import Progress
 from worldlab.pictures import as_frames, save_webp
 from worldlab.run_folder import RunFolder
+from worldlab.schedule import stage_at
 from worldlab.session import Session, save
 
 RECENT = 20
@@ -58,6 +60,7 @@ class Loop:
         self.saved_at = -1
         self.caught: list[int] = []
         self.clock = _Clock()
+        self.watch = Watch()
 
     def run(self) -> dict[str, Any]:
         """Train until the steps (or minutes) are spent, judge, draw, save. Returns the content of result.json."""
@@ -108,21 +111,32 @@ class Loop:
             return
         with self.clock("update"):
             if not counters.pretrained:
-                self.progress.update(counters.env_steps, phase="pretrain")
-                self._fit_scaling()
-                for _ in range(settings.pretrain):
-                    self._one_update(train_agent=False)
-                counters.pretrained = True
-                self.progress.update(counters.env_steps, phase="train")
-            while counters.credit >= 1:
+                self._pretrain()
+            while counters.pretrained and counters.credit >= 1:
                 counters.credit -= 1
-                self._one_update(train_agent=True)
+                self._one_update()
 
-    def _one_update(self, train_agent: bool) -> None:
+    def _pretrain(self) -> None:
+        """The model's own updates before the agent's first; a signal ends them, and a resumed run goes on with them."""
+        counters, settings = self.session.counters, self.session.core.train
+        if not counters.updates:
+            self._fit_scaling()
+        while counters.updates < settings.pretrain and not self.caught:
+            self._one_update()
+            stage = stage_at(settings, counters.updates - 1).name
+            self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
+            if counters.updates % self.session.core.log.every == 0:
+                self._log()
+        counters.pretrained = counters.updates >= settings.pretrain
+        if counters.pretrained:
+            self.progress.update(counters.env_steps, phase="train")
+
+    def _one_update(self) -> None:
         session = self.session
+        stage = stage_at(session.core.train, session.counters.updates)
         batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
         session.trainer.anneal(session.counters.env_steps / session.core.steps)
-        for name, value in session.trainer.update(batch, train_agent).items():
+        for name, value in session.trainer.update(batch, stage).items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] += 1
         session.counters.updates += 1
@@ -175,7 +189,10 @@ class Loop:
             with torch.no_grad():
                 source = torch.Generator(session.device).manual_seed(counters.env_steps)
                 ctx, _ = session.composed.model.observe(batch, source)
-                values.update({k: float(v) for k, v in session.composed.model.metrics(ctx).items()})
+                seen = {k: float(v) for k, v in session.composed.model.metrics(ctx).items()}
+            values.update(seen)
+            for alarm in self.watch.look(seen, counters.updates, session.composed.model.alarms(seen)):
+                self.progress.note(f"step {counters.env_steps}: {alarm.says}. {alarm.cure}")
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -248,6 +265,7 @@ class Loop:
             "env_steps": counters.env_steps,
             "updates": counters.updates,
             "wall_seconds": round(self.clock.elapsed(), 1),
+            "alarms": sorted(self.watch.raised),
             **outcome.summary(),
         }
 

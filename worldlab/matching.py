@@ -13,6 +13,7 @@ An un-stopped likelihood of the next latent never reaches an encoder: it is mini
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,20 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.distributions import HasEntropy, HasKL, HasLogProb, Normal, kl_to_standard_normal
+from worldlab.distributions import (
+    Distribution,
+    HasEntropy,
+    HasKL,
+    HasLogProb,
+    Normal,
+    OneHot,
+    kl_to_standard_normal,
+)
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
 from worldlab.nn import frozen
 from worldlab.settings import ModelSettings
+from worldlab.specs import LatentSpec
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,34 @@ def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> R
         )
     rep = "score_anchor" if posterior == "analytic" else "score_logq"
     return Rule("own", rep, f"{own}; the encoder by its frozen score")
+
+
+def divergence(ctx: Context) -> Tensor | None:
+    """KL(posterior || prior) in nats, [N]: exact, or its one-sample estimate; None where either has no density."""
+    dist, z = tree.flatten_time(ctx.latent.dist), ctx.latent.z.flatten(0, 1)
+    if isinstance(dist, HasKL) and type(dist) is type(ctx.prior):
+        return dist.kl(ctx.prior)
+    if not isinstance(ctx.prior, HasLogProb):
+        return None
+    if isinstance(dist, HasEntropy):
+        return -dist.entropy() - ctx.prior.log_prob(z)
+    return None if ctx.latent.log_q is None else ctx.latent.log_q.flatten() - ctx.prior.log_prob(z)
+
+
+def standard_prior(latent: LatentSpec, like: Tensor) -> Distribution:
+    """The prior of a plain VAE over rows [N, ...]: N(0, I), or uniform codes."""
+    if latent.kind == "categorical":
+        logits = like.new_full((len(like), latent.groups, latent.classes), -math.log(latent.classes))
+        return OneHot(logits)
+    zeros = like.new_zeros(len(like), latent.dim)
+    return Normal(zeros, torch.ones_like(zeros))
+
+
+def standard_terms(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
+    """What ties the encoder to a standard prior in ctx.prior: the KL of a plain VAE, weight 1, with free nats; nothing
+    for encoders without a density, which have losses of their own."""
+    kl = divergence(ctx)
+    return {} if kl is None else {"rep": kl.clamp(min=settings.free_nats).unflatten(0, ctx.memory.shape[:2])}
 
 
 def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings) -> dict[str, Tensor]:
@@ -122,17 +160,3 @@ def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, set
         return fit - latent.dist.entropy()
     assert latent.log_q is not None
     return fit + latent.log_q
-
-
-@torch.no_grad()
-def latent_health(ctx: Context) -> dict[str, Tensor]:
-    """Signs of a collapsed latent: the smallest per-dimension std and the effective rank of z.
-
-    Effective rank: exp of the entropy of the normalised singular values, Roy & Vetterli 2007.
-    """
-    z = ctx.latent.z.flatten(0, 1).float()
-    z = z - z.mean(0)
-    singular = torch.linalg.svdvals(z[:512])
-    share = singular / singular.sum().clamp(min=1e-12)
-    rank = torch.exp(-(share * share.clamp(min=1e-12).log()).sum())
-    return {"latent/min_std": z.std(0).min(), "latent/mean_std": z.std(0).mean(), "latent/effective_rank": rank}

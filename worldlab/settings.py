@@ -33,7 +33,7 @@ class ModelSettings(Config):
     """The parts of the world model that belong to no plugin."""
 
     memory_in_encoder: Literal["auto", "yes", "no"] = "auto"
-    """Whether the encoder reads the memory h. auto: yes unless the dynamics trains in parallel over time."""
+    """Whether the encoder reads the memory h. auto: yes unless the dynamics runs in parallel over time, or later (staged)."""
     vector_scaling: Literal["symlog", "normalize", "none"] = "symlog"
     """Scaling of vector observations; "normalize" is symlog after the prefilled data's mean and std, saved with the model."""
     head_units: int = field(128, ge=1)
@@ -54,6 +54,8 @@ class ModelSettings(Config):
     """Weight of KL(q || N(0, I)) for an analytic posterior whose prior has no density."""
     frames_per_update: int | None = field(None, ge=0)
     """Random frames the decoder is trained on in one update; 0 means all of them, unset what the decoder asks for."""
+    memory_in_decoder: Literal["auto", "yes", "no"] = "auto"
+    """Whether the decoder sees the memory h beside z. auto: yes unless training is staged, where h comes later."""
     probe: Literal["auto", "yes", "no"] = "auto"
     """A small picture decoder on detached features. auto: only where the decoder cannot render."""
 
@@ -61,12 +63,15 @@ class ModelSettings(Config):
 class TrainSettings(Config):
     """The training loop."""
 
+    schedule: Literal["joint", "staged"] = "joint"
+    """joint: all parts learn at once. staged: half of `pretrain` for encoder and decoder, half for the dynamics, then the agent."""
+
     prefill: int = field(1000, ge=1)
     """Environment steps taken with random actions before the first update."""
     prefill_hold: int = field(1, ge=1)
     """Each random action of the prefill is held for 1 to this many decisions: with inertia, single ones lead nowhere."""
     pretrain: int = field(100, ge=0)
-    """Updates of the world model alone, right after the prefill."""
+    """Updates of the world model alone, right after the prefill; all it gets where training is staged."""
     ratio: float = field(0.5, gt=0)
     """Updates per environment step (decision)."""
     batch_size: int = field(16, ge=1)

@@ -74,7 +74,8 @@ class LatentSpec:
 class Specs:
     """Everything a component may know about the others when it is built.
 
-    memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` is given h.
+    memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` is given h. decoder_memory: whether
+    the decoder's features hold h, or zeros in its place.
     """
 
     obs: ObsSpec
@@ -82,6 +83,7 @@ class Specs:
     latent: LatentSpec
     memory_dim: int
     use_memory: bool
+    decoder_memory: bool = True
 
     @property
     def feature_dim(self) -> int:

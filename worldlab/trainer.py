@@ -1,4 +1,5 @@
 """One update of everything: critics on a detached context, the world model with critics frozen, then the agent.
+A stage (worldlab.schedule) may leave some of them out.
 
 Owns every optimiser, clips, and skips and names updates that are not finite. Read `update` first.
 """
@@ -16,6 +17,7 @@ from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context
 from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
+from worldlab.schedule import JOINT, Stage
 from worldlab.settings import TrainSettings
 from worldlab.world_model import WorldModel
 
@@ -64,15 +66,17 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * share
 
-    def update(self, batch: Batch, train_agent: bool = True) -> dict[str, Tensor]:
+    def update(self, batch: Batch, stage: Stage = JOINT) -> dict[str, Tensor]:
         """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""
         self.updates += 1
         self._skipped = False
-        ctx, seen = self.model.observe(batch, self.generators.model)
-        out = self._update_critics(ctx)
-        main = self._update_main(ctx)
-        out.update(main)
-        if train_agent and self.agent.players():
+        out: dict[str, Tensor] = {}
+        with frozen(*self._resting(stage)), torch.set_grad_enabled(stage.model):
+            ctx, seen = self.model.observe(batch, self.generators.model)
+            if stage.model:
+                out.update(self._update_critics(ctx, stage))
+                out.update(self._update_main(ctx, stage))
+        if stage.agent and self.agent.players():
             out.update(self._update_agent(batch, seen))
         if not self._skipped:
             self.skips = 0
@@ -80,26 +84,33 @@ class Trainer:
 
     # ---- the world model ----
 
-    def _update_critics(self, ctx: Context) -> dict[str, Tensor]:
+    def _resting(self, stage: Stage) -> list[nn.Module]:
+        """What does not learn in a stage."""
+        parts = [part for role, part in self.model.parts.items() if role not in stage.parts]
+        return parts if stage.heads else [*parts, self.model.reward, self.model.cont]
+
+    def _update_critics(self, ctx: Context, stage: Stage = JOINT) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for name in self.groups:
             player = name.removeprefix("model/")
             if self._plain(name):
                 continue
-            losses = self.model.losses(ctx.detach(), player)
+            losses = self.model.losses(ctx.detach(), player, stage)
             out.update(self._step(name, losses, ctx.batch.mask))
-            for part in self.model.parts.values():
-                part.after_step(player)
+            self._after(player, stage)
         return out
 
-    def _update_main(self, ctx: Context) -> dict[str, Tensor]:
+    def _update_main(self, ctx: Context, stage: Stage = JOINT) -> dict[str, Tensor]:
         critics = [p for name, group in self.groups.items() if not self._plain(name) for p in group]
         with frozen_parameters(critics):
-            losses = self.model.losses(ctx, "main")
+            losses = self.model.losses(ctx, "main", stage)
             out = self._step("model/main", losses, ctx.batch.mask)
-        for part in self.model.parts.values():
-            part.after_step("main")
+        self._after("main", stage)
         return out
+
+    def _after(self, player: str, stage: Stage) -> None:
+        for role in sorted(stage.parts):
+            self.model.parts[role].after_step(player)
 
     def _step(self, name: str, losses: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
         scalars = {key: _average(term, mask) for key, term in losses.items()}

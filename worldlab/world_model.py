@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from worldlab import matching, rollout, tree
+from worldlab import health, matching, rollout, tree
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
-from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder
+from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder
 from worldlab.nn import check_shape
 from worldlab.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
+from worldlab.schedule import JOINT, Stage
 from worldlab.settings import ModelSettings
 from worldlab.specs import Specs
 
@@ -55,6 +57,8 @@ class WorldModel(nn.Module):
         self.cont = ContinueHead(specs.feature_dim, width, layers)
         wanted = settings.probe == "yes" or (settings.probe == "auto" and not decoder.renders)
         self.probe = ProbeDecoder(specs.obs, specs.feature_dim, width) if wanted else None
+        # What an untrained encoder tells is the least a trained one must; in a list, so that it is no part of the model.
+        self._untrained = [copy.deepcopy(encoder)]
 
     @property
     def parts(self) -> dict[str, Component]:
@@ -109,6 +113,7 @@ class WorldModel(nn.Module):
     @torch.no_grad()
     def render(self, features: Tensor) -> dict[str, Tensor]:
         """Observations as features [N, F] describe them, in the environment's units (uint8 [N, H, W, C], float [N, n])."""
+        features = self._for_decoder(features)
         if self.decoder.renders:
             values = {key: dist.mode for key, dist in self.decoder.decode(features).items()}
         else:
@@ -154,34 +159,56 @@ class WorldModel(nn.Module):
         )
         return ctx, seen
 
-    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """Named, unreduced, weighted terms of one player: [B, T], or [M, 1] for the decoder's chosen frames."""
+    def losses(self, ctx: Context, player: str = "main", stage: Stage = JOINT) -> dict[str, Tensor]:
+        """Named, unreduced, weighted terms of one player: [B, T], or [M, 1] for the decoder's chosen frames.
+
+        stage: which parts and heads learn; the others have no terms.
+        """
+        if stage.standard_prior:
+            ctx = replace(ctx, prior=matching.standard_prior(self.specs.latent, ctx.memory.flatten(0, 1)))
         decoded = self._decoder_context(ctx)
         out: dict[str, Tensor] = {}
-        for role, part in self.parts.items():
+        for role in sorted(stage.parts):
+            part = self.parts[role]
             terms = part.losses(decoded if role == "decoder" else ctx, player)
             for name, term in terms.items():
                 check_shape(term, (None, None), f"loss '{name}' of {type(part).__name__}")
                 out[f"{role}/{name}"] = term
         if player == "main":
-            out.update(matching.terms(self.rule, ctx, self.dynamics, self.settings))
-            out.update(self._head_losses(ctx))
+            out.update(self._matching_losses(ctx, stage))
+            if stage.heads:
+                out.update(self._head_losses(ctx))
+            if self.probe is not None and "decoder" in stage.parts:
+                error = self.probe.losses(decoded.features.flatten(0, 1), tree.flatten_time(decoded.batch.obs))
+                out["probe"] = error.unflatten(0, decoded.features.shape[:2])
         return out
+
+    def _matching_losses(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
+        if stage.standard_prior:
+            return matching.standard_terms(ctx, self.settings)
+        trains = {"dyn": "dynamics", "rep": "encoder"}
+        terms = matching.terms(self.rule, ctx, self.dynamics, self.settings)
+        return {name: term for name, term in terms.items() if trains[name] in stage.parts}
 
     def _head_losses(self, ctx: Context) -> dict[str, Tensor]:
         features = ctx.features if self.settings.reward_grad else ctx.features.detach()
-        out = {
-            "reward": -self.settings.reward_scale * self.reward(features).log_prob(ctx.batch.reward),
-            "cont": -self.cont(features).log_prob(ctx.batch.cont),
+        # Nothing arrives at a reset: its reward of 0 is a convention, not something to predict.
+        arrived = (~ctx.batch.is_first).to(ctx.batch.reward.dtype)
+        return {
+            "reward": -self.settings.reward_scale * self.reward(features).log_prob(ctx.batch.reward) * arrived,
+            "cont": -self.cont(features).log_prob(ctx.batch.cont) * arrived,
         }
-        if self.probe is not None:
-            frames = self._decoder_context(ctx)
-            error = self.probe.losses(frames.features.flatten(0, 1), tree.flatten_time(frames.batch.obs))
-            out["probe"] = error.unflatten(0, frames.features.shape[:2])
-        return out
+
+    def _for_decoder(self, features: Tensor) -> Tensor:
+        """Features [*, F] as the decoder sees them: the memory is 0 where the mix keeps it out."""
+        if self.specs.decoder_memory:
+            return features
+        memory, z = features.split([self.specs.memory_dim, self.specs.latent.dim], -1)
+        return torch.cat([torch.zeros_like(memory), z], -1)
 
     def _decoder_context(self, ctx: Context) -> Context:
         """All frames, or a number of random ones: an unbiased estimate for decoders that are dear."""
+        ctx = replace(ctx, features=self._for_decoder(ctx.features))
         wish, total = self.settings.frames_per_update, ctx.row.numel()
         count = self.decoder.frames if wish is None else wish
         if not count or count >= total:
@@ -193,10 +220,36 @@ class WorldModel(nn.Module):
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Scalars worth watching: the latent's health and what the parts report."""
         ctx = ctx.detach()
-        out = matching.latent_health(ctx)
+        out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
+        obs = tree.flatten_time(ctx.batch.obs)
+        gap = health.features_gap(self.decoder, self._for_decoder(ctx.features).flatten(0, 1), obs)
+        out.update({f"decoder/{name}": value for name, value in gap.items()})
         for role, part in self.parts.items():
             out.update({f"{role}/{name}": value for name, value in part.metrics(ctx).items()})
         return out
+
+    def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """The latent without its sampling noise, which would hide a collapse; judged beside an untrained encoder's."""
+        memory = ctx.memory.flatten(0, 1) if self.specs.use_memory else None
+        signal = self.encoder.infer(ctx.embed.flatten(0, 1), memory, None).z
+        untrained = self._untrained[0].to(self.device)
+        obs = tree.flatten_time(ctx.batch.obs)
+        blank = None if memory is None else torch.zeros_like(memory)
+        baseline = untrained.infer(untrained.embed(obs), blank, None).z
+        out = health.latent_health(signal)
+        target = health.thumbnail(obs)
+        out["probe_r2"] = health.probe_r2(signal, target)
+        out["probe_r2_untrained"] = health.probe_r2(baseline, target)
+        kl = matching.divergence(ctx)
+        return out if kl is None else {**out, "kl": kl.mean()}
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        """What the parts themselves see going wrong in the values that `metrics` gave, by role/failure."""
+        found = {}
+        for role, part in self.parts.items():
+            own = {name.removeprefix(f"{role}/"): v for name, v in values.items() if name.startswith(f"{role}/")}
+            found.update({f"{role}/{name}": alarm for name, alarm in part.alarms(own).items()})
+        return found
 
     def players(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by player; "main" holds the heads too. Raises AssertionError if a part forgets or doubles one."""

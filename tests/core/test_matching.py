@@ -1,3 +1,4 @@
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from worldlab.distributions import Normal, kl_to_standard_normal
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Latent
 from worldlab.settings import ModelSettings
+from worldlab.specs import LatentSpec
 
 SETTINGS = ModelSettings(head_units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
 
@@ -186,13 +188,24 @@ def test_kl_between_different_kinds_is_refused_by_name():
         )
 
 
-def test_latent_health_knows_a_full_and_a_collapsed_latent():
+def test_divergence_is_exact_where_it_can_be_and_unbiased_where_not():
     _, ctx = context()
-    full = torch.randn(40, 10, 4, generator=gen())
-    seen = matching.latent_health(replace(ctx, latent=Latent(full)))
-    assert seen["latent/effective_rank"].item() > 3.9
-    assert seen["latent/min_std"].item() == pytest.approx(full.flatten(0, 1).std(0).min().item())
-    line = full[..., :1] * torch.tensor([1.0, 2.0, 3.0, 0.0])
-    dead = matching.latent_health(replace(ctx, latent=Latent(line)))
-    assert dead["latent/effective_rank"].item() == pytest.approx(1, abs=1e-3)
-    assert dead["latent/min_std"].item() == 0
+    dist: Any = tree.flatten_time(ctx.latent.dist)
+    exact = matching.divergence(ctx)
+    torch.testing.assert_close(exact, dist.kl(ctx.prior))
+    draws = []
+    for seed in range(400):
+        z = dist.sample(gen(seed))
+        latent = Latent(z.unflatten(0, (3, 8)), log_q=dist.log_prob(z).unflatten(0, (3, 8)))
+        draws.append(matching.divergence(replace(ctx, latent=latent)))
+    sampled = torch.stack(draws)  # type: ignore[arg-type]
+    assert ((sampled.mean(0) - exact).abs() < 5 * sampled.std(0) / 20).all()  # type: ignore[operator]
+    assert matching.divergence(replace(ctx, latent=Latent(ctx.latent.z))) is None
+
+
+def test_the_standard_prior_is_a_normal_or_uniform_codes():
+    like = torch.zeros(5, 2)
+    normal: Any = matching.standard_prior(LatentSpec(3, "gaussian"), like)
+    torch.testing.assert_close(normal.kl(Normal(torch.zeros(5, 3), torch.ones(5, 3))), torch.zeros(5))
+    codes: Any = matching.standard_prior(LatentSpec(8, "categorical", 2, 4), like)
+    torch.testing.assert_close(codes.entropy(), torch.full((5,), 2 * math.log(4)))

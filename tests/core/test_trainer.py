@@ -11,6 +11,7 @@ from worldlab.agent import Agent
 from worldlab.distributions import Normal
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Context, Decoder
+from worldlab.schedule import JOINT, MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.trainer import Generators, Trainer
 from worldlab.tree import flatten_time
@@ -90,7 +91,7 @@ def critic_names(model: WorldModel) -> set[str]:
 
 def test_the_critic_goes_first_on_a_detached_context_then_main_with_the_critic_frozen():
     trainer = adversarial()
-    trainer.update(batch_for(trainer.model), train_agent=False)
+    trainer.update(batch_for(trainer.model), MODEL)
     decoder: Any = trainer.model.decoder
     assert decoder.trace == ["critic:False:True", "after:critic", "main:True:False", "after:main"]
 
@@ -167,7 +168,7 @@ def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
     trainer = Trainer(model, agent, TrainSettings(learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
     batch = batch_for(model)
     batch.mask[1, 5:] = 0
-    out = trainer.update(batch, train_agent=False)
+    out = trainer.update(batch, MODEL)
     ctx, _ = twin.observe(batch, gen(1))
     losses = twin.losses(ctx)
     valid = batch.mask.bool()
@@ -183,7 +184,7 @@ def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
 
 def test_gradients_are_clipped_to_the_global_norm():
     trainer = adversarial(clip=0.01)
-    out = trainer.update(batch_for(trainer.model), train_agent=False)
+    out = trainer.update(batch_for(trainer.model), MODEL)
     assert out["grad_norm/model/main"] > 0.1  # reported before clipping
     for name in ("model/main", "model/critic"):
         grads = [p.grad for p in trainer.groups[name] if p.grad is not None]
@@ -209,23 +210,23 @@ def test_a_bad_update_changes_no_weight_of_its_player_and_is_forgiven_after_a_go
     poison(trainer)
     before = weights(trainer.model)
     for _ in range(2):
-        out = trainer.update(batch, train_agent=False)
+        out = trainer.update(batch, MODEL)
         assert not torch.isfinite(out["grad_norm/model/main"])
     assert changed(trainer.model, before) <= critic_names(trainer.model)
     trainer.model.decoder.losses = honest  # type: ignore[method-assign]
-    trainer.update(batch, train_agent=False)
+    trainer.update(batch, MODEL)
     assert trainer.skips == 0
     assert "encoder.head.weight" in changed(trainer.model, before)
 
 
-@pytest.mark.parametrize("train_agent", [False, True])
-def test_bad_updates_in_a_row_end_the_run_naming_the_loss_though_other_players_are_well(train_agent):
+@pytest.mark.parametrize("stage", [MODEL, JOINT])
+def test_bad_updates_in_a_row_end_the_run_naming_the_loss_though_other_players_are_well(stage):
     trainer = adversarial(max_skips=3)
     batch = batch_for(trainer.model)
     poison(trainer)
     with pytest.raises(DivergedError) as caught:
         for _ in range(3):
-            trainer.update(batch, train_agent=train_agent)
+            trainer.update(batch, stage)
     assert "loss 'decoder/fool'" in caught.value.message and "update 3" in caught.value.message
     assert caught.value.exit_code == 5 and len(caught.value.message) <= 100
     assert "learning-rate" in str(caught.value.fix)
@@ -250,7 +251,7 @@ def test_a_finite_loss_with_a_bad_gradient_is_caught_too():
     decoder.losses = lambda ctx, player="main": root(ctx) if player == "main" else {}
     before = weights(trainer.model)
     with pytest.raises(DivergedError, match="gradient of model/"):
-        trainer.update(batch_for(trainer.model), train_agent=False)
+        trainer.update(batch_for(trainer.model), MODEL)
     assert not changed(trainer.model, before)
 
 

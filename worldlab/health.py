@@ -1,0 +1,148 @@
+"""Signs that a world model learns what it should not, measured at every log line, and named with their cure.
+
+Losses do not show a collapse: a likelihood of the next latent looks its best while the latent dies. So the latent is
+judged by what can be read from it (a linear probe, compared with an untrained encoder), by how many directions it
+uses, and by whether the decoder can tell its features from another frame's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.interfaces import Alarm, Decoder, Obs
+
+FRAMES = 64
+"""Frames on which the decoder's score is asked twice."""
+SETTLED = 200
+"""Updates before which nothing is an alarm: everything is collapsed at first."""
+
+
+def latent_health(signal: Tensor) -> dict[str, Tensor]:
+    """How much of the latent is alive. signal: z without sampling noise [N, D], which would hide a collapse.
+
+    signal_std: mean standard deviation over frames of a dimension. active: dimensions whose variance exceeds 0.01
+    (Burda et al. 2015, arXiv:1509.00519, section 5.2). effective_rank: exp of the entropy of the normalised singular
+    values (Roy & Vetterli 2007).
+    """
+    z = signal.float()[:512]
+    z = z - z.mean(0)
+    singular = torch.linalg.svdvals(z)
+    share = singular / singular.sum().clamp(min=1e-12)
+    return {
+        "signal_std": z.std(0).mean(),
+        "min_std": z.std(0).min(),
+        "active": (z.var(0) > 0.01).sum().float(),
+        "effective_rank": torch.exp(-(share * share.clamp(min=1e-12).log()).sum()),
+    }
+
+
+def thumbnail(obs: Obs) -> Tensor:
+    """What a linear probe is asked for, [N, K]: vectors as they are, pictures as 4 x 4 grey ones."""
+    parts = [F.adaptive_avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1) if x.dim() == 4 else x for x in obs.values()]
+    return torch.cat(parts, -1).float()
+
+
+def probe_r2(inputs: Tensor, target: Tensor) -> Tensor:
+    """Share of the variance of target [N, K] that a ridge regression on inputs [N, D] explains on the second half of
+    the rows, fitted to the first; -1 at least."""
+    half = len(inputs) // 2
+    x = torch.cat([inputs.double(), torch.ones_like(inputs[:, :1]).double()], 1)
+    y = target.double()
+    y = (y - y[:half].mean(0)) / y.std(0).clamp(min=1e-6)
+    seen = x[:half]
+    ridge = 1e-3 * half * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(seen.mT @ seen + ridge, seen.mT @ y[:half])
+    error = (x[half:] @ weight - y[half:]).square().mean()
+    return (1 - error / y[half:].square().mean().clamp(min=1e-12)).clamp(min=-1).float()
+
+
+def features_gap(decoder: Decoder, features: Tensor, obs: Obs) -> dict[str, Tensor]:
+    """How much better a frame's own features explain it than another frame's: mean and standard error, in units of
+    the decoder's score. Not above 0: the decoder ignores its features, or they say nothing."""
+    step = max(1, len(features) // FRAMES)
+    chosen = torch.arange(0, len(features), step, device=features.device)[:FRAMES]
+    features, obs = features[chosen], tree.select(obs, chosen)
+    # Half a turn: the neighbours of a frame look like it.
+    gap = decoder.score(features, obs) - decoder.score(features.roll(len(chosen) // 2, 0), obs)
+    return {"features_gap": gap.mean(), "features_gap_se": gap.std() / len(gap) ** 0.5}
+
+
+Values = Mapping[str, float]
+_Rule = tuple[str, Callable[[Values], bool], Alarm]
+
+RULES: tuple[_Rule, ...] = (
+    (
+        "latent_collapsed",
+        lambda v: v.get("latent/signal_std", 1.0) < 0.02 or v.get("latent/effective_rank", 9.0) < 1.2,
+        Alarm(
+            "the latent has collapsed: frames hardly differ in it",
+            "lower --model.rep-scale, or choose a decoder or encoder with a loss of its own that keeps z informative",
+        ),
+    ),
+    (
+        "worse_than_untrained",
+        lambda v: v.get("latent/probe_r2", 0.0) < v.get("latent/probe_r2_untrained", 0.0) - 0.2,
+        Alarm(
+            "less can be read from the latent than from an untrained encoder's",
+            "raise what trains the encoder to inform (decoder or contrastive terms) against --model.rep-scale",
+        ),
+    ),
+    (
+        "features_ignored",
+        lambda v: v.get("decoder/features_gap", 1.0) <= 2 * v.get("decoder/features_gap_se", 0.0),
+        Alarm(
+            "the decoder explains a frame no better with its own features than with another's (posterior collapse)",
+            "lower --model.rep-scale or raise --model.free-nats; weaken a decoder that needs no latent",
+        ),
+    ),
+    (
+        "nothing_to_predict",
+        lambda v: v.get("latent/kl", 1.0) < 0.05,
+        Alarm(
+            "posterior and prior agree before anything is seen: the latent says nothing new",
+            "raise --model.free-nats or lower --model.rep-scale",
+        ),
+    ),
+    (
+        "critic_wins",
+        lambda v: any(value > 20 for name, value in v.items() if name.endswith("critic_gap")),
+        Alarm(
+            "a critic tells real from generated with ease: what it judges no longer learns from it",
+            "lower --train.critic-learning-rate or raise the critic's gradient penalty",
+        ),
+    ),
+)
+
+
+@dataclass
+class Watch:
+    """Raises an alarm when a failure shows on two log lines in a row, once until it is gone."""
+
+    seen: dict[str, int] = field(default_factory=dict)
+    raised: dict[str, Alarm] = field(default_factory=dict)
+
+    def look(self, values: Values, updates: int, own: Mapping[str, Alarm]) -> list[Alarm]:
+        """The alarms that are new at this log line. own: those that the parts raise by their own metrics."""
+        if updates < SETTLED:
+            return []
+        tripped = {name: alarm for name, rule, alarm in RULES if rule(values)} | dict(own)
+        self.seen = {name: self.seen.get(name, 0) + 1 for name in tripped}
+        new = [alarm for name, alarm in tripped.items() if self.seen[name] == 2]
+        self.raised.update({name: tripped[name] for name, count in self.seen.items() if count >= 2})
+        return new
+
+
+__all__ = [
+    "RULES",
+    "Watch",
+    "features_gap",
+    "latent_health",
+    "probe_r2",
+    "thumbnail",
+]
