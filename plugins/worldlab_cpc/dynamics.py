@@ -1,4 +1,4 @@
-"""The contrastive dynamics (cell 14): a recurrent memory whose Gaussian prediction is trained as a critic.
+"""The contrastive dynamics (cell 14): a recurrent memory whose prediction (Gaussian, or codes) is trained as a critic.
 
 InfoNCE alone learns a density ratio, which cannot be sampled, so it cannot imagine. Two things tie it to a density:
 the score is a normalised Gaussian log-density, and the question asked is "which memory predicted this z?", whose only
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import Normal
+from worldlab import tree
+from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import GRUCell, mlp
 from worldlab_cpc.configs import CPCDynamicsConfig
@@ -21,13 +22,16 @@ from worldlab_cpc.infonce import Contrast, cosine_scores, info_nce, masked_mean
 
 UNIT_STD = 0.5413
 """softplus(0.5413) = 1: the head starts near the std of a normalised latent."""
+UNIMIX = 0.01
+"""Share of a uniform in categorical predictions: no code ever has probability 0."""
 MARGINAL_RATE = 0.01
 """Rate at which the moments of z, the baseline of `score_latent`, follow the data."""
 
 
 @final
 class CPCDynamics(Dynamics):
-    """GRU memory; p(z | h) Gaussian, trained by InfoNCE over the batch at equal time; k-step heads on top.
+    """GRU memory; p(z | h) Gaussian, or independent codes where the latent is categorical, trained by InfoNCE over the
+    batch at equal time; k-step heads on top.
 
     One-step critic: Nguyen et al. 2021 (TPC), arXiv:2106.07156. k-step heads: van den Oord et al. 2018,
     arXiv:1807.03748, eq. 3, conditioned on the actions in between: Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416.
@@ -43,10 +47,12 @@ class CPCDynamics(Dynamics):
     def __init__(self, config: CPCDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
+        self.latent = specs.latent
         dim, action = specs.latent.dim, specs.action.dim
         self.input = mlp(dim + action, config.units, config.layers)
         self.cell = GRUCell(config.units, config.memory)
-        self.head = mlp(config.memory, config.units, config.layers, 2 * dim)
+        outputs = dim if specs.latent.kind == "categorical" else 2 * dim
+        self.head = mlp(config.memory, config.units, config.layers, outputs)
         with torch.no_grad():
             # Almost the same prediction for every memory: the critic starts knowing nothing, at log K, not above it.
             self.head[-1].weight.mul_(0.1)  # type: ignore[union-attr]
@@ -73,19 +79,28 @@ class CPCDynamics(Dynamics):
     def memory(self, state: State) -> Tensor:
         return state["h"]
 
-    def predict(self, memory: Tensor) -> Normal:
-        """memory [N, H] -> Normal over z [N, D], std at least `min_std`."""
-        mean, raw = self.head(memory).chunk(2, -1)
+    def predict(self, memory: Tensor) -> Normal | OneHot:
+        """memory [N, H] -> Normal over z [N, D], std at least `min_std`; OneHot over codes."""
+        out = self.head(memory)
+        if self.latent.kind == "categorical":
+            return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), UNIMIX)
+        mean, raw = out.chunk(2, -1)
         return Normal(mean, F.softplus(raw + UNIT_STD) + self.config.min_std)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
         """log p(z | h) - log p(z), [N] in nats: what InfoNCE estimates, without a batch to compare with.
 
-        memory [N, H], z [N, D]. p(z) is a Gaussian with the running moments of z. Without that baseline a latent would
-        score best by dying; with it, shrinking z gains nothing (the expected derivative to its scale is 0).
+        memory [N, H], z [N, D]. p(z) is a Gaussian with the running moments of z, or the running frequencies of its
+        codes. Without that baseline a latent would score best by dying; with it, shrinking z gains nothing (the
+        expected derivative to its scale is 0).
         """
-        marginal = Normal(self.marginal_mean, self.marginal_var.sqrt())
-        return self.predict(memory).log_prob(z) - marginal.log_prob(z)
+        return self.predict(memory).log_prob(z) - self._marginal().log_prob(z)
+
+    def _marginal(self) -> Normal | OneHot:
+        if self.latent.kind == "categorical":
+            shares = self.marginal_mean.unflatten(-1, (self.latent.groups, self.latent.classes))
+            return OneHot.with_unimix(shares.clamp(min=1e-6).log(), UNIMIX)
+        return Normal(self.marginal_mean, self.marginal_var.sqrt())
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """`infonce`, `nll` and, with a horizon, `future`, each [B, T] in nats; 0 where there is no pair to judge.
@@ -94,7 +109,7 @@ class CPCDynamics(Dynamics):
         """
         if player != "main":
             return {}
-        assert isinstance(ctx.prior, Normal)
+        assert isinstance(ctx.prior, Normal | OneHot)
         stopped = ctx.latent.z.detach()
         z = ctx.latent.z if ctx.posterior == "deterministic" else stopped
         if self.training and torch.is_grad_enabled():
@@ -110,7 +125,7 @@ class CPCDynamics(Dynamics):
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Accuracy, bound and log K of the one-step InfoNCE, and the nats that the true actions are worth."""
-        assert isinstance(ctx.prior, Normal)
+        assert isinstance(ctx.prior, Normal | OneHot)
         mask = ctx.batch.mask
         contrast = one_step(ctx.prior, ctx.latent.z, mask)
         out = {
@@ -122,7 +137,7 @@ class CPCDynamics(Dynamics):
             out["action_gap"] = self._action_gap(ctx, ctx.prior)
         return out
 
-    def _action_gap(self, ctx: Context, prior: Normal) -> Tensor:
+    def _action_gap(self, ctx: Context, prior: Normal | OneHot) -> Tensor:
         """Mean fall of log p(z | h) when the last action comes from another row; 0 for a dynamics blind to actions."""
         batch = ctx.batch
         before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
@@ -170,15 +185,15 @@ class CPCDynamics(Dynamics):
         self.marginal_var.lerp_(var, rate)
 
 
-def one_step(prior: Normal, z: Tensor, mask: Tensor) -> Contrast:
+def one_step(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> Contrast:
     """Which memory predicted this z? Each z at (b, t) among the predictions of all rows at t: leaves [B, T].
 
     prior: over B * T rows; z [B, T, D]; mask [B, T]. The same time across the batch is the safe choice of negatives:
     no frame competes with its own near copies.
     """
     batch = len(z)
-    mean, std = (leaf.unflatten(0, (batch, -1)).transpose(0, 1)[:, None] for leaf in (prior.mean, prior.std))
-    scores = Normal(mean, std).log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
+    by_time = tree.tree_map(lambda leaf: leaf.unflatten(0, (batch, -1)).transpose(0, 1)[:, None], prior)
+    scores = by_time.log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
     contrast = info_nce(scores, (mask > 0).T[:, None, :])
     return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
 

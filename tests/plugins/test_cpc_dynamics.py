@@ -8,8 +8,8 @@ from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig
 from worldlab_cpc.dynamics import CPCDynamics, actions_between, horizon_mask, one_step
 
-from worldlab.distributions import Normal
-from worldlab.interfaces import Batch, Context, Latent, ScoresLatent
+from worldlab.distributions import Normal, OneHot
+from worldlab.interfaces import Batch, Context, Latent, LatentSpec, ScoresLatent
 
 
 def build(latent: int = 4, memory: int = 6, action: int = 2, **config) -> CPCDynamics:
@@ -55,6 +55,25 @@ def test_the_untrained_critics_know_nothing():
     losses = small_model(specs).dynamics.losses(ctx)
     assert losses["infonce"].mean().item() == pytest.approx(math.log(16), abs=0.2)
     assert small_model(specs).metrics(ctx)["dynamics/infonce_bound"].item() < 0.1
+
+
+def test_codes_are_predicted_as_codes_and_scored_by_their_probability():
+    torch.manual_seed(0)
+    specs = replace(make_specs(latent=12, memory=6), latent=LatentSpec(12, "categorical", 3, 4))
+    dynamics = CPCDynamics(CPCDynamicsConfig(memory=6, units=16, projection=8), specs)
+    prior = dynamics.predict(torch.randn(6, 6, generator=gen()))
+    assert isinstance(prior, OneHot)
+    draw = prior.sample(gen()).detach().unflatten(-1, (3, 4))
+    torch.testing.assert_close(draw.sum(-1), torch.ones(6, 3))
+    z, mask = draw.flatten(-2).unflatten(0, (2, 3)), torch.ones(2, 3)
+    logs = torch.stack([OneHot(prior.logits[[t, 3 + t]]).log_prob(z[0, t]) for t in range(3)])  # row 0 by either memory
+    torch.testing.assert_close(one_step(prior, z, mask).loss[0], logs.logsumexp(1) - logs[:, 0])
+    dynamics.marginal_mean.copy_(torch.tensor([0.5, 0.5, 0, 0] * 3))
+    first, third = (torch.eye(12)[[i, 4 + i, 8 + i]].sum(0) for i in (0, 2))
+    memory = torch.zeros(1, 6)
+    gain = dynamics.score_latent(memory, third) - dynamics.score_latent(memory, first)
+    expected = dynamics.predict(memory).log_prob(third) - dynamics.predict(memory).log_prob(first)
+    torch.testing.assert_close(gain, expected + 3 * math.log((0.99 * 0.5 + 0.0025) / 0.0025), rtol=1e-3, atol=1e-3)
 
 
 def test_state_is_pure_and_rows_are_independent():

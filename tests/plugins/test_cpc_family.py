@@ -14,8 +14,8 @@ from worldlab_cpc.encoder import CPCEncoder
 
 from worldlab import Config
 from worldlab.distributions import Normal
+from worldlab.health import latent_health
 from worldlab.interfaces import Batch, Encoder, Latent, LatentSpec
-from worldlab.matching import latent_health
 from worldlab.nn import mlp
 from worldlab.settings import ModelSettings
 from worldlab.world_model import WorldModel
@@ -175,10 +175,10 @@ def test_a_fit_learns_the_state_without_collapse_and_uses_actions():
         optimizer.step()
     with torch.no_grad():
         ctx, _ = model.observe(world.draw(64, 12, 902)[0], None)
-        health, metrics = latent_health(ctx), dynamics.metrics(ctx)
+        health, metrics = latent_health(ctx.latent.z.flatten(0, 1)), dynamics.metrics(ctx)
     after = state_r2(encoder, world)
     print({k: round(float(v), 3) for k, v in (health | metrics).items()}, f"R2 {before:.3f} -> {after:.3f}")
     assert after > before + 0.05
-    assert health["latent/effective_rank"].item() > 8 / 4 and health["latent/min_std"].item() > 0.1
+    assert health["effective_rank"].item() > 8 / 4 and health["min_std"].item() > 0.1
     assert metrics["action_gap"].item() > 0.5
     assert metrics["infonce_bound"].item() <= metrics["infonce_log_k"].item()
