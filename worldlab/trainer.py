@@ -6,6 +6,7 @@ Owns every optimiser, clips, and skips and names updates that are not finite. Re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +85,7 @@ class Trainer:
 
     # ---- the world model ----
 
-    def _resting(self, stage: Stage) -> list[nn.Module]:
+    def _resting(self, stage: Stage) -> Sequence[nn.Module]:
         """What does not learn in a stage."""
         parts = [part for role, part in self.model.parts.items() if role not in stage.parts]
         return parts if stage.heads else [*parts, self.model.reward, self.model.cont]
