@@ -1,0 +1,150 @@
+"""Every mix of the installed families: it trains, routes gradients as the matching rule says, dreams, draws, and is saved whole."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from worldlab_agents.configs import DreamerConfig
+
+from worldlab import matching
+from worldlab.acting import ActingAgent
+from worldlab.collect import Collector, to_batch
+from worldlab.compose import Composed, compose
+from worldlab.envs import open_adapter
+from worldlab.interfaces import Batch, Context
+from worldlab.registry import load_registry
+from worldlab.replay import Replay
+from worldlab.runconfig import Part, RunConfig
+from worldlab.settings import CoreSettings
+from worldlab.spaces import action_spec, record_schema
+from worldlab.streams import Streams
+from worldlab.testing import small_config
+from worldlab.testing.toys import stream
+from worldlab.trainer import Generators, Trainer
+from worldlab.tree import leaves, tree_map
+from worldlab.vector import EnvPool
+
+ROLES = ("encoder", "dynamics", "decoder")
+NAMES = {role: [r.name for r in load_registry().registrations(role)] for role in ROLES}
+MIXES = list(itertools.product(*NAMES.values()))
+CORE = CoreSettings.model_validate(
+    {
+        "env": {"id": "branch"},
+        "model": {"head_units": 16, "frames_per_update": 8, "free_nats": 0.0},
+        "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
+    }
+)
+AGENT = DreamerConfig(horizon=2, units=8, layers=1)
+ADAPTER = partial(open_adapter(load_registry(), "branch")[0].make, "worldlab/Branch-v0", CORE.env)
+with EnvPool(ADAPTER, 1, 0, seed=0) as _pool:
+    SPACES = (_pool.observation_space, _pool.action_space)
+
+
+def build(mix: tuple[str, ...], seed: int = 0) -> Composed:
+    registry = load_registry()
+    parts = {
+        role: Part(name, small_config(registry.get(role, name).config)) for role, name in zip(ROLES, mix, strict=True)
+    }
+    config = RunConfig(core=CORE, **parts, agent=Part("dreamer", AGENT), presets=())
+    obs, action = SPACES
+    return compose(config, registry, obs, action, Streams(seed), torch.device("cpu"))
+
+
+@cache
+def experience() -> Batch:
+    """Random walks of the branch environment through the real boundary and replay; some begin anew midway."""
+    built = build(MIXES[0])
+    acting = ActingAgent(built.model, built.agent, SPACES[1], stream(0))
+    with EnvPool(ADAPTER, 4, 0, seed=0) as pool:
+        replay = Replay(record_schema(pool.observation_space, action_spec(pool.action_space)), 4000, 4)
+        collector = Collector(pool, replay, acting)
+        collector.start()
+        rng = np.random.default_rng(0)
+        for _ in range(200):
+            collector.step(rng)
+    sampled = replay.sample(256, 6, rng)
+    order = np.argsort(sampled["cont"][:, :-1].sum(1), kind="stable")[[0, 1, -1, -2]]  # two with an ending, two without
+    chosen = {key: value[order] for key, value in sampled.items()}
+    batch = to_batch(chosen, built.model.preprocess, torch.device("cpu"))
+    assert batch.is_first[:, 1:].any() and not batch.cont.all()
+    return batch
+
+
+def reached(total: Tensor, inputs: list[Tensor]) -> bool:
+    """Whether any gradient that is not 0 gets from total to one of the inputs."""
+    if not total.requires_grad:
+        return False
+    found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
+    return any(grad is not None and bool(grad.any()) for grad in found)
+
+
+def check_routing(built: Composed, ctx: Context) -> None:
+    """`dyn` and a dynamics' own loss never train the latent they predict, `rep` never the dynamics that predicts it."""
+    model, rule = built.model, built.model.rule
+    # The latent apart from the memory, which earlier latents train through time, as they should.
+    apart = tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
+    ctx, held = replace(ctx, latent=apart), [x for x in leaves(apart) if x.requires_grad]
+    weights = [p for p in model.dynamics.parameters() if p.requires_grad]
+    terms = {name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings).items()}
+    own = {name: term.sum() for name, term in model.dynamics.losses(ctx).items()}
+    assert ("dyn" in terms) != bool(own), "a dynamics learns by the matching rule or by its own losses"
+    learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
+    assert reached(learns, weights)
+    assert reached(learns, held) == (
+        rule.dyn == "own" and model.encoder.posterior == "deterministic" and model.dynamics.prior == "critic"
+    )
+    assert ("rep" in terms) == (rule.rep != "none")
+    if "rep" in terms:
+        assert reached(terms["rep"], held) and not reached(terms["rep"], weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", MIXES, ids="-".join)
+def test_mix(mix: tuple[str, ...]):
+    torch.set_num_threads(1)
+    built, batch = build(mix), experience()
+    model = built.model
+    trainer = Trainer(model, built.agent, CORE.train, Generators(stream(1), stream(2)))
+    trainer.update(batch)  # what starts at 0, or initialises itself from data, has done so
+    ctx, _ = model.observe(batch, stream(3))
+    check_routing(built, ctx)
+    touched = set()
+    for _ in range(19):
+        scalars = trainer.update(batch)
+        assert all(bool(torch.isfinite(value)) for value in scalars.values())
+        touched |= {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    forgotten = {name for name, p in model.named_parameters() if p.requires_grad} - touched
+    assert not forgotten, f"never trained: {sorted(forgotten)[:3]}"
+
+    with torch.no_grad():
+        ctx, seen = model.observe(batch, stream(3))
+        dream = _dream(built, seen.final)
+        picture = model.render(dream.features[:, -1])
+        values = model.metrics(ctx)
+    assert torch.isfinite(dream.features).all() and (dream.cont >= 0).all() and (dream.cont <= 1).all()
+    (drawn,) = picture.values()
+    assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == torch.uint8
+    assert all(bool(torch.isfinite(value)) for value in values.values())
+
+    other = build(mix, seed=1)
+    other.model.load_state_dict(model.state_dict())
+    other.agent.load_state_dict(built.agent.state_dict())
+    with torch.no_grad():
+        again = _dream(other, other.model.observe(batch, stream(3))[1].final)
+    assert torch.equal(again.features, dream.features) and torch.equal(again.reward, dream.reward)
+
+
+def _dream(built: Composed, carry):
+    state = built.agent.initial(4)
+    choose = lambda features: built.agent.act(built.model, carry, features, state, stream(5), True)[0]  # noqa: E731
+    return built.model.imagine(carry, choose, 3, stream(4))
+
+
+def test_every_family_plays_every_role():
+    assert len(set(map(frozenset, NAMES.values()))) == 1, f"a family is missing in a role: {NAMES}"
