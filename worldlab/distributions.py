@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldlab.errors import ConfigError
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -46,6 +48,24 @@ class HasEntropy(Protocol):
     """Knows its entropy, or an estimate from its own sample whose mean and gradient are those of the entropy: [N]."""
 
     def entropy(self) -> Tensor: ...
+
+
+@runtime_checkable
+class HasTemperature(Protocol):
+    """Can be made wider (temperature above 1) or narrower. Ha & Schmidhuber 2018, arXiv:1803.10122, section 4.2."""
+
+    def tempered(self, temperature: float) -> Distribution: ...
+
+
+def tempered(dist: Distribution, temperature: float) -> Distribution:
+    """A distribution at a temperature; 1 changes nothing. Raises: ConfigError where it has none."""
+    if temperature == 1.0:
+        return dist
+    if not isinstance(dist, HasTemperature):
+        raise ConfigError(
+            f"a {type(dist).__name__} has no temperature", fix="leave the temperature at 1, or choose another dynamics"
+        )
+    return dist.tempered(temperature)
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -82,6 +102,9 @@ class Normal:
 
     def entropy(self) -> Tensor:
         return (0.5 + HALF_LOG_2PI + self.std.log()).sum(-1)
+
+    def tempered(self, temperature: float) -> Normal:
+        return Normal(self.mean, self.std * math.sqrt(temperature))
 
     def kl(self, other: Normal) -> Tensor:
         ratio = (self.std / other.std).square()
@@ -125,6 +148,9 @@ class OneHot:
 
     def entropy(self) -> Tensor:
         return -(self.probs * self.logits).sum((-2, -1))
+
+    def tempered(self, temperature: float) -> OneHot:
+        return OneHot(F.log_softmax(self.logits / temperature, -1))
 
     def kl(self, other: OneHot) -> Tensor:
         return (self.probs * (self.logits - other.logits)).sum((-2, -1))

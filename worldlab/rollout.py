@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.distributions import tempered
 from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics
 
 Carry = dict[str, Any]
@@ -125,12 +126,12 @@ def _observe_memoryless(
 
 
 def prior_step(
-    dynamics: Dynamics, carry: Carry, action: Tensor, generator: torch.Generator | None
+    dynamics: Dynamics, carry: Carry, action: Tensor, generator: torch.Generator | None, temperature: float = 1.0
 ) -> tuple[Carry, Tensor]:
     """One imagined step along action [N, A]. generator None takes the most likely latent. Returns carry, features [N, F]."""
     state = dynamics.advance(carry["state"], carry["z"], action)
     memory = dynamics.memory(state)
-    prior = dynamics.predict(memory)
+    prior = tempered(dynamics.predict(memory), temperature)
     z = prior.mode if generator is None else prior.sample(generator)
     return {"state": state, "z": z}, torch.cat([memory, z], -1)
 

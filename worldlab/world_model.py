@@ -104,10 +104,13 @@ class WorldModel(nn.Module):
         return Dream(features, action, self.reward(reached).mean, self.cont(reached).mean)
 
     def step(
-        self, carry: Carry, action: Tensor, generator: torch.Generator | None
+        self, carry: Carry, action: Tensor, generator: torch.Generator | None, temperature: float = 1.0
     ) -> tuple[Carry, Tensor, Tensor, Tensor]:
-        """One dreamed step along action [N, A]. Returns carry, features [N, F], reward [N], cont [N] on arrival."""
-        carry, features = rollout.prior_step(self.dynamics, carry, action, generator)
+        """One dreamed step along action [N, A]. Returns carry, features [N, F], reward [N], cont [N] on arrival.
+
+        temperature: of the prior; above 1 a dream is less certain than the model, and harder to exploit.
+        """
+        carry, features = rollout.prior_step(self.dynamics, carry, action, generator, temperature)
         return carry, features, self.reward(features).mean, self.cont(features).mean
 
     @torch.no_grad()

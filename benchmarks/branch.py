@@ -1,0 +1,169 @@
+"""Does a dynamics keep every branch, and how often? One dream step on worldlab/Branch-v0, against the true odds.
+
+Each dynamics is trained with the same encoder and decoder on the same random walks. Then, for each of the four branch
+cells and four actions, `--samples` next latents are drawn from the prior at posterior states of unseen walks, drawn
+as pictures and read back as cells:
+
+    distinct   how many of the four true next states are dreamt at all (more than 1% of the draws)
+    tv         total variation between dreamt and true odds (0.4, 0.3, 0.2, 0.1); draws that are no cell count as wrong
+    no_cell    share of draws whose picture is no cell: farther from the nearest than a quarter of the way to another
+
+    python benchmarks/branch.py --dynamics vae --dynamics flow --seeds 3 > benchmarks/results/branch.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from worldlab_envs.branch import BRANCH_CELLS, branch_probabilities, cell_of, picture_of
+
+from worldlab.acting import ActingAgent
+from worldlab.collect import Collector, to_batch
+from worldlab.compose import Composed, compose
+from worldlab.interfaces import Batch
+from worldlab.registry import Registry, load_registry
+from worldlab.replay import Replay
+from worldlab.runconfig import RunConfig, resolve
+from worldlab.schedule import MODEL
+from worldlab.session import open_env
+from worldlab.spaces import action_spec, record_schema
+from worldlab.streams import Streams
+from worldlab.trainer import Generators, Trainer
+from worldlab.tree import repeat
+from worldlab.vector import EnvPool
+
+CELLS = 16
+PICTURES = np.stack([picture_of(cell) for cell in range(CELLS)]).astype(np.float64)
+APART = min(float(((a - b) ** 2).sum()) for i, a in enumerate(PICTURES) for b in PICTURES[:i])
+"""Squared distance between the two pictures that are most alike."""
+
+
+def configure(registry: Registry, dynamics: str, seed: int, sets: list[str]) -> RunConfig:
+    """The laptop preset's parts on the branch environment; sets: further flags, section.key=value."""
+    flags: dict[str, Any] = {
+        "env": {"id": "branch"},
+        "seed": seed,
+        "encoder": {"name": "vae", "latent_dim": 16, "width": 8},
+        "dynamics": {"name": dynamics},
+        "decoder": {"name": "vae", "width": 8, "std": 0.1},
+        "agent": {"name": "random"},
+        # The same encoder for every dynamics: one that trains in parallel cannot hand its memory back.
+        "model": {"memory_in_encoder": "no"},
+        "train": {"batch_size": 16, "batch_length": 16, "learning_rate": 1e-3},
+    }
+    for text in sets:
+        path, _, value = text.partition("=")
+        table = flags
+        *parents, last = path.split(".")
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[last] = json.loads(value)
+    return resolve(registry, presets=["laptop"], flags=flags)
+
+
+def walks(pool: EnvPool, built: Composed, steps: int, seed: int) -> Replay:
+    """Random walks: `steps` decisions in each environment of the pool."""
+    schema = record_schema(pool.observation_space, action_spec(pool.action_space))
+    replay = Replay(schema, 2 * steps * pool.num_envs, pool.num_envs)
+    acting = ActingAgent(built.model, built.agent, pool.action_space, torch.Generator().manual_seed(seed))
+    collector, rng = Collector(pool, replay, acting), np.random.default_rng(seed)
+    collector.start()
+    for _ in range(steps):
+        collector.step(rng)
+    return replay
+
+
+def classify(pictures: np.ndarray) -> np.ndarray:
+    """Cells [N] that pictures uint8 [N, 16, 16, 3] show; CELLS where one shows none."""
+    distance = ((pictures[:, None].astype(np.float64) - PICTURES) ** 2).sum((2, 3, 4))
+    return np.where(distance.min(1) > APART / 4, CELLS, distance.argmin(1))
+
+
+@torch.no_grad()
+def dreamt_odds(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int], np.ndarray]:
+    """Odds [CELLS + 1] of the next cell by (cell, action), from up to 8 unseen states a branch cell."""
+    model, generator = built.model, torch.Generator().manual_seed(7)
+    _, seen = model.observe(batch, None)
+    real = model.preprocess.restore("image", batch.obs["image"].flatten(0, 1)).numpy()
+    cells = np.array([cell_of(picture) for picture in real]).reshape(batch.is_first.shape)
+    cells[:, :4] = -1  # let the memory see something first
+    odds = {}
+    for cell in sorted(BRANCH_CELLS):
+        rows, times = (torch.from_numpy(index[:8].copy()) for index in np.nonzero(cells == cell))
+        for action in range(4):
+            carry = repeat(seen.at(rows, times), samples)
+            step = torch.eye(4)[action].expand(len(rows) * samples, 4)
+            _, features, _, _ = model.step(carry, step, generator)
+            found = classify(model.render(features)["image"].numpy())
+            odds[cell, action] = np.bincount(found, minlength=CELLS + 1) / len(found)
+    return odds
+
+
+def measure(
+    registry: Registry, dynamics: str, seed: int, updates: int, samples: int, sets: list[str]
+) -> dict[str, Any]:
+    """Train one dynamics and compare its dreams with the truth."""
+    config = configure(registry, dynamics, seed, sets)
+    _, make = open_env(config, registry)
+    streams, begin = Streams(seed), time.process_time()
+    with EnvPool(make, 8, 0, seed=seed) as pool:
+        built = compose(config, registry, pool.observation_space, pool.action_space, streams, torch.device("cpu"))
+        seen, unseen = walks(pool, built, 1000, seed), walks(pool, built, 200, seed + 1000)
+    generators = Generators(streams.torch("model"), streams.torch("agent"))
+    trainer, rng = Trainer(built.model, built.agent, config.core.train, generators), np.random.default_rng(seed)
+    batch = partial(to_batch, preprocess=built.model.preprocess, device=torch.device("cpu"))
+    for update in range(updates):
+        trainer.anneal(update / updates)
+        trainer.update(batch(seen.sample(16, 16, rng)), MODEL)
+    found = dreamt_odds(built, batch(unseen.sample(64, 16, rng)), samples)
+    tv, distinct, lost = [], [], []
+    for (cell, action), odds in found.items():
+        truth = np.zeros(CELLS + 1)
+        for following, probability in branch_probabilities(cell, action).items():
+            truth[following] = probability
+        tv.append(0.5 * np.abs(odds - truth).sum())
+        distinct.append(int((odds[truth > 0] > 0.01).sum()))
+        lost.append(odds[CELLS])
+    return {
+        "dynamics": dynamics,
+        "seed": seed,
+        "tv": float(np.mean(tv)),
+        "distinct": float(np.mean(distinct)),
+        "no_cell": float(np.mean(lost)),
+        "cpu_seconds": round(time.process_time() - begin, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dynamics", action="append", help="registered names (default: all)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument(
+        "--set", action="append", default=[], help='a setting, e.g. dynamics.memory=64 or encoder.latent="categorical"'
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    registry = load_registry()
+    names = args.dynamics or [found.name for found in registry.registrations("dynamics")]
+    rows = []
+    for name in names:
+        for seed in range(args.seeds):
+            rows.append(measure(registry, name, seed, args.updates, args.samples, args.set))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    machine = {"python": platform.python_version(), "torch": version("torch"), "processor": platform.machine()}
+    print(json.dumps({"arguments": vars(args), "machine": machine, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
