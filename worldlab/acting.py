@@ -7,23 +7,35 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from worldlab import tree
 from worldlab.agent import Agent
+from worldlab.distributions import normal_like
 from worldlab.spaces import decode_action
+from worldlab.specs import ActionSpec
 from worldlab.world_model import WorldModel
 
 
 class ActingAgent:
-    """Follows real observations with the model's filter and lets the agent choose.
+    """Follows real observations with the model's filter and lets the agent choose; keeps actions within their bounds.
+
+    noise: added to actions while exploring: the std of Gaussian noise (continuous), or the chance of a uniform action.
 
     `predict` is Stable-Baselines3's, so `stable_baselines3.common.evaluation.evaluate_policy` takes it as it is. It may
     be driven with any number of environments; the number may not change while a state is handed on.
     """
 
     def __init__(
-        self, model: WorldModel, agent: Agent, action_space: gymnasium.Space, generator: torch.Generator
+        self,
+        model: WorldModel,
+        agent: Agent,
+        action_space: gymnasium.Space,
+        generator: torch.Generator,
+        noise: float = 0.0,
     ) -> None:
+        self.noise = noise
         self.model = model
         self.agent = agent
         self.action_space = action_space
@@ -42,6 +54,10 @@ class ActingAgent:
         noise = self.generator if explore else None
         carry, features = self.model.filter(state["carry"], tensors, state["action"], first, noise)
         action, plan = self.agent.act(self.model, carry, features, state["agent"], self.generator, explore)
+        if explore and self.noise:
+            action = perturbed(action, self.model.specs.action, self.noise, self.generator)
+        if self.model.specs.action.kind == "continuous":
+            action = action.clamp(-1, 1)
         return action.cpu().numpy(), {"carry": carry, "action": action, "agent": plan}
 
     def _initial(self, n: int) -> dict[str, Any]:
@@ -63,3 +79,12 @@ class ActingAgent:
             first = np.zeros(n, bool)
         encoded, state = self.choose(obs, state, first, explore=not deterministic)
         return decode_action(self.action_space, encoded), state
+
+
+def perturbed(action: Tensor, spec: ActionSpec, noise: float, generator: torch.Generator) -> Tensor:
+    """Encoded actions [N, A] with exploration noise: Gaussian of std `noise`, or with that chance a uniform choice."""
+    if spec.kind == "continuous":
+        return action + noise * normal_like(action, generator)
+    other = torch.randint(spec.dim, (len(action),), generator=generator, device=action.device)
+    swap = torch.rand(len(action), generator=generator, device=action.device) < noise
+    return torch.where(swap[:, None], F.one_hot(other, spec.dim).to(action.dtype), action)

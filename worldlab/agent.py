@@ -28,7 +28,13 @@ class Experience:
 
 
 class Agent(nn.Module, ABC):
-    """Acts, and learns if it can. Built as `Cls(config, specs)`; its optimisers belong to the trainer."""
+    """Acts, and learns if it can. Built as `Cls(config, specs)`; its optimisers belong to the trainer.
+
+    noise: what the core adds to its actions while collecting, where they do not explore by themselves: a std for
+    continuous actions, the chance of a uniform one for discrete.
+    """
+
+    noise: float = 0.0
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:

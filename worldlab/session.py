@@ -119,7 +119,8 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         composed = compose(config, registry, pool.observation_space, pool.action_space, streams, device)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
-        acting = ActingAgent(composed.model, composed.agent, pool.action_space, streams.torch("acting", device))
+        source, noise = streams.torch("acting", device), composed.agent.noise
+        acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
         collector = Collector(pool, replay, acting, core.train.prefill_hold)
         session = Session(config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters)
         if checkpoint:

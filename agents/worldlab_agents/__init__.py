@@ -1,7 +1,7 @@
 """Agents that act, learn or plan inside any world model."""
 
 from worldlab import hookimpl
-from worldlab_agents.configs import DreamerConfig, RandomConfig
+from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, RandomConfig
 
 
 @hookimpl
@@ -21,3 +21,19 @@ def worldlab_register(register) -> None:
         paper="Hafner et al. 2023, arXiv:2301.04104",
         api=1,
     )
+    for name, config, summary, paper in (
+        (
+            "cem",
+            CEMConfig,
+            "plans by the cross-entropy method",
+            "Rubinstein 1999; Hafner et al. 2018, arXiv:1811.04551",
+        ),
+        (
+            "icem",
+            ICEMConfig,
+            "plans by CEM with coloured noise and kept elites",
+            "Pinneri et al. 2020, arXiv:2008.06389",
+        ),
+        ("mppi", MPPIConfig, "plans by path integrals", "Williams et al. 2015, arXiv:1509.01149"),
+    ):
+        register.agent(name, "worldlab_agents.planner:PlannerAgent", config=config, summary=summary, paper=paper, api=1)

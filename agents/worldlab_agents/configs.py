@@ -42,3 +42,73 @@ class DreamerConfig(Config):
     """Smallest standard deviation of continuous actions."""
     unimix: float = field(0.01, ge=0, lt=1)
     """Share of a uniform mixed into discrete policies."""
+
+
+class PlannerConfig(Config):
+    """What all planners share."""
+
+    horizon: int = field(12, ge=1)
+    """Steps H of a plan."""
+    candidates: int = field(512, ge=4)
+    """Candidate plans dreamt in an iteration."""
+    iterations: int = field(6, ge=1)
+    """Iterations of a search."""
+    gamma: float = field(0.99, gt=0, le=1)
+    """Discount per decision."""
+    noise: bool = True
+    """Dream candidates with the prior's noise; false follows its most likely latents."""
+    execute: Literal["mean", "best"] = "mean"
+    """What is done: the first action of the final plans' mean, or of the best candidate seen (optimistic where dreams vary)."""
+    budget_ms: float = field(0.0, ge=0)
+    """Deadline of a search in milliseconds, after which the best plan so far is taken; 0: none."""
+    exploration: float = field(0.3, ge=0)
+    """Noise on actions while collecting: its std (continuous), or the chance of a random action (discrete)."""
+    guide: bool = False
+    """Learn an actor and a critic in dreams, as `dreamer` does: the actor proposes candidates, the critic values the end."""
+    proposals: int = field(24, ge=1)
+    """Candidates the guide's actor proposes."""
+    guide_with: DreamerConfig = DreamerConfig()
+    """Settings of the guide."""
+
+
+class CEMConfig(PlannerConfig):
+    """The cross-entropy method."""
+
+    elites: int = field(64, ge=1)
+    """Best candidates that the plans are fitted to."""
+    keep: float = field(0.1, ge=0, lt=1)
+    """Share of the old mean and width that stays in each fit."""
+    min_std: float = field(0.05, ge=0)
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+
+
+class ICEMConfig(PlannerConfig):
+    """CEM that is worth its samples: coloured noise, elites that are kept and shifted, fewer candidates each iteration."""
+
+    candidates: int = field(256, ge=4)
+    """Candidate plans dreamt in the first iteration."""
+    elites: int = field(32, ge=1)
+    """Best candidates that the plans are fitted to."""
+    keep: float = field(0.1, ge=0, lt=1)
+    """Share of the old mean and width that stays in each fit."""
+    min_std: float = field(0.05, ge=0)
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+    beta: float = field(2.0, ge=0)
+    """Colour of the noise: its power falls as 1 / frequency^beta; 0 is white."""
+    decay: float = field(0.8, gt=0, le=1)
+    """Candidates of an iteration over those of the one before."""
+    execute: Literal["mean", "best"] = "best"
+    """What is done: the first action of the final plans' mean, or of the best candidate seen."""
+    reused: int = field(10, ge=0)
+    """Elites tried again in the next iteration and, shifted, at the next step."""
+
+
+class MPPIConfig(PlannerConfig):
+    """Model predictive path integral control: all good candidates count, the better the more."""
+
+    elites: int = field(64, ge=1)
+    """Best candidates that count at all."""
+    temperature: float = field(0.5, gt=0)
+    """Softness of the weights, in units of the elites' range of scores."""
+    min_std: float = field(0.05, ge=0)
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""

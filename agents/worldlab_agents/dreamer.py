@@ -147,7 +147,7 @@ class DreamerAgent(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
-            dream = model.imagine(seen.carry, lambda f: self._explore(f, generator), self.config.horizon, generator)
+            dream = model.imagine(seen.carry, lambda f: self.explore(f, generator), self.config.horizon, generator)
             targets = self._targets(dream, seen)
         before = dream.features[:, :-1].detach().contiguous()  # a strided input would make every linear layer a bmm
         policy = self.actor(before)
@@ -178,7 +178,8 @@ class DreamerAgent(Agent):
     def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
         return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
-    def _explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
+    def explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions [N, A] drawn from the policy at features [N, F]."""
         # The actor decides from what it is given; only the action carries gradient back into the dream.
         action = self.actor(features.detach()).sample(generator)
         return bounded(action) if self.continuous else action

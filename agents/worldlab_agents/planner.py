@@ -1,0 +1,127 @@
+"""Agents that plan: at every step they search the dream for the best plan, take its first action, and search again.
+
+Model predictive control with a learned model, as PlaNet does it: Hafner et al. 2018, arXiv:1811.04551, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.agent import Agent, Experience
+from worldlab.interfaces import State
+from worldlab.rollout import Carry
+from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
+from worldlab_agents.configs import CEMConfig, ICEMConfig, MPPIConfig, PlannerConfig
+from worldlab_agents.dreamer import DreamerAgent
+from worldlab_agents.plans import CategoricalPlans, GaussianPlans, Plans, initial_plans
+from worldlab_agents.search import Budget, Found, Rule, Stopwatch, Task, boltzmann, search, top
+
+
+@singledispatch
+def rule_of(config: PlannerConfig) -> Rule:
+    """How a planner searches: the only thing in which planners differ."""
+    raise TypeError(f"no rule for {type(config).__name__}")
+
+
+@rule_of.register
+def _(config: CEMConfig) -> Rule:
+    return Rule(top(config.elites), keep=config.keep, floor=config.min_std)
+
+
+@rule_of.register
+def _(config: ICEMConfig) -> Rule:
+    return Rule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
+
+
+@rule_of.register
+def _(config: MPPIConfig) -> Rule:
+    return Rule(boltzmann(config.temperature, config.elites), floor=config.min_std)
+
+
+@final
+class PlannerAgent(Agent):
+    """Plans with the rule of its configuration. Its state is the last plan, from which the next search starts."""
+
+    def __init__(self, config: PlannerConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.specs = specs
+        self.rule = rule_of(config)
+        self.budget = Budget(config.candidates, config.iterations, getattr(config, "decay", 1.0), config.budget_ms)
+        self.noise = config.exploration
+        self.guide = DreamerAgent(config.guide_with, specs) if config.guide else None
+        self.register_buffer("where", torch.zeros(()), persistent=False)  # knows the device
+        self.slowest = 0.0
+
+    def initial(self, n: int) -> State:
+        """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
+        plans = initial_plans(n, self.config.horizon, self.specs.action, self.get_buffer("where").device)
+        return self._state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
+
+    def _state(self, plans: Plans, elites: Tensor) -> State:
+        shape = (
+            {"logits": plans.logits} if isinstance(plans, CategoricalPlans) else {"mean": plans.mean, "std": plans.std}
+        )
+        return {"plans": shape, "elites": elites}
+
+    def _plans(self, state: State) -> Plans:
+        held = state["plans"]
+        return CategoricalPlans(held["logits"]) if "logits" in held else GaussianPlans(held["mean"], held["std"])
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: WorldModel,
+        carry: Carry,
+        features: Tensor,
+        state: State,
+        generator: torch.Generator,
+        explore: bool,
+    ) -> tuple[Tensor, State]:
+        found = self.plan(model, carry, state, generator)
+        elites = found.elites
+        if self.rule.elites:
+            elites = torch.cat([elites[:, :, 1:], elites[:, :, -1:]], 2)
+            short = self.rule.elites - elites.shape[1]
+            elites = torch.cat([elites, found.plans.best[:, None].expand(-1, short, -1, -1)], 1)
+        chosen = found.best if self.config.execute == "best" else found.plans.best
+        return chosen[:, 0], self._state(found.plans.shifted(), elites)
+
+    def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
+        """Search for the best plan from a carry [N, ...]."""
+        watch = Stopwatch(self.budget.milliseconds, slowest=self.slowest)
+        value = None if self.guide is None else lambda features: self.guide.slow_critic(features).mean  # type: ignore[union-attr]
+        task = Task(model, carry, self.config.gamma, self.config.noise, value)
+        proposals = None if self.guide is None else self._propose(model, carry, generator)
+        plans, kept = self._plans(state), state["elites"]
+        found = search(task, plans, self.rule, self.budget, generator, kept, proposals, watch)
+        self.slowest = watch.slowest
+        return found
+
+    def _propose(self, model: WorldModel, carry: Carry, generator: torch.Generator) -> Tensor:
+        """Plans [N, K, H, A] that the guide's actor follows in dreams of its own."""
+        assert self.guide is not None
+        count = self.config.proposals
+        guide = self.guide
+        dream = model.imagine(
+            tree.repeat(carry, count), lambda f: guide.explore(f, generator), self.config.horizon, generator
+        )
+        return dream.action.unflatten(0, (-1, count))
+
+    def players(self) -> dict[str, tuple[list[torch.nn.Parameter], float]]:
+        return {} if self.guide is None else self.guide.players()
+
+    def losses(
+        self, model: WorldModel, seen: Experience, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return ({}, {}) if self.guide is None else self.guide.losses(model, seen, generator)
+
+    def after_step(self) -> None:
+        if self.guide is not None:
+            self.guide.after_step()

@@ -1,0 +1,115 @@
+"""Distributions over plans: what a search samples candidates from and fits to the best of them.
+
+Letters: N states, S candidates, H steps, A entries of an encoded action. Both kinds offer the same four methods, so a
+planner does not ask whether actions are continuous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab.distributions import normal_like
+from worldlab.specs import ActionSpec
+
+
+def coloured_noise(shape: tuple[int, ...], beta: float, generator: torch.Generator) -> Tensor:
+    """Standard normal noise over [*, H, A] whose power over the H steps falls as 1 / frequency^beta.
+
+    0 is white. Actions that persist reach farther: Pinneri et al. 2020 (iCEM), arXiv:2008.06389, section 3.1.
+    """
+    white = normal_like(torch.empty(shape, device=generator.device), generator)
+    horizon = shape[-2]
+    if beta == 0 or horizon < 3:
+        return white
+    spectrum = torch.fft.rfft(white, dim=-2)
+    frequency = torch.fft.rfftfreq(horizon, device=white.device)
+    frequency[0] = frequency[1]  # the mean over time counts as the slowest wave
+    scale = frequency ** (-beta / 2)
+    # Parseval: the waves between the first and the last carry two of the H shares of variance each.
+    count = torch.full_like(scale, 2.0)
+    count[0] = 1.0
+    if horizon % 2 == 0:
+        count[-1] = 1.0
+    scale = scale / ((count * scale.square()).sum() / horizon).sqrt()
+    return torch.fft.irfft(spectrum * scale[:, None], n=horizon, dim=-2)
+
+
+@dataclass(frozen=True)
+class GaussianPlans:
+    """Independent Gaussians over continuous actions, clipped to [-1, 1]. mean, std: [N, H, A]."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def initial(cls, n: int, horizon: int, action: ActionSpec, device: torch.device) -> GaussianPlans:
+        mean = torch.zeros(n, horizon, action.dim, device=device)
+        return cls(mean, torch.ones_like(mean))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Candidates [N, S, H, A] from standard normal noise of that shape."""
+        return (self.mean[:, None] + self.std[:, None] * noise).clamp(-1, 1)
+
+    def fit(self, plans: Tensor, weight: Tensor, keep: float, floor: float) -> GaussianPlans:
+        """Move to the weighted moments of plans [N, K, H, A], weight [N, K] summing to 1; `keep` stays of the old ones."""
+        w = weight[..., None, None]
+        mean = (w * plans).sum(1)
+        std = (w * (plans - mean[:, None]).square()).sum(1).sqrt()
+        mean, std = keep * self.mean + (1 - keep) * mean, keep * self.std + (1 - keep) * std
+        return GaussianPlans(mean, std.clamp(min=floor))
+
+    def shifted(self) -> GaussianPlans:
+        """The plan one step later: the first step is gone, the last is repeated, its width open again."""
+        mean = torch.cat([self.mean[:, 1:], self.mean[:, -1:]], 1)
+        return GaussianPlans(mean, torch.ones_like(self.std))
+
+    @property
+    def best(self) -> Tensor:
+        """The most likely plan [N, H, A]."""
+        return self.mean
+
+
+@dataclass(frozen=True)
+class CategoricalPlans:
+    """Independent categoricals over discrete actions. logits: [N, H, A], normalised."""
+
+    logits: Tensor
+
+    @classmethod
+    def initial(cls, n: int, horizon: int, action: ActionSpec, device: torch.device) -> CategoricalPlans:
+        return cls(torch.log_softmax(torch.zeros(n, horizon, action.dim, device=device), -1))
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """One-hot candidates [N, S, H, A] from standard normal noise of that shape: Gumbel-max on its quantiles."""
+        uniform = torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6)
+        chosen = (self.logits[:, None] - torch.log(-torch.log(uniform))).argmax(-1)
+        return F.one_hot(chosen, self.logits.shape[-1]).to(self.logits.dtype)
+
+    def fit(self, plans: Tensor, weight: Tensor, keep: float, floor: float) -> CategoricalPlans:
+        """Move to the weighted frequencies of plans [N, K, H, A]; `floor` is the least share of the uniform."""
+        share = keep * self.logits.exp() + (1 - keep) * (weight[..., None, None] * plans).sum(1)
+        share = (1 - floor) * share + floor / share.shape[-1]
+        return CategoricalPlans(torch.log(share.clamp(min=1e-8)))
+
+    def shifted(self) -> CategoricalPlans:
+        """One step later: half of what was believed stays, so that the next search can change its mind."""
+        share = torch.cat([self.logits[:, 1:], self.logits[:, -1:]], 1).exp()
+        return CategoricalPlans(torch.log(0.5 * share + 0.5 / share.shape[-1]))
+
+    @property
+    def best(self) -> Tensor:
+        """The most likely plan [N, H, A], one-hot."""
+        return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
+
+
+Plans = GaussianPlans | CategoricalPlans
+
+
+def initial_plans(n: int, horizon: int, action: ActionSpec, device: torch.device) -> Plans:
+    """Plans that prefer nothing."""
+    kind = CategoricalPlans if action.kind == "discrete" else GaussianPlans
+    return kind.initial(n, horizon, action, device)

@@ -1,0 +1,187 @@
+"""The search all planners share: sample candidate plans, dream them, fit the plans to what came of them, again.
+
+A planner is a rule for the weights of candidates (`Weigh`) and a few numbers; what it knows of the future comes from
+the world model, and beyond the horizon from a value, if it has one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.rollout import Carry
+from worldlab.world_model import WorldModel
+from worldlab_agents.plans import Plans, coloured_noise
+
+Value = Callable[[Tensor], Tensor]
+"""features [*, F] -> what is to come from there on [*]."""
+Weigh = Callable[[Tensor], Tensor]
+"""Scores [N, S] of candidates -> their weights [N, S], summing to 1."""
+
+CHUNK = 64
+"""Candidates dreamt at once under a deadline: what is not begun need not be waited for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a plan is judged by. noise: dream with the prior's noise, else along its most likely latents."""
+
+    model: WorldModel
+    carry: Carry
+    gamma: float
+    noise: bool = True
+    value: Value | None = None
+
+    def scores(self, plans: Tensor, generator: torch.Generator) -> Tensor:
+        """Discounted dreamt returns [N, S] of candidates [N, S, H, A], the value at the end included."""
+        n, count, horizon = plans.shape[:3]
+        carry = tree.repeat(self.carry, count)
+        dream = self.model.imagine(carry, plans.flatten(0, 1), horizon, generator if self.noise else None)
+        alive = torch.cat([torch.ones_like(dream.cont[:, :1]), self.gamma * dream.cont], 1).cumprod(1)  # [N * S, H + 1]
+        total = (alive[:, :-1] * dream.reward).sum(1)
+        if self.value is not None:
+            total = total + alive[:, -1] * self.value(dream.features[:, -1])
+        return total.unflatten(0, (n, count))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a search may go on. candidates: in each of `iterations`, times `decay`^i. milliseconds: a deadline, 0: none."""
+
+    candidates: int
+    iterations: int
+    decay: float = 1.0
+    milliseconds: float = 0.0
+
+    def counts(self, least: int) -> list[int]:
+        """Candidates of each iteration."""
+        return [max(least, int(self.candidates * self.decay**i)) for i in range(self.iterations)]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a planner searches. beta: colour of its noise; keep: share of the old plans in each fit; floor: their least
+    width; elites: how many of the best candidates of an iteration are tried again in the next."""
+
+    weigh: Weigh
+    beta: float = 0.0
+    keep: float = 0.0
+    floor: float = 0.05
+    elites: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ended with. best: the candidate with the highest score [N, H, A]; score [N]; elites [N, <= K, H, A]."""
+
+    plans: Plans
+    best: Tensor
+    score: Tensor
+    elites: Tensor
+
+
+@dataclass
+class Stopwatch:
+    """Whether there is time for one more chunk: judged by the slowest of the last few. Without a limit always."""
+
+    milliseconds: float
+    start: float = field(default_factory=lambda: time.perf_counter())
+    last: float = 0.0
+    slowest: float = 0.0
+
+    def again(self) -> bool:
+        if not self.milliseconds:
+            return True
+        now = time.perf_counter()
+        if self.last:
+            self.slowest = max(0.9 * self.slowest, now - self.last)
+        self.last = now
+        return now - self.start + 1.5 * self.slowest < self.milliseconds / 1e3
+
+
+def search(
+    task: Task,
+    plans: Plans,
+    rule: Rule,
+    budget: Budget,
+    generator: torch.Generator,
+    kept: Tensor | None = None,
+    proposals: Tensor | None = None,
+    watch: Stopwatch | None = None,
+) -> Found:
+    """Improve `plans`. kept: further candidates [N, K, H, A] of the first iteration (the last search's elites);
+    proposals: of every iteration (a policy's).
+
+    Under a deadline an iteration is cut short where time is up, and what was found so far is returned: before any
+    candidate was dreamt, that is the most likely plan.
+    """
+    watch = watch or Stopwatch(budget.milliseconds)
+    best, score = plans.best, torch.full((len(plans.best),), -torch.inf, device=plans.best.device)
+    nothing = best[:, None][:, :0]
+    elites = nothing if kept is None else kept
+    proposals = nothing if proposals is None else proposals
+    for count in budget.counts(least=2 * rule.elites + 2):
+        noise = coloured_noise((len(best), count, *best.shape[1:]), rule.beta, generator)
+        # The plan itself competes, or a search from a good plan could end with a worse one.
+        candidates = torch.cat([plans.best[:, None], plans.sample(noise), elites, proposals], 1)
+        scores = _scores(task, candidates, generator, watch)
+        tried = candidates[:, : scores.shape[1]]
+        if scores.shape[1] == 0:
+            break
+        top, which = scores.max(1)
+        best = torch.where((top > score)[:, None, None], tried[torch.arange(len(best)), which], best)
+        score = torch.maximum(score, top)
+        plans = plans.fit(tried, rule.weigh(scores), rule.keep, rule.floor)
+        elites = _pick(tried, scores, rule.elites)
+    return Found(plans, best, score, elites)
+
+
+def _scores(task: Task, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
+    """Scores of as many candidates as there is time for: [N, <= S]."""
+    if not watch.milliseconds:
+        return task.scores(candidates, generator)
+    found = [candidates.new_empty(len(candidates), 0)]
+    for chunk in candidates.split(CHUNK, 1):
+        if not watch.again():
+            break
+        found.append(task.scores(chunk, generator))
+    return torch.cat(found, 1)
+
+
+def _pick(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+    """The `count` best candidates [N, count, H, A]."""
+    which = scores.topk(min(count, scores.shape[1]), 1).indices
+    return candidates[torch.arange(len(candidates), device=candidates.device)[:, None], which]
+
+
+def top(count: int) -> Weigh:
+    """Equal weights for the `count` best: the cross-entropy method. Rubinstein 1999."""
+
+    def weigh(scores: Tensor) -> Tensor:
+        kept = min(count, scores.shape[1])
+        index = scores.topk(kept, 1).indices
+        return torch.zeros_like(scores).scatter(1, index, 1.0 / kept)
+
+    return weigh
+
+
+def boltzmann(temperature: float, count: int) -> Weigh:
+    """exp(score / temperature) among the `count` best, scores normalised to [0, 1]: MPPI as in Hansen et al. 2022 (TD-MPC),
+    arXiv:2203.04955, section 3, after Williams et al. 2015, arXiv:1509.01149."""
+
+    def weigh(scores: Tensor) -> Tensor:
+        kept = min(count, scores.shape[1])
+        best, index = scores.topk(kept, 1)
+        spread = (best[:, :1] - best[:, -1:]).clamp(min=1e-6)
+        weight = torch.softmax((best - best[:, :1]) / spread / temperature, 1)
+        return torch.zeros_like(scores).scatter(1, index, weight)
+
+    return weigh
+
+
+__all__ = ["Budget", "Found", "Rule", "Stopwatch", "Task", "Value", "Weigh", "boltzmann", "search", "top"]

@@ -1,0 +1,161 @@
+"""Planners against exact optima: LQR on the linear-Gaussian system, the code of a combination lock; deadlines; warm starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from true_worlds import Lock, TrueLinear
+from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
+from worldlab_agents.planner import PlannerAgent, rule_of
+from worldlab_agents.plans import GaussianPlans, initial_plans
+from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, search, top
+from worldlab_envs.linear_gaussian import LinearGaussian
+
+from worldlab.specs import ActionSpec
+from worldlab.world_model import Dream
+
+PLANNERS: list[type[PlannerConfig]] = [CEMConfig, ICEMConfig, MPPIConfig]
+NAMES = [kind.__name__.removesuffix("Config").lower() for kind in PLANNERS]
+
+
+def gen(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("kind", PLANNERS, ids=NAMES)
+def test_on_the_true_linear_system_the_cost_is_within_5_percent_of_lqr(kind):
+    """64 systems side by side, 60 steps, the same disturbances for both: the ratio is that of the controllers."""
+    env = LinearGaussian(2)
+    world: Any = TrueLinear(env)
+    gain = torch.from_numpy(env.lqr_gain().astype(np.float32))
+    agent = PlannerAgent(kind(horizon=15, candidates=256, elites=24, gamma=1.0, min_std=0.02, noise=False), world.specs)
+    disturbance = 0.1 * torch.randn(60, 64, 2, generator=gen(5))
+    start = torch.randn(64, 2, generator=gen(6))
+    costs = {}
+    for name in ("lqr", "planner"):
+        x, state, total = start, agent.initial(64), torch.zeros(64)
+        for w in disturbance:
+            if name == "lqr":
+                u = (-x @ gain.T).clamp(-1, 1)
+            else:
+                u, state = agent.act(world, {"z": x}, x, state, gen(int(total.sum() * 100)), False)
+            x = x @ world.A.T + u @ world.B.T + w
+            total = total + ((x @ world.W) * x).sum(-1) + ((u @ world.U) * u).sum(-1)
+        costs[name] = total.mean().item()
+    assert costs["planner"] < 1.05 * costs["lqr"], costs
+
+
+@pytest.mark.parametrize("kind", PLANNERS, ids=NAMES)
+def test_on_a_combination_lock_the_categorical_search_finds_the_code(kind):
+    world: Any = Lock((2, 0, 3, 1, 1, 2))
+    config = kind(horizon=6, candidates=512, elites=32, iterations=10, execute="best")
+    agent = PlannerAgent(config, world.specs)
+    start = {"z": torch.eye(7)[[0, 0, 2]]}
+    found = agent.plan(world, start, agent.initial(3), gen())
+    assert found.best.argmax(-1)[:2].tolist() == [[2, 0, 3, 1, 1, 2]] * 2
+    assert found.best.argmax(-1)[2, :4].tolist() == [3, 1, 1, 2]
+    state, taken, z = agent.initial(1), [], start["z"][:1]
+    for _ in range(6):
+        action, state = agent.act(world, {"z": z}, z, state, gen(1), False)
+        z = world.imagine({"z": z}, action[:, None], 1, None).features[:, 1]
+        taken.append(int(action.argmax()))
+    assert tuple(taken) == world.code
+
+
+class Hill:
+    """Reward 1 - (a - target)^2 a step; may end with each step."""
+
+    def __init__(self, target: float, cont: float = 1.0):
+        self.target, self.cont = target, cont
+        self.calls: list[int] = []
+        self.tick = lambda: None
+
+    def imagine(self, carry, plan, horizon, generator):
+        self.tick()
+        self.calls.append(len(plan))
+        reward = 1 - (plan[..., 0] - self.target).square()
+        features = torch.cat([carry["z"][:, None], plan[..., :1]], 1)
+        return Dream(features, plan, reward, torch.full_like(reward, self.cont))
+
+
+def hill(target=0.7, **options) -> Any:
+    return Hill(target, **options)
+
+
+def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_value_at_the_end():
+    task = Task(hill(0.0, cont=0.5), {"z": torch.zeros(2, 1)}, gamma=0.8, value=lambda f: 100 * f[..., 0])
+    plans = torch.tensor([[[0.0], [1.0], [0.5]]])[None].expand(2, 1, 3, 1)
+    # rewards 1, 0, 0.75 arrive while the dream is alive with probability 1, 0.4, 0.16; the end is worth 50
+    torch.testing.assert_close(task.scores(plans, gen()), torch.full((2, 1), 1 + 0.16 * 0.75 + 0.064 * 50))
+
+
+@pytest.mark.parametrize("weigh", [top(8), boltzmann(0.5, 8)])
+def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
+    plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
+    task = Task(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    found = search(task, plans, Rule(weigh, floor=0.01), Budget(64, 8), gen())
+    torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.05, rtol=0)
+    good = GaussianPlans(torch.full((1, 3, 1), 0.7), torch.ones(1, 3, 1))
+    assert search(task, good, Rule(weigh), Budget(2, 1), gen()).score.item() >= 3 - 1e-5
+
+
+def test_proposals_compete_and_win_where_they_are_best():
+    task = Task(hill(0.9), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
+    proposal = torch.full((1, 1, 3, 1), 0.9)
+    found = search(task, narrow, Rule(top(1)), Budget(4, 1), gen(), proposals=proposal)
+    torch.testing.assert_close(found.best, proposal[:, 0])
+    kept = search(task, narrow, Rule(top(1), elites=1), Budget(4, 2), gen(), kept=proposal)
+    torch.testing.assert_close(kept.elites, proposal)
+
+
+def test_weights_are_those_of_cem_and_mppi():
+    scores = torch.tensor([[1.0, 4.0, 3.0, 0.0]])
+    assert top(2)(scores).tolist() == [[0.0, 0.5, 0.5, 0.0]]
+    soft = torch.softmax(torch.tensor([-1.0, 0.0, -1 / 3]) / 0.5, 0)
+    torch.testing.assert_close(boltzmann(0.5, 3)(scores)[0, :3], soft)
+
+
+def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("worldlab_agents.search.time.perf_counter", lambda: now[0])
+    world = hill()
+    world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
+    task = Task(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+    plans = GaussianPlans(torch.full((1, 3, 1), 0.25), torch.ones(1, 3, 1))
+    watch = Stopwatch(10, slowest=0.02)  # the last search's slowest chunk took longer than there is
+    found = search(task, plans, Rule(top(8)), Budget(512, 50), gen(), watch=watch)
+    assert found.best.tolist() == plans.best.tolist() and not world.calls
+    begin = now[0]
+    found = search(task, plans, Rule(top(8)), Budget(512, 50, milliseconds=100), gen())
+    assert now[0] - begin <= 0.1  # chunks of ten milliseconds each, the last begun in time
+    assert 7 <= len(world.calls) <= 10 and found.score.item() > 3 * (1 - 0.45**2)
+
+
+def test_the_next_search_starts_from_the_last_plan_shifted():
+    world: Any = hill(0.7)
+    agent = PlannerAgent(ICEMConfig(horizon=3, candidates=32, elites=4, reused=3), TrueLinear(LinearGaussian(2)).specs)
+    z = torch.zeros(2, 1)
+    _, state = agent.act(world, {"z": z}, z, agent.initial(2), gen(), False)
+    torch.testing.assert_close(state["plans"]["mean"], torch.full((2, 3, 1), 0.7), atol=0.15, rtol=0)
+    assert state["elites"].shape == (2, 3, 3, 1) and (state["elites"] - 0.7).abs().max() < 0.3
+
+
+def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
+    config = CEMConfig(guide=True, proposals=5, guide_with=DreamerConfig(units=8, layers=1), horizon=3)
+    specs = TrueLinear(LinearGaussian(2)).specs
+    agent = PlannerAgent(config, specs)
+    assert set(agent.players()) == {"actor", "critic"}
+    world: Any = TrueLinear(LinearGaussian(2))
+    proposed = agent._propose(world, {"z": torch.zeros(4, 2)}, gen())
+    assert proposed.shape == (4, 5, 3, 1) and proposed.abs().max() <= 1 and proposed.std() > 0.1
+    assert PlannerAgent(CEMConfig(), specs).players() == {}
+
+
+def test_every_planner_has_its_rule():
+    assert rule_of(ICEMConfig(beta=1.5)).beta == 1.5
+    with pytest.raises(TypeError):
+        rule_of(PlannerConfig())
