@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from worldlab.interfaces import State
+from worldlab.interfaces import Context, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
@@ -20,11 +20,13 @@ class Experience:
     """What an agent learns from in one update: posterior states of replayed data, cut from the graph.
 
     carry: [N, ...], the states from which to imagine. reward, cont: [N], received on arriving there.
+    sequence: the whole batch [B, T] as the model saw it, for agents that also learn from what really happened.
     """
 
     carry: Carry
     reward: Tensor
     cont: Tensor
+    sequence: Context | None = None
 
 
 class Agent(nn.Module, ABC):
@@ -71,3 +73,19 @@ class Agent(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Called after each update: slow targets."""
+
+
+@runtime_checkable
+class OwnLearner(Protocol):
+    """An agent that steps its own optimisers, because a library does: it has no players, and `learn` in place of `losses`.
+
+    `optimizers` are saved with checkpoints; what else it keeps outside its parameters begins anew when a run resumes.
+    """
+
+    def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
+        """Called once an update, the model's weights frozen. Returns metrics."""
+        ...
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name, in a fixed order; there from the start."""
+        ...

@@ -13,6 +13,7 @@ import gymnasium
 import torch
 
 from worldlab.acting import ActingAgent
+from worldlab.agent import OwnLearner
 from worldlab.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
@@ -67,6 +68,13 @@ class Session:
         """The agent as it is judged, drawing from a stream of its own so that judging changes nothing else."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All that are stepped: the trainer's, and those of an agent that steps its own."""
+        agent = self.composed.agent
+        own = agent.optimizers() if isinstance(agent, OwnLearner) else {}
+        return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
 
     def close(self) -> None:
         self.pool.close()
@@ -141,7 +149,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
         "random": random,
     }
     optimizers = {}
-    for name, optimizer in session.trainer.optimizers.items():
+    for name, optimizer in session.optimizers.items():
         tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
     state = {
         "counters": vars(session.counters),
@@ -160,7 +168,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
     load_weights(session.composed, checkpoint)
     state = checkpoint.state
-    for name, optimizer in session.trainer.optimizers.items():
+    for name, optimizer in session.optimizers.items():
         tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
         restore_optimizer(optimizer, tensors, state["optimizers"][name])
     session.streams.restore(checkpoint.tensors("random"), state["random"])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import tree
-from worldlab.agent import Agent, Experience
+from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context
 from worldlab.nn import frozen, frozen_parameters
@@ -77,8 +77,8 @@ class Trainer:
             if stage.model:
                 out.update(self._update_critics(ctx, stage))
                 out.update(self._update_main(ctx, stage))
-        if stage.agent and self.agent.players():
-            out.update(self._update_agent(batch, seen))
+        if stage.agent:
+            out.update(self._update_agent(ctx, seen))
         if not self._skipped:
             self.skips = 0
         return out
@@ -124,9 +124,14 @@ class Trainer:
 
     # ---- the agent ----
 
-    def _update_agent(self, batch: Batch, seen: Observed) -> dict[str, Tensor]:
-        experience = self.starts(batch, seen)
+    def _update_agent(self, ctx: Context, seen: Observed) -> dict[str, Tensor]:
+        alone = isinstance(self.agent, OwnLearner)
+        if not (alone or self.agent.players()):
+            return {}
+        experience = self.starts(ctx, seen)
         with frozen(self.model):
+            if isinstance(self.agent, OwnLearner):
+                return self.agent.learn(self.model, experience, self.generators.agent)
             losses, metrics = self.agent.losses(self.model, experience, self.generators.agent)
         named = {f"agent/{player}": loss for player, loss in losses.items()}
         out = {f"loss/{name}": loss.detach() for name, loss in named.items()}
@@ -135,15 +140,16 @@ class Trainer:
         self.agent.after_step()
         return out
 
-    def starts(self, batch: Batch, seen: Observed) -> Experience:
+    def starts(self, ctx: Context, seen: Observed) -> Experience:
         """Random posterior states of the batch, cut from the graph, from which to imagine."""
+        batch = ctx.batch
         rows, length = batch.is_first.shape
         count = min(self.settings.starts, rows * length)
         device = batch.is_first.device
         chosen = torch.randperm(rows * length, generator=self.generators.agent, device=device)[:count]
         row, time = chosen // length, chosen % length
         carry: Carry = tree.detach(seen.at(row, time))
-        return Experience(carry, batch.reward[row, time], batch.cont[row, time])
+        return Experience(carry, batch.reward[row, time], batch.cont[row, time], ctx.detach())
 
     # ---- optimisers ----
 

@@ -1,7 +1,16 @@
 """Agents that act, learn or plan inside any world model."""
 
 from worldlab import hookimpl
-from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, RandomConfig
+from worldlab_agents.configs import (
+    CEMConfig,
+    DreamerConfig,
+    ICEMConfig,
+    MPPIConfig,
+    PPOConfig,
+    RandomConfig,
+    SACConfig,
+    SB3Config,
+)
 
 
 @hookimpl
@@ -37,3 +46,10 @@ def worldlab_register(register) -> None:
         ("mppi", MPPIConfig, "plans by path integrals", "Williams et al. 2015, arXiv:1509.01149"),
     ):
         register.agent(name, "worldlab_agents.planner:PlannerAgent", config=config, summary=summary, paper=paper, api=1)
+    for name, config, summary in (
+        ("ppo", PPOConfig, "Stable-Baselines3's PPO, trained in dreams"),
+        ("sac", SACConfig, "Stable-Baselines3's SAC, trained in dreams (continuous actions)"),
+        ("sb3", SB3Config, "any algorithm of Stable-Baselines3, trained in dreams"),
+    ):
+        paper = "Raffin et al. 2021, JMLR 22(268)"
+        register.agent(name, "worldlab_agents.sb3:SB3Agent", config=config, summary=summary, paper=paper, api=1)

@@ -112,3 +112,56 @@ class MPPIConfig(PlannerConfig):
     """Softness of the weights, in units of the elites' range of scores."""
     min_std: float = field(0.05, ge=0)
     """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+
+
+class SB3Config(Config):
+    """An algorithm of Stable-Baselines3, trained in dreams."""
+
+    algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3"] = "PPO"
+    """Which one. DQN needs discrete actions, SAC and TD3 continuous ones."""
+    num_envs: int = field(64, ge=1)
+    """Dreams side by side."""
+    horizon: int = field(15, ge=1)
+    """Steps after which a dream is cut (a truncation: the value goes on)."""
+    temperature: float = field(1.0, gt=0)
+    """Temperature of the prior; above 1 dreams are harder to exploit, below 1 they are more certain than the model."""
+    every: int = field(10, ge=1)
+    """Updates of the world model between two rounds of learning."""
+    steps: int = field(1024, ge=1)
+    """Dreamt steps of a round, over all dreams."""
+    gamma: float = field(0.99, gt=0, le=1)
+    """Discount per decision."""
+    learning_rate: float = field(3e-4, gt=0)
+    """Learning rate of the algorithm."""
+    batch_size: int = field(256, ge=2)
+    """Transitions in a minibatch."""
+    epochs: int = field(5, ge=1)
+    """Passes over a round's transitions (PPO)."""
+    entropy: float = field(0.003, ge=0)
+    """Weight of the policy's entropy (PPO, A2C); SAC tunes its own."""
+    gradient_steps: int = field(4, ge=1)
+    """Gradient steps after each step of all dreams (DQN, SAC, TD3)."""
+    buffer: int = field(20_000, ge=1)
+    """Dreamt transitions kept (DQN, SAC, TD3): few, since older ones come from a model that has learned since."""
+    exploration: float = field(0.1, ge=0)
+    """Noise on actions while collecting (DQN, TD3): the chance of a random action, or its std."""
+    units: int = field(128, gt=0)
+    """Width of policy and value networks."""
+    layers: int = field(2, ge=1)
+    """Hidden layers of them."""
+
+
+class PPOConfig(SB3Config):
+    """Proximal policy optimisation in dreams."""
+
+    algorithm: Literal["PPO"] = "PPO"
+    """The algorithm of Stable-Baselines3."""
+
+
+class SACConfig(SB3Config):
+    """Soft actor-critic in dreams; for continuous actions."""
+
+    algorithm: Literal["SAC"] = "SAC"
+    """The algorithm of Stable-Baselines3."""
+    steps: int = field(512, ge=1)
+    """Dreamt steps of a round, over all dreams."""

@@ -134,9 +134,9 @@ def test_the_agents_step_leaves_the_model_alone_and_its_players_apart():
     trainer = adversarial()
     model = trainer.model
     batch = batch_for(model)
-    _, seen = model.observe(batch, gen())
+    ctx, seen = model.observe(batch, gen())
     before, agent = weights(model), weights(trainer.agent)
-    trainer._update_agent(batch, seen)
+    trainer._update_agent(ctx, seen)
     assert not changed(model, before)
     assert changed(trainer.agent, agent) == {"a.weight", "a.bias", "b.weight", "b.bias"}
     assert all(p.grad is None for p in model.parameters()) and all(p.requires_grad for p in model.parameters())
@@ -148,7 +148,7 @@ def test_starts_are_distinct_detached_posterior_states_with_their_own_reward_and
     model = trainer.model
     batch = batch_for(model)
     ctx, seen = model.observe(batch, gen())
-    starts = trainer.starts(batch, seen)
+    starts = trainer.starts(ctx, seen)
     features = model.features(starts.carry)
     assert features.shape[0] == 10 and not features.requires_grad
     flat, places = ctx.features.flatten(0, 1), set()

@@ -1,0 +1,211 @@
+"""Stable-Baselines3's own algorithms, trained inside the dream: their code, their losses, their optimisers.
+
+Raffin et al. 2021, JMLR 22(268). The dream is a VecEnv (worldlab.dream_env); every `every` updates of the world model
+the algorithm learns for a while in dreams that start at fresh posterior states of replayed experience.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import numpy as np
+import stable_baselines3
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.agent import Agent, Experience
+from worldlab.dream_env import Dreamer, DreamVecEnv, Starts, dream_action_space, feature_space
+from worldlab.errors import ConfigError
+from worldlab.interfaces import State
+from worldlab.rollout import Carry
+from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
+from worldlab_agents.configs import SB3Config
+
+SPACES = {"PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete, "SAC": spaces.Box, "TD3": spaces.Box}
+"""The action spaces an algorithm can do with."""
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Within: the global random streams, which Stable-Baselines3 draws from, are seeded from ours; restored after."""
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    kept = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(kept[0])
+            random.setstate(kept[1])
+
+
+class Blank(VecEnv):
+    """Nothing but spaces: what an algorithm is built with before there is a dream."""
+
+    render_mode = None
+
+    def reset(self) -> Any:
+        raise AssertionError("a blank environment cannot be stepped")
+
+    def step_async(self, actions: Any) -> None:
+        self.reset()
+
+    def step_wait(self) -> Any:
+        self.reset()
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        self.reset()
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> Any:
+        self.reset()
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+
+def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
+    """The algorithm of a configuration, over features. Raises: ConfigError where it cannot do with the action space."""
+    action = dream_action_space(specs.action)
+    if not isinstance(action, SPACES[config.algorithm]):
+        fitting = ", ".join(name.lower() for name, kind in SPACES.items() if isinstance(action, kind))
+        raise ConfigError(
+            f"{config.algorithm} cannot do with {specs.action.kind} actions",
+            cause=f"the environment's actions are {specs.action.kind}",
+            fix=f"--agent sb3 --agent.algorithm NAME, one that can: {fitting}",
+        )
+    env = Blank(config.num_envs, feature_space(specs), action)
+    options: dict[str, Any] = {
+        "gamma": config.gamma,
+        "learning_rate": config.learning_rate,
+        "policy_kwargs": {"net_arch": [config.units] * config.layers},
+        "device": "cpu",
+    }
+    cls = getattr(stable_baselines3, config.algorithm)
+    if issubclass(cls, OffPolicyAlgorithm):
+        options.update(
+            buffer_size=max(config.buffer, config.num_envs), batch_size=config.batch_size, learning_starts=0,
+            train_freq=1, gradient_steps=config.gradient_steps,
+        )  # fmt: skip
+    else:
+        options.update(n_steps=max(1, config.steps // config.num_envs), ent_coef=config.entropy)
+    if config.algorithm == "PPO":
+        options.update(batch_size=config.batch_size, n_epochs=config.epochs)
+    algorithm = cls("MlpPolicy", env, **options)
+    algorithm.set_logger(Logger(None, []))  # its numbers are read from the logger; nothing is printed or written
+    return algorithm
+
+
+@final
+class SB3Agent(Agent):
+    """Acts with the algorithm's policy; learns in dreams. See worldlab.agent.OwnLearner."""
+
+    def __init__(self, config: SB3Config, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.discrete = specs.action.kind == "discrete"
+        self.choices = specs.action.dim
+        self.noise = config.exploration if config.algorithm in ("DQN", "TD3") else 0.0
+        self.algorithm = build_algorithm(config, specs)
+        self.policy: nn.Module = self.algorithm.policy
+        self._adopt_variables()
+        self.updates = 0
+        self._dreamer: Dreamer | None = None
+
+    def _adopt_variables(self) -> None:
+        """Make parameters that an algorithm keeps outside its policy (SAC's entropy weight) this module's."""
+        names, variables = self.algorithm._get_torch_save_params()
+        self._optimizers = [name for name in names if name.endswith("optimizer")]
+        for name in variables:
+            value = getattr(self.algorithm, name)
+            if value is None:
+                continue
+            parameter = nn.Parameter(value.detach().clone())
+            self.register_parameter(name, parameter)
+            setattr(self.algorithm, name, parameter)
+            for optimizer in self.optimizers().values():
+                for group in optimizer.param_groups:
+                    group["params"] = [parameter if p is value else p for p in group["params"]]
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        found = {}
+        for path in self._optimizers:
+            owner: Any = self.algorithm
+            for part in path.split("."):
+                owner = getattr(owner, part, None)
+            if isinstance(owner, torch.optim.Optimizer):
+                found[path.replace(".", "_")] = owner
+        return found
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: WorldModel,
+        carry: Carry,
+        features: Tensor,
+        state: State,
+        generator: torch.Generator,
+        explore: bool,
+    ) -> tuple[Tensor, State]:
+        with seeded(generator):
+            action = self.policy._predict(features, deterministic=not explore)  # type: ignore[operator]
+        if self.discrete:
+            return F.one_hot(action.long().flatten(), self.choices).float(), state
+        return action.clamp(-1, 1), state
+
+    def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
+        self.updates += 1
+        if self.updates % self.config.every:
+            return {}
+        algorithm = self.algorithm
+        with seeded(generator):
+            self._enter(model, starts_of(seen), generator)
+            self.policy.train()
+            algorithm.learn(self.config.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            self.policy.eval()
+        numbers = {k.removeprefix("train/"): v for k, v in algorithm.logger.name_to_value.items() if "train/" in k}
+        return {f"agent/{name}": torch.as_tensor(float(value)) for name, value in numbers.items()}
+
+    def _enter(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
+        """Let the algorithm dream in the model as it is now, from new starts."""
+        config, algorithm = self.config, self.algorithm
+        if self._dreamer is None or self._dreamer.model is not model:
+            dreamer = Dreamer(model, starts, config.num_envs, config.horizon, temperature=config.temperature)
+            self._dreamer = dreamer
+            algorithm.set_env(DreamVecEnv(dreamer))
+            algorithm.device = model.device
+            for buffer in (getattr(algorithm, "rollout_buffer", None), getattr(algorithm, "replay_buffer", None)):
+                if buffer is not None:
+                    buffer.device = model.device
+        self._dreamer.starts = starts
+        self._dreamer.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        algorithm._last_obs = None  # begin new dreams: the old ones started in a model that has learned since
+
+
+def starts_of(seen: Experience) -> Starts:
+    """Starts at the states of an experience whose episodes go on."""
+    going = torch.nonzero(seen.cont > 0)[:, 0]
+    going = going if len(going) else torch.arange(len(seen.cont), device=seen.cont.device)
+
+    def draw(n: int, generator: torch.Generator) -> Carry:
+        return tree.select(seen.carry, going[torch.randint(len(going), (n,), generator=generator, device=going.device)])
+
+    return draw
