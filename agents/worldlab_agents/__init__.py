@@ -10,6 +10,7 @@ from worldlab_agents.configs import (
     RandomConfig,
     SACConfig,
     SB3Config,
+    TDMPCConfig,
 )
 
 
@@ -53,3 +54,11 @@ def worldlab_register(register) -> None:
     ):
         paper = "Raffin et al. 2021, JMLR 22(268)"
         register.agent(name, "worldlab_agents.sb3:SB3Agent", config=config, summary=summary, paper=paper, api=1)
+    register.agent(
+        "tdmpc",
+        "worldlab_agents.tdmpc:TDMPCAgent",
+        config=TDMPCConfig,
+        summary="short plans towards a learned value, with a learned policy to start from",
+        paper="Hansen et al. 2023, arXiv:2310.16828",
+        api=1,
+    )

@@ -165,3 +165,69 @@ class SACConfig(SB3Config):
     """The algorithm of Stable-Baselines3."""
     steps: int = field(512, ge=1)
     """Dreamt steps of a round, over all dreams."""
+
+
+class TDMPCConfig(Config):
+    """Planning towards a learned value, with a learned policy to start from."""
+
+    horizon: int = field(3, ge=1)
+    """Steps H of a plan; the value says what lies beyond."""
+    candidates: int = field(512, ge=4)
+    """Candidate plans dreamt in an iteration."""
+    iterations: int = field(6, ge=1)
+    """Iterations of a search."""
+    proposals: int = field(24, ge=1)
+    """Candidates the policy proposes."""
+    elites: int = field(64, ge=1)
+    """Best candidates that count in a fit."""
+    temperature: float = field(0.5, gt=0)
+    """Softness of the weights, in units of the elites' range of scores."""
+    min_std: float = field(0.05, ge=0)
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+    noise: bool = True
+    """Dream candidates with the prior's noise; false follows its most likely latents."""
+    budget_ms: float = field(0.0, ge=0)
+    """Deadline of a search in milliseconds, after which the best plan so far is taken; 0: none."""
+    exploration: float = field(0.2, ge=0)
+    """Noise on actions while collecting: its std (continuous), or the chance of a random action (discrete)."""
+    gamma: float = field(0.99, gt=0, le=1)
+    """Discount per decision."""
+    ensemble: int = field(5, ge=2)
+    """Q-functions; targets take the smaller of two of them."""
+    units: int = field(128, gt=0)
+    """Width of policy and Q-functions."""
+    layers: int = field(2, ge=1)
+    """Hidden layers of them."""
+    actor_rate: float = field(3e-4, gt=0)
+    """Learning rate of the policy."""
+    critic_rate: float = field(1e-3, gt=0)
+    """Learning rate of the Q-functions."""
+    slow_rate: float = field(0.05, gt=0, le=1)
+    """Rate at which the slow Q-functions follow, per update."""
+    entropy: float = field(0.01, ge=0)
+    """Weight of the policy's entropy, in units of the range of Q; with less a discrete policy decides before Q does."""
+    policy_min_std: float = field(0.1, gt=0)
+    """Smallest standard deviation of the policy's continuous actions."""
+
+
+class CMAConfig(Config):
+    """A small controller, evolved."""
+
+    where: Literal["dream", "real"] = "dream"
+    """Where candidates are judged: by dreams, or by the episodes played while collecting (one each)."""
+    population: int = field(16, ge=4)
+    """Candidates of a generation."""
+    sigma: float = field(0.1, gt=0)
+    """Step size at the start."""
+    hidden: int = field(0, ge=0)
+    """Width of a hidden layer; 0: the controller is linear, as in World Models."""
+    every: int = field(5, ge=1)
+    """Updates of the world model between two generations (dream)."""
+    rollouts: int = field(16, ge=1)
+    """Dreams each candidate is judged by, from the same states (dream)."""
+    horizon: int = field(50, ge=1)
+    """Steps of such a dream."""
+    gamma: float = field(0.99, gt=0, le=1)
+    """Discount per decision in a dream."""
+    temperature: float = field(1.0, gt=0)
+    """Temperature of the prior; above 1 dreams are harder to exploit."""

@@ -13,10 +13,11 @@ from worldlab.agent import Agent, Experience
 from worldlab.distributions import Normal, OneHot
 from worldlab.heads import TwoHotHead
 from worldlab.interfaces import State
-from worldlab.nn import ema_update, mlp
+from worldlab.nn import ema_update
 from worldlab.rollout import Carry
-from worldlab.specs import ActionSpec, Specs
+from worldlab.specs import Specs
 from worldlab.world_model import Dream, WorldModel
+from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 
 
@@ -31,71 +32,6 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
         following = reward[:, k] + discount[:, k] * ((1 - lambda_) * value[:, k + 1] + lambda_ * following)
         returns.append(following)
     return torch.stack(returns[::-1], 1)
-
-
-class Actor(nn.Module):
-    """features [*, F] -> a distribution over encoded actions: Normal with tanh mean and bounded std, or one OneHot."""
-
-    def __init__(self, features: int, action: ActionSpec, config: DreamerConfig):
-        super().__init__()
-        self.discrete = action.kind == "discrete"
-        self.min_std, self.unimix = config.min_std, config.unimix
-        outputs = action.dim if self.discrete else 2 * action.dim
-        self.net = mlp(features, config.units, config.layers, outputs)
-        with torch.no_grad():  # start near uniform: no direction is preferred before anything was learned
-            self.net[-1].weight.mul_(0.01)  # type: ignore[operator,union-attr]
-            self.net[-1].bias.zero_()  # type: ignore[operator,union-attr]
-
-    def forward(self, features: Tensor) -> Normal | OneHot:
-        out = self.net(features)
-        if self.discrete:
-            return OneHot.with_unimix(out[..., None, :], self.unimix)
-        mean, raw = out.chunk(2, -1)
-        return Normal(torch.tanh(mean), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
-
-
-def bounded(action: Tensor) -> Tensor:
-    """Clip a continuous action to [-1, 1], as the environment will; the gradient passes straight through."""
-    return action + (action.clamp(-1, 1) - action).detach()
-
-
-def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
-    """log-probability [*] of an action [*, A] that `bounded` has clipped: a density inside, a mass at the bounds.
-
-    The density alone would bias the score function wherever a wide policy is clipped.
-    """
-    inside = Normal(policy.mean[..., None], policy.std[..., None]).log_prob(action[..., None])
-    beyond = torch.special.log_ndtr((action * policy.mean - 1) / policy.std)  # P(sign(a) x > 1), for a = -1 or 1
-    return torch.where(action.abs() >= 1, beyond, inside).sum(-1)
-
-
-class ReturnRange(nn.Module):
-    """The scale of returns: a moving average of their 5th to 95th percentile range, never below 1.
-
-    Dividing by it makes one entropy weight fit all tasks; the floor keeps sparse rewards from being blown up
-    (arXiv:2301.04104, eq. 11).
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-        self.register_buffer("started", torch.zeros(()))
-
-    @torch.no_grad()
-    def update(self, returns: Tensor) -> Tensor:
-        """Take in returns of any shape and give the scale."""
-        levels = torch.tensor([0.05, 0.95], device=returns.device)
-        low, high = torch.quantile(returns.flatten().float(), levels)
-        started = self.get_buffer("started")
-        rate = 0.01 if started else 1.0
-        self.low.lerp_(low, rate)
-        self.high.lerp_(high, rate)
-        started.fill_(1.0)
-        return (self.high - self.low).clamp(min=1.0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +52,7 @@ class DreamerAgent(Agent):
         super().__init__(config, specs)
         self.config = config
         self.continuous = specs.action.kind == "continuous"
-        self.actor = Actor(specs.feature_dim, specs.action, config)
+        self.actor = Actor(specs, config.units, config.layers, config.min_std, config.unimix)
         # Averaged weights judge better than the last iterate: a policy gradient circles around its optimum
         # (Polyak & Juditsky 1992). Exploring goes on with the iterate.
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
@@ -147,7 +83,7 @@ class DreamerAgent(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
-            dream = model.imagine(seen.carry, lambda f: self.explore(f, generator), self.config.horizon, generator)
+            dream = model.imagine(seen.carry, lambda f: self._explore(f, generator), self.config.horizon, generator)
             targets = self._targets(dream, seen)
         before = dream.features[:, :-1].detach().contiguous()  # a strided input would make every linear layer a bmm
         policy = self.actor(before)
@@ -178,8 +114,7 @@ class DreamerAgent(Agent):
     def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
         return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
-    def explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Actions [N, A] drawn from the policy at features [N, F]."""
+    def _explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
         # The actor decides from what it is given; only the action carries gradient back into the dream.
         action = self.actor(features.detach()).sample(generator)
         return bounded(action) if self.continuous else action
@@ -203,4 +138,4 @@ class DreamerAgent(Agent):
         ema_update(self.averaged_actor, self.actor, self.config.average_rate)
 
 
-__all__ = ["Actor", "DreamerAgent", "ReturnRange", "bounded", "clipped_log_prob", "lambda_returns"]
+__all__ = ["DreamerAgent", "lambda_returns"]

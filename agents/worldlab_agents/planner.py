@@ -5,22 +5,22 @@ Model predictive control with a learned model, as PlaNet does it: Hafner et al. 
 
 from __future__ import annotations
 
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import final
 
 import torch
 from torch import Tensor
 
-from worldlab import tree
 from worldlab.agent import Agent, Experience
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
+from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
-from worldlab_agents.plans import CategoricalPlans, GaussianPlans, Plans, initial_plans
-from worldlab_agents.search import Budget, Found, Rule, Stopwatch, Task, boltzmann, search, top
+from worldlab_agents.plans import initial_plans, planning_state, plans_of
+from worldlab_agents.search import Budget, Found, Rule, Stopwatch, Task, boltzmann, propose, search, top
 
 
 @singledispatch
@@ -62,17 +62,7 @@ class PlannerAgent(Agent):
     def initial(self, n: int) -> State:
         """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
         plans = initial_plans(n, self.config.horizon, self.specs.action, self.get_buffer("where").device)
-        return self._state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
-
-    def _state(self, plans: Plans, elites: Tensor) -> State:
-        shape = (
-            {"logits": plans.logits} if isinstance(plans, CategoricalPlans) else {"mean": plans.mean, "std": plans.std}
-        )
-        return {"plans": shape, "elites": elites}
-
-    def _plans(self, state: State) -> Plans:
-        held = state["plans"]
-        return CategoricalPlans(held["logits"]) if "logits" in held else GaussianPlans(held["mean"], held["std"])
+        return planning_state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
 
     @torch.no_grad()
     def act(
@@ -85,34 +75,22 @@ class PlannerAgent(Agent):
         explore: bool,
     ) -> tuple[Tensor, State]:
         found = self.plan(model, carry, state, generator)
-        elites = found.elites
-        if self.rule.elites:
-            elites = torch.cat([elites[:, :, 1:], elites[:, :, -1:]], 2)
-            short = self.rule.elites - elites.shape[1]
-            elites = torch.cat([elites, found.plans.best[:, None].expand(-1, short, -1, -1)], 1)
         chosen = found.best if self.config.execute == "best" else found.plans.best
-        return chosen[:, 0], self._state(found.plans.shifted(), elites)
+        return chosen[:, 0], found.carried_on(self.rule.elites)
 
     def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
         """Search for the best plan from a carry [N, ...]."""
         watch = Stopwatch(self.budget.milliseconds, slowest=self.slowest)
         value = None if self.guide is None else lambda features: self.guide.slow_critic(features).mean  # type: ignore[union-attr]
         task = Task(model, carry, self.config.gamma, self.config.noise, value)
-        proposals = None if self.guide is None else self._propose(model, carry, generator)
-        plans, kept = self._plans(state), state["elites"]
+        proposals = None
+        if self.guide is not None:
+            policy, count = partial(draw, self.guide.actor, generator=generator), self.config.proposals
+            proposals = propose(model, carry, policy, count, self.config.horizon, generator)
+        plans, kept = plans_of(state), state["elites"]
         found = search(task, plans, self.rule, self.budget, generator, kept, proposals, watch)
         self.slowest = watch.slowest
         return found
-
-    def _propose(self, model: WorldModel, carry: Carry, generator: torch.Generator) -> Tensor:
-        """Plans [N, K, H, A] that the guide's actor follows in dreams of its own."""
-        assert self.guide is not None
-        count = self.config.proposals
-        guide = self.guide
-        dream = model.imagine(
-            tree.repeat(carry, count), lambda f: guide.explore(f, generator), self.config.horizon, generator
-        )
-        return dream.action.unflatten(0, (-1, count))
 
     def players(self) -> dict[str, tuple[list[torch.nn.Parameter], float]]:
         return {} if self.guide is None else self.guide.players()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldlab.distributions import normal_like
+from worldlab.interfaces import State
 from worldlab.specs import ActionSpec
 
 
@@ -113,3 +114,15 @@ def initial_plans(n: int, horizon: int, action: ActionSpec, device: torch.device
     """Plans that prefer nothing."""
     kind = CategoricalPlans if action.kind == "discrete" else GaussianPlans
     return kind.initial(n, horizon, action, device)
+
+
+def planning_state(plans: Plans, elites: Tensor) -> State:
+    """What a planner remembers from step to step: its plans and the candidates [N, K, H, A] to try again."""
+    held = {"logits": plans.logits} if isinstance(plans, CategoricalPlans) else {"mean": plans.mean, "std": plans.std}
+    return {"plans": held, "elites": elites}
+
+
+def plans_of(state: State) -> Plans:
+    """The plans in a planner's state."""
+    held = state["plans"]
+    return CategoricalPlans(held["logits"]) if "logits" in held else GaussianPlans(held["mean"], held["std"])

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.rollout import Carry
+from worldlab.interfaces import State
+from worldlab.rollout import Carry, Policy
 from worldlab.world_model import WorldModel
-from worldlab_agents.plans import Plans, coloured_noise
+from worldlab_agents.plans import Plans, coloured_noise, planning_state
 
 Value = Callable[[Tensor], Tensor]
 """features [*, F] -> what is to come from there on [*]."""
@@ -84,6 +85,12 @@ class Found:
     score: Tensor
     elites: Tensor
 
+    def carried_on(self, count: int) -> State:
+        """What the next step's search starts from: plans and elites [N, count, H, A], shifted by a step."""
+        elites = torch.cat([self.elites[:, :, 1:], self.elites[:, :, -1:]], 2)
+        padding = self.plans.best[:, None].expand(-1, count - elites.shape[1], -1, -1)
+        return planning_state(self.plans.shifted(), torch.cat([elites, padding], 1))
+
 
 @dataclass
 class Stopwatch:
@@ -141,6 +148,14 @@ def search(
     return Found(plans, best, score, elites)
 
 
+def propose(
+    model: WorldModel, carry: Carry, policy: Policy, count: int, horizon: int, generator: torch.Generator
+) -> Tensor:
+    """Plans [N, count, H, A] that a policy follows in dreams of its own from a carry [N, ...]."""
+    dream = model.imagine(tree.repeat(carry, count), policy, horizon, generator)
+    return dream.action.unflatten(0, (-1, count))
+
+
 def _scores(task: Task, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
     """Scores of as many candidates as there is time for: [N, <= S]."""
     if not watch.milliseconds:
@@ -184,4 +199,4 @@ def boltzmann(temperature: float, count: int) -> Weigh:
     return weigh
 
 
-__all__ = ["Budget", "Found", "Rule", "Stopwatch", "Task", "Value", "Weigh", "boltzmann", "search", "top"]
+__all__ = ["Budget", "Found", "Rule", "Stopwatch", "Task", "Value", "Weigh", "boltzmann", "propose", "search", "top"]

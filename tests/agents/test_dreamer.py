@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
-from worldlab_agents.dreamer import Actor, DreamerAgent, ReturnRange, bounded, clipped_log_prob, lambda_returns
+from worldlab_agents.dreamer import DreamerAgent, lambda_returns
 
 from worldlab.agent import Experience
 from worldlab.distributions import Normal
@@ -270,9 +271,9 @@ def test_clipped_log_prob_is_a_density_inside_and_the_mass_beyond_at_the_bounds(
 
 def test_actors_start_without_a_preference():
     features = torch.randn(200, 2, generator=gen())
-    discrete = Actor(2, ActionSpec("discrete", 4), DreamerConfig(**SIZES))(features)
+    discrete = Actor(make_specs(ActionSpec("discrete", 4)), 16, 1, 0.1, 0.01)(features)
     assert (discrete.probs - 0.25).abs().max() < 0.05  # type: ignore[union-attr]
-    continuous: Any = Actor(2, ActionSpec("continuous", 3), DreamerConfig(**SIZES))(features)
+    continuous: Any = Actor(make_specs(ActionSpec("continuous", 3)), 16, 1, 0.1, 0.01)(features)
     assert continuous.mean.abs().max() < 0.1 and continuous.std.min() > 0.8
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from true_worlds import Lock, TrueLinear
+from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.planner import PlannerAgent, rule_of
 from worldlab_agents.plans import GaussianPlans, initial_plans
-from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, search, top
+from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, propose, search, top
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab.specs import ActionSpec
@@ -150,7 +151,9 @@ def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
     agent = PlannerAgent(config, specs)
     assert set(agent.players()) == {"actor", "critic"}
     world: Any = TrueLinear(LinearGaussian(2))
-    proposed = agent._propose(world, {"z": torch.zeros(4, 2)}, gen())
+    guide = agent.guide
+    assert guide is not None
+    proposed = propose(world, {"z": torch.zeros(4, 2)}, lambda f: draw(guide.actor, f, gen()), 5, 3, gen())
     assert proposed.shape == (4, 5, 3, 1) and proposed.abs().max() <= 1 and proposed.std() > 0.1
     assert PlannerAgent(CEMConfig(), specs).players() == {}
 

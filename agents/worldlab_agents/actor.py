@@ -1,0 +1,82 @@
+"""A policy network, its actions kept within bounds, and the scale of returns: shared by agents that learn a policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.distributions import Normal, OneHot
+from worldlab.nn import mlp
+from worldlab.specs import Specs
+
+
+class Actor(nn.Module):
+    """features [*, F] -> a distribution over encoded actions: Normal with tanh mean and bounded std, or one OneHot."""
+
+    def __init__(self, specs: Specs, units: int, layers: int, min_std: float, unimix: float):
+        super().__init__()
+        action = specs.action
+        self.discrete = action.kind == "discrete"
+        self.min_std, self.unimix = min_std, unimix
+        outputs = action.dim if self.discrete else 2 * action.dim
+        self.net = mlp(specs.feature_dim, units, layers, outputs)
+        with torch.no_grad():  # start near uniform: no direction is preferred before anything was learned
+            self.net[-1].weight.mul_(0.01)  # type: ignore[operator,union-attr]
+            self.net[-1].bias.zero_()  # type: ignore[operator,union-attr]
+
+    def forward(self, features: Tensor) -> Normal | OneHot:
+        out = self.net(features)
+        if self.discrete:
+            return OneHot.with_unimix(out[..., None, :], self.unimix)
+        mean, raw = out.chunk(2, -1)
+        return Normal(torch.tanh(mean), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
+
+
+def bounded(action: Tensor) -> Tensor:
+    """Clip a continuous action to [-1, 1], as the environment will; the gradient passes straight through."""
+    return action + (action.clamp(-1, 1) - action).detach()
+
+
+def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
+    """log-probability [*] of an action [*, A] that `bounded` has clipped: a density inside, a mass at the bounds.
+
+    The density alone would bias the score function wherever a wide policy is clipped.
+    """
+    inside = Normal(policy.mean[..., None], policy.std[..., None]).log_prob(action[..., None])
+    beyond = torch.special.log_ndtr((action * policy.mean - 1) / policy.std)  # P(sign(a) x > 1), for a = -1 or 1
+    return torch.where(action.abs() >= 1, beyond, inside).sum(-1)
+
+
+class ReturnRange(nn.Module):
+    """The scale of returns: a moving average of their 5th to 95th percentile range, never below 1.
+
+    Dividing by it makes one entropy weight fit all tasks; the floor keeps sparse rewards from being blown up
+    (arXiv:2301.04104, eq. 11).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("started", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in returns of any shape and give the scale."""
+        levels = torch.tensor([0.05, 0.95], device=returns.device)
+        low, high = torch.quantile(returns.flatten().float(), levels)
+        started = self.get_buffer("started")
+        rate = 0.01 if started else 1.0
+        self.low.lerp_(low, rate)
+        self.high.lerp_(high, rate)
+        started.fill_(1.0)
+        return (self.high - self.low).clamp(min=1.0)
+
+
+def draw(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
+    """Actions [N, A] drawn from a policy at features [N, F], within their bounds, differentiable with respect to the policy."""
+    action = actor(features).sample(generator)
+    return action if actor.discrete else bounded(action)

@@ -1,0 +1,149 @@
+"""Planning towards a learned value: short plans, a Q-ensemble beyond their horizon, a policy that proposes.
+
+Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder, dynamics,
+reward and value; here the world model is whatever was chosen and learns by its own losses (its `dyn` term is what
+latent consistency is there), and the Q-functions read its features without training them.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.agent import Agent, Experience
+from worldlab.heads import TwoHotHead
+from worldlab.interfaces import Batch, State
+from worldlab.nn import ema_update, frozen
+from worldlab.rollout import Carry
+from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
+from worldlab_agents.actor import Actor, ReturnRange, draw
+from worldlab_agents.configs import TDMPCConfig
+from worldlab_agents.plans import initial_plans, planning_state, plans_of
+from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, propose, search
+
+
+class Ensemble(nn.Module):
+    """Q-functions as two-hot distributions over cat(features, action). q: [E, *]."""
+
+    def __init__(self, specs: Specs, size: int, units: int, layers: int):
+        super().__init__()
+        width = specs.feature_dim + specs.action.dim
+        self.members = nn.ModuleList(TwoHotHead(width, units, layers) for _ in range(size))
+
+    def q(self, features: Tensor, action: Tensor) -> Tensor:
+        """Values [E, *] of features [*, F] and actions [*, A]."""
+        inputs = torch.cat([features, action], -1)
+        return torch.stack([member(inputs).mean for member in self.members])
+
+    def loss(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy to the targets [*], averaged over the members: [*]."""
+        inputs = torch.cat([features, action], -1)
+        return torch.stack([-member(inputs).log_prob(target) for member in self.members]).mean(0)
+
+    def least_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+        """The smaller of two random members' values, [*]: optimism is what planning would exploit."""
+        pair = torch.randperm(len(self.members), generator=generator, device=generator.device)[:2]
+        return self.q(features, action)[pair].amin(0)
+
+
+@final
+class TDMPCAgent(Agent):
+    """MPPI over short plans; Q-ensemble and policy are learned from what really happened, as the model saw it."""
+
+    def __init__(self, config: TDMPCConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.specs = specs
+        self.noise = config.exploration
+        self.rule = Rule(boltzmann(config.temperature, config.elites), floor=config.min_std)
+        self.budget = Budget(config.candidates, config.iterations, milliseconds=config.budget_ms)
+        self.actor = Actor(specs, config.units, config.layers, config.policy_min_std, 0.01)
+        self.critic = Ensemble(specs, config.ensemble, config.units, config.layers)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.range = ReturnRange()
+        self.slowest = 0.0
+
+    def initial(self, n: int) -> State:
+        device = next(self.actor.parameters()).device
+        plans = initial_plans(n, self.config.horizon, self.specs.action, device)
+        return planning_state(plans, plans.best[:, None][:, :0])
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: WorldModel,
+        carry: Carry,
+        features: Tensor,
+        state: State,
+        generator: torch.Generator,
+        explore: bool,
+    ) -> tuple[Tensor, State]:
+        config, policy = self.config, partial(draw, self.actor, generator=generator)
+        proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
+        task = Task(model, carry, config.gamma, config.noise, self._value)
+        watch = Stopwatch(config.budget_ms, slowest=self.slowest)
+        found = search(task, plans_of(state), self.rule, self.budget, generator, proposals=proposals, watch=watch)
+        self.slowest = watch.slowest
+        return found.plans.best[:, 0], found.carried_on(0)
+
+    def _value(self, features: Tensor) -> Tensor:
+        """Q of the policy's most likely action, averaged over the ensemble: [*]."""
+        return self.critic.q(features, self.actor(features).mode).mean(0)
+
+    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
+        return {
+            "actor": (list(self.actor.parameters()), self.config.actor_rate),
+            "critic": (list(self.critic.parameters()), self.config.critic_rate),
+        }
+
+    def losses(
+        self, model: WorldModel, seen: Experience, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert seen.sequence is not None
+        features, batch = seen.sequence.features, seen.sequence.batch
+        target = self._targets(features, batch, generator)
+        happened = transitions(batch)
+        fit = self.critic.loss(features[:, :-1], batch.prev_action[:, 1:], target)
+        actor, q, entropy = self._actor_loss(features.flatten(0, 1), generator)
+        losses = {"actor": actor, "critic": (fit * happened).sum() / happened.sum().clamp(min=1)}
+        metrics = {"agent/q": q, "agent/target": target.mean(), "agent/entropy": entropy}
+        return losses, {name: value.detach() for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def _targets(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+        """r + gamma cont min Q(s', pi(s')) for each step but the last: [B, T - 1]. arXiv:2310.16828, eq. 4."""
+        following = features[:, 1:]
+        action = draw(self.actor, following.flatten(0, 1), generator).unflatten(0, following.shape[:2])
+        value = self.slow_critic.least_of_two(following, action, generator)
+        return batch.reward[:, 1:] + self.config.gamma * batch.cont[:, 1:] * value
+
+    def _actor_loss(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """-Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""
+        policy = self.actor(features)
+        with frozen(self.critic):
+            if self.actor.discrete:
+                choices = torch.eye(self.specs.action.dim, device=features.device)
+                each = torch.stack(
+                    [self.critic.q(features, choice.expand(len(features), -1)).mean(0) for choice in choices], -1
+                )
+                q = (policy.probs[:, 0] * each).sum(-1)
+            else:
+                q = self.critic.q(features, draw(self.actor, features, generator)).mean(0)
+        scale = self.range.update(q.detach())
+        return -(q / scale + self.config.entropy * policy.entropy()).mean(), q.mean(), policy.entropy().mean()
+
+    def after_step(self) -> None:
+        ema_update(self.slow_critic, self.critic, self.config.slow_rate)
+
+
+def transitions(batch: Batch) -> Tensor:
+    """1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
+    return batch.mask[:, :-1] * batch.mask[:, 1:] * (~batch.is_first[:, 1:])
+
+
+__all__ = ["Ensemble", "TDMPCAgent", "transitions"]
