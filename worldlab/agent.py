@@ -76,6 +76,15 @@ class Agent(nn.Module, ABC):
 
 
 @runtime_checkable
+class JudgedByEpisodes(Protocol):
+    """An agent that wants to know what the episodes it played while collecting came to."""
+
+    def episode_over(self, state: State, ret: float) -> None:
+        """An episode ended with return `ret`; state: what the agent last returned for that environment, without a batch."""
+        ...
+
+
+@runtime_checkable
 class OwnLearner(Protocol):
     """An agent that steps its own optimisers, because a library does: it has no players, and `learn` in place of `losses`.
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldlab import tree
 from worldlab.acting import ActingAgent
+from worldlab.agent import JudgedByEpisodes
 from worldlab.interfaces import Batch
 from worldlab.preprocess import Preprocessor
 from worldlab.replay import Replay, records
@@ -73,6 +75,10 @@ class Collector:
         for env, record in records(arrivals, action):
             self.replay.append(env, record)
         self.finished.extend((ret, length) for _, ret, length in arrivals.finished)
+        agent = self.acting.agent
+        if isinstance(agent, JudgedByEpisodes) and self._state is not None:
+            for env, ret, _ in arrivals.finished:
+                agent.episode_over(tree.select(self._state["agent"], env), ret)
         self._first = arrivals.is_first | arrivals.done
         self._obs = following(arrivals)
 

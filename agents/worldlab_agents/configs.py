@@ -221,6 +221,8 @@ class CMAConfig(Config):
     """Step size at the start."""
     hidden: int = field(0, ge=0)
     """Width of a hidden layer; 0: the controller is linear, as in World Models."""
+    exploration: float = field(0.1, ge=0)
+    """Noise on actions while collecting (dream): its std, or the chance of a random action."""
     every: int = field(5, ge=1)
     """Updates of the world model between two generations (dream)."""
     rollouts: int = field(16, ge=1)

@@ -38,7 +38,9 @@ def walk(rows: int, length: int, generator: torch.Generator) -> Batch:
     is_first[:, 0] = True
     is_first[0, length // 2] = True
     ones = torch.ones(rows, length)
-    return Batch({"x": torch.stack(obs, 1)}, torch.stack(actions, 1), torch.stack(rewards, 1), ones, is_first, ones.clone())
+    return Batch(
+        {"x": torch.stack(obs, 1)}, torch.stack(actions, 1), torch.stack(rewards, 1), ones, is_first, ones.clone()
+    )
 
 
 def experience(batch: Batch) -> Experience:

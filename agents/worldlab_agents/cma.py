@@ -1,0 +1,196 @@
+"""A small controller on features, evolved with CMA-ES: in dreams, or by the episodes played while collecting.
+
+Ha & Schmidhuber 2018 (World Models), arXiv:1803.10122, section 3.3; Hansen 2016 (CMA-ES), arXiv:1604.00772, as pycma.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.agent import Agent, Experience
+from worldlab.interfaces import State
+from worldlab.rollout import Carry
+from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
+from worldlab_agents.configs import CMAConfig
+from worldlab_agents.sb3 import starts_of
+
+UNASSIGNED = -1
+
+
+@dataclass(frozen=True)
+class Controller:
+    """tanh(W f + b), or the largest of W f + b for discrete actions; with `hidden`, a tanh layer in between.
+
+    Its weights come from outside, one row each, so that a whole population acts in one batch.
+    """
+
+    features: int
+    actions: int
+    discrete: bool
+    hidden: int = 0
+
+    @property
+    def size(self) -> int:
+        """Numbers in a controller."""
+        inner = self.hidden or self.features
+        return (self.hidden * (self.features + 1) if self.hidden else 0) + self.actions * (inner + 1)
+
+    def __call__(self, weights: Tensor, features: Tensor) -> Tensor:
+        """weights [N, size], features [N, F] -> encoded actions [N, A]."""
+        x, used = features, 0
+        if self.hidden:
+            used = self.hidden * (self.features + 1)
+            x = torch.tanh(_affine(weights[:, :used], x, self.hidden))
+        out = _affine(weights[:, used:], x, self.actions)
+        return F.one_hot(out.argmax(-1), self.actions).to(out.dtype) if self.discrete else torch.tanh(out)
+
+
+def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
+    matrix = weights.unflatten(1, (outputs, -1))
+    return torch.einsum("noi,ni->no", matrix[..., :-1], x) + matrix[..., -1]
+
+
+@final
+class CMAAgent(Agent):
+    """Evolves a controller. Judged by its mean; while collecting (real), each episode is played by one candidate.
+
+    What CMA-ES has learned of the landscape beyond mean and step size begins anew when a run resumes.
+    """
+
+    mean: Tensor
+    sigma: Tensor
+    generation: Tensor
+
+    def __init__(self, config: CMAConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        discrete = specs.action.kind == "discrete"
+        self.noise = config.exploration if config.where == "dream" else 0.0
+        self.controller = Controller(specs.feature_dim, specs.action.dim, discrete, config.hidden)
+        self.register_buffer("mean", torch.zeros(self.controller.size))
+        self.register_buffer("sigma", torch.tensor(config.sigma))
+        self.register_buffer("generation", torch.zeros((), dtype=torch.long))
+        self.updates = 0
+        self._strategy: Any = None
+        self._population = torch.zeros(0, self.controller.size)
+        self._fitness: list[list[float]] = []
+        self._next = 0
+        self._numpy = np.random.default_rng(0)
+
+    # ---- acting ----
+
+    def initial(self, n: int) -> State:
+        return {"candidate": torch.full((n,), UNASSIGNED, device=self.mean.device)}
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: WorldModel,
+        carry: Carry,
+        features: Tensor,
+        state: State,
+        generator: torch.Generator,
+        explore: bool,
+    ) -> tuple[Tensor, State]:
+        if self.config.where == "dream" or not explore:
+            return self.controller(self.mean.expand(len(features), -1), features), state
+        if not self._fitness:
+            self._ask(generator)
+        candidate, count = state["candidate"].clone(), len(self._fitness)
+        for row in torch.nonzero(candidate == UNASSIGNED)[:, 0].tolist():
+            candidate[row] = int(self.generation) * count + self._next % count
+            self._next += 1
+        return self.controller(self._population[candidate % count], features), {"candidate": candidate}
+
+    def episode_over(self, state: State, ret: float) -> None:
+        """An episode of one environment ended with return `ret`; state: its row of the agent's state."""
+        candidate = int(state["candidate"])
+        if self.config.where == "dream" or candidate == UNASSIGNED or not self._fitness:
+            return
+        generation, index = divmod(candidate, len(self._fitness))
+        if generation != int(self.generation):
+            return  # begun by an earlier generation, and played on by other weights: it says nothing of either
+        self._fitness[index].append(ret)
+        if all(self._fitness):
+            self._tell([float(np.mean(scores)) for scores in self._fitness])
+            self._fitness = []
+
+    # ---- evolving ----
+
+    def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
+        self.updates += 1
+        if self.config.where == "real" or self.updates % self.config.every:
+            return {}
+        self._ask(generator)
+        scores = self.dreamt(model, seen, self._population, generator)
+        self._tell(scores.tolist())
+        return {
+            "agent/fitness": scores.mean(),
+            "agent/best": scores.max(),
+            "agent/sigma": self.sigma.clone(),
+            "agent/generation": self.generation.float(),
+        }
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {}
+
+    @torch.no_grad()
+    def dreamt(self, model: WorldModel, seen: Experience, population: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean discounted return [P] of each controller [P, size], dreamt from the same states."""
+        config, count = self.config, len(population)
+        starts = starts_of(seen)(config.rollouts, generator)
+        carry = tree.tree_map(lambda leaf: leaf.repeat(count, *[1] * (leaf.dim() - 1)), starts)
+        weights = population.repeat_interleave(config.rollouts, 0).to(model.device)
+        features = model.features(carry)
+        total = features.new_zeros(len(features))
+        alive = torch.ones_like(total)
+        for _ in range(config.horizon):
+            action = self.controller(weights, features)
+            carry, features, reward, cont = model.step(carry, action, generator, config.temperature)
+            total = total + alive * reward
+            alive = alive * config.gamma * cont
+        return total.unflatten(0, (count, config.rollouts)).mean(1)
+
+    def _ask(self, generator: torch.Generator) -> None:
+        """Draw the next generation."""
+        if self._strategy is None:
+            self._strategy = _strategy(self.mean, self.sigma, self.config.population, self._draw)
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        self._numpy = np.random.default_rng(seed)
+        found = self._strategy.ask()
+        self._population = torch.from_numpy(np.stack(found)).to(self.mean)
+        self._fitness, self._next = [[] for _ in found], 0
+
+    def _draw(self, *shape: int) -> np.ndarray:
+        """pycma's noise, from the stream of the agent."""
+        return self._numpy.standard_normal(shape)
+
+    def _tell(self, scores: list[float]) -> None:
+        # pycma minimises. A score that is not finite must not become the best.
+        losses = [-score if math.isfinite(score) else 1e30 for score in scores]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._strategy.tell([row.double().cpu().numpy() for row in self._population], losses)
+        self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
+        self.sigma.fill_(float(self._strategy.sigma))
+        self.generation.add_(1)
+
+
+def _strategy(mean: Tensor, sigma: Tensor, population: int, noise: Callable[..., np.ndarray]) -> Any:
+    import cma  # seconds: only who evolves pays
+
+    # Beyond a few hundred numbers the full covariance costs more than it finds in a run's budget of generations.
+    options = {"popsize": population, "verbose": -9, "seed": math.nan, "randn": noise}
+    options["CMA_diagonal"] = len(mean) > 300
+    return cma.CMAEvolutionStrategy(mean.double().cpu().numpy(), float(sigma), options)

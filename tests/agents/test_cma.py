@@ -1,0 +1,99 @@
+"""The evolved controller: its size and arithmetic, optima it must find in dreams and through episodes, determinism."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_sb3 import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
+from worldlab_agents.cma import UNASSIGNED, CMAAgent, Controller
+from worldlab_agents.configs import CMAConfig
+
+from worldlab.tree import select
+
+
+def test_a_controller_has_the_papers_size_and_computes_what_it_says():
+    assert Controller(32 + 256, 3, False).size == 867  # World Models on CarRacing
+    wide = Controller(4, 2, False, hidden=3)
+    assert wide.size == 3 * 5 + 2 * 4
+    weights, features = torch.randn(6, wide.size, generator=gen()), torch.randn(6, 4, generator=gen(1))
+    found = wide(weights, features)
+    for row in range(6):
+        first, second = weights[row, :15].view(3, 5), weights[row, 15:].view(2, 4)
+        inner = torch.tanh(first[:, :4] @ features[row] + first[:, 4])
+        torch.testing.assert_close(found[row], torch.tanh(second[:, :3] @ inner + second[:, 3]))
+    choice = Controller(4, 3, True)(torch.randn(6, 15, generator=gen()), features)
+    assert torch.equal(choice.sum(1), torch.ones(6)) and set(choice.flatten().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS], ids=lambda a: a.kind)
+def test_evolution_in_dreams_finds_the_best_action(action):
+    config = CMAConfig(population=12, sigma=0.5, every=1, rollouts=4, horizon=3)
+    agent, world, noise = CMAAgent(config, specs_for(action)), Bandit(action), gen()
+    out: dict[str, Any] = {}
+    for _ in range(30):
+        out = agent.learn(world, experience(), noise)  # type: ignore[arg-type]
+    features = torch.linspace(-1, 1, 9)[:, None].expand(-1, 2)
+    chosen, _ = agent.act(None, {}, features, agent.initial(9), gen(), False)  # type: ignore[arg-type]
+    if action is DISCRETE:
+        assert (chosen.argmax(-1) == 2).all()
+    else:
+        torch.testing.assert_close(chosen, torch.full((9, 1), 0.5), atol=0.15, rtol=0)
+    assert out["agent/generation"] == 30 and out["agent/best"] > out["agent/fitness"] - 1e-5
+
+
+def test_a_dreams_score_is_discounted_and_weighed_by_going_on():
+    agent = CMAAgent(CMAConfig(horizon=3, rollouts=2, gamma=0.5), specs_for(DISCRETE))
+    world: Any = Bandit(DISCRETE)
+    always_last = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0, 1.0]])
+    scores = agent.dreamt(world, experience(), torch.cat([always_last, -always_last]), gen())
+    assert scores.tolist() == [1 + 0.5 + 0.25, 0]
+
+
+def play(agent: CMAAgent, rows: int, episodes: int, noise: torch.Generator) -> None:
+    """Episodes of one step in `rows` environments: the return is 1 - (a - 0.5)^2. Rows end one after another."""
+    state: Any = agent.initial(rows)
+    for number in range(episodes):
+        action, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
+        row = number % rows
+        agent.episode_over(select(state, row), float(1 - (action[row, 0] - 0.5) ** 2))
+        state["candidate"][row] = UNASSIGNED
+
+
+def test_evolution_by_episodes_finds_the_best_action_and_each_episode_has_one_controller():
+    agent = CMAAgent(CMAConfig(where="real", population=8, sigma=0.5), specs_for(CONTINUOUS))
+    noise = gen()
+    state: Any = agent.initial(3)
+    first, state = agent.act(None, {}, torch.ones(3, 2), state, noise, True)  # type: ignore[arg-type]
+    again, state = agent.act(None, {}, torch.ones(3, 2), state, noise, True)  # type: ignore[arg-type]
+    assert torch.equal(first, again) and len(set(state["candidate"].tolist())) == 3
+    play(agent, rows=3, episodes=400, noise=noise)
+    assert agent.generation >= 20
+    chosen, _ = agent.act(None, {}, torch.ones(1, 2), agent.initial(1), noise, False)  # type: ignore[arg-type]
+    assert chosen.item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_episode_begun_by_an_earlier_generation_is_not_counted():
+    agent = CMAAgent(CMAConfig(where="real", population=4), specs_for(CONTINUOUS))
+    noise = gen()
+    state: Any = agent.initial(5)
+    _, state = agent.act(None, {}, torch.ones(5, 2), state, noise, True)  # type: ignore[arg-type]
+    for row in range(4):
+        agent.episode_over(select(state, row), float(row))
+    assert agent.generation == 1
+    _, state = agent.act(None, {}, torch.ones(5, 2), state, noise, True)  # type: ignore[arg-type]
+    agent.episode_over(select(state, 4), 1e9)  # row 4 is still played by a controller of the first generation
+    assert not any(1e9 in scores for scores in agent._fitness)
+
+
+def test_the_same_seed_evolves_the_same_and_weights_are_saved():
+    states = []
+    for _ in range(2):
+        agent = CMAAgent(CMAConfig(population=6, every=2, rollouts=2, horizon=2), specs_for(CONTINUOUS))
+        noise = gen(3)
+        for _ in range(6):
+            agent.learn(Bandit(CONTINUOUS), experience(), noise)  # type: ignore[arg-type]
+        states.append(agent.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert states[0]["mean"].any() and states[0]["generation"] == 3
