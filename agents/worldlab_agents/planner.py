@@ -20,28 +20,28 @@ from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, Found, Rule, Stopwatch, Task, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, Found, SearchRule, Stopwatch, Task, boltzmann, propose, search, top
 
 
 @singledispatch
-def rule_of(config: PlannerConfig) -> Rule:
+def rule_of(config: PlannerConfig) -> SearchRule:
     """How a planner searches: the only thing in which planners differ."""
     raise TypeError(f"no rule for {type(config).__name__}")
 
 
 @rule_of.register
-def _(config: CEMConfig) -> Rule:
-    return Rule(top(config.elites), keep=config.keep, floor=config.min_std)
+def _(config: CEMConfig) -> SearchRule:
+    return SearchRule(top(config.elites), keep=config.keep, floor=config.min_std)
 
 
 @rule_of.register
-def _(config: ICEMConfig) -> Rule:
-    return Rule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
+def _(config: ICEMConfig) -> SearchRule:
+    return SearchRule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
 
 
 @rule_of.register
-def _(config: MPPIConfig) -> Rule:
-    return Rule(boltzmann(config.temperature, config.elites), floor=config.min_std)
+def _(config: MPPIConfig) -> SearchRule:
+    return SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
 
 
 @final

@@ -65,7 +65,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Rule:
+class SearchRule:
     """How a planner searches. beta: colour of its noise; keep: share of the old plans in each fit; floor: their least
     width; elites: how many of the best candidates of an iteration are tried again in the next."""
 
@@ -114,7 +114,7 @@ class Stopwatch:
 def search(
     task: Task,
     plans: Plans,
-    rule: Rule,
+    rule: SearchRule,
     budget: Budget,
     generator: torch.Generator,
     kept: Tensor | None = None,
@@ -199,4 +199,16 @@ def boltzmann(temperature: float, count: int) -> Weigh:
     return weigh
 
 
-__all__ = ["Budget", "Found", "Rule", "Stopwatch", "Task", "Value", "Weigh", "boltzmann", "propose", "search", "top"]
+__all__ = [
+    "Budget",
+    "Found",
+    "SearchRule",
+    "Stopwatch",
+    "Task",
+    "Value",
+    "Weigh",
+    "boltzmann",
+    "propose",
+    "search",
+    "top",
+]

@@ -24,7 +24,7 @@ from worldlab.world_model import WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, draw
 from worldlab_agents.configs import TDMPCConfig
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, propose, search
+from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search
 
 
 class Ensemble(nn.Module):
@@ -60,7 +60,7 @@ class TDMPCAgent(Agent):
         self.config = config
         self.specs = specs
         self.noise = config.exploration
-        self.rule = Rule(boltzmann(config.temperature, config.elites), floor=config.min_std)
+        self.rule = SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
         self.budget = Budget(config.candidates, config.iterations, milliseconds=config.budget_ms)
         self.actor = Actor(specs, config.units, config.layers, config.policy_min_std, 0.01)
         self.critic = Ensemble(specs, config.ensemble, config.units, config.layers)

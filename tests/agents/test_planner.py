@@ -12,7 +12,7 @@ from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.planner import PlannerAgent, rule_of
 from worldlab_agents.plans import GaussianPlans, initial_plans
-from worldlab_agents.search import Budget, Rule, Stopwatch, Task, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search, top
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab.specs import ActionSpec
@@ -97,19 +97,19 @@ def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_
 def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
     task = Task(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0)
-    found = search(task, plans, Rule(weigh, floor=0.01), Budget(64, 8), gen())
+    found = search(task, plans, SearchRule(weigh, floor=0.01), Budget(64, 8), gen())
     torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.05, rtol=0)
     good = GaussianPlans(torch.full((1, 3, 1), 0.7), torch.ones(1, 3, 1))
-    assert search(task, good, Rule(weigh), Budget(2, 1), gen()).score.item() >= 3 - 1e-5
+    assert search(task, good, SearchRule(weigh), Budget(2, 1), gen()).score.item() >= 3 - 1e-5
 
 
 def test_proposals_compete_and_win_where_they_are_best():
     task = Task(hill(0.9), {"z": torch.zeros(1, 1)}, gamma=1.0)
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
-    found = search(task, narrow, Rule(top(1)), Budget(4, 1), gen(), proposals=proposal)
+    found = search(task, narrow, SearchRule(top(1)), Budget(4, 1), gen(), proposals=proposal)
     torch.testing.assert_close(found.best, proposal[:, 0])
-    kept = search(task, narrow, Rule(top(1), elites=1), Budget(4, 2), gen(), kept=proposal)
+    kept = search(task, narrow, SearchRule(top(1), elites=1), Budget(4, 2), gen(), kept=proposal)
     torch.testing.assert_close(kept.elites, proposal)
 
 
@@ -128,10 +128,10 @@ def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monke
     task = Task(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
     plans = GaussianPlans(torch.full((1, 3, 1), 0.25), torch.ones(1, 3, 1))
     watch = Stopwatch(10, slowest=0.02)  # the last search's slowest chunk took longer than there is
-    found = search(task, plans, Rule(top(8)), Budget(512, 50), gen(), watch=watch)
+    found = search(task, plans, SearchRule(top(8)), Budget(512, 50), gen(), watch=watch)
     assert found.best.tolist() == plans.best.tolist() and not world.calls
     begin = now[0]
-    found = search(task, plans, Rule(top(8)), Budget(512, 50, milliseconds=100), gen())
+    found = search(task, plans, SearchRule(top(8)), Budget(512, 50, milliseconds=100), gen())
     assert now[0] - begin <= 0.1  # chunks of ten milliseconds each, the last begun in time
     assert 7 <= len(world.calls) <= 10 and found.score.item() > 3 * (1 - 0.45**2)
 
