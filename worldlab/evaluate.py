@@ -9,9 +9,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
 from worldlab.acting import ActingAgent
 from worldlab.collect import following
+from worldlab.dream_gap import Gap, GapProbe
 from worldlab.spaces import decode_action
 from worldlab.vector import EnvPool
 
@@ -27,10 +29,12 @@ class Evaluation:
     seed: int
     deterministic: bool
     frames: list[np.ndarray]
+    gap: Gap | None = None
 
     def summary(self) -> dict[str, Any]:
         """The evaluation as result.json and `worldlab eval --json` show it."""
         count = len(self.returns)
+        dream = {} if self.gap is None else {"dream": self.gap.summary()}
         return {
             "episodes": count,
             "return_mean": float(np.mean(self.returns)),
@@ -43,6 +47,7 @@ class Evaluation:
                 "deterministic": self.deterministic,
                 "episodes_per_env": "equal shares, first episodes of each",
             },
+            **dream,
         }
 
 
@@ -64,18 +69,21 @@ def evaluate(
     workers: int = 0,
     record: str | None = None,
     deterministic: bool = True,
+    dream_horizon: int = 0,
     stop: Callable[[], object] = lambda: False,
 ) -> Evaluation:
     """Run `episodes` whole episodes. deterministic: the agent does not explore.
 
-    record: an observation key whose first episode is kept as frames. stop: asked before each step; once true,
-    Interrupted is raised. Each environment plays a share fixed beforehand, so that short episodes are not
+    record: an observation key whose first episode is kept as frames. dream_horizon: also measure the gap between what
+    the first episodes earn and what they would in the dream, over so many decisions; 0: not. stop: asked before each
+    step; once true, Interrupted is raised. Each environment plays a share fixed beforehand, so that short episodes are not
     over-represented.
     """
     n = min(episodes, MAX_ENVS)
     share = [episodes // n + (i < episodes % n) for i in range(n)]
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     frames: list[np.ndarray] = []
+    probe = GapProbe(acting, dream_horizon, deterministic) if dream_horizon else None
     with EnvPool(make, n, workers, seed) as pool:
         arrivals = pool.reset()
         state, first = None, np.ones(n, bool)
@@ -88,8 +96,14 @@ def evaluate(
             encoded, state = acting.choose(obs, state, first, explore=not deterministic)
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
+            if probe is not None:
+                probe.chose(state)
+                probe.arrived(arrivals.reward, arrivals.done)
             for env, ret, length in arrivals.finished:
                 if len(results[env]) < share[env]:
                     results[env].append((float(ret), int(length)))
     flat = [item for got in results for item in got]
-    return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, deterministic, frames)
+    # A stream of its own: whether the gap is asked for does not change what is judged.
+    source = torch.Generator(acting.model.device).manual_seed(seed)
+    gap = None if probe is None else probe.measure(source)
+    return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, deterministic, frames, gap)

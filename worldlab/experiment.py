@@ -227,6 +227,7 @@ def evaluate(
         workers=judging_workers(core.env.workers),
         record=images[0] if video is not None else None,
         deterministic=core.eval.deterministic,
+        dream_horizon=core.eval.dream_horizon,
     )
     if video is not None:
         save_webp(np.stack(outcome.frames), make_folder(video.parent) / video.name, fps=15)

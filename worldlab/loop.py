@@ -17,6 +17,7 @@ from worldlab import dreaming
 from worldlab.collect import to_batch
 from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
 from worldlab.health import Watch
+from worldlab.interfaces import Alarm
 from worldlab.metrics import MetricsBus
 from worldlab.monitor_csv import MonitorCsv
 from worldlab.panel import Progress
@@ -25,6 +26,10 @@ from worldlab.run_folder import RunFolder
 from worldlab.schedule import stage_at
 from worldlab.session import Session, save
 
+EXPLOITED = Alarm(
+    "the policy earns more in the dream than in the environment, from the same starts: it lives on the model's mistakes",
+    "raise the dream's temperature where the agent has one, shorten its horizon, or give the model more updates",
+)
 RECENT = 20
 """Episodes whose mean return the panel shows."""
 
@@ -192,7 +197,7 @@ class Loop:
                 seen = {k: float(v) for k, v in session.composed.model.metrics(ctx).items()}
             values.update(seen)
             for alarm in self.watch.look(seen, counters.updates, session.composed.model.alarms(seen)):
-                self.progress.note(f"step {counters.env_steps}: {alarm.says}. {alarm.cure}")
+                self._tell(alarm)
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -206,6 +211,14 @@ class Loop:
         if counters.evaluation is not None:
             shown["eval return"] = counters.evaluation
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
+
+    def _warn(self, name: str, alarm: Alarm) -> None:
+        if name not in self.watch.raised:
+            self.watch.raised[name] = alarm
+            self._tell(alarm)
+
+    def _tell(self, alarm: Alarm) -> None:
+        self.progress.note(f"step {self.session.counters.env_steps}: {alarm.says}. {alarm.cure}")
 
     def _health_sample(self) -> dict[str, np.ndarray]:
         settings = self.session.core.train
@@ -224,10 +237,16 @@ class Loop:
                 workers=judging_workers(session.core.env.workers),
                 record=images[0] if record and images else None,
                 deterministic=session.core.eval.deterministic,
+                dream_horizon=session.core.eval.dream_horizon,
                 stop=lambda: self.caught,
             )
         counters.evaluation = float(np.mean(outcome.returns))
-        self.metrics.log(counters.env_steps, {"eval/return": counters.evaluation, "eval/episodes": episodes})
+        values = {"eval/return": counters.evaluation, "eval/episodes": episodes}
+        if outcome.gap is not None:
+            values.update({f"eval/dream_{name}": v for name, v in outcome.gap.summary().items() if v is not None})
+            if outcome.gap.exploited:
+                self._warn("exploited", EXPLOITED)
+        self.metrics.log(counters.env_steps, values)
         self.progress.note(
             f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"
         )

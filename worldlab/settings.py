@@ -112,6 +112,8 @@ class EvalSettings(Config):
     """Episodes of an evaluation during training."""
     final_episodes: int = field(20, ge=1)
     """Episodes of the evaluation that ends a run."""
+    dream_horizon: int = field(50, ge=0)
+    """Decisions over which each evaluation also asks what the same policy earns in the dream, from the same starts; 0: never."""
     deterministic: bool = True
     """Judge the most likely action (Stable-Baselines3's custom); false judges the policy as it samples (DreamerV3's)."""
 

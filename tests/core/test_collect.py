@@ -218,3 +218,29 @@ def test_to_batch_keeps_every_number_and_scales_the_observation_once():
     scaled = np.sign(sampled["vector"]) * np.log1p(np.abs(sampled["vector"]))
     np.testing.assert_allclose(batch.obs["vector"].numpy(), scaled, atol=1e-6)
     assert batch.mask.all()
+
+
+class Listening(Echo):
+    """Is told what its episodes came to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[float, float]] = []
+
+    def episode_over(self, state, ret):
+        self.heard.append((float(state["count"]), ret))
+
+
+def test_an_agent_that_asks_for_it_hears_what_its_episodes_came_to_and_nothing_of_random_ones():
+    made = collector()
+    agent = Listening()
+    made.acting.agent = agent
+    made.start()
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        made.step(rng)  # every episode ends once, played at random
+    assert len(made.finished) == 3 and agent.heard == []
+    for _ in range(10):
+        made.step()
+    assert len(made.finished) == 9
+    assert agent.heard == [(5.0, ret) for ret, _ in made.finished[3:]]  # five decisions each: its own state at the end

@@ -1,0 +1,110 @@
+"""The dream-to-real gap: what a policy earns in the dream and in the environment, from the same starts.
+
+A policy that learned in a dream finds the dream's mistakes first. If it earns more there than in the environment, it
+lives on them: Ha & Schmidhuber 2018, arXiv:1803.10122, section 4.2, table 2, and the reason for its temperature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.acting import ActingAgent
+
+SEEN = 5
+"""Decisions of an episode after which its dream begins: the model has seen something by then."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Undiscounted returns over `horizon` decisions (or until the episode ended) from the same starts, one pair an episode."""
+
+    horizon: int
+    dreamt: list[float]
+    real: list[float]
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean difference; NaN for a single pair."""
+        difference = np.subtract(self.dreamt, self.real)
+        return float(difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else float("nan")
+
+    @property
+    def exploited(self) -> bool:
+        """Whether the dream pays more than the environment: beyond 3 standard errors and a fifth of the larger return."""
+        over = float(np.mean(self.dreamt) - np.mean(self.real))
+        size = max(abs(float(np.mean(self.dreamt))), abs(float(np.mean(self.real))))
+        return over > 3 * self.error and over > 0.2 * size
+
+    def summary(self) -> dict[str, Any]:
+        """As result.json shows it."""
+        dreamt, real = float(np.mean(self.dreamt)), float(np.mean(self.real))
+        return {
+            "horizon": self.horizon,
+            "starts": len(self.real),
+            "dreamt": dreamt,
+            "real": real,
+            "difference": dreamt - real,
+            "standard_error": None if np.isnan(self.error) else self.error,
+        }
+
+
+@dataclass
+class GapProbe:
+    """Follows the first episode of each environment of an evaluation, then lets the agent go on in the dream instead.
+
+    Feed it each decision with `chose` and what came of it with `arrived`; `measure` at the end.
+    """
+
+    acting: ActingAgent
+    horizon: int
+    deterministic: bool
+    steps: int = 0
+    start: Any = None
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    real: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    going: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def chose(self, state: Any) -> None:
+        """The acting agent's state right after a decision."""
+        self.steps += 1
+        if self.steps == 1:
+            self.going = np.ones(len(state["action"]), bool)
+        if self.steps == SEEN + 1:
+            self.rows = np.flatnonzero(self.going)
+            self.real = np.zeros(len(self.going))
+            # The agent that is judged goes on with its state, so the copy must be one.
+            self.start = tree.tree_map(lambda leaf: leaf[self.rows].clone(), state)
+
+    def arrived(self, reward: np.ndarray, done: np.ndarray) -> None:
+        """What each environment returned for that decision."""
+        if self.start is not None and self.steps <= SEEN + self.horizon:
+            self.real += np.where(self.going, reward, 0.0)
+        self.going &= ~done
+
+    def measure(self, generator: torch.Generator) -> Gap | None:
+        """Dream on from where the episodes stood; None if none lasted long enough."""
+        if self.start is None or not len(self.rows):
+            return None
+        dreamt = dreamt_returns(self.acting, self.start, self.horizon, generator, not self.deterministic)
+        return Gap(self.horizon, dreamt.cpu().tolist(), self.real[self.rows].tolist())
+
+
+@torch.no_grad()
+def dreamt_returns(acting: ActingAgent, state: Any, horizon: int, generator: torch.Generator, explore: bool) -> Tensor:
+    """Expected undiscounted returns [N] over `horizon` dreamt decisions, the first of which `state` already holds."""
+    model, agent = acting.model, acting.agent
+    carry, action, plan = state["carry"], state["action"], state["agent"]
+    total = torch.zeros(len(action), device=action.device)
+    alive = torch.ones_like(total)
+    for _ in range(horizon):
+        carry, features, reward, cont = model.step(carry, action, generator)
+        total = total + alive * reward
+        alive = alive * cont
+        action, plan = agent.act(model, carry, features, plan, generator, explore)
+    return total
