@@ -244,12 +244,15 @@ class ScoresLatent(Protocol):
 class Decoder(Component):
     """p(o | h, z). Declares what `score` means and whether `decode` gives pictures of its own.
 
-    frames: how many random frames of a batch its losses are given where the user does not say
-    (`model.frames_per_update`); 0 means all. For decoders of which one frame costs as much as a rollout.
+    likelihood: what is known of P(o | h, z), the probability of a picture's 256 grey levels: "exact" or "bound" where the
+    decoder offers `log_mass` (HasLogMass), else "undefined". frames: how many random frames of a batch its losses are
+    given where the user does not say (`model.frames_per_update`); 0 means all. For decoders of which one frame costs as
+    much as a rollout.
     """
 
     score_kind: ScoreKind
     renders: bool = True
+    likelihood: Literal["exact", "bound", "undefined"] = "undefined"
     frames: int = 0
 
     @abstractmethod
@@ -263,6 +266,16 @@ class Decoder(Component):
     @abstractmethod
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """How well obs fits features, [N]; its meaning is `score_kind`, its unit nats."""
+
+
+@runtime_checkable
+class HasLogMass(Protocol):
+    """A decoder of pictures with a likelihood, from which bits per dimension follow."""
+
+    def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        """log P(o | h, z) of the observation's grey levels, [N] in nats: exact, or a random number whose exponential has
+        at most that mean (a flow's dequantisation). Vectors have no levels: Raises ConfigError if there are any."""
+        ...
 
 
 def parameter_count(modules: Iterable[nn.Module]) -> int:
@@ -280,6 +293,7 @@ __all__ = [
     "Decoder",
     "Dynamics",
     "Encoder",
+    "HasLogMass",
     "Latent",
     "LatentSpec",
     "Obs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from worldlab import health, matching, rollout, tree
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
-from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder
+from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder, HasLogMass
 from worldlab.nn import check_shape
 from worldlab.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
@@ -229,7 +230,21 @@ class WorldModel(nn.Module):
         out.update({f"decoder/{name}": value for name, value in gap.items()})
         for role, part in self.parts.items():
             out.update({f"{role}/{name}": value for name, value in part.metrics(ctx).items()})
-        return out
+        return {**out, **self._bits_per_dim(ctx)}
+
+    def _bits_per_dim(self, ctx: Context) -> dict[str, Tensor]:
+        """The whole model's bound on -log2 P(pictures | actions) per pixel and channel, where all three parts have a
+        density: one draw of E[log P(o | h, z)] - KL(q || p), on every n-th frame."""
+        kl = matching.divergence(ctx)
+        if kl is None or not isinstance(self.decoder, HasLogMass) or self.decoder.likelihood == "undefined":
+            return {}
+        step = max(1, len(kl) // health.FRAMES)
+        features = self._for_decoder(ctx.features).flatten(0, 1)[::step]
+        obs = tree.select(tree.flatten_time(ctx.batch.obs), slice(None, None, step))
+        # Its own noise: watching must not move the random stream that training draws from.
+        mass = self.decoder.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
+        entries = sum(math.prod(spec.shape) for spec in self.specs.obs.images.values())
+        return {"bits_per_dim": (kl[::step] - mass).mean() / (entries * math.log(2))}
 
     def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
         """The latent without its sampling noise, which would hide a collapse; judged beside an untrained encoder's."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.distributions import Normal
+from worldlab.errors import ConfigError
 from worldlab.interfaces import Context, Decoder, Obs
 from worldlab.nn import ObsHead
 from worldlab.specs import Specs
@@ -33,6 +34,8 @@ class VAEDecoder(Decoder):
         self.learned = config.likelihood == "learned"
         self.net = ObsHead(specs.obs, specs.feature_dim, config.width, config.units, config.layers)
         self.register_buffer("std", torch.tensor(config.std))
+        if self.learned and not specs.obs.vectors:
+            self.likelihood = "exact"
         if self.learned:
             start = math.log(math.expm1(0.1))  # softplus(start) = 0.1 of the observation's scale
             self.raw_scale = nn.ParameterDict(
@@ -54,6 +57,14 @@ class VAEDecoder(Decoder):
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """log p(o | features) in nats: exact for vectors and for "learned" images; for "mse" images a density of x."""
         return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        """log P of the grey levels, [N] in nats: exact, with "learned" scales only. Raises ConfigError otherwise."""
+        if self.likelihood != "exact":
+            raise ConfigError(
+                "this decoder gives pictures no probability", fix="--decoder.likelihood learned, with pictures only"
+            )
+        return self.score(features, obs)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         if player != "main":

@@ -5,12 +5,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from vae_toys import IMAGE, VECTOR, gen, make_specs, mean_and_error
+from vae_toys import IMAGE, VECTOR, build_model, gen, make_specs, mean_and_error
 from worldlab_vae.configs import VAEDecoderConfig
 from worldlab_vae.decoder import VAEDecoder
 from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal
 
 from worldlab.distributions import Normal
+from worldlab.errors import ConfigError
+from worldlab.interfaces import HasLogMass
+from worldlab.testing.toys import noise_batch
+from worldlab.tree import flatten_time
 
 LEVELS = torch.arange(256) / 255 - 0.5
 
@@ -116,3 +120,28 @@ def test_mse_loss_is_half_the_squared_error_and_differs_from_the_score_by_a_cons
     torch.testing.assert_close(dist.distortion(x), distortion)
     constant = -4 * (math.log(0.5) + 0.5 * math.log(2 * math.pi))
     torch.testing.assert_close(decoder.score(features, {"vector": x}), constant - distortion)
+
+
+def test_learned_scales_give_pictures_a_probability_and_nothing_else_does():
+    decoder = build(likelihood="learned")
+    features, obs = torch.randn(3, 12, generator=gen()), {"image": LEVELS[torch.randint(256, (3, 3, 16, 16))]}
+    assert decoder.likelihood == "exact" and isinstance(decoder, HasLogMass)
+    dist = decoder.decode(features)["image"]
+    torch.testing.assert_close(
+        decoder.log_mass(features, obs, gen()), dist.pixel_log_prob(obs["image"]).flatten(1).sum(1)
+    )
+    for other in (build(), build((IMAGE, VECTOR), likelihood="learned")):
+        assert other.likelihood == "undefined"
+        with pytest.raises(ConfigError, match="no probability"):
+            other.log_mass(features, obs, gen())
+
+
+def test_the_models_bits_per_dimension_are_those_of_its_evidence_bound():
+    model = build_model(obs=(IMAGE,), likelihood="learned")
+    batch = noise_batch(model.specs.obs, model.specs.action, 3, 8, gen())
+    ctx, _ = model.observe(batch, gen())
+    bits = model.metrics(ctx)["bits_per_dim"]
+    elbo = model.decoder.score(ctx.features.flatten(0, 1), {"image": batch.obs["image"].flatten(0, 1)})
+    elbo = elbo - flatten_time(ctx.latent.dist).kl(ctx.prior)
+    torch.testing.assert_close(bits, -elbo.mean() / (3 * 16 * 16 * math.log(2)))
+    assert "bits_per_dim" not in build_model(obs=(IMAGE,)).metrics(ctx)
