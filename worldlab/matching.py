@@ -37,6 +37,10 @@ from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 
 
+SAMPLED_KL = ("entropy_nll", "logq_nll")
+"""Terms of the encoder that are one-sample estimates of KL(q || p)."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """How one encoder and one dynamics are tied. dyn and rep name the estimators; why is a sentence for people."""
@@ -120,6 +124,9 @@ def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings)
     if rule.rep not in ("kl", "none"):
         memory = ctx.memory.flatten(0, 1).detach()
         term = _rep_term(rule.rep, tree.flatten_time(ctx.latent), memory, dynamics, settings)
+        if rule.rep in SAMPLED_KL and settings.free_nats:
+            # Free nats of a sampled KL: single draws are too noisy to be clamped, so the batch's mean decides.
+            term = term * (term.detach().mean() > settings.free_nats)
         out["rep"] = settings.rep_scale * term.unflatten(0, (batch, -1))
     return out
 

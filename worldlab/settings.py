@@ -49,7 +49,7 @@ class ModelSettings(Config):
     rep_scale: float = field(0.1, ge=0)
     """Weight of the term that trains the encoder towards predictable latents."""
     free_nats: float = field(1.0, ge=0)
-    """KL below this many nats per frame is not optimised (analytic posterior and prior only)."""
+    """KL below this many nats per frame is not optimised: frame by frame where it is exact, by the batch's mean where sampled."""
     prior_anchor: float = field(0.01, ge=0)
     """Weight of KL(q || N(0, I)) for an analytic posterior whose prior has no density."""
     frames_per_update: int | None = field(None, ge=0)

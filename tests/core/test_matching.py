@@ -137,6 +137,15 @@ def test_rep_estimates_the_kl_and_trains_the_encoder_alone(rep):
     assert not matching.terms(rule, cut, model.dynamics, SETTINGS)["rep"].requires_grad, "memory is stopped in rep"
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e9])
+def test_free_nats_of_a_sampled_kl_are_decided_by_the_batchs_mean(floor):
+    model, ctx = context()
+    flowlike_dynamics(model)
+    settings = SETTINGS.model_copy(update={"free_nats": floor})
+    rep = matching.terms(matching.Rule("nll", "entropy_nll", ""), ctx, model.dynamics, settings)["rep"]
+    assert bool(rep.any()) == (floor == 0.0)
+
+
 class ScoredDynamics(torch.nn.Module):
     """score(h, z) = -(sum of z - w)^2, with its own weight."""
 

@@ -234,21 +234,23 @@ def honest_density(subject: Subject) -> None:
 
 @check("E9", role="encoder", title="the latent does not collapse", slow=True)
 def no_collapse(subject: Subject) -> None:
-    """After 120 updates on a moving dot a linear probe reads the dot's place from a sampled z (R2 on unseen frames).
+    """Within 300 updates on a moving dot a linear probe reads the dot's place from a sampled z (R2 on unseen frames).
 
     Catches representations that training kills (a likelihood of the next latent that reaches the encoder). Std and
     effective rank do not show it where the sampling noise fills them: both looked healthy on dead latents.
     Fix: stop the gradient of prediction targets; add a contrastive or reconstruction term.
     """
     bench = subject.learning().bench("image vector dict", fresh=True)
-    bench.fit(120)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, toys.stream(9))
-    with torch.no_grad():
-        z = bench.context(batch).latent.z.flatten(0, 1)
-    r2 = linear_probe(z, batch.reward.flatten())
-    if r2 < 0.2:
+
+    @torch.no_grad()
+    def found() -> float:
+        return linear_probe(bench.context(batch).latent.z.flatten(0, 1), batch.reward.flatten())
+
+    bench.fit(300, until=lambda: found() > 0.2)
+    if found() < 0.2:
         raise CheckFailure(
-            f"the latent collapses: a linear probe finds the dot with R2 {r2:.2f}",
+            f"the latent collapses: a linear probe finds the dot with R2 {found():.2f}",
             "stop gradients of prediction targets; add a term that keeps z informative",
         )
 
