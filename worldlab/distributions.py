@@ -19,7 +19,6 @@ from worldlab.errors import ConfigError
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-@runtime_checkable
 class Distribution(Protocol):
     """The least a part may return: something to sample and a best guess."""
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import (
+    HALF_LOG_2PI,
     Distribution,
     HasEntropy,
     HasKL,
@@ -35,7 +36,6 @@ from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
 from worldlab.nn import frozen
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
-
 
 SAMPLED_KL = ("entropy_nll", "logq_nll")
 """Terms of the encoder that are one-sample estimates of KL(q || p)."""
@@ -79,8 +79,7 @@ def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> R
             cause=f"its prior is '{dynamics.prior}' but it does not offer score_latent(memory, z)",
             fix="give the dynamics a score_latent method, or choose an encoder that is implicit or deterministic",
         )
-    rep = "score_anchor" if posterior == "analytic" else "score_logq"
-    return Rule("own", rep, f"{own}; the encoder by its frozen score")
+    return Rule("own", "score_anchor", f"{own}; the encoder by its frozen score, with a light pull to a standard prior")
 
 
 def divergence(ctx: Context) -> Tensor | None:
@@ -108,7 +107,16 @@ def standard_terms(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
     """What ties the encoder to a standard prior in ctx.prior: the KL of a plain VAE, weight 1, with free nats; nothing
     for encoders without a density, which have losses of their own."""
     kl = divergence(ctx)
-    return {} if kl is None else {"rep": kl.clamp(min=settings.free_nats).unflatten(0, ctx.memory.shape[:2])}
+    if kl is None:
+        return {}
+    exact = isinstance(ctx.latent.dist, HasKL)
+    kl = kl.clamp(min=settings.free_nats) if exact else _above(kl, settings.free_nats)
+    return {"rep": kl.unflatten(0, ctx.memory.shape[:2])}
+
+
+def _above(sampled: Tensor, free_nats: float) -> Tensor:
+    """Free nats of a sampled KL: single draws are too noisy to be clamped, so the batch's mean decides."""
+    return sampled * (sampled.detach().mean() > free_nats) if free_nats else sampled
 
 
 def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings) -> dict[str, Tensor]:
@@ -124,9 +132,8 @@ def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings)
     if rule.rep not in ("kl", "none"):
         memory = ctx.memory.flatten(0, 1).detach()
         term = _rep_term(rule.rep, tree.flatten_time(ctx.latent), memory, dynamics, settings)
-        if rule.rep in SAMPLED_KL and settings.free_nats:
-            # Free nats of a sampled KL: single draws are too noisy to be clamped, so the batch's mean decides.
-            term = term * (term.detach().mean() > settings.free_nats)
+        if rule.rep in SAMPLED_KL:
+            term = _above(term, settings.free_nats)
         out["rep"] = settings.rep_scale * term.unflatten(0, (batch, -1))
     return out
 
@@ -150,7 +157,7 @@ def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
 def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, settings: ModelSettings) -> Tensor:
     """What trains the encoder, [N]: gradients reach z (and q) only; the dynamics' weights and memory are stopped."""
     with frozen(dynamics):
-        if kind in ("score_anchor", "score_logq"):
+        if kind == "score_anchor":
             assert isinstance(dynamics, ScoresLatent)
             fit = -dynamics.score_latent(memory, latent.z)
         else:
@@ -158,12 +165,27 @@ def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, set
             assert isinstance(prior, HasLogProb)
             fit = -prior.log_prob(latent.z)
     if kind == "score_anchor":
-        anchor = kl_to_standard_normal(latent.dist) if isinstance(latent.dist, Normal) else -latent.dist.entropy()
-        return fit + settings.prior_anchor / max(settings.rep_scale, 1e-8) * anchor
-    if kind == "entropy_nll":
-        return fit - latent.dist.entropy()
-    # log q of one's own sample has the right mean but, for codes, not the right gradient: it must come from the entropy.
+        return fit + settings.prior_anchor / max(settings.rep_scale, 1e-8) * _anchor(latent)
+    return fit + _negative_entropy(latent)
+
+
+def _negative_entropy(latent: Latent) -> Tensor:
+    """E log q, [N]: exact, or from this very sample. log q of one's own sample has the right mean but, for codes, not
+    the right gradient: it must then come from the entropy."""
     if isinstance(latent.dist, HasEntropy):
-        return fit - latent.dist.entropy()
+        return -latent.dist.entropy()
     assert latent.log_q is not None
-    return fit + latent.log_q
+    return latent.log_q
+
+
+def _anchor(latent: Latent) -> Tensor:
+    """KL(q || standard prior), [N]; for codes up to a constant.
+
+    A score is a ratio to the latent's own marginal and follows z wherever it goes: without the anchor, spreading out
+    would be free and log q would sink without bound.
+    """
+    if isinstance(latent.dist, Normal):
+        return kl_to_standard_normal(latent.dist)
+    if latent.tokens is not None or isinstance(latent.dist, OneHot):
+        return _negative_entropy(latent)
+    return _negative_entropy(latent) + (0.5 * latent.z.square() + HALF_LOG_2PI).sum(-1)

@@ -229,7 +229,8 @@ class WorldModel(nn.Module):
         gap = health.features_gap(self.decoder, self._for_decoder(ctx.features).flatten(0, 1), obs)
         out.update({f"decoder/{name}": value for name, value in gap.items()})
         for role, part in self.parts.items():
-            out.update({f"{role}/{name}": value for name, value in part.metrics(ctx).items()})
+            seen = replace(ctx, features=self._for_decoder(ctx.features)) if role == "decoder" else ctx
+            out.update({f"{role}/{name}": value for name, value in part.metrics(seen).items()})
         return {**out, **self._bits_per_dim(ctx)}
 
     def _bits_per_dim(self, ctx: Context) -> dict[str, Tensor]:

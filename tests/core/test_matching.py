@@ -38,8 +38,8 @@ RULES = {
     ("analytic", "critic"): ("own", "score_anchor"),
     ("own_logq", "analytic"): ("nll", "logq_nll"),
     ("own_logq", "log_prob"): ("nll", "logq_nll"),
-    ("own_logq", "sampler"): ("own", "score_logq"),
-    ("own_logq", "critic"): ("own", "score_logq"),
+    ("own_logq", "sampler"): ("own", "score_anchor"),
+    ("own_logq", "critic"): ("own", "score_anchor"),
     ("implicit", "analytic"): ("nll", "none"),
     ("implicit", "log_prob"): ("nll", "none"),
     ("implicit", "sampler"): ("own", "none"),
@@ -167,21 +167,23 @@ def test_score_terms_are_the_frozen_score_plus_anchor_or_log_q():
     out = matching.terms(rule, ctx, dynamics, SETTINGS)
     assert set(out) == {"rep"}
     torch.testing.assert_close(out["rep"], -0.2 * score + 0.05 * anchor)
-    log_q = dist.log_prob(ctx.latent.z)
+    z = ctx.latent.z
+    log_q = dist.log_prob(z)
     own = replace(ctx, latent=replace(ctx.latent, log_q=log_q, dist=None))
-    out = matching.terms(matching.Rule("own", "score_logq", ""), own, dynamics, SETTINGS)
-    torch.testing.assert_close(out["rep"], 0.2 * (log_q - score))
+    out = matching.terms(rule, own, dynamics, SETTINGS)
+    sampled = log_q - Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)  # the same KL, from one draw
+    torch.testing.assert_close(out["rep"], -0.2 * score + 0.05 * sampled)
     out["rep"].sum().backward()
     assert dynamics.w.grad is None and dynamics.w.requires_grad
 
 
-def test_an_entropy_is_preferred_to_log_q_of_the_sample():
-    _, ctx = context()
+def test_an_entropy_is_preferred_to_log_q_of_the_sample_and_codes_have_no_scale_to_anchor():
+    _, ctx = context("categorical")
     dist: Any = ctx.latent.dist
     score = -(ctx.latent.z.sum(-1) - 2.0).square()
     own = replace(ctx, latent=replace(ctx.latent, log_q=torch.full((3, 8), 1e9)))
-    out = matching.terms(matching.Rule("own", "score_logq", ""), own, ScoredDynamics(), SETTINGS)  # type: ignore[arg-type]
-    torch.testing.assert_close(out["rep"], 0.2 * (-dist.entropy() - score))
+    out = matching.terms(matching.Rule("own", "score_anchor", ""), own, ScoredDynamics(), SETTINGS)  # type: ignore[arg-type]
+    torch.testing.assert_close(out["rep"], -0.2 * score - 0.05 * dist.entropy())
 
 
 def test_own_and_none_add_nothing():
