@@ -1,0 +1,36 @@
+"""The autoregressive family: every distribution is a product of conditionals, every density exact. See README.md."""
+
+from worldlab import hookimpl
+from worldlab_autoregressive.configs import (
+    AutoregressiveDecoderConfig,
+    AutoregressiveDynamicsConfig,
+    AutoregressiveEncoderConfig,
+)
+
+
+@hookimpl
+def worldlab_register(register) -> None:
+    register.encoder(
+        "autoregressive",
+        "worldlab_autoregressive.encoder:AutoregressiveEncoder",
+        config=AutoregressiveEncoderConfig,
+        summary="Autoregressive posterior over categorical codes, exact log q of its own sample.",
+        paper="arXiv:1606.05328, arXiv:2301.04104",
+        api=1,
+    )
+    register.dynamics(
+        "autoregressive",
+        "worldlab_autoregressive.dynamics:AutoregressiveDynamics",
+        config=AutoregressiveDynamicsConfig,
+        summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density, or codes one by one.",
+        paper="arXiv:1706.03762, arXiv:1803.10122",
+        api=1,
+    )
+    register.decoder(
+        "autoregressive",
+        "worldlab_autoregressive.decoder:AutoregressiveDecoder",
+        config=AutoregressiveDecoderConfig,
+        summary="Conditional gated PixelCNN with a discretised logistic mixture; exact likelihoods, cached sampling.",
+        paper="arXiv:1606.05328, arXiv:1701.05517",
+        api=1,
+    )

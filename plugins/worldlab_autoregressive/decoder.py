@@ -1,0 +1,149 @@
+"""The autoregressive decoder (cell 9): every pixel explained by features and by a few pixels before it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.errors import ConfigError
+from worldlab.interfaces import Alarm, Context, Decoder, Obs, Specs
+from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
+from worldlab_autoregressive.logistics import parameters_per_pixel, start_apart, to_levels
+from worldlab_autoregressive.pixelcnn import PixelCNN, log_prob_of_outputs
+from worldlab_autoregressive.sampling import draw_pictures, pixel_noise
+from worldlab_autoregressive.vectors import EntryNet, VectorDistribution
+
+WATCHED = 8
+"""Frames of a batch that the metrics look at."""
+
+
+@dataclass(frozen=True)
+class PictureDistribution:
+    """p(picture | features) over 256 levels a channel. features [N, F]. Nothing is computed before it is asked for."""
+
+    features: Tensor
+    net: PixelCNN
+
+    @property
+    def mode(self) -> Tensor:
+        """[N, C, H, W] without noise: pixel after pixel, the mean of the likeliest component given those drawn before.
+
+        Greedy: not the likeliest picture, which nobody can find. As dear as a sample.
+        """
+        return draw_pictures(self.net, self.features, None)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """[N, C, H, W], exact levels k / 255 - 0.5. Carries no gradient."""
+        return draw_pictures(
+            self.net, self.features, pixel_noise(self.net, len(self.features), self.features, generator)
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log P of the nearest 256-level picture, [N] in nats; exact, one pass."""
+        return self.net.log_prob(self.features, x)
+
+
+@final
+class AutoregressiveDecoder(Decoder):
+    """p(o | h, z): a conditional gated PixelCNN with a mixture of discretised logistics for pictures, a masked network
+    with mixtures of Gaussians for vectors. Keys are independent of each other given features.
+
+    Van den Oord et al. 2016, arXiv:1606.05328; Salimans et al. 2017, arXiv:1701.05517. Likelihoods of pictures are
+    log-probabilities of their 256 levels; those of vectors are densities.
+    """
+
+    Config = AutoregressiveDecoderConfig
+    score_kind = "log_density"
+    renders = True
+    frames = 32
+
+    def __init__(self, config: AutoregressiveDecoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config, self.obs = config, specs.obs
+        self.likelihood = "undefined" if specs.obs.vectors else "exact"
+        width, channels, images = specs.feature_dim, config.channels, specs.obs.images
+        self.pictures = nn.ModuleDict(
+            {
+                key: PixelCNN(width, spec.shape, channels, config.layers, config.components, config.width)
+                for key, spec in images.items()
+            }
+        )
+        masked = (config.units, config.vector_layers, config.vector_components, config.min_std)
+        self.vectors = nn.ModuleDict(
+            {key: EntryNet(width, spec.shape[0], *masked) for key, spec in specs.obs.vectors.items()}
+        )
+        blind = images if config.auxiliary else {}
+        self.auxiliary = nn.ModuleDict({key: blind_head(channels, spec.shape[0]) for key, spec in blind.items()})
+
+    def decode(self, features: Tensor) -> dict[str, PictureDistribution | VectorDistribution]:  # type: ignore[override]
+        """features [N, F]. Free of cost: a distribution computes when it is asked."""
+        out: dict[str, PictureDistribution | VectorDistribution] = {}
+        for key in self.obs.keys:
+            if key in self.pictures:
+                out[key] = PictureDistribution(features, self.pictures[key])  # type: ignore[arg-type]
+            else:
+                out[key] = VectorDistribution(features, self.vectors[key])  # type: ignore[arg-type]
+        return out
+
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """log p(o | features), [N] in nats: exact."""
+        return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        """log P of the pictures' grey levels, [N] in nats: exact. Raises ConfigError where there are vectors, too."""
+        if self.vectors:
+            raise ConfigError(
+                "vectors have densities, no probabilities", fix="observe pictures only for bits per dimension"
+            )
+        return self.score(features, obs)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """-log p of each key, weighted by `scale`, shaped as ctx.row; with `auxiliary` a second term for each picture.
+
+        That is De Fauw et al. 2019, arXiv:1903.04933, section 3: a decoder that sees no pixel can only learn from z,
+        and so z learns what the PixelCNN would at first rather guess from neighbours. README.md has the measurements.
+        """
+        if player != "main":
+            return {}
+        features, obs, out = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs), {}
+        for key, net in self.pictures.items():
+            condition = net.condition(features)  # type: ignore[operator]
+            out[key] = -self.config.scale * net.picture_log_prob(condition, obs[key])  # type: ignore[operator]
+            if self.config.auxiliary:
+                alone = log_prob_of_outputs(self.auxiliary[key](condition), to_levels(obs[key]))
+                out[f"{key}_auxiliary"] = -self.config.auxiliary * alone
+        for key, net in self.vectors.items():
+            dist = VectorDistribution(features, net)  # type: ignore[arg-type]
+            out[key] = -self.config.scale * dist.log_prob(obs[key])
+        return {key: term.view_as(ctx.row) for key, term in out.items()}
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """`bits_per_dim`: -log2 P(picture | features) by pixel and channel, on a few frames; a uniform model has 8."""
+        if not self.pictures:
+            return {}
+        step = -(-ctx.row.numel() // WATCHED)
+        parts = self.decode(ctx.features.flatten(0, 1)[::step])
+        obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
+        nats = torch.stack([parts[key].log_prob(obs[key]) for key in self.pictures]).sum(0)
+        entries = sum(math.prod(spec.shape) for spec in self.obs.images.values())
+        return {"bits_per_dim": -nats.mean() / (math.log(2) * entries)}
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        """`latent_ignored`: frames are explained as well by another frame's features, and nothing is done about it."""
+        ignored = values.get("features_gap", 1.0) <= 2 * values.get("features_gap_se", 0.0)
+        if not ignored or not self.pictures or self.config.auxiliary:
+            return {}
+        says = "the PixelCNN explains pictures from neighbouring pixels and ignores the latent"
+        return {"latent_ignored": Alarm(says, "set --decoder.auxiliary 1, or fewer --decoder.layers")}
+
+
+def blind_head(inputs: int, channels: int) -> nn.Sequential:
+    """The features' map as one logistic a pixel, which sees no other pixel."""
+    last = nn.Conv2d(inputs, parameters_per_pixel(channels, 1), 1)
+    start_apart(last.bias, channels, 1)  # type: ignore[arg-type]
+    return nn.Sequential(nn.SiLU(), last)

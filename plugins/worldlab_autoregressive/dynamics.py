@@ -1,0 +1,85 @@
+"""The autoregressive dynamics (cell 8): a sequence model over (z, a) and an exact density of the next z."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State, Unrolled
+from worldlab.nn import mlp
+from worldlab_autoregressive.codes import CodeDistribution, CodeNet
+from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
+from worldlab_autoregressive.lstm import LSTMMemory
+from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
+from worldlab_autoregressive.transformer import TransformerMemory
+
+
+@final
+class AutoregressiveDynamics(Dynamics):
+    """p(z_1 .. z_T | a) = prod_t p(z_t | z_<t, a_<t), trained by its exact likelihood of the stopped latents.
+
+    memory_kind "transformer": one token a step, causal attention over a sliding window, as in STORM (Zhang et al. 2023,
+    arXiv:2310.09615). "lstm": the MDN-RNN of World Models (Ha & Schmidhuber 2018, arXiv:1803.10122), with
+    mixture = "factorised" and head_layers = 0 to the last parameter. Head: a mixture of Gaussians for a real z, an
+    autoregressive network over the groups for a categorical one. Samples carry pathwise gradients through mean and std
+    and straight-through ones through the choice of a component or code; the latter are biased (see the distributions).
+    """
+
+    Config = AutoregressiveDynamicsConfig
+    prior = "log_prob"
+    reparameterised = True
+
+    def __init__(self, config: AutoregressiveDynamicsConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.latent = specs.latent
+        inputs = specs.latent.dim + specs.action.dim
+        self.net: TransformerMemory | LSTMMemory
+        if config.memory_kind == "lstm":
+            self.net = LSTMMemory(inputs, config.memory)
+        else:
+            self.net = TransformerMemory(inputs, config.memory, config.layers, config.heads, config.window)
+        self.blocks = 1 if config.mixture == "joint" else specs.latent.dim
+        if specs.latent.kind == "categorical":
+            groups, classes = specs.latent.groups, specs.latent.classes
+            self.head = CodeNet(config.memory, groups, classes, config.code_units, config.unimix)
+        else:
+            outputs = config.components * (self.blocks + 2 * specs.latent.dim)
+            self.head = mlp(config.memory, config.units, config.head_layers, outputs)
+            bias: Any = self.head[-1].bias
+            spread_means(bias, self.blocks * config.components, specs.latent.dim * config.components)
+
+    @classmethod
+    def memory_size(cls, config: AutoregressiveDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
+        return config.memory
+
+    def initial(self, n: int) -> State:
+        """Nothing seen: an empty cache, or zeros."""
+        return self.net.initial(n)
+
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        return self.net.step(state, torch.cat([z, action], -1))
+
+    def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
+        return self.net.sequence(state, torch.cat([z, action], -1), is_first)
+
+    def memory(self, state: State) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor) -> GaussianMixture | CodeDistribution:
+        """memory [N, H] -> p(z | h): log_prob is exact, for a categorical z in one teacher-forced pass."""
+        if isinstance(self.head, CodeNet):
+            return CodeDistribution(memory, self.head)
+        k, dim = self.config.components, self.latent.dim
+        weights, mean, raw = self.head(memory).split([self.blocks * k, k * dim, k * dim], -1)
+        shape = (self.blocks, k, dim // self.blocks)
+        mean, raw = mean.unflatten(-1, shape), raw.unflatten(-1, shape)
+        return GaussianMixture.of(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """`components`: how many Gaussians carry the weight (1 to K), and `std`, their mean width. None for codes."""
+        if not isinstance(ctx.prior, GaussianMixture):
+            return {}
+        return {"components": ctx.prior.components_used().mean(), "std": ctx.prior.std.mean()}

@@ -1,0 +1,144 @@
+"""A causal transformer over time with a sliding window, whose cache of keys and values is the dynamics' state.
+
+One function, `_run`, attends over cached and new steps; a single step is a sequence of length one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab.interfaces import State, Unrolled
+from worldlab.nn import mlp
+
+ROPE_BASE = 10_000.0
+
+
+def rotate(x: Tensor, first: int = 0) -> Tensor:
+    """Rotary position embedding: x [N, P, heads, d] turned by its place first, first + 1, ... along P.
+
+    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend on the distance of their places only.
+    """
+    half = x.shape[-1] // 2
+    place = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
+    angle = place[:, None] * ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # [P, 1, half]
+    left, right = x.chunk(2, -1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to its input. Vaswani et al. 2017, arXiv:1706.03762; GPT-2, 2019."""
+
+    def __init__(self, width: int, heads: int, depth: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        with torch.no_grad():  # GPT-2: the residual stream starts with the same variance at any depth
+            for last in (self.out, self.mlp[-1]):
+                last.weight.mul_((2 * depth) ** -0.5)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, T, H] attends to cached keys and values [N, W, H], then itself, where mask [N, T, W + T] allows.
+
+        Returns x and all keys and values [N, W + T, H]. Keys are kept unrotated: their places are counted from the
+        start of the cache at each call, so that they never grow and a cache means the same wherever it came from.
+        """
+        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, -1)
+        keys = torch.cat([keys, k.to(keys.dtype)], 1)
+        values = torch.cat([values, v.to(values.dtype)], 1)
+        q = rotate(self._split(q.to(keys.dtype)), keys.shape[1] - q.shape[1])
+        heads = (q, rotate(self._split(keys)), self._split(values))
+        read = F.scaled_dot_product_attention(*(h.transpose(1, 2) for h in heads), attn_mask=mask[:, None])
+        x = x + self.out(read.transpose(1, 2).flatten(2))
+        return x + self.mlp(x), keys, values
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class TransformerMemory(nn.Module):
+    """One token a step, made of (z, a). Each block attends to the last `window` steps of its own episode, so that the
+    memory reaches back layers * (window - 1) steps.
+
+    State: "h" [N, H], the last output; "filled" [N] long, how many steps of this episode the cache holds, at most
+    window; "keys" and "values": for each block [N, window, H], the newest last, 0 where there is none.
+    """
+
+    def __init__(self, inputs: int, width: int, layers: int, heads: int, window: int):
+        super().__init__()
+        self.width, self.window = width, window
+        self.embed = mlp(inputs, width, 1, width)
+        self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def initial(self, n: int) -> State:
+        weight = self.norm.weight
+        empty = tuple(weight.new_zeros(n, self.window, self.width) for _ in self.blocks)
+        filled = torch.zeros(n, dtype=torch.long, device=weight.device)
+        return {"h": weight.new_zeros(n, self.width), "filled": filled, "keys": empty, "values": empty}
+
+    def step(self, state: State, x: Tensor) -> State:
+        """x [N, I] -> the next state."""
+        filled = (state["filled"] + 1).clamp(max=self.window)
+        h, keys, values = self._run(state, x[:, None], filled[:, None])
+        return {
+            "h": h[:, 0],
+            "filled": filled,
+            "keys": tuple(k[:, 1:] for k in keys),
+            "values": tuple(v[:, 1:] for v in values),
+        }
+
+    def sequence(self, state: State, x: Tensor, is_first: Tensor) -> Unrolled:
+        """x [N, T, I], is_first [N, T] bool -> what T steps with resets give, in one pass."""
+        filled = self._filled(state["filled"], is_first)
+        h, keys, values = self._run(state, x, filled)
+
+        def at(row: Tensor, time: Tensor) -> State:
+            place = time[:, None] + 1 + torch.arange(self.window, device=time.device)  # [M, W], within W + T
+            held = filled[row, time]
+            age = torch.arange(self.window - 1, -1, -1, device=time.device)
+            empty = (age >= held[:, None])[..., None]
+
+            def cut(cache: Tensor) -> Tensor:
+                return cache[row[:, None], place].masked_fill(empty, 0)
+
+            return {
+                "h": h[row, time],
+                "filled": held,
+                "keys": tuple(cut(k) for k in keys),
+                "values": tuple(cut(v) for v in values),
+            }
+
+        rows = torch.arange(len(x), device=x.device)
+        return Unrolled(h, at(rows, torch.full_like(rows, x.shape[1] - 1)), at)
+
+    def _filled(self, before: Tensor, is_first: Tensor) -> Tensor:
+        """Steps a query may attend to, itself included: before [N] and is_first [N, T] -> [N, T]."""
+        time = torch.arange(is_first.shape[1], device=is_first.device).expand(is_first.shape)
+        started = torch.where(is_first, time, -1).cummax(1).values
+        return torch.where(started < 0, before[:, None] + time + 1, time - started + 1).clamp(max=self.window)
+
+    def _run(self, state: State, x: Tensor, filled: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """x [N, T, I] -> h [N, T, H] and each block's keys and values, cached and new: [N, W + T, H].
+
+        filled [N, T] says it all about causality, window and resets: query t, at place W + t, reads that many places
+        up to its own.
+        """
+        length = x.shape[1]
+        own = self.window + torch.arange(length, device=x.device)[:, None]
+        place = torch.arange(self.window + length, device=x.device)
+        mask = (place <= own) & (place > own - filled[..., None])  # [N, T, W + T]
+        x = self.embed(x)
+        keys, values = [], []
+        for block, k, v in zip(self.blocks, state["keys"], state["values"], strict=True):
+            x, k, v = block(x, k, v, mask)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x).to(state["h"].dtype), keys, values

@@ -1,0 +1,67 @@
+"""An autoregressive density of a vector's entries: p(o | s) = prod_i p(o_i | o_<i, s)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zuko.nn import MaskedMLP
+
+from worldlab.nn import mlp
+from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
+
+
+class EntryNet(nn.Module):
+    """A masked network (MADE, Germain et al. 2015, arXiv:1502.03509) with a mixture of Gaussians for each entry.
+
+    features [N, F] reach every output, entry i only the outputs of entries after it: one pass scores, n passes sample.
+    """
+
+    def __init__(self, features: int, entries: int, units: int, layers: int, components: int, min_std: float):
+        super().__init__()
+        self.entries, self.components, self.min_std = entries, components, min_std
+        self.context = mlp(features, units, 1)
+        before = torch.ones(entries, entries, dtype=torch.bool).tril(-1)
+        sees = torch.cat([before, torch.ones(entries, units, dtype=torch.bool)], 1)
+        # No LayerNorm inside: it would mix what the masks keep apart.
+        adjacency: Any = sees.repeat(3 * components, 1)
+        self.masked = MaskedMLP(adjacency, [units] * layers, activation=nn.SiLU)
+        spread_means(self.masked[-1].bias, entries * components, entries * components)  # type: ignore[arg-type]
+
+    def mixture(self, context: Tensor, x: Tensor) -> GaussianMixture:
+        """Each entry's mixture, given those before it. context [N, units], x [N, n]."""
+        out = self.masked(torch.cat([x, context], -1)).unflatten(-1, (3, self.components, self.entries))
+        logits, mean, raw = out.transpose(-1, -2).unbind(-3)  # [N, n, K] each
+        return GaussianMixture.of(logits, mean[..., None], raw[..., None], self.min_std)
+
+    @torch.no_grad()
+    def draw(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Vectors [N, n], entry by entry. generator None: the mean of each entry's likeliest component."""
+        context, x = self.context(features), features.new_zeros(len(features), self.entries)
+        for i in range(self.entries):
+            mixture = self.mixture(context, x)
+            drawn = mixture.mode if generator is None else mixture.sample(generator)
+            x = torch.cat([x[:, :i], drawn[:, i : i + 1].to(x.dtype), x[:, i + 1 :]], 1)
+        return x
+
+
+@dataclass(frozen=True)
+class VectorDistribution:
+    """p(vector | features). features [N, F]."""
+
+    features: Tensor
+    net: EntryNet
+
+    @property
+    def mode(self) -> Tensor:
+        """[N, n]: each entry the mean of its likeliest component, given the entries before (greedy)."""
+        return self.net.draw(self.features, None)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.net.draw(self.features, generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """[N] in nats, exact, in one pass. x [N, n]."""
+        return self.net.mixture(self.net.context(self.features), x).log_prob(x)

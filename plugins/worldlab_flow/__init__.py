@@ -1,0 +1,32 @@
+"""The flow family: invertible maps from noise, so that sampling and exact densities come from one network. README.md teaches it."""
+
+from worldlab import hookimpl
+from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig
+
+
+@hookimpl
+def worldlab_register(register) -> None:
+    register.encoder(
+        "flow",
+        "worldlab_flow.encoder:FlowEncoder",
+        config=FlowEncoderConfig,
+        summary="Inverse autoregressive flow posterior: a sample and its exact log q in one pass.",
+        paper="Kingma et al. 2016, arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057",
+        api=1,
+    )
+    register.dynamics(
+        "flow",
+        "worldlab_flow.dynamics:FlowDynamics",
+        config=FlowDynamicsConfig,
+        summary="GRU memory with a conditional spline coupling flow; an argmax flow of exact mass for codes.",
+        paper="Durkan et al. 2019, arXiv:1906.04032; Hoogeboom et al. 2021, arXiv:2102.05379",
+        api=1,
+    )
+    register.decoder(
+        "flow",
+        "worldlab_flow.decoder:FlowDecoder",
+        config=FlowDecoderConfig,
+        summary="Conditional multi-scale Glow (or RealNVP) for images, a spline flow for vectors.",
+        paper="Kingma & Dhariwal 2018, arXiv:1807.03039; Dinh et al. 2016, arXiv:1605.08803",
+        api=1,
+    )

@@ -1,0 +1,86 @@
+"""An argmax flow of codes whose mass is exact: couplings that only shift Gumbel noise, given the codes chosen so far.
+
+Hoogeboom et al. 2021 (argmax flows), arXiv:2102.05379: a code is the argmax of real values that a flow makes of noise. In
+general the mass of a code is an integral that can only be bounded. Here it is not: the noise is Gumbel, a coupling adds
+logits to it, and a coupling reads codes, not real values. Then the region of each code has the mass softmax(logits)
+(Gumbel-max; Maddison et al. 2014, arXiv:1411.0030), and nothing is bounded, dequantised or estimated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.distributions import OneHot
+from worldlab.nn import mlp
+from worldlab_flow.location_scale import at_least_float32
+
+
+class ArgmaxFlow(nn.Module):
+    """Couplings over blocks of groups: block i is shifted by logits read off the context and the codes of blocks < i.
+
+    One network call a block, both for a sample and for its mass. Blocks grow geometrically from a single group, so that
+    the first ones choose between the alternatives and the last, largest one fills in what follows from them.
+    """
+
+    def __init__(
+        self, groups: int, classes: int, context: int, transforms: int, units: int, layers: int, unimix: float
+    ):
+        super().__init__()
+        self.groups, self.classes, self.unimix = groups, classes, unimix
+        self.edges = block_edges(groups, transforms)
+        self.nets = nn.ModuleList(
+            mlp(start * classes + context, units, layers, (end - start) * classes, zero=True)
+            for start, end in pairwise(self.edges)
+        )
+
+    def block(self, i: int, chosen: Tensor, context: Tensor) -> OneHot:
+        """Block i given the codes of those before it, flat one-hots [N, edges[i] * C]."""
+        logits = at_least_float32(self.nets[i](torch.cat([chosen, context], -1)))
+        return OneHot.with_unimix(logits.unflatten(-1, (-1, self.classes)), self.unimix)
+
+
+def block_edges(groups: int, transforms: int) -> list[int]:
+    """Where blocks of groups begin and end: transforms + 1 blocks (fewer if there are fewer groups), from 1 group up."""
+    blocks = min(groups, transforms + 1)
+    if blocks == 1:
+        return [0, groups]
+    edges = [0]
+    for i in range(blocks):
+        left = blocks - 1 - i  # each later block needs a group at least
+        edges.append(min(max(round(groups ** (i / (blocks - 1))), edges[-1] + 1), groups - left))
+    return edges
+
+
+@dataclass(frozen=True)
+class CodeDensity:
+    """p(z | c) over flat one-hots z [N, G * C], exact. context: [N, U]; flow: the networks."""
+
+    context: Tensor
+    flow: ArgmaxFlow
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Straight-through [N, G * C]: one-hots whose gradient is that of the probabilities, block by block."""
+        return self._chosen(lambda block: block.sample(generator))
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest code of each block given those before it: not always the likeliest of all codes together."""
+        return self._chosen(lambda block: block.mode)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log P(x) [N] in nats of codes x [N, G * C]; sums to 1 over all codes."""
+        total = self.context.new_zeros(len(x), dtype=at_least_float32(self.context).dtype)
+        for i, (start, end) in enumerate(pairwise(self.flow.edges)):
+            own = x[:, start * self.flow.classes : end * self.flow.classes]
+            total = total + self.flow.block(i, x[:, : start * self.flow.classes], self.context).log_prob(own)
+        return total
+
+    def _chosen(self, choose) -> Tensor:
+        chosen = self.context.new_zeros(len(self.context), 0)
+        for i in range(len(self.flow.nets)):
+            chosen = torch.cat([chosen, choose(self.flow.block(i, chosen, self.context))], -1)
+        return chosen

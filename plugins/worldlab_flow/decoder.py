@@ -1,0 +1,170 @@
+"""The flow decoder (cell 6): exact densities of pictures and vectors, conditioned on features, and one-pass samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.distributions import normal_like
+from worldlab.errors import ConfigError
+from worldlab.interfaces import Alarm, Context, Decoder, Obs, Specs
+from worldlab.nn import mlp
+from worldlab_flow.configs import FlowDecoderConfig
+from worldlab_flow.coupling import CouplingFlow
+from worldlab_flow.location_scale import FlowDensity, FlowHead
+from worldlab_flow.pictures import FlowPicture, PictureModel
+
+WATCHED_FRAMES = 32
+"""Frames of a batch on which `metrics` are computed."""
+EXPLODING = 7.0
+"""Largest |log scale| of a sound flow: networks are bounded by 2, a fresh actnorm on a constant channel by 4.6."""
+
+
+class VectorModel(nn.Module):
+    """p(x | features) of a vector [N, n]: the dynamics' spline coupling flow, given features instead of the memory."""
+
+    def __init__(self, dim: int, features: int, config: FlowDecoderConfig):
+        super().__init__()
+        self.context = mlp(features, config.units, config.layers)
+        self.flow = CouplingFlow(
+            dim, config.units, "spline", config.transforms, config.units, config.layers, config.bins
+        )
+        self.head = FlowHead(config.units, dim, config.min_std)
+
+    def forward(self, features: Tensor) -> FlowDensity:
+        return self.head(self.context(features), self.flow)
+
+
+@final
+class FlowDecoder(Decoder):
+    """Each picture by a conditional multi-scale Glow (or RealNVP), each vector by a conditional spline flow.
+
+    Kingma & Dhariwal 2018, arXiv:1807.03039; Dinh et al. 2016, arXiv:1605.08803; Durkan et al. 2019, arXiv:1906.04032.
+    """
+
+    Config = FlowDecoderConfig
+    score_kind = "log_density"
+    renders = True
+    frames = 64
+
+    def __init__(self, config: FlowDecoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.scale = config.scale
+        self.per_entry = config.weight == "entry"
+        self.guide = config.guide
+        self.vector_noise = config.vector_noise
+        features = specs.feature_dim
+        self.pictures = nn.ModuleDict(
+            {key: PictureModel(key, spec.shape, features, config) for key, spec in specs.obs.images.items()}
+        )
+        self.vectors = nn.ModuleDict(
+            {key: VectorModel(spec.shape[0], features, config) for key, spec in specs.obs.vectors.items()}
+        )
+        if not self.pictures:
+            self.frames = 0  # vectors are cheap: all frames
+        elif not self.vectors:
+            self.likelihood = "bound"
+
+    def decode(self, features: Tensor) -> dict[str, Any]:
+        """A FlowPicture for each image, a FlowDensity for each vector. features: [N, F]."""
+        pictures = {key: FlowPicture(features, self.picture(key)) for key in self.pictures}
+        return pictures | {key: model(features) for key, model in self.vectors.items()}
+
+    def picture(self, key: str) -> PictureModel:
+        """The density of the image `key`."""
+        model = self.pictures[key]
+        assert isinstance(model, PictureModel)
+        return model
+
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """log p(obs | features) [N] in nats, repeatable: pictures at the centre of their bins, vectors exactly."""
+        return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        """One draw, [N] in nats, of the dequantisation bound on log P(grey levels | features): its exponential has at most
+        that mean. Raises ConfigError if there are vectors, which have no levels."""
+        if self.likelihood == "undefined":
+            raise ConfigError("vectors have a density, no probability: log_mass needs pictures alone")
+        return self._picture_bound(features, obs, generator)
+
+    def bits_per_dim(self, features: Tensor, obs: Obs, generator: torch.Generator, samples: int = 1) -> Tensor:
+        """Upper bound [N] on -log2 P(grey levels | features) per pixel and channel, all images together.
+
+        An average of `samples` importance weights over the dequantisation noise, inside the log: the more, the tighter
+        (Burda et al. 2015, arXiv:1509.00519, theorem 1). Raises ConfigError if no image is observed.
+        """
+        if not self.pictures:
+            raise ConfigError("bits per dimension are defined for images only; no image is observed")
+        weights = torch.stack([self._picture_bound(features, obs, generator) for _ in range(samples)])
+        log_mass = torch.logsumexp(weights, 0) - math.log(samples)
+        entries = sum(math.prod(self.picture(key).shape) for key in self.pictures)
+        return -log_mass / (entries * math.log(2))
+
+    def _picture_bound(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        return torch.stack([self.picture(key).bound(features, obs[key], generator) for key in self.pictures]).sum(0)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """By observation key, [B, T] or [M, 1]: `key`, -log p (of images, one sample of the dequantisation bound), and
+        `key_guide`, half the squared error of a sketch that only the features explain."""
+        if player != "main":
+            return {}
+        features, obs = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs)
+        out: dict[str, Tensor] = {}
+        for key in self.pictures:
+            out |= self._picture_losses(key, features, obs[key], ctx.generator)
+        for key in self.vectors:
+            out |= self._vector_losses(key, features, obs[key], ctx.generator)
+        return {name: term.view_as(ctx.row) for name, term in out.items()}
+
+    def _picture_losses(
+        self, key: str, features: Tensor, image: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        model = self.picture(key)
+        maps = model.maps(features)
+        fit = self.training and torch.is_grad_enabled()
+        out = {key: -self._weight(image) * model.bound_given(maps, image, generator, fit)}
+        if self.guide:
+            out[f"{key}_guide"] = self.guide * model.sketch_error(maps, image)
+        return out
+
+    def _vector_losses(
+        self, key: str, features: Tensor, vector: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        density = self.vectors[key](features)
+        noisy = vector + self.vector_noise * normal_like(vector, generator)
+        out = {key: -self._weight(vector) * density.log_prob(noisy)}
+        if self.guide:
+            out[f"{key}_guide"] = self.guide * 0.5 * (density.mean - vector).square().sum(-1)
+        return out
+
+    def _weight(self, x: Tensor) -> float:
+        return self.scale / x[0].numel() if self.per_entry else self.scale
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """On a few frames: bits per dimension, and the signs of an exploding flow, log|det| and the largest |log scale|."""
+        if not self.pictures:
+            return {}
+        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
+        features = ctx.features.flatten(0, 1)[::step][:WATCHED_FRAMES]
+        obs = {key: leaf.flatten(0, 1)[::step][:WATCHED_FRAMES] for key, leaf in ctx.batch.obs.items()}
+        # Its own noise: watching must not move the random stream that training draws from.
+        generator = torch.Generator(ctx.row.device).manual_seed(0)
+        tallies = [self.picture(key).tally(features, obs[key]) for key in self.pictures]
+        peaks = [scale.abs().max() for tally in tallies for scale in tally.scales]
+        return {
+            "bits_per_dim": self.bits_per_dim(features, obs, generator).mean(),
+            "log_det_mean": torch.stack([tally.log_det for tally in tallies]).sum(0).mean(),
+            "log_scale_max": torch.stack(peaks).max(),
+        }
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        if values.get("log_scale_max", 0.0) < EXPLODING:
+            return {}
+        says = "a layer of the image flow scales by more than a thousand: its pictures will not survive new features"
+        return {
+            "flow_explodes": Alarm(says, "lower --train.learning-rate, or start again with --decoder.depth smaller")
+        }

@@ -1,0 +1,148 @@
+"""The conditional multi-scale image flow: Glow, or RealNVP with the same skeleton. No library has a correct conditional one.
+
+At each level: squeeze, then steps, then half of the channels leave as noise, standardised by a learned prior
+p(z2 | z1, condition). Kingma & Dhariwal 2018, arXiv:1807.03039, figure 2; Dinh et al. 2016, arXiv:1605.08803, section 3.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab_flow.layers import (
+    ActNorm,
+    ChannelCoupling,
+    CheckerboardCoupling,
+    ImageLayer,
+    Injector,
+    InvertibleConv,
+    squeeze,
+    total,
+)
+from worldlab_flow.location_scale import standard_normal_log_prob
+
+Architecture = Literal["glow", "realnvp"]
+
+
+@dataclass
+class Tally:
+    """What a pass towards noise adds up. log_det: [N]; scales: the log-scales applied, layer by layer."""
+
+    log_det: Tensor
+    scales: list[Tensor] = field(default_factory=list)
+
+
+class Level(nn.Module):
+    """One scale. x: [N, C, H, W]; cond: [N, K, H/2, W/2]. `fine` layers act before the squeeze, `coarse` ones after it.
+
+    `prior` standardises what leaves as noise: half of the channels by way of the other half or, at the last level, all of
+    them by way of the condition alone.
+    """
+
+    def __init__(self, size: int, cond: int, channels: int, architecture: Architecture, depth: int, last: bool):
+        super().__init__()
+        self.last = last
+        fine: list[ImageLayer] = []
+        coarse: list[ImageLayer] = [Injector(4 * size, cond, channels)]
+        if architecture == "glow":
+            for _ in range(depth):
+                coarse += [ActNorm(4 * size), InvertibleConv(4 * size), ChannelCoupling(4 * size, cond, channels)]
+        else:
+            for i in range(max(2, depth // 2)):
+                fine += [ActNorm(size), CheckerboardCoupling(size, cond, channels, odd=i % 2 == 0)]
+                coarse += [ActNorm(4 * size), ChannelCoupling(4 * size, cond, channels, second=i % 2 == 0)]
+        self.fine = nn.ModuleList(fine)
+        coarse.append(Injector(4 * size, cond, channels) if last else ChannelCoupling(4 * size, cond, channels))
+        self.coarse = nn.ModuleList(coarse)
+
+    def encode(self, x: Tensor, cond: Tensor, tally: Tally, fit: bool = False) -> tuple[Tensor, Tensor]:
+        """x -> what the next level gets (no channels after the last), noise. fit: set actnorms from x on the way."""
+        x = _towards_noise(self.fine, x, self._enlarged(cond), tally, fit)
+        x = _towards_noise(self.coarse, squeeze(x), cond, tally, fit)
+        return (x[:, :0], x) if self.last else (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :])
+
+    def decode(self, kept: Tensor, noise: Tensor, cond: Tensor) -> Tensor:
+        """The x that gives kept and noise."""
+        x = F.pixel_shuffle(_towards_pixels(self.coarse, torch.cat([kept, noise], 1), cond), 2)
+        return _towards_pixels(self.fine, x, self._enlarged(cond))
+
+    def _enlarged(self, cond: Tensor) -> Tensor:
+        return F.interpolate(cond, scale_factor=2.0) if len(self.fine) else cond
+
+
+class ImageFlow(nn.Module):
+    """Pictures [N, C, H, W] <-> noise of as many numbers, given a map of the condition for each level.
+
+    maps: list of [N, K_l, H / 2^(l+1), W / 2^(l+1)], level 0 the finest.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        cond: Sequence[int],
+        channels: int,
+        architecture: Architecture,
+        depth: int,
+    ):
+        super().__init__()
+        last = len(cond) - 1
+        self.levels = nn.ModuleList(
+            Level(shape[0] * 2**i, width, channels, architecture, depth, i == last) for i, width in enumerate(cond)
+        )
+        height, side = shape[1:]
+        self.noise_shapes = [
+            (shape[0] * 2**i * (4 if i == last else 2), height >> (i + 1), side >> (i + 1)) for i in range(len(cond))
+        ]
+
+    def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], Tally]:
+        """x -> noise by level, and the tally with log|det dnoise/dx|. fit: set actnorms from x first, layer by layer."""
+        tally = Tally(x.new_zeros(len(x)))
+        noise = []
+        for level, cond in zip(self.levels, maps, strict=True):
+            x, left = level.encode(x, cond, tally, fit)  # type: ignore[operator]
+            noise.append(left)
+        return noise, tally
+
+    def decode(self, noise: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
+        """Noise by level -> x, in one pass: each network is called once."""
+        x = noise[-1][:, :0]
+        for level, left, cond in zip(reversed(self.levels), reversed(noise), reversed(maps), strict=True):
+            x = level.decode(x, left, cond)  # type: ignore[operator]
+        return x
+
+    def log_prob(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Log-density [N] of x in nats."""
+        noise, tally = self.encode(x, maps)
+        return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + tally.log_det
+
+
+def count_levels(shape: tuple[int, ...], wanted: int) -> int:
+    """Levels that a picture (C, H, W) allows, at most `wanted`: both sides are halved at each. 0 if a side is odd."""
+    height, side = shape[1:]
+    levels = 0
+    while levels < wanted and height % 2 == 0 and side % 2 == 0:
+        height, side, levels = height // 2, side // 2, levels + 1
+    return levels
+
+
+def _towards_noise(layers: nn.ModuleList, x: Tensor, cond: Tensor, tally: Tally, fit: bool) -> Tensor:
+    for layer in layers:
+        assert isinstance(layer, ImageLayer)
+        if fit:
+            layer.fit(x)
+        x, log_scale = layer(x, cond)
+        tally.log_det = tally.log_det + total(log_scale, x)
+        tally.scales.append(log_scale)
+    return x
+
+
+def _towards_pixels(layers: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
+    for layer in reversed(layers):
+        assert isinstance(layer, ImageLayer)
+        x = layer.inverse(x, cond)
+    return x

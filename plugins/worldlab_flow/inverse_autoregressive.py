@@ -1,0 +1,87 @@
+"""The inverse autoregressive flow: a masked autoregressive flow run backwards, so that its slow direction is the other one.
+
+Masked autoregressive flow: Papamakarios et al. 2017, arXiv:1705.07057. Run the other way round: Kingma et al. 2016,
+arXiv:1606.04934. An encoder scores only what it sampled itself, so the cheap direction must be the one from noise to z.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.lazy import LazyComposedTransform
+from zuko.transforms import MonotonicAffineTransform
+
+from worldlab_flow.location_scale import FlowDensity, at_least_float32, standard_normal_log_prob
+
+SLOPE = math.exp(-3)
+"""Each transform scales by a factor between SLOPE and 1 / SLOPE."""
+
+
+class InverseAutoregressiveFlow(nn.Module):
+    """x_i = noise_i exp(s_i) + t_i, with s_i, t_i read off noise_<i and the context; the order alternates. A VectorFlow.
+
+    Sampling takes one network call a transform, whatever D; the noise of a given x takes D.
+    """
+
+    def __init__(self, dim: int, context: int, transforms: int, units: int, layers: int):
+        super().__init__()
+        ascending = torch.arange(dim)
+        steps = []
+        for i in range(transforms):
+            step = MaskedAutoregressiveTransform(
+                dim,
+                context,
+                order=ascending.flip(0) if i % 2 else ascending,  # type: ignore[arg-type]
+                univariate=_affine,
+                # Hidden units are dealt out by what they may see: fewer than D, and the last entries would see too little.
+                hidden_features=[max(units, dim)] * layers,
+                activation=nn.SiLU,
+            )
+            _zero(list(step.hyper.children())[-1])  # the identity at first
+            steps.append(step)
+        self.steps = LazyComposedTransform(*steps)
+
+    def generate(self, noise: Tensor, context: Tensor) -> Tensor:
+        return self.steps(context)(noise)
+
+    def generate_with_log_det(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """noise -> x, log|det dx/dnoise| [N], from the same network calls."""
+        return self.steps(context).call_and_ladj(noise)
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """x -> noise, log|det dnoise/dx|: entry by entry, D network calls a transform."""
+        return self.steps(context).inv.call_and_ladj(x)
+
+    def log_scales(self, noise: Tensor, context: Tensor) -> list[Tensor]:
+        """What each transform scales each entry by, [N, D] each; their sum over D and transforms is the log-determinant."""
+        out = []
+        steps: Any = self.steps.transforms
+        for step in steps:
+            maps = step.meta(context, noise) if hasattr(step, "meta") else step(context)  # one entry: no predecessors
+            noise = maps(noise)
+            out.append(maps.base.log_scale.expand_as(noise))
+        return out
+
+
+def sample_with_log_prob(density: FlowDensity, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The sample [N, D] that this noise makes, and its own log-density [N] in nats: one network call a transform."""
+    flow = density.flow
+    assert isinstance(flow, InverseAutoregressiveFlow)
+    x, log_det = flow.generate_with_log_det(noise, density.context)
+    log_prob = standard_normal_log_prob(noise) - log_det - density.std.log().sum(-1)
+    return density.mean + density.std * x, log_prob
+
+
+def _affine(shift: Tensor, log_scale: Tensor) -> Transform:
+    return MonotonicAffineTransform(at_least_float32(shift), at_least_float32(log_scale), slope=SLOPE)
+
+
+@torch.no_grad()
+def _zero(layer: nn.Module) -> None:
+    for p in layer.parameters():
+        p.zero_()

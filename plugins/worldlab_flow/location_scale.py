@@ -1,0 +1,89 @@
+"""The family's density of real vectors: x = mean(c) + std(c) * f(noise; c), f an invertible network given a context c."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldlab.distributions import HALF_LOG_2PI, normal_like
+
+UNIT_STD = math.log(math.e - 1)
+"""softplus(UNIT_STD) = 1: densities start near the standard normal."""
+
+
+class VectorFlow(Protocol):
+    """An invertible map between noise [N, D] and standardised vectors [N, D], given a context [N, C]."""
+
+    def generate(self, noise: Tensor, context: Tensor) -> Tensor:
+        """noise -> x."""
+        ...
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """x -> its noise [N, D] and log|det dnoise/dx| [N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class FlowDensity:
+    """p(x | c) of x = mean + std * f(noise; c) with standard normal noise. mean, std: [N, D]; context [N, C]; flow: f.
+
+    The affine map lies outermost, so that f works on standardised values whatever the scale of x: its networks stay in
+    range, and so do splines, which act on [-5, 5] only and leave the rest as it is (arXiv:1906.04032, section 3.1).
+    """
+
+    mean: Tensor
+    std: Tensor
+    context: Tensor
+    flow: VectorFlow
+
+    @property
+    def mode(self) -> Tensor:
+        """The image of the noise's mode, 0. A flow may be denser elsewhere: this is a typical x, not the likeliest."""
+        return self._image(self.mean.new_zeros(self.mean.shape))
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Reparameterised: gradients reach mean, std, context and the flow."""
+        return self._image(normal_like(self.mean, generator))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) [N] in nats of any x [N, D], exact."""
+        noise, log_det = self.flow.normalise((x - self.mean) / self.std, self.context)
+        return standard_normal_log_prob(noise) + log_det - self.std.log().sum(-1)
+
+    def _image(self, noise: Tensor) -> Tensor:
+        return self.mean + self.std * self.flow.generate(noise, self.context)
+
+
+class FlowHead(nn.Module):
+    """Context [N, C] and a flow given it -> FlowDensity over [N, D]. std is at least `min_std`."""
+
+    def __init__(self, context: int, dim: int, min_std: float):
+        super().__init__()
+        self.affine = nn.Linear(context, 2 * dim)
+        self.min_std = min_std
+
+    def forward(self, context: Tensor, flow: VectorFlow) -> FlowDensity:
+        mean, raw = at_least_float32(self.affine(context)).chunk(2, -1)
+        return FlowDensity(mean, F.softplus(raw + UNIT_STD) + self.min_std, context, flow)
+
+    @torch.no_grad()
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Change the weights so that means of these moments over the data, [D] each, get moments 0 and 1."""
+        dim = len(mean)
+        self.affine.bias[:dim].sub_(mean).div_(std)
+        self.affine.weight[:dim].div_(std[:, None])
+
+
+def standard_normal_log_prob(noise: Tensor) -> Tensor:
+    """log N(noise; 0, I), summed over all but the first dimension: [N, ...] -> [N]."""
+    return (-0.5 * noise.square() - HALF_LOG_2PI).flatten(1).sum(1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Out of autocast's half precision: logs and determinants are sums of many small terms."""
+    return x.float() if x.dtype.itemsize < 4 else x

@@ -1,0 +1,116 @@
+"""The game, written once: three losses, two gradient penalties, and the critic's half of a step.
+
+A pair is a real and a generated sample under one condition. What keeps the game together is that a critic judges pairs,
+so that dropping a mode always costs, and that its slope is punished at real and at generated samples, so that it comes
+to rest: Huang et al. 2025 (R3GAN), arXiv:2501.05441.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab import tree
+from worldlab_gan.configs import Game
+
+
+class Critic(Protocol):
+    """D(x, c) = head(see(x), c), [N], high where x looks real. x: a tensor or a tree of tensors, [N, ...]; c: [N, C].
+
+    In two parts, so that what was seen can be judged under another condition without looking again.
+    """
+
+    def see(self, x: Any, /) -> Tensor: ...
+
+    def head(self, seen: Tensor, condition: Tensor, /) -> Tensor: ...
+
+
+def critic_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
+    """What the critic minimises, per pair of its values. [N], [N] -> [N].
+
+    relativistic: softplus(fake - real), arXiv:2501.05441, after Jolicoeur-Martineau 2018, arXiv:1807.00734.
+    non_saturating: the cross-entropy of Goodfellow et al. 2014, arXiv:1406.2661. hinge: Lim & Ye 2017,
+    arXiv:1705.02894.
+    """
+    if game.loss == "relativistic":
+        return F.softplus(fake - real)
+    if game.loss == "non_saturating":
+        return F.softplus(-real) + F.softplus(fake)
+    return F.relu(1 - real) + F.relu(1 + fake)
+
+
+def generator_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
+    """What the generator minimises: its samples should be taken for real ones. [*], [*] -> [*], broadcast."""
+    if game.loss == "relativistic":
+        return F.softplus(real - fake)
+    return F.softplus(-fake) if game.loss == "non_saturating" else -fake
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A critic's value of each x [N], what it saw of it [N, P], and the squared norm of its gradient at x [N] if
+    asked."""
+
+    value: Tensor
+    seen: Tensor
+    slope: Tensor
+
+
+def judge(critic: Critic, x: Any, condition: Tensor, sloped: bool = True) -> Verdict:
+    """The critic at x (a tree, cut from its graph), differentiable in the critic's weights, at least in float32.
+
+    Mescheder et al. 2018, arXiv:1801.04406: R1 is the slope at real samples, R2 at generated ones. The slope is 0 if
+    not asked for.
+    """
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(condition.device.type, enabled=False):
+        # A squared gradient is a product of many weights: bfloat16 would round it away.
+        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(sloped), x)
+        seen = critic.see(x)
+        value = critic.head(seen, _precise(condition.detach()))
+        slope = torch.zeros_like(value)
+        if sloped:
+            gradients = torch.autograd.grad(value.sum(), tree.leaves(x), create_graph=recorded, retain_graph=recorded)
+            slope = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
+    verdict = Verdict(value, seen, slope)
+    return verdict if recorded else tree.detach(verdict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A critic's verdicts on pairs of real and generated samples under one condition."""
+
+    real: Verdict
+    fake: Verdict
+
+
+def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> Trial:
+    """Judge both, with the slopes that the game punishes."""
+    return Trial(judge(critic, real, condition, game.r1 > 0), judge(critic, fake, condition, game.r2 > 0))
+
+
+def critic_terms(game: Game, trial: Trial) -> dict[str, Tensor]:
+    """The critic player's losses, [N] each: the game, and the penalties R1 and R2 where they have a weight."""
+    out = {"critic": critic_loss(game, trial.real.value, trial.fake.value)}
+    if game.r1:
+        out["r1"] = 0.5 * game.r1 * trial.real.slope
+    if game.r2:
+        out["r2"] = 0.5 * game.r2 * trial.fake.slope
+    return out
+
+
+def critic_metrics(critic: Critic, real: Any, fake: Any, condition: Tensor) -> dict[str, Tensor]:
+    """critic_gap: mean value of real minus generated samples. critic_slope: root mean square gradient over both."""
+    on_real, on_fake = judge(critic, real, condition), judge(critic, fake, condition)
+    return {
+        "critic_gap": (on_real.value - on_fake.value).mean(),
+        "critic_slope": (0.5 * (on_real.slope + on_fake.slope)).mean().sqrt(),
+    }
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < 4 else x

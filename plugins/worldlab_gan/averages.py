@@ -1,0 +1,34 @@
+"""The running average of a generator's weights, which draws and dreams in its place.
+
+A game does not come to rest: its players circle the solution, and their average is nearer to it than they are
+(Yazici et al. 2018, arXiv:1806.04498; Karras et al. 2017, arXiv:1710.10196).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from worldlab.nn import ema_update
+
+
+class RunningAverage(nn.Module):
+    """mean <- mean + rate (source - mean) after each update; no optimiser trains it.
+
+    The rate starts at 9 / 11 and falls as 9 / (10 + n) to `rate`, so that a short run does not dream with first
+    weights.
+    """
+
+    count: Tensor
+
+    def __init__(self, source: nn.Module, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.mean = copy.deepcopy(source).requires_grad_(False)
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def follow(self, source: nn.Module) -> None:
+        self.count += 1
+        ema_update(self.mean, source, max(self.rate, 9 / (10 + int(self.count))))

@@ -1,0 +1,139 @@
+"""The generator of observations (cell 12): sharp pictures, no density."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.distributions import Distribution
+from worldlab.interfaces import Context, Decoder, Obs, Specs
+from worldlab_gan.adversarial import Verdict, critic_loss, critic_metrics, critic_terms, generator_loss, hold
+from worldlab_gan.averages import RunningAverage
+from worldlab_gan.configs import Game, GANDecoderConfig
+from worldlab_gan.generators import Generated
+from worldlab_gan.observations import ObsCritic, feature_distance, laplacian_energy, observation_generators
+
+FALSE_NEGATIVES = 5
+"""Steps within which frames of one row are too alike to be told apart."""
+
+
+@final
+class GANDecoder(Decoder):
+    """o = G(h, z, eps), with a projection critic D(o, h, z).
+
+    A DCGAN body (Radford et al. 2015, arXiv:1511.06434) conditioned at every level, tied to the frame by feature
+    matching (Larsen et al. 2015, arXiv:1512.09300): alone among its losses that may train the features. What the critic
+    thinks of a picture trains the generator only; an encoder that listened would make frames easier to draw, not to
+    understand.
+    """
+
+    Config = GANDecoderConfig
+    score_kind = "critic"
+    renders = True
+    frames = 64
+
+    def __init__(self, config: GANDecoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.obs = specs.obs
+        self.game = Game(config.loss, config.r1, config.r2)
+        self.generators = observation_generators(
+            specs.obs, specs.feature_dim, config.width, config.units, config.layers, config.noise
+        )
+        self.average = RunningAverage(self.generators, config.average)
+        self.critic = ObsCritic(
+            specs.obs, specs.feature_dim, config.critic_width, config.critic_units, config.critic_layers
+        )
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"main": list(self.generators.parameters()), "critic": list(self.critic.parameters())}
+
+    def decode(self, features: Tensor) -> dict[str, Distribution]:
+        """Samples of the averaged generator for each key; the mode is drawn without noise."""
+        return {key: Generated(features, self.average.mean[key]) for key in self.obs.keys}  # type: ignore[index]
+
+    def score(self, features: Tensor, obs: Obs) -> Tensor:
+        """The critic's value, [N] in nats: higher where obs is real and fits features; comparable for equal features
+        only."""
+        return self.critic(obs, features)
+
+    def after_step(self, player: str) -> None:
+        if player == "main":
+            self.average.follow(self.generators)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """main: `matching`, `adversarial` (nats of the critic's guess), `pixels`. critic: `critic`, `r1`, `r2`,
+        `mismatch`.
+
+        All shaped as ctx.row: [B, T], or [M, 1] for chosen frames.
+        """
+        if player not in ("main", "critic"):
+            return {}
+        features, obs = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs)
+        noise = self._draw(features, ctx.generator)
+        if player == "critic":
+            with torch.no_grad():
+                fake = self._generate(features, noise)
+            trial = hold(self.game, self.critic, obs, fake, features)
+            terms = critic_terms(self.game, trial)
+            if self.config.mismatch_scale:
+                terms["mismatch"] = self.config.mismatch_scale * self._mismatch(ctx, trial.real, features)
+        else:
+            terms = self._main(features, obs, noise)
+        return {name: term.view_as(ctx.row) for name, term in terms.items()}
+
+    def _main(self, features: Tensor, obs: Obs, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        made = self._generate(features, noise)
+        with torch.no_grad():
+            real = self.critic.levels(obs)
+        if self.config.matching_scale:
+            out["matching"] = self.config.matching_scale * feature_distance(self.critic.levels(made), real)
+        if self.config.adversarial_scale:
+            condition = features.detach()  # a second picture of the same noise: this one knows no encoder
+            fooling = self.critic(self._generate(condition, noise), condition)
+            out["adversarial"] = self.config.adversarial_scale * generator_loss(
+                self.game, self.critic.head(real[-1], condition), fooling
+            )
+        if self.config.pix_l1:
+            errors = [(made[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
+            out["pixels"] = self.config.pix_l1 * torch.stack(errors).sum(0)
+        return out
+
+    def _mismatch(self, ctx: Context, real: Verdict, features: Tensor) -> Tensor:
+        """The critic must also tell an observation from another one under the same features, [N]; 0 for near copies.
+
+        Reed et al. 2016 (GAN-CLS), arXiv:1605.05396. Against a good generator alone a critic ends up flat, and
+        `score` would say nothing of whose features these are.
+        """
+        row, time = ctx.row.flatten(), ctx.time.flatten()
+        other = torch.randperm(len(row), generator=ctx.generator, device=row.device)
+        far = (row != row[other]) | ((time - time[other]).abs() > FALSE_NEGATIVES)
+        return critic_loss(self.game, real.value, self.critic.head(real.seen[other], features)) * far
+
+    def _draw(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        return {key: net.draw(features, generator) for key, net in self.generators.items()}  # type: ignore[operator]
+
+    def _generate(self, features: Tensor, noise: dict[str, Tensor]) -> Obs:
+        return {key: net(features, noise[key]) for key, net in self.generators.items()}
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """On every n-th frame: the critic's gap and slope; `uses_features`, what its value loses under another frame's
+        features (0: pictures are judged alone); `sharpness_KEY`, the detail of drawn pictures relative to real ones
+        (below 1: blur, above: noise)."""
+        # Its own noise: watching must not move the random stream that training draws from.
+        generator = torch.Generator(ctx.row.device).manual_seed(0)
+        step = max(1, ctx.row.numel() // self.frames)
+        features = ctx.features.flatten(0, 1)[::step]
+        obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
+        drawn = {key: dist.sample(generator) for key, dist in self.decode(features).items()}
+        out = critic_metrics(self.critic, obs, drawn, features)
+        other = features.roll(len(features) // 2, 0)  # half a turn: the neighbours of a frame look like it
+        out["uses_features"] = (self.critic(obs, features) - self.critic(obs, other)).mean()
+        for key in self.obs.images:
+            real = laplacian_energy(obs[key]).mean().clamp(min=1e-8)
+            out[f"sharpness_{key}"] = laplacian_energy(drawn[key]).mean() / real
+        return out

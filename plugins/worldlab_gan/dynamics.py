@@ -1,0 +1,179 @@
+"""The implicit dynamics (cell 11): a recurrent memory and a generator of what comes next, taught by critics."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.interfaces import ActionSpec, Alarm, Context, Dynamics, LatentSpec, Specs, State
+from worldlab.nn import GRUCell, mlp
+from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold
+from worldlab_gan.averages import RunningAverage
+from worldlab_gan.configs import Game, GANDynamicsConfig
+from worldlab_gan.critics import VectorCritic
+from worldlab_gan.energy import distance, energy_score, spread
+from worldlab_gan.generators import Generated, LatentGenerator
+from worldlab_gan.temporal import LENGTH, Windows, at_start, windows
+
+
+@final
+class GANDynamics(Dynamics):
+    """h' = GRU(h, z, a); z' = G(h', eps).
+
+    Relativistic pairs with both gradient penalties: Huang et al. 2025, arXiv:2501.05441. Projection critic: Miyato &
+    Koyama 2018, arXiv:1802.05637. The energy score as an anchor: Bouchacourt et al. 2016, arXiv:1606.02556.
+    The latents to be matched are always cut from the graph: nothing here trains an encoder.
+    """
+
+    Config = GANDynamicsConfig
+    prior = "sampler"
+    reparameterised = True
+
+    def __init__(self, config: GANDynamicsConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.game = Game(config.loss, config.r1, config.r2)
+        dim, action = specs.latent.dim, specs.action.dim
+        self.input = mlp(dim + action, config.units, 1)
+        self.cell = GRUCell(config.units, config.memory)
+        self.generator = LatentGenerator(
+            config.memory, config.noise, config.units, config.layers, specs.latent, config.unimix
+        )
+        self.average = RunningAverage(self.generator, config.average)
+        self.critic = VectorCritic(dim, config.memory, config.critic_units, config.critic_layers)
+        self.temporal: VectorCritic | None = None
+        if config.temporal:
+            self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.critic_units, config.critic_layers)
+
+    @classmethod
+    def memory_size(cls, config: GANDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
+        return config.memory
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        main = [part for part in (self.input, self.cell, self.generator) for part in part.parameters()]
+        critic = list(self.critic.parameters())
+        return {"main": main, "critic": critic + ([] if self.temporal is None else list(self.temporal.parameters()))}
+
+    def initial(self, n: int) -> State:
+        """{"h": zeros [n, H]}."""
+        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+
+    def memory(self, state: State) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor) -> Generated:
+        """memory [N, H] -> samples of the averaged generator. Gradients reach the memory, not the average's weights."""
+        return Generated(memory, self.average.mean)
+
+    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
+        """log p(z | h) - log q(z | h) as the critic sees it, [N] in nats, up to a function of h: minus its value.
+
+        The critic is high where inferred latents are and dreams are not. An encoder that climbed it would flee from
+        what is predicted, and the generator after it; KL(q || p) falls where the critic falls (README.md has the
+        numbers).
+        """
+        return -self.critic(z, memory)
+
+    def after_step(self, player: str) -> None:
+        if player == "main":
+            self.average.follow(self.generator)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """main: `adversarial` (nats of the critic's guess), `energy` (units of z), `temporal`. critic: the games and
+        their penalties. All [B, T]; those of windows stand where the window starts."""
+        if player not in ("main", "critic"):
+            return {}
+        z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
+        terms = self._main(z, memory, ctx.generator) if player == "main" else self._game(z, memory, ctx.generator)
+        out = tree.unflatten_time(terms, len(ctx.row))
+        if self.temporal is not None and ctx.row.shape[1] >= LENGTH:
+            seen = windows(ctx.latent.z.detach(), ctx.memory, ctx.batch)
+            play = self._temporal_main if player == "main" else self._temporal_game
+            out.update(play(self.temporal, seen, ctx.generator))
+        return out
+
+    def _main(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        condition = memory.detach()  # the memory must predict, not flatter the critic
+        samples = self._samples(self.generator, memory, generator)
+        count = len(samples)
+        fake = self.critic(samples.flatten(0, 1), condition.repeat(count, 1)).unflatten(0, (count, -1))
+        fooled = generator_loss(self.game, self.critic(z, condition), fake).mean(0)
+        return {
+            "adversarial": self.config.adversarial_scale * fooled,
+            "energy": self.config.energy_scale * energy_score(samples, z),
+        }
+
+    def _game(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self.generator(memory, self.generator.draw(memory, generator))
+        return critic_terms(self.game, hold(self.game, self.critic, z, fake, memory))
+
+    def _samples(self, network: nn.Module, memory: Tensor, generator: torch.Generator) -> Tensor:
+        """[S, N, D] latents from memory [N, H]."""
+        repeated = memory.repeat(self.config.samples, 1)
+        noise = network.draw(repeated, generator)  # type: ignore[operator]
+        return network(repeated, noise).unflatten(0, (self.config.samples, -1))
+
+    # ---- three steps in a row ----
+
+    def _temporal_main(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
+        real = critic(seen.following, seen.condition)
+        fooled = generator_loss(self.game, real, critic(self._continue(seen, generator), seen.condition))
+        return {"temporal": self.config.adversarial_scale * at_start(fooled, seen.valid)}
+
+    def _temporal_game(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = self._continue(seen, generator)
+        trial = hold(self.game, critic, seen.following, fake, seen.condition)
+        out = {f"temporal_{name}": at_start(term, seen.valid) for name, term in critic_terms(self.game, trial).items()}
+        swapped = critic_loss(self.game, trial.real.value, critic.head(trial.real.seen, seen.swapped))
+        out["temporal_swapped"] = at_start(swapped, seen.swappable)
+        return out
+
+    def _continue(self, seen: Windows, generator: torch.Generator) -> Tensor:
+        """Two generated steps, the second from a memory that knows the first: [W, 2 D]."""
+        draw = self.generator.draw
+        first = self.generator(seen.memory, draw(seen.memory, generator))
+        after = self.memory(self.advance({"h": seen.memory}, first, seen.action))
+        return torch.cat([first, self.generator(after, draw(after, generator))], -1)
+
+    # ---- watching ----
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """The critic's gap and slope; `energy_score` of what the dream would draw; `spread`, how far its draws are from
+        each other relative to how far they are from the truth (1: calibrated, below: modes are dropped); `action_gap`,
+        what the energy score loses when the last action comes from another row (0: the dream ignores the agent)."""
+        # Its own noise: watching must not move the random stream that training draws from.
+        generator = torch.Generator(ctx.row.device).manual_seed(0)
+        z, memory = ctx.latent.z.flatten(0, 1), ctx.memory.flatten(0, 1)
+        samples = self._samples(self.average.mean, memory, generator)
+        score = energy_score(samples, z)
+        out = critic_metrics(self.critic, z, samples[0], memory)
+        out["energy_score"] = score.mean()
+        out["spread"] = spread(samples).mean() / distance(samples, z).mean().clamp(min=1e-8)
+        if ctx.row.shape[0] > 1 and ctx.row.shape[1] > 1:
+            out["action_gap"] = self._action_gap(ctx, score.view_as(ctx.row), generator)
+        return out
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        if values.get("spread", 1.0) > 0.5:
+            return {}
+        says = "dreams of one memory are far more alike than the truth: the generator drops modes"
+        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale against --dynamics.adversarial-scale")}
+
+    def _action_gap(self, ctx: Context, score: Tensor, generator: torch.Generator) -> Tensor:
+        batch, z = ctx.batch, ctx.latent.z
+        before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
+        borrowed = batch.prev_action.roll(1, 0)[:, 1:].flatten(0, 1)
+        memory = self.memory(self.advance(before, z[:, :-1].flatten(0, 1), borrowed))
+        samples = self._samples(self.average.mean, memory, generator)
+        shuffled = energy_score(samples, z[:, 1:].flatten(0, 1)).view_as(score[:, 1:])
+        # A row that starts an episode has no action before it, neither its own nor to lend.
+        judged = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
+        return ((shuffled - score[:, 1:]) * judged).sum() / judged.sum().clamp(min=1)

@@ -1,0 +1,130 @@
+"""The implicit posterior (cell 10): a noisy network whose samples must pass for those of the prior."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldlab import tree
+from worldlab.distributions import normal_like
+from worldlab.interfaces import Alarm, Context, Encoder, Latent, LatentSpec, Obs, Specs
+from worldlab.nn import ObsTrunk
+from worldlab_gan.adversarial import critic_metrics, critic_terms, generator_loss, hold
+from worldlab_gan.configs import Game, GANEncoderConfig
+from worldlab_gan.critics import VectorCritic
+from worldlab_gan.generators import NoisyMLP
+
+NOISE_GAIN = 0.1
+"""The noise starts quieter than the frame: a decoder that finds nothing to decode teaches the encoder to be silent."""
+
+
+@final
+class GANEncoder(Encoder):
+    """z = limit tanh(E(x, h, eps) / limit) + channel noise, with eps inside the network.
+
+    The conditional form of the adversarial autoencoder: Makhzani et al. 2015, arXiv:1511.05644; as a penalised
+    transport cost (WAE-GAN): Tolstikhin et al. 2017, arXiv:1711.01558. Noise rather than a point, because a map
+    cannot fill a latent that is wider than the data: Rubenstein et al. 2018, arXiv:1802.03761.
+    """
+
+    Config = GANEncoderConfig
+    posterior = "implicit"
+
+    def __init__(self, config: GANEncoderConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        self.game = Game(config.loss, config.r1, config.r2)
+        self.reads_memory = specs.use_memory
+        memory = specs.memory_dim if specs.use_memory else 0
+        self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
+        self.net = NoisyMLP(
+            self.trunk.size + memory, config.noise, config.units, config.layers, config.latent_dim, NOISE_GAIN
+        )
+        self.critic = VectorCritic(config.latent_dim, memory, config.critic_units, config.critic_layers)
+
+    @classmethod
+    def latent_spec(cls, config: GANEncoderConfig) -> LatentSpec:
+        return LatentSpec(config.latent_dim, "gaussian")
+
+    def players(self) -> dict[str, list[torch.nn.Parameter]]:
+        main = [*self.trunk.parameters(), *self.net.parameters()]
+        return {"main": main, "critic": list(self.critic.parameters())}
+
+    def embed(self, obs: Obs) -> Tensor:
+        return self.trunk(obs)
+
+    def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
+        """embed [N, E], memory [N, H] or None. Returns z [N, D]: a sample, or the z without noise."""
+        x = embed if memory is None else torch.cat([embed, memory], -1)
+        if generator is None:
+            return Latent(self._bounded(x, None))
+        z = self._bounded(x, self.net.draw(x, generator))
+        return Latent(z + self.config.channel_noise * normal_like(z, generator))
+
+    def _bounded(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """limit tanh(E(x, eps) / limit): the identity near 0, and never beyond the limit."""
+        limit = self.config.limit
+        return limit * torch.tanh(self.net(x, noise) / limit)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """main: `fool` (nats of the critic's guess) and `gauge`, whose gradients reach z only. critic: the game and its
+        penalties, with samples of the prior as the real ones and the encoder's z as the generated ones. All [B, T].
+
+        Whatever z says of the frame it owes to decoder and reward.
+        """
+        if player not in ("main", "critic"):
+            return {}
+        z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
+        prior = self._prior_sample(ctx, ctx.generator)
+        if player == "critic":
+            terms = critic_terms(self.game, hold(self.game, self.critic, prior, z, condition))
+            return tree.unflatten_time(terms, len(ctx.row))
+        fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
+        out = {"fool": self.config.fool_scale * fool.view_as(ctx.row)}
+        if self.config.gauge_scale:
+            out["gauge"] = self.config.gauge_scale * self._gauge(ctx).expand(ctx.row.shape)
+        return out
+
+    def _gauge(self, ctx: Context) -> Tensor:
+        """KL( N(m, s^2) || N(0, 1) ) of the moments of z over the batch, in nats, summed over its entries: a scalar.
+
+        A prior that is learned follows z wherever it goes, so the fool term fixes no scale. Left alone, z shrank to a
+        tenth in 20 updates, below its own channel noise, and stayed there.
+        """
+        z = ctx.latent.z
+        weight = ctx.batch.mask[..., None] / ctx.batch.mask.sum().clamp(min=1)
+        mean = (weight * z).sum((0, 1))
+        var = (weight * (z - mean).square()).sum((0, 1)) + 1e-4
+        return 0.5 * (mean.square() + var - 1 - var.log()).sum()
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """The critic's gap and slope, and noise_share: the part of z's variance that is noise (1: z says nothing)."""
+        # Its own noise: watching must not move the random stream that training draws from.
+        generator = torch.Generator(ctx.row.device).manual_seed(0)
+        z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
+        out = critic_metrics(self.critic, self._prior_sample(ctx, generator), z, condition)
+        memory = ctx.memory.flatten(0, 1) if self.reads_memory else None
+        again = self.infer(ctx.embed.flatten(0, 1), memory, generator).z
+        return {**out, "noise_share": 0.5 * (again - z).square().mean() / z.var(0, correction=0).mean().clamp(min=1e-8)}
+
+    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
+        if values.get("noise_share", 0.0) < 0.9:
+            return {}
+        says = "the implicit encoder emits noise: a frame hardly moves its latent"
+        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale, or --encoder.channel-noise")}
+
+    def _condition(self, ctx: Context) -> Tensor:
+        """What the critic knows: the memory where the encoder reads it, cut from the graph, [N, H]; else nothing, [N,
+        0].
+
+        An encoder that cannot see h must be judged over all h: for each h, no prior but its own would ever fit it.
+        """
+        memory = ctx.memory.flatten(0, 1).detach()
+        return memory if self.reads_memory else memory[:, :0]
+
+    @torch.no_grad()
+    def _prior_sample(self, ctx: Context, generator: torch.Generator) -> Tensor:
+        assert ctx.prior is not None
+        return ctx.prior.sample(generator).detach()

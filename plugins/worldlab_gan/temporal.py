@@ -1,0 +1,60 @@
+"""Windows of three steps for the temporal critic: does what follows fit where it began and what was done?
+
+A critic of short sequences beside that of single steps: Tulyakov et al. 2017 (MoCoGAN), arXiv:1707.04993. That it
+should also refuse true sequences with another row's actions is the idea of Kim et al. 2021 (DriveGAN),
+arXiv:2104.15060.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldlab.interfaces import Batch
+
+LENGTH = 3
+"""Latents in a window: one to start from, two to be judged."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Every window of a batch, W = B (T - 2) of them, row by row.
+
+    condition: [W, D + 2 A], the latent z_t and the two actions after it; swapped: the same with the next row's actions.
+    following: [W, 2 D], z_{t+1} and z_{t+2}. memory: [W, H] at t + 1, which knows z_t and the first action.
+    action: [W, A], the second action. valid, swappable: [B, T - 2] float, 0 where a window (or the next row's) is
+    padded or crosses a reset.
+    """
+
+    condition: Tensor
+    swapped: Tensor
+    following: Tensor
+    memory: Tensor
+    action: Tensor
+    valid: Tensor
+    swappable: Tensor
+
+
+def windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
+    """z [B, T, D], memory [B, T, H], T >= 3."""
+    first, second = batch.prev_action[:, 1:-1], batch.prev_action[:, 2:]
+    actions = torch.cat([first, second], -1)
+    mask = batch.mask[:, :-2] * batch.mask[:, 1:-1] * batch.mask[:, 2:]
+    valid = mask * ~(batch.is_first[:, 1:-1] | batch.is_first[:, 2:])
+    return Windows(
+        condition=torch.cat([z[:, :-2], actions], -1).flatten(0, 1),
+        swapped=torch.cat([z[:, :-2], actions.roll(1, 0)], -1).flatten(0, 1),
+        following=torch.cat([z[:, 1:-1], z[:, 2:]], -1).flatten(0, 1),
+        memory=memory[:, 1:-1].flatten(0, 1),
+        action=second.flatten(0, 1),
+        valid=valid,
+        swappable=valid * valid.roll(1, 0) * (len(z) > 1),
+    )
+
+
+def at_start(term: Tensor, valid: Tensor) -> Tensor:
+    """A term of each window [W] as a loss [B, T], at the step where the window starts; 0 where it is not valid."""
+    return F.pad(term.view_as(valid) * valid, (0, LENGTH - 1))
