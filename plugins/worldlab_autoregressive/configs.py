@@ -83,6 +83,8 @@ class AutoregressiveDecoderConfig(Config):
     """Hidden units of the networks that explain vectors."""
     vector_layers: int = field(2, ge=1)
     """Masked hidden layers of the network that explains vectors."""
+    frames: int = field(32, ge=0)
+    """Random frames of a batch explained in one update; 0 means all, as it does without pictures (which are dear: README)."""
     vector_components: int = field(5, ge=1)
     """Gaussians in the mixture of a vector's entry."""
     min_std: float = field(0.02, gt=0)

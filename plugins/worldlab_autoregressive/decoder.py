@@ -60,12 +60,12 @@ class AutoregressiveDecoder(Decoder):
     Config = AutoregressiveDecoderConfig
     score_kind = "log_density"
     renders = True
-    frames = 32
 
     def __init__(self, config: AutoregressiveDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config, self.obs = config, specs.obs
         self.likelihood = "undefined" if specs.obs.vectors else "exact"
+        self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
         width, channels, images = specs.feature_dim, config.channels, specs.obs.images
         self.pictures = nn.ModuleDict(
             {

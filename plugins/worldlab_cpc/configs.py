@@ -68,3 +68,5 @@ class CPCDecoderConfig(Config):
     """Weight of the symmetric InfoNCE."""
     exclude: int = field(5, ge=0)
     """Frames of the same row up to this many steps away are no negatives: they look almost the same."""
+    frames: int = field(0, ge=0)
+    """Random frames of a batch compared in one update; 0 means all of them."""

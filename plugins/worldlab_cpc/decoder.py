@@ -31,7 +31,7 @@ class CPCDecoder(Decoder):
 
     def __init__(self, config: CPCDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
-        self.config = config
+        self.config, self.frames = config, config.frames
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
         self.key = mlp(self.trunk.size, config.units, 1, config.projection)
         self.query = mlp(specs.feature_dim, config.units, 1, config.projection)

@@ -80,3 +80,5 @@ class FlowDecoderConfig(Config):
     """Weight of that log-likelihood."""
     guide: float = field(1.0, ge=0)
     """Weight of the squared error of a plain sketch read off the features: flows alone may explain a picture without them."""
+    frames: int = field(64, ge=0)
+    """Random frames of a batch explained in one update; 0 means all, as it does where there are no pictures."""

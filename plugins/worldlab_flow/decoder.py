@@ -49,7 +49,6 @@ class FlowDecoder(Decoder):
     Config = FlowDecoderConfig
     score_kind = "log_density"
     renders = True
-    frames = 64
 
     def __init__(self, config: FlowDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -64,9 +63,8 @@ class FlowDecoder(Decoder):
         self.vectors = nn.ModuleDict(
             {key: VectorModel(spec.shape[0], features, config) for key, spec in specs.obs.vectors.items()}
         )
-        if not self.pictures:
-            self.frames = 0  # vectors are cheap: all frames
-        elif not self.vectors:
+        self.frames = config.frames if self.pictures else 0  # vectors are cheap: all frames
+        if not self.vectors:
             self.likelihood = "bound"
 
     def decode(self, features: Tensor) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class GANDecoderConfig(Config):
     """Hidden units of the critic."""
     critic_layers: int = field(2, ge=1)
     """Hidden layers of the critic's vector trunk."""
+    frames: int = field(64, ge=0)
+    """Random frames of a batch drawn and judged in one update; 0 means all, as it does where there are no pictures."""
     noise: int = field(8, ge=1)
     """Width of the noise that enters each level of a generator."""
     average: float = field(0.01, gt=0, le=1)

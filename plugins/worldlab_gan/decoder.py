@@ -16,6 +16,8 @@ from worldlab_gan.configs import Game, GANDecoderConfig
 from worldlab_gan.generators import Generated
 from worldlab_gan.observations import ObsCritic, feature_distance, laplacian_energy, observation_generators
 
+WATCHED_FRAMES = 64
+"""Frames of a batch on which `metrics` are computed."""
 FALSE_NEGATIVES = 5
 """Steps within which frames of one row are too alike to be told apart."""
 
@@ -33,12 +35,12 @@ class GANDecoder(Decoder):
     Config = GANDecoderConfig
     score_kind = "critic"
     renders = True
-    frames = 64
 
     def __init__(self, config: GANDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
         self.obs = specs.obs
+        self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
         self.game = Game(config.loss, config.r1, config.r2)
         self.generators = observation_generators(
             specs.obs, specs.feature_dim, config.width, config.units, config.layers, config.noise
@@ -126,7 +128,7 @@ class GANDecoder(Decoder):
         (below 1: blur, above: noise)."""
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
-        step = max(1, ctx.row.numel() // self.frames)
+        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
         features = ctx.features.flatten(0, 1)[::step]
         obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
         drawn = {key: dist.sample(generator) for key, dist in self.decode(features).items()}

@@ -56,3 +56,5 @@ class VAEDecoderConfig(Config):
     """Width of the MLP that explains vectors."""
     layers: int = field(2, ge=1)
     """Layers of that MLP."""
+    frames: int = field(0, ge=0)
+    """Random frames of a batch explained in one update; 0 means all of them."""

@@ -32,6 +32,7 @@ class VAEDecoder(Decoder):
     def __init__(self, config: VAEDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.learned = config.likelihood == "learned"
+        self.frames = config.frames
         self.net = ObsHead(specs.obs, specs.feature_dim, config.width, config.units, config.layers)
         self.register_buffer("std", torch.tensor(config.std))
         if self.learned and not specs.obs.vectors:

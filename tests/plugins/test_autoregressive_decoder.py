@@ -160,7 +160,7 @@ def test_losses_are_weighted_negative_scores_of_all_or_of_chosen_frames():
         score = bench.decoder.score(given.features.flatten(0, 1), tree.flatten_time(given.batch.obs))
         assert set(terms) == {"image", "vector"} and all(t.shape == given.row.shape for t in terms.values())
         torch.testing.assert_close(sum(terms.values()), -0.5 * score.view_as(given.row))
-    assert bench.decoder.losses(ctx, "critic") == {} and AutoregressiveDecoder.frames == 32
+    assert bench.decoder.losses(ctx, "critic") == {} and bench.decoder.frames == 32
 
 
 def test_the_auxiliary_likelihood_reads_features_and_no_pixel():
