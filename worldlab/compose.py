@@ -8,7 +8,7 @@ import gymnasium
 import torch
 
 from worldlab.agent import Agent
-from worldlab.errors import PluginError, WorldlabError
+from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.interfaces import API, Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.runconfig import Part, RunConfig
@@ -71,6 +71,12 @@ def compose(
     latent = encoder_class.latent_spec(config.encoder.options)
     memory = dynamics_class.memory_size(config.dynamics.options, latent, action)
     parallel = issubclass(dynamics_class, ParallelDynamics)
+    if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
+        raise ConfigError(
+            f"encoder '{config.encoder.name}' does not read the memory of dynamics '{config.dynamics.name}'",
+            cause="model.memory_in_encoder = yes asks for it, and it infers each frame by itself",
+            fix="--model.memory-in-encoder auto, which lets this mix train, or an encoder that reads the memory",
+        )
     staged = config.core.train.schedule == "staged"
     reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
     decoder_memory = _decide(config.core.model.memory_in_decoder, not staged)

@@ -111,7 +111,7 @@ def test_the_specs_come_from_the_spaces_and_the_parts():
         ("auto", "ref", "parallel", False),
         ("yes", "ref", "parallel", True),
         ("no", "ref", "ref", False),
-        ("yes", "aloof", "ref", False),
+        ("auto", "aloof", "ref", False),
     ],
 )
 def test_whether_the_encoder_reads_the_memory(wish, encoder, dynamics, expected):
@@ -121,6 +121,13 @@ def test_whether_the_encoder_reads_the_memory(wish, encoder, dynamics, expected)
     assert ("reads the memory" in composed.explain()) == expected
     reads = composed.model.encoder.head.in_features - composed.model.encoder.trunk.size  # type: ignore[union-attr,operator]
     assert reads == (16 if expected else 0)
+
+
+def test_a_memory_for_an_encoder_without_use_for_it_is_refused_with_a_way_out():
+    with pytest.raises(ConfigError, match="'aloof' does not read the memory of dynamics 'ref'") as info:
+        build("aloof", memory_in_encoder="yes")
+    assert "--model.memory-in-encoder auto" in info.value.fix
+    build("aloof", memory_in_encoder="auto")
 
 
 def test_explain_names_the_parts_the_rule_and_the_true_parameter_counts():

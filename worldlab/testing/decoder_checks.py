@@ -12,7 +12,14 @@ from worldlab.interfaces import ScoreKind
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
-from worldlab.testing.probes import depends, require_shape, rows_independent, same
+from worldlab.testing.probes import (
+    depends,
+    metropolis_drift,
+    require_density,
+    require_shape,
+    rows_independent,
+    same,
+)
 from worldlab.tree import tree_map
 
 
@@ -179,3 +186,50 @@ def repeatable(subject: Subject) -> None:
         raise CheckFailure("two calls give different results", "keep noise inside sample(generator)")
     if not same(kept, (features, obs), 0.0):
         raise CheckFailure("decode or score changes its inputs in place", "clone before writing")
+
+
+@check("C8", role="decoder", title="a log-density is one, and that of the samples")
+def honest_score(subject: Subject) -> None:
+    """With score_kind "log_density": exp(score) of a number integrates to 1, and a Metropolis step under score leaves the
+    samples of decode distributed as they were, for vectors and pictures.
+
+    Catches a missing log std or log-determinant, a pixel that sees itself or what follows it, samples of something else
+    than what is scored. Fix: score and sample one and the same distribution.
+    """
+    asked = 0
+    for name in ("scalar", "vector", "image"):
+        try:
+            bench = subject.bench(name)
+        except NotApplicable:
+            continue
+        if bench.decoder.score_kind != "log_density":
+            raise NotApplicable(f"its score is a {bench.decoder.score_kind}")
+        asked += 1
+        bench.model.eval()
+        with torch.no_grad():
+            _require_honest_score(bench, name)
+    if not asked:
+        raise NotApplicable("it refuses vectors and pictures of 16 x 16")
+
+
+def _require_honest_score(bench: Bench, name: str) -> None:
+    count = 1000 if name == "image" else 4000
+    one = bench.features(1)
+    ((key, dist),) = bench.decoder.decode(one.expand(count, -1)).items()
+    samples = dist.sample(toys.stream(0))
+
+    def log_density(x: Tensor) -> Tensor:
+        return bench.decoder.score(one.expand(len(x), -1), {key: x})
+
+    if name == "scalar":
+        return require_density(samples[:, 0], lambda x: log_density(x[:, None]), "the score")
+    levels = (samples + 0.5) * 255
+    whole = name == "image" and bool((levels - levels.round()).abs().max() < 1e-2)
+    if whole and bench.decoder.likelihood != "exact":
+        return  # a density over more than the 256 levels: untrained, most of it lies beside them
+    drift = metropolis_drift(samples, log_density, whole)
+    if drift > 5:
+        raise CheckFailure(
+            f"{name}s drawn by decode do not follow score: a step that must not move them does ({drift:.0f} errors)",
+            "score and sample the same distribution; let no entry see itself or its successors",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from worldlab.testing.probes import (
     disturbed,
     floats,
     gradient_reaches,
+    require_density,
     require_rows,
     require_shape,
     rows_independent,
@@ -293,24 +295,8 @@ def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
 
 
 def _integrates(bench: Bench, memory: Tensor) -> None:
-    samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(toys.stream(0))[:, 0].sort().values
-    spread = float(samples[-1] - samples[0]) + 1e-3
-    grid = torch.linspace(float(samples[0]) - spread, float(samples[-1]) + spread, 4001)
-    density = _log_density(bench, memory, grid[:, None]).double().exp()
-    mass = torch.cumulative_trapezoid(density, grid.double())
-    if abs(float(mass[-1]) - 1) > 0.02:
-        raise CheckFailure(
-            f"the prior's density integrates to {float(mass[-1]):.3f}, not 1",
-            "add the log std or log-determinant you left out",
-        )
-    # Kolmogorov-Smirnov: 4000 samples stray by more than 0.04 with probability below 1e-5.
-    at = torch.searchsorted(grid, samples.contiguous()).clamp(1, len(mass)) - 1
-    distance = (mass[at] - torch.linspace(0, 1, len(samples)).double()).abs().max()
-    if distance > 0.04:
-        raise CheckFailure(
-            f"samples do not follow the prior's log_prob (largest gap {float(distance):.2f})",
-            "sample what log_prob scores",
-        )
+    samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(toys.stream(0))
+    require_density(samples[:, 0], lambda z: _log_density(bench, memory, z[:, None]), "the prior")
 
 
 def _sums_to_one(bench: Bench, memory: Tensor) -> None:
@@ -333,3 +319,27 @@ def seeded_samples(subject: Subject) -> None:
         raise CheckFailure("two modes of one prior differ", "the mode is without noise")
     if not floats(prior.mode):
         raise CheckFailure("the mode is not float", "return floats")
+
+
+@check("D12", role="dynamics", title="its own losses do not train the latents they predict")
+def stopped_targets(subject: Subject) -> None:
+    """Beside a posterior with a density, the dynamics' main losses give its latents no gradient but through the memory.
+
+    Catches an un-stopped likelihood of the next latent: it is minimised by killing the latent.
+    Fix: detach ctx.latent where it is the target; the matching rule trains the encoder.
+    """
+    bench = subject.bench()
+    ctx = bench.context()
+    apart = tree.tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
+    ctx = replace(ctx, latent=apart, features=torch.cat([ctx.memory, apart.z], -1))
+    terms = bench.dynamics.losses(ctx, "main")
+    if not terms:
+        raise NotApplicable("it has no losses of its own")
+    total = torch.stack([term.sum() for term in terms.values()]).sum()
+    held = [leaf for leaf in tree.leaves(apart) if leaf.requires_grad]
+    found = torch.autograd.grad(total, held, allow_unused=True) if total.requires_grad else ()
+    if any(grad is not None and grad.abs().sum() > 0 for grad in found):
+        raise CheckFailure(
+            f"its losses ({', '.join(terms)}) train the latents they predict: a dead latent is the easiest to predict",
+            "detach ctx.latent; the matching rule trains the encoder",
+        )

@@ -130,6 +130,54 @@ def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
         raise CheckFailure(f"{what} holds NaN or infinity at initialisation", "bound scales and logs away from 0")
 
 
+def require_density(samples: Tensor, log_density: Callable[[Tensor], Tensor], what: str) -> None:
+    """Raise CheckFailure unless a density of numbers integrates to 1 and its distribution function fits the samples.
+
+    samples [S]; log_density: [N] -> [N] in nats.
+    """
+    samples = samples.sort().values
+    spread = float(samples[-1] - samples[0]) + 1e-3
+    grid = torch.linspace(float(samples[0]) - spread, float(samples[-1]) + spread, 4001)
+    mass = torch.cumulative_trapezoid(log_density(grid).double().exp(), grid.double())
+    if abs(float(mass[-1]) - 1) > 0.02:
+        raise CheckFailure(
+            f"{what}'s density integrates to {float(mass[-1]):.3f}, not 1",
+            "add the log std or log-determinant you left out",
+        )
+    # Kolmogorov-Smirnov: 4000 samples stray by more than 0.04 with probability below 1e-5.
+    at = torch.searchsorted(grid, samples.contiguous()).clamp(1, len(mass)) - 1
+    distance = (mass[at] - torch.linspace(0, 1, len(samples)).double()).abs().max()
+    if distance > 0.04:
+        raise CheckFailure(
+            f"samples do not follow {what}'s log-density (largest gap {float(distance):.2f})", "sample what is scored"
+        )
+
+
+def metropolis_drift(samples: Tensor, log_density: Callable[[Tensor], Tensor], whole_levels: bool) -> float:
+    """By how many standard errors one Metropolis step under log_density moves what is known of the samples.
+
+    Samples of a density stay so under such a step, whatever its constant (Metropolis et al. 1953): then the result is
+    the largest of three standard normals. A step moves one random entry of each sample; what is watched is that entry,
+    its square and the log-density. samples [S, *shape]; whole_levels: entries are k / 255 - 0.5 with k from 0 to 255.
+    """
+    gen, count = stream(12), len(samples)
+    before = samples.flatten(1).double()
+    rows, entry = torch.arange(count), torch.randint(before.shape[1], (count,), generator=gen)
+    scale = before.std(0).clamp(min=1e-6)[entry]
+    push = scale * torch.randn(count, generator=gen).double()
+    if whole_levels:
+        push = push.sign() * (255 * push.abs()).round().clamp(min=1) / 255
+    after = before.clone()
+    after[rows, entry] += push
+    inside = (after.abs().amax(1) < 0.5 + 1e-6) if whole_levels else torch.ones(count, dtype=torch.bool)
+    gain = (log_density(after.view_as(samples).float()) - log_density(samples.float())).double()
+    taken = inside & (torch.rand(count, generator=gen).log() < gain)
+    old = (before[rows, entry] - before.mean(0)[entry]) / scale
+    new = torch.where(taken, old + push / scale, old)
+    shifts = (new - old, new.square() - old.square(), torch.where(taken, gain, 0.0))
+    return max(abs(float(x.mean() / (x.std() / count**0.5).clamp(min=1e-9))) for x in shifts)
+
+
 def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
     """By how many standard errors E[r(x) / p(x)] misses 1, for samples x ~ p and a known density r.
 

@@ -20,6 +20,7 @@ OBS: dict[str, ObsSpec] = {
     "dict": ObsSpec((image(16), VECTOR)),
     "image": ObsSpec((image(16),)),
     "vector": ObsSpec((VECTOR,)),
+    "scalar": ObsSpec((("vector", ArraySpec("vector", (1,))),)),
     "image64": ObsSpec((image(64),)),
     "image96": ObsSpec((image(96),)),
 }
@@ -83,7 +84,7 @@ def noise_batch(
 def moving_dot(obs: ObsSpec, action: ActionSpec, rows: int, length: int, gen: torch.Generator) -> Batch:
     """A bright dot pushed by the first action entry; the reward on arrival is its x, in [-1, 1].
 
-    Vectors hold (x, y, x * y); y never changes. No resets but at the start, no terminations.
+    Vectors hold (x, y, x * y), or the first of these; y never changes. No resets but at the start, no terminations.
     """
     push = actions(action, (rows, length), gen)
     push[:, 0] = 0
@@ -112,7 +113,7 @@ def _batch(obs: Obs, prev_action: Tensor, reward: Tensor) -> Batch:
 
 def _picture_or_vector(entry: ArraySpec, x: Tensor, y: Tensor) -> Tensor:
     if entry.kind == "vector":
-        return torch.stack([x, y, x * y], -1)
+        return torch.stack([x, y, x * y], -1)[..., : entry.shape[0]]
     _, height, side = entry.shape
     rows = torch.linspace(-1, 1, height)[:, None]
     columns = torch.linspace(-1, 1, side)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
 from worldlab.testing.reference import ReferenceDecoder
 from worldlab.tree import flatten_time
@@ -79,6 +80,28 @@ class ScalesPictures(ReferenceDecoder):
         for value in obs.values():
             value.clamp_(-0.4, 0.4)
         return super().score(features, obs)
+
+
+@broken("C8", "do not follow score")
+class SeesItsSuccessor(ReferenceDecoder):
+    """Its mask looks the wrong way: scoring an entry it reads the next one, which is not there yet when it draws."""
+
+    def score(self, features, obs):
+        noise = [(obs[key] - mean).flatten(1) for key, mean in self.net(features).items()]
+        noise = [x - 0.9 * nn.functional.pad(x[:, 1:], (0, 1)) for x in noise]
+        return torch.stack([Normal(torch.zeros_like(x), torch.ones_like(x)).log_prob(x) for x in noise]).sum(0)
+
+
+@broken("C8", "integrates to")
+class NoLogDeterminant(ReferenceDecoder):
+    """Stretches observations before it scores them, and does not count by how much."""
+
+    def decode(self, features):
+        return {key: Normal(d.mean, d.std / 2) for key, d in super().decode(features).items()}
+
+    def score(self, features, obs):
+        noise = [2 * (obs[key] - mean).flatten(1) for key, mean in self.net(features).items()]
+        return torch.stack([Normal(torch.zeros_like(x), torch.ones_like(x)).log_prob(x) for x in noise]).sum(0)
 
 
 @broken("P5", "not [B, T]")

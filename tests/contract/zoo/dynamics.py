@@ -171,3 +171,14 @@ class Exploding(ReferenceDynamics):
 
     def advance(self, state, z, action):
         return {"h": torch.exp(super().advance(state, 50 * z, action)["h"] * z.abs().sum(-1, keepdim=True) ** 2)}
+
+
+@broken("D12", "train the latents they predict")
+class UnstoppedLikelihood(ReferenceDynamics):
+    """Maximises the likelihood of the next latent itself and does not stop it: the latent dies, and the loss looks excellent."""
+
+    def losses(self, ctx, player="main"):
+        if player != "main":
+            return {}
+        prior = self.predict(ctx.memory.flatten(0, 1))
+        return {"next": -prior.log_prob(ctx.latent.z.flatten(0, 1)).unflatten(0, ctx.row.shape)}

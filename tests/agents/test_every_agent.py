@@ -1,0 +1,66 @@
+"""Every agent with every family in all three roles, on vectors and on pictures: it trains, acts and is judged."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldlab.errors import ConfigError
+from worldlab.experiment import train
+from worldlab.registry import load_registry
+from worldlab.runconfig import Part, RunConfig
+from worldlab.settings import CoreSettings
+from worldlab.testing import small_config
+
+REGISTRY = load_registry()
+AGENTS = [found.name for found in REGISTRY.registrations("agent")]
+FAMILIES = [found.name for found in REGISTRY.registrations("encoder")]
+ENVS = {"vectors": "Pendulum", "pictures": "branch"}
+CONTINUOUS_ONLY = {"sac"}
+SMALL = {
+    "horizon": 3, "units": 8, "layers": 1, "candidates": 8, "elites": 4, "iterations": 2, "proposals": 2, "every": 1,
+    "num_envs": 2, "steps": 8, "batch_size": 4, "epochs": 1, "buffer": 32, "population": 4, "rollouts": 2, "reused": 2,
+}  # fmt: skip
+
+
+def agent_part(name: str) -> Part:
+    config = REGISTRY.get("agent", name).config
+    assert config is not None
+    return Part(name, config(**{key: value for key, value in SMALL.items() if key in config.model_fields}))
+
+
+def config_of(agent: str, family: str, env: str) -> RunConfig:
+    core = CoreSettings.model_validate(
+        {
+            "env": {"id": env, "time_limit": 8},
+            "steps": 28,
+            "device": "cpu",
+            "model": {"head_units": 8, "frames_per_update": 4},
+            "train": {"prefill": 16, "pretrain": 1, "ratio": 0.2, "batch_size": 2, "batch_length": 8, "starts": 6, "threads": 1},
+            "eval": {"every": 0, "final_episodes": 1, "dream_horizon": 4},
+            "log": {"every": 14, "pictures": 0, "checkpoint": 1000, "tensorboard": False},
+        }
+    )  # fmt: skip
+    roles = {
+        role: Part(family, small_config(REGISTRY.get(role, family).config)) for role in ("encoder", "dynamics", "decoder")
+    }
+    return RunConfig(core=core, **roles, agent=agent_part(agent), presets=())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENVS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_works_in_every_family(agent: str, family: str, kind: str, tmp_path: Path):
+    torch.set_num_threads(1)
+    config = config_of(agent, family, ENVS[kind])
+    if kind == "pictures" and agent in CONTINUOUS_ONLY:
+        with pytest.raises(ConfigError, match="discrete actions"):
+            train(config, REGISTRY, run=tmp_path / "run")
+        return
+    result = train(config, REGISTRY, run=tmp_path / "run")
+    assert result["env_steps"] == 28 and result["updates"] >= 2
+    assert len(result["returns"]) == 1 and math.isfinite(result["return_mean"])
