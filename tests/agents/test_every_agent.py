@@ -45,7 +45,8 @@ def config_of(agent: str, family: str, env: str) -> RunConfig:
         }
     )  # fmt: skip
     roles = {
-        role: Part(family, small_config(REGISTRY.get(role, family).config)) for role in ("encoder", "dynamics", "decoder")
+        role: Part(family, small_config(REGISTRY.get(role, family).config))
+        for role in ("encoder", "dynamics", "decoder")
     }
     return RunConfig(core=core, **roles, agent=agent_part(agent), presets=())
 

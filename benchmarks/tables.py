@@ -1,0 +1,135 @@
+"""Write the tables of the README from the committed results, so that no number is copied by hand.
+
+python benchmarks/tables.py            # rewrite the blocks between <!-- NAME --> and <!-- /NAME -->
+python benchmarks/tables.py --check    # exit 1 if a block is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MAIN = {
+    "cartpole": "CartPole-v1",
+    "pendulum": "Pendulum-v1",
+    "carracing-cpc": "CarRacing-v3, `--encoder cpc`",
+    "carracing-vae": "CarRacing-v3, `--encoder vae`",
+}
+"""Folders of the main table, in its order, and what each row is called."""
+FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
+
+
+def read(path: str) -> Any:
+    return json.loads((RESULTS / path).read_text(encoding="utf-8"))
+
+
+def spread(values: list[float]) -> str:
+    """One number, or lowest and highest."""
+    low, high = round(min(values)), round(max(values))
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
+
+
+def learned(summary: dict[str, Any]) -> list[str]:
+    """Returns by seed, random agent, margin, steps, updates, minutes."""
+    margin = summary["margin_over_random"]
+    low, high = margin["interval_95"]
+    return [
+        str(summary["seeds"]),
+        ", ".join(f"{value:.0f}" for value in summary["return_mean_by_seed"]),
+        f"{summary['random_mean']:.0f}",
+        f"{margin['difference']:+.0f} [{low:.0f}, {high:.0f}]",
+        spread(summary["env_steps"]),
+        spread(summary["updates"]),
+        spread(summary["minutes"]),
+    ]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+LEARNED = ["seeds", "mean return by seed", "random agent", "margin over random [95%]", "steps", "updates", "minutes"]
+
+
+def learn() -> str:
+    rows = [[label, *learned(read(f"learn/{name}/summary.json"))] for name, label in MAIN.items()]
+    return table(["environment", *LEARNED], rows)
+
+
+def families() -> str:
+    """The pure families: one family in all three roles."""
+    rows = []
+    for path in sorted((RESULTS / "learn").glob("*-pure-*/summary.json")):
+        env, _, family = path.parent.name.partition("-pure-")
+        rows.append([FAMILIES.index(family), env, [f"{family} x 3", MAIN[env], *learned(json.loads(path.read_text()))]])
+    rows += [
+        [0, env, ["vae x 3", MAIN[env], *learned(read(f"learn/{env}/summary.json"))]]
+        for env in ("cartpole", "pendulum")
+    ]
+    return table(["world model", "environment", *LEARNED], [row for *_, row in sorted(rows, key=lambda row: row[:2])])
+
+
+def bits() -> str:
+    found = read("bits_per_dim.json")
+    rows = []
+    for row in found["rows"]:
+        if row["bits_per_dim"] is None:
+            rows.append([row["decoder"], "undefined", f"{row['undefined']}", "", f"{row['parameters'] / 1e3:,.0f}k"])
+            continue
+        cells = [f"{row['bits_per_dim'][k]['mean']:.3f} ± {row['bits_per_dim'][k]['se']:.3f}" for k in ("1", "64")]
+        estimator = {"exact": "exact given z", "bound": "dequantisation bound given z"}[row["mass"]]
+        rows.append([row["decoder"], *cells, estimator, f"{row['parameters'] / 1e3:,.0f}k"])
+    return table(["decoder", "1 draw of z (ELBO)", "64 draws", "P(levels given z)", "parameters"], rows)
+
+
+def branch() -> str:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read("branch.json")["rows"]:
+        rows.setdefault(row["label"], []).append(row)
+
+    def cell(found: list[dict[str, Any]], key: str) -> str:
+        values = [row[key] for row in found]
+        return f"{statistics.mean(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+    lines = [
+        [label, str(len(found)), *(cell(found, key) for key in ("distinct", "tv", "no_cell"))]
+        for label, found in rows.items()
+    ]
+    return table(["dynamics", "seeds", "distinct of 4", "total variation", "no cell"], lines)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"learn": learn, "families": families, "bits": bits, "branch": branch}
+
+
+def rewrite(text: str) -> str:
+    """The text with each block replaced by what the results say."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if pattern.search(text):
+            text = pattern.sub(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    page = ROOT / "README.md"
+    old = page.read_text(encoding="utf-8")
+    new = rewrite(old)
+    if args.check:
+        sys.exit("README.md is out of date: python benchmarks/tables.py" if new != old else 0)
+    page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
