@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,8 @@ def test_presets_named_in_the_documentation_exist():
 def test_every_command_is_in_the_overview():
     overview = README.partition("## Commands")[2].partition("\n## ")[0]
     assert set(re.findall(r"^    worldlab ([a-z-]+)", overview, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_readmes_tables_are_the_committed_results():
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
