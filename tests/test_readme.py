@@ -152,5 +152,7 @@ def test_every_command_is_in_the_overview():
 
 
 def test_the_readmes_tables_are_the_committed_results():
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from family_kit import gen as gen
 from torch import Tensor
 
 from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
@@ -13,10 +14,6 @@ from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
 VECTOR = ("vector", ArraySpec("vector", (3,)))
 IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 MODES = (0.4, 0.3, 0.2, 0.1)
-
-
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def make_specs(obs=(VECTOR,), latent: LatentSpec | None = None, memory: int = 16, action: int = 2) -> Specs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+from family_kit import gen as gen
+from family_kit import make_batch as make_batch
 from torch import Tensor
 from worldlab_cpc.configs import CPCDecoderConfig, CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.decoder import CPCDecoder
@@ -20,32 +22,12 @@ IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 VECTOR = ("state", ArraySpec("vector", (5,)))
 
 
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def make_specs(latent: int = 8, memory: int = 16, action: int = 3, obs=(VECTOR,), kind="point") -> Specs:
     return Specs(ObsSpec(tuple(obs)), ActionSpec("continuous", action), LatentSpec(latent, kind), memory, False)
 
 
 def vector_specs(n: int, **rest) -> Specs:
     return make_specs(obs=(("state", ArraySpec("vector", (n,))),), **rest)
-
-
-def make_batch(specs: Specs, rows: int = 4, length: int = 8, seed: int = 0) -> Batch:
-    """Random sequences, one reset in the middle of row 1."""
-    g = gen(seed)
-    is_first = torch.zeros(rows, length, dtype=torch.bool)
-    is_first[1 % rows, length // 2] = True
-    action = torch.rand(rows, length, specs.action.dim, generator=g) * 2 - 1
-    return Batch(
-        obs={key: torch.rand(rows, length, *spec.shape, generator=g) - 0.5 for key, spec in specs.obs.entries},
-        prev_action=action * ~is_first[..., None],
-        reward=torch.randn(rows, length, generator=g) * ~is_first,
-        cont=torch.ones(rows, length),
-        is_first=is_first,
-        mask=torch.ones(rows, length),
-    )
 
 
 def small_model(specs: Specs, settings: ModelSettings | None = None, **dynamics) -> WorldModel:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 
 import torch
+from family_kit import gen as gen
+from family_kit import make_batch as make_batch
 from torch import Tensor, nn
 from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig
 from worldlab_flow.decoder import FlowDecoder
@@ -19,10 +21,6 @@ from worldlab.world_model import WorldModel
 
 IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 VECTOR = ("state", ArraySpec("vector", (5,)))
-
-
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def make_specs(latent: int = 6, memory: int = 10, obs=(VECTOR,), use_memory: bool = False, **kind) -> Specs:
@@ -100,22 +98,6 @@ def small_model(specs: Specs, settings: ModelSettings | None = None, **config) -
 
 
 # ---- data ----
-
-
-def make_batch(specs: Specs, rows: int = 4, length: int = 8, seed: int = 0) -> Batch:
-    """Random sequences, one reset in the middle of row 1."""
-    g = gen(seed)
-    is_first = torch.zeros(rows, length, dtype=torch.bool)
-    is_first[1 % rows, length // 2] = True
-    action = torch.rand(rows, length, specs.action.dim, generator=g) * 2 - 1
-    return Batch(
-        obs={key: torch.rand(rows, length, *spec.shape, generator=g) - 0.5 for key, spec in specs.obs.entries},
-        prev_action=action * ~is_first[..., None],
-        reward=torch.randn(rows, length, generator=g) * ~is_first,
-        cont=torch.ones(rows, length),
-        is_first=is_first,
-        mask=torch.ones(rows, length),
-    )
 
 
 def frames_context(features: Tensor, obs: dict[str, Tensor], seed: int = 0) -> Context:

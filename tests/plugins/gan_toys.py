@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from family_kit import gen as gen
+from family_kit import make_batch as any_batch
 from torch import Tensor, nn
 from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
 from worldlab_gan.decoder import GANDecoder
@@ -25,30 +28,13 @@ IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 VECTOR = ("state", ArraySpec("vector", (5,)))
 
 
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def make_specs(
     obs=(VECTOR,), latent: LatentSpec | None = None, memory: int = 6, action: int = 2, use_memory: bool = True
 ) -> Specs:
     return Specs(ObsSpec(tuple(obs)), ActionSpec("continuous", action), latent or LatentSpec(4), memory, use_memory)
 
 
-def make_batch(specs: Specs, rows: int = 4, length: int = 6, seed: int = 0) -> Batch:
-    """Random sequences, one reset in the middle of row 1."""
-    g = gen(seed)
-    is_first = torch.zeros(rows, length, dtype=torch.bool)
-    is_first[1 % rows, length // 2] = True
-    action = torch.rand(rows, length, specs.action.dim, generator=g) * 2 - 1
-    return Batch(
-        obs={key: torch.rand(rows, length, *spec.shape, generator=g) - 0.5 for key, spec in specs.obs.entries},
-        prev_action=action * ~is_first[..., None],
-        reward=torch.randn(rows, length, generator=g) * ~is_first,
-        cont=torch.ones(rows, length),
-        is_first=is_first,
-        mask=torch.ones(rows, length),
-    )
+make_batch = partial(any_batch, length=6)
 
 
 def small_encoder(specs: Specs, **config) -> GANEncoder:

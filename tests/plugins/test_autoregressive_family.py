@@ -1,11 +1,9 @@
 """The three parts together: what they promise, in whole world models."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from autoregressive_toys import gen
+from family_kit import registered_without_torch
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.decoder import AutoregressiveDecoder
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
@@ -80,17 +78,7 @@ def test_likelihoods_of_a_whole_sequence_are_sums_of_exact_conditionals():
 
 
 def test_all_three_are_registered_by_the_name_of_the_family_without_torch():
-    code = (
-        "import sys, worldlab_autoregressive\n"
-        "class R:\n"
-        "    seen = []\n"
-        "    def __getattr__(self, role):\n"
-        "        return lambda name, target, **rest: R.seen.append((role, name, target, rest['config'].__name__))\n"
-        "worldlab_autoregressive.worldlab_register(R())\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(R.seen)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = registered_without_torch("worldlab_autoregressive")
     for role, cls in ROLES.items():
         target = f"worldlab_autoregressive.{role}:{cls.__name__}"
         assert f"('{role}', 'autoregressive', '{target}', '{cls.__name__}Config')" in out

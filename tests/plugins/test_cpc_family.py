@@ -1,12 +1,11 @@
 """The three contrastive parts together, and with a partner of another kind."""
 
-import subprocess
-import sys
 from typing import final
 
 import pytest
 import torch
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
+from family_kit import registered_without_torch
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.dynamics import CPCDynamics
@@ -61,17 +60,7 @@ def train(model: WorldModel, batches, rate: float = 1e-3) -> list[float]:
 
 
 def test_registration_needs_no_torch():
-    code = (
-        "import sys, worldlab_cpc\n"
-        "class R:\n"
-        "    seen = []\n"
-        "    def __getattr__(self, role):\n"
-        "        return lambda name, target, **rest: R.seen.append((role, name, target, rest['config'].__name__))\n"
-        "worldlab_cpc.worldlab_register(R())\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(R.seen)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = registered_without_torch("worldlab_cpc")
     for role, cls in (("encoder", "CPCEncoder"), ("dynamics", "CPCDynamics"), ("decoder", "CPCDecoder")):
         assert f"('{role}', 'cpc', 'worldlab_cpc.{role}:{cls}', '{cls}Config')" in out
 

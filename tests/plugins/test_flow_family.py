@@ -1,10 +1,8 @@
 """The three parts together, and with partners of other kinds."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from family_kit import registered_without_torch
 from flow_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model
 from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig
 from worldlab_flow.decoder import FlowDecoder
@@ -38,17 +36,7 @@ def train(model: WorldModel, batches: list[Batch], rate: float = 1e-3) -> list[f
 
 
 def test_registration_needs_no_torch():
-    code = (
-        "import sys, worldlab_flow\n"
-        "class R:\n"
-        "    seen = []\n"
-        "    def __getattr__(self, role):\n"
-        "        return lambda name, target, **rest: R.seen.append((role, name, target, rest['config'].__name__))\n"
-        "worldlab_flow.worldlab_register(R())\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(R.seen)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = registered_without_torch("worldlab_flow")
     for role, cls in (("encoder", "FlowEncoder"), ("dynamics", "FlowDynamics"), ("decoder", "FlowDecoder")):
         assert f"('{role}', 'flow', 'worldlab_flow.{role}:{cls}', '{cls}Config')" in out
 

@@ -1,11 +1,10 @@
 """The three adversarial parts together, and with the core."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from family_kit import registered_without_torch
 from gan_toys import (
     IMAGE,
     VECTOR,
@@ -34,17 +33,7 @@ from worldlab.world_model import WorldModel
 
 
 def test_registration_needs_no_torch():
-    code = (
-        "import sys, worldlab_gan\n"
-        "class R:\n"
-        "    seen = []\n"
-        "    def __getattr__(self, role):\n"
-        "        return lambda name, target, **rest: R.seen.append((role, name, target, rest['config'].__name__))\n"
-        "worldlab_gan.worldlab_register(R())\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(R.seen)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = registered_without_torch("worldlab_gan")
     for role, cls in (("encoder", "GANEncoder"), ("dynamics", "GANDynamics"), ("decoder", "GANDecoder")):
         assert f"('{role}', 'gan', 'worldlab_gan.{role}:{cls}', '{cls}Config')" in out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from family_kit import gen as gen
 from torch import Tensor
 from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
 from worldlab_vae.decoder import VAEDecoder
@@ -15,10 +16,6 @@ from worldlab.world_model import WorldModel
 
 IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 VECTOR = ("vector", ArraySpec("vector", (4,)))
-
-
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def make_specs(obs=(VECTOR,), latent: LatentSpec | None = None, memory: int = 8, use_memory: bool = True) -> Specs:
