@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,7 +33,8 @@ def make_specs(
     return Specs(ObsSpec(tuple(obs)), ActionSpec("continuous", action), latent or LatentSpec(4), memory, use_memory)
 
 
-make_batch = partial(any_batch, length=6)
+def make_batch(specs: Specs, rows: int = 4, length: int = 6, seed: int = 0) -> Batch:
+    return any_batch(specs, rows, length, seed)
 
 
 def small_encoder(specs: Specs, **config) -> GANEncoder:
