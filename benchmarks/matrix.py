@@ -1,7 +1,7 @@
 """The grid of all mixes: parameters, updates a second, what is known of q, p and P(picture), and the bits per dimension.
 
 Every mix of the installed families is built with the laptop preset for CarRacing, trained for a few updates on the
-same random driving, and timed on one thread. Writes docs/matrix.md and benchmarks/results/matrix.json.
+same random driving, and timed on one thread (processor time). Writes docs/matrix.md and benchmarks/results/matrix.json.
 
     python benchmarks/matrix.py
 """
@@ -95,9 +95,9 @@ def measure(
         batch = to_batch(
             replay.sample(train.batch_size, train.batch_length, rng), model.preprocess, torch.device("cpu")
         )
-        begin = time.perf_counter()
+        begin = time.process_time()
         trainer.update(batch, MODEL)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return {
         "mix": list(mix),
         "parameters": {role: parameter_count([part]) for role, part in model.parts.items()},
@@ -117,8 +117,8 @@ def page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "# All mixes",
         "",
         f"Made by `python benchmarks/matrix.py` ({machine['cpu']}, one thread, torch {machine['torch']}): the laptop preset",
-        f"on CarRacing, 48 x 48 pixels, the world model alone, {rows[0]['frames_per_update']} frames an update. The machine is",
-        "shared: read speeds as within a fifth.",
+        f"on CarRacing, 48 x 48 pixels, the world model alone, {rows[0]['frames_per_update']} frames an update, by the time that the",
+        "processor spent. The machine is shared: read speeds as within a fifth.",
         "",
         "q, p(z) and P(o): what is known of the posterior, the prior and the picture's 256 levels. Bits per dimension of the",
         "whole model exist where all three have a density: "

@@ -242,7 +242,11 @@ def no_gpu() -> bool:
 
 
 MISTAKES = [
-    ("train --encoder cpk --env CarRacing", 3, "no encoder named 'cpk'. Did you mean 'cpc'? Installed: cpc, vae"),
+    (
+        "train --encoder cpk --env CarRacing",
+        3,
+        "no encoder named 'cpk'. Did you mean 'cpc'? Installed: autoregressive, cpc, flow, gan, vae",
+    ),
     ("train --env CarRacin", 4, "no environment 'CarRacin'. Did you mean 'CarRacing-v3'?"),
     ("train --env CartPole --train.learning-rate -1", 2, "config: train.learning_rate = '-1' must be > 0"),
     ("train --env CartPole --train.lr 1", 2, "config: train.lr is not a setting. Did you mean train.learning_rate?"),
