@@ -118,7 +118,8 @@ def page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         "",
         f"Made by `python benchmarks/matrix.py` ({machine['cpu']}, one thread, torch {machine['torch']}): the laptop preset",
         f"on CarRacing, 48 x 48 pixels, the world model alone, {rows[0]['frames_per_update']} frames an update, by the time that the",
-        "processor spent. The machine is shared: read speeds as within a fifth.",
+        "processor spent; decoders explain as many of the frames as that preset gives them (`decoder.frames`). The machine is",
+        "shared: read speeds as within a fifth.",
         "",
         "q, p(z) and P(o): what is known of the posterior, the prior and the picture's 256 levels. Bits per dimension of the",
         "whole model exist where all three have a density: "
