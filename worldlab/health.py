@@ -55,7 +55,7 @@ def probe_r2(inputs: Tensor, target: Tensor) -> Tensor:
     fitted to the rest; -1 at least.
 
     Rows are frames in order, so each is judged with its neighbours known: a batch holds too few sequences to say anything
-    of new ones (fitted to half of 16 sequences, an encoder's R2 strayed between -1 and 0.4 from one log line to the next).
+    of new ones (fitted to half of 8 sequences, an encoder's R2 strayed between -1 and 0.4 from one log line to the next).
     """
     seen = slice(0, None, 2)
     x, y = inputs.double(), target.double()

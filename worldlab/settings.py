@@ -51,7 +51,7 @@ class ModelSettings(Config):
     free_nats: float = field(1.0, ge=0)
     """KL below this many nats per frame is not optimised: frame by frame where it is exact, by the batch's mean where sampled."""
     prior_anchor: float = field(0.01, ge=0)
-    """Weight of KL(q || N(0, I)) for an analytic posterior whose prior has no density."""
+    """Weight of KL(q || N(0, I)) for a posterior with a density whose prior has none."""
     frames_per_update: int | None = field(None, ge=0)
     """Random frames the decoder is trained on in one update; 0 means all of them, unset what the decoder asks for."""
     memory_in_decoder: Literal["auto", "yes", "no"] = "auto"

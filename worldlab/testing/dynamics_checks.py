@@ -24,6 +24,7 @@ from worldlab.testing.probes import (
     require_shape,
     rows_independent,
     same,
+    with_grad,
 )
 
 
@@ -330,14 +331,13 @@ def stopped_targets(subject: Subject) -> None:
     """
     bench = subject.bench()
     ctx = bench.context()
-    apart = tree.tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
+    apart = with_grad(ctx.latent)
     ctx = replace(ctx, latent=apart, features=torch.cat([ctx.memory, apart.z], -1))
     terms = bench.dynamics.losses(ctx, "main")
     if not terms:
         raise NotApplicable("it has no losses of its own")
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    held = [leaf for leaf in tree.leaves(apart) if leaf.requires_grad]
-    found = torch.autograd.grad(total, held, allow_unused=True) if total.requires_grad else ()
+    found = torch.autograd.grad(total, floats(apart), allow_unused=True) if total.requires_grad else ()
     if any(grad is not None and grad.abs().sum() > 0 for grad in found):
         raise CheckFailure(
             f"its losses ({', '.join(terms)}) train the latents they predict: a dead latent is the easiest to predict",
