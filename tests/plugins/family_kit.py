@@ -1,14 +1,16 @@
-"""What the tests of all families share: random streams, random batches, and what a family registers."""
+"""What the tests of all families share: random streams and batches, a plain training loop, what a family registers."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import torch
 
 from worldlab.interfaces import Batch
 from worldlab.specs import Specs
+from worldlab.world_model import WorldModel
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -29,6 +31,23 @@ def make_batch(specs: Specs, rows: int = 4, length: int = 8, seed: int = 0) -> B
         is_first=is_first,
         mask=torch.ones(rows, length),
     )
+
+
+def train(model: WorldModel, batches: Iterable[Batch], rate: float = 1e-3) -> list[float]:
+    """One plain Adam step of the main player a batch. Returns the losses."""
+    main = model.players()["main"]
+    optimizer = torch.optim.Adam(main, rate)
+    trace = []
+    for step, batch in enumerate(batches):
+        ctx, _ = model.observe(batch, gen(step))
+        loss = torch.stack([term.mean() for term in model.losses(ctx).values()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for part in model.parts.values():
+            part.after_step("main")
+        trace.append(loss.item())
+    return trace
 
 
 def registered_without_torch(module: str) -> str:

@@ -5,7 +5,7 @@ from typing import final
 import pytest
 import torch
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
-from family_kit import registered_without_torch
+from family_kit import registered_without_torch, train
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.dynamics import CPCDynamics
@@ -43,20 +43,6 @@ class GaussianEncoder(Encoder):
         mean, raw = embed.chunk(2, -1)
         dist = Normal(mean, torch.nn.functional.softplus(raw) + 0.1)
         return Latent(dist.mode if generator is None else dist.sample(generator), dist=dist)
-
-
-def train(model: WorldModel, batches, rate: float = 1e-3) -> list[float]:
-    main = model.players()["main"]
-    optimizer = torch.optim.Adam(main, rate)
-    trace = []
-    for step, batch in enumerate(batches):
-        ctx, _ = model.observe(batch, gen(step))
-        loss = torch.stack([term.mean() for term in model.losses(ctx).values()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        trace.append(loss.item())
-    return trace
 
 
 def test_registration_needs_no_torch():

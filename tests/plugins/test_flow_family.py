@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from family_kit import registered_without_torch
+from family_kit import registered_without_torch, train
 from flow_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model
 from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig
 from worldlab_flow.decoder import FlowDecoder
@@ -10,29 +10,11 @@ from worldlab_flow.dynamics import FlowDynamics
 from worldlab_flow.encoder import FlowEncoder
 
 from worldlab import matching
-from worldlab.interfaces import Batch
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import small_config, toys
 from worldlab.testing.bench import Choice, reference_mix
 from worldlab.testing.runner import mix_subject
-from worldlab.world_model import WorldModel
-
-
-def train(model: WorldModel, batches: list[Batch], rate: float = 1e-3) -> list[float]:
-    main = model.players()["main"]
-    optimizer = torch.optim.Adam(main, rate)
-    trace = []
-    for step, batch in enumerate(batches):
-        ctx, _ = model.observe(batch, gen(step))
-        loss = torch.stack([term.mean() for term in model.losses(ctx).values()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        for part in model.parts.values():
-            part.after_step("main")
-        trace.append(loss.item())
-    return trace
 
 
 def test_registration_needs_no_torch():
