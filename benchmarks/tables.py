@@ -112,8 +112,9 @@ def rewrite(text: str) -> str:
     """The text with each block replaced by what the results say."""
     for name, make in BLOCKS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if pattern.search(text):
-            text = pattern.sub(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
+        text, count = pattern.subn(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
+        if count != 1:
+            sys.exit(f"README.md has {count} blocks <!-- {name} -->, not one")
     return text
 
 
