@@ -39,29 +39,35 @@ class Collector:
 
     def start(self) -> None:
         """Begin an episode in every environment."""
+        self._state = None
         arrivals = self.pool.reset()
         self._append(arrivals, np.zeros((self.pool.num_envs, self.acting.model.specs.action.dim), np.float32))
 
     def step(self, random: np.random.Generator | None = None) -> int:
-        """One decision in each environment: by the agent, exploring, or uniformly at random. Returns how many."""
+        """One decision in each environment: by the agent, exploring, or uniformly at random. Returns how many there were."""
         self.begin(random)
         return self.end()
 
     def begin(self, random: np.random.Generator | None = None) -> None:
         """Decide and set the environments going; workers step while the caller trains. `end` must follow."""
+        resting, agent = None, self.acting.agent
         if random is not None:
             # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
             encoded, self._state = self._draw(random), None
         else:
+            if isinstance(agent, JudgedByEpisodes) and self._state is None and not self._first.all():
+                self.start()  # half an episode of somebody else's is nothing to be judged by
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
+            if isinstance(agent, JudgedByEpisodes):
+                resting = agent.resting(self._state["agent"]).cpu().numpy()
         self._action = decode_action(self.pool.action_space, encoded)
-        self.pool.send(self._action)
+        self.pool.send(self._action, resting)
 
     def end(self) -> int:
-        """Take in what the environments answered."""
+        """Take in what the environments answered. Returns how many were stepped."""
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
-        return self.pool.num_envs
+        return int((~arrivals.rested).sum())
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
         """Uniform actions, each kept for a while."""
@@ -79,7 +85,7 @@ class Collector:
         if isinstance(agent, JudgedByEpisodes) and self._state is not None:
             for env, ret, _ in arrivals.finished:
                 agent.episode_over(tree.select(self._state["agent"], env), ret)
-        self._first = arrivals.is_first | arrivals.done
+        self._first = np.where(arrivals.rested, self._first, arrivals.is_first | arrivals.done)
         self._obs = following(arrivals)
 
 

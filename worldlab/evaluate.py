@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from worldlab.acting import ActingAgent
+from worldlab.agent import JudgedByEpisodes
 from worldlab.collect import following
 from worldlab.dream_gap import Gap, GapProbe
 from worldlab.spaces import decode_action
@@ -83,6 +84,8 @@ def evaluate(
     share = [episodes // n + (i < episodes % n) for i in range(n)]
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     frames: list[np.ndarray] = []
+    # The candidates that such an agent explores with are no policy: it is judged by the one it would choose.
+    deterministic = deterministic or isinstance(acting.agent, JudgedByEpisodes)
     probe = GapProbe(acting, dream_horizon, deterministic) if dream_horizon else None
     with EnvPool(make, n, workers, seed) as pool:
         arrivals = pool.reset()

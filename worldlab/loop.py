@@ -122,17 +122,18 @@ class Loop:
                 self._one_update()
 
     def _pretrain(self) -> None:
-        """The model's own updates before the agent's first; a signal ends them, and a resumed run goes on with them."""
+        """The model's own updates, then the agent's, before it acts; a signal ends them, a resumed run goes on with them."""
         counters, settings = self.session.counters, self.session.core.train
         if not counters.updates:
             self._fit_scaling()
-        while counters.updates < settings.pretrain and not self.caught:
+        wanted = settings.pretrain + settings.pretrain_agent
+        while counters.updates < wanted and not self.caught:
             self._one_update()
             stage = stage_at(settings, counters.updates - 1).name
             self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
             if counters.updates % self.session.core.log.every == 0:
                 self._log()
-        counters.pretrained = counters.updates >= settings.pretrain
+        counters.pretrained = counters.updates >= wanted
         if counters.pretrained:
             self.progress.update(counters.env_steps, phase="train")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 
@@ -91,11 +91,11 @@ class DeconvTrunk(nn.Module):
 
 
 class ObsTrunk(nn.Module):
-    """An embedding of any observation: a ConvTrunk per image, one MLP for all vectors. Obs [N, ...] -> [N, size]."""
+    """An embedding of any observation: a `conv` (shape, width) per image, one MLP for all vectors. Obs [N, ...] -> [N, size]."""
 
-    def __init__(self, obs: ObsSpec, width: int, units: int, layers: int):
+    def __init__(self, obs: ObsSpec, width: int, units: int, layers: int, conv: Callable[..., nn.Module] = ConvTrunk):
         super().__init__()
-        self.images = nn.ModuleDict({key: ConvTrunk(spec.shape, width) for key, spec in obs.images.items()})
+        self.images = nn.ModuleDict({key: conv(spec.shape, width) for key, spec in obs.images.items()})
         self.vector_keys = tuple(obs.vectors)
         self.size = sum(trunk.size for trunk in self.images.values())  # type: ignore[misc]
         self.vectors: nn.Module | None = None
@@ -111,11 +111,19 @@ class ObsTrunk(nn.Module):
 
 
 class ObsHead(nn.Module):
-    """The mirror of ObsTrunk: features [N, F] -> {key: [N, *shape]}, `per_value` outputs for each channel or entry."""
+    """The mirror of ObsTrunk: features [N, F] -> {key: [N, *shape]}; `deconv` (inputs, shape, width) draws an image."""
 
-    def __init__(self, obs: ObsSpec, features: int, width: int, units: int, layers: int):
+    def __init__(
+        self,
+        obs: ObsSpec,
+        features: int,
+        width: int,
+        units: int,
+        layers: int,
+        deconv: Callable[..., nn.Module] = DeconvTrunk,
+    ):
         super().__init__()
-        self.images = nn.ModuleDict({key: DeconvTrunk(features, spec.shape, width) for key, spec in obs.images.items()})
+        self.images = nn.ModuleDict({key: deconv(features, spec.shape, width) for key, spec in obs.images.items()})
         self.sizes = {key: spec.shape[0] for key, spec in obs.vectors.items()}
         self.vectors = mlp(features, units, layers, sum(self.sizes.values())) if self.sizes else None
 

@@ -99,10 +99,16 @@ def set_up_machine(core: CoreSettings) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
-def open_env(config: RunConfig, registry: Registry) -> tuple[str, Callable[[], gymnasium.Env]]:
-    """The full id of the run's environment and what builds one of it, in this process or in a worker."""
+def open_env(
+    config: RunConfig, registry: Registry, *, collecting: bool = False
+) -> tuple[str, Callable[[], gymnasium.Env]]:
+    """The full id of the run's environment and what builds one of it, in this process or in a worker.
+
+    collecting: with what is for collecting alone; judging plays whole episodes.
+    """
     adapter, env_id = open_adapter(registry, config.core.env.id)
-    return env_id, partial(adapter.make, env_id, config.core.env)
+    settings = config.core.env if collecting else config.core.env.model_copy(update={"patience": None})
+    return env_id, partial(adapter.make, env_id, settings)
 
 
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
@@ -111,9 +117,11 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     device = set_up_machine(core)
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
+    _, make_collecting = open_env(config, registry, collecting=True)
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
     seed = [streams.derive("env"), counters.env_steps]
-    pool = EnvPool(make, core.env.num_envs, core.env.workers, seed)
+    same = core.env.same_episodes
+    pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
     try:
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
         # Every decision gives at most two records: its arrival and, after an ending, the reset.

@@ -27,6 +27,10 @@ class EnvSettings(Config):
     """Observe rendered pictures instead of the environment's own observation."""
     time_limit: int | None = field(None, ge=1)
     """Cut episodes after this many decisions (a truncation); unset keeps the environment's own limit."""
+    patience: int | None = field(None, ge=1)
+    """While collecting, cut episodes (a truncation) after this many decisions without a positive reward; unset never does."""
+    same_episodes: bool = False
+    """While collecting, every environment meets the same episodes, each in its turn: for agents that compare candidates."""
 
 
 class ModelSettings(Config):
@@ -72,6 +76,8 @@ class TrainSettings(Config):
     """Each random action of the prefill is held for 1 to this many decisions: with inertia, single ones lead nowhere."""
     pretrain: int = field(100, ge=0)
     """Updates of the world model alone, right after the prefill; all it gets where training is staged."""
+    pretrain_agent: int = field(0, ge=0)
+    """Updates right after those, before the agent acts for the first time: where training is staged, of the agent alone."""
     ratio: float = field(0.5, gt=0)
     """Updates per environment step (decision)."""
     batch_size: int = field(16, ge=1)

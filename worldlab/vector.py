@@ -30,7 +30,7 @@ class Arrivals:
     obs: {key: [N, ...]}; where an episode ended, its final observation. reward: float32 [N]. terminated, truncated:
     bool [N]. is_first: bool [N], true after `reset` only. reset_obs: {key: [N, ...]}, the first observation of the
     next episode, meaningful where `done`; None when nothing ended. finished: (env, return, length in steps) of the
-    episodes that ended.
+    episodes that ended. rested: bool [N], true where nothing was stepped: obs is the last one again, reward 0.
     """
 
     obs: Obs
@@ -40,6 +40,7 @@ class Arrivals:
     is_first: np.ndarray
     reset_obs: Obs | None
     finished: list[tuple[int, float, int]]
+    rested: np.ndarray
 
     @property
     def done(self) -> np.ndarray:
@@ -57,6 +58,7 @@ class _Step:
     truncated: bool = False
     reset_obs: Obs | None = None
     finished: tuple[float, int] | None = None
+    rested: bool = False
 
 
 class EnvPool:
@@ -65,7 +67,8 @@ class EnvPool:
     make: builds one environment, at the boundary of `worldlab.envs` (its observation is a dict). workers: processes
     that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
     step, so that it meets new episodes). Each environment and each of its episodes gets its own seed, the same
-    whatever the number of workers. timeout: seconds a worker may take for one answer.
+    whatever the number of workers; with `same_episodes` the k-th episodes of all environments share one.
+    timeout: seconds a worker may take for one answer.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies.
     """
@@ -77,12 +80,15 @@ class EnvPool:
         workers: int = 0,
         seed: int | Sequence[int] = 0,
         *,
+        same_episodes: bool = False,
         timeout: float = 300.0,
     ):
         self.num_envs = num_envs
         self._timeout = timeout
         self._slices: list[_Local | _Remote] = []
         seeds = np.random.SeedSequence(seed).spawn(num_envs)
+        if same_episodes:
+            seeds = seeds[:1] * num_envs
         groups = [group.tolist() for group in np.array_split(np.arange(num_envs), min(workers, num_envs) or 1)]
         try:
             for group in groups:
@@ -106,11 +112,15 @@ class EnvPool:
         self.send(actions)
         return self.receive()
 
-    def send(self, actions: Sequence[Any] | np.ndarray) -> None:
-        """Begin a step: workers compute while the caller does something else. `receive` must follow."""
+    def send(self, actions: Sequence[Any] | np.ndarray, resting: np.ndarray | None = None) -> None:
+        """Begin a step: workers compute while the caller does something else. `receive` must follow.
+
+        resting: bool [N], environments that are left as they are.
+        """
         if len(actions) != self.num_envs:
             raise WorldlabError(f"{self.num_envs} environments need as many actions, got {len(actions)}")
-        self._send("step", list(actions))
+        rests = np.zeros(self.num_envs, bool) if resting is None else resting
+        self._send("step", [None if rest else action for action, rest in zip(actions, rests, strict=True)])
 
     def receive(self) -> Arrivals:
         """End the step that `send` began."""
@@ -162,6 +172,7 @@ def _stack(steps: list[_Step], first: bool) -> Arrivals:
         is_first=np.full(count, first),
         reset_obs=reset_obs,
         finished=[(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None],
+        rested=np.array([step.rested for step in steps], bool),
     )
 
 
@@ -176,18 +187,24 @@ class _Episodes:
             self.env = make()
             self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
         self._return, self._length = 0.0, 0
+        self._last: Obs = {}
 
     def reset(self) -> _Step:
         self._return, self._length = 0.0, 0
         with self._blame("reset"):
             obs, _ = self.env.reset(seed=int(self._rng.integers(2**31)))
+        self._last = obs
         return _Step(obs)
 
     def step(self, action: Any) -> _Step:
+        """action None: nothing happens."""
+        if action is None:
+            return _Step(self._last, rested=True)
         with self._blame("step"):
             obs, reward, terminated, truncated, _ = self.env.step(action)
         self._return += float(reward)
         self._length += 1
+        self._last = obs
         if not (terminated or truncated):
             return _Step(obs, float(reward))
         finished = (self._return, self._length)

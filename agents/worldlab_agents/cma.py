@@ -63,7 +63,9 @@ def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
 
 @final
 class CMAAgent(Agent):
-    """Evolves a controller. Judged by its mean; while collecting (real), each episode is played by one candidate.
+    """Evolves a controller. Judged by its mean; while collecting (real), each episode is played by one candidate, and an
+    environment that has played all of its candidates waits for the generation to end. generation, playing (whether
+    episodes have begun to judge), mean and step size are saved with the weights.
 
     What CMA-ES has learned of the landscape beyond mean and step size begins anew when a run resumes.
     """
@@ -71,6 +73,7 @@ class CMAAgent(Agent):
     mean: Tensor
     sigma: Tensor
     generation: Tensor
+    playing: Tensor
 
     def __init__(self, config: CMAConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -81,11 +84,11 @@ class CMAAgent(Agent):
         self.register_buffer("mean", torch.zeros(self.controller.size))
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
+        self.register_buffer("playing", torch.zeros((), dtype=torch.bool))
         self.updates = 0
         self._strategy: Any = None
         self._population = torch.zeros(0, self.controller.size)
         self._fitness: list[list[float]] = []
-        self._next = 0
         self._numpy = np.random.default_rng(0)
 
     # ---- acting ----
@@ -106,35 +109,52 @@ class CMAAgent(Agent):
         if self.config.where == "dream" or not explore:
             return self.controller(self.mean.expand(len(features), -1), features), state
         if not self._fitness:
-            self._ask(generator)
+            self._begin_playing(generator)
         candidate, count = state["candidate"].clone(), len(self._fitness)
         for row in torch.nonzero(candidate == UNASSIGNED)[:, 0].tolist():
-            candidate[row] = int(self.generation) * count + self._next % count
-            self._next += 1
-        return self.controller(self._population[candidate % count], features), {"candidate": candidate}
+            index = self._next(row, len(features))
+            candidate[row] = UNASSIGNED if index is None else int(self.generation) * count + index
+        return self.controller(self._population[candidate.clamp(min=0) % count], features), {"candidate": candidate}
+
+    def _next(self, row: int, rows: int) -> int | None:
+        """The candidate that is to be played next in one of the environments; None if all of its are judged."""
+        mine = range(row, len(self._fitness), rows)
+        return next((index for index in mine if len(self._fitness[index]) < self.config.episodes), None)
+
+    def resting(self, state: State) -> Tensor:
+        """Rows that have played all of their candidates wait for the others."""
+        waits = state["candidate"] == UNASSIGNED
+        return torch.zeros_like(waits) if self.config.where == "dream" else waits
 
     def episode_over(self, state: State, ret: float) -> None:
         """An episode of one environment ended with return `ret`; state: its row of the agent's state."""
         candidate = int(state["candidate"])
         if self.config.where == "dream" or candidate == UNASSIGNED or not self._fitness:
             return
-        generation, index = divmod(candidate, len(self._fitness))
-        if generation != int(self.generation):
-            return  # begun by an earlier generation, and played on by other weights: it says nothing of either
+        index = candidate % len(self._fitness)
         self._fitness[index].append(ret)
-        if all(self._fitness):
+        if all(len(scores) == self.config.episodes for scores in self._fitness):
             self._tell([float(np.mean(scores)) for scores in self._fitness])
             self._fitness = []
+
+    def _begin_playing(self, generator: torch.Generator) -> None:
+        if self.config.where == "both" and not self.playing:
+            self._strategy = None  # dreams have narrowed the search down to what is good in dreams
+            self.sigma.fill_(self.config.sigma)
+        self.playing.fill_(True)
+        self._ask(generator)
 
     # ---- evolving ----
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
         self.updates += 1
-        if self.config.where == "real" or self.updates % self.config.every:
+        dreams = self.config.where == "dream" or (self.config.where == "both" and not self.playing)
+        if not dreams or self.updates % self.config.every:
             return {}
         self._ask(generator)
         scores = self.dreamt(model, seen, self._population, generator)
         self._tell(scores.tolist())
+        self._fitness = []
         return {
             "agent/fitness": scores.mean(),
             "agent/best": scores.max(),
@@ -170,7 +190,7 @@ class CMAAgent(Agent):
         self._numpy = np.random.default_rng(seed)
         found = self._strategy.ask()
         self._population = torch.from_numpy(np.stack(found)).to(self.mean)
-        self._fitness, self._next = [[] for _ in found], 0
+        self._fitness = [[] for _ in found]
 
     def _draw(self, *shape: int) -> np.ndarray:
         """pycma's noise, from the stream of the agent."""

@@ -213,14 +213,18 @@ class TDMPCConfig(Config):
 class CMAConfig(Config):
     """A small controller, evolved."""
 
-    where: Literal["dream", "real"] = "dream"
-    """Where candidates are judged: by dreams, or by the episodes played while collecting (one each)."""
+    where: Literal["dream", "real", "both"] = "dream"
+    """Where candidates are judged: by dreams; by the episodes played while collecting; or by dreams until those begin
+    (train.pretrain_agent), then by them."""
     population: int = field(16, ge=4)
     """Candidates of a generation."""
     sigma: float = field(0.1, gt=0)
     """Step size at the start."""
     hidden: int = field(0, ge=0)
     """Width of a hidden layer; 0: the controller is linear, as in World Models."""
+    episodes: int = field(1, ge=1)
+    """Episodes a candidate is judged by (real). Row r of the environments plays candidates r, r + num_envs and so on: with
+    env.same_episodes and a population of num_envs all candidates meet the same episodes."""
     exploration: float = field(0.1, ge=0)
     """Noise on actions while collecting (dream): its std, or the chance of a random action."""
     every: int = field(5, ge=1)

@@ -44,6 +44,8 @@ def boundary(
         env = ActionRepeat(env, settings.repeat)
     if settings.time_limit is not None:
         env = TimeLimit(env, settings.time_limit)
+    if settings.patience is not None:
+        env = Patience(env, settings.patience)
     if draw is not None:
         env = draw(env)
     if settings.pixels:
@@ -173,6 +175,25 @@ class TimeLimit(gymnasium.Wrapper):
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._taken += 1
         cut = self._taken >= self._limit and not terminated
+        return obs, float(reward), terminated, truncated or cut, info
+
+
+class Patience(gymnasium.Wrapper):
+    """Truncates an episode after `steps` calls of step in a row that brought no positive reward."""
+
+    def __init__(self, env: gymnasium.Env, steps: int):
+        super().__init__(env)
+        self._limit = steps
+        self._waited = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._waited = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._waited = 0 if float(reward) > 0 else self._waited + 1
+        cut = self._waited >= self._limit and not terminated
         return obs, float(reward), terminated, truncated or cut, info
 
 

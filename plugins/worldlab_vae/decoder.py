@@ -13,10 +13,11 @@ from worldlab import tree
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Context, Decoder, Obs
-from worldlab.nn import ObsHead
+from worldlab.nn import DeconvTrunk, ObsHead
 from worldlab.specs import Specs
 from worldlab_vae.configs import VAEDecoderConfig
 from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal
+from worldlab_vae.plain import PlainDeconvTrunk
 
 
 @final
@@ -33,7 +34,11 @@ class VAEDecoder(Decoder):
         super().__init__(config, specs)
         self.learned = config.likelihood == "learned"
         self.frames = config.frames
-        self.net = ObsHead(specs.obs, specs.feature_dim, config.width, config.units, config.layers)
+        # Where the mix keeps the memory from the decoder, features hold zeros in its place, and weights for them are idle.
+        self.skip = 0 if specs.decoder_memory else specs.memory_dim
+        deconv = PlainDeconvTrunk if config.network == "plain" else DeconvTrunk
+        inputs = specs.feature_dim - self.skip
+        self.net = ObsHead(specs.obs, inputs, config.width, config.units, config.layers, deconv)
         self.register_buffer("std", torch.tensor(config.std))
         if self.learned and not specs.obs.vectors:
             self.likelihood = "exact"
@@ -47,7 +52,7 @@ class VAEDecoder(Decoder):
             )
 
     def decode(self, features: Tensor) -> dict:
-        return {key: self._distribution(key, mean) for key, mean in self.net(features).items()}
+        return {key: self._distribution(key, mean) for key, mean in self.net(features[:, self.skip :]).items()}
 
     def _distribution(self, key: str, mean: Tensor):
         if not self.learned:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from worldlab.interfaces import Encoder, Latent, Obs
-from worldlab.nn import ObsTrunk
+from worldlab.nn import ConvTrunk, ObsTrunk
 from worldlab.specs import LatentSpec, Specs
 from worldlab_vae.configs import VAEEncoderConfig
 from worldlab_vae.heads import LatentHead
+from worldlab_vae.plain import PlainConvTrunk
 
 
 @final
@@ -27,9 +28,10 @@ class VAEEncoder(Encoder):
 
     def __init__(self, config: VAEEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
-        self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
+        conv = PlainConvTrunk if config.network == "plain" else ConvTrunk
+        self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers, conv)
         inputs = self.trunk.size + (specs.memory_dim if specs.use_memory else 0)
-        self.head = LatentHead(inputs, config.units, specs.latent, config.unimix, config.min_std)
+        self.head = LatentHead(inputs, config.units, specs.latent, config.unimix, config.min_std, config.head_layers)
 
     @classmethod
     def latent_spec(cls, config: VAEEncoderConfig) -> LatentSpec:

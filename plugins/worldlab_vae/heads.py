@@ -20,13 +20,13 @@ class LatentHead(nn.Module):
     A "point" latent gets a Normal: the prior of a deterministic code is a density over it.
     """
 
-    def __init__(self, inputs: int, units: int, latent: LatentSpec, unimix: float, min_std: float):
+    def __init__(self, inputs: int, units: int, latent: LatentSpec, unimix: float, min_std: float, layers: int = 1):
         super().__init__()
         self.latent = latent
         self.unimix = unimix
         self.min_std = min_std
         outputs = latent.dim if latent.kind == "categorical" else 2 * latent.dim
-        self.net = mlp(inputs, units, 1, outputs)
+        self.net = mlp(inputs, units, layers, outputs)
 
     def forward(self, inputs: Tensor) -> Normal | OneHot:
         out = self.net(inputs)

@@ -74,17 +74,34 @@ def test_evolution_by_episodes_finds_the_best_action_and_each_episode_has_one_co
     assert chosen.item() == pytest.approx(0.5, abs=0.1)
 
 
-def test_an_episode_begun_by_an_earlier_generation_is_not_counted():
-    agent = CMAAgent(CMAConfig(where="real", population=4), specs_for(CONTINUOUS))
-    noise = gen()
-    state: Any = agent.initial(5)
-    _, state = agent.act(None, {}, torch.ones(5, 2), state, noise, True)  # type: ignore[arg-type]
-    for row in range(4):
-        agent.episode_over(select(state, row), float(row))
+def test_a_row_plays_its_candidates_in_turn_and_then_waits_for_the_others():
+    agent = CMAAgent(CMAConfig(where="real", population=6, episodes=2), specs_for(CONTINUOUS))
+    noise, rows = gen(), 4
+    state: Any = agent.initial(rows)
+    played: list[list[int]] = [[] for _ in range(rows)]
+    for _ in range(4):  # rows 0 and 1 have two candidates of two episodes each, rows 2 and 3 have one
+        _, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
+        rests = agent.resting(state)
+        for row in range(rows):
+            if not rests[row]:
+                played[row].append(int(state["candidate"][row]) % 6)
+            agent.episode_over(select(state, row), 1.0)
+        state["candidate"][:] = UNASSIGNED
+    assert played == [[0, 0, 4, 4], [1, 1, 5, 5], [2, 2], [3, 3]]
     assert agent.generation == 1
-    _, state = agent.act(None, {}, torch.ones(5, 2), state, noise, True)  # type: ignore[arg-type]
-    agent.episode_over(select(state, 4), 1e9)  # row 4 is still played by a controller of the first generation
-    assert not any(1e9 in scores for scores in agent._fitness)
+
+
+def test_dreams_come_first_and_episodes_begin_with_the_whole_step_size():
+    agent = CMAAgent(CMAConfig(where="both", population=6, every=1, rollouts=2, horizon=2), specs_for(CONTINUOUS))
+    noise = gen()
+    for _ in range(5):
+        agent.learn(Bandit(CONTINUOUS), experience(), noise)  # type: ignore[arg-type]
+    assert agent.generation == 5 and agent.mean.any() and agent.sigma != pytest.approx(0.1)
+    dreamt = agent.mean.clone()
+    agent.act(None, {}, torch.ones(2, 2), agent.initial(2), noise, True)  # type: ignore[arg-type]
+    assert agent.playing and agent.sigma == pytest.approx(0.1)
+    assert agent.learn(Bandit(CONTINUOUS), experience(), noise) == {}  # type: ignore[arg-type]
+    assert torch.equal(agent.mean, dreamt) and (agent._population - dreamt).std() == pytest.approx(0.1, rel=0.4)
 
 
 def test_the_same_seed_evolves_the_same_and_weights_are_saved():

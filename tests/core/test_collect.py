@@ -230,6 +230,17 @@ class Listening(Echo):
     def episode_over(self, state, ret):
         self.heard.append((float(state["count"]), ret))
 
+    def resting(self, state):
+        return torch.zeros_like(state["count"], dtype=torch.bool)
+
+
+class Tired(Listening):
+    """Rests in environment 1 from its second decision on until the others have ended an episode."""
+
+    def resting(self, state):
+        rests = (state["count"] > 1) & (len(self.heard) < 2)
+        return rests & (torch.arange(len(rests)) == 1)
+
 
 def test_an_agent_that_asks_for_it_hears_what_its_episodes_came_to_and_nothing_of_random_ones():
     made = collector()
@@ -244,3 +255,37 @@ def test_an_agent_that_asks_for_it_hears_what_its_episodes_came_to_and_nothing_o
         made.step()
     assert len(made.finished) == 9
     assert agent.heard == [(5.0, ret) for ret, _ in made.finished[3:]]  # five decisions each: its own state at the end
+
+
+def test_an_agent_that_is_judged_does_not_take_over_an_episode_half_played():
+    made = collector()
+    agent = Listening()
+    made.acting.agent = agent
+    made.start()
+    for _ in range(2):
+        made.step(np.random.default_rng(0))
+    for _ in range(5):
+        made.step()
+    assert [length for _, length in made.finished] == [5] * 3
+    assert agent.heard == [(5.0, ret) for ret, _ in made.finished]
+    for records in streams(made):  # a reset, two random steps, a reset, five steps, a reset
+        assert np.flatnonzero(records["is_first"]).tolist() == [0, 3, 9]
+        assert records["cont"][2] == 1
+
+
+def test_an_environment_that_rests_is_not_stepped_recorded_or_counted():
+    made = collector()
+    agent = Tired()
+    made.acting.agent = agent
+    made.start()
+    taken = [made.step() for _ in range(9)]
+    # Environment 1 takes a step, rests until the others' episodes end, then goes on where it was.
+    assert taken == [3, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert [length for _, length in made.finished] == [5] * 3
+    ends = sorted(made.finished)
+    assert sorted(ret for _, ret in agent.heard) == [ret for ret, _ in ends]
+    twin = EnvPool(Walk, 3, 0, seed=7)
+    alone = twin.reset().obs["vector"][1]
+    records = made.replay.sample(64, 6, np.random.default_rng(0))
+    rows = [i for i in range(64) if np.array_equal(records["vector"][i, 0], alone)]
+    assert rows and (records["vector"][rows[0], :, 2] == [0, 1, 2, 3, 4, 5]).all()

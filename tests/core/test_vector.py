@@ -133,3 +133,34 @@ def test_an_environment_that_cannot_be_built_is_an_error():
 
     with pytest.raises(EnvError, match="failed in build: ImportError"):
         EnvPool(broken, 1, 0, seed=0)
+
+
+def test_same_episodes_gives_every_environment_the_same_sequence_of_them():
+    with EnvPool(Counter, 4, 2, seed=1, same_episodes=True) as pool:
+        arrivals = pool.reset()
+        seen = [arrivals.obs["vector"][:, 0]]
+        for _ in range(6):
+            arrivals = pool.step([0] * 4)
+            if arrivals.reset_obs is not None:
+                seen.append(arrivals.reset_obs["vector"][:, 0])
+    assert len(seen) == 3 and all((row == row[0]).all() for row in seen)
+    assert len({row[0] for row in seen}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_rests_stays_as_it_was(workers):
+    with EnvPool(Counter, 3, workers, seed=5) as pool:
+        before = pool.reset()
+        pool.send([7, 7, 7], np.array([False, True, False]))
+        after = pool.receive()
+        assert after.rested.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
+        assert after.obs["vector"][:, 1].tolist() == [1, 0, 1] and not after.done.any()
+        assert (after.obs["vector"][:, 0] == before.obs["vector"][:, 0]).all()
+        pool.step([7, 7, 7])
+        ends = pool.step([7, 7, 7])
+        assert ends.done.tolist() == [True, False, True]
+        pool.send([7, 7, 7], np.array([True, False, True]))  # a new episode has begun there: that is what stays
+        last = pool.receive()
+    assert ends.reset_obs is not None
+    assert (last.obs["vector"][[0, 2]] == ends.reset_obs["vector"][[0, 2]]).all()
+    assert last.finished == [(1, 21.0, 3)]

@@ -198,3 +198,27 @@ def test_the_check_is_cheap():
     env.reset()
     bare, checked = (min(timeit.repeat(lambda e=e: e.step(0), number=500, repeat=5)) / 500 for e in (raw, env))
     assert checked - bare < 50e-6
+
+
+class Fruitful(Scripted):
+    """Rewards every `every`-th step, charges for the others."""
+
+    def __init__(self, every):
+        super().__init__(BOX, np.zeros((2, 2)))
+        self.every = every
+
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, 1.0 if self.t % self.every == 0 else -0.1, terminated, truncated, info
+
+
+def test_patience_ends_where_nothing_was_earned_for_so_long_and_starts_afresh():
+    def length(env):
+        env.reset(seed=0)
+        return next((t for t in range(1, 30) if env.step(0)[3]), None)
+
+    assert length(wrap(Fruitful(every=4), patience=4)) is None  # 3 steps without, then one with
+    barren = wrap(Fruitful(every=50), patience=4)
+    assert [length(barren), length(barren)] == [4, 4]
+    assert length(wrap(Fruitful(every=4), patience=3)) == 3
+    assert length(wrap(Fruitful(every=8), repeat=4, patience=2)) is None  # in decisions; -0.4, then 0.7
