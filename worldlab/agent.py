@@ -33,10 +33,12 @@ class Agent(nn.Module, ABC):
     """Acts, and learns if it can. Built as `Cls(config, specs)`; its optimisers belong to the trainer.
 
     noise: what the core adds to its actions while collecting, where they do not explore by themselves: a std for
-    continuous actions, the chance of a uniform one for discrete.
+    continuous actions, the chance of a uniform one for discrete. sampled_latents: whether collecting shows it sampled
+    latents; false for agents that explore with their weights, to which they are noise on the score.
     """
 
     noise: float = 0.0
+    sampled_latents: bool = True
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
@@ -81,6 +83,10 @@ class JudgedByEpisodes(Protocol):
 
     def episode_over(self, state: State, ret: float) -> None:
         """An episode ended with return `ret`; state: what the agent last returned for that environment, without a batch."""
+        ...
+
+    def progress(self) -> dict[str, float]:
+        """What is worth logging: numbers by name."""
         ...
 
     def resting(self, state: State) -> Tensor:

@@ -234,6 +234,16 @@ class ParallelDynamics(Protocol):
 
 
 @runtime_checkable
+class SharesPast(Protocol):
+    """A dynamics whose state holds so much of the past that many futures of one row had better share it than copy it."""
+
+    def fork(self, state: State, count: int) -> State:
+        """state [N, ...] -> that of `count` futures of each row, row i's at i * count and on: [N * count, ...] where memory and
+        advance look, and of any other shape besides. It serves imagination only; the core does not take it apart."""
+        ...
+
+
+@runtime_checkable
 class ScoresLatent(Protocol):
     """A dynamics with a critic or contrastive score of (memory [N, H], z [N, D]) -> [N], higher is more plausible.
     The matching rule trains encoders through it, with the score's own weights frozen."""
@@ -300,6 +310,7 @@ __all__ = [
     "ObsSpec",
     "ParallelDynamics",
     "ScoresLatent",
+    "SharesPast",
     "Specs",
     "State",
     "Unrolled",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldlab import dreaming
+from worldlab.agent import JudgedByEpisodes
 from worldlab.collect import to_batch
 from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
 from worldlab.health import Watch
@@ -98,7 +99,7 @@ class Loop:
     def _begin_step(self) -> None:
         session = self.session
         prefilling = session.counters.env_steps < session.core.train.prefill
-        with self.clock("collect"):
+        with self.clock("collect"), acting_threads(session.core.env.workers):
             session.collector.begin(session.streams.numpy("prefill") if prefilling else None)
 
     def _end_step(self) -> None:
@@ -202,6 +203,9 @@ class Loop:
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
+        agent = session.composed.agent
+        if isinstance(agent, JudgedByEpisodes):
+            values.update({f"agent/{name}": value for name, value in agent.progress().items()})
         values["episode/count"] = counters.episodes
         values["updates"] = counters.updates
         perf = self.clock.rates(counters.env_steps, counters.updates)
@@ -297,6 +301,18 @@ class Loop:
 def crossed(before: int, now: int, every: int) -> bool:
     """Whether counting from `before` to `now` passed a multiple of `every` (0: never)."""
     return every > 0 and before // every != now // every
+
+
+@contextmanager
+def acting_threads(workers: int) -> Iterator[None]:
+    """Within: one thread where workers step the environments. After a product torch's other threads spin for a while, on
+    cores that the workers need at just that moment."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if workers else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worldlab import health, matching, rollout, tree
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
-from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder, HasLogMass
+from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder, HasLogMass, SharesPast
 from worldlab.nn import check_shape
 from worldlab.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
@@ -97,6 +97,12 @@ class WorldModel(nn.Module):
     def features(self, carry: Carry) -> Tensor:
         """Features [N, F] of a carry."""
         return rollout.carry_features(self.dynamics, carry)
+
+    def fork(self, carry: Carry, count: int) -> Carry:
+        """`count` futures of each row of a carry [N, ...], row i's at i * count and on; for `imagine` and `step` alone."""
+        if isinstance(self.dynamics, SharesPast):
+            return {"state": self.dynamics.fork(carry["state"], count), "z": tree.repeat(carry["z"], count)}
+        return tree.repeat(carry, count)
 
     def imagine(self, carry: Carry, policy: Policy | Tensor, horizon: int, generator: torch.Generator | None) -> Dream:
         """Dream `horizon` steps from a carry [N, ...], along a policy or a plan [N, H, A]."""

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.agent import Agent, Experience
+from worldlab.errors import ConfigError
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
+from worldlab_agents.components import LOOKS, PrincipalComponents
 from worldlab_agents.configs import CMAConfig
 from worldlab_agents.sb3 import starts_of
 
@@ -80,7 +82,15 @@ class CMAAgent(Agent):
         self.config = config
         discrete = specs.action.kind == "discrete"
         self.noise = config.exploration if config.where == "dream" else 0.0
-        self.controller = Controller(specs.feature_dim, specs.action.dim, discrete, config.hidden)
+        self.sampled_latents = config.where == "dream"
+        if config.components > specs.feature_dim:
+            raise ConfigError(
+                f"agent.components {config.components} > the model's {specs.feature_dim} features",
+                fix=f"--agent.components {specs.feature_dim} at most, or 0 for the features as they are",
+            )
+        self.components = PrincipalComponents(specs.feature_dim, config.components) if config.components else None
+        inputs = config.components or specs.feature_dim
+        self.controller = Controller(inputs, specs.action.dim, discrete, config.hidden)
         self.register_buffer("mean", torch.zeros(self.controller.size))
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
@@ -90,6 +100,7 @@ class CMAAgent(Agent):
         self._population = torch.zeros(0, self.controller.size)
         self._fitness: list[list[float]] = []
         self._numpy = np.random.default_rng(0)
+        self._reported: dict[str, float] = {}
 
     # ---- acting ----
 
@@ -106,15 +117,20 @@ class CMAAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
+        inputs = self._inputs(features)
         if self.config.where == "dream" or not explore:
-            return self.controller(self.mean.expand(len(features), -1), features), state
+            return self.controller(self.mean.expand(len(features), -1), inputs), state
         if not self._fitness:
             self._begin_playing(generator)
         candidate, count = state["candidate"].clone(), len(self._fitness)
         for row in torch.nonzero(candidate == UNASSIGNED)[:, 0].tolist():
             index = self._next(row, len(features))
             candidate[row] = UNASSIGNED if index is None else int(self.generation) * count + index
-        return self.controller(self._population[candidate.clamp(min=0) % count], features), {"candidate": candidate}
+        return self.controller(self._population[candidate.clamp(min=0) % count], inputs), {"candidate": candidate}
+
+    def _inputs(self, features: Tensor) -> Tensor:
+        """What the controller reads of features [N, F]."""
+        return features if self.components is None else self.components(features)
 
     def _next(self, row: int, rows: int) -> int | None:
         """The candidate that is to be played next in one of the environments; None if all of its are judged."""
@@ -134,10 +150,21 @@ class CMAAgent(Agent):
         index = candidate % len(self._fitness)
         self._fitness[index].append(ret)
         if all(len(scores) == self.config.episodes for scores in self._fitness):
-            self._tell([float(np.mean(scores)) for scores in self._fitness])
+            means = [float(np.mean(scores)) for scores in self._fitness]
+            self._tell(means)
             self._fitness = []
+            self._reported = {"fitness": float(np.mean(means)), "best": max(means)}
+
+    def progress(self) -> dict[str, float]:
+        """Mean and best score of the last generation that was played, the step size, and how many generations there were."""
+        return {**self._reported, "sigma": float(self.sigma), "generation": float(self.generation)}
 
     def _begin_playing(self, generator: torch.Generator) -> None:
+        if self.components is not None and not self.components.settled:
+            raise ConfigError(
+                "agent.components are measured in the agent's first updates, and it is to act before them",
+                fix=f"--train.pretrain-agent {LOOKS} at least",
+            )
         if self.config.where == "both" and not self.playing:
             self._strategy = None  # dreams have narrowed the search down to what is good in dreams
             self.sigma.fill_(self.config.sigma)
@@ -148,6 +175,9 @@ class CMAAgent(Agent):
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
         self.updates += 1
+        if self.components is not None and not self.components.settled:
+            self.components.look(model.features(seen.carry))
+            return {}
         dreams = self.config.where == "dream" or (self.config.where == "both" and not self.playing)
         if not dreams or self.updates % self.config.every:
             return {}
@@ -176,7 +206,7 @@ class CMAAgent(Agent):
         total = features.new_zeros(len(features))
         alive = torch.ones_like(total)
         for _ in range(config.horizon):
-            action = self.controller(weights, features)
+            action = self.controller(weights, self._inputs(features))
             carry, features, reward, cont = model.step(carry, action, generator, config.temperature)
             total = total + alive * reward
             alive = alive * config.gamma * cont

@@ -222,6 +222,9 @@ class CMAConfig(Config):
     """Step size at the start."""
     hidden: int = field(0, ge=0)
     """Width of a hidden layer; 0: the controller is linear, as in World Models."""
+    components: int = field(0, ge=0)
+    """Evolve in the span of that many principal components of the features, each of variance 1; 0: in all of them, as they
+    are. They are measured in the agent's first 20 updates."""
     episodes: int = field(1, ge=1)
     """Episodes a candidate is judged by (real). Row r of the environments plays candidates r, r + num_envs and so on: with
     env.same_episodes and a population of num_envs all candidates meet the same episodes."""

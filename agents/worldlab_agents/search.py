@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worldlab import tree
 from worldlab.interfaces import State
 from worldlab.rollout import Carry, Policy
 from worldlab.world_model import WorldModel
@@ -41,7 +40,7 @@ class Task:
     def scores(self, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Discounted dreamt returns [N, S] of candidates [N, S, H, A], the value at the end included."""
         n, count, horizon = plans.shape[:3]
-        carry = tree.repeat(self.carry, count)
+        carry = self.model.fork(self.carry, count)
         dream = self.model.imagine(carry, plans.flatten(0, 1), horizon, generator if self.noise else None)
         alive = torch.cat([torch.ones_like(dream.cont[:, :1]), self.gamma * dream.cont], 1).cumprod(1)  # [N * S, H + 1]
         total = (alive[:, :-1] * dream.reward).sum(1)
@@ -152,7 +151,7 @@ def propose(
     model: WorldModel, carry: Carry, policy: Policy, count: int, horizon: int, generator: torch.Generator
 ) -> Tensor:
     """Plans [N, count, H, A] that a policy follows in dreams of its own from a carry [N, ...]."""
-    dream = model.imagine(tree.repeat(carry, count), policy, horizon, generator)
+    dream = model.imagine(model.fork(carry, count), policy, horizon, generator)
     return dream.action.unflatten(0, (-1, count))
 
 

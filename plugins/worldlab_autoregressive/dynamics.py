@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from worldlab import tree
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State, Unrolled
 from worldlab.nn import mlp
 from worldlab_autoregressive.codes import CodeDistribution, CodeNet
@@ -61,6 +62,9 @@ class AutoregressiveDynamics(Dynamics):
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
         return self.net.step(state, torch.cat([z, action], -1))
+
+    def fork(self, state: State, count: int) -> State:
+        return tree.repeat(state, count) if isinstance(self.net, LSTMMemory) else self.net.fork(state, count)
 
     def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
         return self.net.sequence(state, torch.cat([z, action], -1), is_first)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldlab.interfaces import State, Unrolled
 from worldlab.nn import mlp
+from worldlab_autoregressive.shared_past import SharedPast, attend
 
 ROPE_BASE = 10_000.0
 
@@ -59,6 +60,19 @@ class Block(nn.Module):
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(x), keys, values
 
+    def continued(
+        self, x: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step x [N * S, H] of S futures of each of N pasts (shared_past.attend), after k own ones: keys (rotated) and
+        values [N * S, k, heads, d]. Returns x and the own keys and values, k + 1 of them."""
+        window = past[0].shape[2]
+        place = window + keys.shape[1]
+        q, k, v = (self._split(part)[:, None] for part in self.qkv(self.attention_norm(x)).chunk(3, -1))
+        keys = torch.cat([keys, rotate(k, place)], 1)
+        values = torch.cat([values, v], 1)
+        x = x + self.out(attend(rotate(q, place)[:, 0], past, keys[:, -window:], values[:, -window:]).flatten(1))
+        return x + self.mlp(x), keys, values
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
 
@@ -84,8 +98,35 @@ class TransformerMemory(nn.Module):
         filled = torch.zeros(n, dtype=torch.long, device=weight.device)
         return {"h": weight.new_zeros(n, self.width), "filled": filled, "keys": empty, "values": empty}
 
+    def fork(self, state: State, count: int) -> State:
+        """State [N * count, ...] of `count` futures of each row, which share its past: "h", "past", and "keys" and "values"
+        of the future's own steps [N * count, k, heads, d], k = 0 as yet."""
+        heads = self.blocks[0].heads
+        n = len(state["h"])
+        own = tuple(k.new_zeros(n * count, 0, heads, k.shape[-1] // heads) for k in state["keys"])
+        split = [[cache.unflatten(-1, (heads, -1)) for cache in state[name]] for name in ("keys", "values")]
+        keys = tuple(rotate(k).transpose(1, 2) for k in split[0])
+        past = SharedPast(keys, tuple(v.transpose(1, 2) for v in split[1]), state["filled"], count)
+        return {"h": state["h"].repeat_interleave(count, 0), "past": past, "keys": own, "values": own}
+
+    def _continue(self, state: State, x: Tensor) -> State:
+        past: SharedPast = state["past"]
+        taken = state["keys"][0].shape[1]
+        age = torch.arange(self.window - 1, -1, -1, device=x.device) + taken + 1  # of the past's places, in steps
+        counts = (age <= self.window - 1) & (age < past.filled[:, None] + taken + 1)
+        x = self.embed(x)
+        keys, values = [], []
+        caches = (past.keys, past.values, state["keys"], state["values"])
+        for block, old_keys, old_values, k, v in zip(self.blocks, *caches, strict=True):
+            x, k, v = block.continued(x, (old_keys, old_values, counts), k, v)
+            keys.append(k)
+            values.append(v)
+        return {"h": self.norm(x).to(state["h"].dtype), "past": past, "keys": tuple(keys), "values": tuple(values)}
+
     def step(self, state: State, x: Tensor) -> State:
         """x [N, I] -> the next state."""
+        if "past" in state:
+            return self._continue(state, x)
         filled = (state["filled"] + 1).clamp(max=self.window)
         h, keys, values = self._run(state, x[:, None], filled[:, None])
         return {

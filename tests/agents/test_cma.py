@@ -8,8 +8,10 @@ import pytest
 import torch
 from test_sb3 import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
 from worldlab_agents.cma import UNASSIGNED, CMAAgent, Controller
+from worldlab_agents.components import PrincipalComponents
 from worldlab_agents.configs import CMAConfig
 
+from worldlab.errors import ConfigError
 from worldlab.tree import select
 
 
@@ -114,3 +116,44 @@ def test_the_same_seed_evolves_the_same_and_weights_are_saved():
         states.append(agent.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert states[0]["mean"].any() and states[0]["generation"] == 3
+
+
+def test_components_are_the_leading_directions_of_equal_variance():
+    mixing = torch.randn(6, 6, generator=gen()).double()
+    rows = torch.randn(20, 500, 6, generator=gen(1)).double() @ mixing + 3
+    found = PrincipalComponents(6, 2)
+    for batch in rows:
+        found.look(batch.float())
+    before = found.basis.clone()
+    found.look(torch.zeros(5, 6))
+    assert found.settled and torch.equal(found.basis, before)
+    flat = rows.flatten(0, 1)
+    out = found(flat.float()).double()
+    torch.testing.assert_close(out.mean(0), torch.zeros(2).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.T.cov(correction=0), torch.eye(2).double() / 2, atol=1e-4, rtol=0)
+    _, _, oracle = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    cosine = (torch.nn.functional.normalize(found.basis.double(), dim=1) * oracle[:2]).sum(1).abs()
+    torch.testing.assert_close(cosine, torch.ones(2).double(), atol=1e-5, rtol=0)
+
+
+def test_a_direction_without_variance_is_not_magnified():
+    found = PrincipalComponents(3, 3)
+    for _ in range(20):
+        found.look(torch.tensor([[1.0, 0, 5], [-1, 0, 5]]))
+    assert found(torch.tensor([[0.0, 1e-3, 5.0]])).abs().max() < 1
+
+
+def test_a_search_in_components_finds_the_best_action_and_waits_for_them():
+    config = CMAConfig(population=12, sigma=0.5, every=1, rollouts=4, horizon=3, components=1)
+    agent, world, noise = CMAAgent(config, specs_for(CONTINUOUS)), Bandit(CONTINUOUS), gen()
+    for _ in range(20):
+        assert agent.learn(world, experience(), noise) == {}  # type: ignore[arg-type]
+    for _ in range(30):
+        agent.learn(world, experience(), noise)  # type: ignore[arg-type]
+    features = torch.linspace(-1, 1, 9)[:, None].expand(-1, 2)
+    chosen, _ = agent.act(None, {}, features, agent.initial(9), gen(), False)  # type: ignore[arg-type]
+    torch.testing.assert_close(chosen, torch.full((9, 1), 0.5), atol=0.15, rtol=0)
+    early = CMAAgent(config.model_copy(update={"where": "real"}), specs_for(CONTINUOUS))
+    with pytest.raises(ConfigError, match="measured") as error:
+        early.act(None, {}, torch.ones(2, 2), early.initial(2), noise, True)  # type: ignore[arg-type]
+    assert "--train.pretrain-agent 20" in str(error.value.fix)

@@ -15,6 +15,7 @@ from worldlab_agents.plans import GaussianPlans, initial_plans
 from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search, top
 from worldlab_envs.linear_gaussian import LinearGaussian
 
+from worldlab import tree
 from worldlab.specs import ActionSpec
 from worldlab.world_model import Dream
 
@@ -73,6 +74,9 @@ class Hill:
         self.target, self.cont = target, cont
         self.calls: list[int] = []
         self.tick = lambda: None
+
+    def fork(self, carry, count):
+        return tree.repeat(carry, count)
 
     def imagine(self, carry, plan, horizon, generator):
         self.tick()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from worldlab_envs.linear_gaussian import LinearGaussian
 
+from worldlab import tree
 from worldlab.distributions import normal_like
 from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
 from worldlab.world_model import Dream
@@ -34,6 +35,9 @@ class TrueLinear:
         )
         self.std = float(np.sqrt(self.env.Q[0, 0]))
 
+    def fork(self, carry, count):
+        return tree.repeat(carry, count)
+
     def imagine(self, carry: Any, policy: Any, horizon: int, generator: torch.Generator | None) -> Dream:
         x, features, actions, rewards = carry["z"], [carry["z"]], [], []
         for k in range(horizon):
@@ -57,6 +61,9 @@ class Lock:
 
     def __post_init__(self) -> None:
         self.specs = specs_for(len(self.code) + 1, ActionSpec("discrete", self.choices))
+
+    def fork(self, carry, count):
+        return tree.repeat(carry, count)
 
     def imagine(self, carry: Any, policy: Any, horizon: int, generator: torch.Generator | None) -> Dream:
         code = torch.tensor([*self.code, -1])

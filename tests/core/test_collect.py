@@ -233,6 +233,9 @@ class Listening(Echo):
     def resting(self, state):
         return torch.zeros_like(state["count"], dtype=torch.bool)
 
+    def progress(self):
+        return {"heard": len(self.heard)}
+
 
 class Tired(Listening):
     """Rests in environment 1 from its second decision on until the others have ended an episode."""
