@@ -1,0 +1,62 @@
+"""Principal components of features: few coordinates of equal variance, in which a search has few directions to try."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LOOKS = 20
+"""Batches that the components are measured on."""
+
+
+class PrincipalComponents(nn.Module):
+    """x [N, F] -> [N, k]: the k directions of most variance, each scaled to variance 1 / k, so that together they weigh as
+    much as a bias of 1. Measured once, on the first LOOKS batches it is shown. Jolliffe 2002, Principal Component Analysis.
+    """
+
+    looks: Tensor
+    count: Tensor
+    total: Tensor
+    outer: Tensor
+    center: Tensor
+    basis: Tensor
+
+    def __init__(self, features: int, components: int):
+        super().__init__()
+        self.register_buffer("looks", torch.zeros((), dtype=torch.long))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("total", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("outer", torch.zeros(features, features, dtype=torch.float64))
+        self.register_buffer("center", torch.zeros(features))
+        self.register_buffer("basis", torch.zeros(components, features))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the directions are fixed."""
+        return int(self.looks) >= LOOKS
+
+    @torch.no_grad()
+    def look(self, features: Tensor) -> None:
+        """Count rows [N, F] in; nothing changes any more once it is settled."""
+        if self.settled:
+            return
+        rows = features.double()
+        self.looks += 1
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.outer += rows.T @ rows
+        if self.settled:
+            self._fit()
+
+    def _fit(self) -> None:
+        mean = self.total / self.count
+        covariance = self.outer / self.count - torch.outer(mean, mean)
+        variance, vectors = torch.linalg.eigh(covariance)  # ascending
+        kept = len(self.basis)
+        # A direction in which nothing was seen to vary would be magnified without bound.
+        scale = variance[-kept:].clamp(min=1e-6 * float(variance[-1])).rsqrt() / kept**0.5
+        self.basis.copy_((vectors[:, -kept:] * scale).T.flip(0))
+        self.center.copy_(mean)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.center) @ self.basis.T
