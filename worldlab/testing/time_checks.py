@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldlab import rollout, tree
-from worldlab.interfaces import ParallelDynamics, State, Unrolled
+from worldlab.interfaces import ParallelDynamics, SharesPast, State, Unrolled
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
@@ -235,6 +235,31 @@ def _still_reads(bench: Bench, state: State, steps: int) -> None:
                 f"after {steps} steps the memory no longer depends on {what}: the cache is full and drops what is new",
                 "overwrite the oldest entry",
             )
+
+
+@check("T6", role="dynamics", title="futures that share a past are those that copy it")
+def forked_futures(subject: Subject) -> None:
+    """`fork` continues each row as copies of its state would, for as long as a plan.
+
+    Catches futures handed out in another order, positions counted from the fork, a past that is read beyond its window:
+    a planner would judge its candidates in other worlds. Fix: row i's futures are i * count and on; compare with tree.repeat.
+    """
+    bench = subject.bench()
+    dynamics, count, length = bench.dynamics, 3, 12
+    if not isinstance(dynamics, SharesPast):
+        raise NotApplicable("it has no fork: the core copies its state")
+    rows = 2 * count
+    z, action = bench.latents(rows, length, seed=7), bench.actions(rows, length, seed=7)
+    for begin, start in (("an initial", dynamics.initial(2)), ("a warm", warm(bench, 2))):
+        with torch.no_grad():
+            copied, shared = tree.repeat(start, count), dynamics.fork(start, count)
+            for t in range(length):
+                copied, shared = (dynamics.advance(state, z[:, t], action[:, t]) for state in (copied, shared))
+                if not same(dynamics.memory(copied), dynamics.memory(shared)):
+                    raise CheckFailure(
+                        f"fork continues {begin} state differently from copies of it, at step {t + 1}",
+                        "row i's futures are rows i * count to i * count + count - 1; places go on where the past ends",
+                    )
 
 
 def _numel(state: State) -> int:

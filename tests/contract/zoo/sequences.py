@@ -42,6 +42,14 @@ class ColdSequence(ReferenceParallelDynamics):
         return super().advance_sequence({"h": torch.zeros_like(state["h"])}, z, action, is_first)
 
 
+@broken("T6", "differently from copies")
+class ShuffledFutures(ReferenceDynamics):
+    """Hands its futures out in turn, not row by row."""
+
+    def fork(self, state, count):
+        return {"h": state["h"].repeat(count, 1)}
+
+
 class Window(ReferenceDynamics):
     """Averages the last 8 inputs, each with a learned absolute position."""
 
