@@ -112,7 +112,7 @@ def measure(
     """Train one decoder beside the shared kind of encoder, and judge it on the test frames."""
     flags: dict[str, Any] = {
         "env": {"id": "CarRacing"},
-        "encoder": {"name": "vae", "latent_dim": 32, "width": 16},
+        "encoder": {"name": "vae", "latent": "gaussian", "latent_dim": 32, "width": 16},
         "decoder": {"name": name},
         "agent": {"name": "random"},
         "train": {"schedule": "staged", "learning_rate": args.rate},

@@ -49,10 +49,18 @@ def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
         "result": json.loads((run / "result.json").read_text()),
         "command_seconds": round(time.time() - start, 1),
         "curve": curve,
+        "episodes": played(run),
         "parameters": described["parameters"],
         "matching": described["matching"],
         "config": (run / "config.toml").read_text(),
     }
+
+
+def played(run: Path) -> list[tuple[int, float]]:
+    """(decisions so far, return) of each episode that was played while collecting."""
+    rows = [line.split(",") for line in (run / "monitor.csv").read_text().splitlines()[2:]]
+    lengths = np.cumsum([int(row[1]) for row in rows])
+    return [(int(steps), float(row[0])) for steps, row in zip(lengths, rows)]
 
 
 def interval(values: list[float]) -> list[float]:
@@ -106,7 +114,7 @@ def cpu_name() -> str:
 
 
 def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> None:
-    """Evaluation return over environment steps: a line per seed, the random agent's mean dashed."""
+    """Returns over environment steps: evaluations a line per seed, training episodes pale, the random agent's mean dashed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,9 +123,11 @@ def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> Non
     axes = figure.subplots()
     for run in runs:
         steps, returns = zip(*run["curve"], strict=True)
-        axes.plot(steps, returns, marker="o", markersize=3, linewidth=1.4, label=f"seed {run['seed']}")
+        (line,) = axes.plot(steps, returns, marker="o", markersize=3, linewidth=1.4, label=f"seed {run['seed']}")
+        if run["episodes"]:
+            axes.plot(*zip(*run["episodes"], strict=True), color=line.get_color(), alpha=0.3, linewidth=0.8)
     axes.axhline(summary["random_mean"], linestyle="--", color="0.5", linewidth=1, label="random agent")
-    axes.set(xlabel="environment steps (decisions)", ylabel="evaluation return", title=summary["env"])
+    axes.set(xlabel="environment steps (decisions)", ylabel="return", title=summary["env"])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)
