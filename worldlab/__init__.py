@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldlab import errors as errors
+    from worldlab.api import Run as Run
+    from worldlab.api import load as load
+    from worldlab.api import resume as resume
+    from worldlab.api import train as train
     from worldlab.config import Config as Config
     from worldlab.config import field as field
     from worldlab.hookspecs import hookimpl as hookimpl
@@ -18,12 +22,16 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "Config": "worldlab.config:Config",
+    "Run": "worldlab.api:Run",
     "field": "worldlab.config:field",
     "hookimpl": "worldlab.hookspecs:hookimpl",
     "errors": "worldlab.errors:",
+    "load": "worldlab.api:load",
+    "resume": "worldlab.api:resume",
+    "train": "worldlab.api:train",
 }
 
-__all__ = ["Config", "errors", "field", "hookimpl"]
+__all__ = ["Config", "Run", "errors", "field", "hookimpl", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -319,6 +320,9 @@ def acting_threads(workers: int) -> Iterator[None]:
 def caught_signals() -> Iterator[list[int]]:
     """Within: SIGINT and SIGTERM are noted in the list that is yielded; a second SIGINT interrupts at once."""
     seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen  # only the main thread may set handlers; whoever trains in another one has its own way to end it
+        return
 
     def note(number: int, frame: Any) -> None:
         if seen and number == signal.SIGINT:

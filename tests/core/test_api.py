@@ -1,0 +1,84 @@
+"""worldlab from Python: it does what the command line does, and shows what a run holds."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import worldlab
+from worldlab.api import _nested
+from worldlab.errors import ConfigError, PluginError
+
+TINY: dict[str, Any] = {
+    "train.prefill": 48,
+    "train.pretrain": 2,
+    "train.ratio": 0.05,
+    "train": {"batch_size": 2, "batch_length": 8, "starts": 8, "threads": 1},
+    "agent.horizon": 3,
+    "model.head_units": 16,
+    "dynamics": {"memory": 16, "units": 16},
+    "eval": {"every": 0, "final_episodes": 2},
+    "env.time_limit": 20,
+    "log": {"pictures": 0, "tensorboard": False, "every": 48},
+}
+
+
+def tiny(path: Path, **more: Any) -> worldlab.Run:
+    options = {"encoder": "vae", "preset": "laptop", "steps": 96, "device": "cpu", "settings": TINY, **more}
+    return worldlab.train("CartPole", run=path, **options)
+
+
+def test_settings_may_be_dotted_or_nested_or_both():
+    assert _nested({"a.b": 1, "a": {"c.d": 2}, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+
+
+@pytest.mark.slow
+def test_a_run_from_python_is_the_run_of_the_command_line(tmp_path):
+    run = tiny(tmp_path / "one", seed=3)
+    assert run.result is not None and run.result["env_steps"] == 96
+    assert run.config.core.seed == 3 and run.config.core.train.batch_length == 8
+    assert [line["step"] for line in run.metrics][-1] == 96
+    again = worldlab.load(run.path)
+    assert again.evaluate(2)["returns"] == run.result["returns"]
+    for name, weight in run.world_model.state_dict().items():
+        assert torch.equal(weight, again.world_model.state_dict()[name])
+
+
+@pytest.mark.slow
+def test_a_loaded_run_acts_judges_and_dreams(tmp_path):
+    run = worldlab.load(tiny(tmp_path / "one").path)
+    env = run.make_env()
+    obs, _ = env.reset(seed=0)
+    action, state = run.agent.predict({key: value[None] for key, value in obs.items()}, deterministic=True)
+    assert env.action_space.contains(np.asarray(action[0]).item()) and state is not None
+    assert len(run.evaluate(3)["returns"]) == 3
+    files = run.dream(horizon=5, count=1, out=tmp_path / "pictures")["files"]
+    assert files and all(Path(file).is_file() for file in files)
+    assert repr(run) == f"Run({str(run.path)!r})"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_and_may_train_beside_the_main_thread(tmp_path):
+    first: list[worldlab.Run] = []
+    thread = threading.Thread(target=lambda: first.append(tiny(tmp_path / "one")))
+    thread.start()
+    thread.join(120)
+    run = worldlab.resume(first[0].path, settings={"steps": 144})
+    assert run.result is not None and run.result["env_steps"] == 144
+
+
+def test_mistakes_are_those_of_the_command_line(tmp_path):
+    with pytest.raises(PluginError, match=r"no encoder named 'vea'\. Did you mean 'vae'"):
+        worldlab.train("CartPole", encoder="vea", run=tmp_path / "one")
+    with pytest.raises(ConfigError, match=r"train\.ration is not a setting"):
+        worldlab.train("CartPole", settings={"train.ration": 1}, run=tmp_path / "one")
+    with pytest.raises(ConfigError, match="stepz is not a setting"):
+        worldlab.train("CartPole", run=tmp_path / "one", stepz=3)
+    with pytest.raises(ConfigError):
+        worldlab.load(tmp_path / "nothing")
+    assert not (tmp_path / "one").exists()

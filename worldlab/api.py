@@ -1,0 +1,176 @@
+"""worldlab from Python, on a page: `train`, `load` and the `Run` they return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldlab.errors import PluginError
+from worldlab.provenance import missing
+from worldlab.registry import Registry, load_registry
+from worldlab.runconfig import RunConfig, resolve
+from worldlab.runs import checked_run_path, find_run, new_run_path
+
+if TYPE_CHECKING:
+    from worldlab.acting import ActingAgent
+    from worldlab.experiment import LoadedRun
+    from worldlab.world_model import WorldModel
+
+Settings = Mapping[str, Any]
+PathLike = str | Path
+
+
+def train(
+    env: str | None = None,
+    *,
+    encoder: str | None = None,
+    dynamics: str | None = None,
+    decoder: str | None = None,
+    agent: str | None = None,
+    preset: str | Sequence[str] = (),
+    config: PathLike | None = None,
+    settings: Settings | None = None,
+    plugins: Sequence[PathLike] = (),
+    run: PathLike | None = None,
+    **core: Any,
+) -> Run:
+    """Train a run to its end, as `worldlab train` does, and return it.
+
+    settings: by dotted path, {"train.ratio": 0.3, "encoder.latent_dim": 48}, or nested. core: the settings without a group:
+    steps, seed, minutes, device, strict. run: its folder (a new one under runs/ by default). plugins: plugin files.
+    Raises: WorldlabError's kinds for bad names and values; KeyboardInterrupt, with a checkpoint saved, on Ctrl-C.
+    """
+    from worldlab import experiment
+
+    registry = _registry(plugins)
+    flags = _nested({**core, **(settings or {})})
+    parts = {"encoder": encoder, "dynamics": dynamics, "decoder": decoder, "agent": agent}
+    for role, name in parts.items():
+        if name is not None:
+            flags.setdefault(role, {})["name"] = name
+    if env is not None:
+        flags.setdefault("env", {})["id"] = env
+    presets = [preset] if isinstance(preset, str) else list(preset)
+    files = [] if config is None else [Path(config)]
+    resolved = resolve(registry, presets=presets, files=files, flags=flags)
+    folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
+    _trained(lambda: experiment.train(resolved, registry, run=folder))
+    return Run(folder, registry)
+
+
+def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settings: Settings | None = None) -> Run:
+    """Go on with a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
+    from worldlab import experiment
+
+    registry, folder = _registry(plugins), find_run(str(run))
+    try:
+        resolved = resolve(registry, files=[folder / "config.toml"], flags=_nested(settings or {}))
+    except PluginError as error:
+        raise missing(folder, registry) or error from None
+    _trained(lambda: experiment.train(resolved, registry, run=folder, resume=True))
+    return Run(folder, registry)
+
+
+def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: str = "auto") -> Run:
+    """Open a run by folder, by name under runs/, or "latest". Nothing is read until it is asked for.
+
+    Raises: ConfigError if there is no such run.
+    """
+    return Run(find_run(str(run)), _registry(plugins), device)
+
+
+class Run:
+    """A trained run. Weights and environment are loaded when first used; nothing is written but by `dream`."""
+
+    def __init__(self, path: Path, registry: Registry, device: str = "auto"):
+        self.path = path
+        self._registry = registry
+        self._device = device
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def config(self) -> RunConfig:
+        """The whole configuration."""
+        return self._loaded.config
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says: the final evaluation; None while the run has not ended."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: {"step": ..., "loss/reward": ..., "eval/return": ...}."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The world model: `filter`, `imagine`, `step`, `render` (worldlab.world_model)."""
+        return self._loaded.composed.model
+
+    @cached_property
+    def agent(self) -> ActingAgent:
+        """The agent with Stable-Baselines3's `predict(observation, state, episode_start, deterministic)`."""
+        return self._loaded.acting(seed=0)
+
+    def make_env(self) -> Any:
+        """The environment as the agent sees it: a gymnasium.Env with Dict observations."""
+        return self._loaded.make()
+
+    def evaluate(self, episodes: int | None = None, *, seed: int | None = None) -> dict[str, Any]:
+        """Play fresh episodes in the real environment: `return_mean`, `returns`, `lengths`, `protocol`, ..."""
+        from worldlab import experiment
+
+        return experiment.evaluate(self.path, self._registry, episodes=episodes, seed=seed, device=self._device)
+
+    def dream(self, *, horizon: int = 45, count: int = 4, seed: int = 0, out: PathLike | None = None) -> dict[str, Any]:
+        """Draw what the model imagines beside what happened: `files` (PNG and WebP), `rmse_by_step`."""
+        from worldlab import experiment
+
+        target = None if out is None else Path(out)
+        return experiment.dream(self.path, self._registry, out=target, horizon=horizon, count=count, seed=seed)
+
+    @cached_property
+    def _loaded(self) -> LoadedRun:
+        from worldlab import experiment
+
+        return experiment.load_run(self.path, self._registry, self._device)
+
+
+def _registry(plugins: Sequence[PathLike]) -> Registry:
+    registry = load_registry([Path(file) for file in plugins])
+    registry.check_files()
+    return registry
+
+
+def _nested(settings: Settings) -> dict[str, Any]:
+    """{"a.b": 1} and {"a": {"b": 1}} alike become {"a": {"b": 1}}."""
+    out: dict[str, Any] = {}
+    for path, value in settings.items():
+        *groups, leaf = path.split(".")
+        node = out
+        for group in groups:
+            node = node.setdefault(group, {})
+        if isinstance(value, Mapping):
+            node.setdefault(leaf, {}).update(_nested(value))
+        else:
+            node[leaf] = value
+    return out
+
+
+def _trained(work: Callable[[], object]) -> None:
+    """A command ends with an exit code; in a session of Python an interrupted run is a KeyboardInterrupt."""
+    try:
+        work()
+    except SystemExit as stop:
+        raise KeyboardInterrupt("the run was stopped; its checkpoint is saved: worldlab.resume(run)") from stop
+
+
+__all__ = ["Run", "load", "resume", "train"]
