@@ -79,13 +79,15 @@ EXAMPLES = {
     ("worldlab/cli.py", "CarRacing"),
     ("worldlab/commands/check_env.py", "CarRacing"),
     ("worldlab/commands/flags.py", "CarRacing"),
+    ("worldlab/commands/new_plugin.py", "Pendulum"),
     ("worldlab/runconfig.py", "CarRacing"),
     ("worldlab/runs.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
+    ("worldlab/testing/page.py", "vae"),
 }
 """Where the core's texts for people use a plugin's or environment's name as an example (settings: as a default)."""
-GYMNASIUM = {("worldlab/run_folder.py", "gymnasium")}
-"""An env plugin has the name of the library it adapts; the core lists the library's version."""
+GYMNASIUM = {("worldlab/run_folder.py", "gymnasium"), ("worldlab/discovery.py", "gymnasium")}
+"""An env plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
 
 
 def registered_names() -> set[str]:
@@ -235,6 +237,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     assert all(name.startswith("worldlab") for name in names)
     ours = {short(path) for package in PACKAGES for path in sources(package)}
     ours |= {f"worldlab/presets/{path.name}" for path in (ROOT / "worldlab" / "presets").glob("*.toml")}
+    templates = ROOT / "worldlab" / "scaffold" / "templates"
+    ours |= {f"worldlab/scaffold/templates/{path.name}" for path in templates.iterdir()}
     assert ours <= set(names)
     assert not [
         name for name in names if "__pycache__" in name or name.startswith(("worldlab/tests", "worldlab_tests"))

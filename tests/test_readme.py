@@ -20,6 +20,7 @@ from worldlab.commands.common import Parser
 from worldlab.commands.flags import read_flags
 from worldlab.registry import load_registry
 from worldlab.runconfig import preset_names, resolve
+from worldlab.scaffold.files import PluginName, single_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,6 +86,8 @@ def test_the_readmes_plugin_keeps_the_contract(tmp_path):
 def test_commands_are_real(page, tmp_path, monkeypatch):
     """Each resolves to a configuration or passes its command's own parser, without running."""
     (tmp_path / "linear.py").write_text(plugin_source())
+    hello = tmp_path / "hello.py"  # what new-plugin writes, and the pages on plugins train
+    hello.write_text(single_file(PluginName("hello"), ("encoder", "dynamics", "decoder")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Parser, "read", _only_read)
     for name, *arguments in commands(page):
@@ -93,7 +96,7 @@ def test_commands_are_real(page, tmp_path, monkeypatch):
             continue  # the command's name, or a pattern
         if name == "train":
             flags = read_flags(arguments)
-            resolve(load_registry(flags.plugins), presets=flags.presets, flags=flags.settings)
+            resolve(load_registry([*flags.plugins, hello]), presets=flags.presets, flags=flags.settings)
         else:
             with pytest.raises(_Understood):
                 importlib.import_module(f"worldlab.commands.{name.replace('-', '_')}").run(arguments)
@@ -143,7 +146,7 @@ def test_the_exit_codes_are_true():
 
 def test_presets_named_in_the_documentation_exist():
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert set(re.findall(r"--preset (\w+)", text)) - {"P", "NAME"} <= set(preset_names())
+    assert set(re.findall(r"--preset ([\w-]+)", text)) - {"P", "NAME"} <= set(preset_names())
 
 
 def test_every_command_is_in_the_overview():

@@ -19,6 +19,8 @@ COMMANDS = {
     "eval": "Play evaluation episodes with a trained run.",
     "dream": "Draw what a trained run imagines beside what happened.",
     "plugins": "List the installed components, or show one with its settings.",
+    "check-plugin": "Check what a plugin brings, by meaning: cause and cure of each failure.",
+    "new-plugin": "Write a new plugin that trains and passes every check.",
     "doctor": "Check this machine: versions, devices, rendering, plugins.",
     "check-env": "Check that an environment can be trained on.",
 }

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import gymnasium
 import torch
 
 from worldlab.agent import Agent
-from worldlab.errors import ConfigError, PluginError, WorldlabError
+from worldlab.config import Config
+from worldlab.discovery import where
+from worldlab.errors import ConfigError, PluginError, WorldlabError, one_line
 from worldlab.interfaces import API, Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.runconfig import Part, RunConfig
 from worldlab.spaces import action_spec, obs_spec
-from worldlab.specs import Specs
+from worldlab.specs import LatentSpec, Specs
 from worldlab.streams import Streams
 from worldlab.world_model import WorldModel
 
+Answer = TypeVar("Answer")
+_CHECK = "worldlab check-plugin {0.role}:{0.name}   runs every check of it"
 ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 
 
@@ -65,11 +71,11 @@ def compose(
     """
     obs, action = obs_spec(obs_space), action_spec(action_space)
     chosen = {role: (registry.get(role, _part(config, role).name), _part(config, role)) for role in ROLES}
-    classes = {role: _load(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
+    classes = {role: load_part(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
     encoder_class, dynamics_class = classes["encoder"], classes["dynamics"]
     assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
-    latent = encoder_class.latent_spec(config.encoder.options)
-    memory = dynamics_class.memory_size(config.dynamics.options, latent, action)
+    latent = _ask(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
+    memory = _ask(chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action)
     parallel = issubclass(dynamics_class, ParallelDynamics)
     if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
         raise ConfigError(
@@ -82,12 +88,13 @@ def compose(
     decoder_memory = _decide(config.core.model.memory_in_decoder, not staged)
     specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory)
     built = {
-        role: _build(registration, classes[role], part, specs, streams) for role, (registration, part) in chosen.items()
+        role: _build(registration, classes[role], part.options, specs, streams)
+        for role, (registration, part) in chosen.items()
     }
     with _seeded(streams, "heads"):
         model = WorldModel(specs, built["encoder"], built["dynamics"], built["decoder"], config.core.model)
     agent_registration = registry.get("agent", config.agent.name)
-    agent = _build(agent_registration, _load(agent_registration, Agent), config.agent, specs, streams)
+    agent = _build(agent_registration, load_part(agent_registration, Agent), config.agent.options, specs, streams)
     return Composed(specs, model.to(device), agent.to(device))
 
 
@@ -99,33 +106,52 @@ def _part(config: RunConfig, role: str) -> Part:
     return getattr(config, role)
 
 
-def _load(registration: Registration, interface: type) -> type:
+def load_part(registration: Registration, interface: type) -> type:
+    """Import a component's class. Raises: PluginError if it cannot be imported or does not implement its role."""
     cls = registration.load()
     if registration.api != API:
         raise PluginError(
-            f"{registration.role} '{registration.name}' was written for worldlab API {registration.api}, this is {API}",
+            one_line(f"{registration.who} was written for worldlab API {registration.api}, this is {API}"),
             fix=f"install a version of {registration.distribution} for API {API}",
         )
     if not (isinstance(cls, type) and issubclass(cls, interface)):
         raise PluginError(
-            f"{registration.role} '{registration.name}' is no {interface.__name__}",
-            cause=f"{registration.target} is {cls!r} ({registration.distribution} {registration.version})",
+            one_line(f"{registration.who} is no {interface.__name__}"),
+            cause=f"{registration.target} is {cls!r}",
             fix=f"let it implement worldlab.interfaces.{interface.__name__}",
         )
     return cls
 
 
-def _build(registration: Registration, cls: type, part: Part, specs: Specs, streams: Streams):
+def _ask(registration: Registration, cls: type, method: str, kind: type[Answer], *args: Any) -> Answer:
+    """Call a class method that the composer needs before anything is built. Raises: PluginError if it fails or lies."""
     try:
-        with _seeded(streams, registration.role):
-            return cls(part.options, specs)
+        answer = getattr(cls, method)(*args)
     except WorldlabError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        message = f"{registration.who} {method} raised {type(error).__name__}: {error}"
+        raise PluginError(one_line(message), cause=f"at {where(error)}", fix=_CHECK.format(registration)) from error
+    if not isinstance(answer, kind):
+        message = f"{registration.who} {method} gives a {type(answer).__name__}, expected {kind.__name__}"
+        raise PluginError(one_line(message), cause=registration.target, fix=_CHECK.format(registration))
+    return answer
+
+
+def _build(registration: Registration, cls: type, options: Config, specs: Specs, streams: Streams):
+    try:
+        with _seeded(streams, registration.role):
+            part = cls(options, specs)
+        if registration.role in ROLES:
+            copy.deepcopy(part)  # the world model keeps an untrained encoder: an open file in a part shows here
+        return part
+    except WorldlabError:
+        raise
+    except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{registration.role} '{registration.name}' cannot be built: {error}"[:160],
-            cause=f"{type(error).__name__} in {cls.__name__}.__init__ ({registration.distribution} {registration.version})",
-            fix=f"worldlab plugins show {registration.role} {registration.name}",
+            one_line(f"{registration.who} cannot be built: {error}"),
+            cause=one_line(f"{type(error).__name__} in {cls.__name__}.__init__, at {where(error)}: {error}", 500),
+            fix=_CHECK.format(registration),
         ) from error
 
 

@@ -6,18 +6,18 @@ broken plugin, drops a duplicate name in silence and does not say whose fault it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import importlib.abc
 import importlib.metadata
 import importlib.util
 import inspect
-import random
+import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from pathlib import Path
@@ -30,10 +30,16 @@ from worldlab import hookspecs
 from worldlab.config import Config
 from worldlab.errors import PluginError, closest, one_line
 from worldlab.registry import BUILTIN, BrokenPlugin, Registration, Source
+from worldlab.tampering import kept_globals
 
 GROUP = "worldlab"
+HEAVY = ("torch", "gymnasium", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "pandas", "jax", "tensorflow")
+"""Libraries that a plugin should import with its components, not when it registers them."""
+SLOW = 0.5
+"""Seconds from which a registration is reported as slow."""
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)
+_LIBRARY = re.compile(r"[\\/](site|dist)-packages[\\/](torch|numpy|pydantic|pluggy|zuko)[\\/]")
 _HOOKS = tuple(name for name, item in vars(hookspecs).items() if inspect.isfunction(item) and name.startswith(GROUP))
 
 
@@ -110,6 +116,7 @@ def discover(
     sources: list[Source] = []
     for source, load in [*_installed(builtin_only), *_files(plugin_files)]:
         recorder = _Recorder(source)
+        start, modules = time.perf_counter(), set(sys.modules)
         try:
             _load_one(source, load, recorder)
             _refuse_clash(recorder, table)
@@ -117,26 +124,8 @@ def discover(
             broken.append(_record(source, exc, recorder))
         else:
             table.update({(entry.role, entry.name): entry for entry in recorder.found})
-            sources.append(source)
+            sources.append(replace(source, cost=_cost(start, modules)))
     return list(table.values()), broken, sources
-
-
-@contextlib.contextmanager
-def kept_random_state() -> Iterator[list[str]]:
-    """Restore the global random state of `random` and, if loaded, numpy; the list names those that had changed."""
-    changed: list[str] = []
-    python = random.getstate()
-    numpy = sys.modules.get("numpy.random")
-    legacy = numpy.get_state() if numpy else None
-    try:
-        yield changed
-    finally:
-        if random.getstate() != python:
-            random.setstate(python)
-            changed.append("random")
-        if numpy and legacy and repr(_plain(numpy.get_state())) != repr(_plain(legacy)):
-            numpy.set_state(legacy)
-            changed.append("numpy.random")
 
 
 def explain(exc: BaseException) -> str:
@@ -149,12 +138,12 @@ def explain(exc: BaseException) -> str:
 
 
 def where(exc: BaseException) -> str:
-    """Return file:line of the innermost frame outside the import system, or of a syntax error."""
+    """Return file:line of the innermost frame that is neither worldlab's nor a library's, or of a syntax error."""
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{exc.filename}:{exc.lineno or 0}"
     frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
-    own = str(Path(__file__).parent)
-    outside = [f for f in frames if not f.filename.startswith(own)] or frames
+    own = str(Path(__file__).parent) + os.sep  # worldlab_hello is somebody else's
+    outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
 
 
@@ -164,7 +153,7 @@ def install_fix(exc: BaseException) -> str:
 
 
 def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
-    with kept_random_state() as changed:
+    with kept_globals() as changed:
         module = load()
         recorder.stage = "fails in worldlab_register"
         _check_hooks(module)
@@ -175,9 +164,9 @@ def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorde
         manager.hook.worldlab_register(register=recorder)
     if changed:
         raise _Fault(
-            f"changes the global random state of {' and '.join(changed)} when imported (restored)",
+            f"changes {' and '.join(one.what for one in changed)} when imported (restored)",
             where=str(getattr(module, "__file__", None) or source.origin),
-            fix="use a generator of your own: random.Random(seed), numpy.random.default_rng(seed)",
+            fix=changed[0].cure,
         )
 
 
@@ -312,6 +301,15 @@ def _refuse_clash(recorder: _Recorder, table: dict[tuple[str, str], Registration
             )
 
 
+def _cost(start: float, modules: set[str]) -> str:
+    """What a registration costs every start of the tool, if it is worth a word: seconds, and heavy libraries."""
+    seconds = time.perf_counter() - start
+    heavy = [name for name in HEAVY if name in sys.modules and name not in modules]
+    if not heavy and seconds < SLOW:
+        return ""
+    return f"takes {seconds:.1f} s to register" + (f" and imports {', '.join(heavy)}" if heavy else "")
+
+
 def _record(source: Source, exc: BaseException, recorder: _Recorder) -> BrokenPlugin:
     reason = explain(exc) if isinstance(exc, _Fault) else f"{recorder.stage}: {explain(exc)}"
     fix = exc.fix if isinstance(exc, _Fault) else install_fix(exc)
@@ -320,7 +318,3 @@ def _record(source: Source, exc: BaseException, recorder: _Recorder) -> BrokenPl
     broken = BrokenPlugin(source.name, source.distribution, source.version, source.origin, reason, place, fix, claims)
     file_fix = fix or f"repair {source.path}"
     return replace(broken, path=source.path, fix=file_fix) if source.path else broken
-
-
-def _plain(state: Any) -> tuple[Any, ...]:
-    return tuple(item.tobytes() if hasattr(item, "tobytes") else item for item in state)

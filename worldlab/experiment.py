@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldlab import dreaming, envs, session
+from worldlab import dreaming, envs, provenance, session
 from worldlab.acting import ActingAgent
 from worldlab.checkpoint import Checkpoint, latest_valid
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
-from worldlab.errors import CheckpointError, ConfigError
+from worldlab.errors import CheckpointError, ConfigError, PluginError
 from worldlab.evaluate import evaluate as judge
 from worldlab.evaluate import judging_workers
 from worldlab.interfaces import parameter_count
@@ -50,7 +50,7 @@ def train(
     run: its folder; None makes runs/<env>-<time>. resume: continue from the newest valid checkpoint.
     Stopped by SIGINT or SIGTERM it saves a checkpoint and raises SystemExit(130 or 143).
     """
-    folder = _open_folder(config, registry, run, resume)
+    folder, changed = _open_folder(config, registry, run, resume)
     with folder:
         checkpoint = _find_checkpoint(folder) if resume else None
         try:
@@ -62,24 +62,37 @@ def train(
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
                 log.info("%s", live.composed.explain())
-            _describe(folder, live, registry, config)
+            _describe(folder, live, registry, config, changed)
             result = _run_loop(live, folder, registry, checkpoint)
         finally:
             live.close()
         return result
 
 
-def _open_folder(config: RunConfig, registry: Registry, run: Path | None, resume: bool) -> RunFolder:
+def _open_folder(
+    config: RunConfig, registry: Registry, run: Path | None, resume: bool
+) -> tuple[RunFolder, list[dict[str, str]]]:
+    """The run's folder, locked, and the parts whose plugin is another one than when a resumed run was made."""
+    changed: list[dict[str, str]] = []
     if resume:
         if run is None:
             raise ConfigError("--resume needs a run to go on with", fix="--run DIR --resume")
+        changed = provenance.changes(run, config, registry)
+        if changed and config.core.strict:
+            raise provenance.refuse(changed)
+        _warn_of(changed)
         folder = RunFolder.open(run, write=True)
     else:
         folder = RunFolder.create(run or new_run_path(config.core.env.id))
-        for file in registry.plugin_files:
-            folder.keep_plugin(file)
+    for file in registry.plugin_files:
+        folder.keep_plugin(file)
     folder.write_config(config.to_toml())
-    return folder
+    return folder, changed
+
+
+def _warn_of(changed: list[dict[str, str]]) -> None:
+    for one in changed:
+        log.warning("%s is of %s now; the run was made with %s", one["role"], one["now"], one["was"])
 
 
 def _find_checkpoint(folder: RunFolder) -> Checkpoint | None:
@@ -99,7 +112,10 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint | None:
     return checkpoint
 
 
-def _describe(folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig) -> None:
+def _describe(
+    folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig, changed: list[dict[str, str]]
+) -> None:
+    now = [{**one, "step": live.counters.env_steps} for one in changed]
     parts = {role: parameter_count([part]) for role, part in live.composed.model.parts.items()}
     parts["total"] = parameter_count([live.composed.model, live.composed.agent])
     folder.write_run_json(
@@ -111,6 +127,8 @@ def _describe(folder: RunFolder, live: session.Session, registry: Registry, conf
             "device": str(live.device),
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
+            "components": provenance.components(config, registry),
+            "changes": [*folder.read_run_json().get("changes", []), *now],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
         }
@@ -184,7 +202,11 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     """Read a run from its folder, without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
-    config = resolve(registry, files=[folder.config], flags=flags)
+    try:
+        config = resolve(registry, files=[folder.config], flags=flags)
+    except PluginError as error:
+        raise provenance.missing(folder.path, registry) or error from None
+    _warn_of(provenance.changes(folder.path, config, registry))
     checkpoint = latest_valid(folder.checkpoints, quarantine=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)

@@ -38,11 +38,12 @@ Posterior = Literal["analytic", "own_logq", "implicit", "deterministic"]
 a point plus fixed channel noise."""
 
 Prior = Literal["analytic", "log_prob", "sampler", "critic"]
-"""What a dynamics knows of p: a distribution in closed form; a log-density; only samples, trained by its own
-adversarial loss; samples, trained by its own contrastive loss."""
+"""What a dynamics knows of p: a distribution in closed form; a log-density; only samples, trained by its own loss
+(adversarial, flow matching); samples, trained by its own contrastive loss."""
 
 ScoreKind = Literal["log_density", "critic", "contrastive"]
-"""What `Decoder.score` returns: nats, a critic's value, or a log-ratio log p(x|z)/p(x) up to a constant."""
+"""What `Decoder.score` returns: nats, a critic's value, or a log-ratio log p(x|z)/p(x) up to a constant, learned by
+contrast or otherwise."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class SharesPast(Protocol):
 
 @runtime_checkable
 class ScoresLatent(Protocol):
-    """A dynamics with a critic or contrastive score of (memory [N, H], z [N, D]) -> [N], higher is more plausible.
+    """A dynamics with a critic's score or a log-ratio of (memory [N, H], z [N, D]) -> [N], higher is more plausible.
     The matching rule trains encoders through it, with the score's own weights frozen."""
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor: ...

@@ -64,7 +64,8 @@ class Loop:
         self.manifest = manifest
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
-        self.saved_at = -1
+        # A session that begins later than at 0 was read from the checkpoint of that very step.
+        self.saved_at = session.counters.env_steps or -1
         self.caught: list[int] = []
         self.clock = _Clock()
         self.watch = Watch()

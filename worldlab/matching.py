@@ -68,9 +68,7 @@ def choose(encoder: Encoder, dynamics: Dynamics) -> Rule:
 
 
 def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> Rule:
-    own = (
-        f"{pair}: the dynamics trains by its own {'adversarial' if dynamics.prior == 'sampler' else 'contrastive'} loss"
-    )
+    own = f"{pair}: the dynamics trains by its own {'contrastive ' if dynamics.prior == 'critic' else ''}loss"
     if posterior in ("implicit", "deterministic"):
         return Rule("own", "none", f"{own}; the encoder by its own and decoder losses")
     if not isinstance(dynamics, ScoresLatent):

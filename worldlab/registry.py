@@ -7,7 +7,9 @@ A component's own module is imported by `Registration.load`, when it is first us
 from __future__ import annotations
 
 import importlib
+import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,6 +19,7 @@ from typing import Any, Literal, get_args
 from worldlab.config import Config
 from worldlab.errors import PluginError, did_you_mean, one_line
 
+log = logging.getLogger("worldlab")
 Role = Literal["encoder", "dynamics", "decoder", "agent", "env"]
 ROLES: tuple[str, ...] = get_args(Role)
 BUILTIN = "worldlab"
@@ -28,7 +31,7 @@ class Source:
     """Where a plugin comes from.
 
     name: the entry point's, or the file's stem. origin: how it was found, for people. path and sha256: of a
-    `--plugin` file, else None.
+    `--plugin` file, else None. cost: what registering it costs every start, if that is worth a word.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Source:
     origin: str
     path: Path | None = None
     sha256: str | None = None
+    cost: str = ""
 
     @property
     def label(self) -> str:
@@ -58,27 +62,34 @@ class Registration:
     origin: str
     paper: str = ""
 
+    @property
+    def who(self) -> str:
+        """The component and whose it is, as the first line of an error begins: "plugin dist 1.0 (encoder 'foo')"."""
+        return f"plugin {self.distribution} {self.version}".strip() + f" ({self.role} {self.name!r})"
+
     def load(self) -> Any:
-        """Import the target and return it. Leaves the global random state as it was.
+        """Import the target and return it. Global state that its import changed is put back, with a warning.
 
         Raises: PluginError naming distribution, version and component.
         """
-        from worldlab.discovery import kept_random_state
+        from worldlab.tampering import kept_globals
 
         module, _, attribute = self.target.partition(":")
         try:
-            with kept_random_state():
-                return reduce(getattr, attribute.split("."), importlib.import_module(module))
+            with kept_globals(environment=False) as changed:
+                found = reduce(getattr, attribute.split("."), importlib.import_module(module))
         except (Exception, SystemExit) as exc:
             raise self._broken(exc) from exc
+        for one in changed:
+            log.warning("%s changes %s when imported: put back. %s", self.who, one.what, one.cure)
+        return found
 
     def _broken(self, exc: BaseException) -> PluginError:
         from worldlab.discovery import explain, install_fix, where
 
-        who = f"plugin {self.distribution} {self.version} ({self.role} {self.name!r})"
         fix = install_fix(exc) or f"repair or upgrade it: pip install -U {self.distribution}"
         return PluginError(
-            one_line(f"{who} cannot be imported: {explain(exc)}"), cause=f"{self.target}, at {where(exc)}", fix=fix
+            one_line(f"{self.who} cannot be imported: {explain(exc)}"), cause=f"{self.target}, at {where(exc)}", fix=fix
         )
 
 
@@ -101,6 +112,22 @@ class BrokenPlugin:
         who = f"plugin {self.distribution} {self.version}".strip() + (f" ({asked})" if asked else "")
         fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
         return PluginError(one_line(f"{who} {self.reason}"), cause=f"{self.origin}, at {self.where}", fix=fix)
+
+
+@dataclass(frozen=True)
+class PluginFiles:
+    """`--plugin` files that follow an object into another process: unpickling this loads them there first."""
+
+    paths: tuple[Path, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (self.paths,)
+
+
+def _loaded(paths: tuple[Path, ...]) -> PluginFiles:
+    if paths:
+        load_registry(paths).check_files()
+    return PluginFiles(paths)
 
 
 class Registry:
@@ -138,6 +165,31 @@ class Registry:
             if (role, name) in plugin.claims or plugin.name == name:
                 raise plugin.error(f"{role} {name!r}")
         raise self._unknown(role, name)
+
+    def named(self, text: str) -> tuple[Registration, ...]:
+        """Return the components a text names: "role:name", a name in whatever roles, or a distribution's.
+
+        Raises: PluginError with a suggestion, or with the reason why what was named is broken.
+        """
+        everything = self.registrations()
+        mine = tuple(e for e in everything if _normal(e.distribution) == _normal(text))
+        for plugin in self.broken:  # first: half a distribution is not what was asked for
+            if _normal(plugin.distribution) == _normal(text):
+                raise plugin.error()
+        role, colon, name = text.partition(":")
+        if colon and not mine:
+            return (self.get(role, name),)
+        found = tuple(entry for entry in everything if entry.name == text) or mine
+        if found:
+            return found
+        for plugin in self.broken:
+            if plugin.name == text or text in {name for _, name in plugin.claims}:
+                raise plugin.error(repr(text))
+        known = {name for entry in everything for name in (entry.name, entry.distribution)}
+        raise PluginError(
+            one_line(f"no component or plugin named {one_line(text, 30)!r}.{did_you_mean(text, known)}"),
+            fix="worldlab plugins   lists what is installed",
+        )
 
     def check_files(self) -> None:
         """Raise PluginError if a `--plugin` file is broken: passing it was asking for it."""
@@ -185,6 +237,11 @@ def load_registry(plugin_files: Sequence[Path] = ()) -> Registry:
 
     builtin_only = os.environ.get("WORLDLAB_PLUGINS", "").lower() in ("off", "0", "no")
     return Registry(*discover(plugin_files, builtin_only=builtin_only))
+
+
+def _normal(distribution: str) -> str:
+    """A distribution's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _known_role(role: str) -> str:

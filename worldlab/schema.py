@@ -10,7 +10,7 @@ import json
 import tomllib
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,11 +42,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Setting:
-    """One leaf of a Config class. path: ("train", "learning_rate"). help: its docstring."""
+    """One leaf of a Config class. path: ("train", "learning_rate"). help: its docstring. bounds: by the names `field`
+    takes: {"gt": 0, "le": 1}."""
 
     path: tuple[str, ...]
     annotation: Any
     help: str
+    bounds: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def optional(self) -> bool:
@@ -56,6 +58,17 @@ class Setting:
     def kind(self) -> str:
         """What to type, for help pages: "INT", "FLOAT", "yes|no", ..."""
         return _kind(self.annotation)
+
+    @property
+    def choices(self) -> list[Any]:
+        """What a Literal setting may be, else nothing."""
+        found = [get_args(item) for item in _alternatives(self.annotation) if get_origin(item) is Literal]
+        return [choice for choices in found for choice in choices]
+
+    @property
+    def rule(self) -> str:
+        """The bounds in words: "> 0 and <= 1", or an empty text."""
+        return " and ".join(words.format(self.bounds[key]) for key, words in _BOUNDS.values() if key in self.bounds)
 
     @property
     def is_bool(self) -> bool:
@@ -69,7 +82,13 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
         if nested is not None:
             yield from settings_of(nested, (*prefix, name))
         else:
-            yield Setting((*prefix, name), info.annotation, info.description or "")
+            bounds = {
+                key: value
+                for rule in info.metadata
+                for key, _ in _BOUNDS.values()
+                if (value := getattr(rule, key, None)) is not None
+            }
+            yield Setting((*prefix, name), info.annotation, info.description or "", bounds)
 
 
 def nested_config(annotation: Any) -> type[Config] | None:

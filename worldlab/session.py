@@ -17,12 +17,13 @@ from worldlab.agent import OwnLearner
 from worldlab.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
+from worldlab.dry_run import dry_run
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.optimizer_state import flatten_optimizer, restore_optimizer
-from worldlab.registry import Registry
+from worldlab.registry import PluginFiles, Registry
 from worldlab.replay import Replay
-from worldlab.runconfig import RunConfig
+from worldlab.runconfig import PARTS, RunConfig
 from worldlab.settings import CoreSettings
 from worldlab.spaces import action_spec, record_schema
 from worldlab.storage import read_json
@@ -99,6 +100,18 @@ def set_up_machine(core: CoreSettings) -> torch.device:
     return torch.device("cuda" if use_cuda else "cpu")
 
 
+@dataclass(frozen=True)
+class EnvMaker:
+    """Builds one environment, in this process or in a worker. files: stands first, so that a worker has loaded them before
+    it unpickles `make`, which may come from one of them."""
+
+    files: PluginFiles
+    make: Callable[[], gymnasium.Env]
+
+    def __call__(self) -> gymnasium.Env:
+        return self.make()
+
+
 def open_env(
     config: RunConfig, registry: Registry, *, collecting: bool = False
 ) -> tuple[str, Callable[[], gymnasium.Env]]:
@@ -108,7 +121,7 @@ def open_env(
     """
     adapter, env_id = open_adapter(registry, config.core.env.id)
     settings = config.core.env if collecting else config.core.env.model_copy(update={"patience": None})
-    return env_id, partial(adapter.make, env_id, settings)
+    return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(adapter.make, env_id, settings))
 
 
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
@@ -133,6 +146,9 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         else:
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         composed = compose(config, registry, pool.observation_space, pool.action_space, streams, device)
+        dry_run(
+            composed.model, composed.agent, {role: registry.get(role, getattr(config, role).name) for role in PARTS}
+        )
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise

@@ -176,7 +176,7 @@ class WorldModel(nn.Module):
         """
         if stage.standard_prior:
             ctx = replace(ctx, prior=matching.standard_prior(self.specs.latent, ctx.memory.flatten(0, 1)))
-        decoded = self._decoder_context(ctx)
+        decoded = self.decoder_context(ctx)
         out: dict[str, Tensor] = {}
         for role in sorted(stage.parts):
             part = self.parts[role]
@@ -216,8 +216,8 @@ class WorldModel(nn.Module):
         memory, z = features.split([self.specs.memory_dim, self.specs.latent.dim], -1)
         return torch.cat([torch.zeros_like(memory), z], -1)
 
-    def _decoder_context(self, ctx: Context) -> Context:
-        """All frames, or a number of random ones: an unbiased estimate for decoders that are dear."""
+    def decoder_context(self, ctx: Context) -> Context:
+        """What the decoder's losses read: all frames, or random ones, an unbiased estimate for decoders that are dear."""
         ctx = replace(ctx, features=self._for_decoder(ctx.features))
         wish, total = self.settings.frames_per_update, ctx.row.numel()
         count = self.decoder.frames if wish is None else wish

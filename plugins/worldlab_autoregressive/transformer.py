@@ -5,6 +5,9 @@ One function, `_run`, attends over cached and new steps; a single step is a sequ
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +90,7 @@ class TransformerMemory(nn.Module):
 
     def __init__(self, inputs: int, width: int, layers: int, heads: int, window: int):
         super().__init__()
-        self.width, self.window = width, window
+        self.width, self.heads, self.window = width, heads, window
         self.embed = mlp(inputs, width, 1, width)
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -101,8 +104,7 @@ class TransformerMemory(nn.Module):
     def fork(self, state: State, count: int) -> State:
         """State [N * count, ...] of `count` futures of each row, which share its past: "h", "past", and "keys" and "values"
         of the future's own steps [N * count, k, heads, d], k = 0 as yet."""
-        heads = self.blocks[0].heads
-        n = len(state["h"])
+        heads, n = self.heads, len(state["h"])
         own = tuple(k.new_zeros(n * count, 0, heads, k.shape[-1] // heads) for k in state["keys"])
         split = [[cache.unflatten(-1, (heads, -1)) for cache in state[name]] for name in ("keys", "values")]
         keys = tuple(rotate(k).transpose(1, 2) for k in split[0])
@@ -117,7 +119,8 @@ class TransformerMemory(nn.Module):
         x = self.embed(x)
         keys, values = [], []
         caches = (past.keys, past.values, state["keys"], state["values"])
-        for block, old_keys, old_values, k, v in zip(self.blocks, *caches, strict=True):
+        blocks: Iterable[Any] = self.blocks
+        for block, old_keys, old_values, k, v in zip(blocks, *caches, strict=True):
             x, k, v = block.continued(x, (old_keys, old_values, counts), k, v)
             keys.append(k)
             values.append(v)

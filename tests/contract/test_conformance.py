@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from worldlab.registry import Registration, load_registry
-from worldlab.testing import checks_for, parametrize_with_checks, small_config, variants
+from worldlab.registry import load_registry
+from worldlab.testing import checks_for, modes, parametrize_with_checks
 from worldlab.testing.checks import evaluate
-from worldlab.testing.runner import as_subject, make_subject
+from worldlab.testing.runner import as_subject
 
 REGISTERED = [r for role in ("encoder", "dynamics", "decoder") for r in load_registry().registrations(role)]
 
@@ -21,15 +19,13 @@ def test_component(subject, check):
 
 def _modes():
     for registration in REGISTERED:
-        if registration.config is None:
-            continue
-        for name, config in variants(small_config(registration.config)):
-            yield pytest.param(registration, config, id=f"{registration.role}-{registration.name}-{name}")
+        for mode, subject in modes(registration):
+            if mode:
+                yield pytest.param(subject, id=subject.label)
 
 
-@pytest.mark.parametrize(("registration", "config"), list(_modes()))
-def test_mode(registration: Registration, config):
-    subject = replace(make_subject(registration.role, registration.load(), config), registration=registration)
+@pytest.mark.parametrize("subject", list(_modes()))
+def test_mode(subject):
     found = [evaluate(c, subject) for c in checks_for(subject.role) if not c.slow]
     assert not [f"{r.check}: {r.cause}" for r in found if not r.passed]
 

@@ -103,7 +103,7 @@ MISTAKES = [
     (
         "train --env CartPole --preset labtop",
         2,
-        "no preset named 'labtop'. Did you mean 'laptop'? Presets: debug, gpu, laptop",
+        "no preset named 'labtop'. Did you mean 'laptop'? Presets: debug, few-steps, gpu, laptop, world-mo...",
     ),
     ("train --env CartPole --config nope.toml", 2, "config: no file nope.toml."),
     ("train --env CartPole --plugin nope.py", 3, "plugin file:nope.py is not a file"),
@@ -228,16 +228,18 @@ def test_help_shows_only_the_chosen_parts(site, capsys):
 
 def test_plugins_lists_and_shows(site, capsys):
     add_dist(site, "worldlab-bad", "import no_such_thing")
+    assert cli.main(["plugins"]) == 0
+    assert "encoder   vae" in capsys.readouterr().out
     assert cli.main(["plugins", "--verbose"]) == 0
     out = capsys.readouterr().out
-    assert "encoder   vae" in out and "cannot be imported: No module named 'no_such_thing'" in out
+    assert "encoder 'vae' is no Encoder" in out and "cannot be imported: No module named 'no_such_thing'" in out
     assert "fix: pip install no_such_thing" in out
     assert worldlab("plugins --role encoder --json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in listed["components"]] == ["cpc", "vae"]
     assert [row["distribution"] for row in listed["broken"]] == ["worldlab-bad"]
     assert worldlab("plugins show encoder vae") == 0
-    assert '  width = 32  (INT)  Width of the layers.\n  kind = "plain"  (TEXT)' in capsys.readouterr().out
+    assert '  width = 32  (INT > 0)  Width of the layers.\n  kind = "plain"  (TEXT)' in capsys.readouterr().out
     assert worldlab("plugins show encoder vae --schema") == 0
     assert json.loads(capsys.readouterr().out)["properties"]["width"]["exclusiveMinimum"] == 0
 

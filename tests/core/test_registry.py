@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from plugin_kit import TARGET, add_builtins, add_dist, fresh, registers
+from plugin_kit import BROKEN, GOOD, TARGET, add_builtins, add_dist, fresh, registers
 
 from worldlab.errors import PluginError
 from worldlab.registry import load_registry
-
-HOOK = "from worldlab import hookimpl\n@hookimpl\ndef worldlab_register(register):\n"
-GOOD = registers(("encoder", "good"))
 
 
 @pytest.fixture
@@ -53,52 +50,6 @@ def test_a_good_plugin_is_found_by_role_and_name(site):
     from collections import OrderedDict
 
     assert entry.load() is OrderedDict
-
-
-BROKEN = {
-    "missing module": ("import no_such_thing\n", r"cannot be imported: No module named 'no_such_thing'", 1),
-    "syntax": ("x = 1\ndef broken(:\n", r"cannot be imported: SyntaxError", 2),
-    "exception": ("x = 1\n\n1 / 0\n", r"cannot be imported: ZeroDivisionError: division by zero", 3),
-    "exit": ("import sys\nsys.exit(3)\n", r"cannot be imported: it called sys.exit\(3\)", 2),
-    "interrupt": ("raise KeyboardInterrupt\n", r"cannot be imported: KeyboardInterrupt", 1),
-    "hook raises": (HOOK + "    [][0]\n", r"fails in worldlab_register: IndexError", 4),
-    "hook exits": (HOOK + "    raise SystemExit\n", r"fails in worldlab_register: it called sys.exit\(None\)", 4),
-    "misspelt hook": (
-        "def worldlab_regster(register): ...\n",
-        r"worldlab_regster, .* Did you mean worldlab_register\?",
-        1,
-    ),
-    "misspelt prefix": ("def wordlab_register(register): ...\n", r"Did you mean worldlab_register\?", 1),
-    "second hook": (GOOD + "def worldlab_tuck(x): ...\n", r"defines worldlab_tuck, which is no hook", 15),
-    "no hook": ("x = 1\n", r"defines no function worldlab_register", None),
-    "wrong argument": ("def worldlab_register(reg): ...\n", r"fails in worldlab_register: .*reg", None),
-    "future api": (
-        HOOK + f"    register.encoder('x', '{TARGET}', config=None, summary='s', api=2)\n",
-        r"API v2, this is v1",
-        4,
-    ),
-    "old api": (
-        HOOK + f"    register.encoder('x', '{TARGET}', config=None, summary='s', api=0)\n",
-        r"API v0, this is v1",
-        4,
-    ),
-    "target": (HOOK + "    register.agent('x', 'os.system', config=None, summary='s')\n", r"not 'module:Attribute'", 4),
-    "config": (HOOK + f"    register.agent('x', '{TARGET}', config=dict, summary='s')\n", r"not a worldlab.Config", 4),
-    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name is made of", 4),
-    "summary": (HOOK + f"    register.agent('x', '{TARGET}', config=None, summary=' ')\n", r"summary is empty", 4),
-    "keyword": (HOOK + f"    register.agent('x', '{TARGET}', nonsense=1)\n", r"TypeError: .*'nonsense'", 4),
-    "role": (HOOK + "    register.encoders('x')\n", r"AttributeError: .*'encoders'", 4),
-    "seeds random": ("import random\nrandom.seed(0)\n" + GOOD, r"changes the global random state of random when", None),
-    "seeds numpy": ("import numpy\nnumpy.random.seed(0)\n" + GOOD, r"state of numpy.random when", None),
-    "twice": (registers(("agent", "x"), ("agent", "x")), r"registers agent 'x' twice", None),
-    "reserved setting": (
-        "from worldlab import Config\nclass C(Config):\n    name: str = ''\n"
-        + HOOK
-        + f"    register.agent('x', '{TARGET}', config=C, summary='s')\n",
-        r"cannot be called 'name'",
-        7,
-    ),
-}
 
 
 @pytest.mark.parametrize("case", BROKEN)

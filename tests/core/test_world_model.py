@@ -124,7 +124,7 @@ def test_a_random_subset_of_frames_is_an_unbiased_estimate():
     ctx, _ = full.observe(batch, gen())
     exact = full.decoder.losses(ctx)["reconstruction"].mean()
     ctx = replace(ctx.detach(), generator=gen(2))
-    draws = torch.stack([part.decoder.losses(part._decoder_context(ctx))["reconstruction"] for _ in range(60)])
+    draws = torch.stack([part.decoder.losses(part.decoder_context(ctx))["reconstruction"] for _ in range(60)])
     assert draws.shape == (60, 7, 1)
     means = draws.detach().mean((1, 2))
     assert abs(means.mean() - exact) < 4 * means.std() / 60**0.5

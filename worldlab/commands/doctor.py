@@ -49,6 +49,7 @@ def examine(plugin_files: list[Path]) -> dict[str, Any]:
     problems += [] if writable else ["this folder is not writable. fix: cd elsewhere, or train --run DIR"]
     problems += [f"{free:.1f} GB of disk left here. fix: free some, or train --run DIR"] if free < _LOW_DISK else []
     problems += [f"plugin {p.distribution} {p.version} {p.reason} ({p.where})" for p in registry.broken]
+    problems += [f"plugin {s.distribution} {s.version} {s.cost}" for s in registry.sources if s.cost]
     if not registry.names("encoder"):
         problems.append("no encoder is installed. fix: pip install worldlab (or -e . in its source)")
     return {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from worldlab.commands.common import emit, open_registry, prints_to_stderr
 from worldlab.commands.flags import TrainFlags, help_head, help_text, read_flags
-from worldlab.errors import ConfigError, WorldlabError
+from worldlab.errors import ConfigError, PluginError, WorldlabError
+from worldlab.provenance import missing
 from worldlab.runconfig import PARTS, RunConfig, resolve
 from worldlab.runs import checked_run_path, find_run
 
@@ -20,9 +21,11 @@ def run(argv: list[str]) -> int:
     folder, files = _folder_and_files(flags)
     try:
         config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
-    except WorldlabError:
+    except WorldlabError as error:
         if flags.help:  # what needs no parts can be explained all the same
             print(help_head(), flush=True)
+        if isinstance(error, PluginError) and flags.resume and folder is not None:
+            raise missing(folder, registry) or error from None
         raise
     if flags.help:
         print(help_text(config, registry))

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldlab.testing.abilities import abilities_of as abilities_of
     from worldlab.testing.checks import Check as Check
     from worldlab.testing.checks import CheckFailure as CheckFailure
     from worldlab.testing.checks import NotApplicable as NotApplicable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from worldlab.testing.parametrize import parametrize_with_checks as parametrize_with_checks
     from worldlab.testing.runner import check_component as check_component
     from worldlab.testing.runner import check_mix as check_mix
+    from worldlab.testing.runner import modes as modes
     from worldlab.testing.runner import run_checks as run_checks
     from worldlab.testing.sizes import small_config as small_config
     from worldlab.testing.sizes import variants as variants
@@ -33,10 +35,12 @@ _EXPORTS = {
     "CheckFailure": "checks",
     "NotApplicable": "checks",
     "Result": "checks",
+    "abilities_of": "abilities",
     "all_checks": "checks",
     "check_component": "runner",
     "check_mix": "runner",
     "checks_for": "checks",
+    "modes": "runner",
     "parametrize_with_checks": "parametrize",
     "run_checks": "runner",
     "small_config": "sizes",
@@ -48,10 +52,12 @@ __all__ = [
     "CheckFailure",
     "NotApplicable",
     "Result",
+    "abilities_of",
     "all_checks",
     "check_component",
     "check_mix",
     "checks_for",
+    "modes",
     "parametrize_with_checks",
     "run_checks",
     "small_config",

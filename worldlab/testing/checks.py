@@ -10,12 +10,11 @@ import importlib
 import inspect
 import re
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from worldlab.discovery import where
 from worldlab.errors import PluginError, one_line
 
 ROLES = ("encoder", "dynamics", "decoder", "world_model")
@@ -54,9 +53,9 @@ class Check:
             self.run(subject)
         except (CheckFailure, NotApplicable):
             raise
-        except Exception as exc:  # a plugin may raise anything; here it becomes a finding that names its place
+        except (Exception, SystemExit) as exc:  # whatever a plugin raises becomes a finding that names its place
             raise CheckFailure(
-                f"raised {type(exc).__name__}: {one_line(exc, 160)} (at {place(exc)})",
+                f"raised {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
                 f"make this hold: {self.doc.splitlines()[0]}",
             ) from exc
 
@@ -80,15 +79,6 @@ class Result:
     fix: str
     seconds: float
     skipped: bool = False
-
-
-def place(exc: BaseException) -> str:
-    """file:line of the innermost frame that is neither a library's nor this suite's: where to look for the bug."""
-    frames = traceback.extract_tb(exc.__traceback__)
-    suite = str(Path(__file__).parent)
-    telling = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(suite)]
-    last = (telling or frames)[-1]
-    return f"{last.filename}:{last.lineno}"
 
 
 def check(id: str, *, role: str, title: str, since: str = "0.1", slow: bool = False) -> Callable[..., Any]:

@@ -17,10 +17,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from worldlab.discovery import where
 from worldlab.errors import DivergedError, one_line
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject, clone
-from worldlab.testing.checks import CheckFailure, check, place
+from worldlab.testing.checks import CheckFailure, check
 from worldlab.testing.probes import same
 
 
@@ -283,7 +284,7 @@ def mixed_precision(subject: Subject) -> None:
             terms = _losses(bench)
     except RuntimeError as exc:
         raise CheckFailure(
-            f"it fails under bfloat16 autocast at {place(exc)}: {one_line(exc, 90)}",
+            f"it fails under bfloat16 autocast at {where(exc)}: {one_line(exc, 90)}",
             "let dtypes promote (a + w * (b - a), not torch.lerp); cast explicitly where two meet",
         ) from exc
     for name, term in terms.items():

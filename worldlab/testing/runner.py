@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
+from pydantic import ValidationError
+
+from worldlab.compose import load_part
 from worldlab.config import Config
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry
-from worldlab.testing.bench import Choice, Mix, Subject, reference_mix
+from worldlab.runconfig import NoOptions
+from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
 from worldlab.testing.checks import Result, checks_for, evaluate
-from worldlab.testing.sizes import small_config
+from worldlab.testing.sizes import small_config, variants
 
 Named = str | Registration | type[Component] | Subject
 """What can be named: "encoder:vae", a registration, a class, or a subject made before."""
@@ -32,6 +37,18 @@ def make_subject(role: str, cls: type[Component], config: Config | None = None, 
     return Subject(role, label or f"{role}-{cls.__name__}", mixes)
 
 
+def bench_of(component: Named, obs: str = "", **settings: Any) -> Bench:
+    """A component built into a world model with reference partners. settings: of its config; the rest stays small.
+
+    obs: a name of toys.OBS; "" takes the first that the component accepts.
+    Raises: PluginError if nothing of that name is installed; NotApplicable if it refuses obs; pydantic's error for settings.
+    """
+    subject = as_subject(component)
+    cls, small = subject.choice.cls, subject.choice.config
+    config = type(small)(**{**dict(small), **settings})
+    return make_subject(subject.role, cls, config).bench(obs)
+
+
 def mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
     """A whole world model as a subject."""
     return Subject("world_model", label, (Mix(encoder, dynamics, decoder),))
@@ -45,9 +62,7 @@ def as_subject(component: Named) -> Subject:
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)
     if isinstance(component, Registration):
-        config = None if component.config is None else small_config(component.config)
-        label = f"{component.role}-{component.name}"
-        return replace(make_subject(component.role, component.load(), config, label), registration=component)
+        return _registered(component, _small(component))
     for role, base in _ROLES.items():
         if issubclass(component, base):
             return make_subject(role, component)
@@ -55,6 +70,18 @@ def as_subject(component: Named) -> Subject:
         one_line(f"{component.__name__} is neither an Encoder nor a Dynamics nor a Decoder"),
         fix="implement one of the three roles of worldlab.interfaces",
     )
+
+
+def modes(registration: Registration) -> Iterator[tuple[str, Subject]]:
+    """Yield (mode, subject): the component in its small configuration as "", then each other choice of a Literal setting.
+
+    The first is held to every check of its role, the others to those that train nothing (`Check.slow`).
+    Raises: PluginError if its role has no checks, its module fails or its defaults are not valid.
+    """
+    small = _small(registration)
+    yield "", _registered(registration, small)
+    for mode, config in variants(small):
+        yield mode, _registered(registration, config, mode)
 
 
 def run_checks(
@@ -80,6 +107,26 @@ def check_mix(
 ) -> list[Result]:
     """Run the world-model checks on three choices."""
     return _run(mix_subject(encoder, dynamics, decoder, "world_model"), only)
+
+
+def _small(registration: Registration) -> Config:
+    """What training would build it with, in small sizes. Raises: PluginError if its defaults are not valid."""
+    try:
+        return small_config(registration.config or NoOptions)
+    except (ValidationError, AssertionError) as exc:
+        raise PluginError(
+            one_line(f"{registration.who}: its default settings are not valid"),
+            cause=one_line(exc, 300),
+            fix="give every setting a default that its own rules allow",
+        ) from exc
+
+
+def _registered(registration: Registration, config: Config, mode: str = "") -> Subject:
+    label = f"{registration.role}-{registration.name}" + (f"-{mode}" if mode else "")
+    if registration.role not in _ROLES:
+        raise PluginError(one_line(f"no checks for the role {registration.role!r}"), fix=f"roles: {', '.join(_ROLES)}")
+    cls = load_part(registration, _ROLES[registration.role])
+    return replace(make_subject(registration.role, cls, config, label), registration=registration)
 
 
 def _run(subject: Subject, only: Collection[str] | None) -> list[Result]:

@@ -1,0 +1,101 @@
+"""The suite's other front ends: the page of checks and what an author's own pytest gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldlab.testing import all_checks
+from worldlab.testing.page import page
+from worldlab.testing.runner import bench_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_what_the_checks_say():
+    written = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m worldlab.testing.page > docs/checks.md"
+    for check in all_checks():
+        assert f"\n### {check.id} {check.title}\n" in written
+    assert written.count("\n- Catches ") == written.count("\n- Fix: ") == len(all_checks())
+    assert written.count("trains)*") == sum(check.slow for check in all_checks())
+
+
+# ---- the pytest plugin ----
+
+
+def run_pytest(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A suite of somebody else, where nothing but our plugin is loaded."""
+    (folder / "test_author.py").write_text(source)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "worldlab.testing.pytest_plugin",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
+
+
+def test_an_installed_worldlab_brings_the_plugin():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"worldlab": "worldlab.testing.pytest_plugin"}
+
+
+def test_the_marker_is_known_and_torch_is_not_imported(tmp_path):
+    source = """
+import sys
+import pytest
+
+
+@pytest.mark.slow
+def test_nothing_heavy_came_in():
+    assert {"torch", "numpy", "pydantic", "worldlab.testing.checks"} & set(sys.modules) == set()
+"""
+    done = run_pytest(tmp_path, source, "--strict-markers", "-q")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout and "warning" not in done.stdout
+
+
+def test_a_suite_that_describes_the_marker_keeps_its_words(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: mine\n")
+    told = [line for line in run_pytest(tmp_path, "", "--markers").stdout.splitlines() if "mark.slow" in line]
+    assert told == ["@pytest.mark.slow: mine"]
+
+
+def test_the_fixtures_give_an_author_what_checks_work_on(tmp_path):
+    source = """
+import torch
+from worldlab.testing.reference import ReferenceEncoder
+
+
+def test_bench(worldlab_bench, worldlab_generator):
+    bench = worldlab_bench(ReferenceEncoder, obs="vector", latent_dim=5)
+    latent = bench.encoder.infer(bench.encoder.embed(bench.obs(3)), bench.features(3)[:, : bench.specs.memory_dim], worldlab_generator)
+    assert latent.z.shape == (3, 5) and worldlab_generator.initial_seed() == 0
+
+
+def test_batch(worldlab_batch):
+    batch = worldlab_batch(obs="vector", rows=2, length=6, seed=1)
+    assert torch.equal(batch.reward[:, 1:], batch.obs["vector"][:, 1:, 0])
+"""
+    done = run_pytest(tmp_path, source, "-q")
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
+
+
+def test_a_bench_takes_names_classes_and_settings():
+    bench = bench_of("dynamics:vae", memory=24)
+    assert bench.specs.memory_dim == 24 and bench.dynamics.memory(bench.dynamics.initial(2)).shape == (2, 24)
+    assert torch.equal(bench_of("encoder:vae").obs(2)["image"], bench_of("encoder:vae").obs(2)["image"])
+    with pytest.raises(ValueError, match="nonsense"):
+        bench_of("encoder:vae", nonsense=1)

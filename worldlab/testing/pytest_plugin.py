@@ -1,0 +1,67 @@
+"""What pytest gets from an installed worldlab: the marker `slow`, and fixtures for a plugin author's own tests.
+
+Loaded by the entry point `pytest11` in every run of pytest on the machine, so it imports nothing but pytest; the
+fixtures import torch when a test asks for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldlab.interfaces import Batch
+    from worldlab.testing.bench import Bench
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, unless the suite describes it in words of its own."""
+    lines = config.getini("markers")
+    if not any(line.partition(":")[0].strip() == "slow" for line in lines):
+        config.addinivalue_line("markers", "slow: trains something, for a second or more (set by worldlab.testing)")
+
+
+@pytest.fixture
+def worldlab_generator() -> torch.Generator:
+    """A CPU generator, the same numbers in every test: what a component draws its noise from."""
+    from worldlab.testing.toys import stream
+
+    return stream(0)
+
+
+@pytest.fixture
+def worldlab_bench() -> Callable[..., Bench]:
+    """Build a component into a whole world model with reference partners.
+
+    Called with a component class, a Registration or "role:name", and settings of its config; the others stay small:
+
+        def test_hello(worldlab_bench):
+            bench = worldlab_bench(HelloEncoder, latent_dim=4)
+            assert bench.encoder.embed(bench.obs(5)).shape == (5, 16)
+
+    obs: a name of `worldlab.testing.toys.OBS` ("image", "vector", "dict", ...), by default the first it accepts.
+    `bench.part` is the component, `bench.batch()` and `bench.context()` are what its losses read, `bench.fit(steps)`
+    trains it on a moving dot.
+    """
+    from worldlab.testing.runner import bench_of
+
+    return bench_of
+
+
+@pytest.fixture
+def worldlab_batch() -> Callable[..., Batch]:
+    """Make a batch [rows, length] of toy data: a moving dot, its reward its place.
+
+    Called with (obs="image", action="continuous", rows=4, length=8, seed=0).
+    """
+
+    def make(obs: str = "image", action: str = "continuous", rows: int = 4, length: int = 8, seed: int = 0) -> Any:
+        from worldlab.testing import toys
+
+        return toys.moving_dot(toys.OBS[obs], toys.ACTIONS[action], rows, length, toys.stream(seed))
+
+    return make
