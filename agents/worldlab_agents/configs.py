@@ -194,6 +194,10 @@ class TDMPCConfig(Config):
     """Discount per decision."""
     ensemble: int = field(5, ge=2)
     """Q-functions; targets take the smaller of two of them."""
+    dreams: int = field(0, ge=0)
+    """Steps of dreams whose returns teach the Q-functions too; 0: they learn from what happened alone, as in TD-MPC2."""
+    lambda_: float = field(0.95, ge=0, le=1)
+    """Mix of dreamt rewards and bootstrapped values in those returns."""
     units: int = field(128, gt=0)
     """Width of policy and Q-functions."""
     layers: int = field(2, ge=1)

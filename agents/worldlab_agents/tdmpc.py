@@ -2,7 +2,8 @@
 
 Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder, dynamics,
 reward and value; here the world model is whatever was chosen and learns by its own losses (its `dyn` term is what
-latent consistency is there), and the Q-functions read its features without training them.
+latent consistency is there), and the Q-functions read its features without training them. With `dreams` they also learn
+from the returns of the policy in dreams, which reach farther than a step: as dreamer's critic, of actions too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, draw
 from worldlab_agents.configs import TDMPCConfig
+from worldlab_agents.dreamer import lambda_returns
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
 from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search
 
@@ -48,12 +50,13 @@ class Ensemble(nn.Module):
     def least_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
         """The smaller of two random members' values, [*]: optimism is what planning would exploit."""
         pair = torch.randperm(len(self.members), generator=generator, device=generator.device)[:2]
-        return self.q(features, action)[pair].amin(0)
+        inputs = torch.cat([features, action], -1)
+        return torch.stack([self.members[index](inputs).mean for index in pair.tolist()]).amin(0)
 
 
 @final
 class TDMPCAgent(Agent):
-    """MPPI over short plans; Q-ensemble and policy are learned from what really happened, as the model saw it."""
+    """MPPI over short plans; Q-ensemble and policy are learned from what really happened, as the model saw it, and from dreams."""
 
     def __init__(self, config: TDMPCConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -109,8 +112,13 @@ class TDMPCAgent(Agent):
         target = self._targets(features, batch, generator)
         happened = transitions(batch)
         fit = self.critic.loss(features[:, :-1], batch.prev_action[:, 1:], target)
-        actor, q, entropy = self._actor_loss(features.flatten(0, 1), generator)
-        losses = {"actor": actor, "critic": (fit * happened).sum() / happened.sum().clamp(min=1)}
+        critic = (fit * happened).sum() / happened.sum().clamp(min=1)
+        states = features.flatten(0, 1)
+        if self.config.dreams:
+            dreamt, reached = self._dreamt_loss(model, seen, generator)
+            critic, states = critic + dreamt, torch.cat([states, reached])
+        actor, q, entropy = self._actor_loss(states, generator)
+        losses = {"actor": actor, "critic": critic}
         metrics = {"agent/q": q, "agent/target": target.mean(), "agent/entropy": entropy}
         return losses, {name: value.detach() for name, value in metrics.items()}
 
@@ -121,6 +129,20 @@ class TDMPCAgent(Agent):
         action = draw(self.actor, following.flatten(0, 1), generator).unflatten(0, following.shape[:2])
         value = self.slow_critic.least_of_two(following, action, generator)
         return batch.reward[:, 1:] + self.config.gamma * batch.cont[:, 1:] * value
+
+    def _dreamt_loss(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The critic's loss towards lambda-returns of the policy's dreams, and the features that were reached [*, F]."""
+        with torch.no_grad():
+            policy = partial(draw, self.actor, generator=generator)
+            dream = model.imagine(seen.carry, policy, self.config.dreams, generator)
+            features = dream.features.contiguous()
+            action = policy(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+            value = self.slow_critic.least_of_two(features, action, generator)
+            discount = self.config.gamma * dream.cont
+            target = lambda_returns(dream.reward, discount, value, self.config.lambda_)
+            alive = torch.cat([seen.cont[:, None], discount[:, :-1]], 1).cumprod(1)
+        before = features[:, :-1].contiguous()
+        return (alive * self.critic.loss(before, dream.action, target)).mean(), before.flatten(0, 1)
 
     def _actor_loss(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """-Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""

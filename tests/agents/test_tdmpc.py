@@ -64,14 +64,15 @@ def optimal_values(gamma: float) -> Tensor:
 
 
 @pytest.mark.slow
-def test_values_and_policy_are_those_of_value_iteration():
+@pytest.mark.parametrize("dreams", [0, 4])
+def test_values_and_policy_are_those_of_value_iteration(dreams):
     gamma, world = 0.8, Lock(CODE, 3)
     torch.manual_seed(0)
-    agent = TDMPCAgent(TDMPCConfig(gamma=gamma, entropy=0.02, **SIZES), world.specs)
+    agent = TDMPCAgent(TDMPCConfig(gamma=gamma, entropy=0.02, dreams=dreams, **SIZES), world.specs)
     optimizers = [torch.optim.Adam(group, rate) for group, rate in agent.players().values()]
     noise = gen()
     for _ in range(800):
-        losses, _ = agent.losses(None, experience(walk(16, 8, noise)), noise)  # type: ignore[arg-type]
+        losses, _ = agent.losses(world, experience(walk(16, 8, noise)), noise)  # type: ignore[arg-type]
         for optimizer in optimizers:
             optimizer.zero_grad()
         sum(losses.values()).backward()  # type: ignore[union-attr]
