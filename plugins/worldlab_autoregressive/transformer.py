@@ -6,7 +6,7 @@ One function, `_run`, attends over cached and new steps; a single step is a sequ
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ class TransformerMemory(nn.Module):
         x = self.embed(x)
         keys, values = [], []
         caches = (past.keys, past.values, state["keys"], state["values"])
-        blocks: Iterable[Any] = self.blocks
+        blocks = cast(Iterable[Any], self.blocks)
         for block, old_keys, old_values, k, v in zip(blocks, *caches, strict=True):
             x, k, v = block.continued(x, (old_keys, old_values, counts), k, v)
             keys.append(k)
