@@ -74,6 +74,16 @@ def families() -> str:
     return table(["world model", "environment", *LEARNED], [row for *_, row in sorted(rows, key=lambda row: row[:2])])
 
 
+def agents() -> str:
+    """The same world model (vae x 3), other agents."""
+    rows = []
+    for path in sorted((RESULTS / "learn").glob("agent-*/summary.json")):
+        summary = json.loads(path.read_text())
+        flags = summary["command"].partition("--seed 0 ")[2]
+        rows.append([f"`{flags}`", summary["env"], *learned(summary)])
+    return table(["flags", "environment", *LEARNED], rows)
+
+
 def bits() -> str:
     found = read("bits_per_dim.json")
     rows = []
@@ -105,7 +115,13 @@ def branch() -> str:
     return table(["dynamics", "seeds", "distinct of 4", "total variation", "no cell"], lines)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"learn": learn, "families": families, "bits": bits, "branch": branch}
+BLOCKS: dict[str, Callable[[], str]] = {
+    "learn": learn,
+    "families": families,
+    "agents": agents,
+    "bits": bits,
+    "branch": branch,
+}
 
 
 def rewrite(text: str) -> str:
