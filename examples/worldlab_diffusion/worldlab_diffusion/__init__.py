@@ -1,0 +1,25 @@
+"""Rectified flow: learn the velocity that carries noise to what comes next. README.md teaches it."""
+
+from worldlab import hookimpl
+
+from worldlab_diffusion.configs import RectifiedFlowDecoderConfig, RectifiedFlowDynamicsConfig
+
+
+@hookimpl
+def worldlab_register(register):
+    register.dynamics(
+        "rectified-flow",
+        "worldlab_diffusion.dynamics:RectifiedFlowDynamics",
+        config=RectifiedFlowDynamicsConfig,
+        summary="GRU memory; the next latent, real or codes, by flow matching and a few steps of an ODE.",
+        paper="arXiv:2210.02747, arXiv:2209.03003",
+        api=1,
+    )
+    register.decoder(
+        "rectified-flow",
+        "worldlab_diffusion.decoder:RectifiedFlowDecoder",
+        config=RectifiedFlowDecoderConfig,
+        summary="Pictures and vectors by flow matching: a small U-Net, an MLP, and a few steps of an ODE.",
+        paper="arXiv:2210.02747, arXiv:2209.03003",
+        api=1,
+    )

@@ -1,0 +1,102 @@
+"""The rectified-flow dynamics: a recurrent memory, and a flow from noise to the next latent."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
+from worldlab.nn import GRUCell, mlp
+
+from worldlab_diffusion.configs import RectifiedFlowDynamicsConfig
+from worldlab_diffusion.denoisers import CodeDenoiser, RealDenoiser
+from worldlab_diffusion.networks import VectorVelocity
+from worldlab_diffusion.rectified import FlowSamples, FlowSettings, RectifiedFlow
+
+WATCHED_FRAMES = 128
+"""Frames of a batch on which `metrics` are computed."""
+
+
+@final
+class RectifiedFlowDynamics(Dynamics):
+    """h' = GRU(h, mlp(z, a)); p(z | h) by flow matching: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022,
+    arXiv:2209.03003; codes: Eijkelboom et al. 2024, arXiv:2406.04843.
+
+    The latents to be matched are always cut from the graph: nothing here trains an encoder.
+    """
+
+    Config = RectifiedFlowDynamicsConfig
+    prior = "sampler"
+    reparameterised = True
+
+    def __init__(self, config: RectifiedFlowDynamicsConfig, specs: Specs) -> None:
+        super().__init__(config, specs)
+        self.config = config
+        latent, units = specs.latent, config.units
+        self.input = mlp(latent.dim + specs.action.dim, units, 1)
+        self.cell = GRUCell(units, config.memory)
+        settings = FlowSettings(config.steps, config.solver, config.unconditional, config.draws, config.nodes)
+        codes = latent.kind == "categorical"
+        net = VectorVelocity(latent.dim, (1 if codes else 2) * latent.dim, config.memory, units, config.layers)
+        denoiser = CodeDenoiser(net, latent) if codes else RealDenoiser(net, (latent.dim,))
+        self.flow = RectifiedFlow(denoiser, config.memory, settings)
+
+    @classmethod
+    def memory_size(cls, config: RectifiedFlowDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
+        return config.memory
+
+    def initial(self, n: int) -> State:
+        """{"h": zeros [n, H]}."""
+        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+
+    def advance(self, state: State, z: Tensor, action: Tensor) -> State:
+        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+
+    def memory(self, state: State) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor) -> FlowSamples:
+        """memory [N, H] -> samples of z [N, D] by `steps` steps of the flow, pathwise; codes straight-through."""
+        return self.flow.given(memory)
+
+    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
+        """log p(z | h) / p(z), [N] in nats, as the denoising errors estimate it that knowing h saves.
+
+        memory [N, H], z [N, D]. A ratio to the latent's own marginal, so a dying z gains nothing (README.md).
+        """
+        return self.flow.information(z, memory)
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """`flow` [B, T]: the flow-matching loss of the stopped latent, in the units of its own std; codes: nats."""
+        if player != "main":
+            return {}
+        z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
+        if self.training and torch.is_grad_enabled():
+            self.flow.denoiser.watch(z, ctx.batch.mask.flatten())
+        return {"flow": self.config.scale * self.flow.loss(z, memory, ctx.generator).view_as(ctx.row)}
+
+    def after_step(self, player: str) -> None:
+        if player == "main":
+            self.flow.denoiser.units.follow()
+
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """On every n-th frame: `information`, nats that h tells of z; `action_gap`, how many of them are lost under
+        another row's action (near 0: the dreams ignore the agent); `bend`, 0 where one step would do."""
+        z, memory = ctx.latent.z[:, 1:].flatten(0, 1), ctx.memory[:, 1:].flatten(0, 1)
+        going_on = (ctx.batch.mask[:, 1:] * ~ctx.batch.is_first[:, 1:]).flatten()
+        before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
+        action = ctx.batch.prev_action[:, 1:].roll(1, 0).flatten(0, 1)
+        other = self.advance(before, ctx.latent.z[:, :-1].flatten(0, 1), action)["h"]
+        chosen = slice(None, None, max(1, len(z) // WATCHED_FRAMES))
+        z, memory, other, weight = z[chosen], memory[chosen], other[chosen], going_on[chosen]
+        told = self.flow.information(z, memory)
+        gap = told - self.flow.information(z, other)
+        total = weight.sum().clamp(min=1)
+        # Its own noise: watching must not move the random stream that training draws from.
+        generator = torch.Generator(z.device).manual_seed(0)
+        return {
+            "information": (told * weight).sum() / total,
+            "action_gap": (gap * weight).sum() / total,
+            "bend": self.flow.bend(memory, generator),
+        }

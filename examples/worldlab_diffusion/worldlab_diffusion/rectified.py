@@ -1,0 +1,194 @@
+"""Rectified flow, written once for latents, codes, vectors and pictures: the loss, the ODE, and what a condition tells.
+
+Lipman et al. 2022 (flow matching), arXiv:2210.02747, with their optimal-transport path, sigma_min = 0; Liu et al. 2022
+(rectified flow), arXiv:2209.03003, eq. 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from worldlab.distributions import normal_like
+
+from worldlab_diffusion.configs import Solver
+from worldlab_diffusion.denoisers import Denoiser, Embedded, between
+
+COARSEST, FINEST = -3.0, 5.0
+"""Noise levels at which `information` looks, as log t / (1 - t). What is finer than e^-5 of the data's std is not counted:
+a value that the condition gives away exactly would have an infinite ratio."""
+
+
+class FlowSettings(NamedTuple):
+    """steps, solver: from noise to data. shift: see `shifted`. unconditional: share of hidden conditions. draws: times at
+    which each datum is asked for in an update. nodes: noise levels of `information`."""
+
+    steps: int
+    solver: Solver
+    unconditional: float
+    draws: int
+    nodes: int
+    shift: float = 1.0
+
+
+@final
+class RectifiedFlow(nn.Module):
+    """p(x | c) of data x [N, *shape] under conditions c [N, C]: noise, carried along the velocities of a denoiser."""
+
+    def __init__(self, denoiser: Denoiser, condition: int, settings: FlowSettings):
+        super().__init__()
+        self.denoiser = denoiser
+        self.settings = settings
+        self.null = nn.Parameter(torch.randn(condition))
+
+    def given(self, condition: Tensor) -> FlowSamples:
+        """p(x | c) for conditions [N, C]."""
+        return FlowSamples(self.denoiser.embed(condition), self)
+
+    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """N(0, I), [N, *shape], in the weights' precision whatever that of `like` [N, ...]."""
+        return self.null.new_empty(len(like), *self.denoiser.shape).normal_(generator=generator)
+
+    # ---- the ODE dx = v dt ----
+
+    def times(self) -> list[float]:
+        """Where the solver stops, from 0 to 1."""
+        even = torch.linspace(0, 1, self.settings.steps + 1, dtype=torch.float64)
+        return shifted(even, self.settings.shift).tolist()
+
+    def trajectory(self, noise: Tensor, embedded: Embedded) -> list[Tensor]:
+        """From noise [N, *shape] to data, standardised, at each of `times`.
+
+        The last step is Euler's with either solver: it ends at E[x | x_t, c], and codes have no velocity at t = 1.
+        """
+        times, path = self.times(), [noise]
+        for now, then in pairwise(times[:-1]):
+            x, step = path[-1], then - now
+            v = self.denoiser.velocity(x, _at(now, x), embedded)
+            ahead = x + step * v
+            if self.settings.solver == "heun":
+                ahead = x + step / 2 * (v + self.denoiser.velocity(ahead, _at(then, x), embedded))
+            path.append(ahead)
+        return [*path, self.denoiser.endpoint(path[-1], _at(times[-2], noise), embedded)]
+
+    def bend(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """How far trajectories are from straight, relative to their length: 0 if one step would do. A scalar.
+
+        Liu et al. 2022, arXiv:2209.03003, eq. 7, along the solver's own steps.
+        """
+        path = self.trajectory(self.noise(condition, generator), self.denoiser.embed(condition))
+        chord = path[-1] - path[0]
+        bends = [
+            (then - now) * (chord - (b - a) / (then - now)).square().mean()
+            for (now, then), (a, b) in zip(pairwise(self.times()), pairwise(path))
+        ]
+        return torch.stack(bends).sum() / chord.square().mean().clamp(min=1e-8)
+
+    # ---- learning ----
+
+    def loss(self, x: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Conditional flow matching, [N], at `draws` times. x [N, *shape], in its own units; condition [N, C].
+
+        A share of the conditions is hidden (classifier-free: Ho & Salimans 2022, arXiv:2207.12598): the same network learns
+        the marginal p(x), which `information` compares with.
+        """
+        draws = self.settings.draws
+        hidden = torch.rand(len(x), generator=generator, device=x.device) < self.settings.unconditional
+        embedded = self.denoiser.embed(torch.where(hidden[:, None], self.null, condition))
+        embedded = tuple(part.repeat(draws, *[1] * (part.dim() - 1)) for part in embedded)
+        data = self.denoiser.units(x).repeat(draws, *[1] * (x.dim() - 1))
+        t = shifted(stratified(len(data), data, generator), self.settings.shift)
+        return self.denoiser.error(data, normal_like(data, generator), t, embedded).view(draws, -1).mean(0)
+
+    def guide(self, x: Tensor, condition: Tensor) -> Tensor:
+        """The loss at t = 0 and noise 0, [N]: there the best velocity is E[x | c], whatever the noise."""
+        data = self.denoiser.units(x)
+        nothing = torch.zeros_like(data)
+        return self.denoiser.error(data, nothing, _at(0.0, data), self.denoiser.embed(condition))
+
+    # ---- what a condition tells ----
+
+    def information(self, x: Tensor, condition: Tensor) -> Tensor:
+        """log p(x | c) / p(x), [N] in nats, by the denoising errors that the condition saves:
+
+            integral over r = log t / (1 - t) of  e^(2 r) ( |x - E[x | x_t]|^2 - |x - E[x | x_t, c]|^2 ) dr
+
+        Exact for the best denoisers, in the mean over noise and over all r: Kong et al. 2023 (information-theoretic
+        diffusion), arXiv:2302.03792, whose identity for log p is taken with and without a condition. Here at `nodes` levels
+        and with noises that are the same in every call, neighbours opposite: an estimate that bounds nothing.
+        """
+        known, unknown = self.denoiser.embed(condition), self.denoiser.embed(self.null[None])
+        unknown = tuple(part.expand(len(x), *part.shape[1:]) for part in unknown)
+        data = self.denoiser.units(x)
+        step = (FINEST - COARSEST) / self.settings.nodes
+        total = data.new_zeros(len(x))
+        for i, noise in enumerate(self._fixed_noise(data)):
+            rate = torch.tensor(COARSEST + (i + 0.5) * step)
+            t = _at(float(rate.sigmoid()), data)
+            noisy = between(noise.expand_as(data), data, t)
+            saved = self._miss(data, noisy, t, unknown) - self._miss(data, noisy, t, known)
+            total = total + step * float((2 * rate).exp()) * saved
+        return total
+
+    def _miss(self, data: Tensor, noisy: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
+        return (data - self.denoiser.endpoint(noisy, t, embedded)).float().square().flatten(1).sum(1)
+
+    def _fixed_noise(self, like: Tensor) -> Tensor:
+        """[nodes, *shape], the same for every row and call; each second noise is the opposite of the one before.
+
+        All lie on the sphere where most of N(0, I) lies: so squares, of which errors are made, have their right mean.
+        """
+        # Drawn on the CPU: other devices have other streams, and a score should not depend on where it is asked.
+        nodes, generator = self.settings.nodes, torch.Generator().manual_seed(0)
+        half = torch.randn((nodes + 1) // 2, *self.denoiser.shape, generator=generator)
+        half = half / half.flatten(1).square().mean(1).sqrt().view(-1, *[1] * len(self.denoiser.shape))
+        return torch.stack([half, -half], 1).flatten(0, 1)[:nodes].to(like)
+
+
+@dataclass(frozen=True)
+class FlowSamples:
+    """p(x | c) as samples. embedded: what the network made of the conditions; width: std of the noise.
+
+    mode is where noise 0 is carried: one plausible value, neither the likeliest nor the mean.
+    """
+
+    embedded: Embedded
+    flow: Any
+    width: float = 1.0
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """[N, *shape], differentiable: pathwise, codes straight-through."""
+        noise = self.width * self.flow.noise(self.embedded[0], generator)
+        return self.flow.denoiser.finish(self.flow.trajectory(noise, self.embedded)[-1], generator)
+
+    @property
+    def mode(self) -> Tensor:
+        """[N, *shape]."""
+        noise = self.flow.null.new_zeros(len(self.embedded[0]), *self.flow.denoiser.shape)
+        return self.flow.denoiser.finish(self.flow.trajectory(noise, self.embedded)[-1], None)
+
+    def tempered(self, temperature: float) -> FlowSamples:
+        """From noise of variance `temperature`, as Glow is sampled (arXiv:1807.03039, section 6)."""
+        return FlowSamples(self.embedded, self.flow, self.width * temperature**0.5)
+
+
+def stratified(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform times [count] in [0, 1), one in each of `count` equal slices, in random order."""
+    order = torch.randperm(count, generator=generator, device=like.device)
+    return (order + torch.rand(count, generator=generator, device=like.device)) / count
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """t moved towards the noise at 0: the signal-to-noise ratio t / (1 - t), divided by `shift`.
+
+    Pictures need it: their pixels vouch for each other, so what they show is told early. Esser et al. 2024,
+    arXiv:2403.03206, eq. 23.
+    """
+    return t / (t + shift * (1 - t))
+
+
+def _at(time: float, x: Tensor) -> Tensor:
+    return x.new_full((len(x),), time)
