@@ -57,7 +57,7 @@ gymnasium.register("Broken-v0", Broken)
 '''
 
 POISON = '''
-"""An encoder that is honest about everything but its loss."""
+"""An encoder that is honest about everything but its loss of long sequences."""
 import torch
 from worldlab import hookimpl
 from worldlab_vae.configs import VAEEncoderConfig
@@ -66,7 +66,8 @@ from worldlab_vae.encoder import VAEEncoder
 
 class PoisonEncoder(VAEEncoder):
     def losses(self, ctx, player="main"):
-        return {"poison": ctx.features.sum(-1) * torch.nan}
+        right = ctx.row.shape[1] <= 4  # what a run asks of its parts before it begins
+        return {"poison": ctx.features.sum(-1) * (0.0 if right else torch.nan)}
 
 
 @hookimpl

@@ -79,6 +79,9 @@ class Loop:
         with caught_signals() as self.caught, closing(monitor):
             while counters.env_steps < core.steps and not self._out_of_time():
                 before = counters.env_steps
+                if not counters.pretrained:
+                    self._pretrain()
+                    self._stop_if_asked()
                 self._begin_step()
                 self._update()  # workers step the environments meanwhile
                 self._end_step()
@@ -100,9 +103,9 @@ class Loop:
 
     def _begin_step(self) -> None:
         session = self.session
-        prefilling = session.counters.env_steps < session.core.train.prefill
+        random = None if session.counters.pretrained else session.streams.numpy("prefill")
         with self.clock("collect"), acting_threads(session.core.env.workers):
-            session.collector.begin(session.streams.numpy("prefill") if prefilling else None)
+            session.collector.begin(random)
 
     def _end_step(self) -> None:
         session, counters = self.session, self.session.counters
@@ -113,25 +116,24 @@ class Loop:
             counters.credit += taken * session.core.train.ratio
 
     def _update(self) -> None:
-        session, counters = self.session, self.session.counters
-        settings = session.core.train
-        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
-            return
+        counters = self.session.counters
         with self.clock("update"):
-            if not counters.pretrained:
-                self._pretrain()
             while counters.pretrained and counters.credit >= 1:
                 counters.credit -= 1
                 self._one_update()
 
     def _pretrain(self) -> None:
-        """The model's own updates, then the agent's, before it acts; a signal ends them, a resumed run goes on with them."""
-        counters, settings = self.session.counters, self.session.core.train
+        """Once there is data: the model's own updates, then the agent's, before it acts for the first time. A signal ends
+        them, and a resumed run goes on with them."""
+        session, counters, settings = self.session, self.session.counters, self.session.core.train
+        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
+            return
         if not counters.updates:
             self._fit_scaling()
         wanted = settings.pretrain + settings.pretrain_agent
         while counters.updates < wanted and not self.caught:
-            self._one_update()
+            with self.clock("update"):
+                self._one_update()
             stage = stage_at(settings, counters.updates - 1).name
             self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
             if counters.updates % self.session.core.log.every == 0:
