@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.errors import PluginError
-from worldlab.provenance import missing
-from worldlab.registry import Registry, load_registry
+from worldlab.provenance import reopened
+from worldlab.registry import Registry, open_registry
 from worldlab.runconfig import RunConfig, resolve
 from worldlab.runs import checked_run_path, find_run, new_run_path
 
@@ -66,10 +65,7 @@ def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settin
     from worldlab import experiment
 
     registry, folder = _registry(plugins), find_run(str(run))
-    try:
-        resolved = resolve(registry, files=[folder / "config.toml"], flags=_nested(settings or {}))
-    except PluginError as error:
-        raise missing(folder, registry) or error from None
+    resolved = reopened(folder, registry, _nested(settings or {}))
     _trained(lambda: experiment.train(resolved, registry, run=folder, resume=True))
     return Run(folder, registry)
 
@@ -83,7 +79,7 @@ def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: 
 
 
 class Run:
-    """A trained run. Weights and environment are loaded when first used; nothing is written but by `dream`."""
+    """A trained run. Weights and environment are loaded once, when first used; nothing is written but by `dream`."""
 
     def __init__(self, path: Path, registry: Registry, device: str = "auto"):
         self.path = path
@@ -93,10 +89,10 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
         """The whole configuration."""
-        return self._loaded.config
+        return reopened(self.path, self._registry)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -128,14 +124,14 @@ class Run:
         """Play fresh episodes in the real environment: `return_mean`, `returns`, `lengths`, `protocol`, ..."""
         from worldlab import experiment
 
-        return experiment.evaluate(self.path, self._registry, episodes=episodes, seed=seed, device=self._device)
+        return experiment.evaluate_loaded(self._loaded, episodes=episodes, seed=seed)
 
     def dream(self, *, horizon: int = 45, count: int = 4, seed: int = 0, out: PathLike | None = None) -> dict[str, Any]:
         """Draw what the model imagines beside what happened: `files` (PNG and WebP), `rmse_by_step`."""
         from worldlab import experiment
 
         target = None if out is None else Path(out)
-        return experiment.dream(self.path, self._registry, out=target, horizon=horizon, count=count, seed=seed)
+        return experiment.dream_loaded(self._loaded, out=target, horizon=horizon, count=count, seed=seed)
 
     @cached_property
     def _loaded(self) -> LoadedRun:
@@ -145,9 +141,7 @@ class Run:
 
 
 def _registry(plugins: Sequence[PathLike]) -> Registry:
-    registry = load_registry([Path(file) for file in plugins])
-    registry.check_files()
-    return registry
+    return open_registry([Path(file) for file in plugins])
 
 
 def _nested(settings: Settings) -> dict[str, Any]:

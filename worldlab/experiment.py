@@ -17,7 +17,7 @@ from worldlab.checkpoint import Checkpoint, latest_valid
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
-from worldlab.errors import CheckpointError, ConfigError, PluginError
+from worldlab.errors import CheckpointError, ConfigError
 from worldlab.evaluate import evaluate as judge
 from worldlab.evaluate import judging_workers
 from worldlab.interfaces import parameter_count
@@ -28,7 +28,7 @@ from worldlab.pictures import save_webp
 from worldlab.registry import Registry
 from worldlab.replay import Replay
 from worldlab.run_folder import RunFolder
-from worldlab.runconfig import RunConfig, resolve
+from worldlab.runconfig import RunConfig
 from worldlab.runs import new_run_path
 from worldlab.settings import EnvSettings
 from worldlab.spaces import action_spec, record_schema
@@ -202,10 +202,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     """Read a run from its folder, without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
-    try:
-        config = resolve(registry, files=[folder.config], flags=flags)
-    except PluginError as error:
-        raise provenance.missing(folder.path, registry) or error from None
+    config = provenance.reopened(folder.path, registry, flags)
     _warn_of(provenance.changes(folder.path, config, registry))
     checkpoint = latest_valid(folder.checkpoints, quarantine=False)
     for sentence in checkpoint.skipped:
@@ -230,7 +227,13 @@ def evaluate(
     device: str = "auto",
 ) -> dict[str, Any]:
     """Play evaluation episodes with a trained run. video: a .webp (or .png strip) of the first episode's observations."""
-    loaded = load_run(run, registry, device)
+    return evaluate_loaded(load_run(run, registry, device), episodes=episodes, seed=seed, video=video)
+
+
+def evaluate_loaded(
+    loaded: LoadedRun, *, episodes: int | None = None, seed: int | None = None, video: Path | None = None
+) -> dict[str, Any]:
+    """The same with a run that was read already."""
     core = loaded.config.core
     images = list(loaded.composed.specs.obs.images)
     if video is not None and not images:
@@ -269,7 +272,13 @@ def dream(
 
     Returns the files written and the open-loop error by step.
     """
-    loaded = load_run(run, registry)
+    return dream_loaded(load_run(run, registry), out=out, horizon=horizon, count=count, seed=seed)
+
+
+def dream_loaded(
+    loaded: LoadedRun, *, out: Path | None = None, horizon: int = 45, count: int = 4, seed: int = 0
+) -> dict[str, Any]:
+    """The same with a run that was read already."""
     length = dreaming.FRAMES_SEEN + horizon
     replay = play(loaded, count, 2 * length, seed)
     batch = dreaming.sample_unbroken(replay, loaded.composed.model, count, length, seed)

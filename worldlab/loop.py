@@ -104,7 +104,7 @@ class Loop:
     def _begin_step(self) -> None:
         session = self.session
         random = None if session.counters.pretrained else session.streams.numpy("prefill")
-        with self.clock("collect"), acting_threads(session.core.env.workers):
+        with self.clock("collect"):
             session.collector.begin(random)
 
     def _end_step(self) -> None:
@@ -305,18 +305,6 @@ class Loop:
 def crossed(before: int, now: int, every: int) -> bool:
     """Whether counting from `before` to `now` passed a multiple of `every` (0: never)."""
     return every > 0 and before // every != now // every
-
-
-@contextmanager
-def acting_threads(workers: int) -> Iterator[None]:
-    """Within: one thread where workers step the environments. After a product torch's other threads spin for a while, on
-    cores that the workers need at just that moment."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if workers else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

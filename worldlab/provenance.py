@@ -13,7 +13,7 @@ from typing import Any
 from worldlab import storage
 from worldlab.errors import PluginError, one_line
 from worldlab.registry import Registry
-from worldlab.runconfig import PARTS, RunConfig
+from worldlab.runconfig import PARTS, RunConfig, resolve
 
 FILE = "file:"
 """How the distribution of a `--plugin` file begins: "file:hello.py"."""
@@ -50,6 +50,14 @@ def missing(run: Path, registry: Registry) -> PluginError | None:
             fix=_remedy(run, was),
         )
     return None
+
+
+def reopened(run: Path, registry: Registry, flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a run, flags on top. Raises: ConfigError; PluginError, saying what to install, if a part is missing."""
+    try:
+        return resolve(registry, files=[run / "config.toml"], flags=flags)
+    except PluginError as error:
+        raise missing(run, registry) or error from None
 
 
 def changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[str, str]]:

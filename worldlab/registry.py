@@ -126,7 +126,7 @@ class PluginFiles:
 
 def _loaded(paths: tuple[Path, ...]) -> PluginFiles:
     if paths:
-        load_registry(paths).check_files()
+        open_registry(paths)
     return PluginFiles(paths)
 
 
@@ -237,6 +237,13 @@ def load_registry(plugin_files: Sequence[Path] = ()) -> Registry:
 
     builtin_only = os.environ.get("WORLDLAB_PLUGINS", "").lower() in ("off", "0", "no")
     return Registry(*discover(plugin_files, builtin_only=builtin_only))
+
+
+def open_registry(plugin_files: Sequence[Path] = ()) -> Registry:
+    """Load every installed plugin and the given files. Raises: PluginError if one of the files is broken."""
+    registry = load_registry(plugin_files)
+    registry.check_files()
+    return registry
 
 
 def _normal(distribution: str) -> str:

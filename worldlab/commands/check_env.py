@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from worldlab.commands.common import Parser, add_shared, emit, open_registry, prints_to_stderr
+from worldlab.commands.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import EnvError, one_line
+from worldlab.registry import open_registry
 
 
 def run(argv: list[str]) -> int:

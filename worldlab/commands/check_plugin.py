@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.commands.common import Parser, add_shared, emit, open_registry, prints_to_stderr
+from worldlab.commands.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
-from worldlab.registry import Registration, Registry
+from worldlab.registry import Registration, Registry, open_registry
 
 if TYPE_CHECKING:
     from worldlab.testing import Check, Result

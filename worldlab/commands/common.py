@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worldlab.errors import ConfigError, closest, one_line
-from worldlab.registry import Registry, load_registry
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,13 +56,6 @@ def at_least(low: int) -> Any:
         return value
 
     return integer
-
-
-def open_registry(files: list[Path]) -> Registry:
-    """Load the plugins. Raises: PluginError if one of the given files is broken."""
-    registry = load_registry(files)
-    registry.check_files()
-    return registry
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldlab.commands.common import Parser, add_shared, at_least, emit, open_registry, prints_to_stderr
+from worldlab.commands.common import Parser, add_shared, at_least, emit, prints_to_stderr
+from worldlab.registry import open_registry
 from worldlab.runs import find_run
 
 

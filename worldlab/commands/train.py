@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from worldlab.commands.common import emit, open_registry, prints_to_stderr
+from worldlab.commands.common import emit, prints_to_stderr
 from worldlab.commands.flags import TrainFlags, help_head, help_text, read_flags
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.provenance import missing
+from worldlab.registry import open_registry
 from worldlab.runconfig import PARTS, RunConfig, resolve
 from worldlab.runs import checked_run_path, find_run
 
