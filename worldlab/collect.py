@@ -51,14 +51,15 @@ class Collector:
     def begin(self, random: np.random.Generator | None = None) -> None:
         """Decide and set the environments going; workers step while the caller trains. `end` must follow."""
         resting, agent = None, self.acting.agent
+        judged = isinstance(agent, JudgedByEpisodes)
         if random is not None:
             # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
             encoded, self._state = self._draw(random), None
         else:
-            if isinstance(agent, JudgedByEpisodes) and self._state is None and not self._first.all():
+            if judged and self._state is None and not self._first.all():
                 self.start()  # half an episode of somebody else's is nothing to be judged by
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
-            if isinstance(agent, JudgedByEpisodes):
+            if judged:
                 resting = agent.resting(self._state["agent"]).cpu().numpy()
         self._action = decode_action(self.pool.action_space, encoded)
         self.pool.send(self._action, resting)

@@ -72,6 +72,10 @@ class DreamerAgent(Agent):
         action = self.actor(features).sample(generator) if explore else self.averaged_actor(features).mode
         return (bounded(action) if self.continuous else action).detach(), state
 
+    def value(self, features: Tensor) -> Tensor:
+        """What the slow critic expects from features [*, F]: [*]."""
+        return self.slow_critic(features).mean
+
     def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
         return {
             "actor": (list(self.actor.parameters()), self.config.actor_rate),
@@ -120,7 +124,7 @@ class DreamerAgent(Agent):
         return bounded(action) if self.continuous else action
 
     def _targets(self, dream: Dream, seen: Experience) -> _Targets:
-        value = self.slow_critic(dream.features).mean
+        value = self.value(dream.features)
         discount = self.config.gamma * dream.cont
         returns = lambda_returns(dream.reward, discount, value, self.config.lambda_)
         # A step counts by the probability that the dream is still going on there, from the start's own ending.

@@ -81,12 +81,12 @@ class PlannerAgent(Agent):
     def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
         """Search for the best plan from a carry [N, ...]."""
         watch = Stopwatch(self.budget.milliseconds, slowest=self.slowest)
-        value = None if self.guide is None else lambda features: self.guide.slow_critic(features).mean  # type: ignore[union-attr]
-        task = Task(model, carry, self.config.gamma, self.config.noise, value)
-        proposals = None
-        if self.guide is not None:
-            policy, count = partial(draw, self.guide.actor, generator=generator), self.config.proposals
+        value, proposals, guide = None, None, self.guide
+        if guide is not None:
+            value = guide.value
+            policy, count = partial(draw, guide.actor, generator=generator), self.config.proposals
             proposals = propose(model, carry, policy, count, self.config.horizon, generator)
+        task = Task(model, carry, self.config.gamma, self.config.noise, value)
         plans, kept = plans_of(state), state["elites"]
         found = search(task, plans, self.rule, self.budget, generator, kept, proposals, watch)
         self.slowest = watch.slowest

@@ -1,0 +1,37 @@
+"""Many futures of one past: the same as copies of it, for as long as a plan."""
+
+import pytest
+import torch
+from autoregressive_toys import resets, sequence
+from test_autoregressive_dynamics import KINDS, build, scan, specs_of
+
+from worldlab import tree
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seen", [1, 3, 7])
+def test_futures_that_share_a_past_are_those_that_copy_it(kind, seen):
+    """Fewer steps than the window of 4 and more, a reset in one row, and a future longer than the window."""
+    dynamics = build(memory_kind=kind)
+    z, action = sequence(specs_of(dynamics), 2, seen)
+    first = resets(2, seen)
+    first[1, seen // 2] = True
+    state = scan(dynamics, dynamics.initial(2), z, action, first)[-1]
+    copied, shared = tree.repeat(state, 3), dynamics.fork(state, 3)
+    torch.testing.assert_close(dynamics.memory(shared), dynamics.memory(copied))
+    z, action = sequence(specs_of(dynamics), 6, 7)
+    for t in range(7):
+        copied = dynamics.advance(copied, z[:, t], action[:, t])
+        shared = dynamics.advance(shared, z[:, t], action[:, t])
+        torch.testing.assert_close(dynamics.memory(shared), dynamics.memory(copied))
+
+
+def test_gradients_reach_the_actions_of_a_shared_past():
+    dynamics = build()
+    state = dynamics.fork(dynamics.initial(1), 2)
+    z, action = sequence(specs_of(dynamics), 2, 2)
+    action.requires_grad_()
+    for t in range(2):
+        state = dynamics.advance(state, z[:, t], action[:, t])
+    (state["h"][0] * torch.arange(16)).sum().backward()  # a plain sum of normed entries never moves
+    assert action.grad is not None and action.grad[0].abs().min() > 0 and (action.grad[1] == 0).all()
