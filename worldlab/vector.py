@@ -7,11 +7,12 @@ at once, so no invented transition ever reaches the replay.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from worldlab.errors import EnvError, WorldlabError
 
 Obs = dict[str, np.ndarray]
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""What numpy's libraries read when they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,22 @@ class _Local:
         self._episodes = []
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Within: processes that start compute in one thread, unless the user's environment says otherwise.
+
+    numpy's BLAS would take a thread for each core to shrink a picture of 96 pixels; they spin, and everything beside them
+    waits: of CarRacing two workers then give 60 decisions a second instead of 220 (benchmarks/env_threads.py).
+    """
+    ours = {name: "1" for name in BLAS_THREADS if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
 class _Remote:
     """Environments stepped by a process of their own, reached over a pipe."""
 
@@ -278,7 +297,8 @@ class _Remote:
         self._pipe, theirs = context.Pipe()
         work = cloudpickle.dumps((make, envs, seeds))
         self._process = context.Process(target=_serve, args=(theirs, work), name=f"worldlab-env-{envs[0]}", daemon=True)
-        self._process.start()
+        with _one_thread():
+            self._process.start()
         theirs.close()  # so that the worker's death ends our receive
 
     def send(self, what: str, actions: list[Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from worldlab.errors import EnvError
-from worldlab.vector import EnvPool
+from worldlab.vector import BLAS_THREADS, EnvPool
 
 
 class Counter(gymnasium.Env):
@@ -164,3 +164,24 @@ def test_an_environment_that_rests_stays_as_it_was(workers):
     assert ends.reset_obs is not None
     assert (last.obs["vector"][[0, 2]] == ends.reset_obs["vector"][[0, 2]]).all()
     assert last.finished == [(1, 21.0, 3)]
+
+
+class Threads(Counter):
+    """Observes the thread limits of its process instead of a secret."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.secret = sum(2**i for i, name in enumerate(BLAS_THREADS) if os.environ.get(name) == "1")
+        return self._obs(), {}
+
+
+def test_workers_compute_in_one_thread_unless_the_user_says_otherwise(monkeypatch):
+    for name in BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    with EnvPool(Threads, 1, 1, seed=0) as pool:
+        assert pool.reset().obs["vector"][0, 0] == 0b111
+    assert not set(BLAS_THREADS) & set(os.environ)  # this process keeps its own
+    monkeypatch.setenv(BLAS_THREADS[0], "2")
+    with EnvPool(Threads, 1, 1, seed=0) as pool:
+        assert pool.reset().obs["vector"][0, 0] == 0b110
+    assert os.environ[BLAS_THREADS[0]] == "2"
