@@ -273,7 +273,7 @@ def _one_thread() -> Iterator[None]:
     """Within: processes that start compute in one thread, unless the user's environment says otherwise.
 
     numpy's BLAS would take a thread for each core to shrink a picture of 96 pixels; they spin, and everything beside them
-    waits: of CarRacing two workers then give 60 decisions a second instead of 220 (benchmarks/env_threads.py).
+    waits: of CarRacing two workers then give a third of the decisions a second (benchmarks/env_threads.py).
     """
     ours = {name: "1" for name in BLAS_THREADS if name not in os.environ}
     os.environ.update(ours)
