@@ -32,6 +32,7 @@ from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
 from worldlab.interfaces import Batch, Context
 from worldlab.matching import standard_prior
+from worldlab.measures.bits import bits_by_draws
 from worldlab.registry import Registry, load_registry
 from worldlab.runconfig import resolve
 from worldlab.schedule import REPRESENTATION
@@ -97,13 +98,8 @@ def judge(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int
         with torch.no_grad():
             ctx, _ = model.observe(frames_batch(built, part), generator)
         weights.append(log_weights(built, ctx, max(draws), generator))
-    every = torch.cat(weights).double()
-    out = {}
-    for k in draws:
-        bound = torch.logsumexp(every[:, :k], 1) - math.log(k)
-        bits = -bound / (entries * math.log(2))
-        out[str(k)] = {"mean": float(bits.mean()), "se": float(bits.std() / len(bits) ** 0.5)}
-    return out
+    found = bits_by_draws(torch.cat(weights).double(), entries, draws)
+    return {str(k): {"mean": float(b.mean()), "se": float(b.std() / len(b) ** 0.5)} for k, b in found.items()}
 
 
 def measure(

@@ -26,12 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from worldlab_envs.branch import BRANCH_CELLS, branch_probabilities, cell_of, picture_of
+from worldlab_envs.branch import BRANCH_CELLS, Branch
 
 from worldlab.acting import ActingAgent
 from worldlab.collect import Collector, to_batch
 from worldlab.compose import Composed, compose
 from worldlab.interfaces import Batch
+from worldlab.measures.coverage import REACHED, dreamt_odds, total_variation
 from worldlab.registry import Registry, load_registry
 from worldlab.replay import Replay
 from worldlab.runconfig import RunConfig, resolve
@@ -40,15 +41,11 @@ from worldlab.session import open_env
 from worldlab.spaces import action_spec, record_schema
 from worldlab.streams import Streams
 from worldlab.trainer import Generators, Trainer
-from worldlab.tree import repeat
 from worldlab.vector import EnvPool
 
-CELLS = 16
-PICTURES = np.stack([picture_of(cell) for cell in range(CELLS)]).astype(np.float64)
-APART = min(float(((a - b) ** 2).sum()) for i, a in enumerate(PICTURES) for b in PICTURES[:i])
-"""Squared distance between the two pictures that are most alike."""
-
-
+WORLD = Branch()
+TRUTH = WORLD.odds()
+CELLS = len(TRUTH)
 LATENTS = {
     "gaussian": {"latent": "gaussian", "latent_dim": 16},
     "codes": {"latent": "categorical", "groups": 8, "classes": 8},
@@ -91,29 +88,20 @@ def walks(pool: EnvPool, built: Composed, steps: int, seed: int) -> Replay:
     return replay
 
 
-def classify(pictures: np.ndarray) -> np.ndarray:
-    """Cells [N] that pictures uint8 [N, 16, 16, 3] show; CELLS where one shows none."""
-    distance = ((pictures[:, None].astype(np.float64) - PICTURES) ** 2).sum((2, 3, 4))
-    return np.where(distance.min(1) > APART / 4, CELLS, distance.argmin(1))
-
-
 @torch.no_grad()
-def dreamt_odds(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int], np.ndarray]:
+def dreamt(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int], np.ndarray]:
     """Odds [CELLS + 1] of the next cell by (cell, action), from up to 8 unseen states a branch cell."""
     model, generator = built.model, torch.Generator().manual_seed(7)
     _, seen = model.observe(batch, None)
     real = model.preprocess.restore("image", batch.obs["image"].flatten(0, 1)).numpy()
-    cells = np.array([cell_of(picture) for picture in real]).reshape(batch.is_first.shape)
+    cells = WORLD.state_of({"image": real}).reshape(batch.is_first.shape)
     cells[:, :4] = -1  # let the memory see something first
     odds = {}
     for cell in sorted(BRANCH_CELLS):
         rows, times = (torch.from_numpy(index[:8].copy()) for index in np.nonzero(cells == cell))
         for action in range(4):
-            carry = repeat(seen.at(rows, times), samples)
-            step = torch.eye(4)[action].expand(len(rows) * samples, 4)
-            _, features, _, _ = model.step(carry, step, generator)
-            found = classify(model.render(features)["image"].numpy())
-            odds[cell, action] = np.bincount(found, minlength=CELLS + 1) / len(found)
+            carry = seen.at(rows, times)
+            odds[cell, action] = dreamt_odds(model, carry, action, samples, WORLD.state_of, CELLS, generator)
     return odds
 
 
@@ -133,14 +121,11 @@ def measure(
     for update in range(updates):
         trainer.anneal(update / updates)
         trainer.update(batch(seen.sample(16, 16, rng)), MODEL)
-    found = dreamt_odds(built, batch(unseen.sample(64, 16, rng)), samples)
+    found = dreamt(built, batch(unseen.sample(64, 16, rng)), samples)
     tv, distinct, lost = [], [], []
-    for (cell, action), odds in found.items():
-        truth = np.zeros(CELLS + 1)
-        for following, probability in branch_probabilities(cell, action).items():
-            truth[following] = probability
-        tv.append(0.5 * np.abs(odds - truth).sum())
-        distinct.append(int((odds[truth > 0] > 0.01).sum()))
+    for question, odds in found.items():
+        tv.append(total_variation(odds, TRUTH[question]))
+        distinct.append(int((odds[:CELLS][TRUTH[question] > 0] > REACHED).sum()))
         lost.append(odds[CELLS])
     return {
         "label": f"{dynamics}, {latent}",

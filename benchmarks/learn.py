@@ -19,8 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ RANDOM = "--agent random --steps 600 --train.prefill 500 --train.pretrain 0 --tr
 
 
 def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
-    """One run through the command line. Returns its result, curve and configuration."""
+    """One run through the command line, unless it lies finished in the folder. Returns its result, curve and configuration."""
     run = folder / f"seed-{seed}"
     command = [*WORLDLAB, "train", "--env", env, "--seed", str(seed), "--run", str(run), *shlex.split(flags)]
-    start = time.time()
-    with (folder / f"seed-{seed}.log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
+    if not (run / "result.json").is_file():
+        with (folder / f"seed-{seed}.log").open("w") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(line["step"], line["eval/return"]) for line in lines if "eval/return" in line]
     described = json.loads((run / "run.json").read_text())
@@ -47,13 +47,18 @@ def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
         "seed": seed,
         "command": " ".join(["worldlab", *command[3:5], env, "--seed", str(seed), *shlex.split(flags)]),
         "result": json.loads((run / "result.json").read_text()),
-        "command_seconds": round(time.time() - start, 1),
+        "command_seconds": round((run / "result.json").stat().st_mtime - started(described), 1),
         "curve": curve,
         "episodes": played(run),
         "parameters": described["parameters"],
         "matching": described["matching"],
         "config": (run / "config.toml").read_text(),
     }
+
+
+def started(described: dict[str, Any]) -> float:
+    """When a run began, in seconds since 1970."""
+    return datetime.fromisoformat(described["created"]).timestamp()
 
 
 def played(run: Path) -> list[tuple[int, float]]:
@@ -133,14 +138,15 @@ def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> Non
     figure.savefig(path)
 
 
-def benchmark(env: str, name: str, seeds: int, jobs: int, flags: str) -> dict[str, Any]:
-    """Train, judge and write one environment."""
+def benchmark(env: str, name: str, seeds: int, jobs: int, flags: str, kept: Path | None) -> dict[str, Any]:
+    """Train, judge and write one environment. kept: where its runs stay, or None."""
     target = RESULTS / name
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = kept or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(jobs) as pool:
             runs = list(pool.map(lambda seed: train(env, seed, flags, folder), range(seeds)))
-        (folder / "random").mkdir()
+        (folder / "random").mkdir(exist_ok=True)
         baseline = train(env, 0, RANDOM, folder / "random")["result"]["returns"]
         summary = summarise(env, runs, baseline)
         shutil.rmtree(target, ignore_errors=True)
@@ -161,10 +167,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--train", default="", help="further flags of `worldlab train`, in one string")
+    parser.add_argument(
+        "--runs", type=Path, help="keep the run folders there; those that are finished are not trained again"
+    )
     parser.add_argument("--name", help="folder of the results (default: the environment, lower case)")
     args = parser.parse_args()
     for env in args.env:
-        summary = benchmark(env, args.name or env.lower(), args.seeds, args.jobs, args.train)
+        summary = benchmark(env, args.name or env.lower(), args.seeds, args.jobs, args.train, args.runs)
         print(json.dumps(summary), flush=True)
 
 

@@ -124,6 +124,10 @@ WRITERS = {
     ("worldlab/storage.py", "os.fdopen"): "of a descriptor opened there for reading",
     ("worldlab/segments.py", "os.open"): "reads replay segments; they are appended through worldlab.storage",
     ("worldlab/cli.py", "os.open"): "os.devnull, to silence a closed pipe",
+    (
+        "worldlab/compare/cell.py",
+        "os.open",
+    ): "where a cell prints: a descriptor that libraries and crashes write to, too",
     ("worldlab/cli.py", "tempfile.NamedTemporaryFile"): "the traceback of a bug, in the system's own temporary folder",
     (
         "worldlab/testing/component_checks.py",
@@ -237,6 +241,7 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     assert all(name.startswith("worldlab") for name in names)
     ours = {short(path) for package in PACKAGES for path in sources(package)}
     ours |= {f"worldlab/presets/{path.name}" for path in (ROOT / "worldlab" / "presets").glob("*.toml")}
+    ours.add("worldlab/compare/defaults.toml")
     templates = ROOT / "worldlab" / "scaffold" / "templates"
     ours |= {f"worldlab/scaffold/templates/{path.name}" for path in templates.iterdir()}
     assert ours <= set(names)

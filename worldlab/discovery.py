@@ -91,6 +91,7 @@ class _Recorder:
     decoder = partialmethod(_add, "decoder")
     agent = partialmethod(_add, "agent")
     env = partialmethod(_add, "env")
+    launcher = partialmethod(_add, "launcher")
 
 
 class _PluginManager(pluggy.PluginManager):

@@ -87,23 +87,34 @@ class GapProbe:
             self.real += np.where(self.going, reward, 0.0)
         self.going &= ~done
 
-    def measure(self, generator: torch.Generator) -> Gap | None:
-        """Dream on from where the episodes stood; None if none lasted long enough."""
+    def measure(self, generator: torch.Generator, temperature: float = 1.0) -> Gap | None:
+        """Dream on from where the episodes stood; None if none lasted long enough. temperature: of the dreams."""
         if self.start is None or not len(self.rows):
             return None
-        dreamt = dreamt_returns(self.acting, self.start, self.horizon, generator, not self.deterministic)
+        explore = not self.deterministic
+        dreamt = dreamt_returns(self.acting, self.start, self.horizon, generator, explore, temperature)
         return Gap(self.horizon, dreamt.cpu().tolist(), self.real[self.rows].tolist())
 
 
 @torch.no_grad()
-def dreamt_returns(acting: ActingAgent, state: Any, horizon: int, generator: torch.Generator, explore: bool) -> Tensor:
-    """Expected undiscounted returns [N] over `horizon` dreamt decisions, the first of which `state` already holds."""
+def dreamt_returns(
+    acting: ActingAgent,
+    state: Any,
+    horizon: int,
+    generator: torch.Generator,
+    explore: bool,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Expected undiscounted returns [N] over `horizon` dreamt decisions, the first of which `state` already holds.
+
+    temperature: of the prior (worldlab.distributions.tempered). Raises: ConfigError where it has none.
+    """
     model, agent = acting.model, acting.agent
     carry, action, plan = state["carry"], state["action"], state["agent"]
     total = torch.zeros(len(action), device=action.device)
     alive = torch.ones_like(total)
     for _ in range(horizon):
-        carry, features, reward, cont = model.step(carry, action, generator)
+        carry, features, reward, cont = model.step(carry, action, generator, temperature)
         total = total + alive * reward
         alive = alive * cont
         action, plan = agent.act(model, carry, features, plan, generator, explore)

@@ -25,6 +25,7 @@ from worldlab.loop import Loop, Stopped
 from worldlab.metrics import MetricsBus
 from worldlab.panel import Progress
 from worldlab.pictures import save_webp
+from worldlab.recorded import Recorded
 from worldlab.registry import Registry
 from worldlab.replay import Replay
 from worldlab.run_folder import RunFolder
@@ -131,8 +132,17 @@ def _describe(
             "changes": [*folder.read_run_json().get("changes", []), *now],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
+            **_data(live),
         }
     )
+
+
+def _data(live: session.Session) -> dict[str, Any]:
+    """What run.json says of the experience, where it was recorded by another run."""
+    source = live.collector
+    if not isinstance(source, Recorded):
+        return {}
+    return {"data": {"source": live.core.replay.source, "sha256": source.sha256, "decisions": source.decisions}}
 
 
 def _run_loop(

@@ -20,7 +20,7 @@ from worldlab.config import Config
 from worldlab.errors import PluginError, did_you_mean, one_line
 
 log = logging.getLogger("worldlab")
-Role = Literal["encoder", "dynamics", "decoder", "agent", "env"]
+Role = Literal["encoder", "dynamics", "decoder", "agent", "env", "launcher"]
 ROLES: tuple[str, ...] = get_args(Role)
 BUILTIN = "worldlab"
 """The distribution whose plugins load first and stay on under WORLDLAB_PLUGINS=off."""
@@ -253,7 +253,8 @@ def _normal(distribution: str) -> str:
 
 def _known_role(role: str) -> str:
     if role not in ROLES:
-        known = ", ".join(ROLES)
-        message = one_line(f"no role named {role!r}.{did_you_mean(role, ROLES)} Roles: {known}")
-        raise PluginError(message, fix="worldlab plugins   lists every role and name")
+        message = one_line(f"no role named {role!r}.{did_you_mean(role, ROLES)}")
+        raise PluginError(
+            message, cause=f"roles: {', '.join(ROLES)}", fix="worldlab plugins   lists every role and name"
+        )
     return role

@@ -33,6 +33,8 @@ FORMAT_VERSION = 1
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
 _LOCK, _HOLDER = "lock", "lock.json"
+BESIDE = ("cell.json", "cell.lock", "output.txt")
+"""What a comparison keeps in a run's folder, and has there before the run begins."""
 
 
 class RunFolder:
@@ -178,7 +180,7 @@ class RunFolder:
         }
 
     def _occupied(self) -> bool:
-        return any(entry.name not in (_LOCK, _HOLDER) for entry in os.scandir(self.path))
+        return any(entry.name not in (_LOCK, _HOLDER, *BESIDE) for entry in os.scandir(self.path))
 
     def _exists(self) -> ConfigError:
         if not self.run_json.is_file() and not self.config.is_file():

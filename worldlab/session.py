@@ -13,7 +13,7 @@ import gymnasium
 import torch
 
 from worldlab.acting import ActingAgent
-from worldlab.agent import OwnLearner
+from worldlab.agent import JudgedByEpisodes, OwnLearner
 from worldlab.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
@@ -21,6 +21,7 @@ from worldlab.dry_run import dry_run
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.optimizer_state import flatten_optimizer, restore_optimizer
+from worldlab.recorded import Recorded
 from worldlab.registry import PluginFiles, Registry
 from worldlab.replay import Replay
 from worldlab.runconfig import PARTS, RunConfig
@@ -58,7 +59,7 @@ class Session:
     replay: Replay
     composed: Composed
     trainer: Trainer
-    collector: Collector
+    collector: Collector | Recorded
     counters: Counters
 
     @property
@@ -120,7 +121,8 @@ def open_env(
     collecting: with what is for collecting alone; judging plays whole episodes.
     """
     adapter, env_id = open_adapter(registry, config.core.env.id)
-    settings = config.core.env if collecting else config.core.env.model_copy(update={"patience": None})
+    whole = {"patience": None, "collect_limit": None}
+    settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
     return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(adapter.make, env_id, settings))
 
 
@@ -153,7 +155,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
-        collector = Collector(pool, replay, acting, core.train.prefill_hold)
+        collector = _recorded(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
         session = Session(config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters)
         if checkpoint:
             _restore(session, checkpoint)
@@ -161,6 +163,26 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         pool.close()
         raise
     return session
+
+
+def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Recorded | None:
+    """What plays recorded experience back, if the run is to learn from that."""
+    if not core.replay.source:
+        return None
+    agent = acting.agent
+    # Without an episode to play such an agent rests; here none would ever come.
+    if isinstance(agent, JudgedByEpisodes) and bool(agent.resting(agent.initial(1)).any()):
+        raise ConfigError(
+            "this agent learns from the episodes it plays, and replay.source leaves it none",
+            fix="another --agent, or leave --replay.source out",
+        )
+    recorded = Recorded(Path(core.replay.source), replay)
+    if recorded.decisions < core.steps:
+        raise ConfigError(
+            f"the recording has {recorded.decisions} decisions, steps is {core.steps}",
+            fix=f"--steps {recorded.decisions}, or a longer recording",
+        )
+    return recorded
 
 
 def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:

@@ -25,8 +25,12 @@ class EnvSettings(Config):
     """Images are resized to size x size; unset keeps the environment's own size."""
     pixels: bool = False
     """Observe rendered pictures instead of the environment's own observation."""
+    distractors: float = field(0.0, ge=0, le=0.9)
+    """Blobs that move by themselves are blended over every picture, this strongly (0.5: half blob, half picture); 0: none."""
     time_limit: int | None = field(None, ge=1)
     """Cut episodes after this many decisions (a truncation); unset keeps the environment's own limit."""
+    collect_limit: int | None = field(None, ge=1)
+    """While collecting, cut episodes (a truncation) after this many decisions already; unset never does."""
     patience: int | None = field(None, ge=1)
     """While collecting, cut episodes (a truncation) after this many decisions without a positive reward; unset never does."""
     same_episodes: bool = False
@@ -69,6 +73,8 @@ class TrainSettings(Config):
 
     schedule: Literal["joint", "staged"] = "joint"
     """joint: all parts learn at once. staged: half of `pretrain` for encoder and decoder, half for the dynamics, then the agent."""
+    freeze: tuple[Literal["encoder", "dynamics", "decoder"], ...] = ()
+    """Parts whose weights stay as they were initialised: a control for what their training is worth."""
 
     prefill: int = field(1000, ge=1)
     """Environment steps taken with random actions before the first update."""
@@ -107,6 +113,8 @@ class ReplaySettings(Config):
     """Environment steps kept; the oldest are dropped first."""
     storage: Literal["ram", "disk"] = "ram"
     """Where sampled data is read from. Every step is also appended to replay/ in the run folder."""
+    source: str = ""
+    """A run folder whose recorded experience is learned from, in its order, instead of playing: equal data for every model."""
 
 
 class EvalSettings(Config):

@@ -48,6 +48,14 @@ class Controller:
         inner = self.hidden or self.features
         return (self.hidden * (self.features + 1) if self.hidden else 0) + self.actions * (inner + 1)
 
+    def acting_like(self, action: Tensor) -> Tensor:
+        """Weights [size] of the controller that takes the encoded action [A] whatever it sees; 0 is 0 for discrete ones."""
+        weights = torch.zeros(self.size)
+        weights[-self.actions * ((self.hidden or self.features) + 1) :].unflatten(0, (self.actions, -1))[:, -1] = (
+            torch.atanh(action)
+        )
+        return weights
+
     def __call__(self, weights: Tensor, features: Tensor) -> Tensor:
         """weights [N, size], features [N, F] -> encoded actions [N, A]."""
         x, used = features, 0
@@ -58,6 +66,21 @@ class Controller:
         return F.one_hot(out.argmax(-1), self.actions).to(out.dtype) if self.discrete else torch.tanh(out)
 
 
+def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
+    """The encoded action [A] of `first_action`, 0 where none is given. Raises: ConfigError if it does not fit."""
+    given = config.first_action
+    if not given:
+        return torch.zeros(dim)
+    if discrete or len(given) != dim or not all(-1 < number < 1 for number in given):
+        kind = "discrete" if discrete else f"{dim} numbers"
+        raise ConfigError(
+            f"agent.first_action has {len(given)} numbers, and the actions are {kind}",
+            cause=f"got {list(given)}; it takes one number between -1 and 1 for each, of continuous actions",
+            fix="leave agent.first_action out to begin in the middle",
+        )
+    return torch.tensor(given)
+
+
 def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
     matrix = weights.unflatten(1, (outputs, -1))
     return torch.einsum("noi,ni->no", matrix[..., :-1], x) + matrix[..., -1]
@@ -65,14 +88,15 @@ def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
 
 @final
 class CMAAgent(Agent):
-    """Evolves a controller. Judged by its mean; while collecting (real), each episode is played by one candidate, and an
-    environment that has played all of its candidates waits for the generation to end. generation, playing (whether
-    episodes have begun to judge), mean and step size are saved with the weights.
+    """Evolves a controller. Judged by its mean, or by an average of its means; while collecting (real), each episode is
+    played by one candidate, and an environment that has played all of its candidates waits for the generation to end.
+    generation, playing (whether episodes have begun to judge), mean, average and step size are saved with the weights.
 
     What CMA-ES has learned of the landscape beyond mean and step size begins anew when a run resumes.
     """
 
     mean: Tensor
+    average: Tensor
     sigma: Tensor
     generation: Tensor
     playing: Tensor
@@ -91,13 +115,15 @@ class CMAAgent(Agent):
         self.components = PrincipalComponents(specs.feature_dim, config.components) if config.components else None
         inputs = config.components or specs.feature_dim
         self.controller = Controller(inputs, specs.action.dim, discrete, config.hidden)
-        self.register_buffer("mean", torch.zeros(self.controller.size))
+        self.register_buffer("mean", self.controller.acting_like(_first_action(config, discrete, specs.action.dim)))
+        self.register_buffer("average", self.mean.clone())
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
         self.register_buffer("playing", torch.zeros((), dtype=torch.bool))
         self.updates = 0
         self._strategy: Any = None
         self._population = torch.zeros(0, self.controller.size)
+        self._asked: list[np.ndarray] = []
         self._fitness: list[list[float]] = []
         self._numpy = np.random.default_rng(0)
         self._reported: dict[str, float] = {}
@@ -119,7 +145,7 @@ class CMAAgent(Agent):
     ) -> tuple[Tensor, State]:
         inputs = self._inputs(features)
         if self.config.where == "dream" or not explore:
-            return self.controller(self.mean.expand(len(features), -1), inputs), state
+            return self.controller(self.average.expand(len(features), -1), inputs), state
         if not self._fitness:
             self._begin_playing(generator)
         candidate, count = state["candidate"].clone(), len(self._fitness)
@@ -218,21 +244,27 @@ class CMAAgent(Agent):
             self._strategy = _strategy(self.mean, self.sigma, self.config.population, self._draw)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         self._numpy = np.random.default_rng(seed)
-        found = self._strategy.ask()
-        self._population = torch.from_numpy(np.stack(found)).to(self.mean)
-        self._fitness = [[] for _ in found]
+        self._asked = self._strategy.ask()
+        self._population = torch.from_numpy(np.stack(self._asked)).to(self.mean)
+        self._fitness = [[] for _ in self._asked]
 
     def _draw(self, *shape: int) -> np.ndarray:
         """pycma's noise, from the stream of the agent."""
         return self._numpy.standard_normal(shape)
 
     def _tell(self, scores: list[float]) -> None:
+        if self.config.settle:
+            self._strategy.sp.cmean = min(1.0, self.config.settle / (int(self.generation) + 1))
         # pycma minimises. A score that is not finite must not become the best.
         losses = [-score if math.isfinite(score) else 1e30 for score in scores]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy.tell([row.double().cpu().numpy() for row in self._population], losses)
+            # The very arrays it drew: it would take rounded ones for strangers and shorten them.
+            self._strategy.tell(self._asked, losses)
         self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
+        # As if it had begun at the first mean: where the search started is nothing to be judged by.
+        decay = self.config.averaging
+        self.average.lerp_(self.mean, (1 - decay) / (1 - decay ** (int(self.generation) + 1)))
         self.sigma.fill_(float(self._strategy.sigma))
         self.generation.add_(1)
 

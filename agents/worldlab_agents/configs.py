@@ -224,8 +224,17 @@ class CMAConfig(Config):
     """Candidates of a generation."""
     sigma: float = field(0.1, gt=0)
     """Step size at the start."""
+    first_action: tuple[float, ...] = ()
+    """The action around which the first candidates act, each number in (-1, 1) of its range; empty: the middle of each range.
+    Say what is off until it is needed: World Models' controller does not brake at first either."""
     hidden: int = field(0, ge=0)
     """Width of a hidden layer; 0: the controller is linear, as in World Models."""
+    settle: int = field(0, ge=0)
+    """Generations in which the mean moves by whole steps; from then on by settle / generation of one, so that the noise of the
+    scores averages out while candidates stay as far apart. 0: always by whole steps."""
+    averaging: float = field(0.0, ge=0, lt=1)
+    """Judged is the moving average of the generations' means with this decay (0: the last mean): scores of few episodes shake
+    the mean from one generation to the next."""
     components: int = field(0, ge=0)
     """Evolve in the span of that many principal components of the features, each of variance 1; 0: in all of them, as they
     are. They are measured in the agent's first 20 updates."""

@@ -20,7 +20,7 @@ from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, Found, SearchRule, Stopwatch, Task, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search, top
 
 
 @singledispatch
@@ -86,7 +86,7 @@ class PlannerAgent(Agent):
             value = guide.value
             policy, count = partial(draw, guide.actor, generator=generator), self.config.proposals
             proposals = propose(model, carry, policy, count, self.config.horizon, generator)
-        task = Task(model, carry, self.config.gamma, self.config.noise, value)
+        task = PlanningTask(model, carry, self.config.gamma, self.config.noise, value)
         plans, kept = plans_of(state), state["elites"]
         found = search(task, plans, self.rule, self.budget, generator, kept, proposals, watch)
         self.slowest = watch.slowest

@@ -28,7 +28,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Task:
+class PlanningTask:
     """What a plan is judged by. noise: dream with the prior's noise, else along its most likely latents."""
 
     model: WorldModel
@@ -111,7 +111,7 @@ class Stopwatch:
 
 
 def search(
-    task: Task,
+    task: PlanningTask,
     plans: Plans,
     rule: SearchRule,
     budget: Budget,
@@ -155,7 +155,7 @@ def propose(
     return dream.action.unflatten(0, (-1, count))
 
 
-def _scores(task: Task, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
+def _scores(task: PlanningTask, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
     """Scores of as many candidates as there is time for: [N, <= S]."""
     if not watch.milliseconds:
         return task.scores(candidates, generator)
@@ -201,9 +201,9 @@ def boltzmann(temperature: float, count: int) -> Weigh:
 __all__ = [
     "Budget",
     "Found",
+    "PlanningTask",
     "SearchRule",
     "Stopwatch",
-    "Task",
     "Value",
     "Weigh",
     "boltzmann",

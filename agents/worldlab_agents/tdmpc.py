@@ -26,7 +26,7 @@ from worldlab_agents.actor import Actor, ReturnRange, draw
 from worldlab_agents.configs import TDMPCConfig
 from worldlab_agents.dreamer import lambda_returns
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search
+from worldlab_agents.search import Budget, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search
 
 
 class Ensemble(nn.Module):
@@ -88,7 +88,7 @@ class TDMPCAgent(Agent):
     ) -> tuple[Tensor, State]:
         config, policy = self.config, partial(draw, self.actor, generator=generator)
         proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
-        task = Task(model, carry, config.gamma, config.noise, self._value)
+        task = PlanningTask(model, carry, config.gamma, config.noise, self._value)
         watch = Stopwatch(config.budget_ms, slowest=self.slowest)
         found = search(task, plans_of(state), self.rule, self.budget, generator, proposals=proposals, watch=watch)
         self.slowest = watch.slowest

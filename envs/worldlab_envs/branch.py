@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from itertools import combinations
 from typing import Any
 
 import gymnasium
@@ -47,7 +49,8 @@ class Branch(gymnasium.Env):
     Terminates on arriving at cell 15 (bottom right). Registered with a limit of 50 steps.
 
     ## Exact quantities
-    `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`.
+    `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`. For
+    worldlab.measures: `truth()`, `odds()`, `state_of(obs)`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -71,6 +74,28 @@ class Branch(gymnasium.Env):
 
     def render(self) -> Any:
         return picture_of(self._cell)
+
+    def truth(self) -> dict[str, np.ndarray]:
+        """Row and column of the dot, 0 to 3."""
+        return {"row": np.array([self._cell // SIDE], float), "column": np.array([self._cell % SIDE], float)}
+
+    def odds(self) -> np.ndarray:
+        """P(next cell | cell, action), float64 [cell, action, next cell]."""
+        odds = np.zeros((SIDE * SIDE, len(MOVES), SIDE * SIDE))
+        for cell, action in np.ndindex(odds.shape[:2]):
+            for following, probability in branch_probabilities(cell, action).items():
+                odds[cell, action, following] = probability
+        return odds
+
+    def state_of(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        """The cells int [N] that pictures obs["image"] uint8 [N, H, W, 3] show, whatever size they were brought to; 16 where
+        one shows none: it is farther from the nearest cell's picture than a quarter of the way to another one's."""
+        images = obs["image"]
+        known = _pictures_of_size(*images.shape[1:3])
+        seen = images.reshape(-1, known.shape[1]).astype(np.float64)
+        distance = (seen**2).sum(1)[:, None] - 2 * seen @ known.T + (known**2).sum(1)
+        apart = min(((one - other) ** 2).sum() for one, other in combinations(known, 2))
+        return np.where(distance.min(1) > apart / 4, len(known), distance.argmin(1))
 
 
 def branch_probabilities(cell: int, action: int) -> dict[int, float]:
@@ -109,6 +134,18 @@ def cell_of(image: np.ndarray) -> int:
 def _move(cell: int, direction: int) -> int:
     row, column = cell // SIDE + MOVES[direction][0], cell % SIDE + MOVES[direction][1]
     return SIDE * row + column if 0 <= row < SIDE and 0 <= column < SIDE else cell
+
+
+@functools.cache
+def _pictures_of_size(height: int, width: int) -> np.ndarray:
+    """The cells' pictures as the boundary resizes them, float64 [cell, height * width * 3]."""
+    from worldlab_envs.wrappers import area_weights, resize
+
+    own = [picture_of(cell) for cell in range(SIDE * SIDE)]
+    if (height, width) != own[0].shape[:2]:
+        rows, columns = area_weights(SIDE * BLOCK, height), area_weights(SIDE * BLOCK, width)
+        own = [resize(picture, rows, columns) for picture in own]
+    return np.stack(own).reshape(SIDE * SIDE, -1).astype(np.float64)
 
 
 _PICTURES = np.stack([picture_of(cell) for cell in range(SIDE * SIDE)]).astype(np.float64)

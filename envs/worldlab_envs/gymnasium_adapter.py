@@ -12,6 +12,7 @@ from worldlab_envs.headless import go_headless
 
 if TYPE_CHECKING:
     import gymnasium
+    import numpy as np
 
     from worldlab.settings import EnvSettings
 
@@ -66,6 +67,12 @@ class GymnasiumAdapter:
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
         """Build the environment of a full id, headless, at worldlab's boundary. Raises: EnvError."""
         return build(id, settings)
+
+    def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
+        """The simulator's state (worldlab.measures.abilities.TellsTruth); None for simulators we do not know."""
+        from worldlab_envs.truth import truth
+
+        return truth(env)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,10 @@ class LinearGaussian(gymnasium.Env):
         reward = -float(self._x @ self.W @ self._x + u @ self.U @ u)
         return self._observe(), reward, False, self._t >= self.horizon, {"state": self._x.copy()}
 
+    def truth(self) -> dict[str, np.ndarray]:
+        """The state x."""
+        return {"x": self._x.copy()}
+
     def kalman_log_likelihood(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return the exact log-likelihood of each observation given those before it, in nats.
 

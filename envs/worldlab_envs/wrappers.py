@@ -13,6 +13,7 @@ from gymnasium import spaces
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 from worldlab.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
+from worldlab_envs.distractors import Distractors
 
 
 def boundary(
@@ -44,6 +45,8 @@ def boundary(
         env = ActionRepeat(env, settings.repeat)
     if settings.time_limit is not None:
         env = TimeLimit(env, settings.time_limit)
+    if settings.collect_limit is not None:
+        env = TimeLimit(env, settings.collect_limit)
     if settings.patience is not None:
         env = Patience(env, settings.patience)
     if draw is not None:
@@ -53,6 +56,8 @@ def boundary(
     env = DictObservation(env)
     if settings.size is not None:
         env = ResizeImages(env, settings.size)
+    if settings.distractors:
+        env = Distractors(env, settings.distractors)
     obs_spec(env.observation_space)
     action_spec(env.action_space)
     return env

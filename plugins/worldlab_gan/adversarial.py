@@ -81,19 +81,19 @@ def judge(critic: Critic, x: Any, condition: Tensor, sloped: bool = True) -> Ver
 
 
 @dataclass(frozen=True)
-class Trial:
+class Verdicts:
     """A critic's verdicts on pairs of real and generated samples under one condition."""
 
     real: Verdict
     fake: Verdict
 
 
-def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> Trial:
+def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> Verdicts:
     """Judge both, with the slopes that the game punishes."""
-    return Trial(judge(critic, real, condition, game.r1 > 0), judge(critic, fake, condition, game.r2 > 0))
+    return Verdicts(judge(critic, real, condition, game.r1 > 0), judge(critic, fake, condition, game.r2 > 0))
 
 
-def critic_terms(game: Game, trial: Trial) -> dict[str, Tensor]:
+def critic_terms(game: Game, trial: Verdicts) -> dict[str, Tensor]:
     """The critic player's losses, [N] each: the game, and the penalties R1 and R2 where they have a weight."""
     out = {"critic": critic_loss(game, trial.real.value, trial.fake.value)}
     if game.r1:

@@ -29,6 +29,23 @@ def test_a_controller_has_the_papers_size_and_computes_what_it_says():
     assert torch.equal(choice.sum(1), torch.ones(6)) and set(choice.flatten().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_the_first_candidates_act_around_the_action_that_is_given(hidden):
+    controller = Controller(4, 2, False, hidden=hidden)
+    weights = controller.acting_like(torch.tensor([0.5, -0.9]))
+    found = controller(weights.expand(6, -1), torch.randn(6, 4, generator=gen()))
+    torch.testing.assert_close(found, torch.tensor([0.5, -0.9]).expand(6, 2))
+    agent = CMAAgent(CMAConfig(first_action=(0.5,), hidden=hidden), specs_for(CONTINUOUS))
+    chosen, _ = agent.act(None, {}, torch.ones(1, 2), agent.initial(1), gen(), False)  # type: ignore[arg-type]
+    torch.testing.assert_close(chosen, torch.tensor([[0.5]]))
+
+
+@pytest.mark.parametrize(("action", "given"), [(DISCRETE, (0.5,)), (CONTINUOUS, (0.5, 0.5)), (CONTINUOUS, (1.0,))])
+def test_a_first_action_that_does_not_fit_is_refused(action, given):
+    with pytest.raises(ConfigError, match="first_action"):
+        CMAAgent(CMAConfig(first_action=given), specs_for(action))
+
+
 @pytest.mark.parametrize("action", [DISCRETE, CONTINUOUS], ids=lambda a: a.kind)
 def test_evolution_in_dreams_finds_the_best_action(action):
     config = CMAConfig(population=12, sigma=0.5, every=1, rollouts=4, horizon=3)
@@ -43,6 +60,34 @@ def test_evolution_in_dreams_finds_the_best_action(action):
     else:
         torch.testing.assert_close(chosen, torch.full((9, 1), 0.5), atol=0.15, rtol=0)
     assert out["agent/generation"] == 30 and out["agent/best"] > out["agent/fitness"] - 1e-5
+
+
+def test_judged_is_an_average_of_the_means_in_which_the_newest_weigh_most():
+    config = CMAConfig(population=4, every=1, rollouts=2, horizon=2, averaging=0.75)
+    agent, noise, means = CMAAgent(config, specs_for(CONTINUOUS)), gen(), []
+    for _ in range(4):
+        agent.learn(Bandit(CONTINUOUS), experience(), noise)  # type: ignore[arg-type]
+        means.append(agent.mean.clone())
+    weights = torch.tensor([0.75**3, 0.75**2, 0.75, 1.0])
+    expected = (weights[:, None] * torch.stack(means)).sum(0) / weights.sum()
+    torch.testing.assert_close(agent.average, expected)
+    features = torch.ones(1, 2)
+    chosen, _ = agent.act(None, {}, features, agent.initial(1), gen(), False)  # type: ignore[arg-type]
+    torch.testing.assert_close(chosen, agent.controller(expected[None], features))
+
+
+def test_the_mean_settles_by_ever_smaller_steps():
+    config = CMAConfig(population=6, every=1, rollouts=2, horizon=2, settle=2)
+    agent, noise = CMAAgent(config, specs_for(CONTINUOUS)), gen()
+    for generation in range(1, 6):
+        before = agent.mean.clone()
+        agent._ask(noise)
+        scores = torch.randn(6, generator=noise)
+        agent._tell(scores.tolist())
+        weights = torch.tensor(agent._strategy.sp.weights.positive_weights, dtype=torch.float32)
+        best = agent._population[scores.argsort(descending=True)[: len(weights)]]
+        step = min(1.0, 2 / generation) * ((weights[:, None] * best).sum(0) - before)
+        torch.testing.assert_close(agent.mean - before, step, atol=1e-5, rtol=1e-3)
 
 
 def test_a_dreams_score_is_discounted_and_weighed_by_going_on():

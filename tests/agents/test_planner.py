@@ -12,7 +12,7 @@ from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.planner import PlannerAgent, rule_of
 from worldlab_agents.plans import GaussianPlans, initial_plans
-from worldlab_agents.search import Budget, SearchRule, Stopwatch, Task, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search, top
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab import tree
@@ -91,7 +91,7 @@ def hill(target=0.7, **options) -> Any:
 
 
 def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_value_at_the_end():
-    task = Task(hill(0.0, cont=0.5), {"z": torch.zeros(2, 1)}, gamma=0.8, value=lambda f: 100 * f[..., 0])
+    task = PlanningTask(hill(0.0, cont=0.5), {"z": torch.zeros(2, 1)}, gamma=0.8, value=lambda f: 100 * f[..., 0])
     plans = torch.tensor([[[0.0], [1.0], [0.5]]])[None].expand(2, 1, 3, 1)
     # rewards 1, 0, 0.75 arrive while the dream is alive with probability 1, 0.4, 0.16; the end is worth 50
     torch.testing.assert_close(task.scores(plans, gen()), torch.full((2, 1), 1 + 0.16 * 0.75 + 0.064 * 50))
@@ -100,7 +100,7 @@ def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_
 @pytest.mark.parametrize("weigh", [top(8), boltzmann(0.5, 8)])
 def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
-    task = Task(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0)
     found = search(task, plans, SearchRule(weigh, floor=0.01), Budget(64, 8), gen())
     torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.05, rtol=0)
     good = GaussianPlans(torch.full((1, 3, 1), 0.7), torch.ones(1, 3, 1))
@@ -108,7 +108,7 @@ def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
 
 
 def test_proposals_compete_and_win_where_they_are_best():
-    task = Task(hill(0.9), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(hill(0.9), {"z": torch.zeros(1, 1)}, gamma=1.0)
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
     found = search(task, narrow, SearchRule(top(1)), Budget(4, 1), gen(), proposals=proposal)
@@ -129,7 +129,7 @@ def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monke
     monkeypatch.setattr("worldlab_agents.search.time.perf_counter", lambda: now[0])
     world = hill()
     world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
-    task = Task(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
     plans = GaussianPlans(torch.full((1, 3, 1), 0.25), torch.ones(1, 3, 1))
     watch = Stopwatch(10, slowest=0.02)  # the last search's slowest chunk took longer than there is
     found = search(task, plans, SearchRule(top(8)), Budget(512, 50), gen(), watch=watch)

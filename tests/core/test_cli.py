@@ -126,7 +126,7 @@ MISTAKES = [
     (
         "plugins show encodr vae",
         3,
-        "no role named 'encodr'. Did you mean 'encoder'? Roles: encoder, dynamics, decoder, agent, env",
+        "no role named 'encodr'. Did you mean 'encoder'?",
     ),
     ("plugins --role encodr", 2, "worldlab plugins: argument --role: invalid choice: 'encodr' (choose from"),
 ]

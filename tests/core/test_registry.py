@@ -89,6 +89,15 @@ def test_of_two_claims_to_a_name_the_later_distribution_is_broken(site, rival):
     assert ("only-mine" in registry.names("agent")) == (winner == "mmm")
 
 
+def test_launchers_are_a_role_and_come_last(site):
+    add_dist(site, "worldlab-farm", registers(("launcher", "farm"), ("env", "field")))
+    registry = load_registry()
+    assert registry.get("launcher", "farm").target == TARGET
+    assert [entry.role for entry in registry.named("worldlab-farm")] == ["env", "launcher"]
+    with pytest.raises(PluginError, match=r"no launcher named 'fram'\. Did you mean 'farm'"):
+        registry.get("launcher", "fram")
+
+
 def test_nobody_can_shadow_a_builtin(site):
     add_dist(site, "a-thief", registers(("encoder", "vae")))
     registry = load_registry()

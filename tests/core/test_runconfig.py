@@ -160,7 +160,7 @@ def test_config_toml_repeats_the_run(registry, tmp_path, presets, flags):
     assert again == config and again.to_toml() == config.to_toml()
     parsed = tomllib.loads(config.to_toml())
     assert parsed["encoder"]["name"] == config.encoder.name and parsed["presets"] == ["laptop", "big"]
-    assert json.loads(json.dumps(config.to_mapping()))["train"] == config.core.train.model_dump()
+    assert json.loads(json.dumps(config.to_mapping()))["train"] == config.core.train.model_dump(mode="json")
 
 
 FLAG_TEXTS = [

@@ -52,6 +52,31 @@ def test_a_stage_moves_its_own_parts_and_no_other(stage, learns):
     assert bool(critic) == ("decoder" in learns)
 
 
+@pytest.mark.parametrize("schedule", ["joint", "staged"])
+def test_what_is_frozen_learns_in_no_stage_and_all_else_when_it_would(schedule):
+    plain = TrainSettings(pretrain=4, schedule=schedule)
+    frozen = plain.model_copy(update={"freeze": ("dynamics",)})
+    for updates in range(7):
+        one, other = stage_at(plain, updates), stage_at(frozen, updates)
+        assert other == replace(one, parts=one.parts - {"dynamics"})
+
+
+def test_frozen_dynamics_have_no_loss_and_do_not_move_and_the_other_losses_are_the_same():
+    made, control = trainer(), trainer()
+    stage = stage_at(TrainSettings(pretrain=0, freeze=("dynamics",)), 0)
+    before, agent = weights(control.model), weights(control.agent)
+    batch = batch_for(made.model)
+    free, held = made.update(batch), control.update(batch, stage)
+    gone = {name for name in free if name not in held}
+    assert gone == {"loss/dyn"} and set(held) < set(free)
+    for name in held:
+        if name.startswith("loss/") and not name.startswith("loss/agent"):  # the agent dreams in what was just updated
+            torch.testing.assert_close(held[name], free[name], rtol=0, atol=0)
+    control.update(batch, stage)
+    moved = {name.partition(".")[0] for name in changed(control.model, before)}
+    assert moved - {"preprocess"} == {"encoder", "decoder", "reward", "cont"} and changed(control.agent, agent)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 def test_the_representation_is_tied_to_the_standard_prior(kind):
     made = trainer(kind, free_nats=0.0)

@@ -222,3 +222,14 @@ def test_patience_ends_where_nothing_was_earned_for_so_long_and_starts_afresh():
     assert [length(barren), length(barren)] == [4, 4]
     assert length(wrap(Fruitful(every=4), patience=3)) == 3
     assert length(wrap(Fruitful(every=8), repeat=4, patience=2)) is None  # in decisions; -0.4, then 0.7
+
+
+def test_collecting_may_end_episodes_before_the_limit_that_judging_keeps():
+    def length(**settings):
+        env = wrap(Fruitful(every=4), **settings)
+        env.reset(seed=0)
+        return next((t for t in range(1, 30) if env.step(0)[3]), None)
+
+    assert length(collect_limit=7) == 7
+    assert length(collect_limit=7, time_limit=5) == 5
+    assert length(collect_limit=3, repeat=4) == 3  # in decisions

@@ -1,0 +1,25 @@
+"""Where the cells of a comparison run: this machine, or a cluster."""
+
+from __future__ import annotations
+
+from worldlab import hookimpl
+from worldlab_launchers.configs import LocalConfig, RayConfig
+
+
+@hookimpl
+def worldlab_register(register) -> None:
+    register.launcher(
+        "local",
+        "worldlab_launchers.local:LocalLauncher",
+        config=LocalConfig,
+        summary="processes of this machine",
+        api=1,
+    )
+    register.launcher(
+        "ray",
+        "worldlab_launchers.ray:RayLauncher",
+        config=RayConfig,
+        summary="a Ray cluster, or one of this machine alone",
+        paper="Moritz et al. 2018, arXiv:1712.05889",
+        api=1,
+    )

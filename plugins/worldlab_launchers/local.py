@@ -1,0 +1,102 @@
+"""Runs the tasks of a comparison as processes of this machine, a few at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import final
+
+from worldlab.compare.tasks import Event, Task
+from worldlab_launchers.configs import LocalConfig
+
+LOSSES = 3
+"""Times a task is run again after its process was killed; then it has ended, with that code."""
+KILLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
+"""Exit codes by which a program says that it was asked to stop; a negative one says that it was made to."""
+PATIENCE = 60.0
+"""Seconds that tasks which are asked to stop may take to save what they have."""
+POLL = 0.05
+"""Seconds between two looks at what has ended."""
+
+
+@dataclass(frozen=True)
+class _Running:
+    task: Task
+    losses: int
+    process: subprocess.Popen[bytes]
+
+
+@final
+class LocalLauncher:
+    """Processes, each with the threads its task allows it; what they print goes where this process's errors go."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        self.config = config
+
+    def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
+        """See worldlab.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
+        waiting = deque((task, 0) for task in tasks)
+        running: list[_Running] = []
+        try:
+            while waiting or running:
+                while waiting and _fits(waiting[0][0], running, jobs):
+                    running.append(_start(*waiting.popleft()))
+                    tell(Event(running[-1].task.name, "started", where=socket.gethostname()))
+                ended = [one for one in running if one.process.poll() is not None]
+                for one in ended:
+                    running.remove(one)
+                    if _lost(one):
+                        waiting.appendleft((one.task, one.losses + 1))
+                    tell(_event(one))
+                if not ended:
+                    time.sleep(POLL)
+        finally:
+            _stop([one.process for one in running])
+
+
+def _fits(task: Task, running: Sequence[_Running], jobs: int) -> bool:
+    if jobs:
+        return len(running) < jobs
+    cores = len(os.sched_getaffinity(0))
+    return not running or sum(one.task.cpus for one in running) + task.cpus <= cores
+
+
+def _start(task: Task, losses: int) -> _Running:
+    # In this process's group: a signal to the group, such as a terminal's Ctrl-C, reaches all of them.
+    process = subprocess.Popen(task.argv, env={**os.environ, **dict(task.env)}, stdin=subprocess.DEVNULL, stdout=2)
+    return _Running(task, losses, process)
+
+
+def _lost(one: _Running) -> bool:
+    """Whether a process was ended by somebody else and is worth another try."""
+    code = one.process.returncode
+    return (code < 0 or code in KILLED) and one.losses < LOSSES
+
+
+def _event(one: _Running) -> Event:
+    what = "lost" if _lost(one) else "ended"
+    return Event(one.task.name, what, one.process.returncode, socket.gethostname())
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask them to stop, wait until they have, and kill those that take too long or when asked a second time."""
+    for process in processes:
+        # Not SIGINT: they may have had one from the terminal, and a second one means "at once, save nothing".
+        process.terminate()
+    end = time.monotonic() + PATIENCE
+    try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()

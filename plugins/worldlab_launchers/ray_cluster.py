@@ -1,0 +1,219 @@
+"""Reaching a Ray cluster, and finding out before anything runs whether its nodes can run the tasks."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import platform
+import re
+import secrets
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldlab.compare.tasks import Task
+from worldlab.errors import ConfigError, PluginError, StorageError, WorldlabError, one_line
+from worldlab.storage import atomic_write_text, make_folder
+from worldlab_launchers import ray_node
+
+log = logging.getLogger("worldlab")
+
+OLDEST = (2, 60)
+"""Oldest Ray that was tested; pyproject.toml asks for it."""
+OBJECT_STORE = 80 * 2**20
+"""Bytes of Ray's shared memory, about the least it accepts: nothing of ours passes through it."""
+ANSWER = 60.0
+"""Seconds a node may take to say whether it can run tasks; a slower one is asked again by the first task it gets."""
+INSTALL = 'pip install "worldlab[ray]"'
+LOCAL = "--launcher local"
+
+
+def check_usable(address: str) -> None:
+    """Raise PluginError if Ray is missing or has a version that was not tested, ConfigError for an address of no use."""
+    try:
+        version = importlib.metadata.version("ray")
+    except importlib.metadata.PackageNotFoundError:
+        cause = "it is an extra, not installed by default"
+        raise PluginError("launcher 'ray' needs the package ray", cause=cause, fix=INSTALL) from None
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if not OLDEST <= numbers < (3,):
+        cause = f"it was tested with {'.'.join(map(str, OLDEST))} and newer, below 3"
+        raise PluginError(f"launcher 'ray' cannot use ray {version}", cause=cause, fix=f"{INSTALL} --upgrade")
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"launcher 'ray' cannot use the address '{one_line(address, 40)}'",
+            cause="a Ray Client stands outside of the cluster, which then need not see the comparison's folder",
+            fix="run the command on a node of the cluster, with --launcher.address auto",
+        )
+
+
+@contextmanager
+def connected(address: str, cpus: int) -> Iterator[Any]:
+    """The module ray, connected to a cluster. address "": to one of this machine, which ends with the block and counts its
+    cores, or cpus if that is more: one task always fits.
+
+    A connection that is there already is used and left. Raises: PluginError, ConfigError.
+    """
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        _connect(ray, address, cpus)
+        if callable(before):  # Ray's own, which it has just set, exits; whoever set one knows better
+            signal.signal(signal.SIGTERM, before)
+        yield ray
+    finally:
+        ray.shutdown()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _import_ray() -> Any:
+    # Ray reads this when it is imported. Without it, a node that dies puts pages of its log between our lines.
+    name, silent = "RAY_DEDUP_LOGS_SKIP_REGEX", ".*"
+    chosen = os.environ.setdefault(name, silent) is not silent
+    try:
+        ray: Any = importlib.import_module("ray")
+        importlib.import_module("ray.util.scheduling_strategies")
+    except ImportError as error:
+        raise PluginError("the package ray cannot be imported", cause=one_line(error, 300), fix=INSTALL) from error
+    finally:
+        if not chosen:
+            del os.environ[name]
+    ray.cloudpickle.register_pickle_by_value(ray_node)  # nodes need no worldlab in Ray's own Python
+    return ray
+
+
+def _connect(ray: Any, address: str, cpus: int) -> None:
+    where: dict[str, Any] = {"address": address}
+    if not address:
+        cores = max(cpus, len(os.sched_getaffinity(0)))
+        where = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and Exception itself
+        raise _unreached(ray, address, str(error)) from error
+
+
+def _unreached(ray: Any, address: str, reason: str) -> ConfigError:
+    where = f"the Ray cluster at '{one_line(address, 40)}'"
+    if "Version mismatch" in reason:
+        found = re.search(r"started with:\s*Ray: (\S+)\s*Python: (\S+)", reason)
+        theirs = f"Ray {found[1]} and Python {found[2]}" if found else "other ones"
+        return ConfigError(
+            f"{where} runs another version of Ray or Python",
+            cause=f"it runs {theirs}; here are Ray {ray.__version__} and Python {platform.python_version()}",
+            fix=f'{INSTALL} "ray=={found[1] if found else ray.__version__}"   in the same Python on every node',
+        )
+    if not address:
+        return ConfigError("Ray cannot start a cluster of this machine", cause=one_line(reason, 300), fix=LOCAL)
+    return ConfigError(
+        f"{where} does not answer",
+        cause=one_line(reason, 300),
+        fix=f"start it: ray start --head, and on other nodes: ray start --address HEAD:6379; or {LOCAL}",
+    )
+
+
+@dataclass(frozen=True)
+class FolderMark:
+    """What shows that a node sees the driver's folders. files: by folder of tasks' folders; token: what they hold."""
+
+    files: Mapping[Path, Path]
+    token: str
+
+    def place(self, task: Task) -> tuple[str, str, str]:
+        """Folder of a task, the file beside it, and what that file holds."""
+        folder = absolute(task.folder)
+        return str(folder), str(self.files[folder.parent]), self.token
+
+
+@contextmanager
+def marked(tasks: Sequence[Task]) -> Iterator[FolderMark]:
+    """Within, there is a marking file beside the tasks' folders, which are created. Raises: StorageError."""
+    folders = [make_folder(absolute(task.folder)) for task in tasks]
+    token = secrets.token_hex(16)
+    mark = FolderMark({folder.parent: folder.parent / f".ray-{token[:8]}" for folder in folders}, token)
+    try:
+        for file in mark.files.values():
+            atomic_write_text(file, token)
+        yield mark
+    finally:
+        for file in mark.files.values():
+            with suppress(OSError):
+                file.unlink()
+
+
+def absolute(folder: Path) -> Path:
+    """The folder as every node knows it. Links stay: another node may reach the same folder through others."""
+    return Path(os.path.abspath(folder))
+
+
+def check_room(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
+    """Say which task no node is large enough for. Raises: ConfigError where no larger node may come."""
+    nodes = ray.nodes()
+    task = next((task for task in tasks if not any(_has_room(node, task) for node in nodes)), None)
+    if task is None:
+        return
+    needs = f"{task.cpus} CPUs and {task.gpus:g} GPUs"
+    if may_grow:
+        log.warning("task %s waits for a node with %s: the Ray cluster has none", task.name, needs)
+        return
+    has = nodes[0]["Resources"]
+    raise ConfigError(
+        one_line(f"this machine is too small for task {task.name}"),
+        cause=f"it needs {needs}; Ray found {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs",
+        fix="let it use less, or --launcher.address HEAD:6379 of a larger Ray cluster",
+    )
+
+
+def _has_room(node: Mapping[str, Any], task: Task) -> bool:
+    has = node["Resources"]
+    return bool(node["Alive"]) and has.get("CPU", 0) >= task.cpus and has.get("GPU", 0) >= task.gpus
+
+
+def check_nodes(ray: Any, tasks: Sequence[Task], mark: FolderMark) -> None:
+    """Ask each node with room for a task whether it sees the folders and has the program. Raises: see `unusable`."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(ray_node.look)
+    pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    questions = {(*mark.place(task)[1:], task.argv[0]): task for task in tasks}
+    asked: dict[Any, Task] = {}
+    for node in ray.nodes():
+        if any(_has_room(node, task) for task in tasks):
+            there = remote.options(scheduling_strategy=pinned(node["NodeID"], soft=False))
+            asked.update({there.remote(*question): task for question, task in questions.items()})
+    answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)[0] if asked else []
+    hosts: dict[str, set[str]] = defaultdict(set)
+    example = {}
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # the node died: no matter
+            host, problem = ray.get(answer)
+            hosts[problem].add(host)
+            example[problem] = asked[answer]
+    for problem in sorted(filter(None, hosts)):
+        raise unusable(sorted(hosts[problem]), problem, example[problem])
+
+
+def unusable(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
+    """The error to raise where nodes cannot run a task: a StorageError for "folder", a ConfigError for "program"."""
+    names = ", ".join(hosts)
+    if problem == "folder":
+        return StorageError(
+            one_line(f"the folder of the comparison is not shared with Ray node {names}"),
+            cause=f"{absolute(task.folder).parent} is missing there, or is another folder",
+            fix=f"use a folder on a shared file system (--out DIR), or {LOCAL}",
+        )
+    return ConfigError(
+        one_line(f"the program of the tasks is missing on Ray node {names}"),
+        cause=f"there is no {task.argv[0]}",
+        fix=f"install worldlab at the same path on every node, or {LOCAL}",
+    )

@@ -1,0 +1,131 @@
+"""What runs on a node of a Ray cluster. Shipped there by value: it needs Python and the folder, nothing of ours."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+Problem = Literal["", "folder", "program"]
+Said = tuple[str, str, int, str]
+"""What a node tells: "started", "ended" or "refused"; the host; an exit code; a problem, or a task's last words."""
+
+SETTLE = 5.0
+"""Seconds a node may take to see a file that was written on another one."""
+POLL = 0.2
+"""Seconds between two looks at a task."""
+LINES = 15
+"""Last lines of what a task printed, kept to explain its end."""
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def look(marker: str, token: str, program: str) -> tuple[str, Problem]:
+    """This host, and what keeps tasks from running on it. marker: a file the driver wrote, holding token."""
+    end = time.monotonic() + SETTLE
+    while not _holds(marker, token):
+        if time.monotonic() > end:
+            return socket.gethostname(), "folder"
+        time.sleep(POLL)
+    return socket.gethostname(), "" if shutil.which(program) else "program"
+
+
+def _holds(marker: str, token: str) -> bool:
+    try:
+        return Path(marker).read_text(encoding="utf-8") == token
+    except OSError:
+        return False
+
+
+def run_task(
+    place: tuple[str, str, str], argv: Sequence[str], env: Mapping[str, str], patience: float
+) -> Iterator[Said]:
+    """Run a command in a folder; tell when it has started and when it has ended.
+
+    place: (folder, marker, token). patience: seconds the command may take to save what it has when Ray cancels this task,
+    before it is killed.
+    """
+    folder, marker, token = place
+    host, problem = look(marker, token, argv[0])
+    if problem:
+        yield "refused", host, 0, problem
+        return
+    with _cancelled() as asked:
+        process = _start(argv, folder, env)
+        last: deque[str] = deque(maxlen=LINES)
+        copier = threading.Thread(target=_copy, args=(process, last), daemon=True)
+        try:
+            copier.start()
+            yield "started", host, 0, ""
+            _wait(process, asked, patience)
+        finally:
+            with suppress(ProcessLookupError):  # with whatever it started itself
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        copier.join(1.0)
+        yield "ended", host, code, "".join(last)
+
+
+@contextmanager
+def _cancelled() -> Iterator[list[int]]:
+    """Ray cancels a task by an interrupt of its thread: within, it is noted in the list, so that it hits no wrong line."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start(argv: Sequence[str], folder: str, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    worker = os.getpid()
+
+    def settle() -> None:
+        if libc is not None:  # killed together with this Ray worker, by the kernel: no orphan writes on in the folder
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != worker:
+                os._exit(1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers block SIGINT
+
+    return subprocess.Popen(
+        argv,
+        cwd=folder,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=settle,
+    )
+
+
+def _copy(process: subprocess.Popen[str], last: deque[str]) -> None:
+    """Copy what a command prints to this worker's own errors, which Ray keeps, and remember the end of it."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        last.append(line)
+        print(line, end="", file=sys.stderr, flush=True)
+
+
+def _wait(process: subprocess.Popen[str], asked: Sequence[int], patience: float) -> None:
+    end = None
+    while process.poll() is None:
+        if asked and end is None:
+            process.terminate()
+            end = time.monotonic() + patience
+        if end is not None and time.monotonic() > end:
+            return
+        time.sleep(POLL)

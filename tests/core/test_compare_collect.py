@@ -1,0 +1,73 @@
+"""The scale of scores: where its 0 and its 1 come from."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from worldlab.compare.collect import collect, reference_of, reward_threshold
+from worldlab.compare.matrix import matrix_of
+from worldlab.compare.plan import plan
+from worldlab.compare.results import Method, Trial
+from worldlab.registry import load_registry
+from worldlab.settings import EnvSettings
+
+
+def config(env="Unknown-v0", **settings) -> Any:
+    return SimpleNamespace(core=SimpleNamespace(env=EnvSettings(id=env, **settings)))
+
+
+def found(kind: str, label: str, *returns: float, status="finished", env="Unknown-v0") -> Any:
+    cell = SimpleNamespace(kind=kind, method=Method(label, label, "model"), config=config(env), env=env)
+    return cell, Trial(label, env, 0, status, returns=returns)
+
+
+def test_zero_is_random_play_and_one_the_best_mean():
+    rows = [found("random", "r", 1, 3), found("random", "r", 5, 7), found("model", "a", 8, 10), found("model", "a", 20)]
+    reference = reference_of([*rows, found("model", "b", 13), found("model", "c", 99, status="failed")])
+    assert reference is not None and (reference.zero, reference.one) == (4.0, 14.5)
+    assert reference.why == "0: random actions, the mean of 4 episodes; 1: the best mean here, of a"
+
+
+def test_one_is_where_the_environment_counts_as_solved_if_it_says_so():
+    rows = [found("random", "r", 20, env="CartPole-v1"), found("model", "a", 500, env="CartPole-v1")]
+    reference = reference_of(rows)
+    assert reference is not None and (reference.zero, reference.one) == (20.0, 475.0)
+    assert "Gymnasium calls it solved" in reference.why
+
+
+def test_where_nothing_is_better_than_random_the_scale_still_is_one():
+    rows = [found("random", "r", 1, 3), found("model", "a", -5)]
+    reference = reference_of(rows)
+    assert reference is not None and (reference.zero, reference.one) == (2.0, 3.0)
+    assert reference_of([found("random", "r", 2)]).one == 3.0  # type: ignore[union-attr]
+    assert reference_of([found("model", "a", 5)]) is None
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "threshold"),
+    [
+        ("CartPole-v1", {}, 475.0),
+        ("CartPole-v1", {"time_limit": 200}, None),  # 475 cannot be had in 200 steps
+        ("CartPole-v1", {"time_limit": 200, "repeat": 3}, 475.0),
+        ("CartPole-v1", {"time_limit": 500}, 475.0),
+        ("Pendulum-v1", {}, None),
+        ("some.module:Nothing-v0", {}, None),
+    ],
+)
+def test_a_threshold_holds_only_for_the_task_as_registered(env, settings, threshold):
+    assert reward_threshold(config(env, **settings)) == threshold
+
+
+def test_what_was_not_run_is_missing_and_the_hidden_reference_is_no_method(tmp_path):
+    table = {"axes": {"env": "CartPole"}, "seeds": 2, "presets": "debug", "measures": "none", "baselines": "none"}
+    planned = plan(matrix_of(table), load_registry())
+    comparison = collect(
+        planned, tmp_path, {cell.name: tmp_path / "cells" / cell.name for cell in planned.cells}, "typed"
+    )
+    assert [method.key for method in comparison.methods] == ["vae"]
+    assert [(t.method, t.seed, t.status) for t in comparison.trials] == [("vae", s, "missing") for s in (0, 1)]
+    assert comparison.references == {} and comparison.about["command"] == "typed" and comparison.about["strict"] is True
+    assert comparison.budgets["CartPole-v1"]["env_steps"] == 600 and "updates" not in comparison.budgets["CartPole-v1"]

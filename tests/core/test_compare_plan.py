@@ -1,0 +1,262 @@
+"""From a matrix to its cells: hashes, equal budgets, baselines, and every mistake before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from worldlab.compare.configs import goes_on
+from worldlab.compare.identity import env_source, fingerprint
+from worldlab.compare.matrix import matrix_of
+from worldlab.compare.plan import check_mixes, launcher_of, plan
+from worldlab.errors import ConfigError, PluginError, WorldlabError
+from worldlab.registry import load_registry
+from worldlab.schema import Text
+
+REGISTRY = load_registry()
+BASE = {
+    "axes": {"env": ["CartPole", "Pendulum"], "encoder": ["vae", "cpc"]},
+    "presets": ["debug"],
+    "measures": "none",
+    "seeds": 2,
+}
+
+
+def planned(*layers, **more):
+    return plan(matrix_of(BASE, *layers, more), REGISTRY)
+
+
+def hashes(found):
+    return {(cell.method.key, cell.env, cell.seed): cell.hash for cell in found.cells}
+
+
+def test_every_method_meets_every_environment_with_every_seed():
+    found = planned()
+    keys = ["vae", "cpc", "random", "untrained", "model-free"]
+    assert [method.key for method in found.methods] == keys
+    assert sorted(hashes(found)) == sorted(
+        (k, e, s) for k in keys for e in ("CartPole-v1", "Pendulum-v1") for s in (0, 1)
+    )
+    assert len({cell.hash for cell in found.cells}) == len(found.cells) == 20
+    assert all(cell.config.core.seed == cell.seed and cell.config.core.env.id == cell.env for cell in found.cells)
+    assert [cell.kind for cell in found.cells[:4]] == ["random"] * 4  # what scores are scaled by comes first
+    assert [cell.seed for cell in found.cells[4:]] == [0] * 8 + [1] * 8  # half a matrix is a fair one
+
+
+def test_random_play_is_there_for_the_scale_even_where_it_is_no_method():
+    found = planned(baselines="none")
+    assert [method.key for method in found.methods] == ["vae", "cpc"]
+    (extra,) = [c for c in found.cells if c.kind == "random" and c.env == "CartPole-v1"]
+    assert (extra.method.key, extra.seed) == ("random", 0) and extra.method not in found.methods
+    assert hashes(planned())["random", "CartPole-v1", 0] == extra.hash
+
+
+def test_the_untrained_baseline_differs_from_the_first_model_in_its_frozen_dynamics_alone():
+    cells = {(c.method.key, c.env): c for c in planned(seeds=1).cells}
+    model, control = cells["vae", "CartPole-v1"].config, cells["untrained", "CartPole-v1"].config
+    assert control.core.train.freeze == ("dynamics",) and model.core.train.freeze == ()
+    train = control.core.train.model_copy(update={"freeze": ()})
+    assert replace(control, core=control.core.model_copy(update={"train": train})) == model
+
+
+def test_runs_are_strict_on_one_thread_unless_the_clock_or_a_gpu_is_asked_for():
+    def core(**settings):
+        return planned(seeds=1, settings=settings).cells[-1].config.core
+
+    assert (core().strict, core().device, core().minutes, core().train.threads) == (True, "cpu", None, 1)
+    assert core().log.checkpoint == core().steps  # begun anew if cut off: a checkpoint in between would serve nobody
+    clock = core(minutes=0.5)
+    assert (clock.strict, clock.minutes, clock.log.checkpoint) == (False, 0.5, clock.steps)
+    loose = core(strict=False, log={"pictures": 7})
+    assert (loose.strict, loose.log.checkpoint, loose.log.pictures, loose.log.tensorboard) == (False, 60, 7, False)
+    assert core(device="cuda").strict is False
+    assert [goes_on(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [False, False, True]
+
+
+def test_a_presets_clock_is_no_wish_of_the_user():
+    matrix = matrix_of({**BASE, "axes": {"env": "CarRacing"}, "presets": "laptop"})  # 18 minutes there
+    core = plan(matrix, REGISTRY).cells[-1].config.core
+    assert core.strict and core.minutes is None and core.env.size == 48
+
+
+def test_the_hash_changes_with_what_can_change_the_numbers_and_with_nothing_else():
+    base = hashes(planned())
+    same = hashes(planned(settings={"log": {"every": 7}, "env": {"workers": 1, "num_envs": 1}}, jobs=2))
+    assert same == base
+    ratio = hashes(planned(settings={"train.ratio": 0.3}))
+    models = {key for key in base if key[0] in ("vae", "cpc", "untrained")}
+    assert {key for key in base if ratio[key] != base[key]} == models
+    width = hashes(planned(settings={"encoder.cpc.width": 4}))
+    assert {key[0] for key in base if width[key] != base[key]} == {"cpc"}
+    steps = hashes(planned(settings={"steps": 700}))
+    assert {key for key in base if steps[key] != base[key]} == {key for key in base if key[0] != "random"}
+    more = hashes(planned(settings={"eval.final_episodes": 3}))
+    assert all(more[key] != base[key] for key in base)
+
+
+def test_a_cell_keeps_its_hash_when_the_matrix_grows_by_an_axis():
+    grown = hashes(planned({"axes": {"dynamics": ["vae", "flow"]}}))
+    assert grown["vae-vae", "CartPole-v1", 1] == hashes(planned())["vae", "CartPole-v1", 1]
+
+
+def test_a_plugin_file_is_part_of_what_its_cells_are(tmp_path):
+    cells = []
+    for line in ("", "# another"):
+        path = tmp_path / "mine.py"
+        path.write_text(PLUGIN + line)
+        registry = load_registry([path])
+        table = {**BASE, "axes": {"env": "CartPole", "encoder": ["vae", "mine"]}, "plugins": [str(path)]}
+        cells.append(hashes(plan(matrix_of(table), registry)))
+    assert {key[0] for key in cells[0] if cells[0][key] != cells[1][key]} == {"mine"}
+
+
+PLUGIN = """
+from worldlab import hookimpl
+from worldlab_vae.configs import VAEEncoderConfig
+
+
+@hookimpl
+def worldlab_register(register):
+    register.encoder("mine", "worldlab_vae.encoder:VAEEncoder", config=VAEEncoderConfig, summary="A copy.")
+"""
+
+
+def test_recorded_experience_counts_by_its_bytes_not_by_its_path(tmp_path):
+    config = planned(seeds=1).cells[-1].config
+    env = env_source(config.core.env.id, REGISTRY)
+
+    def digest(name, data):
+        (tmp_path / name / "replay").mkdir(parents=True)
+        (tmp_path / name / "replay" / "seg-000-0.log").write_bytes(data)
+        replay = config.core.replay.model_copy(update={"source": str(tmp_path / name)})
+        changed = replace(config, core=config.core.model_copy(update={"replay": replay}))
+        return fingerprint("model", changed, env, REGISTRY), fingerprint("random", changed, env, REGISTRY)
+
+    one, same, other = digest("a", b"x"), digest("b", b"x"), digest("c", b"y")
+    assert one == same and one[0] != other[0] and one[1] == other[1]
+
+
+def test_the_matrix_comes_back_written_out_and_means_the_same():
+    found = planned(seeds=1)
+    assert found.matrix.envs == ("CartPole-v1", "Pendulum-v1")
+    assert found.matrix.axes == {
+        "encoder": ("vae", "cpc"),
+        "dynamics": ("vae",),
+        "decoder": ("vae",),
+        "agent": ("dreamer",),
+    }
+    assert plan(matrix_of(tomllib.loads(found.matrix.to_toml())), REGISTRY) == found
+
+
+def test_models_one_by_one_have_names_and_settings_of_their_own():
+    rows = [{"name": "small", "settings": {"encoder.units": "16"}}, {"name": "large"}, {"encoder": "cpc"}]
+    found = plan(
+        matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY
+    )
+    assert [(m.key, m.encoder) for m in found.methods[:3]] == [("small", "vae"), ("large", "vae"), ("cpc", "cpc")]
+    units = {c.method.key: c.config.encoder.options.model_dump()["units"] for c in found.cells if c.kind == "model"}
+    assert units == {"small": 16, "large": 64, "cpc": 64}
+
+
+def test_budgets_are_those_of_the_runs():
+    budget = planned().budgets["CartPole-v1"]
+    assert (budget["env_steps"], budget["prefill"], budget["updates_per_step"], budget["eval_episodes"]) == (
+        600,
+        300,
+        0.2,
+        2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"steps": 700}, "steps is 600 for vae, 700 for b"),
+        ({"train": {"batch_size": 9}}, "train.batch_size is 8 for vae, 9 for b"),
+        ({"env": {"repeat": 2}}, "env.repeat is 1 for vae, 2 for b"),
+        ({"eval": {"final_episodes": Text("5")}}, "eval.final_episodes is 2 for vae, 5 for b"),
+    ],
+)
+def test_unequal_budgets_are_refused_by_name(settings, named):
+    rows = [{"encoder": "vae"}, {"name": "b", "settings": settings}]
+    with pytest.raises(ConfigError) as error:
+        plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
+    assert error.value.message == f"compare: unequal budgets on CartPole-v1: {named}"
+
+
+def test_a_baseline_of_the_name_of_a_model_steps_aside():
+    found = planned({"axes": {"encoder": "vae", "agent": ["dreamer", "random"]}}, baselines=["random"])
+    assert [method.key for method in found.methods] == ["dreamer", "random", "baseline-random"]
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(PluginError) as error:
+        planned({"axes": {"encoder": ["vea", "cpc"], "decoder": "gna", "env": ["CartPol", "Pendulum"]}})
+    assert error.value.message.startswith("no encoder named 'vea'. Did you mean 'vae'?")
+    for other in ("no decoder named 'gna'", "no environment 'CartPol'"):
+        assert f"also: {other}" in (error.value.cause or "")
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            {"axes": {"env": ["CartPole", "CartPole-v1"]}},
+            "compare: two names of one environment: CartPole, CartPole-v1",
+        ),
+        ({"launcher": "locl"}, "no launcher named 'locl'. Did you mean 'local'?"),
+        ({"launcher": {"name": "local", "adress": 1}}, "config: launcher.adress is not a setting."),
+        ({"settings": {"seed": 3}}, "compare: seed and env.id are no settings of a matrix"),
+        ({"settings": {"env": {"id": "x"}}}, "compare: seed and env.id are no settings of a matrix"),
+        ({"settings": {"train.rato": 1}}, "config: train.rato is not a setting. Did you mean train.ratio?"),
+        ({"settings": {"encoder.temperature": 1}}, "config: encoder.temperature is not a setting."),
+        ({"presets": "debg"}, "no preset named 'debg'. Did you mean 'debug'?"),
+        (
+            {"settings": {"for": {"CartPole*": {"encoder": {"name": "cpc"}}}}, "axes": {"encoder": []}},
+            "compare: the encoder would be 'cpc' on CartPole-v1 and 'vae' on Pendulum-v1",
+        ),
+        (
+            {"axes": {"env": ["branch"]}, "settings": {"for": {"branch": {"steps": 700}}}},
+            'compare: a [for] table matches "branch" and not its full id "worldlab/Branch-v0"',
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_a_mistake_is_found_before_anything_runs(layer, message):
+    with pytest.raises(WorldlabError) as error:
+        planned(layer)
+    assert error.value.message.startswith(message) and len(error.value.message) <= 100
+
+
+def test_env_tables_apply_each_to_its_own():
+    found = planned(settings={"for": {"CartPole*": {"steps": 900}}})
+    assert (found.budgets["CartPole-v1"]["env_steps"], found.budgets["Pendulum-v1"]["env_steps"]) == (900, 600)
+
+
+def test_mixes_that_cannot_be_are_named_together(tmp_path):
+    found = planned({"axes": {"encoder": "vae", "agent": ["sac", "dreamer"]}}, baselines=["model-free:TD3"], seeds=1)
+    with pytest.raises(ConfigError) as error:
+        check_mixes(found.cells, REGISTRY)
+    texts = f"{error.value.message}\n{error.value.cause}"
+    assert "SAC cannot do with discrete actions" in texts and "model-free:TD3 cannot do with these actions" in texts
+    check_mixes([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY)
+
+
+def test_the_launchers_settings_are_those_of_its_class():
+    entry, options = launcher_of(matrix_of(BASE, {"launcher": {"name": "ray", "address": "auto"}}), REGISTRY)
+    assert entry.name == "ray" and options.model_dump()["address"] == "auto"
+
+
+def test_planning_needs_no_torch():
+    code = (
+        "import sys; from worldlab.compare.matrix import matrix_of; from worldlab.compare.plan import plan\n"
+        "from worldlab.registry import load_registry\n"
+        f"plan(matrix_of({BASE!r}), load_registry()); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout == "False\n", done.stderr

@@ -1,0 +1,105 @@
+"""The configuration of each model on each environment: the preset's, with what a comparison needs laid over and under it.
+
+Runs are strict on the CPU unless something else is asked for: a matrix that was interrupted then ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worldlab.compare.matrix import Contender, Matrix
+from worldlab.errors import ConfigError, one_line
+from worldlab.registry import Registry
+from worldlab.runconfig import PARTS, RunConfig, resolve
+
+
+def config_of(matrix: Matrix, contender: Contender, typed: str, env: str, registry: Registry) -> RunConfig:
+    """The configuration of a model on an environment, all but its seed. typed: the environment as the user named it; env: its
+    full id. Raises: ConfigError, PluginError."""
+    tables = [*_read(matrix.configs), matrix.settings, contender.settings]
+    config = _resolved(matrix, contender, env, tables, registry)
+    if typed != env:
+        other = _resolved(matrix, contender, typed, tables, registry)
+        core = other.core.model_copy(update={"env": other.core.env.model_copy(update={"id": env})})
+        if replace(other, core=core) != config:
+            raise ConfigError(
+                one_line(f'compare: a [for] table matches "{typed}" and not its full id "{env}"'),
+                cause="a comparison is repeated by full ids, which do not change with what is installed",
+                fix=f'[for."{env}"]',
+            )
+    core = config.core
+    often = max(1, core.steps // 10) if goes_on(config) else core.steps
+    log = {"pictures": 0, "tensorboard": False, "keep": 2, "checkpoint": often}
+    log = {key: value for key, value in log.items() if not any(_asks(table, "log", key) for table in tables)}
+    source = core.replay.source and str(Path(core.replay.source).expanduser().absolute())
+    update = {
+        "log": core.log.model_copy(update=log),
+        "train": core.train.model_copy(update={"threads": _threads(config, matrix.jobs)}),
+        "replay": core.replay.model_copy(update={"source": source}),
+    }
+    return replace(config, core=core.model_copy(update=update))
+
+
+def goes_on(config: RunConfig) -> bool:
+    """Whether a run that was cut off may go on from a checkpoint. A resumed run begins new episodes, so one that must repeat
+    to the bit is begun anew; so is one that ends by the clock, whose time would be counted twice."""
+    return not config.core.strict and config.core.minutes is None
+
+
+def _resolved(
+    matrix: Matrix, contender: Contender, env: str, tables: Sequence[Mapping[str, Any]], registry: Registry
+) -> RunConfig:
+    flags: dict[str, Any] = {}
+    device = next((table["device"] for table in reversed(tables) if "device" in table), None)
+    if device != "cuda" and not any(_asks(table, key) for table in tables for key in ("strict", "minutes")):
+        flags |= {"strict": True, "device": "cpu"}
+    for table in (matrix.settings, contender.settings):
+        flags = _over(flags, table)
+    parts = {role: {"name": name} for role in PARTS if (name := getattr(contender, role))}
+    flags = _over(_over(flags, parts), {"env": {"id": env}})
+    return resolve(registry, presets=matrix.presets, files=matrix.configs, flags=flags)
+
+
+def _threads(config: RunConfig, jobs: int) -> int:
+    """Threads of a cell: one where it must repeat to the bit, else its share of the cores."""
+    cores = len(os.sched_getaffinity(0))
+    share = max(1, cores // max(1, jobs))
+    return 1 if config.core.strict else min(config.core.train.threads or share, share)
+
+
+def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The tables of config files; `resolve` says what is wrong with one that cannot be read."""
+    tables = []
+    for path in files:
+        try:
+            tables.append(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return tables
+
+
+def _asks(table: Mapping[str, Any], *path: str) -> bool:
+    """Whether a table, or one of its [for] tables, sets something."""
+    inner = table.get("for", {})
+    if isinstance(inner, Mapping) and any(isinstance(t, Mapping) and _asks(t, *path) for t in inner.values()):
+        return True
+    found: Any = table
+    for key in path:
+        if not isinstance(found, Mapping) or key not in found:
+            return False
+        found = found[key]
+    return True
+
+
+def _over(table: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """A new table: `top` laid over `table`."""
+    out = dict(table)
+    for key, value in top.items():
+        below = out.get(key)
+        out[key] = _over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return out

@@ -1,0 +1,75 @@
+"""What makes two cells the same experiment: a hash of all that can change its numbers, and of nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import worldlab
+from worldlab import provenance, storage
+from worldlab.envs import open_adapter
+from worldlab.errors import PluginError
+from worldlab.registry import Registry
+from worldlab.runconfig import RunConfig
+
+FORMAT = 1
+"""Raised when what a cell does changes in a way that no version tells."""
+_IRRELEVANT = (("presets",), ("log",), ("env", "workers"), ("train", "threads"))
+_WITHOUT_MODEL = {"random": ("env", "eval", "seed"), "model-free": ("env", "eval", "seed", "steps", "strict", "device")}
+"""The settings that matter to a baseline that has no world model."""
+
+
+def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], registry: Registry) -> str:
+    """SHA-256 in hex of a cell: its kind, its configuration, and the versions of what it is made of.
+
+    kind: "model", "untrained", "random" or "model-free" (":NAME"). env: of `env_source`.
+    Raises: PluginError if a part is not here; StorageError for recorded experience that cannot be read.
+    """
+    settings = config.to_mapping()
+    for *groups, leaf in _IRRELEVANT:
+        table = settings
+        for group in groups:
+            table = table[group]
+        del table[leaf]
+    versions: dict[str, Any] = {"worldlab": worldlab.__version__, "env": env}
+    needs = _WITHOUT_MODEL.get(kind.partition(":")[0])
+    if needs is not None:
+        settings = {key: settings[key] for key in needs}
+    else:
+        versions |= provenance.components(config, registry)
+    if kind.startswith("model-free"):
+        versions["stable-baselines3"] = importlib.metadata.version("stable-baselines3")
+    if config.core.replay.source and needs is None:
+        settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))
+    content = {"format": FORMAT, "kind": kind, "settings": settings, "versions": versions}
+    return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
+
+
+@cache
+def recording_digest(folder: Path) -> str:
+    """SHA-256 in hex of recorded experience: the segment files of a run folder, by name. Raises: StorageError."""
+    place = folder / "replay" if (folder / "replay").is_dir() else folder
+    with storage.storage_errors(place, "read"):
+        digests = [[path.name, storage.sha256_file(path).sha256] for path in sorted(place.glob("seg-*.log"))]
+    return storage.sha256_bytes(storage.dump_json(digests))
+
+
+def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
+    """An environment's full id, and the plugin that builds it: distribution, version, sha256 (of a file, else None).
+
+    Raises: EnvError if nobody knows the id; PluginError.
+    """
+    adapter, full = open_adapter(registry, env_id)
+    digests = {(source.distribution, source.version): source.sha256 for source in registry.sources}
+    for entry in registry.registrations("env"):
+        try:
+            loaded = entry.load()
+        except PluginError:
+            continue  # not the one that was opened
+        if loaded is adapter or type(adapter) is loaded:
+            sha256 = digests.get((entry.distribution, entry.version))
+            return {"id": full, "distribution": entry.distribution, "version": entry.version, "sha256": sha256}
+    raise AssertionError("an adapter that was opened is registered")

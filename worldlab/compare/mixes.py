@@ -1,0 +1,32 @@
+"""Whether a cell could run, asked before any does: its environment, model and agent are built and thrown away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from worldlab.compose import compose
+from worldlab.registry import Registry
+from worldlab.runconfig import RunConfig
+from worldlab.session import open_env
+from worldlab.streams import Streams
+
+
+def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any]) -> None:
+    """Build what a cell needs. spaces: (observations, actions) by environment, filled as they become known.
+
+    Raises: ConfigError, PluginError, EnvError if it cannot be.
+    """
+    env_id = config.core.env.id
+    if env_id not in spaces:
+        env = open_env(config, registry)[1]()
+        spaces[env_id] = env.observation_space, env.action_space
+        env.close()
+    observations, actions = spaces[env_id]
+    if kind.startswith("model-free"):
+        from worldlab.compare.model_free import algorithm_for
+
+        algorithm_for(actions, kind.partition(":")[2])
+    else:
+        compose(config, registry, observations, actions, Streams(0), torch.device("cpu"))

@@ -1,0 +1,32 @@
+"""What a latent knows of noise that has nothing to do with the task: the less the better.
+
+As in Nguyen et al. 2021 (TPC), arXiv:2106.07156, who play on backgrounds that move; here the factors of the noise are known, so
+that what a latent keeps of them can be read directly, beside what it keeps of the state.
+"""
+
+from __future__ import annotations
+
+from worldlab.compare.results import Measurement
+from worldlab.measures.explained import Explained
+from worldlab.measures.probe import LATENTS, read_both
+from worldlab.measures.specimen import Specimen
+from worldlab.measures.supervised import supervised_reading
+from worldlab.measures.undefined import Undefined
+
+
+def measured(specimen: Specimen) -> dict[str, Measurement]:
+    """distractor/... Raises: Undefined where observations show no noise."""
+    if specimen.recording.noise is None:
+        raise Undefined("this environment shows no distractors: env.distractors is 0")
+    target = specimen.standardised(specimen.recording.noise)
+    traces = {"": specimen.quiet, "_random": specimen.untrained}
+    readings = {}
+    for whose, trace in traces.items():
+        for latent, ending in LATENTS.items():
+            both = read_both(specimen, trace.z if latent == "z" else trace.features, target)
+            for kind, read in zip(("noise_r2", "noise_mlp_r2"), both, strict=True):
+                readings[f"{kind}{ending}{whose}"] = read
+    frames = specimen.frames("test")
+    readings["supervised_r2"] = supervised_reading(specimen, target)[frames]
+    explained = Explained.of(readings, target[frames], frames[0])
+    return {f"distractor/{name}": explained.score(name) for name in readings}
