@@ -49,9 +49,13 @@ class Nodes:
         self.alive: list[Any] = []
 
     def ask_for(self, count: int) -> None:
-        """Have that many nodes, or more."""
-        while len(self.alive) < count:
-            self.alive.append(self.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE))
+        """Have that many nodes, or more. Tried again: Ray gives a node up whose agents take 15 s to start."""
+        node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": STORE}
+        for _ in range(count + 3):
+            if len(self.alive) < count:
+                with suppress(Exception):  # of this very type
+                    self.alive.append(self.cluster.add_node(**node))
+        assert len(self.alive) >= count, "no more nodes can be started"
 
     def under(self, worker: int) -> Any:
         """The node that a Ray worker belongs to."""
