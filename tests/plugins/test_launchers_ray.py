@@ -53,7 +53,7 @@ class Nodes:
         node = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": STORE}
         for _ in range(count + 3):
             if len(self.alive) < count:
-                with suppress(Exception):  # of this very type
+                with suppress(Exception):  # Ray raises Exception itself
                     self.alive.append(self.cluster.add_node(**node))
         assert len(self.alive) >= count, "no more nodes can be started"
 

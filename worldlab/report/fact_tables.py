@@ -144,4 +144,6 @@ def _flat(value: Any) -> str:
         return ", ".join(f"{key} {_flat(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(map(_flat, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value is None or value == "" else str(value)

@@ -79,7 +79,7 @@ def curves(findings: Findings, env: str, marks: dict[str, Look]) -> Figure | Non
     ends = [step for _, band in known for step in (band.grid[0], band.grid[-1])]
     series = []
     for method, band in known:
-        level = method.kind == "baseline" and len(band.grid) == 1
+        level = len(band.grid) == 1 and not any(trial.updates for trial in findings.comparison.of(method.key, env))
         series.append(
             _line(findings.labels[method.key], marks[method.key], band, (min(ends), max(ends)) if level else None)
         )
