@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,9 +46,17 @@ def test_a_small_model_by_hand(parallel, naive):
     assert parallel or "recurrent" in found["calls/naive_step"].why
 
 
-def test_a_rate_is_rows_over_time_with_what_is_between_left_out():
-    found = speed.rate(lambda: time.sleep(0.02), 10, 0.1, between=lambda: time.sleep(0.02))
-    assert found.value is not None and 200 < found.value < 10 / 0.02
+def test_a_rate_is_rows_over_time_with_warm_up_and_what_is_between_left_out(monkeypatch):
+    """By a clock that only work moves: 5 s the first time, then 0.02 s; 1 s between."""
+    now = [0.0]
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    durations = iter([5.0])
+
+    def passes(seconds):
+        now[0] += seconds
+
+    found = speed.rate(lambda: passes(next(durations, 0.02)), 10, 0.1, between=lambda: passes(1.0))
+    assert found.value == pytest.approx(10 / 0.02) and found.error == pytest.approx(0, abs=1e-6)
     assert speed.rate(Undefined("cannot"), 1, 0.1).why == "cannot"
 
 

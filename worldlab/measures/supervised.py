@@ -24,9 +24,9 @@ WIDTH, UNITS = 8, 128
 """Of its convolutions and of its hidden layers."""
 SEQUENCES, STEPS = 8, 16
 """Sequences in an update, frames of each."""
-RATE, CLIP, AVERAGE = 1e-3, 1.0, 0.1
-"""Adam's rate; gradient norm at which updates are clipped, as speeds have long tails; the share of an update in the running average
-of the weights, which is what reads. On CarRacing an R2 of 0.47 became 0.71 with the last two."""
+RATE, WARM_UP, CLIP, AVERAGE = 1e-3, 50, 1.0, 0.1
+"""Adam's rate, which grows over the first updates; gradient norm at which they are clipped, as speeds have long tails; the share of an
+update in the running average of the weights, which is what reads. On CarRacing, one seed: R2 0.75 so, 0.35 without the warm-up."""
 CHECK, PATIENCE = 25, 6
 """Updates between looks at the stopping episodes; looks without a better one before it rests."""
 
@@ -69,6 +69,7 @@ def _taught(specimen: Specimen, target: Tensor) -> Tensor:
     net = seeded(generator, lambda: StateNet(specimen.model.specs, target.shape[-1])).to(specimen.model.device)
     average = copy.deepcopy(net)
     optimizer = torch.optim.Adam(net.parameters(), RATE)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARM_UP, total_iters=WARM_UP)
     lesson, updates = _Lesson(specimen, target.float()), count(1)
 
     def some_updates() -> float:
@@ -77,6 +78,7 @@ def _taught(specimen: Specimen, target: Tensor) -> Tensor:
             lesson.error(net, *lesson.draw(generator)).backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimizer.step()
+            warm_up.step()
             ema_update(average, net, max(AVERAGE, 1 / update))
         with torch.no_grad():
             return float(lesson.error(average, *lesson.stop))
