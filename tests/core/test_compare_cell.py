@@ -179,10 +179,11 @@ def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, ask
     assert cells.run_cell(folder) == 0
     assert {name: m.value for name, m in found(folder).trial.measures.items()} == {"a": 3.0}
     kept = tmp_path / "recordings"
+    assert asked.seed == 3  # and yet all models of a comparison are measured on the same episodes
     assert calls == [
-        (folder, 3, ("a",), False, kept),
-        (folder, 3, ("b",), False, kept),
-        (folder, 3, ("a",), True, kept),
+        (folder, 0, ("a",), False, kept),
+        (folder, 0, ("b",), False, kept),
+        (folder, 0, ("a",), True, kept),
     ]
     assert len(trainer.calls) == 1
 

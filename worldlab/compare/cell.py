@@ -161,9 +161,9 @@ def _measured(
         return dict(known)
     from worldlab.measures import QUICK, Sizes, measure
 
-    # Recordings are kept for the comparison's other models, which are measured on the same ones.
+    # One seed for all cells, whatever they trained with: every model is measured on the same episodes, recorded once.
     sizes, keep = QUICK if asked.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
-    found = measure(folder, registry, asked.seed, missing, sizes=sizes, keep=keep)
+    found = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
     unanswered = [name for name in missing if name not in found]
     if unanswered:
         raise WorldlabError(one_line(f"nothing came of measuring {', '.join(unanswered)}"))
