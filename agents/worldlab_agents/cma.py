@@ -45,40 +45,25 @@ class Controller:
     @property
     def size(self) -> int:
         """Numbers in a controller."""
-        inner = self.hidden or self.features
-        return (self.hidden * (self.features + 1) if self.hidden else 0) + self.actions * (inner + 1)
+        return self._inner_size + self.actions * ((self.hidden or self.features) + 1)
+
+    @property
+    def _inner_size(self) -> int:
+        return self.hidden * (self.features + 1)
 
     def acting_like(self, action: Tensor) -> Tensor:
-        """Weights [size] of the controller that takes the encoded action [A] whatever it sees; 0 is 0 for discrete ones."""
+        """Weights [size] of the controller that takes the encoded action [A] whatever it sees; all 0 for an action of 0."""
         weights = torch.zeros(self.size)
-        weights[-self.actions * ((self.hidden or self.features) + 1) :].unflatten(0, (self.actions, -1))[:, -1] = (
-            torch.atanh(action)
-        )
+        weights[self._inner_size :].view(self.actions, -1)[:, -1] = torch.atanh(action)
         return weights
 
     def __call__(self, weights: Tensor, features: Tensor) -> Tensor:
         """weights [N, size], features [N, F] -> encoded actions [N, A]."""
-        x, used = features, 0
+        x, used = features, self._inner_size
         if self.hidden:
-            used = self.hidden * (self.features + 1)
             x = torch.tanh(_affine(weights[:, :used], x, self.hidden))
         out = _affine(weights[:, used:], x, self.actions)
         return F.one_hot(out.argmax(-1), self.actions).to(out.dtype) if self.discrete else torch.tanh(out)
-
-
-def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
-    """The encoded action [A] of `first_action`, 0 where none is given. Raises: ConfigError if it does not fit."""
-    given = config.first_action
-    if not given:
-        return torch.zeros(dim)
-    if discrete or len(given) != dim or not all(-1 < number < 1 for number in given):
-        kind = "discrete" if discrete else f"{dim} numbers"
-        raise ConfigError(
-            f"agent.first_action has {len(given)} numbers, and the actions are {kind}",
-            cause=f"got {list(given)}; it takes one number between -1 and 1 for each, of continuous actions",
-            fix="leave agent.first_action out to begin in the middle",
-        )
-    return torch.tensor(given)
 
 
 def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
@@ -267,6 +252,21 @@ class CMAAgent(Agent):
         self.average.lerp_(self.mean, (1 - decay) / (1 - decay ** (int(self.generation) + 1)))
         self.sigma.fill_(float(self._strategy.sigma))
         self.generation.add_(1)
+
+
+def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
+    """The encoded action [A] of `first_action`, 0 where none is given. Raises: ConfigError if it does not fit."""
+    given = config.first_action
+    if not given:
+        return torch.zeros(dim)
+    if discrete or len(given) != dim or not all(-1 < number < 1 for number in given):
+        kind = "discrete" if discrete else f"{dim} numbers"
+        raise ConfigError(
+            f"agent.first_action has {len(given)} numbers, and the actions are {kind}",
+            cause=f"got {list(given)}; it takes one number between -1 and 1 for each, of continuous actions",
+            fix="leave agent.first_action out to begin in the middle",
+        )
+    return torch.tensor(given)
 
 
 def _strategy(mean: Tensor, sigma: Tensor, population: int, noise: Callable[..., np.ndarray]) -> Any:
