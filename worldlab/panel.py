@@ -78,7 +78,7 @@ class Progress:
         self._title = plain_text(title)
         self._stream = stream if stream is not None else sys.stderr
         self._status = _Status(start, max(1, total), time.monotonic())
-        self._wants_live = _is_terminal(self._stream) if live is None else live
+        self._wants_live = is_terminal(self._stream) if live is None else live
         self._screen: Any = None
         self._drawn = float("-inf")
 
@@ -172,13 +172,7 @@ class Progress:
             self._print(f"(no live panel: {type(error).__name__}: {error})")
 
     def _print(self, text: str) -> None:
-        try:
-            encoding = getattr(self._stream, "encoding", None) or "utf-8"
-            line = plain_text(text).encode(encoding, "replace").decode(encoding)
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # a closed pipe or stream: nobody is listening
-            return
+        write_to(self._stream, plain_text(text) + "\n")
 
     def _panel(self) -> Any:
         from rich.console import Group
@@ -229,7 +223,18 @@ class Progress:
         return "  ".join(parts)
 
 
-def _is_terminal(stream: Any) -> bool:
+def write_to(stream: Any, text: str) -> None:
+    """Write a text to a stream that may know fewer characters, or be closed: then nobody is listening."""
+    try:
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        return
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether lines on a stream can be drawn over."""
     try:
         return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
     except (AttributeError, ValueError, OSError):

@@ -82,6 +82,10 @@ class Recorded:
                 self._append(env, following)
         return len(self._next)
 
+    def close(self) -> None:
+        """Close the recording's files."""
+        self._log.close()
+
     def _append(self, env: int, record: np.void | None) -> None:
         assert record is not None
         self._replay.append(env, {key: record[key] for key in self._replay.schema})

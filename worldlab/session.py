@@ -81,6 +81,8 @@ class Session:
     def close(self) -> None:
         self.pool.close()
         self.replay.close()
+        if isinstance(self.collector, Recorded):
+            self.collector.close()
 
 
 def set_up_machine(core: CoreSettings) -> torch.device:

@@ -52,9 +52,10 @@ class LocalLauncher:
                 ended = [one for one in running if one.process.poll() is not None]
                 for one in ended:
                     running.remove(one)
-                    if _lost(one):
+                    event = _event(one)
+                    if event.what == "lost":
                         waiting.appendleft((one.task, one.losses + 1))
-                    tell(_event(one))
+                    tell(event)
                 if not ended:
                     time.sleep(POLL)
         finally:
@@ -74,15 +75,15 @@ def _start(task: Task, losses: int) -> _Running:
     return _Running(task, losses, process)
 
 
-def _lost(one: _Running) -> bool:
-    """Whether a process was ended by somebody else and is worth another try."""
-    code = one.process.returncode
-    return (code < 0 or code in KILLED) and one.losses < LOSSES
+def worth_another_try(code: int, losses: int) -> bool:
+    """Whether a process that ended with `code` was ended by somebody else, and not too often yet."""
+    return (code < 0 or code in KILLED) and losses < LOSSES
 
 
 def _event(one: _Running) -> Event:
-    what = "lost" if _lost(one) else "ended"
-    return Event(one.task.name, what, one.process.returncode, socket.gethostname())
+    code = one.process.returncode
+    what = "lost" if worth_another_try(code, one.losses) else "ended"
+    return Event(one.task.name, what, code, socket.gethostname())
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

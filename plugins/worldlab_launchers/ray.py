@@ -19,7 +19,7 @@ from worldlab.compare.tasks import Event, Task
 from worldlab.errors import one_line
 from worldlab_launchers import ray_node
 from worldlab_launchers.configs import RayConfig
-from worldlab_launchers.local import KILLED, LOSSES, PATIENCE
+from worldlab_launchers.local import PATIENCE, worth_another_try
 from worldlab_launchers.ray_cluster import (
     FolderMark,
     check_nodes,
@@ -127,7 +127,7 @@ class _Run:
         if what == "started":
             attempt.host = host
             return Event(name, "started", where=host)
-        if (code < 0 or code in KILLED) and attempt.losses < LOSSES:
+        if worth_another_try(code, attempt.losses):
             return Event(name, "lost", code, host)
         if code:
             log.warning("task %s ended with code %d on %s: %s", name, code, host, words.strip() or "it said nothing")

@@ -48,6 +48,13 @@ def worldlab(line: str) -> int:
     return cli.main(shlex.split(line))
 
 
+def test_a_switch_does_not_swallow_the_matrix(asked, tmp_path):
+    (tmp_path / "m.toml").write_text('seeds = 1\n[axes]\nenv = "CartPole"\n')
+    assert worldlab("compare --no-strict m.toml") == 0
+    ((matrix, _, _),) = asked.calls
+    assert matrix.envs == ("CartPole",) and str(matrix.settings["strict"]) == "false"
+
+
 def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
     line = "compare --env CartPole Pendulum --encoder vae cpc --seeds 3 5 --preset debug --preset few-steps --config a.toml"
     line += " --baselines random model-free:A2C --measures none --sizes quick --jobs 2 --launcher ray --launcher.address auto"

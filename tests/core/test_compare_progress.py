@@ -51,6 +51,14 @@ def test_a_line_for_each_end_and_none_else_without_a_terminal():
     assert second == "[4/5]  B on x, seed 0: FAILED: it broke  (0 s)  1 failed  eta 0:00:00"
 
 
+def test_a_place_may_be_gone_before_it_said_that_the_cell_began():
+    stream = io.StringIO()
+    with MatrixProgress([cell("a")], stream=stream) as progress:
+        progress.lost("a-x-0", "node7")
+        progress.ended("a-x-0", Trial("a", "x", 0, "failed", cause="no node lives long enough"))
+    assert stream.getvalue().splitlines()[-1].startswith("[1/1]  A on x, seed 0: FAILED: no node lives long enough")
+
+
 def test_a_terminal_sees_a_line_that_is_wiped_at_the_end():
     stream = io.StringIO()
     with MatrixProgress([cell("a")], stream=stream, live=True) as progress:

@@ -197,6 +197,18 @@ def test_more_measures_are_taken_of_what_is_trained(farm, tmp_path):
     assert file is not None and file.asked.measures == (name,) and file.trial.status == "finished" and not file.done
 
 
+def test_what_an_earlier_process_left_is_no_outcome_of_one_that_failed(farm, tmp_path):
+    from worldlab.measures import catalogue
+
+    ask(tmp_path)
+    farm.ends = lambda folder, code: None  # type: ignore[method-assign]
+    farm.codes = {"vae": 1}  # as Python ends when a module cannot be imported
+    ask(tmp_path, measures=[catalogue()[0].name])
+    trials = [trial for trial in farm.reports[-1].trials if trial.method == "vae"]  # type: ignore[attr-defined]
+    assert [trial.status for trial in trials] == ["failed", "failed"]
+    assert all("ended with code 1" in trial.cause for trial in trials)
+
+
 def test_files_that_were_given_are_kept_so_that_the_folder_repeats_itself(farm, tmp_path):
     (tmp_path / "mine.toml").write_text("train.ratio = 0.3\n")
     ask(tmp_path / "c", configs=[str(tmp_path / "mine.toml")])

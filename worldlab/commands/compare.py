@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldlab.commands.common import Parser, add_shared, at_least, emit, prints_to_stderr
 from worldlab.commands.flags import read_flags
+from worldlab.compare.matrix import AXES, SIZES, matrix_of, read_matrix
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import open_registry
 from worldlab.runconfig import PARTS
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from worldlab.compare.results import Comparison
 
 OUT = Path("comparison")
-_AXES = ("env", *PARTS)
 _EPILOG = """\
 Every setting of a run is a flag as well: --steps N, --train.ratio R, --encoder.NAME.width W (see worldlab train --help).
 Runs are strict on the CPU, so that an interrupted comparison ends with the same numbers, unless --device cuda,
@@ -34,8 +34,6 @@ Exit codes: 0 all finished, 1 some cells failed (the report says which), 2 and u
 def run(argv: list[str]) -> int:
     own, settings, launcher = _split(argv)
     args = _parser().read(own)
-    from worldlab.compare.matrix import matrix_of, read_matrix
-
     layers = [read_matrix(args.matrix)] if args.matrix else []
     matrix = matrix_of(*layers, _layer(args, settings, launcher))
     registry = open_registry(matrix.plugins)
@@ -75,7 +73,7 @@ def _parser() -> Parser:
         help="random, untrained, model-free[:ALGORITHM]; all; none (default: all)",
     )
     add("--measures", nargs="+", metavar="M", help="what is measured of each model: names, groups of them, all, none")
-    add("--sizes", choices=("full", "quick"), help="how much is measured: on pictures a minute a run, or seconds")
+    add("--sizes", choices=SIZES, help="how much is measured: on pictures a minute a run, or seconds")
     add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
     add(
         "--launcher", metavar="L", help="where cells run: a registered launcher; its settings are --launcher.NAME VALUE"
@@ -95,12 +93,13 @@ def _split(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
         root = name.removeprefix("--").removeprefix("no-").replace("-", "_")
         group, dot, leaf = root.partition(".")
         known = (group in CoreSettings.model_fields or group in PARTS) if dot else root in CoreSettings.model_fields
-        if not token.startswith("--") or not (known or (dot and group == "launcher")) or root in _AXES:
+        if not token.startswith("--") or not (known or (dot and group == "launcher")) or root in AXES:
             own.append(token)
             continue
         if root in ("seed", "env.id"):
             raise ConfigError(f"compare: {name} is not a flag here", fix="--seeds 5" if root == "seed" else "--env ID")
-        value = [tokens.pop(0)] if tokens and not equals and not _is_flag(tokens[0]) else []
+        takes = not equals and not name.startswith("--no-")
+        value = [tokens.pop(0)] if takes and tokens and not _is_flag(tokens[0]) else []
         if group != "launcher":
             settings += [token, *value]
         elif equals or value:
@@ -119,7 +118,7 @@ def _layer(args: argparse.Namespace, settings: dict[str, Any], launcher: dict[st
     """The flags as a table of the form of matrix.toml; what was not given is not in it."""
     seeds = args.seeds[0] if args.seeds and len(args.seeds) == 1 else args.seeds
     table: dict[str, Any] = {
-        "axes": {axis: getattr(args, axis) for axis in _AXES if getattr(args, axis)},
+        "axes": {axis: getattr(args, axis) for axis in AXES if getattr(args, axis)},
         "seeds": seeds,
         "presets": args.preset,
         "configs": [str(path) for path in args.config or []],

@@ -103,7 +103,7 @@ def _refuse_another_place(asked: Asked, config: RunConfig, registry: Registry) -
     """Raises: PluginError where this place would not compute what was asked for: it has other versions."""
     if fingerprint(asked.kind, config, env_source(asked.env, registry), registry) != asked.hash:
         raise PluginError(
-            "this place has other versions of worldlab or its plugins than where the comparison was begun",
+            "this place has other versions of worldlab, its plugins or libraries than where the comparison was begun",
             cause=f"on {socket.gethostname()} the cell has another hash",
             fix="install the same versions everywhere, or run the comparison again with those of today",
         )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import worldlab
-from worldlab import provenance, storage
+from worldlab import provenance, run_folder, storage
 from worldlab.envs import open_adapter
 from worldlab.errors import PluginError
 from worldlab.registry import Registry
@@ -34,14 +32,12 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
         for group in groups:
             table = table[group]
         del table[leaf]
-    versions: dict[str, Any] = {"worldlab": worldlab.__version__, "env": env}
+    versions: dict[str, Any] = {**run_folder.versions(), "env": env}
     needs = _WITHOUT_MODEL.get(kind.partition(":")[0])
     if needs is not None:
         settings = {key: settings[key] for key in needs}
     else:
         versions |= provenance.components(config, registry)
-    if kind.startswith("model-free"):
-        versions["stable-baselines3"] = importlib.metadata.version("stable-baselines3")
     if config.core.replay.source and needs is None:
         settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))
     content = {"format": FORMAT, "kind": kind, "settings": settings, "versions": versions}

@@ -24,6 +24,7 @@ from worldlab.compare.results import Trial
 from worldlab.errors import ConfigError, did_you_mean
 from worldlab.evaluate import Evaluation
 from worldlab.experiment import EVAL_SEED
+from worldlab.interfaces import parameter_count
 from worldlab.loop import crossed
 from worldlab.registry import Registry
 from worldlab.runconfig import RunConfig
@@ -87,7 +88,7 @@ def model_free_trial(blank: Trial, config: RunConfig, registry: Registry, folder
         env_steps=algorithm.num_timesteps,
         updates=len(updates),
         wall_seconds=round(time.perf_counter() - start, 1),
-        parameters=sum(p.numel() for p in algorithm.policy.parameters() if p.requires_grad),
+        parameters=parameter_count([algorithm.policy]),
         returns=tuple(outcome.returns),
         curve=(*judge.curve, (algorithm.num_timesteps, float(np.mean(outcome.returns)))),
     )

@@ -5,21 +5,19 @@ All of it goes to stderr.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from statistics import mean
 from typing import TextIO
 
 from worldlab.compare.plan import Cell
 from worldlab.compare.results import Trial
-from worldlab.panel import plain_text
+from worldlab.panel import is_terminal, plain_text, write_to
 
 REFRESH = 1.0
 """Seconds between two looks at the clock, on a terminal."""
@@ -66,7 +64,7 @@ class MatrixProgress:
         live: bool | None = None,
     ):
         self._stream = stream if stream is not None else sys.stderr
-        self._live = _is_terminal(self._stream) if live is None else live
+        self._live = is_terminal(self._stream) if live is None else live
         self._waiting = {cell.name: cell for cell in cells}
         self._running: dict[str, tuple[Cell, float]] = {}
         self._took: dict[Kind, list[float]] = defaultdict(list)
@@ -88,7 +86,7 @@ class MatrixProgress:
             self._ticker.join()
             self._write("\r\x1b[2K")
 
-    def started(self, name: str, where: str = "") -> None:
+    def started(self, name: str) -> None:
         """A cell began."""
         with self._lock:
             self._running[name] = (self._waiting.pop(name), time.monotonic())
@@ -97,14 +95,14 @@ class MatrixProgress:
     def lost(self, name: str, where: str) -> None:
         """The place where a cell ran is gone; it will be run again."""
         with self._lock:
-            cell, _ = self._running.pop(name)
+            cell, _ = self._take(name)
             self._waiting[name] = cell
         self.note(f"{name} was lost on {where}; it is run again")
 
     def ended(self, name: str, trial: Trial) -> None:
         """A cell ended; trial: what came of it."""
         with self._lock:
-            cell, start = self._running.pop(name)
+            cell, start = self._take(name)
             seconds = time.monotonic() - start
             self._ended += 1
             if trial.status == "finished":
@@ -115,6 +113,10 @@ class MatrixProgress:
                 found = f"FAILED: {trial.cause}"
         what = f"{cell.method.label} on {cell.env}, seed {cell.seed}: {found}"
         self.note(f"{self._count()}  {what}  ({seconds:.0f} s)  {self._outlook()}".rstrip())
+
+    def _take(self, name: str) -> tuple[Cell, float]:
+        """A place may be gone before it could say that the cell began there."""
+        return self._running.pop(name, None) or (self._waiting.pop(name), time.monotonic())
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -147,17 +149,8 @@ class MatrixProgress:
             self._draw()
 
     def _write(self, text: str) -> None:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        with suppress(OSError, ValueError):  # a closed pipe or stream: nobody is listening
-            self._stream.write(text.encode(encoding, "replace").decode(encoding))
-            self._stream.flush()
+        write_to(self._stream, text)
 
 
 def _kind(cell: Cell) -> Kind:
     return cell.method.key, cell.env
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    with suppress(AttributeError, ValueError, OSError):
-        return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
-    return False

@@ -205,7 +205,7 @@ def _task(one: _Placed) -> Task:
 
 def _heard(progress: MatrixProgress, cells: Mapping[str, _Placed], event: Event) -> None:
     if event.what == "started":
-        progress.started(event.task, event.where)
+        progress.started(event.task)
     elif event.what == "lost":
         progress.lost(event.task, event.where)
     else:
@@ -215,7 +215,8 @@ def _heard(progress: MatrixProgress, cells: Mapping[str, _Placed], event: Event)
 def _outcome(one: _Placed, code: int | None) -> Trial:
     """What a cell that ended left behind; where it could not say so itself, that it failed is written down here."""
     file = read_cell(one.folder)
-    if code in (0, 1) and file is not None and file.trial.status != "missing":
+    # Python, too, ends with 1: what an earlier process left there is no outcome of this one.
+    if file is not None and (code, file.trial.status) in ((0, "finished"), (1, "failed")):
         return file.trial
     ended = (
         f"was killed by signal {-code}, again and again" if code is not None and code < 0 else f"ended with code {code}"
