@@ -84,8 +84,7 @@ def log_weights(built: Composed, ctx: Context, samples: int, generator: torch.Ge
     latent = model.encoder.infer(embed, None, generator)
     prior: Any = standard_prior(model.specs.latent, latent.z)
     features = torch.cat([latent.z.new_zeros(len(latent.z), model.specs.memory_dim), latent.z], -1)
-    decoder: Any = model.decoder
-    mass = decoder.log_mass(features, obs, generator)
+    mass = model.log_mass(features, obs, generator)
     return (mass + prior.log_prob(latent.z) - latent.dist.log_prob(latent.z)).view(n, samples)
 
 

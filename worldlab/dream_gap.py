@@ -29,27 +29,30 @@ class Gap:
     real: list[float]
 
     @property
+    def difference(self) -> float:
+        """Mean of what the dream pays over what the environment does."""
+        return float(np.mean(self.dreamt) - np.mean(self.real))
+
+    @property
     def error(self) -> float:
-        """Standard error of the mean difference; NaN for a single pair."""
+        """Standard error of the difference; NaN for a single pair."""
         difference = np.subtract(self.dreamt, self.real)
         return float(difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else float("nan")
 
     @property
     def exploited(self) -> bool:
         """Whether the dream pays more than the environment: beyond 3 standard errors and a fifth of the larger return."""
-        over = float(np.mean(self.dreamt) - np.mean(self.real))
         size = max(abs(float(np.mean(self.dreamt))), abs(float(np.mean(self.real))))
-        return over > 3 * self.error and over > 0.2 * size
+        return self.difference > 3 * self.error and self.difference > 0.2 * size
 
     def summary(self) -> dict[str, Any]:
         """As result.json shows it."""
-        dreamt, real = float(np.mean(self.dreamt)), float(np.mean(self.real))
         return {
             "horizon": self.horizon,
             "starts": len(self.real),
-            "dreamt": dreamt,
-            "real": real,
-            "difference": dreamt - real,
+            "dreamt": float(np.mean(self.dreamt)),
+            "real": float(np.mean(self.real)),
+            "difference": self.difference,
             "standard_error": None if np.isnan(self.error) else self.error,
         }
 

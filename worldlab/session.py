@@ -32,6 +32,9 @@ from worldlab.streams import Streams
 from worldlab.trainer import Generators, Trainer
 from worldlab.vector import EnvPool
 
+Make = Callable[[], gymnasium.Env]
+"""Builds one environment."""
+
 
 @dataclass
 class Counters:
@@ -126,6 +129,16 @@ def open_env(
     whole = {"patience": None, "collect_limit": None}
     settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
     return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(adapter.make, env_id, settings))
+
+
+def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """Observation and action space of an environment."""
+    env = make()
+    try:
+        assert isinstance(env.observation_space, gymnasium.spaces.Dict)
+        return env.observation_space, env.action_space
+    finally:
+        env.close()
 
 
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from worldlab import health, matching, rollout, tree
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
-from worldlab.interfaces import Alarm, Batch, Component, Context, Decoder, Dynamics, Encoder, HasLogMass, SharesPast
+from worldlab.interfaces import (
+    Alarm,
+    Batch,
+    Component,
+    Context,
+    Decoder,
+    Dynamics,
+    Encoder,
+    HasLogMass,
+    Obs,
+    SharesPast,
+)
 from worldlab.nn import check_shape
 from worldlab.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
@@ -209,6 +220,16 @@ class WorldModel(nn.Module):
             "cont": -self.cont(features).log_prob(ctx.batch.cont) * arrived,
         }
 
+    @property
+    def has_log_mass(self) -> bool:
+        """Whether pictures have a probability under the decoder."""
+        return isinstance(self.decoder, HasLogMass) and self.decoder.likelihood != "undefined"
+
+    def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
+        """log P(obs | features [N, F]) of pictures' grey levels, [N] in nats, as HasLogMass has it; only where `has_log_mass`."""
+        assert isinstance(self.decoder, HasLogMass)
+        return self.decoder.log_mass(self._for_decoder(features), obs, generator)
+
     def _for_decoder(self, features: Tensor) -> Tensor:
         """Features [*, F] as the decoder sees them: the memory is 0 where the mix keeps it out."""
         if self.specs.decoder_memory:
@@ -243,13 +264,13 @@ class WorldModel(nn.Module):
         """The whole model's bound on -log2 P(pictures | actions) per pixel and channel, where all three parts have a
         density: one draw of E[log P(o | h, z)] - KL(q || p), on every n-th frame."""
         kl = matching.divergence(ctx)
-        if kl is None or not isinstance(self.decoder, HasLogMass) or self.decoder.likelihood == "undefined":
+        if kl is None or not self.has_log_mass:
             return {}
         step = max(1, len(kl) // health.FRAMES)
-        features = self._for_decoder(ctx.features).flatten(0, 1)[::step]
+        features = ctx.features.flatten(0, 1)[::step]
         obs = tree.select(tree.flatten_time(ctx.batch.obs), slice(None, None, step))
         # Its own noise: watching must not move the random stream that training draws from.
-        mass = self.decoder.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
+        mass = self.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
         entries = sum(math.prod(spec.shape) for spec in self.specs.obs.images.values())
         return {"bits_per_dim": (kl[::step] - mass).mean() / (entries * math.log(2))}
 

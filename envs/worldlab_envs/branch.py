@@ -126,9 +126,10 @@ def cell_of(image: np.ndarray) -> int:
 
     A decoded picture may be imperfect; for one made by `picture_of` the answer is exact. Raises: ValueError.
     """
-    if image.shape != _PICTURES.shape[1:]:
-        raise ValueError(f"expected a picture of shape {_PICTURES.shape[1:]}, got {image.shape}")
-    return int(((_PICTURES - image.astype(np.float64)) ** 2).sum((1, 2, 3)).argmin())
+    expected = (SIDE * BLOCK, SIDE * BLOCK, 3)
+    if image.shape != expected:
+        raise ValueError(f"expected a picture of shape {expected}, got {image.shape}")
+    return int(((_pictures_of_size(*expected[:2]) - image.reshape(-1)) ** 2).sum(1).argmin())
 
 
 def _move(cell: int, direction: int) -> int:
@@ -147,8 +148,6 @@ def _pictures_of_size(height: int, width: int) -> np.ndarray:
         own = [resize(picture, rows, columns) for picture in own]
     return np.stack(own).reshape(SIDE * SIDE, -1).astype(np.float64)
 
-
-_PICTURES = np.stack([picture_of(cell) for cell in range(SIDE * SIDE)]).astype(np.float64)
 
 if ID not in gymnasium.registry:
     gymnasium.register(ID, entry_point=f"{__name__}:Branch", max_episode_steps=LIMIT)

@@ -32,8 +32,8 @@ class Distractors(gymnasium.Wrapper):
         super().__init__(env)
         assert isinstance(env.observation_space, spaces.Dict)
         parts = env.observation_space.spaces
-        self._shapes = {key: part.shape for key, part in parts.items() if part.dtype == np.uint8 and part.shape}
-        if not self._shapes:
+        self._pictures = {key for key, part in parts.items() if part.dtype == np.uint8 and part.shape}
+        if not self._pictures:
             raise EnvError(
                 "env.distractors blends noise over pictures, and this environment shows none",
                 cause=f"observations: {', '.join(parts)}",
@@ -66,7 +66,7 @@ class Distractors(gymnasium.Wrapper):
         return self._blended(obs), float(reward), terminated, truncated, info
 
     def _blended(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {key: self._over(value) if key in self._shapes else value for key, value in obs.items()}
+        return {key: self._over(value) if key in self._pictures else value for key, value in obs.items()}
 
     def _over(self, image: np.ndarray) -> np.ndarray:
         """image uint8 [H, W, C] with the blobs on it."""

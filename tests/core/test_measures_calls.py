@@ -26,6 +26,8 @@ from worldlab.measures.undefined import Undefined
         lambda a, b: F.conv_transpose2d(a[None, None], b[None, None]),
         lambda a, b: F.scaled_dot_product_attention(a[None], b[None], b[None]),
         lambda a, b: torch.nn.GRUCell(4, 4)(a),
+        lambda a, b: torch.nn.MultiheadAttention(4, 2)(a, b, b),
+        lambda a, b: torch.linalg.multi_dot([a, b, a]),
         lambda a, b: (a + b).relu().softmax(-1).sum() and F.linear(a, b),
     ],
 )

@@ -116,6 +116,10 @@ def test_what_chance_alone_explains_by_enumeration():
 def test_elsewhere_it_is_undefined(recording):
     with pytest.raises(Undefined, match="not known"):
         coverage.measured(replace(specimen(recording), make=Shown))
+    blind = specimen(recording)
+    blind.model.decoder.renders, blind.model.probe = False, None
+    with pytest.raises(Undefined, match="neither the decoder nor a probe"):
+        coverage.measured(blind)
     unseen = replace(recording, length=np.full(30, 3))
     with pytest.raises(Undefined, match="5 observations"):
         coverage.measured(specimen(unseen))

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 import worldlab
 from worldlab.compare.results import Measurement, Quantity
-from worldlab.errors import ConfigError
+from worldlab.errors import ConfigError, StorageError
 from worldlab.measures import QUICK, catalogue, measure
 from worldlab.measures.catalogue import Measure
 from worldlab.measures.measuring import take
@@ -121,6 +121,8 @@ def test_what_cannot_be_measured_is_undefined_with_its_reason_and_nothing_else_i
     for error in (Undefined("no state"), ConfigError("no state", fix="none")):
         found = take(measure_that(raises(error)), None)  # type: ignore[arg-type]
         assert found == {name: Measurement(None, why="no state") for name in ("toy/a", "toy/b")}
+    with pytest.raises(StorageError):
+        take(measure_that(raises(StorageError("no room", fix="make some"))), None)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         take(measure_that(raises(ZeroDivisionError())), None)  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="toy/b"):

@@ -73,7 +73,7 @@ def _parser() -> Parser:
         help="random, untrained, model-free[:ALGORITHM]; all; none (default: all)",
     )
     add("--measures", nargs="+", metavar="M", help="what is measured of each model: names, groups of them, all, none")
-    add("--sizes", choices=SIZES, help="how much is measured: on pictures a minute a run, or seconds")
+    add("--sizes", choices=SIZES, help="how much is measured")
     add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
     add(
         "--launcher", metavar="L", help="where cells run: a registered launcher; its settings are --launcher.NAME VALUE"

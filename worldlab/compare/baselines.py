@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -26,13 +25,11 @@ from worldlab.experiment import EVAL_SEED
 from worldlab.pictures import save_webp
 from worldlab.registry import Registry
 from worldlab.runconfig import RunConfig
-from worldlab.session import open_env, set_up_machine
+from worldlab.session import Make, open_env, set_up_machine, spaces_of
 from worldlab.settings import CoreSettings
 from worldlab.spaces import action_spec
 from worldlab.storage import make_folder
 from worldlab.vector import Obs
-
-Make = Callable[[], gymnasium.Env]
 
 
 class FixedPolicy:
@@ -75,16 +72,6 @@ def judged(policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, r
         record=record,
         deterministic=core.eval.deterministic,
     )
-
-
-def spaces_of(make: Make) -> tuple[spaces.Dict, spaces.Space]:
-    """Observation and action space of an environment."""
-    env = make()
-    try:
-        assert isinstance(env.observation_space, spaces.Dict)
-        return env.observation_space, env.action_space
-    finally:
-        env.close()
 
 
 def picture_of(obs_space: spaces.Dict) -> str | None:

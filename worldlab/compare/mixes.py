@@ -9,7 +9,7 @@ import torch
 from worldlab.compose import compose
 from worldlab.registry import Registry
 from worldlab.runconfig import RunConfig
-from worldlab.session import open_env
+from worldlab.session import open_env, spaces_of
 from worldlab.streams import Streams
 
 
@@ -20,9 +20,7 @@ def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str
     """
     env_id = config.core.env.id
     if env_id not in spaces:
-        env = open_env(config, registry)[1]()
-        spaces[env_id] = env.observation_space, env.action_space
-        env.close()
+        spaces[env_id] = spaces_of(open_env(config, registry)[1])
     observations, actions = spaces[env_id]
     if kind.startswith("model-free"):
         from worldlab.compare.model_free import algorithm_for

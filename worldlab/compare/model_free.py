@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from worldlab.compare.baselines import FixedPolicy, film, judged, picture_of, spaces_of
+from worldlab.compare.baselines import FixedPolicy, film, judged, picture_of
 from worldlab.compare.results import Trial
 from worldlab.errors import ConfigError, did_you_mean
 from worldlab.evaluate import Evaluation
@@ -28,7 +28,7 @@ from worldlab.interfaces import parameter_count
 from worldlab.loop import crossed
 from worldlab.registry import Registry
 from worldlab.runconfig import RunConfig
-from worldlab.session import open_env, set_up_machine
+from worldlab.session import open_env, set_up_machine, spaces_of
 from worldlab.settings import CoreSettings
 from worldlab.spaces import encode_action
 from worldlab.vector import Obs

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.compare.results import Measurement
-from worldlab.interfaces import HasLogMass
 from worldlab.measures.intervals import mean
 from worldlab.measures.latent import no_divergence
 from worldlab.measures.quantities import WEIGHTS
-from worldlab.measures.specimen import Specimen
+from worldlab.measures.specimen import Specimen, some
 from worldlab.measures.undefined import Undefined
 from worldlab.world_model import WorldModel
 
@@ -36,10 +35,7 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
     why = no_divergence(specimen) or no_likelihood(model)
     if why:
         raise Undefined(why)
-    episode, time = specimen.frames("test")
-    chosen = torch.randperm(len(episode), generator=torch.Generator().manual_seed(specimen.seed))
-    chosen = chosen[: specimen.sizes.frames].sort().values
-    episode, time = episode[chosen], time[chosen]
+    episode, time = some(*specimen.frames("test"), specimen.sizes.frames, specimen.seed)
     mass, gain = log_parts(specimen, episode, time)
     dimensions = sum(math.prod(spec.shape) for spec in model.specs.obs.images.values())
     found = bits_by_draws(mass + gain, dimensions, [k for k in (1, *WEIGHTS) if k <= draws])
@@ -56,7 +52,7 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
 def no_likelihood(model: WorldModel) -> str:
     """Why pictures have no probability under the decoder, "" if they have one."""
     decoder = model.decoder
-    if isinstance(decoder, HasLogMass) and decoder.likelihood != "undefined":
+    if model.has_log_mass:
         return ""
     if decoder.score_kind == "critic":
         return "the decoder has samples and a critic, no density"
@@ -71,13 +67,15 @@ def no_likelihood(model: WorldModel) -> str:
 def log_parts(specimen: Specimen, episode: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """log P(o | h, z_k) and log p(z_k | h) - log q(z_k | o, h), float64 [M, draws] each in nats, of frames (episode, time) [M]."""
     model, generator = specimen.model, specimen.generator("bits")
-    seen, draws = specimen.noisy, specimen.sizes.draws
+    draws = specimen.sizes.draws
     parts = []
     for rows in torch.arange(len(episode)).split(max(1, ROWS // draws)):
         at = (episode[rows], time[rows])
         raw = {key: torch.from_numpy(specimen.recording.data[key])[at].to(model.device) for key in model.specs.obs.keys}
         obs = tree.repeat(model.preprocess(raw), draws)
-        memory, embed = (tree.repeat(leaf[at].to(model.device), draws) for leaf in (seen.memory, seen.embed.cpu()))
+        memory, embed = (
+            tree.repeat(leaf[at].to(model.device), draws) for leaf in (specimen.noisy.memory, specimen.embed)
+        )
         parts.append(log_terms(model, obs, embed, memory, generator))
     mass, gain = (torch.cat(part).double().cpu().view(-1, draws) for part in zip(*parts, strict=True))
     return mass, gain
@@ -90,9 +88,8 @@ def log_terms(
     latent = model.encoder.infer(embed, memory if model.specs.use_memory else None, generator)
     prior: Any = model.dynamics.predict(memory)
     log_q = latent.log_q if latent.log_q is not None else latent.dist.log_prob(latent.z)
-    decoder: Any = model.decoder
-    features = model._for_decoder(torch.cat([memory, latent.z], -1))
-    return decoder.log_mass(features, obs, generator), prior.log_prob(latent.z) - log_q
+    mass = model.log_mass(torch.cat([memory, latent.z], -1), obs, generator)
+    return mass, prior.log_prob(latent.z) - log_q
 
 
 def bits_by_draws(weights: Tensor, dimensions: int, draws: Sequence[int]) -> dict[int, Tensor]:

@@ -24,8 +24,8 @@ from worldlab.rollout import Carry
 from worldlab.world_model import WorldModel
 
 _NAMES = """
-    linear bilinear matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum tensordot
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
+    linear bilinear matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum tensordot linalg_multi_dot
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention multi_head_attention_forward
     gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell gru lstm rnn_tanh rnn_relu
 """
 PRODUCTS = frozenset(_NAMES.split())

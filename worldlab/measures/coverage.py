@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from worldlab.compare.results import Measurement
@@ -37,6 +36,8 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
         knows = able(env, KnowsOdds)
         if knows is None or specimen.model.specs.action.kind != "discrete":
             raise Undefined("the odds of this environment's next states are not known")
+        if not specimen.model.decoder.renders and specimen.model.probe is None:
+            raise Undefined("neither the decoder nor a probe draws pictures")
         return _against(specimen, knows)
     finally:
         env.close()
@@ -109,6 +110,8 @@ def variation_by_chance(odds: np.ndarray, draws: int) -> float:
 
     Half the sum of mean absolute deviations of binomials, 2 v (1 - p) P(X = v), v = floor(n p) + 1 (de Moivre 1730).
     """
+    from scipy.stats import binom  # a second and more, and few environments know their odds
+
     v = np.floor(draws * odds) + 1
     return float((v * (1 - odds) * binom.pmf(v, draws, odds)).sum() / draws)
 

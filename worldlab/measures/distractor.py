@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from worldlab.compare.results import Measurement
 from worldlab.measures.explained import Explained
-from worldlab.measures.probe import LATENTS, read_both
+from worldlab.measures.probe import readings_of
 from worldlab.measures.specimen import Specimen
 from worldlab.measures.supervised import supervised_reading
 from worldlab.measures.undefined import Undefined
@@ -19,13 +19,7 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
     if specimen.recording.noise is None:
         raise Undefined("this environment shows no distractors: env.distractors is 0")
     target = specimen.standardised(specimen.recording.noise)
-    traces = {"": specimen.quiet, "_random": specimen.untrained}
-    readings = {}
-    for whose, trace in traces.items():
-        for latent, ending in LATENTS.items():
-            both = read_both(specimen, trace.z if latent == "z" else trace.features, target)
-            for kind, read in zip(("noise_r2", "noise_mlp_r2"), both, strict=True):
-                readings[f"{kind}{ending}{whose}"] = read
+    readings = readings_of(specimen, target, "noise_r2", "noise_mlp_r2")
     frames = specimen.frames("test")
     readings["supervised_r2"] = supervised_reading(specimen, target)[frames]
     explained = Explained.of(readings, target[frames], frames[0])

@@ -23,7 +23,8 @@ class Explained:
     """Readings of the same K factors, judged on the same frames.
 
     sums float64 [G, 1 + (2 + P) K], over each episode's frames: how many, the factors, their squares, the squared errors of each
-    reading. R2 is the mean over factors of 1 - squared error / squared deviation; factors that do not move are left out.
+    reading. R2 is the mean over factors of 1 - squared error / squared deviation, -1 at least: one that hardly moves in the judged
+    episodes would outweigh all others. Factors that do not move are left out.
     """
 
     names: tuple[str, ...]
@@ -45,7 +46,7 @@ class Explained:
         """R2 of every reading, [P], from sums over episodes."""
         count, (mean, square, *errors) = total[0], total[1:].unflatten(0, (-1, len(self.moves)))
         deviation = (square - mean.square() / count)[self.moves]
-        return torch.stack([1 - (error[self.moves] / deviation).mean() for error in errors])
+        return torch.stack([(1 - error[self.moves] / deviation).clamp(min=-1).mean() for error in errors])
 
     def score(self, name: str) -> Measurement:
         """R2 of a reading."""

@@ -35,7 +35,7 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
         gap = probe.measure(specimen.generator("gap"), temperature)
         if gap is None:
             raise Undefined(f"every episode was over within {SEEN} decisions")
-        out[name] = measurement(float(np.mean(gap.dreamt) - np.mean(gap.real)), gap.error)
+        out[name] = measurement(gap.difference, gap.error)
         out["gap/real"] = _real(gap)
     return out
 

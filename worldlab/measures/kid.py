@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NAME = "worldlab-random-conv-1"
-"""Three convolutions (kernel 4, stride 2, padding 1; 32, 64, 128 channels) with ReLU, weights N(0, 2 / inputs) drawn from seed 0,
-no biases; their averages over quarters of the picture are the features."""
 CHANNELS = (32, 64, 128)
 SEED = 0
+"""The network `worldlab-random-conv-1`: three convolutions (kernel 4, stride 2, padding 1) with ReLU, weights N(0, 2 / inputs)
+drawn from the seed, no biases; their averages over quarters of the picture are the features."""
 
 
 def random_features(pictures: Tensor) -> Tensor:

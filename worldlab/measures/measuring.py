@@ -14,10 +14,11 @@ from worldlab import storage
 from worldlab.acting import ActingAgent
 from worldlab.agent import JudgedByEpisodes
 from worldlab.checkpoint import MANIFEST, latest_valid
+from worldlab.compare.identity import env_source
 from worldlab.compare.results import Measurement
 from worldlab.compose import compose
 from worldlab.envs import open_adapter
-from worldlab.errors import ConfigError, WorldlabError
+from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experiment import LoadedRun, load_run
 from worldlab.measures.catalogue import Measure, chosen
 from worldlab.measures.kept import Arrays, kept
@@ -26,6 +27,7 @@ from worldlab.measures.sizes import Sizes
 from worldlab.measures.specimen import Specimen
 from worldlab.measures.undefined import Undefined
 from worldlab.registry import Registry
+from worldlab.session import spaces_of
 from worldlab.streams import Streams
 from worldlab.world_model import WorldModel
 
@@ -53,6 +55,8 @@ def take(measure: Measure, specimen: Specimen) -> dict[str, Measurement]:
     names = [quantity.name for quantity in measure.quantities]
     try:
         found = measure.load()(specimen)
+    except StorageError:
+        raise  # what could not be kept says nothing of the model
     except (Undefined, WorldlabError) as error:
         why = error.message if isinstance(error, WorldlabError) else str(error)
         return {name: Measurement(None, why=why) for name in names}
@@ -83,6 +87,7 @@ def recording_of(
     # What is for collecting alone plays no part here, and how environments are stepped changes nothing that is seen.
     beside = {"num_envs", "workers", "patience", "collect_limit", "same_episodes"}
     asked = {
+        "source": env_source(run.config.core.env.id, registry),
         "env": {**run.config.core.env.model_dump(mode="json", exclude=beside), "id": run.env_id},
         "episodes": sizes.episodes,
         "length": sizes.length,
@@ -111,12 +116,7 @@ def _specimen(
 
 def _fresh(run: LoadedRun, registry: Registry) -> WorldModel:
     """The model as it was before the first update, scaling observations as the trained one does."""
-    env = run.make()
-    try:
-        spaces = env.observation_space, env.action_space
-    finally:
-        env.close()
-    built = compose(run.config, registry, *spaces, Streams(run.config.core.seed), run.device)
+    built = compose(run.config, registry, *spaces_of(run.make), Streams(run.config.core.seed), run.device)
     built.model.preprocess.load_state_dict(run.composed.model.preprocess.state_dict())
     return built.model
 

@@ -22,7 +22,7 @@ LATENTS = {"z": "", "features": "_features"}
 def measured(specimen: Specimen) -> dict[str, Measurement]:
     """probe/... Raises: Undefined where the true state is not known."""
     target = specimen.truth
-    readings = dict(_readings(specimen, target))
+    readings = readings_of(specimen, target)
     episode, time = specimen.frames("test")
     readings["supervised"] = supervised_reading(specimen, target)[episode, time]
     explained = Explained.of(readings, target[episode, time], episode)
@@ -36,14 +36,17 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
     return out
 
 
-def _readings(specimen: Specimen, target: Tensor) -> dict[str, Tensor]:
-    """Readings of the judged frames by quantity: of the trained model's latents and of the untrained one's."""
+def readings_of(
+    specimen: Specimen, target: Tensor, linear: str = "linear_r2", nonlinear: str = "mlp_r2"
+) -> dict[str, Tensor]:
+    """Readings of the judged frames by quantity, off the trained model's latents and off the untrained one's. linear, nonlinear:
+    how the names of their quantities begin."""
     out = {}
     for trace, whose in ((specimen.quiet, ""), (specimen.untrained, "_random")):
         for latent, ending in LATENTS.items():
             inputs = trace.z if latent == "z" else trace.features
-            linear, nonlinear = read_both(specimen, inputs, target)
-            out[f"linear_r2{ending}{whose}"], out[f"mlp_r2{ending}{whose}"] = linear, nonlinear
+            both = read_both(specimen, inputs, target)
+            out |= {f"{kind}{ending}{whose}": read for kind, read in zip((linear, nonlinear), both, strict=True)}
     return out
 
 

@@ -17,7 +17,7 @@ from worldlab.measures.intervals import by_episode, jackknife, measurement
 from worldlab.measures.kid import kid, random_features
 from worldlab.measures.quantities import HORIZONS
 from worldlab.measures.regress import finite
-from worldlab.measures.specimen import SEEN, Specimen, plan
+from worldlab.measures.specimen import SEEN, Specimen, plan, some
 from worldlab.measures.undefined import Undefined
 
 HORIZON = HORIZONS[-1]
@@ -67,7 +67,7 @@ class _Basis:
 
     @classmethod
     def of(cls, specimen: Specimen) -> _Basis:
-        pictures = _real(specimen, *_some(*specimen.frames("fit"), 2 * specimen.sizes.pictures, specimen.seed))
+        pictures = _real(specimen, *some(*specimen.frames("fit"), 2 * specimen.sizes.pictures, specimen.seed))
         features = {key: random_features(value) for key, value in pictures.items()}
         spread = {key: float(value.var(0).mean().sqrt()) for key, value in features.items()}
         if min(spread.values()) <= 0:
@@ -103,12 +103,7 @@ def _frames(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor] | None:
     late = time >= SEEN - 1 + dreamt
     if not bool(late.any()):
         return None
-    return _some(episode[late], time[late], specimen.sizes.pictures, specimen.seed)
-
-
-def _some(episode: Tensor, time: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    chosen = torch.randperm(len(episode), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    return episode[chosen], time[chosen]
+    return some(episode[late], time[late], specimen.sizes.pictures, specimen.seed)
 
 
 def _real(specimen: Specimen, episode: Tensor, time: Tensor) -> Pictures:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """Amounts of data, draws and work. The defaults take about a minute of one CPU core for pictures of 64 x 64."""
+    """Amounts of data, draws and work."""
 
     episodes: int = 40
     """Recorded episodes; at least 10. Of ten, four are learned from, two decide when to stop, four are judged."""
@@ -24,7 +24,7 @@ class Sizes:
     frames: int = 16
     """Frames whose bits are counted."""
     draws: int = 16
-    """Importance weights of each; a large PixelCNN explains some ten pictures a second."""
+    """Importance weights of each; dear where the decoder is a PixelCNN."""
     pictures: int = 96
     """Pictures drawn and compared with real ones."""
     contexts: int = 4
@@ -60,4 +60,4 @@ QUICK = Sizes(
     gap_horizon=15,
     seconds=0.1,
 )
-"""For trying things out: about ten seconds, with errors to match."""
+"""For trying things out, with errors to match."""

@@ -33,10 +33,9 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class Trace:
-    """The posterior along a recording, on the CPU but for `at`. embed [E, T, *], memory [E, T, H], z [E, T, D];
-    at(episode, time): the Carry [M, ...] there, from which to dream."""
+    """The posterior along a recording, on the CPU but for `at`. memory [E, T, H], z [E, T, D]; at(episode, time): the Carry
+    [M, ...] there, from which to dream."""
 
-    embed: Tensor
     memory: Tensor
     z: Tensor
     at: Callable[[Tensor, Tensor], Carry]
@@ -73,17 +72,23 @@ class Specimen:
     @cached_property
     def quiet(self) -> Trace:
         """The most likely latents, as a deterministic agent has them. Raises: Undefined if they are not finite."""
-        return self._trace(self.model, None)
+        return self._trace(self.model, self.embed, None)
 
     @cached_property
     def noisy(self) -> Trace:
         """Sampled latents, as training and dreams have them. Raises: Undefined if they are not finite."""
-        return self._trace(self.model, self.generator("trace"))
+        return self._trace(self.model, self.embed, self.generator("trace"))
 
     @cached_property
     def untrained(self) -> Trace:
         """The most likely latents of the same model before training."""
-        return self._trace(self.fresh().eval(), None)
+        model = self.fresh().eval()
+        return self._trace(model, self._embedded(model), None)
+
+    @cached_property
+    def embed(self) -> Tensor:
+        """What the encoder makes of every frame by itself, [E, T, *] on the model's device."""
+        return self._embedded(self.model)
 
     def batch(self, rows: np.ndarray, model: WorldModel | None = None) -> Batch:
         """Recorded episodes as a model sees them: [len(rows), T, ...]."""
@@ -93,16 +98,20 @@ class Specimen:
 
     @cached_property
     def truth(self) -> Tensor:
-        """The true state of every frame, standardised by the frames that are learned from: float64 [E, T, K]. Factors that never
-        move in these are 0. Raises: Undefined."""
+        """The true state of every frame, standardised by the frames that are learned from: float64 [E, T, K], without factors
+        that never move in these. Raises: Undefined."""
         if self.recording.truth is None:
             raise Undefined("this environment exposes no state: neither it nor its adapter has truth()")
         return self.standardised(self.recording.truth)
 
     def standardised(self, factors: np.ndarray) -> Tensor:
-        """Recorded factors [E, T, K] with mean 0 and std 1 over the frames that are learned from."""
+        """Those of recorded factors [E, T, *] that move, with mean 0 and std 1 over the frames that are learned from. Raises:
+        Undefined if none does."""
         values = torch.from_numpy(factors)
-        return Scaling.of(values[self.frames("fit")])(values)
+        scaling = Scaling.of(values[self.frames("fit")])
+        if not bool(scaling.alive.any()):
+            raise Undefined("no factor moves in the recorded episodes")
+        return scaling(values)[..., scaling.alive]
 
     def frames(self, part: str) -> tuple[Tensor, Tensor]:
         """(episode, time), int [N] each, of the frames of a part of the recording: "fit", "stop", "test"."""
@@ -110,14 +119,16 @@ class Specimen:
         return torch.from_numpy(episode), torch.from_numpy(time)
 
     @torch.no_grad()
-    def _trace(self, model: WorldModel, generator: torch.Generator | None) -> Trace:
-        episodes, device = len(self.recording.length), model.device
-        embeds = []
+    def _embedded(self, model: WorldModel) -> Tensor:
+        episodes, embeds = len(self.recording.length), []
         for rows in np.array_split(np.arange(episodes), -(-episodes // ROWS)):
             obs = self.batch(rows, model).obs
             embeds.append(tree.unflatten_time(model.encoder.embed(tree.flatten_time(obs)), len(rows)))
-        embed = torch.cat(embeds)
-        data = self.recording.data
+        return torch.cat(embeds)
+
+    @torch.no_grad()
+    def _trace(self, model: WorldModel, embed: Tensor, generator: torch.Generator | None) -> Trace:
+        data, device, episodes = self.recording.data, model.device, len(embed)
         action, first = (torch.from_numpy(data[key]).to(device) for key in ("prev_action", "is_first"))
         start = model.initial(episodes)
         use_memory = model.specs.use_memory
@@ -126,7 +137,13 @@ class Specimen:
         memory, z = seen.memory.cpu(), seen.latent.z.cpu()
         finite(memory[valid], "the memories of this model")
         finite(z[valid], "the latents of this model")
-        return Trace(embed, memory, z, seen.at)
+        return Trace(memory, z, seen.at)
+
+
+def some(episode: Tensor, time: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Up to `count` random ones of frames (episode, time) [N], in their order."""
+    chosen = torch.randperm(len(episode), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return episode[chosen], time[chosen]
 
 
 def where_dreams_begin(specimen: Specimen, horizon: int) -> tuple[Tensor, Tensor]:
