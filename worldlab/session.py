@@ -13,7 +13,7 @@ import gymnasium
 import torch
 
 from worldlab.acting import ActingAgent
-from worldlab.agent import JudgedByEpisodes, OwnLearner
+from worldlab.agent import Agent, JudgedByEpisodes, OwnLearner
 from worldlab.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.collect import Collector
 from worldlab.compose import Composed, compose
@@ -141,6 +141,20 @@ def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
         env.close()
 
 
+def rehearsed(
+    config: RunConfig,
+    registry: Registry,
+    obs_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    streams: Streams,
+    device: torch.device,
+) -> Composed:
+    """World model and agent, built and held to their contracts on a small batch. Raises: ConfigError, PluginError."""
+    composed = compose(config, registry, obs_space, action_space, streams, device)
+    dry_run(composed.model, composed.agent, {role: registry.get(role, getattr(config, role).name) for role in PARTS})
+    return composed
+
+
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
     """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved."""
     core = config.core
@@ -162,10 +176,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position)
         else:
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
-        composed = compose(config, registry, pool.observation_space, pool.action_space, streams, device)
-        dry_run(
-            composed.model, composed.agent, {role: registry.get(role, getattr(config, role).name) for role in PARTS}
-        )
+        composed = rehearsed(config, registry, pool.observation_space, pool.action_space, streams, device)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise
@@ -184,13 +195,7 @@ def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Record
     """What plays recorded experience back, if the run is to learn from that."""
     if not core.replay.source:
         return None
-    agent = acting.agent
-    # Without an episode to play such an agent rests; here none would ever come.
-    if isinstance(agent, JudgedByEpisodes) and bool(agent.resting(agent.initial(1)).any()):
-        raise ConfigError(
-            "this agent learns from the episodes it plays, and replay.source leaves it none",
-            fix="another --agent, or leave --replay.source out",
-        )
+    refuse_idle(acting.agent)
     recorded = Recorded(Path(core.replay.source), replay)
     if recorded.decisions < core.steps:
         raise ConfigError(
@@ -198,6 +203,16 @@ def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Record
             fix=f"--steps {recorded.decisions}, or a longer recording",
         )
     return recorded
+
+
+def refuse_idle(agent: Agent) -> None:
+    """Raises: ConfigError for an agent that can learn nothing from episodes that others played."""
+    # Without an episode to play such an agent rests; here none would ever come.
+    if isinstance(agent, JudgedByEpisodes) and bool(agent.resting(agent.initial(1)).any()):
+        raise ConfigError(
+            "this agent learns from the episodes it plays, and recorded data leaves it none",
+            fix="another --agent, or leave --replay.source and --shared-data out",
+        )
 
 
 def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:

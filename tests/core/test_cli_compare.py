@@ -57,6 +57,7 @@ def test_a_switch_does_not_swallow_the_matrix(asked, tmp_path):
 
 def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
     line = "compare --env CartPole Pendulum --encoder vae cpc --seeds 3 5 --preset debug --preset few-steps --config a.toml"
+    line += " --shared-data random"
     line += " --baselines random model-free:A2C --measures none --sizes quick --jobs 2 --launcher ray --launcher.address auto"
     line += (
         " --train.ratio 0.3 --no-eval.deterministic --encoder.vae.width=4 --steps 1e3 --title mine --out there --json"
@@ -77,6 +78,7 @@ def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
         "baselines": ["random", "model-free:A2C"],
         "measures": "none",
         "sizes": "quick",
+        "shared_data": "random",
         "jobs": 2,
         "launcher": {"name": "ray", "address": "auto"},
         "settings": {"train.ratio": "0.3", "eval.deterministic": "false", "encoder.vae.width": "4", "steps": "1e3"},

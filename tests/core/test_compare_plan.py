@@ -14,6 +14,7 @@ from worldlab.compare.configs import goes_on
 from worldlab.compare.identity import env_source, fingerprint
 from worldlab.compare.matrix import matrix_of
 from worldlab.compare.plan import check_mixes, launcher_of, plan
+from worldlab.compare.shared_data import recorders
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import load_registry
 from worldlab.schema import Text
@@ -241,10 +242,43 @@ def test_env_tables_apply_each_to_its_own():
 def test_mixes_that_cannot_be_are_named_together(tmp_path):
     found = planned({"axes": {"encoder": "vae", "agent": ["sac", "dreamer"]}}, baselines=["model-free:TD3"], seeds=1)
     with pytest.raises(ConfigError) as error:
-        check_mixes(found.cells, REGISTRY)
+        check_mixes(found.cells, REGISTRY, shared=False)
     texts = f"{error.value.message}\n{error.value.cause}"
     assert "SAC cannot do with discrete actions" in texts and "model-free:TD3 cannot do with these actions" in texts
-    check_mixes([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY)
+    check_mixes([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
+
+
+def test_an_agent_that_learns_from_its_own_episodes_alone_is_refused_where_data_is_shared():
+    found = planned(
+        {"axes": {"env": "CartPole", "encoder": "vae", "agent": "cma"}},
+        {"settings": {"agent.where": "real"}},
+        baselines="none",
+        seeds=1,
+    )
+    check_mixes(found.cells, REGISTRY, shared=False)
+    with pytest.raises(ConfigError, match="learns from the episodes it plays"):
+        check_mixes(found.cells, REGISTRY, shared=True)
+
+
+def test_data_is_shared_or_named_but_not_both(tmp_path):
+    with pytest.raises(ConfigError, match=r"shared data and replay\.source exclude each other"):
+        planned(settings={"replay.source": str(tmp_path)}, shared_data=True)
+
+
+@pytest.mark.parametrize("player", ["replay", "random"])
+def test_shared_data_is_recorded_once_an_environment(player):
+    found = planned(shared_data=player, seeds=[3, 4])
+    cells = recorders(found, REGISTRY)
+    assert [(cell.env, cell.seed, cell.kind) for cell in cells] == [
+        ("CartPole-v1", 3, "data"),
+        ("Pendulum-v1", 3, "data"),
+    ]
+    first = next(cell for cell in found.cells if cell.method == found.methods[0])
+    ours, theirs = cells[0].config.core, first.config.core
+    assert ours.steps == theirs.steps and ours.env == theirs.env and ours.replay == theirs.replay
+    assert (ours.train == theirs.train) == (player == "replay")
+    assert ours.train.prefill == (theirs.train.prefill if player == "replay" else theirs.steps - 1)
+    assert len({cell.hash for cell in (*cells, *found.cells)}) == len(cells) + len(found.cells)
 
 
 def test_the_launchers_settings_are_those_of_its_class():

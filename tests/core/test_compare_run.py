@@ -18,7 +18,7 @@ from worldlab.compare.matrix import matrix_of, read_matrix
 from worldlab.compare.results import Comparison
 from worldlab.compare.run import Terminated, compare
 from worldlab.compare.tasks import Event
-from worldlab.errors import ConfigError, RunLockedError
+from worldlab.errors import ConfigError, EnvError, RunLockedError
 from worldlab.registry import Registration, load_registry
 
 REGISTRY = load_registry()
@@ -29,7 +29,7 @@ BASE = {
     "measures": "none",
     "baselines": "none",
 }
-SCORES = {"vae": 30.0, "cpc": 20.0, "random": 10.0}
+SCORES = {"vae": 30.0, "cpc": 20.0, "random": 10.0, "shared": 5.0}
 
 
 class Farm:
@@ -38,6 +38,7 @@ class Farm:
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], int]] = []
         self.codes: dict[str, int] = {}
+        self.recorded = b"episodes"
         self.stop: tuple[int, BaseException] | None = None
 
     def run(self, tasks, jobs, tell):
@@ -58,6 +59,9 @@ class Farm:
         trial = replace(file.trial, status="finished", returns=(score, score), updates=5, cause="")
         if code:
             trial = replace(file.trial, status="failed", cause="it broke")
+        if file.asked.kind == "data":
+            (folder / "replay").mkdir(exist_ok=True)
+            (folder / "replay" / "seg-0-0.log").write_bytes(self.recorded)
         write_cell(folder, replace(file, trial=trial, seconds=3.0))
 
 
@@ -69,7 +73,7 @@ def farm(monkeypatch) -> Farm:
     monkeypatch.setattr(
         Registration, "load", lambda self: (lambda config: made) if self.role == "launcher" else load(self)
     )
-    monkeypatch.setattr(comparing, "check_mixes", lambda cells, registry: None)
+    monkeypatch.setattr(comparing, "check_mixes", lambda cells, registry, shared: None)
     made.reports = []  # type: ignore[attr-defined]
     monkeypatch.setattr(worldlab.report, "write", lambda comparison, folder: made.reports.append(comparison))  # type: ignore[attr-defined]
     return made
@@ -126,6 +130,35 @@ def test_two_models_alike_under_two_names_are_two_models(farm, tmp_path):
     rows = [{"name": "vae-a"}, {"name": "vae-b"}]
     ask(tmp_path, {"axes": {"encoder": []}, "model": rows})
     assert stems(farm.runs[0][0])[1:3] == ["vae-a-CartPole-v1-s0", "vae-b-CartPole-v1-s0"]
+
+
+def test_shared_data_is_recorded_before_anything_learns_and_is_kept(farm, tmp_path):
+    one = ask(tmp_path / "a", shared_data="random")
+    (first, _), (names, _) = farm.runs
+    assert stems(first) == ["shared-data-CartPole-v1-s0"] and stems(names) == CELLS
+    cells = {place.name: read_cell(place) for place in (tmp_path / "a/cells").iterdir()}
+    assert {cells[name].asked.config["replay"]["source"] for name in names[1:]} == {
+        str(tmp_path / "a/cells" / first[0])
+    }
+    assert [method.key for method in one.methods] == ["vae", "cpc"] and one.about[
+        "data_played_by"
+    ] == "uniform actions, seed 0"
+    assert ask(tmp_path / "a", shared_data="random").trials == one.trials and len(farm.runs) == 2
+    assert matrix_of(read_matrix(tmp_path / "a/matrix.toml")).shared_data == "random"
+    # The same data elsewhere makes the same cells, other data others.
+    ask(tmp_path / "b", shared_data="random")
+    farm.recorded = b"other episodes"
+    ask(tmp_path / "c", shared_data="random")
+    assert farm.runs[3][0] == names and not set(farm.runs[5][0]) & set(names[1:])
+
+
+def test_where_shared_data_cannot_be_recorded_nothing_learns(farm, tmp_path):
+    farm.codes = {"shared": 1}
+    with pytest.raises(EnvError, match="could not be recorded") as error:
+        ask(tmp_path, shared_data=True)
+    assert error.value.cause == "it broke" and len(farm.runs) == 1
+    farm.codes = {}
+    assert ask(tmp_path, shared_data=True).about["data_played_by"] == "vae, as it learned, seed 0"
 
 
 def test_a_failed_cell_is_reported_and_run_again(farm, tmp_path):

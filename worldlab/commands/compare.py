@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldlab.commands.common import Parser, add_shared, at_least, emit, prints_to_stderr
 from worldlab.commands.flags import read_flags
-from worldlab.compare.matrix import AXES, SIZES, matrix_of, read_matrix
+from worldlab.compare.matrix import AXES, PLAYERS, SIZES, matrix_of, read_matrix
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import open_registry
 from worldlab.runconfig import PARTS
@@ -74,6 +74,13 @@ def _parser() -> Parser:
     )
     add("--measures", nargs="+", metavar="M", help="what is measured of each model: names, groups of them, all, none")
     add("--sizes", choices=SIZES, help="how much is measured")
+    add(
+        "--shared-data",
+        nargs="?",
+        const=PLAYERS[0],
+        choices=PLAYERS,
+        help="every model learns from one recording: of the first model as it learns, or of random play",
+    )
     add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
     add(
         "--launcher", metavar="L", help="where cells run: a registered launcher; its settings are --launcher.NAME VALUE"
@@ -128,6 +135,7 @@ def _layer(args: argparse.Namespace, settings: dict[str, Any], launcher: dict[st
         "measures": args.measures,
         "sizes": args.sizes,
         "jobs": args.jobs,
+        "shared_data": args.shared_data,
         "launcher": {**({"name": args.launcher} if args.launcher else {}), **launcher},
         "title": args.title,
     }

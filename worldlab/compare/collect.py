@@ -17,6 +17,7 @@ from worldlab import storage
 from worldlab.compare.cell_file import read_cell
 from worldlab.compare.plan import Cell, Plan
 from worldlab.compare.results import Comparison, Reference, Trial
+from worldlab.compare.shared_data import told
 from worldlab.run_folder import git_state, versions
 from worldlab.runconfig import RunConfig
 
@@ -115,6 +116,8 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
     }
     if config.core.minutes is not None:
         about["minutes"] = "training ended by the clock where steps took longer: not bit-reproducible"
+    if plan.matrix.shared_data:
+        about["data_played_by"] = told(plan)
     data = _data(plan, places)
     return about | ({"data": data} if data else {})
 

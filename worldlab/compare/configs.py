@@ -18,9 +18,11 @@ from worldlab.registry import Registry
 from worldlab.runconfig import PARTS, RunConfig, resolve
 
 
-def config_of(matrix: Matrix, contender: Contender, typed: str, env: str, registry: Registry) -> RunConfig:
+def config_of(
+    matrix: Matrix, contender: Contender, typed: str, env: str, registry: Registry, recording: Path | None = None
+) -> RunConfig:
     """The configuration of a model on an environment, all but its seed. typed: the environment as the user named it; env: its
-    full id. Raises: ConfigError, PluginError."""
+    full id; recording: the run that all models learn from, where they share one. Raises: ConfigError, PluginError."""
     tables = [*_read(matrix.configs), matrix.settings, contender.settings]
     config = _resolved(matrix, contender, env, tables, registry)
     if typed != env:
@@ -36,13 +38,21 @@ def config_of(matrix: Matrix, contender: Contender, typed: str, env: str, regist
     often = max(1, core.steps // 10) if goes_on(config) else core.steps
     log = {"pictures": 0, "tensorboard": False, "keep": 2, "checkpoint": often}
     log = {key: value for key, value in log.items() if not any(_asks(table, "log", key) for table in tables)}
-    source = core.replay.source and str(Path(core.replay.source).expanduser().absolute())
-    update = {
-        "log": core.log.model_copy(update=log),
-        "train": core.train.model_copy(update={"threads": _threads(config, matrix.jobs)}),
-        "replay": core.replay.model_copy(update={"source": source}),
-    }
-    return replace(config, core=core.model_copy(update=update))
+    if matrix.shared_data and core.replay.source:
+        raise ConfigError(
+            "compare: shared data and replay.source exclude each other",
+            cause="the one records what all models learn from, the other names a recording",
+            fix="leave one of them out",
+        )
+    source = recording or (core.replay.source and Path(core.replay.source).expanduser().absolute())
+    threads = _threads(config, matrix.jobs)
+    return changed(config, log=log, train={"threads": threads}, replay={"source": str(source)})
+
+
+def changed(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
+    """The configuration with some settings of the core's groups set to other values."""
+    update = {name: getattr(config.core, name).model_copy(update=values) for name, values in groups.items()}
+    return replace(config, core=config.core.model_copy(update=update))
 
 
 def goes_on(config: RunConfig) -> bool:

@@ -33,10 +33,25 @@ BASELINES = ("random", "untrained", "model-free")
 """What a baseline may be; "model-free:NAME" chooses the algorithm of Stable-Baselines3."""
 SIZES = ("full", "quick")
 """How much is measured of a run: worldlab.measures.Sizes() or QUICK."""
+PLAYERS = ("replay", "random")
+"""Who plays what all models learn from: the first of them as it learns, or nobody."""
 SEEDS = 2**32
 """Seeds are below this."""
 _TABLES = ("axes", "settings", "launcher")
-_KEYS = ("title", "seeds", "presets", "configs", "plugins", "baselines", "measures", "sizes", "jobs", "model", *_TABLES)
+_KEYS = (
+    "title",
+    "seeds",
+    "presets",
+    "configs",
+    "plugins",
+    "baselines",
+    "measures",
+    "sizes",
+    "jobs",
+    "shared_data",
+    "model",
+    *_TABLES,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Matrix:
 
     axes: the parts that are crossed, by role; models: those listed one by one instead. presets, configs, settings: the
     layers of every run's configuration, as in worldlab.runconfig.resolve. measures: names or groups of names, or "all";
-    sizes: how much is measured, one of SIZES.
+    sizes: how much is measured, one of SIZES. shared_data: who plays what all models learn from, one of PLAYERS, or "".
     jobs: cells at a time, 0 as many as the launcher has room for.
     """
 
@@ -76,6 +91,7 @@ class Matrix:
     launcher: str
     launcher_settings: Mapping[str, Any]
     jobs: int
+    shared_data: str = ""
     title: str = ""
 
     @property
@@ -100,6 +116,7 @@ class Matrix:
             "measures": list(self.measures) or [NOTHING],
             "sizes": self.sizes,
             "jobs": self.jobs,
+            "shared_data": self.shared_data or False,
             "launcher": {"name": self.launcher, **self.launcher_settings},
             "axes": {"env": list(self.envs), **{role: list(names) for role, names in self.axes.items()}},
             "settings": self.settings,
@@ -141,6 +158,7 @@ def matrix_of(*layers: Mapping[str, Any]) -> Matrix:
         launcher=str(launcher.pop("name")),
         launcher_settings=launcher,
         jobs=_whole(table["jobs"], "jobs"),
+        shared_data=_player(table["shared_data"]),
         title=one_line(table.get("title", "")),
     )
 
@@ -304,6 +322,11 @@ def _one_of(value: Any, key: str, known: Sequence[str]) -> str:
     if value not in known:
         raise ConfigError(one_line(f"compare: {key} = {value!r} must be {' or '.join(known)}"))
     return value
+
+
+def _player(value: Any) -> str:
+    """True is the first of PLAYERS, false nobody: every model plays for itself."""
+    return (PLAYERS[0] if value else "") if type(value) is bool else _one_of(value, "shared_data", PLAYERS)
 
 
 def _whole(value: Any, key: str) -> int:

@@ -1,4 +1,4 @@
-"""Whether a cell could run, asked before any does: its environment, model and agent are built and thrown away."""
+"""Whether a cell could run, asked before any does: its environment, model and agent are built, tried and thrown away."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from worldlab.compose import compose
 from worldlab.registry import Registry
 from worldlab.runconfig import RunConfig
-from worldlab.session import open_env, spaces_of
+from worldlab.session import open_env, refuse_idle, rehearsed, spaces_of
 from worldlab.streams import Streams
 
 
-def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any]) -> None:
-    """Build what a cell needs. spaces: (observations, actions) by environment, filled as they become known.
+def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any], given: bool) -> None:
+    """Build what a cell needs. spaces: (observations, actions) by environment, filled as they become known. given: whether it
+    learns from what others played.
 
     Raises: ConfigError, PluginError, EnvError if it cannot be.
     """
@@ -27,4 +27,6 @@ def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str
 
         algorithm_for(actions, kind.partition(":")[2])
     else:
-        compose(config, registry, observations, actions, Streams(0), torch.device("cpu"))
+        composed = rehearsed(config, registry, observations, actions, Streams(0), torch.device("cpu"))
+        if given:
+            refuse_idle(composed.agent)

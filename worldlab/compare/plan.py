@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from worldlab.compare.budgets import common_budget
-from worldlab.compare.configs import config_of
+from worldlab.compare.configs import changed, config_of
 from worldlab.compare.identity import env_source, fingerprint
 from worldlab.compare.matrix import ALL, Matrix
 from worldlab.compare.naming import Mixture, name_models, slug, title_of
@@ -29,7 +30,7 @@ _LABELS = {"random": "random actions", "untrained": "untrained dynamics", "model
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one environment with one seed. kind: "model", "untrained", "random" or "model-free" (":NAME")."""
+    """One method on one environment with one seed. kind: "model", "untrained", "random", "model-free" (":NAME") or "data"."""
 
     method: Method
     env: str
@@ -58,8 +59,10 @@ class Plan:
     plugins: tuple[str, ...]
 
 
-def plan(matrix: Matrix, registry: Registry) -> Plan:
+def plan(matrix: Matrix, registry: Registry, recordings: Mapping[str, Path] | None = None) -> Plan:
     """Resolve every cell. The matrix comes back with full ids, presets and parts written out.
+
+    recordings: by environment the run that all models learn from, where they share data and it is there.
 
     Raises: ConfigError, PluginError, EnvError; one that names all that is wrong.
     """
@@ -68,7 +71,9 @@ def plan(matrix: Matrix, registry: Registry) -> Plan:
     if len(set(full)) < len(full):
         raise ConfigError(one_line(f"compare: two names of one environment: {', '.join(matrix.envs)}"))
     rows = gather(
-        lambda c=contender, typed=typed, env=env: config_of(matrix, c, typed, env, registry)
+        lambda c=contender, typed=typed, env=env: config_of(
+            matrix, c, typed, env, registry, (recordings or {}).get(env)
+        )
         for contender in matrix.contenders
         for typed, env in zip(matrix.envs, full, strict=True)
     )
@@ -167,8 +172,10 @@ def _mixture(configs: Sequence[RunConfig]) -> Mixture:
     return {role: getattr(configs[0], role).name for role in PARTS}
 
 
-def check_mixes(cells: Sequence[Cell], registry: Registry) -> None:
+def check_mixes(cells: Sequence[Cell], registry: Registry, shared: bool) -> None:
     """Build the model and agent of each method on each environment once, and look whether baselines can do with its actions.
+
+    shared: whether models will learn from data that is recorded for all of them.
 
     Raises: ConfigError, PluginError, EnvError; one that names all that cannot be.
     """
@@ -177,7 +184,10 @@ def check_mixes(cells: Sequence[Cell], registry: Registry) -> None:
         from worldlab.compare.mixes import check_mix
 
         spaces: dict[str, Any] = {}
-        gather(partial(check_mix, cell.kind, cell.config, registry, spaces) for cell in first.values())
+        gather(
+            partial(check_mix, cell.kind, cell.config, registry, spaces, shared or bool(cell.config.core.replay.source))
+            for cell in first.values()
+        )
 
 
 # Cells
@@ -204,7 +214,7 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
         of = configs
         if name == "untrained":
             method = replace(method, **{role: getattr(models[0], role) for role in PARTS})
-            of = {env: _changed(config, train={"freeze": ("dynamics",)}) for env, config in configs.items()}
+            of = {env: changed(config, train={"freeze": ("dynamics",)}) for env, config in configs.items()}
         found.append(_Entry(method, kind, of, kind in matrix.baselines))
     return found
 
@@ -221,11 +231,6 @@ def _cells(
             digest = fingerprint(entry.kind, config, sources[env], registry)
             found.append(Cell(entry.method, env, seed, entry.kind, config, digest))
     return tuple(sorted(found, key=lambda cell: (cell.kind != "random", seeds.index(cell.seed))))
-
-
-def _changed(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
-    update = {name: getattr(config.core, name).model_copy(update=values) for name, values in groups.items()}
-    return replace(config, core=config.core.model_copy(update=update))
 
 
 def _written_out(matrix: Matrix, envs: Sequence[str], models: Sequence[Mixture], presets: tuple[str, ...]) -> Matrix:

@@ -25,8 +25,9 @@ from worldlab.compare.matrix import Matrix
 from worldlab.compare.plan import MEASURED, Cell, Plan, check_mixes, launcher_of, plan
 from worldlab.compare.progress import Kind, MatrixProgress
 from worldlab.compare.results import Comparison, Trial
+from worldlab.compare.shared_data import recorders, told
 from worldlab.compare.tasks import Event, Launcher, Task
-from worldlab.errors import PluginError, RunLockedError, StorageError, one_line
+from worldlab.errors import EnvError, PluginError, RunLockedError, StorageError, one_line
 from worldlab.registry import Registry
 from worldlab.vector import BLAS_THREADS
 
@@ -60,9 +61,11 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
     planned = plan(matrix, registry)
     named, folder = folder, storage.make_folder(folder).absolute()
     with _locked(folder), _terminable():
-        placed = _place(planned, folder)
+        if matrix.shared_data:
+            planned = plan(matrix, registry, _recorded(planned, registry, folder))
+        placed = _place(planned.cells, planned, folder)
         left = [one for one in placed if not one.file.done]
-        check_mixes([one.cell for one in left], registry)
+        check_mixes([one.cell for one in left], registry, bool(matrix.shared_data))
         _write_what_is_asked(planned.matrix, folder, placed)
         done = len(placed) - len(left)
         log.info("%s: %d cells%s, in %s", planned.title, len(placed), f", {done} done before" if done else "", named)
@@ -81,10 +84,10 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
 # The folder
 
 
-def _place(planned: Plan, folder: Path) -> list[_Placed]:
+def _place(cells: Sequence[Cell], planned: Plan, folder: Path) -> list[_Placed]:
     """Each cell's folder: its own, or that of a finished cell with its hash under another name, as cells had before the
     matrix grew by an axis."""
-    own = {cell.name for cell in planned.cells}
+    own = {cell.name for cell in cells}
     elsewhere: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob(f"{CELLS}/*/cell.json")):
         if path.parent.name not in own:
@@ -92,7 +95,7 @@ def _place(planned: Plan, folder: Path) -> list[_Placed]:
             if file is not None and file.trial.status == "finished":
                 elsewhere[file.asked.hash].append(path.parent)
     placed = []
-    for cell in planned.cells:
+    for cell in cells:
         place = folder / CELLS / cell.name
         file = read_cell(place)
         if file is None and elsewhere[cell.hash]:
@@ -175,6 +178,26 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 # Launching
+
+
+def _recorded(planned: Plan, registry: Registry, folder: Path) -> dict[str, Path]:
+    """By environment the run whose data all models learn from, recorded now if it was not before. Raises: EnvError."""
+    placed = _place(recorders(planned, registry), planned, folder)
+    left = [one for one in placed if not one.file.done]
+    if left:
+        check_mixes(planned.cells, registry, True)
+        _write_what_is_asked(planned.matrix, folder, placed)
+        log.info("%s: recording the data all models learn from, played by %s", planned.title, told(planned))
+        _launch(planned.matrix, registry, left, [])
+    for one in left:
+        file = read_cell(one.folder)
+        if file is None or not file.done:
+            raise EnvError(
+                one_line(f"compare: the data all models learn from on {one.cell.env} could not be recorded"),
+                cause=file.trial.cause if file is not None else None,
+                fix=f"see {CELLS}/{one.folder.name}/{OUTPUT}, and run the comparison again",
+            )
+    return {one.cell.env: one.folder for one in placed}
 
 
 def _launch(matrix: Matrix, registry: Registry, left: Sequence[_Placed], done: Sequence[CellFile]) -> None:
