@@ -54,6 +54,8 @@ class FlowDecoderConfig(Config):
     """glow: invertible 1x1 convolutions between couplings. realnvp: checkerboard then channel masks, no 1x1."""
     dequantisation: Literal["uniform", "variational"] = "uniform"
     """Noise that fills the 256 grey levels in training. variational: a small flow learns it (Flow++), a tighter bound."""
+    init: Literal["data", "plain"] = "data"
+    """data: actnorms set from the first batch, last layers zero (Glow). plain: actnorms do nothing at first, last layers random."""
     levels: int = field(3, ge=1)
     """Scales; fewer where a side stops being even."""
     depth: int = field(4, ge=1)

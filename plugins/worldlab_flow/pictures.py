@@ -14,6 +14,7 @@ from worldlab_flow.condition import ConditionMaps
 from worldlab_flow.configs import FlowDecoderConfig
 from worldlab_flow.dequantise import LOG_LEVELS, UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
 from worldlab_flow.glow import ImageFlow, Tally, count_levels
+from worldlab_flow.layers import Reader
 
 
 class PictureModel(nn.Module):
@@ -36,7 +37,12 @@ class PictureModel(nn.Module):
         variational = config.dequantisation == "variational"
         self.sketch = nn.ConvTranspose2d(config.width, shape[0], 4, 2, 1) if config.guide else None
         self.noise = VariationalNoise(shape[0], config.channels, 2) if variational else UniformNoise()
-        self.register_buffer("fitted", torch.tensor(False))
+        # Nothing is left to be set from data where that is not asked for.
+        self.register_buffer("fitted", torch.tensor(config.init == "plain"))
+        if config.init == "plain":
+            for part in self.flow.modules():
+                if isinstance(part, Reader):
+                    part.last.reset_parameters()
 
     def bound(self, features: Tensor, image: Tensor, generator: torch.Generator) -> Tensor:
         """One sample, [N], of the lower bound on log P(levels | features), in nats."""

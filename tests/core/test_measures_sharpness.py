@@ -63,6 +63,14 @@ def test_real_pictures_are_as_sharp_as_real_ones_and_a_blurred_dream_is_not():
     assert found["sharpness/kid_dream"].value > 5 * found["sharpness/kid_dream"].error
 
 
+def test_half_way_between_two_frames_is_a_frame_only_where_nothing_is_averaged():
+    """Averaged pictures show two half squares; a decoder that draws one of the two ends shows a whole one."""
+    blended = drawing(lambda picture: picture)["sharpness/kid_middle"]
+    assert blended.value > 2 * blended.error
+    calm = drawing(lambda picture: torch.full_like(picture, 0.25))["sharpness/kid_middle"]
+    assert calm.value > blended.value
+
+
 def test_noise_is_detail_but_not_the_right_one():
     noise = 0.1 * torch.randn(1, 3, SIDE, SIDE, generator=gen())
     blur, loud = drawing(blurred), drawing(lambda picture: picture + noise)
@@ -75,6 +83,7 @@ def test_without_room_for_a_dream_the_posterior_is_judged_alone():
     found = drawing(lambda picture: picture, length=10)
     assert found["sharpness/ratio_posterior"].value == pytest.approx(1)
     assert found["sharpness/ratio_dream"].value is None and "15 decisions" in found["sharpness/kid_dream"].why
+    assert found["sharpness/kid_middle"].value is not None
 
 
 def test_a_decoder_that_does_not_draw_has_no_sharpness():

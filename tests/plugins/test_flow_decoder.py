@@ -7,7 +7,7 @@ import torch
 from flow_toys import IMAGE, VECTOR, decoder, fit, frames_context, gen, grey, image_specs, make_specs, stirred
 from torch import Tensor
 from worldlab_flow.dequantise import UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
-from worldlab_flow.layers import ActNorm
+from worldlab_flow.layers import ActNorm, Reader
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
@@ -288,6 +288,18 @@ def test_actnorms_look_at_the_first_training_losses_and_at_nothing_else():
     fresh = decoder(image_specs(SHAPE))
     fresh.load_state_dict(part.state_dict())
     assert fresh.picture("image").fitted
+
+
+def test_a_plain_beginning_sets_nothing_from_data_and_zeroes_nothing():
+    careful, plain = decoder(image_specs(SHAPE)), decoder(image_specs(SHAPE), init="plain")
+    features, image = frames(16)
+    assert plain.picture("image").fitted
+    plain.losses(frames_context(features, {"image": image}))
+    norms = [p for m in plain.modules() if isinstance(m, ActNorm) for p in m.parameters()]
+    assert norms and all(bool((p == 0).all()) for p in norms)
+    for part, zero in ((careful, True), (plain, False)):
+        lasts = [m.last.weight for m in part.picture("image").flow.modules() if isinstance(m, Reader)]
+        assert lasts and all(bool((weight == 0).all()) == zero for weight in lasts)
 
 
 def _louder(features: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

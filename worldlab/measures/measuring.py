@@ -21,6 +21,7 @@ from worldlab.envs import open_adapter
 from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experiment import LoadedRun, load_run
 from worldlab.measures.catalogue import Measure, chosen
+from worldlab.measures.experience import experience_of
 from worldlab.measures.kept import Arrays, kept
 from worldlab.measures.recording import Recording, record
 from worldlab.measures.sizes import Sizes
@@ -109,9 +110,8 @@ def _specimen(
     model = run.composed.model.eval()
     deterministic = run.config.core.eval.deterministic or isinstance(run.composed.agent, JudgedByEpisodes)
     recording = recording_of(run, registry, seed, sizes, reference, keep)
-    return Specimen(
-        model, recording, partial(_fresh, run, registry), run.make, run.acting, seed, sizes, deterministic, keep
-    )
+    fresh, experience = partial(_fresh, run, registry), partial(experience_of, run, sizes.episodes, sizes.length)
+    return Specimen(model, recording, fresh, run.make, run.acting, seed, sizes, deterministic, keep, experience)
 
 
 def _fresh(run: LoadedRun, registry: Registry) -> WorldModel:

@@ -118,6 +118,40 @@ def _sharpness() -> Iterator[Row]:
     for name, what in (("posterior", "from posteriors"), ("dream", f"after {HORIZONS[-1]} dreamt steps")):
         yield f"ratio_{name}", f"Detail of pictures {what}", "", None, detail
         yield f"kid_{name}", f"KID of pictures {what}", "", "lower", kid
+    half = "half-way between the features of two frames of different episodes"
+    yield "kid_middle", "KID of pictures half-way between two", "", "lower", f"{kid}; of pictures drawn {half}"
+
+
+def _diversity() -> Iterator[Row]:
+    space = f"of pictures after {HORIZONS[-1]} dreamt steps, in the features of worldlab-random-conv-1"
+    ball = "a real picture's surroundings reach to its 5th nearest real one of another episode"
+    yield (
+        "density",
+        "Density of dreamt pictures",
+        "",
+        "higher",
+        f"how many real surroundings a dream is in, by 5 (as real: 1), {space}; {ball}",
+    )
+    covered = f"share of real pictures that have a dream in their surroundings, {space}; {ball}"
+    yield "coverage", "Real pictures that were dreamt", "", "higher", covered
+    new = f"distance to the nearest frame trained on, over that of held-out frames, {space}: below 1 dreams repeat"
+    yield "copies", "Newness of dreamt pictures", "", None, new
+
+
+def _generalisation() -> Iterator[Row]:
+    error = "mean absolute error of pictures drawn from sampled posteriors"
+    yield "error", "Error of drawn pictures", "grey levels", "lower", f"{error}, held-out frames"
+    gap = "held-out frames minus frames of the run's first episodes"
+    yield "error_gap", "Error learned by heart", "grey levels", "lower", f"{error}, {gap}"
+    yield "bits_gap", "Bits learned by heart", "bits/dim", "lower", f"-log2 P(o | h, z) under q, {gap}"
+
+
+def _dci() -> Iterator[Row]:
+    how = "from the weights of a ridge regression of standardised factors on standardised noiseless z"
+    each = "1 - normalised entropy of an entry's weights over factors, mean by weight"
+    yield "disentanglement", "One factor an entry of z", "", "higher", f"{each}, {how}"
+    each = "1 - normalised entropy of a factor's weights over entries, mean over factors"
+    yield "completeness", "One entry of z a factor", "", "higher", f"{each}, {how}"
 
 
 def _coverage() -> Iterator[Row]:
@@ -180,11 +214,14 @@ QUANTITIES: dict[str, tuple[Quantity, ...]] = {
     name: _named(name, rows())
     for name, rows in {
         "probe": _probe,
+        "dci": _dci,
         "distractor": _distractor,
         "latent": _latent,
         "energy": _energy,
         "bits": _bits,
         "sharpness": _sharpness,
+        "diversity": _diversity,
+        "generalisation": _generalisation,
         "coverage": _coverage,
         "calls": _calls,
         "gap": _gap,

@@ -7,7 +7,7 @@ decisions each, so that what has inertia gets somewhere; a reference run's agent
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -106,7 +106,7 @@ def record(
             played.append(_stack(_episode(env, adapter, play, int(rng.integers(2**31)), length)))
     finally:
         env.close()
-    return _padded(played, length)
+    return _with_factors(played, length)
 
 
 def _held(env: gymnasium.Env, rng: np.random.Generator) -> Play:
@@ -172,14 +172,21 @@ def _flat(factors: list[Factors | None]) -> tuple[np.ndarray | None, tuple[str, 
     return np.stack(rows), names
 
 
-def _padded(played: list[tuple[dict[str, np.ndarray], dict[str, Any]]], length: int) -> Recording:
+def padded(episodes: list[dict[str, np.ndarray]], length: int) -> Recording:
+    """Episodes [t, ...], t up to `length`, as one recording that knows nothing of the true state."""
+
     def pad(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
 
-    data = {key: np.stack([pad(arrays[key]) for arrays, _ in played]) for key in played[0][0]}
+    data = {key: np.stack([pad(arrays[key]) for arrays in episodes]) for key in episodes[0]}
+    return Recording(data, np.array([len(arrays["reward"]) for arrays in episodes]))
+
+
+def _with_factors(played: list[tuple[dict[str, np.ndarray], dict[str, Any]]], length: int) -> Recording:
+    plain = padded([arrays for arrays, _ in played], length)
     beside: dict[str, Any] = {}
     for kind, (first, names) in played[0][1].items():
         if first is not None:
-            beside |= {kind: np.stack([pad(factors[kind][0]) for _, factors in played]), f"{kind}_names": names}
-    lengths = np.array([len(arrays["reward"]) for arrays, _ in played])
-    return Recording(data, lengths, **beside)
+            episodes = [{kind: factors[kind][0], "reward": arrays["reward"]} for arrays, factors in played]
+            beside |= {kind: padded(episodes, length).data[kind], f"{kind}_names": names}
+    return replace(plain, **beside)

@@ -23,10 +23,12 @@ class Sizes:
     """Draws of each dream. 20 k - 1 of them make a central interval of exactly 90%."""
     frames: int = 16
     """Frames whose bits are counted."""
-    draws: int = 16
+    draws: int = 64
     """Importance weights of each; dear where the decoder is a PixelCNN."""
     pictures: int = 96
     """Pictures drawn and compared with real ones."""
+    trained: int = 2_000
+    """Pictures trained on among which the nearest is looked for."""
     contexts: int = 4
     """Remembered pasts from which each state's odds are asked."""
     outcomes: int = 50
@@ -53,7 +55,9 @@ QUICK = Sizes(
     starts=2,
     samples=19,
     frames=8,
+    draws=16,
     pictures=48,
+    trained=500,
     contexts=2,
     outcomes=25,
     gap_episodes=4,

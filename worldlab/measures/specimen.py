@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from worldlab import rollout, tree
 from worldlab.acting import ActingAgent
 from worldlab.collect import to_batch
 from worldlab.interfaces import Batch
+from worldlab.measures.experience import none_kept
 from worldlab.measures.recording import Recording
 from worldlab.measures.regress import Scaling, finite
 from worldlab.measures.sizes import Sizes
@@ -52,7 +53,8 @@ class Specimen:
 
     fresh: builds the same model as it was before any training. make: its environment, as evaluation builds it. acting: its agent
     with a random stream of a seed. seed: of every draw that a measure makes. deterministic: whether evaluation judges the agent's
-    most likely actions. keep: a folder for what is the same for every model of an environment.
+    most likely actions. keep: a folder for what is the same for every model of an environment. experience: what the run was
+    trained on; raises Undefined where that is not there. memo: what measures share, by name.
     """
 
     model: WorldModel
@@ -64,6 +66,12 @@ class Specimen:
     sizes: Sizes = field(default_factory=Sizes)
     deterministic: bool = True
     keep: Path | None = None
+    experience: Callable[[], Recording] = none_kept
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_recording(self, recording: Recording) -> Specimen:
+        """The same model on other episodes."""
+        return replace(self, recording=recording, memo={})
 
     def generator(self, name: str) -> torch.Generator:
         """A random stream of a name, from its beginning: what one measure draws is nothing to another."""
@@ -116,6 +124,11 @@ class Specimen:
     def frames(self, part: str) -> tuple[Tensor, Tensor]:
         """(episode, time), int [N] each, of the frames of a part of the recording: "fit", "stop", "test"."""
         episode, time = self.recording.frames(part)
+        return torch.from_numpy(episode), torch.from_numpy(time)
+
+    def every_frame(self) -> tuple[Tensor, Tensor]:
+        """The same of all frames of the recording."""
+        episode, time = self.recording.valid.nonzero()
         return torch.from_numpy(episode), torch.from_numpy(time)
 
     @torch.no_grad()

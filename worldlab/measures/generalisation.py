@@ -1,0 +1,68 @@
+"""Does a model know held-out pictures as well as those it was trained on?
+
+The same numbers of frames from the run's own replay and of judged ones: the error of pictures drawn from posteriors, which every
+decoder that draws has, and the bits of frames given z, which only densities have. The difference is what was learned by heart,
+as far as the run's early experience is like the judged episodes: both are random play.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from worldlab.compare.results import Measurement
+from worldlab.measures.bits import no_likelihood
+from worldlab.measures.drawings import check_draws, drawn, real
+from worldlab.measures.intervals import mean, measurement
+from worldlab.measures.specimen import Specimen, some
+
+
+def measured(specimen: Specimen) -> dict[str, Measurement]:
+    """generalisation/... Raises: Undefined where the model draws nothing, or the run kept no replay."""
+    check_draws(specimen)
+    trained = specimen.with_recording(specimen.experience())
+    frames = specimen.frames("test"), trained.every_frame()
+    held_out, known = _errors(specimen, *frames[0]), _errors(trained, *frames[1])
+    return {
+        "generalisation/error": held_out,
+        "generalisation/error_gap": _difference(held_out, known),
+        "generalisation/bits_gap": _bits_gap(specimen, trained, *frames),
+    }
+
+
+def _errors(specimen: Specimen, episode: Tensor, time: Tensor) -> Measurement:
+    """Mean absolute error of pictures drawn from posteriors, in grey levels."""
+    at = some(episode, time, specimen.sizes.pictures, specimen.seed)
+    pictures, truth = drawn(specimen, specimen.noisy.features[at]), real(specimen, *at)
+    apart = torch.cat([(pictures[key] - truth[key]).abs().flatten(1) for key in truth], 1)
+    return mean(255 * apart.double().mean(1), at[0])
+
+
+def _bits_gap(judged: Specimen, trained: Specimen, *frames: tuple[Tensor, ...]) -> Measurement:
+    why = no_likelihood(judged.model)
+    if why:
+        return Measurement(None, why=why)
+    dimensions = sum(math.prod(spec.shape) for spec in judged.model.specs.obs.images.values())
+    found = []
+    for one, (episode, time) in zip((judged, trained), frames, strict=True):
+        at = some(episode, time, one.sizes.frames, one.seed)
+        found.append(mean(-_log_mass(one, *at) / (dimensions * math.log(2)), at[0]))
+    return _difference(*found)
+
+
+@torch.no_grad()
+def _log_mass(specimen: Specimen, episode: Tensor, time: Tensor) -> Tensor:
+    """log P(o | h, z) of frames (episode, time) [M] at sampled latents, float64 in nats."""
+    model, generator, data = specimen.model, specimen.generator("generalisation"), specimen.recording.data
+    obs = model.preprocess(
+        {key: torch.from_numpy(data[key])[episode, time].to(model.device) for key in model.specs.obs.keys}
+    )
+    return model.log_mass(specimen.noisy.features[episode, time].to(model.device), obs, generator).double().cpu()
+
+
+def _difference(one: Measurement, other: Measurement) -> Measurement:
+    if one.value is None or other.value is None:
+        return Measurement(None, why=one.why or other.why)
+    return measurement(one.value - other.value, math.hypot(one.error or 0.0, other.error or 0.0))
