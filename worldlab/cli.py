@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "Play evaluation episodes with a trained run.",
     "dream": "Draw what a trained run imagines beside what happened.",
     "compare": "Compare models on tasks under equal budgets, and write a report.",
+    "roundup": "Judge what is said of generative families, by comparisons.",
     "plugins": "List the installed components, or show one with its settings.",
     "check-plugin": "Check what a plugin brings, by meaning: cause and cure of each failure.",
     "new-plugin": "Write a new plugin that trains and passes every check.",

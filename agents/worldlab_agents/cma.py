@@ -226,7 +226,7 @@ class CMAAgent(Agent):
     def _ask(self, generator: torch.Generator) -> None:
         """Draw the next generation."""
         if self._strategy is None:
-            self._strategy = _strategy(self.mean, self.sigma, self.config.population, self._draw)
+            self._strategy = _strategy(self.mean, self.sigma, self.config, self._draw)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         self._numpy = np.random.default_rng(seed)
         self._asked = self._strategy.ask()
@@ -269,10 +269,10 @@ def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
     return torch.tensor(given)
 
 
-def _strategy(mean: Tensor, sigma: Tensor, population: int, noise: Callable[..., np.ndarray]) -> Any:
+def _strategy(mean: Tensor, sigma: Tensor, config: CMAConfig, noise: Callable[..., np.ndarray]) -> Any:
     import cma  # seconds: only who evolves pays
 
+    options = {"popsize": config.population, "verbose": -9, "seed": math.nan, "randn": noise}
     # Beyond a few hundred numbers the full covariance costs more than it finds in a run's budget of generations.
-    options = {"popsize": population, "verbose": -9, "seed": math.nan, "randn": noise}
-    options["CMA_diagonal"] = len(mean) > 300
+    options["CMA_diagonal"] = {"full": False, "diagonal": True, "auto": len(mean) > 300}[config.covariance]
     return cma.CMAEvolutionStrategy(mean.double().cpu().numpy(), float(sigma), options)

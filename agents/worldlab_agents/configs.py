@@ -224,6 +224,9 @@ class CMAConfig(Config):
     """Candidates of a generation."""
     sigma: float = field(0.1, gt=0)
     """Step size at the start."""
+    covariance: Literal["auto", "full", "diagonal"] = "auto"
+    """What is learned of the landscape. full: which numbers go together, which takes generations by the square of their count;
+    diagonal: how far each may go (Ros & Hansen 2008); auto: full up to 300 numbers."""
     first_action: tuple[float, ...] = ()
     """The action around which the first candidates act, each number in (-1, 1) of its range; empty: the middle of each range.
     Say what is off until it is needed: World Models' controller does not brake at first either."""

@@ -81,6 +81,17 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
     return comparison
 
 
+def look(matrix: Matrix, registry: Registry, folder: Path, command: str = "") -> Comparison:
+    """What there is of a comparison in its folder; nothing is run and nothing written. Raises: as `compare` does."""
+    folder = folder.absolute()
+    planned = plan(matrix, registry)
+    if matrix.shared_data:
+        recorded = _place(recorders(planned, registry), planned, folder)
+        planned = plan(matrix, registry, {one.cell.env: one.folder for one in recorded if one.file.done})
+    placed = _place(planned.cells, planned, folder)
+    return collect(planned, folder, {one.cell.name: one.folder for one in placed}, command)
+
+
 # The folder
 
 

@@ -1,53 +1,34 @@
-"""report.html: one file that asks nobody for anything. Its policy allows only the style and the script it carries, by their
-hashes, so that a text that came from elsewhere could do nothing even if it were not escaped."""
+"""report.html: what a comparison found, as one page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from importlib import resources
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
-
-from worldlab.panel import plain_text
 from worldlab.report import fact_tables, figures, score_tables
 from worldlab.report.films import KINDS, Clip, LeftOut
 from worldlab.report.findings import Findings
 from worldlab.report.formats import count
+from worldlab.report.html import render
 from worldlab.report.marks import Look, marks
 from worldlab.report.tables import Table
 from worldlab.report.verdict import Conclusion
 
-_PAGE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
+_PAGE = "report.html.jinja"
 
 
 def page(findings: Findings, verdict: Conclusion, films: dict[str, list[Clip]], left: list[LeftOut]) -> str:
     """The whole page."""
     found = findings.comparison
-    texts = {name: _template(name) for name in (_PAGE, _STYLE, _SCRIPT)}
-    environment = Environment(
-        loader=DictLoader(texts), autoescape=True, undefined=StrictUndefined, finalize=_finalize, trim_blocks=True
-    )
     looks = marks(found.methods)
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(texts[_STYLE])}; script-src {_hash(texts[_SCRIPT])}; "
-        "base-uri 'none'; form-action 'none'"
-    )
     sections = _sections(findings, looks, films, left)
-    return environment.get_template(_PAGE).render(
+    return render(
+        _PAGE,
         title=found.title,
         facts=_facts(findings),
         verdict=verdict,
         methods=found.methods,
         labels=findings.labels,
         marks=looks,
-        key_of=figures.key_of,
-        policy=Markup(policy),
-        css=Markup(texts[_STYLE]),
-        js=Markup(texts[_SCRIPT]),
         contents=[(name, text) for name, text in _CONTENTS.items() if name == "result" or sections[name]],
         **sections,
     )
@@ -171,23 +152,3 @@ def _facts(findings: Findings) -> str:
 
 def _many(number: int, what: str) -> str:
     return f"{count(number)} {what}{'s' if number != 1 else ''}"
-
-
-def _finalize(value: Any) -> Any:
-    """Every text loses what could steer a terminal or turn the reading direction; then it is escaped.
-
-    An arrow stays with its word, and "n = 5" on one line.
-    """
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    text = plain_text(value).replace(" ↑", "\N{NO-BREAK SPACE}↑").replace(" ↓", "\N{NO-BREAK SPACE}↓")
-    return re.sub(r"\b([np]) ([=<]) (?=\d)", "\\1\N{NO-BREAK SPACE}\\2\N{NO-BREAK SPACE}", text)
-
-
-def _hash(text: str) -> str:
-    """A source of a content security policy: this very text and no other."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-
-
-def _template(name: str) -> str:
-    return (resources.files("worldlab.report") / "templates" / name).read_text(encoding="utf-8")

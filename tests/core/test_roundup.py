@@ -1,0 +1,342 @@
+"""Claims judged from comparisons whose answers are known by construction, and what is written of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldlab.roundup.conduct as conducting
+from worldlab import cli
+from worldlab.compare.plan import plan
+from worldlab.compare.results import Comparison, Measurement, Method, Quantity, Trial
+from worldlab.errors import ConfigError
+from worldlab.registry import load_registry
+from worldlab.roundup.answers import Judged, judge, tally
+from worldlab.roundup.conduct import conduct
+from worldlab.roundup.publish import publish
+from worldlab.roundup.questions import Check, Claim, Part, Questions, mixed, read_questions
+from worldlab.roundup.readings import OWN, read
+
+SHARP = Quantity("toy/sharp", "Sharpness", "bits", "higher", "counted")
+SPEED = Quantity("toy/speed", "Speed", "frames/s", "higher", "timed")
+SEEDS = range(5)
+
+
+def comparison(values, returns=None, failed=(), quantities=(SHARP, SPEED), seeds=SEEDS) -> Comparison:
+    """values: {method: {quantity: function of the seed, or the reason why it is undefined}}."""
+    trials = []
+    for label, of in values.items():
+        for seed in seeds:
+            measures = {
+                name: Measurement(None, why=value) if isinstance(value, str) else Measurement(float(value(seed)))
+                for name, value in of.items()
+            }
+            score = (returns or {}).get(label, lambda seed: 0.0)(seed)
+            broken = (label, seed) in failed
+            trials.append(
+                Trial(
+                    label, "Toy", seed, "failed" if broken else "finished", cause="it broke" if broken else "",
+                    returns=() if broken else (score,), parameters=100, measures={} if broken else measures,
+                )
+            )  # fmt: skip
+    methods = tuple(Method(label, label, "model") for label in values)
+    budgets = {"Toy": {"env_steps": 10.0}}
+    return Comparison(
+        "toy", methods, ("Toy",), tuple(seeds), tuple(trials), quantities, budgets=budgets, about={"command": "c"}
+    )
+
+
+CLEAR = comparison(
+    {
+        "low": {"toy/sharp": lambda s: 1 + 0.01 * s, "toy/speed": lambda s: 10 + s},
+        "high": {"toy/sharp": lambda s: 2 + 0.01 * s, "toy/speed": lambda s: 1000 + s},
+        "same": {"toy/sharp": lambda s: 1.001 + 0.01 * s, "toy/speed": lambda s: 11 + s},
+        "mute": {"toy/sharp": "it has no density", "toy/speed": lambda s: 0.0},
+    }
+)
+
+
+def claim(*checks: Check, quantity="toy/sharp", columns=()) -> Claim:
+    return Claim(1, "one is sharper", "toy", quantity, checks, columns=columns)
+
+
+def check(x, relation, y, quantity="toy/sharp", **more) -> Check:
+    return Check(x, relation, y, quantity, "toy", **more)
+
+
+def outcome(one: Check, found: Comparison = CLEAR) -> str:
+    (answer,) = judge(claim(one), {"toy": found}).answers
+    return answer.outcome
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (check("high", "above", "low"), "holds"),
+        (check("low", "above", "high"), "fails"),
+        (check("low", "below", "high"), "holds"),
+        (check("same", "above", "low"), "open"),
+        (check("same", "about", "low", margin=0.1), "holds"),
+        (check("same", "about", "low", margin=0.001), "open"),
+        (check("high", "about", "low", margin=0.1), "fails"),
+        (check("high", "not below", "low", margin=0.1), "holds"),
+        (check("high", "not above", "low", margin=0.1), "fails"),
+        (check("same", "not above", "low", margin=0.1), "holds"),
+        (check("high", "above", 1.5), "holds"),
+        (check("high", "below", 1.5), "fails"),
+        (check("high", "above", 2.02), "open"),
+        (check("high", "about", "low", "toy/speed", margin=200.0, log=True), "holds"),
+        (check("high", "about", "low", "toy/speed", margin=2.0, log=True), "fails"),
+        (check("high", "above", 500.0, "toy/speed", log=True), "holds"),
+        (check("mute", "about", "low", "toy/speed", margin=2.0, log=True), "undefined"),
+        (check("mute", "above", "low"), "undefined"),
+        (check("nobody", "above", "low"), "undefined"),
+        (check("high", "above", "low", "toy/unknown"), "undefined"),
+        (check("high", "above", "high", "toy/speed", y_quantity="toy/sharp"), "holds"),
+        (check("high", "below", "high", "toy/speed", y_quantity="toy/sharp"), "fails"),
+    ],
+    ids=lambda value: value.sentence if isinstance(value, Check) else "",
+)
+def test_a_prediction_is_judged_as_it_was_made(one, expected):
+    assert outcome(one) == expected
+
+
+def test_undefined_says_why():
+    (answer,) = judge(claim(check("mute", "above", "low")), {"toy": CLEAR}).answers
+    assert answer.why == "mute: it has no density"
+    (answer,) = judge(claim(check("a", "above", "b")), {}).answers
+    assert answer.why == "part 'toy' has not measured it" and answer.outcome == "undefined"
+
+
+def test_few_seeds_decide_nothing_however_clear_they_look():
+    few = comparison(
+        {"low": {"toy/sharp": lambda s: s / 100}, "high": {"toy/sharp": lambda s: 5.0 + s / 100}}, seeds=range(3)
+    )
+    (answer,) = judge(claim(check("high", "above", "low")), {"toy": few}).answers
+    assert answer.outcome == "open" and "too few seeds" in answer.why
+    single = comparison({"low": {"toy/sharp": lambda s: 1.0}}, seeds=[0])
+    assert outcome(check("low", "above", 0.5), single) == "open"
+
+
+def test_predictions_of_one_claim_are_corrected_together():
+    """5 runs a side that never overlap: p = 2 / 252 alone, times 7 for seven of them is above 0.05."""
+    wins = check("high", "above", "low")
+    (alone,) = judge(claim(wins), {"toy": CLEAR}).answers
+    assert alone.p_value == pytest.approx(2 / math.comb(10, 5))
+    many = judge(claim(*[wins] * 7), {"toy": CLEAR})
+    assert many.answers[0].p_value == pytest.approx(14 / math.comb(10, 5)) and many.verdict == "INCONCLUSIVE"
+
+
+def test_a_claim_stands_and_falls_with_all_its_predictions():
+    good, bad, open_, mute = (
+        check("high", "above", "low"), check("low", "above", "high"), check("same", "above", "low"), check("mute", "above", "low"),
+    )  # fmt: skip
+    verdicts = [
+        judge(claim(*checks), {"toy": CLEAR}).verdict for checks in ((good,), (good, bad), (good, open_), (good, mute))
+    ]
+    assert verdicts == ["CONFIRMED", "REFUTED", "INCONCLUSIVE", "INCONCLUSIVE"]
+    assert judge(claim(good, bad, mute), {"toy": CLEAR}).why == "of 3 predictions: 1 holds, 1 fails, 1 undefined"
+
+
+def test_the_error_rate_of_refuting_what_is_true_is_what_it_says():
+    """Two methods alike, 300 times: a strict prediction is decided, either way, in at most 5% of cases."""
+    rng, decided = np.random.default_rng(0), 0
+    for _ in range(300):
+        noise = {label: rng.standard_normal(5) for label in ("a", "b")}
+        toss = comparison({label: {"toy/sharp": lambda s, v=values: v[s]} for label, values in noise.items()})
+        decided += outcome(check("a", "above", "b"), toss) != "open"
+    assert decided / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
+
+
+# ---- quantities that trials tell themselves ----
+
+
+def test_returns_failures_and_spreads_by_hand():
+    found = comparison(
+        {"calm": {}, "wild": {}},
+        {"calm": lambda s: 10 + 0.1 * s, "wild": lambda s: 100.0 * s},
+        failed={("wild", 4)},
+    )
+    assert read(found, "return").values["calm"].tolist() == pytest.approx([10, 10.1, 10.2, 10.3, 10.4])
+    assert read(found, "failed").values["wild"].tolist() == [0, 0, 0, 0, 1]
+    assert read(found, "spread").values["wild"].tolist() == [150, 50, 50, 150]  # median 150 of 0, 100, 200, 300
+    assert read(found, "parameters").values["calm"].tolist() == [100] * 5
+    with pytest.raises(KeyError):
+        read(found, "toy/unknown")
+
+
+def test_ranks_by_hand():
+    """sharp: high 1, same 2, low 3, mute (undefined) last of 4. speed: high 1, same 2, low 3, mute 4."""
+    names = ("low", "high", "same", "mute")
+    found = read(CLEAR, "rank", ("toy/sharp", "toy/speed"), names)
+    assert {label: set(found.values[label]) for label in names} == {
+        "low": {3.0},
+        "high": {1.0},
+        "same": {2.0},
+        "mute": {4.0},
+    }
+    pair = read(CLEAR, "rank", ("toy/sharp",), ("low", "mute"))
+    assert set(pair.values["mute"]) == {2.0} and not len(pair.values["high"])
+
+
+# ---- what is asked ----
+
+
+def test_mixes_swap_one_part_at_a_time():
+    assert mixed("a", ["a", "b"], ["pure", "decoder"]) == [
+        {"name": "a", "encoder": "a", "dynamics": "a", "decoder": "a"},
+        {"name": "b", "encoder": "b", "dynamics": "b", "decoder": "b"},
+        {"name": "b decoder", "encoder": "a", "dynamics": "a", "decoder": "b"},
+    ]
+    assert [row["name"] for row in mixed("a", ["a", "b", "c"], ["encoder"])] == ["a", "b encoder", "c encoder"]
+
+
+def test_our_own_questions_can_be_asked():
+    """20 claims; every method and quantity that a prediction names is in the part that it names."""
+    questions, registry = read_questions(), load_registry()
+    assert [one.number for one in questions.claims] == list(range(1, 21))
+    assert [len(plan(conducting._matrix(part, [questions.quick]), registry).matrix.seeds) for part in questions.parts]
+    for part in questions.parts:
+        planned = plan(conducting._matrix(part, []), registry)
+        assert len(planned.matrix.seeds) >= 5 and part.about
+        labels = {method.label for method in planned.methods}
+        known = {quantity.name for quantity in planned.quantities} | OWN.keys()
+        for one in questions.claims:
+            for check in (check for check in one.checks if check.part == part.name):
+                assert {side for side in (check.x, check.y) if isinstance(side, str)} <= labels, check
+                assert {name for name in (check.quantity, check.y_quantity, *one.columns) if name} <= known, check
+        # With five seeds, Holm's correction leaves room for six predictions.
+        assert all(sum(c.relation in ("above", "below") for c in one.checks) <= 6 for one in questions.claims)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("titel = 1", "roundup: roundup.toml has no key 'titel'"),
+        ('[[part]]\nname = "a"\nmatrx = 1', "roundup: [[part]] has no key 'matrx'"),
+        ('[[claim]]\nnumber = 1', "roundup: [[claim]] 1 has no 'claim'"),
+        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\nchecks = [{x = "a", is = "abve", y = "b"}]',
+         "roundup: claim 1: no relation 'abve'. Did you mean 'above'?"),
+        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\nchecks = [{x = "a", is = "above", y = "b"}]',
+         "roundup: no part named 'p'"),
+        ("[", "roundup: "),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
+    path = tmp_path / "roundup.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_questions(path)
+    assert error.value.message.startswith(message)
+
+
+# ---- running and writing ----
+
+PARTS = (Part("toy", "A toy.", {"axes": {"env": "CartPole"}}), Part("other", "Another.", {"axes": {"env": "Pendulum"}}))
+QUESTIONS = Questions(
+    "Toys & <more>", PARTS,
+    (claim(check("high", "above", "low")), replace(claim(check("low", "above", "high"), check("mute", "above", "low")), number=2)),
+)  # fmt: skip
+
+
+def test_what_is_written_agrees_and_stands_by_itself(tmp_path):
+    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
+    paths = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)
+    page, text = paths["roundup.html"].read_text(), paths["roundup.md"].read_text()
+    found = json.loads(paths["roundup.json"].read_text())
+    assert [one["verdict"] for one in found["claims"]] == ["CONFIRMED", "REFUTED"] and found["tally"] == tally(judged)
+    assert found["claims"][0]["values"]["high"] == pytest.approx([2 + 0.01 * s for s in SEEDS])
+    assert found["claims"][1]["undefined"] == {"mute": "it has no density"}
+    assert found["claims"][0]["predictions"][0]["p"] == judged[0].answers[0].p_value
+    for shown in ("✓ CONFIRMED", "✗ REFUTED"):
+        assert shown in page and shown in text
+    assert "Toys &amp; &lt;more&gt;" in page and "mute: it has no density" in page and "counted" in page
+    assert not re.search(r"""(src|href)=["'](?!#|data:|parts/)""", page)
+    assert r"1.02 \[1.00, 1.04\] n = 5" in text
+    drawing = ET.fromstring(paths["verdicts.svg"].read_text())
+    assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = [node.text for node in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["1", "one is sharper", "✓ confirmed", "2", "one is sharper", "✗ refuted"]
+    again = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path / "again")
+    assert [path.read_bytes() for path in again.values()] == [path.read_bytes() for path in paths.values()]
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list:
+    """Comparisons are not run: which were asked for, and with what."""
+    calls: list = []
+
+    def compare(matrix, registry, folder, command):
+        calls.append((folder.name, matrix))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "matrix.toml").write_text("")
+        return CLEAR
+
+    monkeypatch.setattr(conducting, "compare", compare)
+    monkeypatch.setattr(conducting, "look", lambda matrix, registry, folder, command: CLEAR)
+    return calls
+
+
+def test_parts_are_run_in_turn_and_others_taken_as_they_lie(ran, tmp_path):
+    registry = load_registry()
+    conduct(QUESTIONS, registry, tmp_path, layers=[{"seeds": 3}])
+    assert [name for name, _ in ran] == ["toy", "other"] and ran[0][1].seeds == (0, 1, 2)
+    judged = conduct(QUESTIONS, registry, tmp_path, ["other"])
+    assert [name for name, _ in ran[2:]] == ["other"] and [one.verdict for one in judged] == ["CONFIRMED", "REFUTED"]
+    judged = conduct(QUESTIONS, registry, tmp_path / "new", ["other"])
+    assert {one.verdict for one in judged} == {"INCONCLUSIVE"}
+    assert (tmp_path / "new" / "roundup.html").is_file()
+
+
+def test_an_interrupt_writes_what_there_is(ran, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conducting, "compare", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(QUESTIONS, load_registry(), tmp_path)
+    assert json.loads((tmp_path / "roundup.json").read_text())["claims"][0]["verdict"] == "CONFIRMED"
+
+
+def test_mistakes_are_found_before_anything_runs(ran, tmp_path):
+    two = replace(QUESTIONS, parts=(PARTS[0], Part("other", "", {"axes": {"env": ["CartPole", "Pendulum"]}})))
+    for questions, chosen, message in (
+        (QUESTIONS, ["othr"], "no part named 'othr'. Did you mean 'other'?"),
+        (two, [], "part 'other' is on 2 environments"),
+        (
+            replace(QUESTIONS, parts=(PARTS[0], Part("x", "", {"axes": {"env": "CartPole", "encoder": "nobody"}}))),
+            [],
+            "nobody",
+        ),
+    ):
+        with pytest.raises(Exception, match=message):
+            conduct(questions, load_registry(), tmp_path, chosen)
+    assert ran == []
+
+
+def test_the_command(ran, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(
+        'title = "Mine"\n[quick]\nseeds = 2\n[[part]]\nname = "toy"\nabout = "A toy."\nmatrix.axes.env = "CartPole"\n'
+        '[[claim]]\nnumber = 1\nclaim = "c"\npart = "toy"\nquantity = "toy/sharp"\nchecks = [{x = "high", is = "above", y = "low"}]\n'
+    )
+    assert cli.main(shlex.split("roundup mine.toml --quick --jobs 2 --out there --json")) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["verdicts"] == {"1. c": "CONFIRMED"} and said["tally"] == "1 confirmed, 0 refuted, 0 inconclusive"
+    assert ran[0][1].seeds == (0, 1) and ran[0][1].jobs == 2 and Path("there/roundup.html").is_file()
+    assert cli.main(shlex.split("roundup mine.toml --seeds 4 --out there")) == 0
+    assert ran[1][1].seeds == (0, 1, 2, 3)
+    assert cli.main(shlex.split("roundup nothere.toml")) == 2
+
+
+def test_a_judged_claim_without_its_part_has_no_readings():
+    one = judge(claim(check("a", "above", "b")), {})
+    assert isinstance(one, Judged) and one.readings is None and one.verdict == "INCONCLUSIVE"

@@ -1,0 +1,169 @@
+"""Does a prediction hold? Judged by runs, never by one number: a permutation test where two methods are held against each
+other, a 95% interval where a margin or a number is.
+
+CONFIRMED: every prediction of the claim holds. REFUTED: one of them fails, that is, its opposite is shown. INCONCLUSIVE: neither; not
+shown does not mean untrue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from worldlab import statistics
+from worldlab.compare.results import Comparison, Quantity
+from worldlab.roundup.questions import Check, Claim
+from worldlab.roundup.readings import Readings, read
+from worldlab.statistics import Difference, Interval
+
+LEVEL = 0.05
+"""Of all tests, corrected by Holm's method for those of one claim."""
+Outcome = Literal["holds", "fails", "open", "undefined"]
+Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a check. x, y: means over seeds, None where undefined. difference: of x and y, or of their logarithms;
+    p_value: corrected, None where an interval decided; why: one clause."""
+
+    check: Check
+    quantity: Quantity
+    outcome: Outcome
+    why: str
+    x: Interval | None = None
+    y: Interval | None = None
+    difference: Interval | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its answers. readings: of its own quantity, all methods of its part; None if that part was not run."""
+
+    claim: Claim
+    verdict: Verdict
+    why: str
+    answers: tuple[Answer, ...]
+    readings: Readings | None
+
+
+def judge(claim: Claim, parts: Mapping[str, Comparison]) -> Judged:
+    """Judge a claim by the comparisons that were run, by part. Raises nothing for what is missing: it is undefined."""
+    pending = [_asked(check, claim, parts) for check in claim.checks]
+    tested = [one for one in pending if isinstance(one, _Tested)]
+    corrected = iter(statistics.corrected([one.difference for one in tested]) if tested else ())
+    answers = tuple(
+        _decided(replace(one, difference=next(corrected))) if isinstance(one, _Tested) else one for one in pending
+    )
+    count = {
+        outcome: sum(answer.outcome == outcome for answer in answers)
+        for outcome in ("holds", "fails", "open", "undefined")
+    }
+    verdict: Verdict = (
+        "REFUTED" if count["fails"] else "CONFIRMED" if count["holds"] == len(answers) else "INCONCLUSIVE"
+    )
+    why = ", ".join(f"{number} {outcome}" for outcome, number in count.items() if number)
+    comparison = parts.get(claim.part)
+    readings = _read(comparison, claim.quantity, claim) if comparison else None
+    return Judged(claim, verdict, f"of {len(answers)} predictions: {why}", answers, readings)
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """A check that waits for the correction of its p."""
+
+    check: Check
+    quantity: Quantity
+    x: Interval | None
+    y: Interval | None
+    difference: Difference
+
+
+def _asked(check: Check, claim: Claim, parts: Mapping[str, Comparison]) -> Answer | _Tested:
+    comparison = parts.get(check.part)
+    sides: list[tuple[Readings, str]] = []
+    for label, name in ((check.x, check.quantity), (check.y, check.y_quantity or check.quantity)):
+        if not isinstance(label, str):
+            continue
+        readings = _read(comparison, name, claim) if comparison else None
+        unknown = Quantity(name, name, "", None, "")
+        if readings is None:
+            return Answer(check, unknown, "undefined", f"part '{check.part}' has not measured it")
+        if label not in readings.values:
+            return Answer(check, readings.quantity, "undefined", f"no method '{label}' in part '{check.part}'")
+        if not len(readings.values[label]):
+            return Answer(check, readings.quantity, "undefined", f"{label}: {readings.why[label] or 'no value'}")
+        sides.append((readings, label))
+    quantity = sides[0][0].quantity
+    x, *ys = (readings.values[label] for readings, label in sides)
+    x_shown, *ys_shown = (readings.interval(label) for readings, label in sides)
+    y_shown = ys_shown[0] if ys_shown else None
+    if check.log and not all(bool((values > 0).all()) for values in (x, *ys)):
+        return Answer(check, quantity, "undefined", "values that are not above 0 have no logarithm", x_shown, y_shown)
+    if check.log:
+        x, *ys = (np.log(values) for values in (x, *ys))
+    if not ys:
+        return _against_number(check, quantity, x, x_shown)
+    difference = statistics.difference([x], [ys[0]], level=LEVEL)
+    if check.relation in ("above", "below"):
+        return _Tested(check, quantity, x_shown, y_shown, difference)
+    outcome, why = _placed(difference.estimate, *_allowed(check, 0.0))
+    return Answer(check, quantity, outcome, why, x_shown, y_shown, difference.estimate)
+
+
+def _read(comparison: Comparison, name: str, claim: Claim) -> Readings | None:
+    among = [side for check in claim.checks for side in (check.x, check.y) if isinstance(side, str)]
+    try:
+        return read(comparison, name, claim.columns, among)
+    except KeyError:
+        return None
+
+
+def _decided(one: _Tested) -> Answer:
+    verdict = one.difference.verdict
+    wanted = "better" if one.check.relation == "above" else "worse"
+    outcome: Outcome = "holds" if verdict == wanted else "fails" if verdict in ("better", "worse") else "open"
+    why = f"{verdict}: {one.difference.reason}" if verdict == "too few seeds" else one.difference.reason
+    return Answer(
+        one.check, one.quantity, outcome, why, one.x, one.y, one.difference.estimate, one.difference.p_value
+    )  # fmt: skip
+
+
+def _against_number(check: Check, quantity: Quantity, values: np.ndarray, shown: Interval | None) -> Answer:
+    assert not isinstance(check.y, str)
+    limits = _allowed(check, math.log(check.y) if check.log else check.y)
+    outcome, why = _placed(statistics.interval([values], statistics.mean), *limits)
+    return Answer(check, quantity, outcome, why, shown)
+
+
+def _allowed(check: Check, number: float) -> tuple[float, float]:
+    """Between what x, or its difference from y, may lie."""
+    margin = math.log(check.margin) if check.log and check.margin else check.margin
+    return {
+        "above": (number, math.inf),
+        "below": (-math.inf, number),
+        "not above": (-math.inf, number + margin),
+        "not below": (number - margin, math.inf),
+        "about": (number - margin, number + margin),
+    }[check.relation]
+
+
+def _placed(interval: Interval, low: float, high: float) -> tuple[Outcome, str]:
+    if math.isnan(interval.low):
+        return "open", "one run has no interval"
+    if low <= interval.low and interval.high <= high:
+        return "holds", "its 95% interval lies within what is predicted"
+    if interval.high < low or interval.low > high:
+        return "fails", "its 95% interval lies outside of what is predicted"
+    return "open", "its 95% interval lies across the limit"
+
+
+def tally(judged: Sequence[Judged]) -> str:
+    """ "3 confirmed, 1 refuted, 16 inconclusive"."""
+    verdicts = [one.verdict for one in judged]
+    return ", ".join(f"{verdicts.count(kind)} {kind.lower()}" for kind in ("CONFIRMED", "REFUTED", "INCONCLUSIVE"))

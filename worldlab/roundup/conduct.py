@@ -1,0 +1,74 @@
+"""Runs a round-up: its comparisons one after the other, each gone on with where it was stopped, and its report after each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldlab import storage
+from worldlab.compare.matrix import Matrix, matrix_of
+from worldlab.compare.plan import gather, plan
+from worldlab.compare.results import Comparison
+from worldlab.compare.run import compare, look
+from worldlab.errors import ConfigError, one_line
+from worldlab.registry import Registry
+from worldlab.roundup.answers import Judged, judge
+from worldlab.roundup.publish import publish
+from worldlab.roundup.questions import Part, Questions
+
+log = logging.getLogger("worldlab")
+PARTS = "parts"
+
+
+def conduct(
+    questions: Questions,
+    registry: Registry,
+    folder: Path,
+    chosen: Sequence[str] = (),
+    layers: Sequence[Mapping[str, Any]] = (),
+    command: str = "",
+) -> list[Judged]:
+    """Run parts of a round-up and judge every claim by the parts that are there.
+
+    chosen: names of parts to be run, none for all; others are taken as they lie in the folder. layers: tables of the form of
+    matrix.toml, laid over each part's. Returns the claims, judged. Raises: ConfigError, PluginError, EnvError before anything
+    runs; what worldlab.compare.run.compare raises, the report written first.
+    """
+    wanted = [questions.part(name) for name in chosen] or list(questions.parts)
+    matrices = {part.name: _matrix(part, layers) for part in questions.parts}
+    gather(lambda name=part.name: plan(matrices[name], registry) for part in wanted)
+    folder = storage.make_folder(folder).absolute()
+    found: dict[str, Comparison] = {}
+    for part in questions.parts:
+        place = folder / PARTS / part.name
+        if part not in wanted and (place / "matrix.toml").is_file():
+            found[part.name] = look(matrices[part.name], registry, place, command)
+    for part in wanted:
+        log.info("part %s: %s", part.name, part.about)
+        try:
+            found[part.name] = compare(matrices[part.name], registry, folder / PARTS / part.name, command)
+        except KeyboardInterrupt:
+            found[part.name] = look(matrices[part.name], registry, folder / PARTS / part.name, command)
+            _publish(questions, found, folder)
+            raise
+        judged = _publish(questions, found, folder)
+    return judged
+
+
+def _publish(questions: Questions, found: Mapping[str, Comparison], folder: Path) -> list[Judged]:
+    judged = [judge(claim, found) for claim in questions.claims]
+    publish(questions, judged, found, folder)
+    return judged
+
+
+def _matrix(part: Part, layers: Sequence[Mapping[str, Any]]) -> Matrix:
+    matrix = matrix_of(part.matrix, *layers)
+    if len(matrix.envs) != 1:
+        raise ConfigError(
+            one_line(f"roundup: part '{part.name}' is on {len(matrix.envs)} environments"),
+            cause="a claim is judged on one environment",
+            fix="make one part of each",
+        )
+    return matrix

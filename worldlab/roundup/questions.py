@@ -1,0 +1,174 @@
+"""What a round-up asks: comparisons to be run (parts), and claims whose predictions they decide. Read from roundup.toml.
+
+[[part]]
+name = "small"
+about = "what is compared, as a sentence"
+base = "a"                            # mixes are made of families: the pure ones, and the base with one role swapped
+families = ["a", "b"]
+mixes = ["pure", "encoder", "dynamics", "decoder"]
+matrix.axes.env = "Branch"            # the rest as in a matrix.toml
+
+[[claim]]
+number = 1
+claim = "what is said"
+part = "small"
+quantity = "bits/bound"               # a measure, or one of worldlab.roundup.readings.OWN
+checks = [{ x = "b decoder", is = "below", y = "a" }]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.runconfig import PARTS
+
+PACKAGED = Path(__file__).with_name("roundup.toml")
+RELATIONS = ("above", "below", "not above", "not below", "about")
+"""What a prediction may say of x and y. The last three have a margin; with it "not above" means x <= y + margin."""
+PURE = "pure"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One prediction: x is above y. x, y: labels of methods; y may be a number. margin: what is as good as nothing, on the
+    quantity's scale or, if log, as a factor. quantity, part: the claim's where they are not given; y_quantity: of y, where it
+    is another one than that of x."""
+
+    x: str
+    relation: str
+    y: str | float
+    quantity: str
+    part: str
+    margin: float = 0.0
+    log: bool = False
+    y_quantity: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """As words: "a is below b"."""
+        allowed = f" (within {'a factor of ' if self.log else ''}{self.margin:g})" if self.margin else ""
+        y = self.y if isinstance(self.y, str) else f"{self.y:g}"
+        at = f" ({self.y_quantity})" if self.y_quantity else ""
+        return f"{self.x} is {self.relation} {y}{at}{allowed}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that is said, and the predictions that would show it. said: where, or in which words; trap: what would
+    mislead; columns: the quantities that methods are ranked by, where that is the quantity."""
+
+    number: int
+    claim: str
+    part: str
+    quantity: str
+    checks: tuple[Check, ...]
+    said: str = ""
+    trap: str = ""
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A comparison. matrix: a table of the form of matrix.toml."""
+
+    name: str
+    about: str
+    matrix: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All of a round-up. quick: laid over every part's matrix to try it out."""
+
+    title: str
+    parts: tuple[Part, ...]
+    claims: tuple[Claim, ...]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, name: str) -> Part:
+        """Raises: ConfigError."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        names = [part.name for part in self.parts]
+        raise ConfigError(
+            one_line(f"roundup: no part named {one_line(name, 30)!r}.{did_you_mean(name, names)}"),
+            fix=f"parts: {', '.join(names)}",
+        )
+
+
+def read_questions(path: Path = PACKAGED) -> Questions:
+    """Read a roundup.toml. Raises: ConfigError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(one_line(f"roundup: cannot read {one_line(path, 60)}: {exc.strerror}")) from exc
+    except ValueError as exc:
+        raise ConfigError(f"roundup: {one_line(path, 60)} is not valid TOML", cause=one_line(exc, 200)) from exc
+    _known(table, ("title", "part", "claim", "quick"), "roundup.toml")
+    parts = tuple(_part(row) for row in table.get("part", []))
+    claims = tuple(_claim(row) for row in table.get("claim", []))
+    questions = Questions(str(table.get("title", "Round-up")), parts, claims, table.get("quick", {}))
+    for claim in claims:
+        for check in claim.checks:
+            questions.part(check.part)
+    return questions
+
+
+def _part(row: Mapping[str, Any]) -> Part:
+    _known(row, ("name", "about", "base", "families", "mixes", "matrix"), "[[part]]")
+    matrix = dict(row.get("matrix", {}))
+    if "mixes" in row:
+        matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
+    return Part(row["name"], row.get("about", ""), matrix)
+
+
+def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
+    """Tables of models: the pure families, by their names, and the base with one role from another one ("b decoder")."""
+    roles = [role for role in PARTS if role != "agent"]
+    models = [{"name": name, **dict.fromkeys(roles, name)} for name in families if PURE in kinds or name == base]
+    for role in (role for role in roles if role in kinds):
+        swapped = (name for name in families if name != base)
+        models += [{"name": f"{name} {role}", **dict.fromkeys(roles, base), role: name} for name in swapped]
+    return models
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
+    _known(row, [one.name for one in fields(Claim)], "[[claim]]")
+    try:
+        own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
+        checks = tuple(_check(check, row) for check in row["checks"])
+    except KeyError as exc:
+        raise ConfigError(one_line(f"roundup: [[claim]] {row.get('number', '?')} has no {exc}")) from exc
+    return Claim(
+        **own, checks=checks, said=row.get("said", ""), trap=row.get("trap", ""), columns=tuple(row.get("columns", ()))
+    )
+
+
+def _check(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Check:
+    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a check")
+    if row["is"] not in RELATIONS:
+        raise ConfigError(
+            one_line(
+                f"roundup: claim {claim['number']}: no relation {row['is']!r}.{did_you_mean(row['is'], RELATIONS)}"
+            ),
+            fix=f"relations: {', '.join(RELATIONS)}",
+        )
+    y = row["y"] if isinstance(row["y"], str) else float(row["y"])
+    quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
+    margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
+    return Check(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
+
+
+def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    wrong = next((key for key in row if key not in keys), None)
+    if wrong is not None:
+        raise ConfigError(
+            one_line(f"roundup: {where} has no key {one_line(wrong, 30)!r}.{did_you_mean(wrong, keys)}"),
+            fix=f"keys: {', '.join(keys)}",
+        )

@@ -1,0 +1,108 @@
+"""A quantity of every method, one value a seed: measures of trained models, and a few that trials tell themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from worldlab import statistics
+from worldlab.compare.results import Comparison, Quantity, Trial
+from worldlab.statistics import Interval
+
+OWN = {
+    one.name: one
+    for one in (
+        Quantity("return", "Mean return", "", "higher", "mean return of the final evaluation's episodes"),
+        Quantity("parameters", "Parameters", "", None, "weights of the world model"),
+        Quantity("failed", "Failed runs", "", "lower", "share of runs that ended without a result"),
+        Quantity(
+            "spread", "Spread of returns over seeds", "", "lower",
+            "distance of a run's mean return from the median of its method's runs (Brown & Forsythe 1974)",
+        ),
+        Quantity(
+            "rank", "Mean rank", "", "lower",
+            "rank among the methods compared, mean over quantities; one that is undefined ranks last",
+        ),
+    )
+}  # fmt: skip
+"""Quantities that are no measure of a model, by name."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """values: by method's label, float64 [n], one a seed that has one. why: reasons of those that have none."""
+
+    quantity: Quantity
+    values: Mapping[str, np.ndarray]
+    why: Mapping[str, str]
+
+    def interval(self, label: str) -> Interval | None:
+        """The mean over seeds; None where there is no value."""
+        values = self.values[label]
+        return statistics.interval([values], statistics.mean) if len(values) else None
+
+
+def read(comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()) -> Readings:
+    """A quantity of every method of a comparison of one environment. columns, among: the quantities, and the labels of the
+    methods, that ranks are of. Raises: KeyError for one that was not asked."""
+    quantity = OWN.get(name) or next((one for one in comparison.quantities if one.name == name), None)
+    if quantity is None:
+        raise KeyError(name)
+    (env,) = comparison.envs
+    trials = {method.label: comparison.of(method.key, env) for method in comparison.methods}
+    if name == "rank":
+        by_seed = _ranks(comparison, columns, among)
+        return Readings(
+            quantity, {label: by_seed.get(label, np.zeros(0)) for label in trials}, dict.fromkeys(trials, "not ranked")
+        )
+    values, why = {}, {}
+    for label, runs in trials.items():
+        values[label] = np.array([value for run in runs if (value := _value(run, name, runs)) is not None], float)
+        why[label] = _reason(runs, name)
+    return Readings(quantity, values, why)
+
+
+def _value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
+    if name == "failed":
+        return None if run.status == "missing" else float(run.status == "failed")
+    if run.status != "finished":
+        return None
+    if name == "return":
+        return run.score
+    if name == "parameters":
+        return float(run.parameters)
+    if name == "spread":
+        return abs(run.score - float(np.median([one.score for one in runs if one.status == "finished"])))
+    found = run.measures.get(name)
+    return None if found is None or found.value is None or not np.isfinite(found.value) else found.value
+
+
+def _reason(runs: Sequence[Trial], name: str) -> str:
+    finished = [run for run in runs if run.status == "finished"]
+    if not finished:
+        return "; ".join(dict.fromkeys(run.cause for run in runs if run.cause)) or "no run finished"
+    reasons = (run.measures[name].why if name in run.measures else "not measured" for run in finished)
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def _ranks(comparison: Comparison, columns: Sequence[str], among: Sequence[str]) -> dict[str, np.ndarray]:
+    """The mean rank [n] of each method, one a seed that all of them have."""
+    (env,) = comparison.envs
+    chosen = {method.label: comparison.of(method.key, env) for method in comparison.methods if method.label in among}
+    finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
+    seeds = sorted(set.intersection(*finished)) if finished else []
+    wanted = [read(comparison, name).quantity for name in columns]
+    found: dict[str, list[float]] = {label: [] for label in chosen}
+    for seed in seeds:
+        ranks = []
+        for quantity in wanted:
+            runs = {label: next(run for run in all_ if run.seed == seed) for label, all_ in chosen.items()}
+            values = [_value(run, quantity.name, (run,)) for run in runs.values()]
+            sign = -1.0 if quantity.better == "higher" else 1.0
+            ranks.append(stats.rankdata([np.inf if value is None else sign * value for value in values], "max"))
+        for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
+            found[label].append(float(mean))
+    return {label: np.array(values) for label, values in found.items()}
