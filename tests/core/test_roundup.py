@@ -22,7 +22,7 @@ from worldlab.registry import load_registry
 from worldlab.roundup.answers import Judged, judge, tally
 from worldlab.roundup.conduct import conduct
 from worldlab.roundup.publish import publish
-from worldlab.roundup.questions import Check, Claim, Part, Questions, mixed, read_questions
+from worldlab.roundup.questions import Check, Claim, Questions, RoundupPart, mixed, read_questions
 from worldlab.roundup.readings import OWN, read
 
 SHARP = Quantity("toy/sharp", "Sharpness", "bits", "higher", "counted")
@@ -240,7 +240,10 @@ def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
 
 # ---- running and writing ----
 
-PARTS = (Part("toy", "A toy.", {"axes": {"env": "CartPole"}}), Part("other", "Another.", {"axes": {"env": "Pendulum"}}))
+PARTS = (
+    RoundupPart("toy", "A toy.", {"axes": {"env": "CartPole"}}),
+    RoundupPart("other", "Another.", {"axes": {"env": "Pendulum"}}),
+)
 QUESTIONS = Questions(
     "Toys & <more>", PARTS,
     (claim(check("high", "above", "low")), replace(claim(check("low", "above", "high"), check("mute", "above", "low")), number=2)),
@@ -307,12 +310,14 @@ def test_an_interrupt_writes_what_there_is(ran, tmp_path, monkeypatch):
 
 
 def test_mistakes_are_found_before_anything_runs(ran, tmp_path):
-    two = replace(QUESTIONS, parts=(PARTS[0], Part("other", "", {"axes": {"env": ["CartPole", "Pendulum"]}})))
+    two = replace(QUESTIONS, parts=(PARTS[0], RoundupPart("other", "", {"axes": {"env": ["CartPole", "Pendulum"]}})))
     for questions, chosen, message in (
         (QUESTIONS, ["othr"], "no part named 'othr'. Did you mean 'other'?"),
         (two, [], "part 'other' is on 2 environments"),
         (
-            replace(QUESTIONS, parts=(PARTS[0], Part("x", "", {"axes": {"env": "CartPole", "encoder": "nobody"}}))),
+            replace(
+                QUESTIONS, parts=(PARTS[0], RoundupPart("x", "", {"axes": {"env": "CartPole", "encoder": "nobody"}}))
+            ),
             [],
             "nobody",
         ),

@@ -16,7 +16,7 @@ from worldlab.errors import ConfigError, one_line
 from worldlab.registry import Registry
 from worldlab.roundup.answers import Judged, judge
 from worldlab.roundup.publish import publish
-from worldlab.roundup.questions import Part, Questions
+from worldlab.roundup.questions import Questions, RoundupPart
 
 log = logging.getLogger("worldlab")
 PARTS = "parts"
@@ -63,7 +63,7 @@ def _publish(questions: Questions, found: Mapping[str, Comparison], folder: Path
     return judged
 
 
-def _matrix(part: Part, layers: Sequence[Mapping[str, Any]]) -> Matrix:
+def _matrix(part: RoundupPart, layers: Sequence[Mapping[str, Any]]) -> Matrix:
     matrix = matrix_of(part.matrix, *layers)
     if len(matrix.envs) != 1:
         raise ConfigError(

@@ -73,7 +73,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Part:
+class RoundupPart:
     """A comparison. matrix: a table of the form of matrix.toml."""
 
     name: str
@@ -86,11 +86,11 @@ class Questions:
     """All of a round-up. quick: laid over every part's matrix to try it out."""
 
     title: str
-    parts: tuple[Part, ...]
+    parts: tuple[RoundupPart, ...]
     claims: tuple[Claim, ...]
     quick: Mapping[str, Any] = field(default_factory=dict)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> RoundupPart:
         """Raises: ConfigError."""
         for part in self.parts:
             if part.name == name:
@@ -120,12 +120,12 @@ def read_questions(path: Path = PACKAGED) -> Questions:
     return questions
 
 
-def _part(row: Mapping[str, Any]) -> Part:
+def _part(row: Mapping[str, Any]) -> RoundupPart:
     _known(row, ("name", "about", "base", "families", "mixes", "matrix"), "[[part]]")
     matrix = dict(row.get("matrix", {}))
     if "mixes" in row:
         matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
-    return Part(row["name"], row.get("about", ""), matrix)
+    return RoundupPart(row["name"], row.get("about", ""), matrix)
 
 
 def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
