@@ -22,7 +22,7 @@ from worldlab.registry import load_registry
 from worldlab.roundup.answers import Judged, judge, tally
 from worldlab.roundup.conduct import conduct
 from worldlab.roundup.publish import publish
-from worldlab.roundup.questions import Check, Claim, Questions, RoundupPart, mixed, read_questions
+from worldlab.roundup.questions import Claim, Prediction, Questions, RoundupPart, mixed, read_questions
 from worldlab.roundup.readings import OWN, read
 
 SHARP = Quantity("toy/sharp", "Sharpness", "bits", "higher", "counted")
@@ -64,15 +64,15 @@ CLEAR = comparison(
 )
 
 
-def claim(*checks: Check, quantity="toy/sharp", columns=()) -> Claim:
-    return Claim(1, "one is sharper", "toy", quantity, checks, columns=columns)
+def claim(*predictions: Prediction, quantity="toy/sharp", columns=()) -> Claim:
+    return Claim(1, "one is sharper", "toy", quantity, predictions, columns=columns)
 
 
-def check(x, relation, y, quantity="toy/sharp", **more) -> Check:
-    return Check(x, relation, y, quantity, "toy", **more)
+def prediction(x, relation, y, quantity="toy/sharp", **more) -> Prediction:
+    return Prediction(x, relation, y, quantity, "toy", **more)
 
 
-def outcome(one: Check, found: Comparison = CLEAR) -> str:
+def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
     (answer,) = judge(claim(one), {"toy": found}).answers
     return answer.outcome
 
@@ -80,39 +80,39 @@ def outcome(one: Check, found: Comparison = CLEAR) -> str:
 @pytest.mark.parametrize(
     ("one", "expected"),
     [
-        (check("high", "above", "low"), "holds"),
-        (check("low", "above", "high"), "fails"),
-        (check("low", "below", "high"), "holds"),
-        (check("same", "above", "low"), "open"),
-        (check("same", "about", "low", margin=0.1), "holds"),
-        (check("same", "about", "low", margin=0.001), "open"),
-        (check("high", "about", "low", margin=0.1), "fails"),
-        (check("high", "not below", "low", margin=0.1), "holds"),
-        (check("high", "not above", "low", margin=0.1), "fails"),
-        (check("same", "not above", "low", margin=0.1), "holds"),
-        (check("high", "above", 1.5), "holds"),
-        (check("high", "below", 1.5), "fails"),
-        (check("high", "above", 2.02), "open"),
-        (check("high", "about", "low", "toy/speed", margin=200.0, log=True), "holds"),
-        (check("high", "about", "low", "toy/speed", margin=2.0, log=True), "fails"),
-        (check("high", "above", 500.0, "toy/speed", log=True), "holds"),
-        (check("mute", "about", "low", "toy/speed", margin=2.0, log=True), "undefined"),
-        (check("mute", "above", "low"), "undefined"),
-        (check("nobody", "above", "low"), "undefined"),
-        (check("high", "above", "low", "toy/unknown"), "undefined"),
-        (check("high", "above", "high", "toy/speed", y_quantity="toy/sharp"), "holds"),
-        (check("high", "below", "high", "toy/speed", y_quantity="toy/sharp"), "fails"),
+        (prediction("high", "above", "low"), "holds"),
+        (prediction("low", "above", "high"), "fails"),
+        (prediction("low", "below", "high"), "holds"),
+        (prediction("same", "above", "low"), "open"),
+        (prediction("same", "about", "low", margin=0.1), "holds"),
+        (prediction("same", "about", "low", margin=0.001), "open"),
+        (prediction("high", "about", "low", margin=0.1), "fails"),
+        (prediction("high", "not below", "low", margin=0.1), "holds"),
+        (prediction("high", "not above", "low", margin=0.1), "fails"),
+        (prediction("same", "not above", "low", margin=0.1), "holds"),
+        (prediction("high", "above", 1.5), "holds"),
+        (prediction("high", "below", 1.5), "fails"),
+        (prediction("high", "above", 2.02), "open"),
+        (prediction("high", "about", "low", "toy/speed", margin=200.0, log=True), "holds"),
+        (prediction("high", "about", "low", "toy/speed", margin=2.0, log=True), "fails"),
+        (prediction("high", "above", 500.0, "toy/speed", log=True), "holds"),
+        (prediction("mute", "about", "low", "toy/speed", margin=2.0, log=True), "undefined"),
+        (prediction("mute", "above", "low"), "undefined"),
+        (prediction("nobody", "above", "low"), "undefined"),
+        (prediction("high", "above", "low", "toy/unknown"), "undefined"),
+        (prediction("high", "above", "high", "toy/speed", y_quantity="toy/sharp"), "holds"),
+        (prediction("high", "below", "high", "toy/speed", y_quantity="toy/sharp"), "fails"),
     ],
-    ids=lambda value: value.sentence if isinstance(value, Check) else "",
+    ids=lambda value: value.sentence if isinstance(value, Prediction) else "",
 )
 def test_a_prediction_is_judged_as_it_was_made(one, expected):
     assert outcome(one) == expected
 
 
 def test_undefined_says_why():
-    (answer,) = judge(claim(check("mute", "above", "low")), {"toy": CLEAR}).answers
+    (answer,) = judge(claim(prediction("mute", "above", "low")), {"toy": CLEAR}).answers
     assert answer.why == "mute: it has no density"
-    (answer,) = judge(claim(check("a", "above", "b")), {}).answers
+    (answer,) = judge(claim(prediction("a", "above", "b")), {}).answers
     assert answer.why == "part 'toy' has not measured it" and answer.outcome == "undefined"
 
 
@@ -120,15 +120,15 @@ def test_few_seeds_decide_nothing_however_clear_they_look():
     few = comparison(
         {"low": {"toy/sharp": lambda s: s / 100}, "high": {"toy/sharp": lambda s: 5.0 + s / 100}}, seeds=range(3)
     )
-    (answer,) = judge(claim(check("high", "above", "low")), {"toy": few}).answers
+    (answer,) = judge(claim(prediction("high", "above", "low")), {"toy": few}).answers
     assert answer.outcome == "open" and "too few seeds" in answer.why
     single = comparison({"low": {"toy/sharp": lambda s: 1.0}}, seeds=[0])
-    assert outcome(check("low", "above", 0.5), single) == "open"
+    assert outcome(prediction("low", "above", 0.5), single) == "open"
 
 
 def test_predictions_of_one_claim_are_corrected_together():
     """5 runs a side that never overlap: p = 2 / 252 alone, times 7 for seven of them is above 0.05."""
-    wins = check("high", "above", "low")
+    wins = prediction("high", "above", "low")
     (alone,) = judge(claim(wins), {"toy": CLEAR}).answers
     assert alone.p_value == pytest.approx(2 / math.comb(10, 5))
     many = judge(claim(*[wins] * 7), {"toy": CLEAR})
@@ -137,10 +137,11 @@ def test_predictions_of_one_claim_are_corrected_together():
 
 def test_a_claim_stands_and_falls_with_all_its_predictions():
     good, bad, open_, mute = (
-        check("high", "above", "low"), check("low", "above", "high"), check("same", "above", "low"), check("mute", "above", "low"),
+        prediction("high", "above", "low"), prediction("low", "above", "high"), prediction("same", "above", "low"), prediction("mute", "above", "low"),
     )  # fmt: skip
     verdicts = [
-        judge(claim(*checks), {"toy": CLEAR}).verdict for checks in ((good,), (good, bad), (good, open_), (good, mute))
+        judge(claim(*predictions), {"toy": CLEAR}).verdict
+        for predictions in ((good,), (good, bad), (good, open_), (good, mute))
     ]
     assert verdicts == ["CONFIRMED", "REFUTED", "INCONCLUSIVE", "INCONCLUSIVE"]
     assert judge(claim(good, bad, mute), {"toy": CLEAR}).why == "of 3 predictions: 1 holds, 1 fails, 1 undefined"
@@ -152,7 +153,7 @@ def test_the_error_rate_of_refuting_what_is_true_is_what_it_says():
     for _ in range(300):
         noise = {label: rng.standard_normal(5) for label in ("a", "b")}
         toss = comparison({label: {"toy/sharp": lambda s, v=values: v[s]} for label, values in noise.items()})
-        decided += outcome(check("a", "above", "b"), toss) != "open"
+        decided += outcome(prediction("a", "above", "b"), toss) != "open"
     assert decided / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
@@ -210,11 +211,13 @@ def test_our_own_questions_can_be_asked():
         labels = {method.label for method in planned.methods}
         known = {quantity.name for quantity in planned.quantities} | OWN.keys()
         for one in questions.claims:
-            for check in (check for check in one.checks if check.part == part.name):
-                assert {side for side in (check.x, check.y) if isinstance(side, str)} <= labels, check
-                assert {name for name in (check.quantity, check.y_quantity, *one.columns) if name} <= known, check
+            for prediction in (prediction for prediction in one.predictions if prediction.part == part.name):
+                assert {side for side in (prediction.x, prediction.y) if isinstance(side, str)} <= labels, prediction
+                assert {name for name in (prediction.quantity, prediction.y_quantity, *one.columns) if name} <= known, (
+                    prediction
+                )
         # With five seeds, Holm's correction leaves room for six predictions.
-        assert all(sum(c.relation in ("above", "below") for c in one.checks) <= 6 for one in questions.claims)
+        assert all(sum(c.relation in ("above", "below") for c in one.predictions) <= 6 for one in questions.claims)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +226,9 @@ def test_our_own_questions_can_be_asked():
         ("titel = 1", "roundup: roundup.toml has no key 'titel'"),
         ('[[part]]\nname = "a"\nmatrx = 1', "roundup: [[part]] has no key 'matrx'"),
         ('[[claim]]\nnumber = 1', "roundup: [[claim]] 1 has no 'claim'"),
-        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\nchecks = [{x = "a", is = "abve", y = "b"}]',
+        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "abve", y = "b"}]',
          "roundup: claim 1: no relation 'abve'. Did you mean 'above'?"),
-        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\nchecks = [{x = "a", is = "above", y = "b"}]',
+        ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "above", y = "b"}]',
          "roundup: no part named 'p'"),
         ("[", "roundup: "),
     ],
@@ -246,7 +249,7 @@ PARTS = (
 )
 QUESTIONS = Questions(
     "Toys & <more>", PARTS,
-    (claim(check("high", "above", "low")), replace(claim(check("low", "above", "high"), check("mute", "above", "low")), number=2)),
+    (claim(prediction("high", "above", "low")), replace(claim(prediction("low", "above", "high"), prediction("mute", "above", "low")), number=2)),
 )  # fmt: skip
 
 
@@ -331,7 +334,7 @@ def test_the_command(ran, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(
         'title = "Mine"\n[quick]\nseeds = 2\n[[part]]\nname = "toy"\nabout = "A toy."\nmatrix.axes.env = "CartPole"\n'
-        '[[claim]]\nnumber = 1\nclaim = "c"\npart = "toy"\nquantity = "toy/sharp"\nchecks = [{x = "high", is = "above", y = "low"}]\n'
+        '[[claim]]\nnumber = 1\nclaim = "c"\npart = "toy"\nquantity = "toy/sharp"\npredictions = [{x = "high", is = "above", y = "low"}]\n'
     )
     assert cli.main(shlex.split("roundup mine.toml --quick --jobs 2 --out there --json")) == 0
     said = json.loads(capsys.readouterr().out)
@@ -343,5 +346,5 @@ def test_the_command(ran, tmp_path, monkeypatch, capsys):
 
 
 def test_a_judged_claim_without_its_part_has_no_readings():
-    one = judge(claim(check("a", "above", "b")), {})
+    one = judge(claim(prediction("a", "above", "b")), {})
     assert isinstance(one, Judged) and one.readings is None and one.verdict == "INCONCLUSIVE"

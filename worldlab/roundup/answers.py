@@ -16,7 +16,7 @@ import numpy as np
 
 from worldlab import statistics
 from worldlab.compare.results import Comparison, Quantity
-from worldlab.roundup.questions import Check, Claim
+from worldlab.roundup.questions import Claim, Prediction
 from worldlab.roundup.readings import Readings, read
 from worldlab.statistics import Difference, Interval
 
@@ -28,10 +28,10 @@ Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a check. x, y: means over seeds, None where undefined. difference: of x and y, or of their logarithms;
+    """What became of a prediction. x, y: means over seeds, None where undefined. difference: of x and y, or of their logarithms;
     p_value: corrected, None where an interval decided; why: one clause."""
 
-    check: Check
+    prediction: Prediction
     quantity: Quantity
     outcome: Outcome
     why: str
@@ -54,7 +54,7 @@ class Judged:
 
 def judge(claim: Claim, parts: Mapping[str, Comparison]) -> Judged:
     """Judge a claim by the comparisons that were run, by part. Raises nothing for what is missing: it is undefined."""
-    pending = [_asked(check, claim, parts) for check in claim.checks]
+    pending = [_asked(prediction, claim, parts) for prediction in claim.predictions]
     tested = [one for one in pending if isinstance(one, _Tested)]
     corrected = iter(statistics.corrected([one.difference for one in tested]) if tested else ())
     answers = tuple(
@@ -75,49 +75,56 @@ def judge(claim: Claim, parts: Mapping[str, Comparison]) -> Judged:
 
 @dataclass(frozen=True)
 class _Tested:
-    """A check that waits for the correction of its p."""
+    """A prediction that waits for the correction of its p."""
 
-    check: Check
+    prediction: Prediction
     quantity: Quantity
     x: Interval | None
     y: Interval | None
     difference: Difference
 
 
-def _asked(check: Check, claim: Claim, parts: Mapping[str, Comparison]) -> Answer | _Tested:
-    comparison = parts.get(check.part)
+def _asked(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]) -> Answer | _Tested:
+    comparison = parts.get(prediction.part)
     sides: list[tuple[Readings, str]] = []
-    for label, name in ((check.x, check.quantity), (check.y, check.y_quantity or check.quantity)):
+    for label, name in (
+        (prediction.x, prediction.quantity),
+        (prediction.y, prediction.y_quantity or prediction.quantity),
+    ):
         if not isinstance(label, str):
             continue
         readings = _read(comparison, name, claim) if comparison else None
         unknown = Quantity(name, name, "", None, "")
         if readings is None:
-            return Answer(check, unknown, "undefined", f"part '{check.part}' has not measured it")
+            return Answer(prediction, unknown, "undefined", f"part '{prediction.part}' has not measured it")
         if label not in readings.values:
-            return Answer(check, readings.quantity, "undefined", f"no method '{label}' in part '{check.part}'")
+            return Answer(
+                prediction, readings.quantity, "undefined", f"no method '{label}' in part '{prediction.part}'"
+            )
         if not len(readings.values[label]):
-            return Answer(check, readings.quantity, "undefined", f"{label}: {readings.why[label] or 'no value'}")
+            return Answer(prediction, readings.quantity, "undefined", f"{label}: {readings.why[label] or 'no value'}")
         sides.append((readings, label))
     quantity = sides[0][0].quantity
     x, *ys = (readings.values[label] for readings, label in sides)
     x_shown, *ys_shown = (readings.interval(label) for readings, label in sides)
     y_shown = ys_shown[0] if ys_shown else None
-    if check.log and not all(bool((values > 0).all()) for values in (x, *ys)):
-        return Answer(check, quantity, "undefined", "values that are not above 0 have no logarithm", x_shown, y_shown)
-    if check.log:
+    if prediction.log and not all(bool((values > 0).all()) for values in (x, *ys)):
+        return Answer(
+            prediction, quantity, "undefined", "values that are not above 0 have no logarithm", x_shown, y_shown
+        )
+    if prediction.log:
         x, *ys = (np.log(values) for values in (x, *ys))
     if not ys:
-        return _against_number(check, quantity, x, x_shown)
+        return _against_number(prediction, quantity, x, x_shown)
     difference = statistics.difference([x], [ys[0]], level=LEVEL)
-    if check.relation in ("above", "below"):
-        return _Tested(check, quantity, x_shown, y_shown, difference)
-    outcome, why = _placed(difference.estimate, *_allowed(check, 0.0))
-    return Answer(check, quantity, outcome, why, x_shown, y_shown, difference.estimate)
+    if prediction.relation in ("above", "below"):
+        return _Tested(prediction, quantity, x_shown, y_shown, difference)
+    outcome, why = _placed(difference.estimate, *_allowed(prediction, 0.0))
+    return Answer(prediction, quantity, outcome, why, x_shown, y_shown, difference.estimate)
 
 
 def _read(comparison: Comparison, name: str, claim: Claim) -> Readings | None:
-    among = [side for check in claim.checks for side in (check.x, check.y) if isinstance(side, str)]
+    among = [side for prediction in claim.predictions for side in (prediction.x, prediction.y) if isinstance(side, str)]
     try:
         return read(comparison, name, claim.columns, among)
     except KeyError:
@@ -126,31 +133,31 @@ def _read(comparison: Comparison, name: str, claim: Claim) -> Readings | None:
 
 def _decided(one: _Tested) -> Answer:
     verdict = one.difference.verdict
-    wanted = "better" if one.check.relation == "above" else "worse"
+    wanted = "better" if one.prediction.relation == "above" else "worse"
     outcome: Outcome = "holds" if verdict == wanted else "fails" if verdict in ("better", "worse") else "open"
     why = f"{verdict}: {one.difference.reason}" if verdict == "too few seeds" else one.difference.reason
     return Answer(
-        one.check, one.quantity, outcome, why, one.x, one.y, one.difference.estimate, one.difference.p_value
+        one.prediction, one.quantity, outcome, why, one.x, one.y, one.difference.estimate, one.difference.p_value
     )  # fmt: skip
 
 
-def _against_number(check: Check, quantity: Quantity, values: np.ndarray, shown: Interval | None) -> Answer:
-    assert not isinstance(check.y, str)
-    limits = _allowed(check, math.log(check.y) if check.log else check.y)
+def _against_number(prediction: Prediction, quantity: Quantity, values: np.ndarray, shown: Interval | None) -> Answer:
+    assert not isinstance(prediction.y, str)
+    limits = _allowed(prediction, math.log(prediction.y) if prediction.log else prediction.y)
     outcome, why = _placed(statistics.interval([values], statistics.mean), *limits)
-    return Answer(check, quantity, outcome, why, shown)
+    return Answer(prediction, quantity, outcome, why, shown)
 
 
-def _allowed(check: Check, number: float) -> tuple[float, float]:
+def _allowed(prediction: Prediction, number: float) -> tuple[float, float]:
     """Between what x, or its difference from y, may lie."""
-    margin = math.log(check.margin) if check.log and check.margin else check.margin
+    margin = math.log(prediction.margin) if prediction.log and prediction.margin else prediction.margin
     return {
         "above": (number, math.inf),
         "below": (-math.inf, number),
         "not above": (-math.inf, number + margin),
         "not below": (number - margin, math.inf),
         "about": (number - margin, number + margin),
-    }[check.relation]
+    }[prediction.relation]
 
 
 def _placed(interval: Interval, low: float, high: float) -> tuple[Outcome, str]:

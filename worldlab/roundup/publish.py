@@ -40,7 +40,9 @@ def publish(
             claims=shown,
             parts=[_part(questions, name, comparison) for name, comparison in parts.items()],
         ),
-        "roundup.md": markdown([summary_table(judged), *(one["checks"] for one in shown), *budgets], questions.title),
+        "roundup.md": markdown(
+            [summary_table(judged), *(one["predictions"] for one in shown), *budgets], questions.title
+        ),
         "verdicts.svg": str(picture(judged)),
     }
     paths = {name: make_folder(folder) / name for name in [*texts, "roundup.json"]}
@@ -81,17 +83,19 @@ def _metric(one: Judged) -> str:
     return f"{one.readings.quantity.title}{f' [{unit}]' if unit else ''}"
 
 
-def checks_table(one: Judged) -> Table:
+def predictions_table(one: Judged) -> Table:
     """A prediction a row, with what it rests on."""
     rows = []
     for answer in one.answers:
         places = decimals([side.estimate for side in (answer.x, answer.y) if side])
         rows.append(
             (
-                Entry(answer.check.sentence, look="wrap"),
+                Entry(answer.prediction.sentence, look="wrap"),
                 Entry(answer.quantity.title, look="wrap"),
                 _value(answer.x, places),
-                _value(answer.y, places) if isinstance(answer.check.y, str) else Entry(number(answer.check.y)),
+                _value(answer.y, places)
+                if isinstance(answer.prediction.y, str)
+                else Entry(number(answer.prediction.y)),
                 Entry(answer.outcome, look="real" if answer.outcome in ("holds", "fails") else ""),
                 Entry(_because(answer), look="wrap"),
             )
@@ -134,7 +138,7 @@ def _shown(one: Judged, parts: Mapping[str, Comparison]) -> dict[str, Any]:
         "judged": one,
         "sign": SIGNS[one.verdict],
         "look": _LOOKS[one.verdict],
-        "checks": checks_table(one),
+        "predictions": predictions_table(one),
         "figure": figure(one, parts[one.claim.part].methods) if one.readings else None,
         "silent": silent,
     }
@@ -232,9 +236,9 @@ def _claim_record(one: Judged) -> dict[str, Any]:
         "undefined": {label: words(why, "") for label, why in readings.why.items() if why} if readings else {},
         "predictions": [
             {
-                "says": answer.check.sentence,
+                "says": answer.prediction.sentence,
                 "quantity": answer.quantity.name,
-                "part": answer.check.part,
+                "part": answer.prediction.part,
                 "outcome": answer.outcome,
                 "why": answer.why,
                 "p": answer.p_value,

@@ -13,7 +13,7 @@ number = 1
 claim = "what is said"
 part = "small"
 quantity = "bits/bound"               # a measure, or one of worldlab.roundup.readings.OWN
-checks = [{ x = "b decoder", is = "below", y = "a" }]
+predictions = [{ x = "b decoder", is = "below", y = "a" }]
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PURE = "pure"
 
 
 @dataclass(frozen=True)
-class Check:
+class Prediction:
     """One prediction: x is above y. x, y: labels of methods; y may be a number. margin: what is as good as nothing, on the
     quantity's scale or, if log, as a factor. quantity, part: the claim's where they are not given; y_quantity: of y, where it
     is another one than that of x."""
@@ -66,7 +66,7 @@ class Claim:
     claim: str
     part: str
     quantity: str
-    checks: tuple[Check, ...]
+    predictions: tuple[Prediction, ...]
     said: str = ""
     trap: str = ""
     columns: tuple[str, ...] = ()
@@ -115,8 +115,8 @@ def read_questions(path: Path = PACKAGED) -> Questions:
     claims = tuple(_claim(row) for row in table.get("claim", []))
     questions = Questions(str(table.get("title", "Round-up")), parts, claims, table.get("quick", {}))
     for claim in claims:
-        for check in claim.checks:
-            questions.part(check.part)
+        for prediction in claim.predictions:
+            questions.part(prediction.part)
     return questions
 
 
@@ -142,16 +142,20 @@ def _claim(row: Mapping[str, Any]) -> Claim:
     _known(row, [one.name for one in fields(Claim)], "[[claim]]")
     try:
         own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
-        checks = tuple(_check(check, row) for check in row["checks"])
+        predictions = tuple(_check(prediction, row) for prediction in row["predictions"])
     except KeyError as exc:
         raise ConfigError(one_line(f"roundup: [[claim]] {row.get('number', '?')} has no {exc}")) from exc
     return Claim(
-        **own, checks=checks, said=row.get("said", ""), trap=row.get("trap", ""), columns=tuple(row.get("columns", ()))
+        **own,
+        predictions=predictions,
+        said=row.get("said", ""),
+        trap=row.get("trap", ""),
+        columns=tuple(row.get("columns", ())),
     )
 
 
-def _check(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Check:
-    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a check")
+def _check(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
+    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
     if row["is"] not in RELATIONS:
         raise ConfigError(
             one_line(
@@ -162,7 +166,7 @@ def _check(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Check:
     y = row["y"] if isinstance(row["y"], str) else float(row["y"])
     quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
     margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
-    return Check(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
+    return Prediction(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
 
 
 def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
