@@ -136,9 +136,8 @@ def test_predictions_of_one_claim_are_corrected_together():
 
 
 def test_a_claim_stands_and_falls_with_all_its_predictions():
-    good, bad, open_, mute = (
-        prediction("high", "above", "low"), prediction("low", "above", "high"), prediction("same", "above", "low"), prediction("mute", "above", "low"),
-    )  # fmt: skip
+    good, bad = prediction("high", "above", "low"), prediction("low", "above", "high")
+    open_, mute = prediction("same", "above", "low"), prediction("mute", "above", "low")
     verdicts = [
         judge(claim(*predictions), {"toy": CLEAR}).verdict
         for predictions in ((good,), (good, bad), (good, open_), (good, mute))
@@ -247,10 +246,8 @@ PARTS = (
     RoundupPart("toy", "A toy.", {"axes": {"env": "CartPole"}}),
     RoundupPart("other", "Another.", {"axes": {"env": "Pendulum"}}),
 )
-QUESTIONS = Questions(
-    "Toys & <more>", PARTS,
-    (claim(prediction("high", "above", "low")), replace(claim(prediction("low", "above", "high"), prediction("mute", "above", "low")), number=2)),
-)  # fmt: skip
+WRONG = claim(prediction("low", "above", "high"), prediction("mute", "above", "low"))
+QUESTIONS = Questions("Toys & <more>", PARTS, (claim(prediction("high", "above", "low")), replace(WRONG, number=2)))
 
 
 def test_what_is_written_agrees_and_stands_by_itself(tmp_path):
@@ -334,7 +331,8 @@ def test_the_command(ran, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text(
         'title = "Mine"\n[quick]\nseeds = 2\n[[part]]\nname = "toy"\nabout = "A toy."\nmatrix.axes.env = "CartPole"\n'
-        '[[claim]]\nnumber = 1\nclaim = "c"\npart = "toy"\nquantity = "toy/sharp"\npredictions = [{x = "high", is = "above", y = "low"}]\n'
+        '[[claim]]\nnumber = 1\nclaim = "c"\npart = "toy"\nquantity = "toy/sharp"\n'
+        'predictions = [{x = "high", is = "above", y = "low"}]\n'
     )
     assert cli.main(shlex.split("roundup mine.toml --quick --jobs 2 --out there --json")) == 0
     said = json.loads(capsys.readouterr().out)
