@@ -405,9 +405,15 @@ def _permutation(xs: list[np.ndarray], ys: list[np.ndarray], seed: int) -> tuple
             shuffled = source.permuted(np.broadcast_to(pooled, (ARRANGEMENTS, len(pooled))), axis=-1)
             found += scale * shuffled[:, : len(x)].sum(-1)
     reached = int(np.count_nonzero(np.abs(found) >= abs(observed) - 1e-9 * np.abs(found).max()))
-    mirrored = all(len(x) == len(y) for x, y in both)  # then exchanging the sides is as far from 0
-    smallest = (2 if mirrored else 1) / total
+    smallest = smallest_p([(len(x), len(y)) for x, y in both])
     if exact:
-        return reached / total, min(smallest, 1.0), total, True
-    least = 1 / (ARRANGEMENTS + 1)
-    return (reached + 1) / (ARRANGEMENTS + 1), max(smallest, least), ARRANGEMENTS, False
+        return reached / total, smallest, total, True
+    return (reached + 1) / (ARRANGEMENTS + 1), smallest, ARRANGEMENTS, False
+
+
+def smallest_p(runs: Sequence[tuple[int, int]]) -> float:
+    """The smallest two-sided p that a permutation test of so many runs of x and of y, a pair a task, can give."""
+    total = math.prod(math.comb(x + y, x) for x, y in runs)
+    mirrored = all(x == y for x, y in runs)  # then exchanging the sides is as far from 0
+    least = 1 / (ARRANGEMENTS + 1) if total > ARRANGEMENTS else 0.0
+    return max(min((2 if mirrored else 1) / total, 1.0), least)

@@ -67,7 +67,7 @@ def contests(
     if result:
         rivals = [method.key for method in contestants(there)]
         pairs = list(combinations(rivals, 2))
-        if pairs and len(pairs) * max(one.smallest_p for one in differ(pairs)) > LEVEL:
+        if pairs and len(pairs) * max(_smallest_p(scores[x], scores[y]) for x, y in pairs) > LEVEL:
             asked.append(contest(rivals[0], RIVALS, [(x, rivals[0]) for x in rivals[1:]]))
         else:
             asked.append(contest("", RIVALS, pairs))
@@ -78,6 +78,11 @@ def contests(
         for kind in ("model",) if scope == OVERALL else ("model", "baseline"):
             asked.append(contest(target, kind, [(m.key, target) for m in there if m.kind == kind and m.key != target]))
     return [one for one in asked if one.pairs]
+
+
+def _smallest_p(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
+    """Of so many runs, whatever they scored."""
+    return statistics.smallest_p([(len(a), len(b)) for a, b in zip(x, y, strict=True)])
 
 
 def contestants(methods: Sequence[Method]) -> list[Method]:

@@ -67,10 +67,10 @@ def films(comparison: Comparison, folder: Path, room: int = ROOM) -> tuple[dict[
                 if chosen is None:
                     continue
                 trial, path = chosen
-                film = _read(path, trial, kind, min(room, LARGEST))
+                film = _read(path, trial, kind, room)
                 if isinstance(film, Clip):
                     shown[env].append(film)
-                    room -= (len(film.data) + len(film.still)) * 3 // 4
+                    room -= _bytes(film.data) + _bytes(film.still)
                 else:
                     left.append(LeftOut(f"{trial.folder}/videos/{path.name}", film))
     return shown, left
@@ -107,20 +107,30 @@ def _read(path: Path, trial: Trial, kind: str, room: int) -> Clip | str:
     """The film, or why it is left out."""
     from PIL import Image
 
-    if path.stat().st_size > LARGEST:
+    size = path.stat().st_size
+    if size > LARGEST:
         return f"it is larger than {bytes_text(LARGEST)}"
+    if size > room:
+        return f"it has {bytes_text(size)}, and the report is full"
     try:
         with open_regular(path) as file:
             content = file.read(LARGEST + 1)
         with Image.open(io.BytesIO(content), formats=list(_TYPES)) as image:
-            media, size, frames = _TYPES[str(image.format)], image.size, getattr(image, "n_frames", 1)
+            media, pixels, frames = _TYPES[str(image.format)], image.size, getattr(image, "n_frames", 1)
             image.load()  # a file that ends too soon shows itself here
             still = _uri("image/png", png_bytes(image.convert("RGB"))) if frames > 1 else ""
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"it cannot be read: {error}"
-    if len(content) > room:
-        return f"it has {bytes_text(len(content))}, and the report is full"
-    return Clip(trial.method, trial.seed, path.name, kind, _step(path.name), _uri(media, content), still, *size)
+    data = _uri(media, content)
+    if _bytes(data) + _bytes(still) > room:
+        return f"it has {bytes_text(len(content))} and a still picture beside it, and the report is full"
+    return Clip(trial.method, trial.seed, path.name, kind, _step(path.name), data, still, *pixels)
+
+
+def _bytes(uri: str) -> int:
+    """What a data URI holds."""
+    payload = uri.partition(",")[2]
+    return 3 * len(payload) // 4 - payload.count("=")
 
 
 def _uri(media: str, content: bytes) -> str:

@@ -54,13 +54,14 @@ def tables(findings: Findings) -> list[Table]:
     if findings.referenced:
         made += [score_tables.aggregate_table(findings, looks), score_tables.references_table(findings)]
     made += [score_tables.env_table(findings, env, looks) for env in found.envs]
-    made += [score_tables.comparisons_table(findings), score_tables.improvement_table(findings, looks)]
+    made += [_full(score_tables.comparisons_table(findings))]
+    made += [score_tables.improvement_table(findings, looks)] if len(found.methods) > 1 else []
     if found.quantities:
         made += [fact_tables.measure_table(findings, env) for env in found.envs]
     made += [
         fact_tables.trouble_table(findings),
         fact_tables.methods_table(findings, looks),
-        fact_tables.budget_table(found),
+        _full(fact_tables.budget_table(found)),
     ]
     return [table for table in made if table and table.rows]
 

@@ -109,6 +109,8 @@ def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
                 {
                     "envs": [contest.scope] if contest.scope else findings.referenced,
                     "compared_together": len(contest.pairs),
+                    "against": contest.against,
+                    "kind": contest.kind,
                     "x": pair.x,
                     "y": pair.y,
                     **_difference(pair.difference),

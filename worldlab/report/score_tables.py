@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from worldlab.compare.results import Trial
 from worldlab.report.contests import OVERALL, Contest, Pair, shown_against
@@ -160,7 +161,11 @@ def _improvement(findings: Findings, x: str, y: str) -> Entry:
     found = findings.improvement.get((x, y))
     if found is None:
         return undefined_cell("no environment on which both finished")
-    return estimate_cell(found, SCALED, f"p{min(5, max(0, round(10 * (found.estimate - 0.5))))}")
+    comparison = findings.comparison
+    shared = [env for env in comparison.envs if len(usable(comparison, x, env)) and len(usable(comparison, y, env))]
+    note = "" if len(shared) == len(comparison.envs) else f"over {', '.join(shared)} only, where both finished"
+    cell = estimate_cell(found, SCALED, f"p{min(5, max(0, round(10 * (found.estimate - 0.5))))}")
+    return replace(cell, note=note)
 
 
 def comparisons_table(findings: Findings) -> Table:

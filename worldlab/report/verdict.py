@@ -176,7 +176,10 @@ def _groups(findings: Findings, pairs: Sequence[Pair], against: str) -> str:
 def _alone(findings: Findings) -> str:
     found = findings.comparison
     there = [method for method in found.methods if any((method.key, env) in findings.returns for env in found.envs)]
-    names = _named(findings, [method.key for method in contestants(there)])
+    keys = [method.key for method in contestants(there)]
+    names = _named(findings, keys)
+    if len(keys) > 1:
+        return f"{names} have results, but on no environment in common: they cannot be compared."
     return f"{names} is the only one of its kind with results: there is no other to compare it with."
 
 
