@@ -204,12 +204,17 @@ def _with_env_tables(layers: Sequence[_Layer], registry: Registry) -> list[_Laye
                 raise ConfigError(
                     "config: a [for] table cannot set env.id, presets or for", cause=f"set in {inner.source}"
                 )
-            if any(fnmatch.fnmatchcase(name, pattern) for name in (env_id, env_id.partition(":")[2]) if name):
+            if applies(pattern, env_id):
                 expanded.append(inner)
             else:
                 _check_top_level(inner, registry)
                 flatten(_core_table(inner), CoreSettings, inner.source)
     return expanded
+
+
+def applies(pattern: str, env_id: str) -> bool:
+    """Whether a [for."pattern"] table is for an environment: its id matches, or what follows the adapter's name in it."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (env_id, env_id.partition(":")[2]) if name)
 
 
 def _chosen_env(layers: Sequence[_Layer]) -> str:

@@ -239,6 +239,12 @@ def test_env_tables_apply_each_to_its_own():
     assert (found.budgets["CartPole-v1"]["env_steps"], found.budgets["Pendulum-v1"]["env_steps"]) == (900, 600)
 
 
+def test_a_clock_for_one_environment_leaves_the_others_strict():
+    found = planned(settings={"for": {"CartPole*": {"minutes": 2}}})
+    strict = {cell.env: cell.config.core.strict for cell in found.cells if cell.kind == "model"}
+    assert strict == {"CartPole-v1": False, "Pendulum-v1": True}
+
+
 def test_mixes_that_cannot_be_are_named_together(tmp_path):
     found = planned({"axes": {"encoder": "vae", "agent": ["sac", "dreamer"]}}, baselines=["model-free:TD3"], seeds=1)
     with pytest.raises(ConfigError) as error:

@@ -99,12 +99,12 @@ def _updates(found: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
 
 
 def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
-    config = plan.cells[0].config
+    configs = [cell.config.core for cell in plan.cells]
     about: dict[str, Any] = {
         "command": command,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "presets": list(plan.matrix.presets),
-        "strict": config.core.strict,
+        "strict": all(config.strict for config in configs),
         **({"measured": plan.matrix.sizes} if plan.quantities else {}),
         "launcher": plan.matrix.launcher,
         "versions": versions(),
@@ -114,7 +114,7 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "git": git_state(),
     }
-    if config.core.minutes is not None:
+    if any(config.minutes is not None for config in configs):
         about["minutes"] = "training ended by the clock where steps took longer: not bit-reproducible"
     if plan.matrix.shared_data:
         about["data_played_by"] = told(plan)

@@ -15,7 +15,7 @@ from typing import Any
 from worldlab.compare.matrix import Contender, Matrix
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import Registry
-from worldlab.runconfig import PARTS, RunConfig, resolve
+from worldlab.runconfig import PARTS, RunConfig, applies, resolve
 
 
 def config_of(
@@ -37,7 +37,7 @@ def config_of(
     core = config.core
     often = max(1, core.steps // 10) if goes_on(config) else core.steps
     log = {"pictures": 0, "tensorboard": False, "keep": 2, "checkpoint": often}
-    log = {key: value for key, value in log.items() if not any(_asks(table, "log", key) for table in tables)}
+    log = {key: value for key, value in log.items() if not any(_asks(table, env, "log", key) for table in tables)}
     if matrix.shared_data and core.replay.source:
         raise ConfigError(
             "compare: shared data and replay.source exclude each other",
@@ -66,7 +66,7 @@ def _resolved(
 ) -> RunConfig:
     flags: dict[str, Any] = {}
     device = next((table["device"] for table in reversed(tables) if "device" in table), None)
-    if device != "cuda" and not any(_asks(table, key) for table in tables for key in ("strict", "minutes")):
+    if device != "cuda" and not any(_asks(table, env, key) for table in tables for key in ("strict", "minutes")):
         flags |= {"strict": True, "device": "cpu"}
     for table in (matrix.settings, contender.settings):
         flags = _over(flags, table)
@@ -93,10 +93,12 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     return tables
 
 
-def _asks(table: Mapping[str, Any], *path: str) -> bool:
-    """Whether a table, or one of its [for] tables, sets something."""
+def _asks(table: Mapping[str, Any], env: str, *path: str) -> bool:
+    """Whether a table, or one of its [for] tables that are for this environment, sets something."""
     inner = table.get("for", {})
-    if isinstance(inner, Mapping) and any(isinstance(t, Mapping) and _asks(t, *path) for t in inner.values()):
+    if isinstance(inner, Mapping) and any(
+        isinstance(own, Mapping) and applies(pattern, env) and _asks(own, env, *path) for pattern, own in inner.items()
+    ):
         return True
     found: Any = table
     for key in path:
