@@ -115,12 +115,31 @@ def branch() -> str:
     return table(["dynamics", "seeds", "distinct of 4", "total variation", "no cell"], lines)
 
 
+def roundup() -> str:
+    """A claim a row: its quantity, the figures of its first prediction that has some, the verdict and how it came about."""
+    rows = []
+    for claim in read("roundup/roundup.json")["claims"]:
+        shown = next((one for one in claim["predictions"] if one["x"]), None)
+        figures = f"{shown['says']}: {estimate(shown['x'])}" if shown else "undefined"
+        if shown and shown["y"]:
+            figures += f" and {estimate(shown['y'])}"
+        quantity = f"`{claim['quantity']}`{f' [{unit}]' if (unit := claim['unit']) else ''}"
+        rows.append([str(claim["number"]), claim["claim"], quantity, figures, claim["verdict"], claim["why"]])
+    return table(["#", "claim", "quantity", "its first prediction [95%]", "verdict", "because"], rows)
+
+
+def estimate(found: dict[str, Any]) -> str:
+    """ "1.79 [1.75, 1.83]"."""
+    return f"{found['estimate']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "learn": learn,
     "families": families,
     "agents": agents,
     "bits": bits,
     "branch": branch,
+    "roundup": roundup,
 }
 
 

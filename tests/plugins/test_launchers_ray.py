@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import tomllib
 from collections import Counter
@@ -25,8 +26,11 @@ from worldlab_launchers import ray_cluster, ray_node
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.ray import RayLauncher
 
+from worldlab.compare.matrix import matrix_of
+from worldlab.compare.run import compare
 from worldlab.compare.tasks import Event, Task
 from worldlab.errors import ConfigError, PluginError, StorageError
+from worldlab.registry import load_registry
 
 ray: Any = pytest.importorskip("ray")
 
@@ -207,6 +211,60 @@ def test_a_node_that_dies_costs_its_own_tasks(nodes, tmp_path):
         assert len(tries(one)) == (2 if one.name in victims else 1)
         assert (one.folder / "done").read_text() == "x"
     assert len(victims) == 2
+
+
+SMALL = {
+    "axes": {"env": "CartPole", "encoder": ["vae", "cpc"]},
+    "seeds": 2,
+    "presets": "laptop",
+    "baselines": "none",
+    "measures": "none",
+    "settings": {
+        "steps": 64, "env.time_limit": 60, "train.prefill": 32, "train.pretrain": 1, "train.ratio": 0.05, "train.batch_size": 2,
+        "train.batch_length": 8, "train.starts": 4, "agent.horizon": 2, "agent.units": 8, "encoder.units": 8, "dynamics.memory": 8,
+        "dynamics.units": 8, "decoder.units": 8, "model.head_units": 8, "eval.every": 32, "eval.episodes": 1,
+        "eval.final_episodes": 3, "eval.dream_horizon": 0,
+    },
+}  # fmt: skip
+"""Cells of a few seconds each."""
+
+
+@pytest.mark.slow
+def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path):
+    registry = load_registry()
+    here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
+    nodes.ask_for(3)
+    folder = tmp_path / "there"
+    killed: list[str] = []
+
+    def kill_one() -> None:
+        """The node of the first model's cell that trains."""
+
+        def training() -> list[psutil.Process]:
+            cells = [place.parent.name for place in folder.glob("cells/*-CartPole-v1-*/run.json")]
+            found = []
+            for process in psutil.process_iter(["cmdline"]):
+                line = process.info["cmdline"] or []
+                if "worldlab.compare.cell" in line and Path(line[-1]).name in cells:
+                    found.append(process)
+            return found
+
+        wait_for(lambda: bool(training()))
+        for process in training():
+            with suppress(psutil.NoSuchProcess, StopIteration):
+                killed.append(Path(process.cmdline()[-1]).name)
+                nodes.kill(nodes.under(process.ppid()))
+                return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    launcher = {"name": "ray", "address": nodes.address}
+    there = compare(matrix_of(SMALL, {"launcher": launcher}), registry, folder)
+    killer.join()
+    assert len(killed) == 1
+    for one, other in zip(here.trials, there.trials, strict=True):
+        assert other.status == "finished"
+        assert (one.method, one.seed, one.returns, one.curve) == (other.method, other.seed, other.returns, other.curve)
 
 
 def test_a_killed_worker_takes_its_task_along(nodes, tmp_path):
