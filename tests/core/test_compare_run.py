@@ -261,6 +261,9 @@ def test_a_cell_is_given_its_threads_and_what_the_launcher_must_pass_on(farm, tm
     monkeypatch.setenv("WORLDLAB_PLUGINS", "off")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     ask(tmp_path, {"axes": {"env": "CarRacing"}})
+    assert {task.cpus for task in tasks} == {1}  # whatever the preset says: many cells keep the cores busy
+    tasks.clear()
+    ask(tmp_path, {"axes": {"env": "CarRacing"}, "settings": {"env.workers": 1}})
     ask(tmp_path, {"settings": {"strict": False, "train.threads": 0}}, jobs=2)
     strict, loose = tasks[0], tasks[-1]
     assert (dict(strict.env)["OMP_NUM_THREADS"], strict.cpus) == ("1", 2)  # and one that steps the environment

@@ -46,7 +46,9 @@ def config_of(
         )
     source = recording or (core.replay.source and Path(core.replay.source).expanduser().absolute())
     threads = _threads(config, matrix.jobs)
-    return changed(config, log=log, train={"threads": threads}, replay={"source": str(source)})
+    # Many cells keep the cores busy without help; a process that steps one cell's environment would wait for it half of the time.
+    env_settings = {} if any(_asks(table, env, "env", "workers") for table in tables) else {"workers": 0}
+    return changed(config, log=log, env=env_settings, train={"threads": threads}, replay={"source": str(source)})
 
 
 def changed(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
