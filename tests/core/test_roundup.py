@@ -339,7 +339,7 @@ def test_the_command(ran, tmp_path, monkeypatch, capsys):
     assert said["verdicts"] == {"1. c": "CONFIRMED"} and said["tally"] == "1 confirmed, 0 refuted, 0 inconclusive"
     assert ran[0][1].seeds == (0, 1) and ran[0][1].jobs == 2 and Path("there/roundup.html").is_file()
     assert cli.main(shlex.split("roundup mine.toml --seeds 4 --out there")) == 0
-    assert ran[1][1].seeds == (0, 1, 2, 3)
+    assert ran[1][1].seeds == (0, 1, 2, 3) and " 1  CONFIRMED  c\n" in capsys.readouterr().out
     assert cli.main(shlex.split("roundup nothere.toml")) == 2
 
 

@@ -37,7 +37,11 @@ def run(argv: list[str]) -> int:
         except KeyboardInterrupt as stop:
             print("stopped; what was finished is kept. Go on with the same command.", file=sys.stderr)
             return 143 if isinstance(stop, Terminated) else 130
-    emit(_result(judged, args.out), args.json)
+    if not args.json:
+        width = max(len(one.verdict) for one in judged)
+        for one in judged:
+            print(f"{one.claim.number:>2}  {one.verdict:<{width}}  {one.claim.claim}")
+    emit(_result(judged, args.out, args.json), args.json)
     return 0
 
 
@@ -74,8 +78,13 @@ def _layer(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value not in (None, [])}
 
 
-def _result(judged: list[Judged], out: Path) -> dict[str, Any]:
+def _result(judged: list[Judged], out: Path, whole: bool) -> dict[str, Any]:
     from worldlab.roundup.answers import tally
 
     verdicts = {f"{one.claim.number}. {one.claim.claim}": one.verdict for one in judged}
-    return {"tally": tally(judged), "verdicts": verdicts, "report": str(out / "roundup.html"), "folder": str(out)}
+    return {
+        "tally": tally(judged),
+        **({"verdicts": verdicts} if whole else {}),
+        "report": str(out / "roundup.html"),
+        "folder": str(out),
+    }
