@@ -17,7 +17,7 @@ import numpy as np
 from worldlab import statistics
 from worldlab.compare.results import Comparison, Quantity
 from worldlab.roundup.questions import Claim, Prediction
-from worldlab.roundup.readings import Readings, read
+from worldlab.roundup.readings import Readings, known, read
 from worldlab.statistics import Difference, Interval
 
 LEVEL = 0.05
@@ -94,9 +94,8 @@ def _asked(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]
         if not isinstance(label, str):
             continue
         readings = _read(comparison, name, claim) if comparison else None
-        unknown = Quantity(name, name, "", None, "")
         if readings is None:
-            return Answer(prediction, unknown, "undefined", f"part '{prediction.part}' has not measured it")
+            return Answer(prediction, known(name), "undefined", f"part '{prediction.part}' has not measured it")
         if label not in readings.values:
             return Answer(
                 prediction, readings.quantity, "undefined", f"no method '{label}' in part '{prediction.part}'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from worldlab.report.marks import marks
 from worldlab.report.tables import Column, Entry, Table, markdown
 from worldlab.roundup.answers import Answer, Judged, tally
 from worldlab.roundup.questions import Questions
+from worldlab.roundup.readings import known
 from worldlab.statistics import Interval
 from worldlab.storage import atomic_write_json, atomic_write_text, make_folder
 
@@ -64,7 +65,7 @@ def summary_table(judged: Sequence[Judged]) -> Table:
         )
         for one in judged
     ]
-    columns = (Column("#"), Column("Claim", "text"), Column("Measured by", "text"), Column("Verdict", "text"))
+    columns = (Column("#", "text"), Column("Claim", "text"), Column("Measured by", "text"), Column("Verdict", "text"))
     return Table(
         "Verdicts",
         (*columns, Column("Because", "text")),
@@ -77,10 +78,8 @@ def summary_table(judged: Sequence[Judged]) -> Table:
 
 
 def _metric(one: Judged) -> str:
-    if one.readings is None:
-        return one.claim.quantity
-    unit = one.readings.quantity.unit
-    return f"{one.readings.quantity.title}{f' [{unit}]' if unit else ''}"
+    quantity = known(one.claim.quantity)
+    return f"{quantity.title}{f' [{quantity.unit}]' if quantity.unit else ''}"
 
 
 def predictions_table(one: Judged) -> Table:
@@ -139,6 +138,7 @@ def _shown(one: Judged, parts: Mapping[str, Comparison]) -> dict[str, Any]:
         "sign": SIGNS[one.verdict],
         "look": _LOOKS[one.verdict],
         "predictions": predictions_table(one),
+        "grid": replace(predictions_table(one), title="Predictions"),
         "figure": figure(one, parts[one.claim.part].methods) if one.readings else None,
         "silent": silent,
     }
@@ -166,7 +166,7 @@ def figure(one: Judged, methods: Sequence[Method]) -> Figure | None:
 
 def picture(judged: Sequence[Judged]) -> Markup:
     """The verdicts as a drawing that stands by itself, in light and in dark."""
-    row, width = 22.0, 720.0
+    row, width = 22.0, 860.0
     style = svg.element(
         "style",
         Markup(
@@ -180,7 +180,7 @@ def picture(judged: Sequence[Judged]) -> Markup:
         tone = {"CONFIRMED": "yes", "REFUTED": "no", "INCONCLUSIVE": "soft"}[one.verdict]
         drawn += [
             svg.text(24.0, y, str(one.claim.number), "end", "soft"),
-            svg.text(36.0, y, svg.shortened(one.claim.claim, 440.0)),
+            svg.text(36.0, y, svg.shortened(one.claim.claim, 600.0)),
             svg.text(width, y, f"{SIGNS[one.verdict]} {one.verdict.lower()}", "end", tone),
         ]
     words_ = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in judged)

@@ -10,6 +10,7 @@ from scipy import stats
 
 from worldlab import statistics
 from worldlab.compare.results import Comparison, Quantity, Trial
+from worldlab.measures.catalogue import catalogue
 from worldlab.statistics import Interval
 
 OWN = {
@@ -29,6 +30,12 @@ OWN = {
     )
 }  # fmt: skip
 """Quantities that are no measure of a model, by name."""
+
+
+def known(name: str) -> Quantity:
+    """A quantity by its name, measured or not; one that nobody knows is called what it is called."""
+    every = (*OWN.values(), *catalogue())
+    return next((one for one in every if one.name == name), Quantity(name, name, "", None, ""))
 
 
 @dataclass(frozen=True)
