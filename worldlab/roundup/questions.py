@@ -6,6 +6,7 @@ about = "what is compared, as a sentence"
 base = "a"                            # mixes are made of families: the pure ones, and the base with one role swapped
 families = ["a", "b"]
 mixes = ["pure", "encoder", "dynamics", "decoder"]
+agent = "random"                      # of all models; the preset's where it is not said
 matrix.axes.env = "Branch"            # the rest as in a matrix.toml
 
 [[claim]]
@@ -121,10 +122,12 @@ def read_questions(path: Path = PACKAGED) -> Questions:
 
 
 def _part(row: Mapping[str, Any]) -> RoundupPart:
-    _known(row, ("name", "about", "base", "families", "mixes", "matrix"), "[[part]]")
+    _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
     matrix = dict(row.get("matrix", {}))
     if "mixes" in row:
         matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
+    if "agent" in row:
+        matrix["model"] = [{"agent": row["agent"], **model} for model in matrix.get("model", [])]
     return RoundupPart(row["name"], row.get("about", ""), matrix)
 
 
