@@ -29,7 +29,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = {"README.md": 3, "environments.md": 1, "first-plugin.md": 1, "publishing.md": 2, "roundup.md": 1}
+NOT_RUN = {"README.md": 4, "environments.md": 1, "first-plugin.md": 1, "publishing.md": 2, "roundup.md": 1}
 """Blocks that are only read, by page: adding one is a decision, and its reason stands before the block."""
 LANGUAGES = {"bash", "diff", "python", "text", "toml", "yaml"}
 SECONDS = 600

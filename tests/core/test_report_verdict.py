@@ -136,3 +136,11 @@ def test_without_references_each_environment_is_judged(references):
     assert all(f"On {env} (" in conclusion.lead for env in ENVS)
     assert conclusion.remarks[-1].startswith("Each environment is judged by itself: there are no references for")
     assert len([one for one in conclusion.sentences if one.text.startswith("On ")]) == len(ENVS) * len(BASELINES)
+
+
+def test_an_environment_on_which_all_score_the_same_is_named():
+    given = comparison(methods=METHODS[:2])
+    same = tuple(replace(trial, returns=(1.0, 1.0)) if trial.env == ENVS[0] else trial for trial in given.trials)
+    titles = [one.title for one in conclude(find(replace(given, trials=same))).cautions]
+    assert f"All runs score the same on {ENVS[0]}" in titles
+    assert not any("score the same" in one.title for one in conclude(find(given)).cautions)

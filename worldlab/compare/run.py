@@ -61,11 +61,17 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
     planned = plan(matrix, registry)
     named, folder = folder, storage.make_folder(folder).absolute()
     with _locked(folder), _terminable():
-        if matrix.shared_data:
-            planned = plan(matrix, registry, _recorded(planned, registry, folder))
+        recorded = _place(recorders(planned, registry), planned, folder) if matrix.shared_data else []
+        to_record = not all(one.file.done for one in recorded)
+        if to_record:
+            check_mixes(planned.cells, registry, shared=True)
+            _record(recorded, planned, registry, folder)
+        if recorded:
+            planned = plan(matrix, registry, {one.cell.env: one.folder for one in recorded})
         placed = _place(planned.cells, planned, folder)
         left = [one for one in placed if not one.file.done]
-        check_mixes([one.cell for one in left], registry, bool(matrix.shared_data))
+        if not to_record:
+            check_mixes([one.cell for one in left], registry, bool(matrix.shared_data))
         _write_what_is_asked(planned.matrix, folder, placed)
         done = len(placed) - len(left)
         log.info("%s: %d cells%s, in %s", planned.title, len(placed), f", {done} done before" if done else "", named)
@@ -191,15 +197,12 @@ def _locked(folder: Path) -> Iterator[None]:
 # Launching
 
 
-def _recorded(planned: Plan, registry: Registry, folder: Path) -> dict[str, Path]:
-    """By environment the run whose data all models learn from, recorded now if it was not before. Raises: EnvError."""
-    placed = _place(recorders(planned, registry), planned, folder)
-    left = [one for one in placed if not one.file.done]
-    if left:
-        check_mixes(planned.cells, registry, True)
-        _write_what_is_asked(planned.matrix, folder, placed)
-        log.info("%s: recording the data all models learn from, played by %s", planned.title, told(planned))
-        _launch(planned.matrix, registry, left, [])
+def _record(recorded: Sequence[_Placed], planned: Plan, registry: Registry, folder: Path) -> None:
+    """Record the data that all models learn from, where it was not before. Raises: EnvError."""
+    left = [one for one in recorded if not one.file.done]
+    _write_what_is_asked(planned.matrix, folder, recorded)
+    log.info("%s: recording the data all models learn from, played by %s", planned.title, told(planned))
+    _launch(planned.matrix, registry, left, [])
     for one in left:
         file = read_cell(one.folder)
         if file is None or not file.done:
@@ -208,7 +211,6 @@ def _recorded(planned: Plan, registry: Registry, folder: Path) -> dict[str, Path
                 cause=file.trial.cause if file is not None else None,
                 fix=f"see {CELLS}/{one.folder.name}/{OUTPUT}, and run the comparison again",
             )
-    return {one.cell.env: one.folder for one in placed}
 
 
 def _launch(matrix: Matrix, registry: Registry, left: Sequence[_Placed], done: Sequence[CellFile]) -> None:

@@ -243,6 +243,11 @@ def _cautions(findings: Findings) -> tuple[Caution, ...]:
         title = f"Only {seeds} seed{'s' if seeds != 1 else ''}: fewer than {few}"
         text = "Results vary from seed to seed, often more than methods differ. Take every number here as a hint, not as a finding."
         cautions.append(Caution(title, text))
+    for env in found.envs:
+        scores = np.concatenate([usable(found, method.key, env) for method in contestants(found.methods)])
+        if len(scores) > 1 and np.ptp(scores) == 0:
+            text = "It tells nothing of how they differ: a larger budget, or more episodes, may."
+            cautions.append(Caution(f"All runs score the same on {env}", text))
     counts = {(m.key, env): len(usable(found, m.key, env)) for m in found.methods for env in found.envs}
     short = [f"{findings.labels[key]} on {env} ({n} of {seeds})" for (key, env), n in counts.items() if n < seeds]
     if short:
