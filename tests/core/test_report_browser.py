@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 from report_kit import BEST, ENVS, GROUPS, METHODS, comparison, hostile, run_folders
+from test_roundup import CLEAR, QUESTIONS
 
 from worldlab import report
 from worldlab.report.findings import find
+from worldlab.roundup.answers import judge
+from worldlab.roundup.publish import publish
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
@@ -181,6 +184,15 @@ def test_the_page_is_whole(browser, page, width, scheme):
     browser.open(page, width, scheme)
     assert troubles(browser, page) == []
     assert browser.ask("document.images.length") == 20
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_round_up_is_whole_too(browser, tmp_path, width):
+    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
+    written = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)["roundup.html"]
+    browser.open(written, width)
+    assert troubles(browser, written) == []
+    assert browser.ask("document.querySelectorAll('figure svg').length") == len(judged)
 
 
 def test_it_is_whole_with_hostile_names_too(browser, tmp_path):
