@@ -124,8 +124,8 @@ def roundup() -> str:
         if shown and shown["y"]:
             figures += f" and {estimate(shown['y'])}"
         quantity = f"`{claim['quantity']}`{f' [{unit}]' if (unit := claim['unit']) else ''}"
-        rows.append([str(claim["number"]), claim["claim"], quantity, figures, claim["verdict"], claim["why"]])
-    return table(["#", "claim", "quantity", "its first prediction [95%]", "verdict", "because"], rows)
+        rows.append([f"{claim['number']}. {claim['claim']}", quantity, figures, claim["verdict"], claim["why"]])
+    return table(["claim", "quantity", "its first prediction [95%]", "verdict", "because"], rows)
 
 
 def estimate(found: dict[str, Any]) -> str:
