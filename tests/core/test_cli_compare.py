@@ -135,7 +135,9 @@ def test_mistakes(asked, capsys, line, code, first):
     assert asked.calls == []
 
 
-@pytest.mark.parametrize("line", ["compare --help", "compare", "compare nowhere.toml"])
+@pytest.mark.parametrize(
+    "line", ["compare --help", "compare", "compare nowhere.toml", "roundup --help", "roundup nowhere.toml"]
+)
 def test_what_runs_nothing_imports_no_torch(line):
     code = (
         "import sys; from worldlab.cli import main; main(sys.argv[1:]); print('torch' in sys.modules, file=sys.stderr)"

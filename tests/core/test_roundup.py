@@ -230,6 +230,9 @@ def test_our_own_questions_can_be_asked():
         ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "above", y = "b"}]',
          "roundup: no part named 'p'"),
         ("[", "roundup: "),
+        ('title = "t"', "roundup: "),
+        ("[[part]]\nabout = 'a'", "roundup: [[part]] ? has no 'name'"),
+        ("[[part]]\nname = 'a'\nmixes = ['pure']", "roundup: [[part]] a has no 'base'"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):

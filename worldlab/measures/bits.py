@@ -71,8 +71,7 @@ def log_parts(specimen: Specimen, episode: Tensor, time: Tensor) -> tuple[Tensor
     parts = []
     for rows in torch.arange(len(episode)).split(max(1, ROWS // draws)):
         at = (episode[rows], time[rows])
-        raw = {key: torch.from_numpy(specimen.recording.data[key])[at].to(model.device) for key in model.specs.obs.keys}
-        obs = tree.repeat(model.preprocess(raw), draws)
+        obs = tree.repeat(specimen.obs(*at), draws)
         memory, embed = (
             tree.repeat(leaf[at].to(model.device), draws) for leaf in (specimen.noisy.memory, specimen.embed)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NoReturn
 
 import numpy as np
 
@@ -26,12 +27,10 @@ def experience_of(run: LoadedRun, episodes: int, length: int) -> Recording:
             found += islice(_episodes(log, length), episodes)
         finally:
             log.close()
-    if not found:
-        return none_kept()
-    return padded(found, length)
+    return padded(found, length) if found else none_kept()
 
 
-def none_kept() -> Recording:
+def none_kept() -> NoReturn:
     """Raises: Undefined."""
     raise Undefined("the run folder holds no replay")
 

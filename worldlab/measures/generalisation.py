@@ -55,11 +55,9 @@ def _bits_gap(judged: Specimen, trained: Specimen, *frames: tuple[Tensor, ...]) 
 @torch.no_grad()
 def _log_mass(specimen: Specimen, episode: Tensor, time: Tensor) -> Tensor:
     """log P(o | h, z) of frames (episode, time) [M] at sampled latents, float64 in nats."""
-    model, generator, data = specimen.model, specimen.generator("generalisation"), specimen.recording.data
-    obs = model.preprocess(
-        {key: torch.from_numpy(data[key])[episode, time].to(model.device) for key in model.specs.obs.keys}
-    )
-    return model.log_mass(specimen.noisy.features[episode, time].to(model.device), obs, generator).double().cpu()
+    model, generator = specimen.model, specimen.generator("generalisation")
+    features = specimen.noisy.features[episode, time].to(model.device)
+    return model.log_mass(features, specimen.obs(episode, time), generator).double().cpu()
 
 
 def _difference(one: Measurement, other: Measurement) -> Measurement:

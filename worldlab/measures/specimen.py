@@ -16,7 +16,7 @@ from torch import Tensor
 from worldlab import rollout, tree
 from worldlab.acting import ActingAgent
 from worldlab.collect import to_batch
-from worldlab.interfaces import Batch
+from worldlab.interfaces import Batch, Obs
 from worldlab.measures.experience import none_kept
 from worldlab.measures.recording import Recording
 from worldlab.measures.regress import Scaling, finite
@@ -103,6 +103,12 @@ class Specimen:
         model = model or self.model
         chosen = {key: value[rows] for key, value in self.recording.data.items()}
         return to_batch(chosen, model.preprocess, model.device)
+
+    def obs(self, episode: Tensor, time: Tensor) -> Obs:
+        """What the model sees of frames (episode, time) [M]."""
+        data, keys = self.recording.data, self.model.specs.obs.keys
+        raw = {key: torch.from_numpy(data[key])[episode, time].to(self.model.device) for key in keys}
+        return self.model.preprocess(raw)
 
     @cached_property
     def truth(self) -> Tensor:

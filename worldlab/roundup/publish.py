@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def summary_table(judged: Sequence[Judged]) -> Table:
         tuple(rows),
         (
             "Confirmed: all predictions hold. Refuted: the opposite of one is shown. Inconclusive: neither is shown, which does not "
-            "mean that the claim is wrong. Predictions were written down before anything ran.",
+            "mean that the claim is wrong.",
         ),
     )
 
@@ -138,7 +138,6 @@ def _shown(one: Judged, parts: Mapping[str, Comparison]) -> dict[str, Any]:
         "sign": SIGNS[one.verdict],
         "look": _LOOKS[one.verdict],
         "predictions": predictions_table(one),
-        "grid": replace(predictions_table(one), title="Predictions"),
         "figure": figure(one, parts[one.claim.part].methods) if one.readings else None,
         "silent": silent,
     }
@@ -183,8 +182,8 @@ def picture(judged: Sequence[Judged]) -> Markup:
             svg.text(36.0, y, svg.shortened(one.claim.claim, 600.0)),
             svg.text(width, y, f"{SIGNS[one.verdict]} {one.verdict.lower()}", "end", tone),
         ]
-    words_ = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in judged)
-    drawing = svg.picture(width, row * len(judged) + 8, words_, *drawn)
+    said = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in judged)
+    drawing = svg.picture(width, row * len(judged) + 8, said, *drawn)
     return Markup(str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 

@@ -118,12 +118,19 @@ def read_questions(path: Path = PACKAGED) -> Questions:
     for claim in claims:
         for prediction in claim.predictions:
             questions.part(prediction.part)
+    if not parts or not claims:
+        raise ConfigError(
+            f"roundup: {one_line(path, 60)} asks nothing", fix="give it a [[part]] and a [[claim]] at least"
+        )
     return questions
 
 
 def _part(row: Mapping[str, Any]) -> RoundupPart:
     _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
     matrix = dict(row.get("matrix", {}))
+    missing = [key for key in ("name", *(("base", "families") if "mixes" in row else ())) if key not in row]
+    if missing:
+        raise ConfigError(one_line(f"roundup: [[part]] {row.get('name', '?')} has no {missing[0]!r}"))
     if "mixes" in row:
         matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
     if "agent" in row:
@@ -145,7 +152,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
     _known(row, [one.name for one in fields(Claim)], "[[claim]]")
     try:
         own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
-        predictions = tuple(_check(prediction, row) for prediction in row["predictions"])
+        predictions = tuple(_prediction(prediction, row) for prediction in row["predictions"])
     except KeyError as exc:
         raise ConfigError(one_line(f"roundup: [[claim]] {row.get('number', '?')} has no {exc}")) from exc
     return Claim(
@@ -157,7 +164,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
     )
 
 
-def _check(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
+def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
     _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
     if row["is"] not in RELATIONS:
         raise ConfigError(
