@@ -8,20 +8,17 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import socket
 import subprocess
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from filelock import FileLock, Timeout
-
 import worldlab
 from worldlab import storage
 from worldlab.checkpoint import list_checkpoints
-from worldlab.errors import ConfigError, RunLockedError, StorageError, did_you_mean
+from worldlab.errors import ConfigError, StorageError, did_you_mean
+from worldlab.folder_lock import FILES, FolderLock
 from worldlab.runs import checked_run_path
 
 __all__ = ["RunFolder", "git_state", "versions"]
@@ -32,7 +29,6 @@ FORMAT = "worldlab-run"
 FORMAT_VERSION = 1
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
-_LOCK, _HOLDER = "lock", "lock.json"
 BESIDE = ("cell.json", "cell.lock", "output.txt")
 """What a comparison keeps in a run's folder, and has there before the run begins."""
 
@@ -58,7 +54,7 @@ class RunFolder:
         self.videos = path / "videos"
         self.plugins = path / "plugins"
         self.report = path / "report.html"
-        self._lock: FileLock | None = None
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -74,7 +70,7 @@ class RunFolder:
         except OSError as error:
             message = f"cannot create the run folder '{folder.name}': {error.strerror}"
             raise StorageError(message, cause=f"{folder.path}: {error.strerror}", fix=fix) from error
-        if folder._occupied() and not (folder.path / _LOCK).exists():
+        if folder._occupied() and not (folder.path / FILES[0]).exists():
             raise folder._exists()
         folder._acquire()
         if folder._occupied():
@@ -107,7 +103,6 @@ class RunFolder:
     def close(self) -> None:
         """Give up the lock; a second call does nothing."""
         if self._lock is not None:
-            (self.path / _HOLDER).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
 
@@ -180,7 +175,7 @@ class RunFolder:
         }
 
     def _occupied(self) -> bool:
-        return any(entry.name not in (_LOCK, _HOLDER, *BESIDE) for entry in os.scandir(self.path))
+        return any(entry.name not in (*FILES, *BESIDE) for entry in os.scandir(self.path))
 
     def _exists(self) -> ConfigError:
         if not self.run_json.is_file() and not self.config.is_file():
@@ -196,44 +191,7 @@ class RunFolder:
         )
 
     def _acquire(self) -> None:
-        lock = FileLock(self.path / _LOCK, thread_local=False)
-        with storage.storage_errors(self.path / _LOCK, "lock"):
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:  # itself an OSError
-                raise self._locked() from None
-        self._lock = lock
-        try:
-            started = datetime.now().astimezone().isoformat(timespec="seconds")
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-            storage.atomic_write_json(self.path / _HOLDER, holder)
-        except BaseException:
-            self.close()
-            raise
-
-    def _locked(self) -> RunLockedError:
-        holder = self._read_holder()
-        since = str(holder.get("started", "?")).replace("T", " ")[:16]
-        return RunLockedError(
-            f"run '{_shorten(self.name)}' is being written by PID {holder.get('pid', '?')} "
-            f"on host {str(holder.get('host', '?'))[:20]} since {since}"[:100],
-            cause=f"{self.path / _LOCK} is held: two writers would ruin the run",
-            fix="wait for it or stop it, or choose another --run",
-        )
-
-    def _read_holder(self) -> dict[str, Any]:
-        # The holder writes its name a moment after it got the lock; a killed one leaves an old name behind.
-        holder: dict[str, Any] = {}
-        for _ in range(20):
-            try:
-                value = storage.read_json(self.path / _HOLDER, 4096)
-                holder = value if isinstance(value, dict) else {}
-            except (OSError, ValueError):
-                holder = {}
-            if holder and (holder.get("host") != socket.gethostname() or _alive(holder.get("pid"))):
-                break
-            time.sleep(0.02)
-        return holder
+        self._lock = FolderLock(self.path, f"run '{_shorten(self.name)}'", "--run")
 
 
 def versions() -> dict[str, str | None]:
@@ -273,14 +231,6 @@ def _no_run(path: Path) -> ConfigError:
         cause=f"{path / 'run.json'} does not exist",
         fix="give the folder of a run, or train one: worldlab train --run DIR",
     )
-
-
-def _alive(pid: Any) -> bool:
-    if type(pid) is not int or pid <= 0:
-        return False
-    import psutil  # os.kill(pid, 0), the usual probe, ends the process on Windows
-
-    return psutil.pid_exists(pid)
 
 
 def _shorten(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections import defaultdict
@@ -16,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from worldlab import storage
 from worldlab.compare.cell_file import OUTPUT, Asked, CellFile, read_cell, write_cell
 from worldlab.compare.collect import collect
@@ -27,12 +24,13 @@ from worldlab.compare.progress import Kind, MatrixProgress
 from worldlab.compare.results import Comparison, Trial
 from worldlab.compare.shared_data import recorders, told
 from worldlab.compare.tasks import Event, Launcher, Task
-from worldlab.errors import EnvError, PluginError, RunLockedError, StorageError, one_line
+from worldlab.errors import EnvError, PluginError, StorageError, one_line
+from worldlab.folder_lock import FolderLock
 from worldlab.registry import Registry
 from worldlab.vector import BLAS_THREADS
 
 log = logging.getLogger("worldlab")
-MATRIX, CELLS, CONFIGS, PLUGINS, LOCK = "matrix.toml", "cells", "configs", "plugins", "lock"
+MATRIX, CELLS, CONFIGS, PLUGINS = "matrix.toml", "cells", "configs", "plugins"
 _PASSED_ON = ("PYTHONPATH", "WORLDLAB_PLUGINS", "MUJOCO_GL")
 """What a cell needs of this process's environment wherever it runs."""
 
@@ -171,26 +169,10 @@ def _write_report(comparison: Comparison, folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Within: nobody else runs a comparison in this folder. Raises: RunLockedError."""
-    lock, holder = FileLock(folder / LOCK), folder / f"{LOCK}.json"
+    lock = FolderLock(folder, f"comparison '{folder.name[:30]}'", "--out")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        try:
-            who = storage.read_json(holder)
-        except (OSError, ValueError):
-            who = {}
-        raise RunLockedError(
-            one_line(
-                f"a comparison is running in '{folder.name[:30]}': PID {who.get('pid', '?')} on {who.get('host', '?')}"
-            ),
-            cause=f"{folder / LOCK} is held",
-            fix="wait for it or stop it, or choose another folder: --out DIR",
-        ) from None
-    try:
-        storage.atomic_write_json(holder, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
 
 
