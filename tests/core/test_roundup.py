@@ -229,6 +229,7 @@ def test_our_own_questions_can_be_asked():
          "roundup: claim 1: no relation 'abve'. Did you mean 'above'?"),
         ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "above", y = "b"}]',
          "roundup: no part named 'p'"),
+        ("[[part]]\nname = 'a'\nmatrix = 'b'", "roundup: a matrix must be a table, got 'b'"),
         ("[", "roundup: "),
         ('title = "t"', "roundup: "),
         ("[[part]]\nabout = 'a'", "roundup: [[part]] ? has no 'name'"),
@@ -241,6 +242,27 @@ def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError) as error:
         read_questions(path)
     assert error.value.message.startswith(message)
+
+
+def test_a_part_finds_its_files_beside_the_questions(tmp_path):
+    path = tmp_path / "roundup.toml"
+    path.write_text("""
+        [[part]]
+        name = "p"
+        matrix.plugins = ["mine.py"]
+        matrix.configs = ["sub/a.toml", "/b.toml"]
+
+        [[claim]]
+        number = 1
+        claim = "c"
+        part = "p"
+        quantity = "return"
+        predictions = [{ x = "a", is = "above", y = "b" }]
+    """)
+    assert read_questions(path).part("p").matrix == {
+        "plugins": [str(tmp_path / "mine.py")],
+        "configs": [str(tmp_path / "sub/a.toml"), "/b.toml"],
+    }
 
 
 # ---- running and writing ----

@@ -38,6 +38,8 @@ PLAYERS = ("replay", "random")
 SEEDS = 2**32
 """Seeds are below this."""
 _TABLES = ("axes", "settings", "launcher")
+FILES = ("configs", "plugins")
+"""Keys of a matrix whose values are paths."""
 _KEYS = (
     "title",
     "seeds",
@@ -165,10 +167,13 @@ def matrix_of(*layers: Mapping[str, Any]) -> Matrix:
 
 def read_matrix(path: Path) -> dict[str, Any]:
     """The table of a matrix.toml; what it names by path is found from its own folder. Raises: ConfigError."""
-    table = _read_toml(path)
-    for key in ("configs", "plugins"):
-        table[key] = [str(path.parent / name) for name in _names(table.get(key, []), key)]
-    return table
+    return with_paths_from(path.parent, _read_toml(path))
+
+
+def with_paths_from(folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a matrix, with what it names by path found from a folder. Raises: ConfigError."""
+    paths = {key: [str(folder / name) for name in _names(table[key], key)] for key in FILES if key in table}
+    return {**table, **paths}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -209,7 +214,7 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             elif key == "axes":
                 _check_axes(value)
                 out[key] |= value
-            elif key in ("configs", "plugins"):
+            elif key in FILES:
                 out[key] = [*out.get(key, []), *_names(value, key)]
             else:
                 out[key] = value

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from worldlab.compare.matrix import with_paths_from
 from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.runconfig import PARTS
 
@@ -75,7 +76,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class RoundupPart:
-    """A comparison. matrix: a table of the form of matrix.toml."""
+    """A comparison. matrix: a table of the form of matrix.toml, with paths as they are from here."""
 
     name: str
     about: str
@@ -112,9 +113,11 @@ def read_questions(path: Path = PACKAGED) -> Questions:
     except ValueError as exc:
         raise ConfigError(f"roundup: {one_line(path, 60)} is not valid TOML", cause=one_line(exc, 200)) from exc
     _known(table, ("title", "part", "claim", "quick"), "roundup.toml")
-    parts = tuple(_part(row) for row in table.get("part", []))
+    parts = tuple(_part(row, path.parent) for row in table.get("part", []))
     claims = tuple(_claim(row) for row in table.get("claim", []))
-    questions = Questions(str(table.get("title", "Round-up")), parts, claims, table.get("quick", {}))
+    questions = Questions(
+        str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent)
+    )
     for claim in claims:
         for prediction in claim.predictions:
             questions.part(prediction.part)
@@ -125,9 +128,9 @@ def read_questions(path: Path = PACKAGED) -> Questions:
     return questions
 
 
-def _part(row: Mapping[str, Any]) -> RoundupPart:
+def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
     _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
-    matrix = dict(row.get("matrix", {}))
+    matrix = _matrix(row.get("matrix", {}), folder)
     missing = [key for key in ("name", *(("base", "families") if "mixes" in row else ())) if key not in row]
     if missing:
         raise ConfigError(one_line(f"roundup: [[part]] {row.get('name', '?')} has no {missing[0]!r}"))
@@ -136,6 +139,12 @@ def _part(row: Mapping[str, Any]) -> RoundupPart:
     if "agent" in row:
         matrix["model"] = [{"agent": row["agent"], **model} for model in matrix.get("model", [])]
     return RoundupPart(row["name"], row.get("about", ""), matrix)
+
+
+def _matrix(table: Any, folder: Path) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(one_line(f"roundup: a matrix must be a table, got {table!r}"), fix="matrix.seeds = 5")
+    return with_paths_from(folder, table)
 
 
 def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
