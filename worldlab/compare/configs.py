@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldlab.compare.matrix import Contender, Matrix
+from worldlab.compare.matrix import Contender, Matrix, laid_over
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import Registry
 from worldlab.runconfig import PARTS, RunConfig, applies, resolve
@@ -71,9 +71,9 @@ def _resolved(
     if device != "cuda" and not any(_asks(table, env, key) for table in tables for key in ("strict", "minutes")):
         flags |= {"strict": True, "device": "cpu"}
     for table in (matrix.settings, contender.settings):
-        flags = _over(flags, table)
+        flags = laid_over(flags, table)
     parts = {role: {"name": name} for role in PARTS if (name := getattr(contender, role))}
-    flags = _over(_over(flags, parts), {"env": {"id": env}})
+    flags = laid_over(laid_over(flags, parts), {"env": {"id": env}})
     return resolve(registry, presets=matrix.presets, files=matrix.configs, flags=flags)
 
 
@@ -108,12 +108,3 @@ def _asks(table: Mapping[str, Any], env: str, *path: str) -> bool:
             return False
         found = found[key]
     return True
-
-
-def _over(table: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """A new table: `top` laid over `table`."""
-    out = dict(table)
-    for key, value in top.items():
-        below = out.get(key)
-        out[key] = _over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
-    return out

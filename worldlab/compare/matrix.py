@@ -207,7 +207,7 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if key in _TABLES and not isinstance(value, Mapping):
                 raise ConfigError(one_line(f"compare: {key} must be a table, got {value!r}"), fix=f"[{key}]")
             if key == "settings":
-                _merge(out[key], texts(value))
+                out[key] = laid_over(out[key], texts(value))
             elif key == "launcher":
                 changed = value.get("name", out[key].get("name")) != out[key].get("name")
                 out[key] = {**({} if changed else out[key]), **value}
@@ -243,18 +243,19 @@ def texts(table: Mapping[str, Any]) -> dict[str, Any]:
                 pattern: texts(inner) if isinstance(inner, Mapping) else inner for pattern, inner in value.items()
             }
         elif isinstance(value, Mapping):
-            _merge(node.setdefault(leaf, {}), texts(value))
+            node[leaf] = laid_over(node.get(leaf, {}), texts(value))
         else:
             node[leaf] = Text(value) if type(value) is str else value
     return out
 
 
-def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
-    for key, value in table.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
+def laid_over(table: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """A new table: what `top` sets, and the rest of `table`; the same of the tables in them."""
+    out = dict(table)
+    for key, value in top.items():
+        below = out.get(key)
+        out[key] = laid_over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return out
 
 
 # Values
