@@ -70,7 +70,7 @@ class EnvPool:
     make: builds one environment, at the boundary of `worldlab.envs` (its observation is a dict). workers: processes
     that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
     step, so that it meets new episodes). Each environment and each of its episodes gets its own seed, the same
-    whatever the number of workers; with `same_episodes` the k-th episodes of all environments share one.
+    whatever the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share one.
     timeout: seconds a worker may take for one answer.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies.
@@ -106,7 +106,7 @@ class EnvPool:
             part.env_id = self.env_id
 
     def reset(self) -> Arrivals:
-        """Start a new episode everywhere."""
+        """Start a new episode everywhere, and new streams of seeds: how many episodes each has begun before is forgotten."""
         self._send("reset", [None] * self.num_envs)
         return self._receive(first=True)
 
@@ -185,12 +185,21 @@ class _Episodes:
     def __init__(self, make: Callable[[], gymnasium.Env], number: int, seed: np.random.SeedSequence):
         self.number = number
         self.id = "?"
+        self._seed, self._rounds = seed, 0
         self._rng = np.random.default_rng(seed)
         with self._blame("build"):
             self.env = make()
             self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
         self._return, self._length = 0.0, 0
         self._last: Obs = {}
+
+    def begin(self) -> _Step:
+        """A new episode, with all others of the pool. Those of one seed have the same ones from here on."""
+        if self._rounds > 0:
+            key = (*self._seed.spawn_key, self._rounds)
+            self._rng = np.random.default_rng(np.random.SeedSequence(self._seed.entropy, spawn_key=key))
+        self._rounds += 1
+        return self.reset()
 
     def reset(self) -> _Step:
         self._return, self._length = 0.0, 0
@@ -256,7 +265,7 @@ class _Local:
 
     def send(self, what: str, actions: list[Any]) -> None:
         pairs = zip(self._episodes, actions, strict=True)
-        self._answer = [one.reset() if what == "reset" else one.step(action) for one, action in pairs]
+        self._answer = [one.begin() if what == "reset" else one.step(action) for one, action in pairs]
 
     def receive(self, timeout: float) -> Any:
         return self._answer

@@ -148,6 +148,19 @@ def test_same_episodes_gives_every_environment_the_same_sequence_of_them():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_reset_of_all_makes_their_episodes_the_same_again(workers):
+    """However many each had begun: environments that rest fall behind the others."""
+    with EnvPool(Counter, 3, workers, seed=1, same_episodes=True) as pool:
+        secrets = [pool.reset().obs["vector"][:, 0]]
+        for _ in range(7):
+            pool.send([0, 0, 0], np.array([False, True, False]))
+            pool.receive()
+        for _ in range(2):
+            secrets.append(pool.reset().obs["vector"][:, 0])
+    assert all((row == row[0]).all() for row in secrets) and len({row[0] for row in secrets}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_environment_that_rests_stays_as_it_was(workers):
     with EnvPool(Counter, 3, workers, seed=5) as pool:
         before = pool.reset()
