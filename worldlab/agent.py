@@ -34,11 +34,13 @@ class Agent(nn.Module, ABC):
 
     noise: what the core adds to its actions while collecting, where they do not explore by themselves: a std for
     continuous actions, the chance of a uniform one for discrete. sampled_latents: whether collecting shows it sampled
-    latents; false for agents that explore with their weights, to which they are noise on the score.
+    latents; false for agents that explore with their weights, to which they are noise on the score. dream_temperature: of
+    the prior in its dreams; at another than 1 the dynamics must have one (worldlab.distributions.tempered).
     """
 
     noise: float = 0.0
     sampled_latents: bool = True
+    dream_temperature: float = 1.0
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:

@@ -15,6 +15,7 @@ from worldlab.runs import checked_run_path, find_run, new_run_path
 
 if TYPE_CHECKING:
     from worldlab.acting import ActingAgent
+    from worldlab.dream_env import DreamVecEnv
     from worldlab.experiment import LoadedRun
     from worldlab.world_model import WorldModel
 
@@ -132,6 +133,25 @@ class Run:
 
         target = None if out is None else Path(out)
         return experiment.dream_loaded(self._loaded, out=target, horizon=horizon, count=count, seed=seed)
+
+    def dream_env(
+        self, num_envs: int = 64, horizon: int = 15, *, temperature: float = 1.0, seed: int = 0
+    ) -> DreamVecEnv:
+        """The dream as a Stable-Baselines3 VecEnv: `PPO("MlpPolicy", run.dream_env()).learn(10_000)`.
+
+        Observations are the model's features, actions the environment's (continuous ones in [-1, 1]). Dreams start where the
+        run's agent, exploring, comes to in fresh episodes. horizon: steps after which they are truncated. temperature: of the
+        prior. `run.dream_env().dreamer` is what worldlab.dream_env.DreamVectorEnv and DreamEnv are made of.
+        Raises: ConfigError where the dynamics has no such temperature.
+        """
+        from worldlab import experiment
+        from worldlab.dream_env import DreamVecEnv
+
+        return DreamVecEnv(
+            experiment.dreamer_loaded(
+                self._loaded, num_envs=num_envs, horizon=horizon, temperature=temperature, seed=seed
+            )
+        )
 
     @cached_property
     def _loaded(self) -> LoadedRun:

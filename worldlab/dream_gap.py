@@ -22,7 +22,8 @@ SEEN = 5
 
 @dataclass(frozen=True)
 class Gap:
-    """Undiscounted returns over `horizon` decisions (or until the episode ended) from the same starts, one pair an episode."""
+    """Undiscounted returns over `horizon` decisions from the same starts, one pair an episode: or until it ended, or over as
+    many as there were before it was cut (truncated), in the dream too."""
 
     horizon: int
     dreamt: list[float]
@@ -72,6 +73,7 @@ class GapProbe:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     real: np.ndarray = field(default_factory=lambda: np.zeros(0))
     going: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
     def chose(self, state: Any) -> None:
         """The acting agent's state right after a decision."""
@@ -81,21 +83,25 @@ class GapProbe:
         if self.steps == SEEN + 1:
             self.rows = np.flatnonzero(self.going)
             self.real = np.zeros(len(self.going))
+            self.lengths = np.full(len(self.going), self.horizon)
             # The agent that is judged goes on with its state, so the copy must be one.
             self.start = tree.tree_map(lambda leaf: leaf[self.rows].clone(), state)
 
-    def arrived(self, reward: np.ndarray, done: np.ndarray) -> None:
+    def arrived(self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
         """What each environment returned for that decision."""
         if self.start is not None and self.steps <= SEEN + self.horizon:
             self.real += np.where(self.going, reward, 0.0)
-        self.going &= ~done
+            # A dream knows no time limit, and rightly: what it pays beyond one is no mistake of its.
+            cut = self.going & truncated & ~terminated
+            self.lengths = np.where(cut, self.steps - SEEN, self.lengths)
+        self.going &= ~(terminated | truncated)
 
     def measure(self, generator: torch.Generator, temperature: float = 1.0) -> Gap | None:
         """Dream on from where the episodes stood; None if none lasted long enough. temperature: of the dreams."""
         if self.start is None or not len(self.rows):
             return None
         explore = not self.deterministic
-        dreamt = dreamt_returns(self.acting, self.start, self.horizon, generator, explore, temperature)
+        dreamt = dreamt_returns(self.acting, self.start, self.lengths[self.rows], generator, explore, temperature)
         return Gap(self.horizon, dreamt.cpu().tolist(), self.real[self.rows].tolist())
 
 
@@ -103,12 +109,12 @@ class GapProbe:
 def dreamt_returns(
     acting: ActingAgent,
     state: Any,
-    horizon: int,
+    lengths: np.ndarray,
     generator: torch.Generator,
     explore: bool,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Expected undiscounted returns [N] over `horizon` dreamt decisions, the first of which `state` already holds.
+    """Expected undiscounted returns [N] over dreamt decisions, lengths [N] of them; the first is in `state` already.
 
     temperature: of the prior (worldlab.distributions.tempered). Raises: ConfigError where it has none.
     """
@@ -116,9 +122,10 @@ def dreamt_returns(
     carry, action, plan = state["carry"], state["action"], state["agent"]
     total = torch.zeros(len(action), device=action.device)
     alive = torch.ones_like(total)
-    for _ in range(horizon):
+    left = torch.as_tensor(lengths, device=total.device)
+    for step in range(int(max(lengths, default=0))):
         carry, features, reward, cont = model.step(carry, action, generator, temperature)
-        total = total + alive * reward
+        total = total + torch.where(step < left, alive * reward, 0.0)
         alive = alive * cont
         action, plan = agent.act(model, carry, features, plan, generator, explore)
     return total

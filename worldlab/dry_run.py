@@ -48,6 +48,7 @@ def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]
     batch = tree.tree_map(lambda leaf: leaf.to(model.device), dummy_batch(model.specs.obs, model.specs.action))
     with torch.random.fork_rng(devices=[]):
         _ask_steps(trial, asked, batch, generator)
+        trial.check_temperature(float(getattr(agent, "dream_temperature", 1.0)))
         _ask_losses(trial, asked, batch, generator)
 
 

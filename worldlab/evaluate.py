@@ -101,7 +101,7 @@ def evaluate(
             first = arrivals.done
             if probe is not None:
                 probe.chose(state)
-                probe.arrived(arrivals.reward, arrivals.done)
+                probe.arrived(arrivals.reward, arrivals.terminated, arrivals.truncated)
             for env, ret, length in arrivals.finished:
                 if len(results[env]) < share[env]:
                     results[env].append((float(ret), int(length)))

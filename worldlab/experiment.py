@@ -14,8 +14,9 @@ import torch
 from worldlab import dreaming, envs, provenance, session
 from worldlab.acting import ActingAgent
 from worldlab.checkpoint import Checkpoint, latest_valid
-from worldlab.collect import Collector
+from worldlab.collect import Collector, to_batch
 from worldlab.compose import Composed, compose
+from worldlab.dream_env import Dreamer, starts_from
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.evaluate import evaluate as judge
@@ -41,6 +42,8 @@ log = logging.getLogger("worldlab")
 
 EVAL_SEED = 10_000
 """Evaluation episodes are seeded from here, apart from the training seeds."""
+STARTS = (4, 256, 32)
+"""Environments and steps in each of the experience that dreams of a loaded run start from, and how long its sequences are."""
 
 
 def train(
@@ -307,6 +310,20 @@ def dream_loaded(
         "files": [str(path) for path in paths],
         "rmse_by_step": errors,
     }
+
+
+def dreamer_loaded(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> Dreamer:
+    """Dreams of a loaded run, to be learned in. They start where its agent, exploring, comes to in fresh episodes.
+
+    Raises: ConfigError where the dynamics has no such temperature.
+    """
+    model = loaded.composed.model
+    model.check_temperature(temperature)
+    replay = play(loaded, STARTS[0], STARTS[1], seed)
+    sampled = replay.sample(STARTS[0] * STARTS[1] // STARTS[2], STARTS[2], np.random.default_rng(seed))
+    batch = to_batch(sampled, model.preprocess, model.device)
+    starts = starts_from(model, batch, torch.Generator(model.device).manual_seed(seed))
+    return Dreamer(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
 
 
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:

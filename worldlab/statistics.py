@@ -132,6 +132,8 @@ def bootstrap(scores: Scores, statistic: Statistic, *, draws: int = DRAWS, seed:
     scores of one task the mean's interval holds the truth in 74, 84 and 90% of cases with 3, 5 and 10 runs. See `interval`.
     """
     tasks = _tasks(scores)
+    if _fewest(tasks) < 2:
+        return Interval(float(statistic(tasks)), np.nan, np.nan, 1, "none: one run")
     low, high = _percentiles(statistic(_resampled(tasks, draws, np.random.default_rng(seed))))
     return Interval(float(statistic(tasks)), float(low), float(high), _fewest(tasks), "percentile bootstrap")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import health, matching, rollout, tree
+from worldlab.distributions import tempered
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
     Alarm,
@@ -130,6 +131,11 @@ class WorldModel(nn.Module):
         """
         carry, features = rollout.prior_step(self.dynamics, carry, action, generator, temperature)
         return carry, features, self.reward(features).mean, self.cont(features).mean
+
+    @torch.no_grad()
+    def check_temperature(self, temperature: float) -> None:
+        """Raises: ConfigError where `step` could not dream at a temperature, as the dynamics lacks one."""
+        tempered(self.dynamics.predict(self.dynamics.memory(self.dynamics.initial(1))), temperature)
 
     @torch.no_grad()
     def render(self, features: Tensor) -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
 class CMAAgent(Agent):
     """Evolves a controller. Judged by its mean, or by an average of its means; while collecting (real), each episode is
     played by one candidate, and an environment that has played all of its candidates waits for the generation to end.
-    generation, playing (whether episodes have begun to judge), mean, average and step size are saved with the weights.
+    generation, the one at which this search began, playing (whether episodes have begun to judge), mean, average and step size
+    are saved with the weights.
 
     What CMA-ES has learned of the landscape beyond mean and step size begins anew when a run resumes.
     """
@@ -84,6 +85,7 @@ class CMAAgent(Agent):
     average: Tensor
     sigma: Tensor
     generation: Tensor
+    began: Tensor
     playing: Tensor
 
     def __init__(self, config: CMAConfig, specs: Specs) -> None:
@@ -92,6 +94,7 @@ class CMAAgent(Agent):
         discrete = specs.action.kind == "discrete"
         self.noise = config.exploration if config.where == "dream" else 0.0
         self.sampled_latents = config.where == "dream"
+        self.dream_temperature = config.temperature if config.where != "real" else 1.0
         if config.components > specs.feature_dim:
             raise ConfigError(
                 f"agent.components {config.components} > the model's {specs.feature_dim} features",
@@ -104,6 +107,7 @@ class CMAAgent(Agent):
         self.register_buffer("average", self.mean.clone())
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
+        self.register_buffer("began", torch.zeros((), dtype=torch.long))
         self.register_buffer("playing", torch.zeros((), dtype=torch.bool))
         self.updates = 0
         self._strategy: Any = None
@@ -179,6 +183,7 @@ class CMAAgent(Agent):
         if self.config.where == "both" and not self.playing:
             self._strategy = None  # dreams have narrowed the search down to what is good in dreams
             self.sigma.fill_(self.config.sigma)
+            self.began.copy_(self.generation)
         self.playing.fill_(True)
         self._ask(generator)
 
@@ -238,8 +243,9 @@ class CMAAgent(Agent):
         return self._numpy.standard_normal(shape)
 
     def _tell(self, scores: list[float]) -> None:
+        count = int(self.generation - self.began) + 1
         if self.config.settle:
-            self._strategy.sp.cmean = min(1.0, self.config.settle / (int(self.generation) + 1))
+            self._strategy.sp.cmean = min(1.0, self.config.settle / count)
         # pycma minimises. A score that is not finite must not become the best.
         losses = [-score if math.isfinite(score) else 1e30 for score in scores]
         with warnings.catch_warnings():
@@ -249,7 +255,7 @@ class CMAAgent(Agent):
         self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
         # As if it had begun at the first mean: where the search started is nothing to be judged by.
         decay = self.config.averaging
-        self.average.lerp_(self.mean, (1 - decay) / (1 - decay ** (int(self.generation) + 1)))
+        self.average.lerp_(self.mean, (1 - decay) / (1 - decay**count))
         self.sigma.fill_(float(self._strategy.sigma))
         self.generation.add_(1)
 

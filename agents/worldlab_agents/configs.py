@@ -68,14 +68,14 @@ class PlannerConfig(Config):
     proposals: int = field(24, ge=1)
     """Candidates the guide's actor proposes."""
     guide_with: DreamerConfig = DreamerConfig()
-    """Settings of the guide."""
+    """Settings of the guide; its discount must be the plans'."""
 
 
 class CEMConfig(PlannerConfig):
     """The cross-entropy method."""
 
     elites: int = field(64, ge=1)
-    """Best candidates that the plans are fitted to."""
+    """Best candidates that the plans are fitted to; half of those tried at most."""
     keep: float = field(0.1, ge=0, lt=1)
     """Share of the old mean and width that stays in each fit."""
     min_std: float = field(0.05, ge=0)
@@ -88,7 +88,7 @@ class ICEMConfig(PlannerConfig):
     candidates: int = field(256, ge=4)
     """Candidate plans dreamt in the first iteration."""
     elites: int = field(32, ge=1)
-    """Best candidates that the plans are fitted to."""
+    """Best candidates that the plans are fitted to; half of those tried at most."""
     keep: float = field(0.1, ge=0, lt=1)
     """Share of the old mean and width that stays in each fit."""
     min_std: float = field(0.05, ge=0)
@@ -107,7 +107,7 @@ class MPPIConfig(PlannerConfig):
     """Model predictive path integral control: all good candidates count, the better the more."""
 
     elites: int = field(64, ge=1)
-    """Best candidates that count at all."""
+    """Best candidates that count at all; half of those tried at most."""
     temperature: float = field(0.5, gt=0)
     """Softness of the weights, in units of the elites' range of scores."""
     min_std: float = field(0.05, ge=0)
@@ -128,7 +128,7 @@ class SB3Config(Config):
     every: int = field(10, ge=1)
     """Updates of the world model between two rounds of learning."""
     steps: int = field(1024, ge=1)
-    """Dreamt steps of a round, over all dreams."""
+    """Dreamt steps of a round, over all dreams; PPO and A2C take the same number in each, rounded down."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
     learning_rate: float = field(3e-4, gt=0)
@@ -144,7 +144,7 @@ class SB3Config(Config):
     buffer: int = field(20_000, ge=1)
     """Dreamt transitions kept (DQN, SAC, TD3): few, since older ones come from a model that has learned since."""
     exploration: float = field(0.1, ge=0)
-    """Noise on actions while collecting (DQN, TD3): the chance of a random action, or its std."""
+    """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3, in dreams too)."""
     units: int = field(128, gt=0)
     """Width of policy and value networks."""
     layers: int = field(2, ge=1)
@@ -179,7 +179,7 @@ class TDMPCConfig(Config):
     proposals: int = field(24, ge=1)
     """Candidates the policy proposes."""
     elites: int = field(64, ge=1)
-    """Best candidates that count in a fit."""
+    """Best candidates that count in a fit; half of those tried at most."""
     temperature: float = field(0.5, gt=0)
     """Softness of the weights, in units of the elites' range of scores."""
     min_std: float = field(0.05, ge=0)
@@ -239,8 +239,8 @@ class CMAConfig(Config):
     """Judged is the moving average of the generations' means with this decay (0: the last mean): scores of few episodes shake
     the mean from one generation to the next."""
     components: int = field(0, ge=0)
-    """Evolve in the span of that many principal components of the features, each of variance 1; 0: in all of them, as they
-    are. They are measured in the agent's first 20 updates."""
+    """Evolve in the span of that many principal components of the features, scaled so that their variances add up to 1; 0: in
+    all of them, as they are. They are measured in the agent's first 20 updates."""
     episodes: int = field(1, ge=1)
     """Episodes a candidate is judged by (real). Row r of the environments plays candidates r, r + num_envs and so on: with
     env.same_episodes and a population of num_envs all candidates meet the same episodes."""

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from worldlab.agent import Agent, Experience
+from worldlab.errors import ConfigError
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import draw
-from worldlab_agents.configs import CEMConfig, ICEMConfig, MPPIConfig, PlannerConfig
+from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
 from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search, top
@@ -44,6 +45,17 @@ def _(config: MPPIConfig) -> SearchRule:
     return SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
 
 
+def _guide_of(config: PlannerConfig) -> DreamerConfig:
+    """The guide's settings. Raises: ConfigError if its value discounts otherwise than the plans it is added to."""
+    if config.guide_with.gamma != config.gamma:
+        raise ConfigError(
+            f"agent.gamma is {config.gamma:g} and agent.guide_with.gamma {config.guide_with.gamma:g}",
+            cause="the guide's value is what the plan's rewards go on with: both need one discount",
+            fix=f"--agent.gamma {config.gamma:g} --agent.guide-with.gamma {config.gamma:g}",
+        )
+    return config.guide_with
+
+
 @final
 class PlannerAgent(Agent):
     """Plans with the rule of its configuration. Its state is the last plan, from which the next search starts."""
@@ -55,9 +67,9 @@ class PlannerAgent(Agent):
         self.rule = rule_of(config)
         self.budget = Budget(config.candidates, config.iterations, getattr(config, "decay", 1.0), config.budget_ms)
         self.noise = config.exploration
-        self.guide = DreamerAgent(config.guide_with, specs) if config.guide else None
+        self.guide = DreamerAgent(_guide_of(config), specs) if config.guide else None
         self.register_buffer("where", torch.zeros(()), persistent=False)  # knows the device
-        self.slowest = 0.0
+        self.watch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
         """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
@@ -80,7 +92,7 @@ class PlannerAgent(Agent):
 
     def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
         """Search for the best plan from a carry [N, ...]."""
-        watch = Stopwatch(self.budget.milliseconds, slowest=self.slowest)
+        self.watch = self.watch.restarted()
         value, proposals, guide = None, None, self.guide
         if guide is not None:
             value = guide.value
@@ -88,9 +100,7 @@ class PlannerAgent(Agent):
             proposals = propose(model, carry, policy, count, self.config.horizon, generator)
         task = PlanningTask(model, carry, self.config.gamma, self.config.noise, value)
         plans, kept = plans_of(state), state["elites"]
-        found = search(task, plans, self.rule, self.budget, generator, kept, proposals, watch)
-        self.slowest = watch.slowest
-        return found
+        return search(task, plans, self.rule, self.budget, generator, kept, proposals, self.watch)
 
     def players(self) -> dict[str, tuple[list[torch.nn.Parameter], float]]:
         return {} if self.guide is None else self.guide.players()

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -105,8 +107,17 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
             buffer_size=max(config.buffer, config.num_envs), batch_size=config.batch_size, learning_starts=0,
             train_freq=1, gradient_steps=config.gradient_steps,
         )  # fmt: skip
+        if config.algorithm == "TD3":  # dreams are all it learns from, and its policy tries nothing by itself
+            still = np.zeros(specs.action.dim)
+            options["action_noise"] = NormalActionNoise(still, still + config.exploration)
     else:
         options.update(n_steps=max(1, config.steps // config.num_envs), ent_coef=config.entropy)
+        if options["n_steps"] * config.num_envs < 2:
+            raise ConfigError(
+                f"{config.algorithm} cannot learn from a round of one step",
+                cause=f"agent.steps {config.steps} over agent.num_envs {config.num_envs}",
+                fix="--agent.steps 1024",
+            )
     if config.algorithm == "PPO":
         options.update(batch_size=config.batch_size, n_epochs=config.epochs)
     algorithm = cls("MlpPolicy", env, **options)
@@ -124,7 +135,11 @@ class SB3Agent(Agent):
         self.discrete = specs.action.kind == "discrete"
         self.choices = specs.action.dim
         self.noise = config.exploration if config.algorithm in ("DQN", "TD3") else 0.0
+        self.dream_temperature = config.temperature
         self.algorithm = build_algorithm(config, specs)
+        # Of whole rollouts: a begun one would be finished, and be another round.
+        whole = isinstance(self.algorithm, OnPolicyAlgorithm)
+        self.steps = self.algorithm.n_steps * config.num_envs if whole else config.steps
         self.policy: nn.Module = self.algorithm.policy
         self._adopt_variables()
         self.updates = 0
@@ -179,7 +194,7 @@ class SB3Agent(Agent):
         with seeded(generator):
             self._enter(model, starts_of(seen), generator)
             self.policy.train()
-            algorithm.learn(self.config.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            algorithm.learn(self.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
             self.policy.eval()
         numbers = {k.removeprefix("train/"): v for k, v in algorithm.logger.name_to_value.items() if "train/" in k}
         return {f"agent/{name}": torch.as_tensor(float(value)) for name, value in numbers.items()}

@@ -87,8 +87,9 @@ class Found:
     def carried_on(self, count: int) -> State:
         """What the next step's search starts from: plans and elites [N, count, H, A], shifted by a step."""
         elites = torch.cat([self.elites[:, :, 1:], self.elites[:, :, -1:]], 2)
-        padding = self.plans.best[:, None].expand(-1, count - elites.shape[1], -1, -1)
-        return planning_state(self.plans.shifted(), torch.cat([elites, padding], 1))
+        plans = self.plans.shifted()
+        padding = plans.best[:, None].expand(-1, count - elites.shape[1], -1, -1)
+        return planning_state(plans, torch.cat([elites, padding], 1))
 
 
 @dataclass
@@ -109,6 +110,10 @@ class Stopwatch:
         self.last = now
         return now - self.start + 1.5 * self.slowest < self.milliseconds / 1e3
 
+    def restarted(self) -> Stopwatch:
+        """For the next search. A chunk that was slow by accident is forgotten after a few, or nothing would be dreamt again."""
+        return Stopwatch(self.milliseconds, slowest=0.8 * self.slowest)
+
 
 def search(
     task: PlanningTask,
@@ -124,7 +129,9 @@ def search(
     proposals: of every iteration (a policy's).
 
     Under a deadline an iteration is cut short where time is up, and what was found so far is returned: before any
-    candidate was dreamt, that is the most likely plan.
+    candidate was dreamt, that is the most likely plan. What promises most is dreamt first.
+
+    A score that is not finite is the worst.
     """
     watch = watch or Stopwatch(budget.milliseconds)
     best, score = plans.best, torch.full((len(plans.best),), -torch.inf, device=plans.best.device)
@@ -134,7 +141,7 @@ def search(
     for count in budget.counts(least=2 * rule.elites + 2):
         noise = coloured_noise((len(best), count, *best.shape[1:]), rule.beta, generator)
         # The plan itself competes, or a search from a good plan could end with a worse one.
-        candidates = torch.cat([plans.best[:, None], plans.sample(noise), elites, proposals], 1)
+        candidates = torch.cat([plans.best[:, None], elites, proposals, plans.sample(noise)], 1)
         scores = _scores(task, candidates, generator, watch)
         tried = candidates[:, : scores.shape[1]]
         if scores.shape[1] == 0:
@@ -142,7 +149,9 @@ def search(
         top, which = scores.max(1)
         best = torch.where((top > score)[:, None, None], tried[torch.arange(len(best)), which], best)
         score = torch.maximum(score, top)
-        plans = plans.fit(tried, rule.weigh(scores), rule.keep, rule.floor)
+        # Where no score is finite all count the same, which leaves the plans about where they were.
+        told = torch.where(torch.isfinite(scores).any(1, keepdim=True), scores, 0.0)
+        plans = plans.fit(tried, rule.weigh(told), rule.keep, rule.floor)
         elites = _pick(tried, scores, rule.elites)
     return Found(plans, best, score, elites)
 
@@ -156,15 +165,14 @@ def propose(
 
 
 def _scores(task: PlanningTask, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
-    """Scores of as many candidates as there is time for: [N, <= S]."""
-    if not watch.milliseconds:
-        return task.scores(candidates, generator)
+    """Scores of as many candidates as there is time for: [N, <= S], -inf where they are not finite."""
     found = [candidates.new_empty(len(candidates), 0)]
-    for chunk in candidates.split(CHUNK, 1):
+    for chunk in candidates.split(CHUNK if watch.milliseconds else candidates.shape[1], 1):
         if not watch.again():
             break
         found.append(task.scores(chunk, generator))
-    return torch.cat(found, 1)
+    scores = torch.cat(found, 1)
+    return torch.where(torch.isfinite(scores), scores, -torch.inf)
 
 
 def _pick(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
@@ -173,25 +181,33 @@ def _pick(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
     return candidates[torch.arange(len(candidates), device=candidates.device)[:, None], which]
 
 
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores and indices of the `count` best, of half of all if that is less, as all of them would be no choice: [N, K]; and
+    which of these are finite."""
+    best, index = scores.topk(min(count, max(1, scores.shape[1] // 2)), 1)
+    return best, index, torch.isfinite(best)
+
+
 def top(count: int) -> Weigh:
     """Equal weights for the `count` best: the cross-entropy method. Rubinstein 1999."""
 
     def weigh(scores: Tensor) -> Tensor:
-        kept = min(count, scores.shape[1])
-        index = scores.topk(kept, 1).indices
-        return torch.zeros_like(scores).scatter(1, index, 1.0 / kept)
+        _, index, finite = _best(scores, count)
+        weight = finite / finite.sum(1, keepdim=True)
+        return torch.zeros_like(scores).scatter(1, index, weight.to(scores.dtype))
 
     return weigh
 
 
 def boltzmann(temperature: float, count: int) -> Weigh:
-    """exp(score / temperature) among the `count` best, scores normalised to [0, 1]: MPPI as in Hansen et al. 2022 (TD-MPC),
-    arXiv:2203.04955, section 3, after Williams et al. 2015, arXiv:1509.01149."""
+    """exp(score / temperature) among the `count` best: MPPI among elites as in Hansen et al. 2022 (TD-MPC), arXiv:2203.04955,
+    section 3, after Williams et al. 2015, arXiv:1509.01149. There raw scores are multiplied by a temperature; here they are
+    taken to [0, 1] first and divided by it, so that one temperature fits rewards of any size."""
 
     def weigh(scores: Tensor) -> Tensor:
-        kept = min(count, scores.shape[1])
-        best, index = scores.topk(kept, 1)
-        spread = (best[:, :1] - best[:, -1:]).clamp(min=1e-6)
+        best, index, finite = _best(scores, count)
+        worst = best.masked_fill(~finite, torch.inf).amin(1, keepdim=True)
+        spread = (best[:, :1] - worst).clamp(min=1e-6)
         weight = torch.softmax((best - best[:, :1]) / spread / temperature, 1)
         return torch.zeros_like(scores).scatter(1, index, weight)
 

@@ -69,7 +69,7 @@ class TDMPCAgent(Agent):
         self.critic = Ensemble(specs, config.ensemble, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
-        self.slowest = 0.0
+        self.watch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
         device = next(self.actor.parameters()).device
@@ -86,12 +86,11 @@ class TDMPCAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
+        self.watch = self.watch.restarted()
         config, policy = self.config, partial(draw, self.actor, generator=generator)
         proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
         task = PlanningTask(model, carry, config.gamma, config.noise, self._value)
-        watch = Stopwatch(config.budget_ms, slowest=self.slowest)
-        found = search(task, plans_of(state), self.rule, self.budget, generator, proposals=proposals, watch=watch)
-        self.slowest = watch.slowest
+        found = search(task, plans_of(state), self.rule, self.budget, generator, proposals=proposals, watch=self.watch)
         return found.plans.best[:, 0], found.carried_on(0)
 
     def _value(self, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ logits to it, and a coupling reads codes, not real values. Then the region of ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -61,6 +61,7 @@ class CodeDensity:
 
     context: Tensor
     flow: ArgmaxFlow
+    temperature: float = 1.0
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Straight-through [N, G * C]: one-hots whose gradient is that of the probabilities, block by block."""
@@ -76,11 +77,19 @@ class CodeDensity:
         total = self.context.new_zeros(len(x), dtype=at_least_float32(self.context).dtype)
         for i, (start, end) in enumerate(pairwise(self.flow.edges)):
             own = x[:, start * self.flow.classes : end * self.flow.classes]
-            total = total + self.flow.block(i, x[:, : start * self.flow.classes], self.context).log_prob(own)
+            total = total + self._block(i, x[:, : start * self.flow.classes]).log_prob(own)
         return total
+
+    def tempered(self, temperature: float) -> CodeDensity:
+        """With every block's logits over t, given the blocks before it."""
+        return replace(self, temperature=self.temperature * temperature)
+
+    def _block(self, i: int, chosen: Tensor) -> OneHot:
+        block = self.flow.block(i, chosen, self.context)
+        return block if self.temperature == 1.0 else block.tempered(self.temperature)
 
     def _chosen(self, choose) -> Tensor:
         chosen = self.context.new_zeros(len(self.context), 0)
         for i in range(len(self.flow.nets)):
-            chosen = torch.cat([chosen, choose(self.flow.block(i, chosen, self.context))], -1)
+            chosen = torch.cat([chosen, choose(self._block(i, chosen))], -1)
         return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -34,12 +34,14 @@ class FlowDensity:
 
     The affine map lies outermost, so that f works on standardised values whatever the scale of x: its networks stay in
     range, and so do splines, which act on [-5, 5] only and leave the rest as it is (arXiv:1906.04032, section 3.1).
+    temperature: variance of the noise.
     """
 
     mean: Tensor
     std: Tensor
     context: Tensor
     flow: VectorFlow
+    temperature: float = 1.0
 
     @property
     def mode(self) -> Tensor:
@@ -48,12 +50,21 @@ class FlowDensity:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Reparameterised: gradients reach mean, std, context and the flow."""
-        return self._image(normal_like(self.mean, generator))
+        return self._image(self._scale * normal_like(self.mean, generator))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) [N] in nats of any x [N, D], exact."""
         noise, log_det = self.flow.normalise((x - self.mean) / self.std, self.context)
-        return standard_normal_log_prob(noise) + log_det - self.std.log().sum(-1)
+        base = standard_normal_log_prob(noise / self._scale) - noise.shape[-1] * math.log(self._scale)
+        return base + log_det - self.std.log().sum(-1)
+
+    def tempered(self, temperature: float) -> FlowDensity:
+        """Of the same mode, with noise of t times the variance. Kingma & Dhariwal 2018 (Glow), arXiv:1807.03039, section 6."""
+        return replace(self, temperature=self.temperature * temperature)
+
+    @property
+    def _scale(self) -> float:
+        return math.sqrt(self.temperature)
 
     def _image(self, noise: Tensor) -> Tensor:
         return self.mean + self.std * self.flow.generate(noise, self.context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,7 @@ from worldlab.specs import LatentSpec
 class Generator(Protocol):
     """condition [N, C] and noise of `draw` -> a sample [N, ...]. noise None: the sample in the middle of the noise."""
 
-    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor: ...
+    def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor: ...
 
     def __call__(self, condition: Tensor, noise: Tensor | None) -> Tensor: ...
 
@@ -30,18 +30,24 @@ class Generated:
 
     condition: Tensor
     network: Any
+    temperature: float = 1.0
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        return self.network(self.condition, self.network.draw(self.condition, generator))
+        return self.network(self.condition, self.network.draw(self.condition, generator, self.temperature))
+
+    def tempered(self, temperature: float) -> Generated:
+        """Louder noise, or softer: variance t times as large. As BigGAN trades variety for quality (arXiv:1809.11096, 3.1)."""
+        return replace(self, temperature=self.temperature * temperature)
 
     @property
     def mode(self) -> Tensor:
         return self.network(self.condition, None)
 
 
-def normal_noise(condition: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Standard normal noise [*, width] for a condition [*, C]."""
-    return condition.new_empty(*condition.shape[:-1], width).normal_(generator=generator)
+def normal_noise(condition: Tensor, width: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+    """Normal noise [*, width] for a condition [*, C], its variance the temperature."""
+    noise = condition.new_empty(*condition.shape[:-1], width).normal_(generator=generator)
+    return noise if temperature == 1.0 else noise * temperature**0.5
 
 
 class NoisyMLP(nn.Module):
@@ -63,8 +69,8 @@ class NoisyMLP(nn.Module):
             for layer in self.inject:
                 layer.weight.mul_(gain)  # type: ignore[operator, union-attr]
 
-    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        return normal_noise(condition, len(self.linears) * self.noise, generator)
+    def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        return normal_noise(condition, len(self.linears) * self.noise, generator, temperature)
 
     def forward(self, condition: Tensor, noise: Tensor | None) -> Tensor:
         x = condition
@@ -95,12 +101,14 @@ class LatentGenerator(nn.Module):
     def discrete(self) -> bool:
         return self.latent.kind == "categorical"
 
-    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        noise = self.net.draw(condition, generator)
+    def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """For codes Gumbel noise times the temperature too, which is as good as logits over it."""
+        noise = self.net.draw(condition, generator, temperature)
         if not self.discrete:
             return noise
         uniform = condition.new_empty(*condition.shape[:-1], self.latent.dim).uniform_(generator=generator)
-        return torch.cat([noise, -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))], -1)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
+        return torch.cat([noise, gumbel if temperature == 1.0 else gumbel * temperature], -1)
 
     def forward(self, condition: Tensor, noise: Tensor | None) -> Tensor:
         if not self.discrete:

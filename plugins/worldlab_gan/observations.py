@@ -68,8 +68,8 @@ class PictureGenerator(nn.Module):
             nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in pairwise([*channels, shape[0]])
         )
 
-    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
-        return normal_noise(condition, len(self.films) * self.noise, generator)
+    def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        return normal_noise(condition, len(self.films) * self.noise, generator, temperature)
 
     def forward(self, condition: Tensor, noise: Tensor | None) -> Tensor:
         condition = self.embed(condition)

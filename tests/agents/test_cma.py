@@ -151,6 +151,22 @@ def test_dreams_come_first_and_episodes_begin_with_the_whole_step_size():
     assert torch.equal(agent.mean, dreamt) and (agent._population - dreamt).std() == pytest.approx(0.1, rel=0.4)
 
 
+def test_settling_and_averaging_begin_anew_with_the_episodes():
+    """A hundred dreamt generations are no reason to move by little steps, nor their means one to be judged by."""
+    config = CMAConfig(where="both", population=6, every=1, rollouts=2, horizon=2, settle=5, averaging=0.9)
+    agent, noise = CMAAgent(config, specs_for(CONTINUOUS)), gen()
+    for _ in range(30):
+        agent.learn(Bandit(CONTINUOUS), experience(), noise)  # type: ignore[arg-type]
+    assert agent._strategy.sp.cmean < 0.2 and not torch.equal(agent.average, agent.mean)
+    played = False
+    while agent.generation == 30 or not played:
+        state = agent.initial(1)
+        _, state = agent.act(None, {}, torch.ones(1, 2), state, noise, True)  # type: ignore[arg-type]
+        agent.episode_over(select(state, 0), float(torch.randn((), generator=noise)))
+        played = agent.generation == 31
+    assert agent._strategy.sp.cmean == 1.0 and torch.equal(agent.average, agent.mean)
+
+
 def test_the_same_seed_evolves_the_same_and_weights_are_saved():
     states = []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from worldlab_agents.search import Budget, PlanningTask, SearchRule, Stopwatch, 
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab import tree
+from worldlab.errors import ConfigError
 from worldlab.specs import ActionSpec
 from worldlab.world_model import Dream
 
@@ -118,10 +120,78 @@ def test_proposals_compete_and_win_where_they_are_best():
 
 
 def test_weights_are_those_of_cem_and_mppi():
-    scores = torch.tensor([[1.0, 4.0, 3.0, 0.0]])
-    assert top(2)(scores).tolist() == [[0.0, 0.5, 0.5, 0.0]]
+    scores = torch.tensor([[1.0, 4.0, 3.0, 0.0, 0.5, -1.0]])
+    assert top(2)(scores).tolist() == [[0.0, 0.5, 0.5, 0.0, 0.0, 0.0]]
     soft = torch.softmax(torch.tensor([-1.0, 0.0, -1 / 3]) / 0.5, 0)
     torch.testing.assert_close(boltzmann(0.5, 3)(scores)[0, :3], soft)
+    assert not boltzmann(0.5, 3)(scores)[0, 3:].any()
+
+
+@pytest.mark.parametrize("weigh", [top(64), boltzmann(0.5, 64)])
+def test_of_few_candidates_half_are_chosen(weigh):
+    """All of them would be no choice: the plans would stay where they were, as wide as they were."""
+    plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
+    found = search(
+        PlanningTask(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0), plans, SearchRule(weigh), Budget(64, 8), gen()
+    )
+    torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("weigh", [top(3), boltzmann(0.5, 3)])
+def test_a_score_that_is_not_finite_never_wins(weigh):
+    bad = torch.tensor([[torch.nan, 4.0, -torch.inf, 3.0, torch.inf, torch.nan]])
+    weight = weigh(torch.where(torch.isfinite(bad), bad, -torch.inf))
+    assert weight.sum() == pytest.approx(1.0) and weight[0, [0, 2, 4, 5]].eq(0).all()
+
+    class Cliff(Hill):
+        """Beyond 0 nobody knows."""
+
+        def imagine(self, carry, plan, horizon, generator):
+            dream = super().imagine(carry, plan, horizon, generator)
+            return replace(dream, reward=torch.where(plan[..., 0] > self.edge, torch.nan, dream.reward))
+
+    world: Any = Cliff(-0.5)
+    for edge, mean in ((0.0, -0.5), (-2.0, 0.0)):
+        world.edge = edge
+        plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
+        task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+        found = search(task, plans, SearchRule(weigh, floor=0.01), Budget(256, 6), gen())
+        assert found.best[..., 0].max() <= max(edge, 0.0)
+        if edge == 0.0:
+            torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), mean), atol=0.15, rtol=0)
+        else:
+            assert torch.isfinite(found.plans.best).all() and found.score.item() == -torch.inf
+
+
+def test_under_a_deadline_what_promises_most_is_dreamt_first(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("worldlab_agents.search.time.perf_counter", lambda: now[0])
+    world = hill(0.9)
+    world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
+    narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
+    proposal = torch.full((1, 1, 3, 1), 0.9)
+    task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+    watch = Stopwatch(15, slowest=0.005)  # time for one chunk
+    found = search(task, narrow, SearchRule(top(8)), Budget(512, 6), gen(), proposals=proposal, watch=watch)
+    assert len(world.calls) == 1 and found.best.tolist() == proposal[:, 0].tolist()
+
+
+def test_a_chunk_that_was_slow_by_accident_is_forgotten():
+    """Or no decision after it would dream of anything."""
+    watch = Stopwatch(20, slowest=0.1)
+    waited = 0
+    while not watch.again():
+        watch, waited = watch.restarted(), waited + 1
+    assert 3 < waited < 20 and watch.milliseconds == 20
+
+
+def test_a_guide_discounts_as_the_plans_do():
+    specs = TrueLinear(LinearGaussian(2)).specs
+    with pytest.raises(ConfigError, match=r"gamma is 0\.95 and agent\.guide_with\.gamma 0\.99") as caught:
+        PlannerAgent(CEMConfig(guide=True, gamma=0.95), specs)
+    assert "--agent.guide-with.gamma 0.95" in (caught.value.fix or "")
+    PlannerAgent(CEMConfig(guide=True, gamma=0.95, guide_with=DreamerConfig(gamma=0.95)), specs)
+    PlannerAgent(CEMConfig(gamma=0.95), specs)
 
 
 def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monkeypatch):

@@ -92,6 +92,28 @@ def test_continuous_algorithms_find_the_best_action(algorithm):
     assert chosen(made, explore=True).abs().max() <= 1
 
 
+def test_td3_tries_other_actions_in_dreams_than_its_own():
+    """Its policy is deterministic, and dreams are all it learns from."""
+    spreads = []
+    for exploration in (0.0, 0.3):
+        made = agent(
+            CONTINUOUS, SB3Config(algorithm="TD3", steps=320, exploration=exploration, learning_rate=1e-9, **SMALL)
+        )
+        train(made, CONTINUOUS, 2)
+        buffer = made.algorithm.replay_buffer
+        spreads.append(float(buffer.actions[: buffer.size()].std()))
+    assert spreads[1] == pytest.approx((spreads[0] ** 2 + 0.3**2) ** 0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("steps", [20, 33])
+def test_a_round_of_whole_rollouts_is_as_long_as_was_asked_for(steps):
+    made = agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 16, "steps": steps}))
+    train(made, DISCRETE, 1)
+    assert made.algorithm.num_timesteps == steps // 16 * 16
+    with pytest.raises(ConfigError, match="a round of one step"):
+        agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 1, "steps": 1}))
+
+
 @pytest.mark.parametrize(
     ("config", "action"), [(SACConfig(**SMALL), DISCRETE), (SB3Config(algorithm="DQN"), CONTINUOUS)]
 )

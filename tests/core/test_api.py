@@ -72,6 +72,29 @@ def test_a_run_goes_on_and_may_train_beside_the_main_thread(tmp_path):
     assert run.result is not None and run.result["env_steps"] == 144
 
 
+@pytest.mark.slow
+def test_sb3_learns_in_a_run_s_dreams_with_nothing_else_written(tmp_path):
+    from stable_baselines3 import PPO
+
+    run = worldlab.load(tiny(tmp_path / "one").path)
+    dreams = run.dream_env(num_envs=8, horizon=5)
+    learner = PPO("MlpPolicy", dreams, n_steps=16, batch_size=64, seed=0, device="cpu").learn(256)
+    assert learner.num_timesteps == 256
+    obs, again = dreams.reset(), run.dream_env(num_envs=8, horizon=5)
+    assert obs.shape == (8, run.world_model.specs.feature_dim) and np.ptp(obs, 0).max() > 0
+    first = run.dream_env(num_envs=8, horizon=5).reset()
+    assert np.array_equal(first, again.reset())  # the seed's
+    ended = np.zeros(8, bool)
+    for _ in range(5):
+        _, _, done, infos = again.step(np.zeros(8, int))
+        ended |= done
+        assert all(("terminal_observation" in info) == over for info, over in zip(infos, done, strict=True))
+    assert ended.all()  # at the horizon, if not before
+    with pytest.raises(ConfigError, match="has no temperature"):
+        run.world_model.dynamics.predict = lambda memory: object()
+        run.dream_env(temperature=2.0)
+
+
 def test_mistakes_are_those_of_the_command_line(tmp_path):
     with pytest.raises(PluginError, match=r"no encoder named 'vea'\. Did you mean 'vae'"):
         worldlab.train("CartPole", encoder="vea", run=tmp_path / "one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from worldlab.compare.collect import collect, reference_of, reward_threshold
@@ -42,8 +43,29 @@ def test_where_nothing_is_better_than_random_the_scale_still_is_one():
     rows = [found("random", "r", 1, 3), found("model", "a", -5)]
     reference = reference_of(rows)
     assert reference is not None and (reference.zero, reference.one) == (2.0, 3.0)
+    assert reference.why.endswith("1: a standard deviation of these, as nobody's mean is further above")
     assert reference_of([found("random", "r", 2)]).one == 3.0  # type: ignore[union-attr]
     assert reference_of([found("model", "a", 5)]) is None
+
+
+@pytest.mark.parametrize("least", [5.5, np.nextafter(4.0, 5.0), 4.0])
+def test_chance_makes_no_scale(least):
+    """A best mean within a standard deviation of random play says nothing of what can be had; random play is no best."""
+    rows = [
+        found("random", "r", 2, 6),
+        found("random", "r", 4, 4),
+        found("random", "r", 2, 6),
+        found("model", "a", least),
+    ]
+    reference = reference_of(rows)
+    assert reference is not None and reference.zero == 4.0 and reference.one == pytest.approx(4.0 + (16 / 6) ** 0.5)
+
+
+def test_equal_returns_of_random_play_have_no_spread_but_for_rounding():
+    rows = [found("random", "r", *[-1.97404] * 50), found("model", "a", -1.97404 + 1e-15)]
+    reference = reference_of(rows)
+    assert reference is not None and reference.one == pytest.approx(reference.zero + 1.0)
+    assert "1: 1 more" in reference.why
 
 
 @pytest.mark.parametrize(

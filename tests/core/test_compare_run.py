@@ -47,7 +47,7 @@ class Farm:
             tell(Event(task.name, "started", where="here"))
             if self.stop is not None and count == self.stop[0]:
                 raise self.stop[1]
-            code = self.codes.get(task.name.partition("-")[0], 0)
+            code = next((code for start, code in self.codes.items() if task.name.startswith(start)), 0)
             if code in (0, 1):
                 self.ends(task.folder, code)
             tell(Event(task.name, "ended", code, "here"))
@@ -159,6 +159,30 @@ def test_where_shared_data_cannot_be_recorded_nothing_learns(farm, tmp_path):
     assert error.value.cause == "it broke" and len(farm.runs) == 1
     farm.codes = {}
     assert ask(tmp_path, shared_data=True).about["data_played_by"] == "vae, as it learned, seed 0"
+
+
+def test_data_that_one_environment_lacks_costs_only_its_models(farm, tmp_path):
+    """Baselines need none; the cause stands beside the models; the next call records it and runs them."""
+    both = {"axes": {"env": ["CartPole", "Pendulum"]}, "shared_data": True}
+    farm.codes = {"shared-data-Pendulum": 1}
+    comparison = ask(tmp_path, both)
+    statuses = {(trial.env, trial.status) for trial in comparison.trials}
+    assert statuses == {("CartPole-v1", "finished"), ("Pendulum-v1", "failed")}
+    (cause,) = {trial.cause for trial in comparison.trials if trial.env == "Pendulum-v1"}
+    assert cause == "the data all models learn from could not be recorded: it broke"
+    assert [name for name in stems(farm.runs[1][0]) if "Pendulum" in name] == ["random-Pendulum-v1-s0"]
+    farm.codes = {}
+    again = ask(tmp_path, both)
+    assert {trial.status for trial in again.trials} == {"finished"}
+    assert {name.partition("-")[0] for name in farm.runs[3][0]} == {"vae", "cpc"}
+
+
+def test_an_interrupt_while_data_is_recorded_still_writes_a_report(farm, tmp_path):
+    farm.stop = (0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path, shared_data=True)
+    (comparison,) = farm.reports
+    assert {trial.status for trial in comparison.trials} == {"missing"} and len(farm.runs) == 1
 
 
 def test_a_failed_cell_is_reported_and_run_again(farm, tmp_path):

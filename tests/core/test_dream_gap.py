@@ -22,6 +22,8 @@ class Steady(gymnasium.Env):
     observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1, 1, (2,), np.float32)
     made = 0
+    cut = False
+    """Whether an episode that is over was truncated."""
 
     def __init__(self) -> None:
         self.length = 4 + 2 * Steady.made
@@ -34,7 +36,13 @@ class Steady(gymnasium.Env):
 
     def step(self, action):
         self.t += 1
-        return {"vector": np.full(3, self.t, np.float32)}, 2.0, self.t == self.length, False, {}
+        return (
+            {"vector": np.full(3, self.t, np.float32)},
+            2.0,
+            self.t == self.length and not self.cut,
+            self.t == self.length and self.cut,
+            {},
+        )
 
 
 def judged(reward: float, cont: float, horizon: int) -> Gap:
@@ -53,6 +61,15 @@ def test_both_sides_are_counted_from_the_same_decision_on():
     assert SEEN == 5
     assert gap.real == [2.0, 6.0, 8.0]  # the last is cut at the horizon of 4
     assert gap.dreamt == pytest.approx([3 * (1 + 0.5 + 0.25 + 0.125)] * 3)
+
+
+def test_a_dream_of_an_episode_that_was_cut_is_as_long(monkeypatch):
+    """A perfect model of an environment with a time limit dreams beyond it, and exploits nothing."""
+    monkeypatch.setattr(Steady, "cut", True)
+    gap = judged(reward=2.0, cont=1.0, horizon=4)
+    assert gap.real == gap.dreamt == [2.0, 6.0, 8.0] and not gap.exploited
+    monkeypatch.setattr(Steady, "cut", False)
+    assert judged(reward=2.0, cont=1.0, horizon=4).dreamt == [8.0] * 3  # ends that the model should have foreseen
 
 
 def test_a_dream_that_pays_more_is_exploited_and_one_that_pays_less_is_not():

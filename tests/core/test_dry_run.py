@@ -15,7 +15,7 @@ from torch import nn
 from worldlab import dry_run as module
 from worldlab.agent import Agent
 from worldlab.compose import Composed, compose
-from worldlab.errors import PluginError
+from worldlab.errors import ConfigError, PluginError
 from worldlab.interfaces import Latent
 from worldlab.registry import Registration, Registry, load_registry
 from worldlab.runconfig import NoOptions, Part, RunConfig
@@ -232,6 +232,29 @@ def test_sound_parts_pass_and_nothing_is_changed(dynamics):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in composed.model.state_dict().items())
     assert all(p.grad is None for p in composed.model.parameters())
+
+
+def test_a_temperature_that_the_dynamics_lacks_is_refused_before_anything_is_collected():
+    class Blunt:
+        def __init__(self, dist):
+            self.mode, self.sample, self.log_prob, self.kl = dist.mode, dist.sample, dist.log_prob, dist.kl
+
+    class Hot(Idle):
+        dream_temperature = 1.3
+
+    class Fixed(ReferenceDynamics):  # type: ignore[misc]  # a test double
+        prior = "log_prob"
+
+        def predict(self, memory):
+            return Blunt(super().predict(memory))
+
+    composed, who = built(agent=Hot)
+    module.dry_run(composed.model, composed.agent, who)
+    composed, who = built(dynamics=Fixed)
+    module.dry_run(composed.model, composed.agent, who)
+    composed, who = built(dynamics=Fixed, agent=Hot)
+    with pytest.raises(ConfigError, match="a Blunt has no temperature"):
+        module.dry_run(composed.model, composed.agent, who)
 
 
 def test_a_part_that_cannot_be_copied_is_refused_when_it_is_built(tmp_path):

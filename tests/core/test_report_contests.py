@@ -28,7 +28,7 @@ def asked(found, against, kind):
 def test_each_model_is_held_against_each_where_the_seeds_can_tell():
     """Two tasks of five seeds: p can fall to 2 / 252^2, ten comparisons leave that far below the level."""
     known = scores(2)
-    contest = asked(contests(OVERALL, METHODS, known, True), "", RIVALS)
+    contest = asked(contests(OVERALL, METHODS, known, 5, True), "", RIVALS)
     assert [(pair.x, pair.y) for pair in contest.pairs] == [
         (x, y) for i, x in enumerate("abcde") for y in "abcde"[i + 1 :]
     ]
@@ -42,29 +42,40 @@ def test_each_model_is_held_against_each_where_the_seeds_can_tell():
 
 def test_else_each_against_the_first():
     """One task of five seeds: 10 comparisons times 2 / 252 is 0.079, so not even a perfect one could be real."""
-    contest = asked(contests("env", METHODS, scores(1), True), "a", RIVALS)
+    contest = asked(contests("env", METHODS, scores(1), 5, True), "a", RIVALS)
     assert [(pair.x, pair.y) for pair in contest.pairs] == [(x, "a") for x in "bcde"]
     planted = contest.pairs[-1].difference
     assert planted.p_value == pytest.approx(4 * 2 / 252) and planted.verdict == "better"
 
 
 def test_three_seeds_cannot_tell():
-    contest = asked(contests("env", METHODS, scores(1, runs=3), True), "a", RIVALS)
+    contest = asked(contests("env", METHODS, scores(1, runs=3), 3, True), "a", RIVALS)
     assert {pair.difference.verdict for pair in contest.pairs} == {"too few seeds"}
+
+
+def test_seeds_that_one_method_lost_do_not_change_what_is_asked():
+    """Five seeds were asked for, so ten pairs: four lost ones of a silence a's own comparisons and no other."""
+    known = scores(2)
+    known["a"] = [task[:1] for task in known["a"]]
+    contest = asked(contests(OVERALL, METHODS, known, 5, True), "", RIVALS)
+    assert len(contest.pairs) == 10
+    verdicts = {(pair.x, pair.y): pair.difference.verdict for pair in contest.pairs}
+    assert all(verdicts[x, "e"] == "worse" for x in "bcd")
+    assert {verdicts["a", y] for y in "bcde"} == {"too few seeds"}
 
 
 def test_baselines_are_questions_of_their_own():
     """Adding a baseline does not weaken what is said of the models."""
     known = scores(2)
-    found = contests(OVERALL, METHODS, known, True)
+    found = contests(OVERALL, METHODS, known, 5, True)
     assert {(one.against, one.kind) for one in found} == {("", RIVALS), ("chance", "model"), ("free", "model")}
-    fewer = contests(OVERALL, (*MODELS, RANDOM), known, True)
+    fewer = contests(OVERALL, (*MODELS, RANDOM), known, 5, True)
     assert asked(found, "", RIVALS) == asked(fewer, "", RIVALS)
     assert asked(found, "chance", "model") == asked(fewer, "chance", "model")
 
 
 def test_tables_hold_all_against_the_first_and_random():
-    found = contests("env", METHODS, scores(1), False)
+    found = contests("env", METHODS, scores(1), 5, False)
     assert shown_against(METHODS) == ["a", "chance"]
     assert {(one.against, one.kind) for one in found} == {
         (t, k) for t in ("a", "chance") for k in ("model", "baseline")
@@ -74,11 +85,11 @@ def test_tables_hold_all_against_the_first_and_random():
 
 def test_methods_without_scores_are_in_no_comparison():
     known = {key: value for key, value in scores(2).items() if key not in ("c", "chance")}
-    found = contests(OVERALL, METHODS, known, True)
+    found = contests(OVERALL, METHODS, known, 5, True)
     assert {key for one in found for pair in one.pairs for key in (pair.x, pair.y)} == {"a", "b", "d", "e", "free"}
 
 
 def test_without_models_baselines_compete():
     known = scores(2)
-    found = contests(OVERALL, (RANDOM, FREE), known, True)
+    found = contests(OVERALL, (RANDOM, FREE), known, 5, True)
     assert [(pair.x, pair.y) for pair in asked(found, "", RIVALS).pairs] == [("chance", "free")]

@@ -96,7 +96,7 @@ def test_every_number_has_n_and_interval(shown):
         for method in METHODS:
             one = findings.returns[method.key, env]
             assert f"{method.label} {interval(one.estimate, one.low, one.high)}, n = {one.runs}" in label
-    assert "gan n 4" in text and "Given to every method: env steps 20,000, updates 4,000." in text
+    assert "gan n 4" in text and "Given to every model: env steps 20,000, updates 4,000." in text
 
 
 def test_what_was_run_is_written(shown):

@@ -40,6 +40,21 @@ def test_masses_sum_to_one_and_samples_follow_them(groups: int, classes: int):
     assert ((frequency - mass).abs() < 5 * (mass * (1 - mass) / n).sqrt() + 1e-4).all()
 
 
+@pytest.mark.parametrize("temperature", [0.25, 3.0])
+def test_at_a_temperature_the_masses_still_sum_to_one_and_the_likeliest_gain_or_lose(temperature: float):
+    part = stirred(part_for(2, 3))
+    memory, codes = torch.randn(1, 10, generator=gen()), all_codes(2, 3)
+    with torch.no_grad():
+        plain = part.predict(memory.expand(len(codes), -1))
+        mass = plain.tempered(temperature).log_prob(codes).exp()
+        drawn = part.predict(memory.expand(20_000, -1)).tempered(temperature).sample(gen(1))
+    assert mass.sum().item() == pytest.approx(1, abs=1e-5)
+    frequency = torch.bincount((drawn @ codes.T).argmax(1), minlength=len(codes)) / 20_000
+    assert ((frequency - mass).abs() < 5 * (mass * (1 - mass) / 20_000).sqrt() + 1e-4).all()
+    entropy, before = (-(p * p.log()).sum() for p in (mass, plain.log_prob(codes).exp()))
+    assert (entropy > before) == (temperature > 1)
+
+
 def test_a_code_is_the_argmax_of_shifted_gumbel_noise():
     """Replay the noise of a sample by hand: logits of each block from the codes before it, plus Gumbel, then argmax."""
     groups, classes = 4, 3

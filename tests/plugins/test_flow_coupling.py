@@ -1,6 +1,7 @@
 """The flow of real vectors: exact both ways, one network call a coupling, and able to split a mode."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,24 @@ def test_density_integrates_to_one_in_two_dimensions(kind: str):
         cell = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
         mass = (rows.log_prob(points).exp().sum() * cell).item()
     assert mass == pytest.approx(1, abs=0.01)
+
+
+@KINDS
+def test_a_hotter_density_still_integrates_to_one_and_its_samples_are_of_it(kind: str):
+    """At temperature 2: the grid as above, and the mean of log p over samples as the grid has it."""
+    p = density(2, kind).tempered(2.0)
+    assert torch.equal(p.mode, p.tempered(0.5).mode) and p.tempered(0.5).temperature == 1.0
+    with torch.no_grad():
+        centre, width = p.mean[0], 10 * p.std[0]
+        axes = [torch.linspace(float(c - w), float(c + w), 500, dtype=torch.float64) for c, w in zip(centre, width)]
+        points = torch.cartesian_prod(*axes)
+        rows = replace(p, **{k: getattr(p, k).expand(len(points), -1) for k in ("mean", "std", "context")})
+        log_p = rows.log_prob(points)
+        cell = (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
+        many = replace(p, **{k: getattr(p, k).expand(20_000, -1) for k in ("mean", "std", "context")})
+        sampled = many.log_prob(many.sample(gen())).mean().item()
+    assert (log_p.exp().sum() * cell).item() == pytest.approx(1, abs=0.01)
+    assert sampled == pytest.approx((log_p.exp() * log_p).sum().item() * float(cell), abs=0.03)
 
 
 @KINDS

@@ -51,6 +51,26 @@ def test_samples_repeat_with_their_seed_and_are_cut_with_their_condition():
     assert dist.sample(gen(1)).requires_grad and not tree.detach(dist).sample(gen(1)).requires_grad
 
 
+def test_temperature_is_the_variance_of_the_noise():
+    torch.manual_seed(0)
+    net = NoisyMLP(3, 2, 8, 2, 4).requires_grad_(False)
+    dist = Generated(torch.randn(5, 3, generator=gen()), net)
+    noise = net.draw(dist.condition, gen(1))
+    torch.testing.assert_close(dist.tempered(4.0).sample(gen(1)), net(dist.condition, 2 * noise))
+    assert torch.equal(dist.tempered(4.0).mode, dist.mode) and dist.tempered(4.0).tempered(0.25).temperature == 1.0
+
+
+def test_temperature_of_codes_is_that_of_their_logits():
+    torch.manual_seed(0)
+    net = LatentGenerator(3, 2, 16, 1, CODES, 0.0)
+    with torch.no_grad():
+        net.net.last.bias.copy_(torch.tensor([2.0, 0.0, -1.0, 0.0, 1.0, 3.0]))
+        net.net.last.weight.zero_()
+        z = Generated(torch.zeros(40_000, 3), net).tempered(2.0).sample(gen())
+    expected = torch.softmax(net.net.last.bias.detach().view(2, 3) / 2, -1)
+    torch.testing.assert_close(z.view(-1, 2, 3).mean(0), expected, rtol=0, atol=0.01)
+
+
 def test_codes_are_one_hot_with_the_probabilities_of_their_logits():
     """With the network's own noise switched off, Gumbel noise draws from the softmax of the logits (mixed with 1 %)."""
     torch.manual_seed(0)

@@ -9,7 +9,8 @@ from worldlab.errors import ConfigError, one_line
 from worldlab.runconfig import RunConfig
 
 EQUAL = (
-    ("steps", "env_steps"), ("minutes", "minutes"), ("strict", ""), ("device", ""), ("train.prefill", "prefill"),
+    ("steps", "env_steps"), ("minutes", "minutes"), ("strict", ""), ("device", ""), ("replay.source", ""),
+    ("replay.capacity", ""), ("train.prefill", "prefill"), ("train.prefill_hold", ""),
     ("train.pretrain", "pretrain"), ("train.pretrain_agent", "pretrain_agent"), ("train.ratio", "updates_per_step"),
     ("train.batch_size", "batch_size"), ("train.batch_length", "batch_length"), ("eval.every", ""),
     ("eval.episodes", ""), ("eval.final_episodes", "eval_episodes"), ("eval.deterministic", ""), ("env", ""),

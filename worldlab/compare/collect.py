@@ -50,7 +50,8 @@ def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     """The scale of one environment's scores, of its cells; None before random play has finished.
 
     0 is random play. 1 is the return at which Gymnasium calls the environment solved, if it says so of the task as it is
-    played here; else the best method's mean. Raises nothing.
+    played here; else the best method's mean, or a standard deviation of random play where nobody is that much better: a
+    scale whose width is chance would make much of nothing. Raises nothing.
     """
     finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
     random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]
@@ -63,13 +64,16 @@ def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
         return Reference(zero, solved, f"{why}; 1: the return at which Gymnasium calls it solved")
     scores: dict[str, list[float]] = {}
     for cell, trial in finished:
-        scores.setdefault(cell.method.label, []).append(trial.score)
-    best = max(scores, key=lambda label: float(np.mean(scores[label])))
-    one = float(np.mean(scores[best]))
-    if one > zero:
-        return Reference(zero, one, f"{why}; 1: the best mean here, of {best}")
-    width = float(np.std(random)) or 1.0
-    return Reference(zero, zero + width, f"{why}; 1: a standard deviation of those above, as no method was better")
+        if cell.kind != "random":
+            scores.setdefault(cell.method.label, []).append(trial.score)
+    means = {label: float(np.mean(of)) for label, of in scores.items()}
+    best = max(means, key=means.__getitem__, default="")
+    spread = float(np.std(random))
+    width = spread if spread > 1e-9 * abs(zero) else 1.0  # equal returns, but for rounding
+    if best and means[best] >= zero + width:
+        return Reference(zero, means[best], f"{why}; 1: the best mean here, of {best}")
+    unit = "a standard deviation of these" if width == spread else "1 more"
+    return Reference(zero, zero + width, f"{why}; 1: {unit}, as nobody's mean is further above")
 
 
 def reward_threshold(config: RunConfig) -> float | None:

@@ -210,7 +210,8 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
     for kind in dict.fromkeys((*matrix.baselines, "random")):
         name, _, algorithm = kind.partition(":")
         key = slug(kind.lower())
-        method = Method(f"baseline-{key}" if key in taken else key, f"{_LABELS[name]} {algorithm}".strip(), "baseline")
+        label = f"{models[0].label}, {_LABELS[name]}" if name == "untrained" else f"{_LABELS[name]} {algorithm}".strip()
+        method = Method(f"baseline-{key}" if key in taken else key, label, "baseline")
         of = configs
         if name == "untrained":
             method = replace(method, **{role: getattr(models[0], role) for role in PARTS})

@@ -59,13 +59,16 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
     planned = plan(matrix, registry)
     named, folder = folder, storage.make_folder(folder).absolute()
     with _locked(folder), _terminable():
+        stopped: KeyboardInterrupt | None = None
         recorded = _place(recorders(planned, registry), planned, folder) if matrix.shared_data else []
         to_record = not all(one.file.done for one in recorded)
         if to_record:
             check_mixes(planned.cells, registry, shared=True)
-            _record(recorded, planned, registry, folder)
-        if recorded:
-            planned = plan(matrix, registry, {one.cell.env: one.folder for one in recorded})
+            try:
+                _record(recorded, planned, registry, folder)
+            except KeyboardInterrupt as stop:
+                stopped = stop
+        planned, unrecorded = _with_recordings(recorded, matrix, registry) if recorded else (planned, {})
         placed = _place(planned.cells, planned, folder)
         left = [one for one in placed if not one.file.done]
         if not to_record:
@@ -73,11 +76,12 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
         _write_what_is_asked(planned.matrix, folder, placed)
         done = len(placed) - len(left)
         log.info("%s: %d cells%s, in %s", planned.title, len(placed), f", {done} done before" if done else "", named)
-        stopped: KeyboardInterrupt | None = None
-        try:
-            _launch(planned.matrix, registry, left, [one.file for one in placed if one.file.done])
-        except KeyboardInterrupt as stop:
-            stopped = stop
+        if stopped is None:
+            left = [one for one in left if not _without_data(one, unrecorded)]
+            try:
+                _launch(planned.matrix, registry, left, [one.file for one in placed if one.file.done])
+            except KeyboardInterrupt as stop:
+                stopped = stop
         comparison = collect(planned, folder, {one.cell.name: one.folder for one in placed}, command)
         _write_report(comparison, folder)
     if stopped is not None:
@@ -90,8 +94,7 @@ def look(matrix: Matrix, registry: Registry, folder: Path, command: str = "") ->
     folder = folder.absolute()
     planned = plan(matrix, registry)
     if matrix.shared_data:
-        recorded = _place(recorders(planned, registry), planned, folder)
-        planned = plan(matrix, registry, {one.cell.env: one.folder for one in recorded if one.file.done})
+        planned, _ = _with_recordings(_place(recorders(planned, registry), planned, folder), matrix, registry)
     placed = _place(planned.cells, planned, folder)
     return collect(planned, folder, {one.cell.name: one.folder for one in placed}, command)
 
@@ -180,19 +183,43 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _record(recorded: Sequence[_Placed], planned: Plan, registry: Registry, folder: Path) -> None:
-    """Record the data that all models learn from, where it was not before. Raises: EnvError."""
+    """Record the data that all models learn from, where it was not before. Raises: EnvError where none could be."""
     left = [one for one in recorded if not one.file.done]
     _write_what_is_asked(planned.matrix, folder, recorded)
     log.info("%s: recording the data all models learn from, played by %s", planned.title, told(planned))
     _launch(planned.matrix, registry, left, [])
-    for one in left:
-        file = read_cell(one.folder)
-        if file is None or not file.done:
-            raise EnvError(
-                one_line(f"compare: the data all models learn from on {one.cell.env} could not be recorded"),
-                cause=file.trial.cause if file is not None else None,
-                fix=f"see {CELLS}/{one.folder.name}/{OUTPUT}, and run the comparison again",
-            )
+    causes = [_not_recorded(one) for one in recorded]
+    if None not in causes:
+        first = recorded[0]
+        raise EnvError(
+            one_line(f"compare: the data all models learn from on {first.cell.env} could not be recorded"),
+            cause=causes[0] or None,
+            fix=f"see {CELLS}/{first.folder.name}/{OUTPUT}, and run the comparison again",
+        )
+
+
+def _with_recordings(recorded: Sequence[_Placed], matrix: Matrix, registry: Registry) -> tuple[Plan, dict[str, str]]:
+    """The plan whose models learn from what was recorded, and the environments without a recording: why there is none."""
+    lacking = {one.cell.env: cause for one in recorded if (cause := _not_recorded(one)) is not None}
+    found = {one.cell.env: one.folder for one in recorded if one.cell.env not in lacking}
+    return plan(matrix, registry, found), lacking
+
+
+def _not_recorded(one: _Placed) -> str | None:
+    """Why there is no recording, "" where nobody knows; None if there is one."""
+    file = read_cell(one.folder)
+    if file is None:
+        return ""
+    return None if file.done else file.trial.cause
+
+
+def _without_data(one: _Placed, unrecorded: Mapping[str, str]) -> bool:
+    """Whether a cell cannot be run as there is no data for its model. That is then written down as its outcome."""
+    if one.cell.env not in unrecorded or one.cell.kind not in MEASURED:
+        return False
+    cause = f"the data all models learn from could not be recorded: {unrecorded[one.cell.env] or 'nobody knows why'}"
+    write_cell(one.folder, replace(one.file, trial=replace(one.file.trial, status="failed", cause=cause)))
+    return True
 
 
 def _launch(matrix: Matrix, registry: Registry, left: Sequence[_Placed], done: Sequence[CellFile]) -> None:

@@ -57,7 +57,7 @@ def _played(specimen: Specimen) -> GapProbe:
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
             probe.chose(state)
-            probe.arrived(arrivals.reward, arrivals.done)
+            probe.arrived(arrivals.reward, arrivals.terminated, arrivals.truncated)
     return probe
 
 

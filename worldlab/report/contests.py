@@ -42,9 +42,10 @@ class Contest:
 
 
 def contests(
-    scope: str, methods: Sequence[Method], scores: Mapping[str, Sequence[np.ndarray]], result: bool
+    scope: str, methods: Sequence[Method], scores: Mapping[str, Sequence[np.ndarray]], seeds: int, result: bool
 ) -> list[Contest]:
-    """All that is asked in a scope. scores: of each method that has some, by key, one array [n] a task.
+    """All that is asked in a scope. scores: of each method that has some, by key, one array [n] a task; seeds: that were
+    asked for, whatever became of them.
 
     result: the result is looked for here. Then the models are held against each other: each against each, or each against
     the first where so few seeds could never tell that many pairs apart; and against each baseline. For the table of an environment
@@ -67,7 +68,7 @@ def contests(
     if result:
         rivals = [method.key for method in contestants(there)]
         pairs = list(combinations(rivals, 2))
-        if pairs and len(pairs) * max(_smallest_p(scores[x], scores[y]) for x, y in pairs) > LEVEL:
+        if pairs and len(pairs) * statistics.smallest_p([(seeds, seeds)] * len(scores[rivals[0]])) > LEVEL:
             asked.append(contest(rivals[0], RIVALS, [(x, rivals[0]) for x in rivals[1:]]))
         else:
             asked.append(contest("", RIVALS, pairs))
@@ -78,11 +79,6 @@ def contests(
         for kind in ("model",) if scope == OVERALL else ("model", "baseline"):
             asked.append(contest(target, kind, [(m.key, target) for m in there if m.kind == kind and m.key != target]))
     return [one for one in asked if one.pairs]
-
-
-def _smallest_p(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
-    """Of so many runs, whatever they scored."""
-    return statistics.smallest_p([(len(a), len(b)) for a, b in zip(x, y, strict=True)])
 
 
 def contestants(methods: Sequence[Method]) -> list[Method]:

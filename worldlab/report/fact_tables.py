@@ -104,15 +104,15 @@ def methods_table(findings: Findings, marks: dict[str, Look]) -> Table:
 
 
 def budget(comparison: Comparison, env: str) -> str:
-    """What every trial of an environment was given, as a sentence; "" if nothing is known."""
+    """What every model was given on an environment, as a sentence; "" if nothing is known."""
     given = [
         f"{name.replace('_', ' ')} {_amount(float(value))}" for name, value in comparison.budgets.get(env, {}).items()
     ]
-    return f"Given to every method: {', '.join(given)}." if given else ""
+    return f"Given to every model: {', '.join(given)}." if given else ""
 
 
 def budget_table(comparison: Comparison) -> Table:
-    """What every trial of an environment was given, whatever its method."""
+    """What every model was given, and what of it baselines are given too."""
     names = list(dict.fromkeys(name for env in comparison.envs for name in comparison.budgets.get(env, {})))
     rows = []
     for env in comparison.envs:
@@ -125,7 +125,12 @@ def budget_table(comparison: Comparison) -> Table:
         ]
         rows.append((Entry(env), *cells))
     columns = (Column("Environment", "text"), *(Column(name.replace("_", " ")) for name in names))
-    return Table("Budgets, the same for every method", columns, tuple(rows))
+    baselines = any(method.kind == "baseline" for method in comparison.methods)
+    remark = (
+        "The model-free baseline has the same environment steps, minutes and evaluations, and the batches and updates of its own "
+        "algorithm; random actions learn nothing. Parameters are not made equal: they stand beside each result."
+    )
+    return Table("Budgets, the same for every model", columns, tuple(rows), (remark,) if baselines else ())
 
 
 def _amount(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,7 @@ class Findings:
 
 def find(comparison: Comparison) -> Findings:
     """Compute everything. Deterministic: random draws have a fixed seed."""
-    methods, envs = [method.key for method in comparison.methods], comparison.envs
+    methods, envs, seeds = [method.key for method in comparison.methods], comparison.envs, len(comparison.seeds)
     raw = {(key, env): usable(comparison, key, env) for key in methods for env in envs}
     returns = {at: statistics.interval([scores], statistics.mean) for at, scores in raw.items() if len(scores)}
     referenced = tuple(env for env in envs if reference_of(comparison, env))
@@ -91,10 +91,10 @@ def find(comparison: Comparison) -> Findings:
         else {}
     )
     scopes = (OVERALL, *(env for env in envs if env not in referenced)) if len(referenced) > 1 else envs
-    asked = contests(OVERALL, comparison.methods, scaled, True) if OVERALL in scopes else []
+    asked = contests(OVERALL, comparison.methods, scaled, seeds, True) if OVERALL in scopes else []
     for env in envs:
         scores = _complete({key: [raw[key, env]] for key in methods})
-        asked += contests(env, comparison.methods, scores, env in scopes)
+        asked += contests(env, comparison.methods, scores, seeds, env in scopes)
     return Findings(
         comparison,
         labels(comparison.methods),
@@ -149,7 +149,9 @@ def _complete(scores: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarr
 
 
 def _aggregates(scores: list[np.ndarray], interval: Callable[..., Interval]) -> dict[str, Interval]:
-    return {name: interval(scores, statistic) for name, (_, statistic) in AGGREGATES.items()}
+    found = {name: interval(scores, statistic) for name, (_, statistic) in AGGREGATES.items()}
+    gap = found["optimality_gap"]  # of its nature at least 0, which Student's t does not know
+    return {**found, "optimality_gap": replace(gap, low=float(np.maximum(gap.low, 0.0)))}
 
 
 def _improvement(comparison: Comparison, raw: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], Interval]:

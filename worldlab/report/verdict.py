@@ -58,7 +58,7 @@ def conclude(findings: Findings) -> Conclusion:
     remarks = [_how(findings, contests)] if pairs or baselines else []
     if len(pairs) > SHOWN:
         remarks.append(f"{len(pairs) - SHOWN} more comparisons are in the table of all comparisons.")
-    remarks += _left_out(findings)
+    remarks += [*_not_compared(findings, contests), *_left_out(findings)]
     return Conclusion(lead, (*pairs[:SHOWN], *baselines), cautions, tuple(remarks))
 
 
@@ -232,8 +232,28 @@ def _how(findings: Findings, contests: Sequence[Contest]) -> str:
     scale = "normalised scores" if findings.scopes[0] == OVERALL else "mean returns"
     return (
         f"Differences are of {scale}, with 95% intervals (Welch). Real means that a permutation test of the runs gives p of at most "
-        f"{LEVEL:g}, corrected by Holm's method{together}. Not shown does not mean that there is none."
+        f"{LEVEL:g}, corrected by Holm's method{together}. Not shown does not mean that there is none. All of this is over "
+        f"training seeds: the runs of an environment are judged on the same episodes{_episodes(findings)}."
     )
+
+
+def _episodes(findings: Findings) -> str:
+    """ ", 20 of them", if all environments have as many."""
+    counts = {budget.get("eval_episodes") for budget in findings.comparison.budgets.values()}
+    count = counts.pop() if len(counts) == 1 else None
+    return f", {count:g} of them" if count else ""
+
+
+def _not_compared(findings: Findings, contests: Sequence[Contest]) -> list[str]:
+    """Which pairs nobody looked at, where everything is held against one method."""
+    found = [contest for contest in contests if contest.against and len(contest.pairs) > 1]
+    if not found:
+        return []
+    where = f" on {listed(contest.scope for contest in found)}" if len(found) < len(contests) else ""
+    return [
+        f"So few seeds could not tell that many pairs apart: all are held against the first, "
+        f"{findings.labels[found[0].against]}{where}, and other pairs are not compared."
+    ]
 
 
 def _cautions(findings: Findings) -> tuple[Caution, ...]:
@@ -248,6 +268,12 @@ def _cautions(findings: Findings) -> tuple[Caution, ...]:
         if len(scores) > 1 and np.ptp(scores) == 0:
             text = "It tells nothing of how they differ: a larger budget, or more episodes, may."
             cautions.append(Caution(f"All runs score the same on {env}", text))
+    few_starts = [
+        f"{env} ({n:g})" for env, budget in found.budgets.items() if (n := budget.get("eval_episodes", 10)) < 10
+    ]
+    if few_starts:
+        text = "A difference that is real on these episodes may be none on others. --eval.final-episodes asks for more."
+        cautions.append(Caution(f"Judged on few episodes: {listed(few_starts)}", text))
     counts = {(m.key, env): len(usable(found, m.key, env)) for m in found.methods for env in found.envs}
     short = [f"{findings.labels[key]} on {env} ({n} of {seeds})" for (key, env), n in counts.items() if n < seeds]
     if short:
