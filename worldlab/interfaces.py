@@ -258,11 +258,13 @@ class Decoder(Component):
     likelihood: what is known of P(o | h, z), the probability of a picture's 256 grey levels: "exact" or "bound" where the
     decoder offers `log_mass` (HasLogMass), else "undefined". frames: how many random frames of a batch its losses are
     given where the user does not say (`model.frames_per_update`); 0 means all. For decoders of which one frame costs as
-    much as a rollout.
+    much as a rollout. draws: what a picture of its own is: the distribution's mode, where that is a picture and the rest noise
+    around it; or a sample, where the distribution itself makes the picture.
     """
 
     score_kind: ScoreKind
     renders: bool = True
+    draws: Literal["mode", "sample"] = "mode"
     likelihood: Literal["exact", "bound", "undefined"] = "undefined"
     frames: int = 0
 

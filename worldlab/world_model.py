@@ -138,11 +138,18 @@ class WorldModel(nn.Module):
         tempered(self.dynamics.predict(self.dynamics.memory(self.dynamics.initial(1))), temperature)
 
     @torch.no_grad()
-    def render(self, features: Tensor) -> dict[str, Tensor]:
-        """Observations as features [N, F] describe them, in the environment's units (uint8 [N, H, W, C], float [N, n])."""
+    def render(self, features: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Observations as features [N, F] describe them, in the environment's units (uint8 [N, H, W, C], float [N, n]).
+
+        generator: pictures are drawn as the decoder draws them (`Decoder.draws`); None takes modes.
+        """
         features = self._for_decoder(features)
         if self.decoder.renders:
-            values = {key: dist.mode for key, dist in self.decoder.decode(features).items()}
+            sampled = self.specs.obs.images if generator is not None and self.decoder.draws == "sample" else ()
+            values = {
+                key: dist.sample(generator) if key in sampled else dist.mode
+                for key, dist in self.decoder.decode(features).items()
+            }
         else:
             assert self.probe is not None, "a decoder that does not render needs model.probe"
             values = self.probe(features)

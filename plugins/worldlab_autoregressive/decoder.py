@@ -60,6 +60,7 @@ class AutoregressiveDecoder(Decoder):
     Config = AutoregressiveDecoderConfig
     score_kind = "log_density"
     renders = True
+    draws = "sample"
 
     def __init__(self, config: AutoregressiveDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -49,6 +49,7 @@ class FlowDecoder(Decoder):
     Config = FlowDecoderConfig
     score_kind = "log_density"
     renders = True
+    draws = "sample"
 
     def __init__(self, config: FlowDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -35,6 +35,7 @@ class GANDecoder(Decoder):
     Config = GANDecoderConfig
     score_kind = "critic"
     renders = True
+    draws = "sample"
 
     def __init__(self, config: GANDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -22,27 +22,41 @@ def test_surroundings_are_counted_among_other_episodes_by_hand():
     real, episode = torch.arange(12.0)[:, None], torch.arange(12)
     radius = [sorted(abs(i - j) for j in range(12) if j != i)[4] for i in range(12)]
     drawn = torch.tensor([[0.0], [6.5], [40.0]])
-    near, covered = diversity.neighbourhoods(real, drawn, episode)
+    near, covered = diversity.neighbourhoods(real, drawn, episode, torch.full((3,), -1))
     assert near.tolist() == [sum(abs(d - i) <= radius[i] for i in range(12)) / 5 for d in (0, 6.5, 40)]
     assert covered.tolist() == [float(any(abs(d - i) <= radius[i] for d in (0, 6.5, 40))) for i in range(12)]
     # Its own episode is no neighbour: in two episodes of six, 0 reaches to 10.
-    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6)
-    assert near.item() * 5 == sum(
-        abs(10 - i) <= max(abs(i - j) for j in ((6, 10) if i < 6 else (1, 5))) for i in range(12)
-    )
+    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([-1]))
+    inside = [abs(10 - i) <= max(abs(i - j) for j in ((6, 10) if i < 6 else (1, 5))) for i in range(12)]
+    assert near.item() * 5 == sum(inside)
+    # And a dream is near to nothing of the episode it began in.
+    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([1]))
+    assert near.item() * 5 == sum(inside[:6])
     with pytest.raises(Undefined, match="fewer than 5"):
-        diversity.neighbourhoods(real[:5], drawn, episode[:5])
+        diversity.neighbourhoods(real[:5], drawn, episode[:5], torch.full((3,), -1))
 
 
 def test_the_same_distribution_has_density_one_and_is_covered():
     x, y = (torch.randn(400, 4, generator=gen(seed)).double() for seed in (0, 1))
-    near, covered = diversity.neighbourhoods(x, y, torch.arange(400))
+    near, covered = diversity.neighbourhoods(x, y, torch.arange(400), none := torch.full((400,), -1))
     assert near.mean().item() == pytest.approx(1, abs=0.1)
     assert covered.mean().item() > 0.9  # 1 - 2^-k for large n
-    near, covered = diversity.neighbourhoods(x, y[:1].expand(400, -1), torch.arange(400))
+    near, covered = diversity.neighbourhoods(x, y[:1].expand(400, -1), torch.arange(400), none)
     assert covered.mean().item() < 0.1
-    near, covered = diversity.neighbourhoods(x, 5 * y, torch.arange(400))
+    near, covered = diversity.neighbourhoods(x, 5 * y, torch.arange(400), none)
     assert near.mean().item() < 0.3
+
+
+def test_one_picture_an_episode_covers_little():
+    """Frames of an episode resemble each other: a dream stuck at where it began would else pass for all of it."""
+    centre = 3 * torch.randn(8, 4, generator=gen(0)).double().repeat_interleave(6, 0)
+    x, y = (centre + torch.randn(48, 4, generator=gen(seed)).double() for seed in (1, 2))
+    episode = torch.arange(48) // 6
+    near, covered = diversity.neighbourhoods(x, y, episode, episode)
+    assert near.mean().item() == pytest.approx(1, abs=0.25) and covered.mean().item() > 0.8
+    one = y[::6].repeat_interleave(6, 0)
+    _, fewer = diversity.neighbourhoods(x, one, episode, episode)
+    assert fewer.mean().item() < covered.mean().item() - 0.1
 
 
 def dreaming(dream, trained, episodes=20):
@@ -60,16 +74,17 @@ def dreaming(dream, trained, episodes=20):
     return diversity.measured(specimen_of(model, recording(episodes=episodes), sizes, experience=trained))
 
 
-def test_copies_are_nearer_to_what_was_trained_on_than_real_pictures_are():
-    known = replace(
-        recording(), data={k: (np.roll(v, 7, 2) if k == "image" else v) for k, v in recording().data.items()}
-    )
+def test_copies_are_nearer_to_what_was_trained_on_than_to_what_was_not():
+    # As many frames as the recording has to learn probes from: eight episodes.
+    data = {k: (v[:, :, :, ::-1].copy() if k == "image" else v) for k, v in recording(episodes=8).data.items()}
+    known = replace(recording(episodes=8), data=data)
     repeats = torch.from_numpy(known.data["image"][0, 0]).movedim(-1, 0).float().flatten() / 255 - 0.5
     honest, copying = dreaming(lambda h: h, lambda: known), dreaming(lambda h: repeats.expand_as(h), lambda: known)
+    noise = dreaming(lambda h: torch.randn(h.shape, generator=gen(3)).clamp(-0.5, 0.5), lambda: known)
     assert copying["diversity/copies"].value == pytest.approx(0, abs=0.02)
-    assert honest["diversity/copies"].value == pytest.approx(
-        1, abs=1e-3
-    )  # a real frame from 15 steps before, as far as any
+    # A real frame of an episode that nobody trained on; and what looks like nothing at all.
+    assert honest["diversity/copies"].value == pytest.approx(1, abs=0.1)
+    assert noise["diversity/copies"].value == pytest.approx(1, abs=0.1)
     assert copying["diversity/coverage"].value < 0.9 < honest["diversity/coverage"].value
 
 
@@ -82,5 +97,6 @@ def test_without_a_replay_copies_are_undefined_and_the_rest_is_not():
         found["diversity/copies"].why == "the run folder holds no replay"
         and found["diversity/density"].value is not None
     )
-    same = dreaming(lambda h: h, recording)
-    assert same["diversity/copies"].why == "every judged picture was trained on"
+    seen = torch.from_numpy(recording().data["image"][recording().frames("fit")][0]).movedim(-1, 0).float().flatten()
+    same = dreaming(lambda h: (seen / 255 - 0.5).expand_as(h), recording)
+    assert same["diversity/copies"].why == "every dreamt picture is one that was recorded"

@@ -13,6 +13,7 @@ from model_kit import gen
 
 from worldlab.distributions import Normal
 from worldlab.measures import sharpness
+from worldlab.measures.drawings import Basis
 from worldlab.measures.kid import kid, random_features
 from worldlab.measures.recording import Recording
 from worldlab.measures.undefined import Undefined
@@ -65,9 +66,12 @@ def test_real_pictures_are_as_sharp_as_real_ones_and_a_blurred_dream_is_not():
 
 def test_half_way_between_two_frames_is_a_frame_only_where_nothing_is_averaged():
     """Averaged pictures show two half squares; a decoder that draws one of the two ends shows a whole one."""
-    blended = drawing(lambda picture: picture)["sharpness/kid_middle"]
+    blended = drawing(lambda picture: picture, length=48)["sharpness/kid_middle"]
     assert blended.value > 2 * blended.error
-    calm = drawing(lambda picture: torch.full_like(picture, 0.25))["sharpness/kid_middle"]
+    found = drawing(lambda picture: picture, length=48)
+    posterior, between = found["sharpness/kid_posterior"], found["sharpness/kid_between"]
+    assert between.value == pytest.approx(blended.value - posterior.value)
+    calm = drawing(lambda picture: torch.full_like(picture, 0.25), length=48)["sharpness/kid_middle"]
     assert calm.value > blended.value
 
 
@@ -77,6 +81,33 @@ def test_noise_is_detail_but_not_the_right_one():
     assert blur["sharpness/ratio_posterior"].value < 0.5 and loud["sharpness/ratio_posterior"].value > 1.2
     for found in (blur, loud):
         assert found["sharpness/kid_posterior"].value > 3 * found["sharpness/kid_posterior"].error
+
+
+def test_what_is_drawn_by_sampling_is_judged_by_samples():
+    """A decoder whose mode is a grey square and whose samples are the picture: judged by its mode it would be blind."""
+
+    class Sampler:
+        def __init__(self, picture):
+            self.picture, self.mode = picture, torch.zeros_like(picture)
+
+        def sample(self, generator):
+            return self.picture
+
+    size = 3 * SIDE * SIDE
+    decoder = GivenDecoder(lambda features: {"image": Sampler(features[:, -size:].unflatten(1, (3, SIDE, SIDE)))})
+    dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(h, torch.full_like(h, 1e-6)))
+    encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
+    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, decoder)
+    for draws, ratio in (("mode", 0.0), ("sample", 1.0)):
+        decoder.draws = draws
+        found = sharpness.measured(specimen_of(model, recording(), replace(TINY, pictures=96)))
+        assert found["sharpness/ratio_posterior"].value == pytest.approx(ratio)
+
+
+def test_pictures_too_small_to_compare_are_said_to_be():
+    with pytest.raises(Undefined, match="pictures of 7 pixels"):
+        Basis.of({"image": torch.rand(4, 3, 7, 9)})
+    Basis.of({"image": torch.rand(4, 3, 8, 9)})
 
 
 def test_without_room_for_a_dream_the_posterior_is_judged_alone():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldlab.measures.kid import random_features
+from worldlab.measures.kid import SMALLEST, random_features
 from worldlab.measures.quantities import HORIZONS
 from worldlab.measures.regress import finite
 from worldlab.measures.specimen import SEEN, Specimen, plan, some
@@ -54,7 +54,10 @@ class Basis:
 
     @classmethod
     def of(cls, pictures: Pictures) -> Basis:
-        """Raises: Undefined if the pictures are all the same."""
+        """Raises: Undefined if the pictures are all the same, or too small for the network."""
+        side = min(min(value.shape[-2:]) for value in pictures.values())
+        if side < SMALLEST:
+            raise Undefined(f"pictures of {side} pixels: the network that compares them takes {SMALLEST} or more")
         features = {key: random_features(value) for key, value in pictures.items()}
         spread = {key: float(value.var(0).mean().sqrt()) for key, value in features.items()}
         if min(spread.values()) <= 0:
@@ -89,7 +92,7 @@ def _draw(specimen: Specimen) -> Drawings:
     if frames is None:
         raise Undefined(f"no recorded episode has {SEEN} observations")
     episode, time = frames
-    features, middle_episode = _between(specimen)
+    features, middle_episode = _between(specimen, HORIZON if late else 0)
     return Drawings(
         Basis.of(real(specimen, *some(*specimen.frames("fit"), 2 * specimen.sizes.pictures, specimen.seed))),
         episode,
@@ -110,16 +113,16 @@ def _late(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor] | None:
     return some(episode[late], time[late], specimen.sizes.pictures, specimen.seed)
 
 
-def _between(specimen: Specimen) -> tuple[Tensor, Tensor]:
+def _between(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor]:
     """Features half-way between two frames [N, F], and what tells pairs of episodes apart [N]: of episodes that are not judged,
-    two by two, so that no picture is compared with one it was made of. Raises: Undefined."""
+    two by two, so that no picture is compared with one it was made of; as late in them as those that are. Raises: Undefined."""
     episode, time = specimen.frames("fit")
-    there = time >= SEEN - 1
+    there = time >= SEEN - 1 + dreamt
     episode, time = episode[there], time[there]
     numbers = episode.unique().tolist()
     pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
     if not pairs:
-        raise Undefined(f"fewer than two recorded episodes have {SEEN} observations")
+        raise Undefined(f"fewer than two recorded episodes have {SEEN + dreamt} observations")
     each = -(-specimen.sizes.pictures // len(pairs))
     features, found, groups = specimen.noisy.features, [], []
     for one, other in pairs:
@@ -138,9 +141,9 @@ def real(specimen: Specimen, episode: Tensor, time: Tensor) -> Pictures:
 
 
 def drawn(specimen: Specimen, features: Tensor) -> Pictures:
-    """Features [N, F] as the model draws them."""
-    model = specimen.model
-    parts = [model.render(rows.to(model.device)) for rows in features.split(CHUNK)]
+    """Features [N, F] as the model draws them: samples where the decoder draws by sampling."""
+    model, generator = specimen.model, specimen.generator("drawings")
+    parts = [model.render(rows.to(model.device), generator) for rows in features.split(CHUNK)]
     return {key: _floats(torch.cat([part[key] for part in parts]).cpu()) for key in model.specs.obs.images}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldlab.compare.results import Measurement
 from worldlab.measures.bits import no_likelihood
 from worldlab.measures.drawings import check_draws, drawn, real
-from worldlab.measures.intervals import mean, measurement
+from worldlab.measures.intervals import difference, mean
 from worldlab.measures.specimen import Specimen, some
 
 
@@ -27,7 +27,7 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
     held_out, known = _errors(specimen, *frames[0]), _errors(trained, *frames[1])
     return {
         "generalisation/error": held_out,
-        "generalisation/error_gap": _difference(held_out, known),
+        "generalisation/error_gap": difference(held_out, known),
         "generalisation/bits_gap": _bits_gap(specimen, trained, *frames),
     }
 
@@ -47,9 +47,9 @@ def _bits_gap(judged: Specimen, trained: Specimen, *frames: tuple[Tensor, ...]) 
     dimensions = sum(math.prod(spec.shape) for spec in judged.model.specs.obs.images.values())
     found = []
     for one, (episode, time) in zip((judged, trained), frames, strict=True):
-        at = some(episode, time, one.sizes.frames, one.seed)
+        at = some(episode, time, one.sizes.pictures, one.seed)
         found.append(mean(-_log_mass(one, *at) / (dimensions * math.log(2)), at[0]))
-    return _difference(*found)
+    return difference(*found)
 
 
 @torch.no_grad()
@@ -58,9 +58,3 @@ def _log_mass(specimen: Specimen, episode: Tensor, time: Tensor) -> Tensor:
     model, generator = specimen.model, specimen.generator("generalisation")
     features = specimen.noisy.features[episode, time].to(model.device)
     return model.log_mass(features, specimen.obs(episode, time), generator).double().cpu()
-
-
-def _difference(one: Measurement, other: Measurement) -> Measurement:
-    if one.value is None or other.value is None:
-        return Measurement(None, why=one.why or other.why)
-    return measurement(one.value - other.value, math.hypot(one.error or 0.0, other.error or 0.0))

@@ -44,3 +44,10 @@ def measurement(value: Tensor | float, error: Tensor | float | None = None) -> M
     if not math.isfinite(value):
         return Measurement(None, why="the result is not a finite number")
     return Measurement(float(value), float(error) if error is not None and math.isfinite(error) else None)
+
+
+def difference(one: Measurement, other: Measurement) -> Measurement:
+    """One minus the other; undefined where one of them is."""
+    if one.value is None or other.value is None:
+        return Measurement(None, why=one.why or other.why)
+    return measurement(one.value - other.value, math.hypot(one.error or 0.0, other.error or 0.0))

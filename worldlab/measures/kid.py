@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHANNELS = (32, 64, 128)
+SMALLEST = 8
+"""Pixels along a side of which the last layer still sees one."""
 SEED = 0
 """The network `worldlab-random-conv-1`: three convolutions (kernel 4, stride 2, padding 1) with ReLU, weights N(0, 2 / inputs)
 drawn from the seed, no biases; their averages over quarters of the picture are the features."""

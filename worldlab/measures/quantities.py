@@ -110,7 +110,10 @@ def _bits() -> Iterator[Row]:
 
 
 def _sharpness() -> Iterator[Row]:
-    detail = "energy of the 4-neighbour Laplacian, drawn over real pictures: right is 1, below is blur, above is noise"
+    detail = (
+        "energy of the 4-neighbour Laplacian, drawn over real pictures: right is 1, below is blur, above is noise; drawn: sampled "
+        "where the decoder's density makes the picture, the mode where it is noise around one"
+    )
     kid = (
         "unbiased MMD^2 of the cubic kernel in the features of the fixed network worldlab-random-conv-1, over pairs of "
         "different episodes; error by jackknife over episodes"
@@ -120,11 +123,13 @@ def _sharpness() -> Iterator[Row]:
         yield f"kid_{name}", f"KID of pictures {what}", "", "lower", kid
     half = "half-way between the features of two frames of different episodes"
     yield "kid_middle", "KID of pictures half-way between two", "", "lower", f"{kid}; of pictures drawn {half}"
+    more = f"kid_middle minus kid_posterior: what being {half} costs beyond being drawn"
+    yield "kid_between", "KID that lying between costs", "", "lower", more
 
 
 def _diversity() -> Iterator[Row]:
     space = f"of pictures after {HORIZONS[-1]} dreamt steps, in the features of worldlab-random-conv-1"
-    ball = "a real picture's surroundings reach to its 5th nearest real one of another episode"
+    ball = "a real picture's surroundings reach to its 5th nearest real one of another episode, and count dreams begun in others"
     yield (
         "density",
         "Density of dreamt pictures",
@@ -134,7 +139,7 @@ def _diversity() -> Iterator[Row]:
     )
     covered = f"share of real pictures that have a dream in their surroundings, {space}; {ball}"
     yield "coverage", "Real pictures that were dreamt", "", "higher", covered
-    new = f"distance to the nearest frame trained on, over that of held-out frames, {space}: below 1 dreams repeat"
+    new = f"distance to the nearest frame trained on, over that to the nearest of as many never seen, {space}: below 1 dreams repeat"
     yield "copies", "Newness of dreamt pictures", "", None, new
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldlab.compare.results import Measurement
 from worldlab.measures.drawings import NO_ROOM, Drawings, Pictures, drawings_of
-from worldlab.measures.intervals import by_episode, jackknife, measurement
+from worldlab.measures.intervals import by_episode, difference, jackknife, measurement
 from worldlab.measures.kid import kid
 from worldlab.measures.specimen import Specimen
 
@@ -20,10 +20,15 @@ from worldlab.measures.specimen import Specimen
 def measured(specimen: Specimen) -> dict[str, Measurement]:
     """sharpness/... Raises: Undefined where no pictures are observed, or the decoder draws none."""
     found = drawings_of(specimen)
+    seen, between = (
+        _distance(found, found.posterior, found.episode),
+        _distance(found, found.middle, found.middle_episode),
+    )
     out = {
         "sharpness/ratio_posterior": _detail(found, found.posterior),
-        "sharpness/kid_posterior": _distance(found, found.posterior, found.episode),
-        "sharpness/kid_middle": _distance(found, found.middle, found.middle_episode),
+        "sharpness/kid_posterior": seen,
+        "sharpness/kid_middle": between,
+        "sharpness/kid_between": difference(between, seen),
     }
     if found.dream is None:
         return out | {f"sharpness/{name}_dream": Measurement(None, why=NO_ROOM) for name in ("ratio", "kid")}

@@ -30,6 +30,7 @@ class RectifiedFlowDecoder(Decoder):
     Config = RectifiedFlowDecoderConfig
     score_kind = "contrastive"  # a log-ratio; it is learned by denoising (README.md)
     renders = True
+    draws = "sample"
 
     def __init__(self, config: RectifiedFlowDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
