@@ -92,6 +92,9 @@ def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
         (prediction("same", "not above", "low", margin=0.1), "holds"),
         (prediction("high", "above", 1.5), "holds"),
         (prediction("high", "below", 1.5), "fails"),
+        (prediction("mute", "above", 0.0, "toy/speed"), "open"),  # 0 in all runs is not above 0,
+        (prediction("mute", "below", 0.0, "toy/speed"), "open"),  # nor below,
+        (prediction("mute", "not above", 0.0, "toy/speed"), "holds"),  # but at most 0
         (prediction("high", "above", 2.02), "open"),
         (prediction("high", "about", "low", "toy/speed", margin=200.0, log=True), "holds"),
         (prediction("high", "about", "low", "toy/speed", margin=2.0, log=True), "fails"),
@@ -107,6 +110,36 @@ def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
 )
 def test_a_prediction_is_judged_as_it_was_made(one, expected):
     assert outcome(one) == expected
+
+
+def test_an_error_that_all_runs_share_is_not_averaged_away():
+    """Measured on the same frames, five runs of 0.10 +- 0.01 with an error of 0.08 each do not show that 0.10 is above 0."""
+    for error, expected in ((0.0, "holds"), (0.04, "holds"), (0.08, "open")):
+        found = comparison({"a": {"toy/sharp": lambda s: 0.1 + 0.002 * s}})
+        trials = tuple(
+            replace(one, measures={"toy/sharp": replace(one.measures["toy/sharp"], error=error)})
+            for one in found.trials
+        )
+        assert outcome(prediction("a", "above", 0.0), replace(found, trials=trials)) == expected
+
+
+def test_two_quantities_of_the_same_runs_are_compared_run_by_run():
+    """Runs that differ by 100 each, and two quantities that differ by 1 in every run."""
+    of = {"toy/sharp": lambda s: 100.0 * s + 1 + 0.01 * s, "toy/speed": lambda s: 100.0 * s}
+    found = comparison({"a": of, "b": {**of, "toy/sharp": "nothing"}})
+    one = prediction("a", "above", "a", y_quantity="toy/speed")
+    (answer,) = judge(claim(one), {"toy": found}).answers
+    assert answer.outcome == "holds" and answer.difference is not None
+    assert answer.difference.estimate == pytest.approx(1.02) and "run by run" in answer.why
+    assert outcome(prediction("a", "below", "a", y_quantity="toy/speed"), found) == "fails"
+    assert outcome(prediction("b", "above", "b", y_quantity="toy/speed"), found) == "undefined"
+
+
+def test_no_failure_in_few_runs_is_no_proof_of_none():
+    """Wilson: of 5 runs without a failure up to 43% may fail, of 50 up to 7%."""
+    few, many = (comparison({"a": {}}, seeds=range(count)) for count in (5, 50))
+    assert outcome(prediction("a", "below", 0.1, "failed"), few) == "open"
+    assert outcome(prediction("a", "below", 0.1, "failed"), many) == "holds"
 
 
 def test_undefined_says_why():
@@ -174,17 +207,18 @@ def test_returns_failures_and_spreads_by_hand():
 
 
 def test_ranks_by_hand():
-    """sharp: high 1, same 2, low 3, mute (undefined) last of 4. speed: high 1, same 2, low 3, mute 4."""
+    """speed: high 1, same 2, low 3, mute 4. sharp: high 1, same 2, low 3; mute has none, so among all four it does not count."""
     names = ("low", "high", "same", "mute")
     found = read(CLEAR, "rank", ("toy/sharp", "toy/speed"), names)
-    assert {label: set(found.values[label]) for label in names} == {
-        "low": {3.0},
-        "high": {1.0},
-        "same": {2.0},
-        "mute": {4.0},
-    }
+    ranks = {label: set(found.values[label]) for label in names}
+    assert ranks == {"low": {3.0}, "high": {1.0}, "same": {2.0}, "mute": {4.0}}
+    three = read(CLEAR, "rank", ("toy/sharp", "toy/speed"), names[:3])
+    assert {label: set(three.values[label]) for label in names} == {**ranks, "mute": set()}
+    assert three.why["mute"] == "not ranked" and three.why["low"] == ""
     pair = read(CLEAR, "rank", ("toy/sharp",), ("low", "mute"))
-    assert set(pair.values["mute"]) == {2.0} and not len(pair.values["high"])
+    assert not len(pair.values["low"]) and pair.why["low"] == "no seed of which all have a quantity"
+    tie = comparison({label: {"toy/sharp": lambda s: 1.0} for label in "ab"})
+    assert set(read(tie, "rank", ("toy/sharp",), ("a", "b")).values["a"]) == {1.5}
 
 
 # ---- what is asked ----
@@ -219,6 +253,18 @@ def test_our_own_questions_can_be_asked():
         assert all(sum(c.relation in ("above", "below") for c in one.predictions) <= 6 for one in questions.claims)
 
 
+ASKED = """
+    [[part]]
+    name = "p"
+    [[claim]]
+    number = 7
+    claim = "c"
+    part = "p"
+    quantity = "q"
+    predictions = [{prediction}]
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -229,6 +275,13 @@ def test_our_own_questions_can_be_asked():
          "roundup: claim 1: no relation 'abve'. Did you mean 'above'?"),
         ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "above", y = "b"}]',
          "roundup: no part named 'p'"),
+        (ASKED.format(prediction=""), "roundup: claim 7 predicts nothing"),
+        (ASKED.format(prediction="{x = 'a', is = 'above', y = 'b', margin = 0.5}"), "roundup: claim 7: 'above' has no margin"),
+        (ASKED.format(prediction="{x = 'a', is = 'about', y = 'b', margin = 0.5, log = true}"),
+         "roundup: claim 7: with log a margin is a factor above 1, got 0.5"),
+        (ASKED.format(prediction="{x = 'a', is = 'about', y = 'b', margin = -1}"), "roundup: claim 7: a margin is at least 0"),
+        (ASKED.format(prediction="{x = 'a', is = 'above', y = 0.0, log = true}"), "roundup: claim 7: 0 has no logarithm"),
+        (ASKED.format(prediction="{x = 'a', is = 'above', y = 'b', quantity = 'rank'}"), "roundup: claim 7: ranks of what?"),
         ("[[part]]\nname = 'a'\nmatrix = 'b'", "roundup: a matrix must be a table, got 'b'"),
         ("[", "roundup: "),
         ('title = "t"', "roundup: "),
@@ -309,6 +362,7 @@ def ran(monkeypatch) -> list:
         return CLEAR
 
     monkeypatch.setattr(conducting, "compare", compare)
+    monkeypatch.setattr(conducting, "_check_names", lambda questions, planned: None)  # these methods are in no plan
     monkeypatch.setattr(conducting, "look", lambda matrix, registry, folder, command: CLEAR)
     return calls
 
@@ -322,6 +376,36 @@ def test_parts_are_run_in_turn_and_others_taken_as_they_lie(ran, tmp_path):
     judged = conduct(QUESTIONS, registry, tmp_path / "new", ["other"])
     assert {one.verdict for one in judged} == {"INCONCLUSIVE"}
     assert (tmp_path / "new" / "roundup.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x": "gan decodr"}, "claim 1: no method 'gan decodr' in part 'pictures'. Did you mean 'gan decoder'?"),
+        ({"quantity": "bits/bond"}, "claim 1: no quantity 'bits/bond' in part 'pictures'. Did you mean 'bits/bound'?"),
+        ({"y_quantity": "diversity/density"}, "claim 1: no quantity 'diversity/density' in part 'pictures'"),
+    ],
+)
+def test_names_that_a_part_does_not_have_are_found_before_anything_runs(monkeypatch, tmp_path, wrong, message):
+    def never(*_):
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(conducting, "compare", never)
+    questions = read_questions()
+    first = questions.claims[0]
+    first = replace(first, predictions=(replace(first.predictions[0], **wrong), *first.predictions[1:]))
+    with pytest.raises(ConfigError) as error:
+        conduct(replace(questions, claims=(first, *questions.claims[1:])), load_registry(), tmp_path, ["pictures"])
+    assert error.value.message.startswith(f"roundup: {message}"[:97])
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_seed_is_written_without_an_interval(tmp_path):
+    single = comparison({"high": {"toy/sharp": lambda s: 1.0}, "low": {"toy/sharp": lambda s: 0.5}}, seeds=[0])
+    judged = [judge(one, {"toy": single}) for one in QUESTIONS.claims]
+    paths = publish(QUESTIONS, judged, {"toy": single}, tmp_path)
+    found = json.loads(paths["roundup.json"].read_text())["claims"][0]["predictions"][0]
+    assert found["x"]["estimate"] == 1.0 and found["x"]["low"] is None and found["difference"]["high"] is None
 
 
 def test_an_interrupt_writes_what_there_is(ran, tmp_path, monkeypatch):

@@ -114,7 +114,9 @@ def _asked(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]
     if prediction.log:
         x, *ys = (np.log(values) for values in (x, *ys))
     if not ys:
-        return _against_number(prediction, quantity, x, x_shown)
+        return _against_number(prediction, quantity, x, x_shown, _within(prediction, *sides[0]))
+    if sides[0][1] == sides[1][1]:
+        return _paired(prediction, quantity, sides, (x_shown, y_shown))
     difference = statistics.difference([x], [ys[0]], level=LEVEL)
     if prediction.relation in ("above", "below"):
         return _Tested(prediction, quantity, x_shown, y_shown, difference)
@@ -140,29 +142,65 @@ def _decided(one: _Tested) -> Answer:
     )  # fmt: skip
 
 
-def _against_number(prediction: Prediction, quantity: Quantity, values: np.ndarray, shown: Interval | None) -> Answer:
+def _against_number(
+    prediction: Prediction, quantity: Quantity, values: np.ndarray, shown: Interval | None, within: float
+) -> Answer:
+    """within: the error that all runs may have in common, as they are measured on the same frames: more seeds do not lessen it."""
     assert not isinstance(prediction.y, str)
     limits = _allowed(prediction, math.log(prediction.y) if prediction.log else prediction.y)
-    outcome, why = _placed(statistics.interval([values], statistics.mean), *limits)
+    shown_by = statistics.share(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
+    outcome, why = _placed(_widened(shown_by, within), *limits)
     return Answer(prediction, quantity, outcome, why, shown)
 
 
-def _allowed(prediction: Prediction, number: float) -> tuple[float, float]:
-    """Between what x, or its difference from y, may lie."""
+def _within(prediction: Prediction, readings: Readings, label: str) -> float:
+    error = readings.error[label]
+    return error / float(readings.values[label].mean()) if prediction.log else error
+
+
+def _widened(interval: Interval, error: float) -> Interval:
+    low, high = (
+        interval.estimate + side * math.hypot(end - interval.estimate, statistics.Z * error)
+        for side, end in ((-1, interval.low), (1, interval.high))
+    )
+    return replace(interval, low=low, high=high)
+
+
+def _paired(
+    prediction: Prediction,
+    quantity: Quantity,
+    sides: Sequence[tuple[Readings, str]],
+    shown: tuple[Interval | None, Interval | None],
+) -> Answer:
+    """Two quantities of the same runs: the mean of their differences, run by run, against 0."""
+    by_seed = [dict(zip(one.seeds[label], one.values[label], strict=True)) for one, label in sides]
+    both = sorted(set(by_seed[0]) & set(by_seed[1]))
+    if not both:
+        return Answer(prediction, quantity, "undefined", "no run has both quantities", *shown)
+    change = math.log if prediction.log else float
+    differences = np.array([change(by_seed[0][seed]) - change(by_seed[1][seed]) for seed in both])
+    estimate = statistics.interval([differences], statistics.mean)
+    outcome, why = _placed(estimate, *_allowed(prediction, 0.0))
+    return Answer(prediction, quantity, outcome, f"{why}, of differences run by run", *shown, estimate)
+
+
+def _allowed(prediction: Prediction, number: float) -> tuple[float, float, bool]:
+    """Between what x, or its difference from y, may lie; and whether the limits themselves are too much: 0 is not above 0."""
     margin = math.log(prediction.margin) if prediction.log and prediction.margin else prediction.margin
     return {
-        "above": (number, math.inf),
-        "below": (-math.inf, number),
-        "not above": (-math.inf, number + margin),
-        "not below": (number - margin, math.inf),
-        "about": (number - margin, number + margin),
+        "above": (number, math.inf, True),
+        "below": (-math.inf, number, True),
+        "not above": (-math.inf, number + margin, False),
+        "not below": (number - margin, math.inf, False),
+        "about": (number - margin, number + margin, False),
     }[prediction.relation]
 
 
-def _placed(interval: Interval, low: float, high: float) -> tuple[Outcome, str]:
+def _placed(interval: Interval, low: float, high: float, strict: bool) -> tuple[Outcome, str]:
     if math.isnan(interval.low):
         return "open", "one run has no interval"
-    if low <= interval.low and interval.high <= high:
+    inside = low < interval.low and interval.high < high if strict else low <= interval.low and interval.high <= high
+    if inside:
         return "holds", "its 95% interval lies within what is predicted"
     if interval.high < low or interval.low > high:
         return "fails", "its 95% interval lies outside of what is predicted"

@@ -9,14 +9,15 @@ from typing import Any
 
 from worldlab import storage
 from worldlab.compare.matrix import Matrix, matrix_of
-from worldlab.compare.plan import gather, plan
+from worldlab.compare.plan import Plan, gather, plan
 from worldlab.compare.results import Comparison
 from worldlab.compare.run import compare, look
-from worldlab.errors import ConfigError, one_line
+from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.registry import Registry
 from worldlab.roundup.answers import Judged, judge
 from worldlab.roundup.publish import publish
 from worldlab.roundup.questions import Questions, RoundupPart
+from worldlab.roundup.readings import OWN
 
 log = logging.getLogger("worldlab")
 PARTS = "parts"
@@ -38,7 +39,8 @@ def conduct(
     """
     wanted = [questions.part(name) for name in chosen] or list(questions.parts)
     matrices = {part.name: _matrix(part, layers) for part in questions.parts}
-    gather(lambda name=part.name: plan(matrices[name], registry) for part in wanted)
+    planned = gather(lambda name=part.name: (name, plan(matrices[name], registry)) for part in wanted)
+    _check_names(questions, dict(planned))
     folder = storage.make_folder(folder).absolute()
     found: dict[str, Comparison] = {}
     for part in questions.parts:
@@ -55,6 +57,31 @@ def conduct(
             raise
         judged = _publish(questions, found, folder)
     return judged
+
+
+def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
+    """Raises: ConfigError for a quantity or a method that a prediction names and its part does not have."""
+    for claim in questions.claims:
+        for one in claim.predictions:
+            if one.part not in planned:
+                continue
+            part = planned[one.part]
+            labels = [method.label for method in part.methods]
+            measured = [*OWN, *(quantity.name for quantity in part.quantities)]
+            columns = claim.columns if one.quantity == "rank" else ()
+            sides = [side for side in (one.x, one.y) if isinstance(side, str)]
+            named = [name for name in (one.quantity, one.y_quantity, *columns) if name]
+            for kind, names, there in (("method", sides, labels), ("quantity", named, measured)):
+                for name in names:
+                    if name not in there:
+                        raise ConfigError(
+                            one_line(
+                                f"roundup: claim {claim.number}: no {kind} {name!r} in part '{one.part}'."
+                                f"{did_you_mean(name, there)}"
+                            ),
+                            cause=one_line(f"it has {', '.join(there)}", 300),
+                            fix="name one of these, or add it to the part's matrix",
+                        )
 
 
 def _publish(questions: Questions, found: Mapping[str, Comparison], folder: Path) -> list[Judged]:

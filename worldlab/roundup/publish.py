@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -104,6 +105,9 @@ def predictions_table(one: Judged) -> Table:
         f"{one.claim.number}. {one.claim.claim}: {one.verdict}",
         (*columns, Column("Outcome", "text"), Column("Because", "text")),
         tuple(rows),
+        tuple(
+            f"{head}: {text}." for head, text in (("Beware", one.claim.trap), ("Amended", one.claim.amended)) if text
+        ),
     )
 
 
@@ -222,10 +226,17 @@ def record(questions: Questions, judged: Sequence[Judged], parts: Mapping[str, C
     }
 
 
+def _interval(found: Interval) -> dict[str, Any]:
+    """As JSON has it: one run has no ends."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(found).items()
+    }
+
+
 def _claim_record(one: Judged) -> dict[str, Any]:
     claim, readings = one.claim, one.readings
     return {
-        **{key: getattr(claim, key) for key in ("number", "claim", "said", "part", "quantity", "trap")},
+        **{key: getattr(claim, key) for key in ("number", "claim", "said", "part", "quantity", "trap", "amended")},
         "columns": list(claim.columns),
         "verdict": one.verdict,
         "why": one.why,
@@ -242,7 +253,7 @@ def _claim_record(one: Judged) -> dict[str, Any]:
                 "why": answer.why,
                 "p": answer.p_value,
                 **{
-                    side: asdict(found) if (found := getattr(answer, side)) else None
+                    side: _interval(found) if (found := getattr(answer, side)) else None
                     for side in ("x", "y", "difference")
                 },
             }

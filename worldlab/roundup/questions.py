@@ -62,7 +62,8 @@ class Prediction:
 @dataclass(frozen=True)
 class Claim:
     """Something that is said, and the predictions that would show it. said: where, or in which words; trap: what would
-    mislead; columns: the quantities that methods are ranked by, where that is the quantity."""
+    mislead; amended: what of its predictions was changed after a run, and why; columns: the quantities that methods are ranked
+    by, where that is the quantity."""
 
     number: int
     claim: str
@@ -71,6 +72,7 @@ class Claim:
     predictions: tuple[Prediction, ...]
     said: str = ""
     trap: str = ""
+    amended: str = ""
     columns: tuple[str, ...] = ()
 
 
@@ -164,11 +166,17 @@ def _claim(row: Mapping[str, Any]) -> Claim:
         predictions = tuple(_prediction(prediction, row) for prediction in row["predictions"])
     except KeyError as exc:
         raise ConfigError(one_line(f"roundup: [[claim]] {row.get('number', '?')} has no {exc}")) from exc
+    where = f"roundup: claim {own['number']}"
+    if not predictions:
+        raise ConfigError(f"{where} predicts nothing", fix="predictions = [{ x = ..., is = ..., y = ... }]")
+    if "rank" in {own["quantity"], *(one.quantity for one in predictions)} and not row.get("columns"):
+        raise ConfigError(f"{where}: ranks of what?", fix='columns = ["bits/bound", "probe/linear_r2"]')
     return Claim(
         **own,
         predictions=predictions,
         said=row.get("said", ""),
         trap=row.get("trap", ""),
+        amended=row.get("amended", ""),
         columns=tuple(row.get("columns", ())),
     )
 
@@ -185,7 +193,23 @@ def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
     y = row["y"] if isinstance(row["y"], str) else float(row["y"])
     quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
     margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
+    wrong = _no_margin(row["is"], margin, log, y)
+    if wrong:
+        raise ConfigError(one_line(f"roundup: claim {claim['number']}: {wrong}"))
     return Prediction(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
+
+
+def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
+    """What is wrong with a margin, or with taking logarithms."""
+    if margin and relation in ("above", "below"):
+        return f"'{relation}' has no margin; 'not above', 'not below' and 'about' do"
+    if log and margin and margin <= 1:
+        return f"with log a margin is a factor above 1, got {margin:g}"
+    if margin < 0:
+        return f"a margin is at least 0, got {margin:g}"
+    if log and not isinstance(y, str) and y <= 0:
+        return f"{y:g} has no logarithm"
+    return ""
 
 
 def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

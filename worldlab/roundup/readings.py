@@ -25,7 +25,7 @@ OWN = {
         ),
         Quantity(
             "rank", "Mean rank", "", "lower",
-            "rank among the methods compared, mean over quantities; one that is undefined ranks last",
+            "rank among the methods compared, ties averaged, mean over the quantities that all of them have",
         ),
     )
 }  # fmt: skip
@@ -40,11 +40,14 @@ def known(name: str) -> Quantity:
 
 @dataclass(frozen=True)
 class Readings:
-    """values: by method's label, float64 [n], one a seed that has one. why: reasons of those that have none."""
+    """By method's label. values: float64 [n], one a seed that has one; seeds: which; why: reasons of those that have none; error:
+    the root mean square of the standard errors within runs, 0 where a quantity has none."""
 
     quantity: Quantity
     values: Mapping[str, np.ndarray]
+    seeds: Mapping[str, tuple[int, ...]]
     why: Mapping[str, str]
+    error: Mapping[str, float]
 
     def interval(self, label: str) -> Interval | None:
         """The mean over seeds; None where there is no value."""
@@ -61,15 +64,16 @@ def read(comparison: Comparison, name: str, columns: Sequence[str] = (), among: 
     (env,) = comparison.envs
     trials = {method.label: comparison.of(method.key, env) for method in comparison.methods}
     if name == "rank":
-        by_seed = _ranks(comparison, columns, among)
-        return Readings(
-            quantity, {label: by_seed.get(label, np.zeros(0)) for label in trials}, dict.fromkeys(trials, "not ranked")
-        )
-    values, why = {}, {}
+        return _ranked(comparison, quantity, trials, columns, among)
+    values, seeds, why, error = {}, {}, {}, {}
     for label, runs in trials.items():
-        values[label] = np.array([value for run in runs if (value := _value(run, name, runs)) is not None], float)
+        found = [(run, value) for run in runs if (value := _value(run, name, runs)) is not None]
+        values[label] = np.array([value for _, value in found], float)
+        seeds[label] = tuple(run.seed for run, _ in found)
         why[label] = _reason(runs, name)
-    return Readings(quantity, values, why)
+        within = [measured.error or 0.0 for run, _ in found if (measured := run.measures.get(name)) is not None]
+        error[label] = float(np.sqrt(np.mean(np.square(within)))) if within else 0.0
+    return Readings(quantity, values, seeds, why, error)
 
 
 def _value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
@@ -95,21 +99,37 @@ def _reason(runs: Sequence[Trial], name: str) -> str:
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
 
 
-def _ranks(comparison: Comparison, columns: Sequence[str], among: Sequence[str]) -> dict[str, np.ndarray]:
-    """The mean rank [n] of each method, one a seed that all of them have."""
-    (env,) = comparison.envs
-    chosen = {method.label: comparison.of(method.key, env) for method in comparison.methods if method.label in among}
+def _ranked(
+    comparison: Comparison,
+    quantity: Quantity,
+    trials: Mapping[str, Sequence[Trial]],
+    columns: Sequence[str],
+    among: Sequence[str],
+) -> Readings:
+    """The mean rank of each method, one a seed that all of them have, over the columns in which all of them have a value."""
+    chosen = {label: runs for label, runs in trials.items() if label in among}
     finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
     seeds = sorted(set.intersection(*finished)) if finished else []
     wanted = [read(comparison, name).quantity for name in columns]
     found: dict[str, list[float]] = {label: [] for label in chosen}
+    ranked = []
     for seed in seeds:
         ranks = []
-        for quantity in wanted:
-            runs = {label: next(run for run in all_ if run.seed == seed) for label, all_ in chosen.items()}
-            values = [_value(run, quantity.name, (run,)) for run in runs.values()]
-            sign = -1.0 if quantity.better == "higher" else 1.0
-            ranks.append(stats.rankdata([np.inf if value is None else sign * value for value in values], "max"))
-        for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
-            found[label].append(float(mean))
-    return {label: np.array(values) for label, values in found.items()}
+        for one in wanted:
+            runs = [next(run for run in all_ if run.seed == seed) for all_ in chosen.values()]
+            values = [_value(run, one.name, (run,)) for run in runs]
+            if None not in values:
+                sign = -1.0 if one.better == "higher" else 1.0
+                ranks.append(stats.rankdata([sign * value for value in values if value is not None]))
+        if ranks:
+            ranked.append(seed)
+            for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
+                found[label].append(float(mean))
+    why = "no seed of which all have a quantity" if chosen else "nothing is ranked"
+    return Readings(
+        quantity,
+        {label: np.array(found.get(label, [])) for label in trials},
+        {label: tuple(ranked) if label in chosen else () for label in trials},
+        {label: "" if found.get(label) else why if label in chosen else "not ranked" for label in trials},
+        dict.fromkeys(trials, 0.0),
+    )
