@@ -28,7 +28,7 @@ Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 FORMAT = "worldlab-run"
 FORMAT_VERSION = 1
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3")
+_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "box2d")
 BESIDE = ("cell.json", "cell.lock", "output.txt")
 """What a comparison keeps in a run's folder, and has there before the run begins."""
 

@@ -16,7 +16,7 @@ from worldlab.compare.results import Trial
 from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.runconfig import resolve
-from worldlab.settings import CoreSettings
+from worldlab.settings import CoreSettings, EvalSettings
 
 REGISTRY = load_registry()
 BLANK = Trial("m", "e", 0, "missing")
@@ -160,3 +160,19 @@ def test_judging_draws_nothing_from_the_stream_that_learning_draws_from():
     torch.manual_seed(3)
     first, second = judge(5), judge(5)
     assert torch.equal(torch.rand(2), expected) and torch.equal(first, second)  # type: ignore[arg-type]
+
+
+def test_what_learns_without_a_model_has_the_minutes_of_those_that_learn_with_one(monkeypatch):
+    from worldlab.compare import model_free
+
+    now = [0.0]
+    monkeypatch.setattr(model_free.time, "monotonic", lambda: now[0])
+    timed, free = (
+        model_free.Judge(lambda episodes, record: None, CoreSettings(minutes=minutes, eval=EvalSettings(every=0)))  # type: ignore[arg-type, return-value]
+        for minutes in (2.0, None)
+    )
+    for judge in (timed, free):
+        judge.num_timesteps = 5
+    assert timed._on_step() and free._on_step()
+    now[0] = 121.0
+    assert not timed._on_step() and free._on_step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -122,8 +123,22 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
         about["minutes"] = "training ended by the clock where steps took longer: not bit-reproducible"
     if plan.matrix.shared_data:
         about["data_played_by"] = told(plan)
+    commits = _commits(places)
+    if len(commits) > 1:
+        about["commits"] = commits
     data = _data(plan, places)
     return about | ({"data": data} if data else {})
+
+
+def _commits(places: Sequence[Path]) -> list[str]:
+    """The checkouts that the runs were made in, where they say: "b9bd76a in 48 runs"."""
+    found: Counter[str] = Counter()
+    for place in places:
+        if (place / "run.json").is_file():
+            git = storage.read_json(place / "run.json").get("git") or {}
+            if "commit" in git:
+                found[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
+    return [f"{commit} in {count} runs" for commit, count in found.most_common()]
 
 
 def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,17 @@ from worldlab.runconfig import RunConfig
 FORMAT = 1
 """Raised when what a cell does changes in a way that no version tells."""
 _IRRELEVANT = (("presets",), ("log",), ("env", "workers"), ("train", "threads"))
-_WITHOUT_MODEL = {"random": ("env", "eval", "seed"), "model-free": ("env", "eval", "seed", "steps", "strict", "device")}
+_WITHOUT_MODEL = {
+    "random": ("env", "eval", "seed"),
+    "model-free": ("env", "eval", "seed", "steps", "minutes", "strict", "device"),
+}
 """The settings that matter to a baseline that has no world model."""
+_AFTERWARDS = ("commands", "report", "roundup", "scaffold", "testing")
+"""Folders of worldlab with nothing in them that runs before a cell's numbers are known."""
 
 
 def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], registry: Registry) -> str:
-    """SHA-256 in hex of a cell: its kind, its configuration, and the versions of what it is made of.
+    """SHA-256 in hex of a cell: its kind, its configuration, and the versions and code of what it is made of.
 
     kind: "model", "untrained", "random" or "model-free" (":NAME"). env: of `env_source`.
     Raises: PluginError if a part is not here; StorageError for recorded experience that cannot be read.
@@ -32,16 +38,44 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
         for group in groups:
             table = table[group]
         del table[leaf]
-    versions: dict[str, Any] = {**run_folder.versions(), "env": env}
+    versions: dict[str, Any] = {**run_folder.versions(), "env": env, "code": code_digest("worldlab")}
     needs = _WITHOUT_MODEL.get(kind.partition(":")[0])
     if needs is not None:
         settings = {key: settings[key] for key in needs}
     else:
-        versions |= provenance.components(config, registry)
+        versions |= {
+            role: {**part, "code": code_digest(registry.get(role, str(part["name"])).target)}
+            for role, part in provenance.components(config, registry).items()
+        }
     if config.core.replay.source and needs is None:
         settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))
     content = {"format": FORMAT, "kind": kind, "settings": settings, "versions": versions}
     return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
+
+
+@cache
+def code_digest(target: str) -> str | None:
+    """SHA-256 in hex of the Python files of the top-level package of "module:Attribute" or "module"; None where it has none.
+
+    A version says nothing of what was edited since: with `pip install -e` it stays. Nothing is imported.
+    """
+    top = target.partition(":")[0].partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a file given by --plugin, which counts by its own digest
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    root = origin.parent if spec.submodule_search_locations is not None else None
+    if root is None:
+        files = [origin]
+    else:
+        left_out = {root / name for name in _AFTERWARDS} if top == "worldlab" else set()
+        files = sorted(path for path in root.rglob("*.py") if not left_out & set(path.parents))
+    with storage.storage_errors(origin, "read"):
+        digests = [[path.relative_to(origin.parent).as_posix(), storage.sha256_file(path).sha256] for path in files]
+    return storage.sha256_bytes(storage.dump_json(digests))
 
 
 @cache
@@ -54,7 +88,7 @@ def recording_digest(folder: Path) -> str:
 
 
 def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
-    """An environment's full id, and the plugin that builds it: distribution, version, sha256 (of a file, else None).
+    """An environment's full id, and the plugin that builds it: distribution, version, sha256 (of a file, else None), code.
 
     Raises: EnvError if nobody knows the id; PluginError.
     """
@@ -67,5 +101,12 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
             continue  # not the one that was opened
         if loaded is adapter or type(adapter) is loaded:
             sha256 = digests.get((entry.distribution, entry.version))
-            return {"id": full, "distribution": entry.distribution, "version": entry.version, "sha256": sha256}
+            code = code_digest(entry.target)
+            return {
+                "id": full,
+                "distribution": entry.distribution,
+                "version": entry.version,
+                "sha256": sha256,
+                "code": code,
+            }
     raise AssertionError("an adapter that was opened is registered")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,11 +108,12 @@ def sizes_for(cls: type[BaseAlgorithm], steps: int) -> tuple[dict[str, int], int
 
 
 class Judge(BaseCallback):
-    """Evaluates an algorithm as it learns, at the steps at which a model's run would be, and stops nothing."""
+    """Evaluates an algorithm as it learns, at the steps at which a model's run would be; stops it when a model's time is up."""
 
     def __init__(self, judge: Callable[[int, str | None], Evaluation], core: CoreSettings):
         super().__init__()
         self._judge, self._core, self._before = judge, core, 0
+        self._end = math.inf if core.minutes is None else time.monotonic() + 60 * core.minutes
         self.curve: list[tuple[int, float]] = []
 
     def __call__(self, episodes: int, record: str | None = None) -> Evaluation:
@@ -125,7 +127,7 @@ class Judge(BaseCallback):
         if crossed(before, self.num_timesteps, self._core.eval.every) and self.num_timesteps < self._core.steps:
             outcome = self(self._core.eval.episodes)
             self.curve.append((self.num_timesteps, float(np.mean(outcome.returns))))
-        return True
+        return time.monotonic() < self._end
 
 
 @final
