@@ -12,6 +12,7 @@ from worldlab import statistics
 from worldlab.compare.results import Measurement, Method, Reference, Trial
 from worldlab.report.contests import OVERALL
 from worldlab.report.findings import AGGREGATES, find, labels, measured, reference_of
+from worldlab.report.page import tables
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,28 @@ def test_scores_that_are_no_numbers_do_not_count():
 def test_labels_are_never_shared():
     methods = (Method("a", "same", "model"), Method("b", "same", "model"), Method("c", "\x1b[31m", "model"))
     assert labels(methods) == {"a": "same (a)", "b": "same (b)", "c": "c"}
+
+
+def test_failures_are_counted_with_an_interval(found):
+    """One run of five: Wilson's interval from its formula, z = 1.96."""
+    one = found.failures[FAILED[:2]]
+    z, n, p = 1.959964, 5, 0.2
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5,
+    )
+    assert (one.estimate, one.low, one.high) == pytest.approx((0.2, middle - half, middle + half), abs=1e-5)
+    assert {at for at, share in found.failures.items() if share.estimate} == {FAILED[:2]}
+    text = next(one for one in tables(found) if one.title == f"Returns on {FAILED[1]}")
+    assert [column.title for column in text.columns][2] == "Failed ↓"
+    row = next(row for row in text.rows if row[0].text == "gan")
+    assert row[2].line == "20% [4, 62]"
+    assert "Failed ↓" not in [
+        c.title for c in next(t for t in tables(found) if t.title == f"Returns on {ENVS[1]}").columns
+    ]
+
+
+def test_an_optimality_gap_is_never_below_zero(found):
+    assert all(of["optimality_gap"].low >= 0 for of in found.aggregates.values())
+    single = find(comparison(seeds=(0,)))
+    assert all(np.isnan(one.low) for of in single.published.values() for one in of.values())

@@ -42,6 +42,7 @@ class Findings:
     """Keys: method, (method, env), (x, y) for x above y, or (env, quantity, method). What is undefined is not in the maps.
 
     labels: what methods are called, each by another name. scopes: where the result is looked for. returns: mean return.
+    failures: share of the runs that ended, without a score.
     referenced: environments with a reference. aggregates, published: by method and name in AGGREGATES, published with percentile
     bootstrap intervals.
     """
@@ -50,6 +51,7 @@ class Findings:
     labels: Mapping[str, str]
     scopes: tuple[str, ...]
     returns: Mapping[tuple[str, str], Interval]
+    failures: Mapping[tuple[str, str], Interval]
     referenced: tuple[str, ...]
     aggregates: Mapping[str, Mapping[str, Interval]]
     published: Mapping[str, Mapping[str, Interval]]
@@ -100,6 +102,7 @@ def find(comparison: Comparison) -> Findings:
         labels(comparison.methods),
         scopes,
         returns,
+        _failures(comparison),
         referenced,
         {key: _aggregates(scores, statistics.interval) for key, scores in scaled.items()},
         {key: _aggregates(scores, statistics.bootstrap) for key, scores in scaled.items()},
@@ -114,6 +117,17 @@ def find(comparison: Comparison) -> Findings:
             for key in methods
         },
     )
+
+
+def _failures(comparison: Comparison) -> dict[tuple[str, str], Interval]:
+    found = {}
+    for method in comparison.methods:
+        for env in comparison.envs:
+            ended = [trial for trial in comparison.of(method.key, env) if trial.status in ("finished", "failed")]
+            if ended:
+                failed = [not (trial.status == "finished" and np.isfinite(trial.score)) for trial in ended]
+                found[method.key, env] = statistics.share(np.array(failed, float))
+    return found
 
 
 def labels(methods: Sequence[Method]) -> dict[str, str]:

@@ -98,6 +98,9 @@ def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
             "returns": [
                 {"method": method, "env": env, **_interval(one)} for (method, env), one in findings.returns.items()
             ],
+            "failures": [
+                {"method": method, "env": env, **_interval(one)} for (method, env), one in findings.failures.items()
+            ],
             "aggregates": {
                 method: {
                     name: {**_interval(one), "bootstrap": _interval(findings.published[method][name])}

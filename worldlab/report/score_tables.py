@@ -103,6 +103,7 @@ def env_table(findings: Findings, env: str, marks: dict[str, Look]) -> Table:
         [findings.returns[m.key, env].estimate for m in found.methods if (m.key, env) in findings.returns]
     )
     rows = []
+    some_failed = any(findings.failures[at].estimate for at in findings.failures if at[1] == env)
     for method in found.methods:
         trials = [trial for trial in found.of(method.key, env) if trial.status == "finished"]
         n = len(usable(found, method.key, env))
@@ -111,14 +112,28 @@ def env_table(findings: Findings, env: str, marks: dict[str, Look]) -> Table:
         shown = estimate_cell(mean, places) if mean else undefined_cell("no trial finished")
         differences = [_against(findings, env, method.key, target, places) for target in targets]
         spent = [_spent(trials, field, show) for field, show in _COSTS.values()]
-        rows.append((Entry(findings.labels[method.key], mark=marks[method.key]), counted, shown, *differences, *spent))
-    columns = [Column("Method", "text"), Column("n"), Column("Mean return ↑")]
+        failed = [_failed(findings, method.key, env)] if some_failed else []
+        name = Entry(findings.labels[method.key], mark=marks[method.key])
+        rows.append((name, counted, *failed, shown, *differences, *spent))
+    columns = [Column("Method", "text"), Column("n")]
+    columns += [Column("Failed ↓")] if some_failed else []
+    columns += [Column("Mean return ↑")]
     columns += [Column(f"Against {findings.labels[target]}") for target in targets]
     remark = (
         "Means over n seeds of the final evaluation's mean return, with 95% intervals. Better and worse stand where the difference "
         "is real for all models (or all baselines) of the column together. What was spent is per seed. " + ONE_RUN
     )
+    if some_failed:
+        remark += " Failed: share of the runs that ended without a score, with Wilson's 95% interval."
     return Table(f"Returns on {env}", (*columns, *map(Column, _COSTS)), tuple(rows), (remark,))
+
+
+def _failed(findings: Findings, method: str, env: str) -> Entry:
+    one = findings.failures.get((method, env))
+    if one is None:
+        return undefined_cell("no run has ended")
+    percent = [100 * value for value in (one.estimate, one.low, one.high)]
+    return Entry(f"{number(percent[0], 0)}%", ends(percent[1], percent[2], 0), one.estimate)
 
 
 def _spent(trials: Sequence[Trial], field: str, show: Callable[[float], str]) -> Entry:

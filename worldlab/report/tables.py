@@ -11,6 +11,8 @@ from worldlab.panel import plain_text
 from worldlab.report.formats import MINUS
 from worldlab.report.marks import Look
 
+PAGE = 36
+"""Rows that a page of LaTeX has room for, beside a caption and remarks."""
 LAST = math.nan
 """Sorts a cell behind all others."""
 
@@ -98,9 +100,18 @@ def _md(text: str) -> str:
 
 
 def latex(tables: Sequence[Table], title: str) -> str:
-    """All tables as LaTeX floats in the style of booktabs; \\input the file, or take what you need from it."""
+    """All tables as LaTeX floats in the style of booktabs; \\input the file, or take what you need from it. One that is longer
+    than a page is cut in several."""
     head = f"% {plain_text(title)}\n% needs \\usepackage{{booktabs,graphicx}}"
-    return "\n\n".join([head, *(_latex(table, at) for at, table in enumerate(tables, 1))]) + "\n"
+    pages = [page for table in tables for page in _pages(table)]
+    return "\n\n".join([head, *(_latex(table, at) for at, table in enumerate(pages, 1))]) + "\n"
+
+
+def _pages(table: Table) -> list[Table]:
+    parts = [table.rows[at : at + PAGE] for at in range(0, len(table.rows), PAGE)] or [()]
+    titles = [table.title, *(f"{table.title}, continued" for _ in parts[1:])]
+    remarks = [*(() for _ in parts[1:]), table.remarks]  # after the last
+    return [Table(title, table.columns, rows, own) for title, rows, own in zip(titles, parts, remarks, strict=True)]
 
 
 def _latex(table: Table, at: int) -> str:
