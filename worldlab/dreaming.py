@@ -51,8 +51,8 @@ def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start
     dream = model.imagine(carry, batch.prev_action[:, start:], length - start, generator)
     features = torch.cat([ctx.features[:, :start], dream.features[:, 1:]], 1)
     real = {key: _numpy(model.preprocess.restore(key, value)) for key, value in batch.obs.items()}
-    shown = {key: _numpy(value) for key, value in _render(model, ctx.features).items()}
-    dreamt = {key: _numpy(value) for key, value in _render(model, features).items()}
+    shown = {key: _numpy(value) for key, value in _render(model, ctx.features, generator).items()}
+    dreamt = {key: _numpy(value) for key, value in _render(model, features, generator).items()}
     errors = {key: _rmse(real[key], dreamt[key]) for key in real}
     return OpenLoop(real, shown, dreamt, errors, start, model.drawn_by)
 
@@ -64,9 +64,9 @@ def sample_unbroken(replay: Replay, model: WorldModel, count: int, length: int, 
     return to_batch({key: value[order] for key, value in sampled.items()}, model.preprocess, model.device)
 
 
-def _render(model: WorldModel, features: Tensor) -> dict[str, Tensor]:
+def _render(model: WorldModel, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     rows, length = features.shape[:2]
-    drawn = model.render(features.flatten(0, 1))
+    drawn = model.render(features.flatten(0, 1), generator)
     return {key: value.unflatten(0, (rows, length)) for key, value in drawn.items()}
 
 

@@ -96,7 +96,7 @@ def dreamt_odds(
     _, features, _, _ = model.step(many, step, generator)
     found = []
     for some in features.split(CHUNK):
-        found.append(state_of({key: value.cpu().numpy() for key, value in model.render(some).items()}))
+        found.append(state_of({key: value.cpu().numpy() for key, value in model.render(some, generator).items()}))
     return np.bincount(np.concatenate(found), minlength=states + 1) / len(features)
 
 
