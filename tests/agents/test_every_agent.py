@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,13 +27,24 @@ SMALL = {
 }  # fmt: skip
 
 
-def agent_part(name: str) -> Part:
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a guided planner": ("mppi", {"guide": True, "guide_with": {"units": 8, "layers": 1, "horizon": 2}}),
+    "a planner in a hurry": ("icem", {"budget_ms": 2.0}),
+    "evolution in episodes": ("cma", {"where": "real"}),
+    "evolution in dreams, then in episodes": ("cma", {"where": "both", "settle": 2, "averaging": 0.5}),
+    "hot dreams": ("ppo", {"temperature": 1.5}),
+}
+"""Ways to use an agent that its defaults are not."""
+
+
+def agent_part(name: str, more: dict[str, Any] | None = None) -> Part:
     config = REGISTRY.get("agent", name).config
     assert config is not None
-    return Part(name, config(**{key: value for key, value in SMALL.items() if key in config.model_fields}))
+    small = {key: value for key, value in SMALL.items() if key in config.model_fields}
+    return Part(name, config(**{**small, **(more or {})}))
 
 
-def config_of(agent: str, family: str, env: str) -> RunConfig:
+def config_of(agent: str, family: str, env: str, more: dict[str, Any] | None = None) -> RunConfig:
     core = CoreSettings.model_validate(
         {
             "env": {"id": env, "time_limit": 8},
@@ -48,7 +60,7 @@ def config_of(agent: str, family: str, env: str) -> RunConfig:
         role: Part(family, small_config(REGISTRY.get(role, family).config))
         for role in ("encoder", "dynamics", "decoder")
     }
-    return RunConfig(core=core, **roles, agent=agent_part(agent), presets=())
+    return RunConfig(core=core, **roles, agent=agent_part(agent, more), presets=())
 
 
 @pytest.mark.slow
@@ -65,3 +77,13 @@ def test_every_agent_works_in_every_family(agent: str, family: str, kind: str, t
     result = train(config, REGISTRY, run=tmp_path / "run")
     assert result["env_steps"] == 28 and result["updates"] >= 2
     assert len(result["returns"]) == 1 and math.isfinite(result["return_mean"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_agents_offer_beyond_their_defaults_works_in_every_family(variant: str, family: str, tmp_path: Path):
+    torch.set_num_threads(1)
+    agent, more = VARIANTS[variant]
+    result = train(config_of(agent, family, ENVS["vectors"], more), REGISTRY, run=tmp_path / "run")
+    assert result["env_steps"] >= 28 and len(result["returns"]) == 1 and math.isfinite(result["return_mean"])
