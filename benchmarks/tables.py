@@ -22,6 +22,7 @@ MAIN = {
     "pendulum": "Pendulum-v1",
     "carracing-cpc": "CarRacing-v3, `--encoder cpc`",
     "carracing-vae": "CarRacing-v3, `--encoder vae`",
+    "carracing-world-models": "CarRacing-v3, `--preset world-models`",
 }
 """Folders of the main table, in its order, and what each row is called."""
 FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")

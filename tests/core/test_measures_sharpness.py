@@ -104,6 +104,13 @@ def test_what_is_drawn_by_sampling_is_judged_by_samples():
         assert found["sharpness/ratio_posterior"].value == pytest.approx(ratio)
 
 
+def test_without_two_long_episodes_only_what_lies_between_is_undefined(monkeypatch):
+    monkeypatch.setattr("worldlab.measures.drawings._between", lambda specimen, dreamt: None)
+    found = drawing(lambda picture: picture)
+    assert "as long as" in found["sharpness/kid_middle"].why and "as long as" in found["sharpness/kid_between"].why
+    assert found["sharpness/ratio_posterior"].value == pytest.approx(1)
+
+
 def test_pictures_too_small_to_compare_are_said_to_be():
     with pytest.raises(Undefined, match="pictures of 7 pixels"):
         Basis.of({"image": torch.rand(4, 3, 7, 9)})

@@ -32,7 +32,7 @@ class Drawings:
 
     posterior: of sampled latents there; dream: of dreams that began HORIZON steps before, along the actions taken, None where no
     episode is long enough; middle: half-way between the features of two frames, of episodes `middle_episode` that nothing else
-    here is from, a pair of episodes a number.
+    here is from, a pair of episodes a number; None where no two of these are as long as the judged ones.
     """
 
     basis: Basis
@@ -40,8 +40,8 @@ class Drawings:
     real: Pictures
     posterior: Pictures
     dream: Pictures | None
-    middle: Pictures
-    middle_episode: Tensor
+    middle: Pictures | None
+    middle_episode: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ def _draw(specimen: Specimen) -> Drawings:
     if frames is None:
         raise Undefined(f"no recorded episode has {SEEN} observations")
     episode, time = frames
-    features, middle_episode = _between(specimen, HORIZON if late else 0)
+    features, middle_episode = _between(specimen, HORIZON if late else 0) or (None, None)
     return Drawings(
         Basis.of(real(specimen, *some(*specimen.frames("fit"), 2 * specimen.sizes.pictures, specimen.seed))),
         episode,
         real(specimen, episode, time),
         drawn(specimen, specimen.noisy.features[episode, time]),
         drawn(specimen, _dreamt(specimen, episode, time)) if late else None,
-        drawn(specimen, features),
+        None if features is None else drawn(specimen, features),
         middle_episode,
     )
 
@@ -113,16 +113,17 @@ def _late(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor] | None:
     return some(episode[late], time[late], specimen.sizes.pictures, specimen.seed)
 
 
-def _between(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor]:
+def _between(specimen: Specimen, dreamt: int) -> tuple[Tensor, Tensor] | None:
     """Features half-way between two frames [N, F], and what tells pairs of episodes apart [N]: of episodes that are not judged,
-    two by two, so that no picture is compared with one it was made of; as late in them as those that are. Raises: Undefined."""
+    two by two, so that no picture is compared with one it was made of; as late in them as those that are judged. None if no two
+    are so long."""
     episode, time = specimen.frames("fit")
     there = time >= SEEN - 1 + dreamt
     episode, time = episode[there], time[there]
     numbers = episode.unique().tolist()
     pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
     if not pairs:
-        raise Undefined(f"fewer than two recorded episodes have {SEEN + dreamt} observations")
+        return None
     each = -(-specimen.sizes.pictures // len(pairs))
     features, found, groups = specimen.noisy.features, [], []
     for one, other in pairs:

@@ -20,10 +20,10 @@ from worldlab.measures.specimen import Specimen
 def measured(specimen: Specimen) -> dict[str, Measurement]:
     """sharpness/... Raises: Undefined where no pictures are observed, or the decoder draws none."""
     found = drawings_of(specimen)
-    seen, between = (
-        _distance(found, found.posterior, found.episode),
-        _distance(found, found.middle, found.middle_episode),
-    )
+    seen = _distance(found, found.posterior, found.episode)
+    between = Measurement(None, why="no two recorded episodes that are not judged are as long as those that are")
+    if found.middle is not None and found.middle_episode is not None:
+        between = _distance(found, found.middle, found.middle_episode)
     out = {
         "sharpness/ratio_posterior": _detail(found, found.posterior),
         "sharpness/kid_posterior": seen,
