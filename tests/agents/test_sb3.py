@@ -107,7 +107,7 @@ def test_td3_tries_other_actions_in_dreams_than_its_own():
 
 @pytest.mark.parametrize("steps", [20, 33])
 def test_a_round_of_whole_rollouts_is_as_long_as_was_asked_for(steps):
-    made = agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 16, "steps": steps}))
+    made = agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 16, "steps": steps, "batch_size": 16}))
     train(made, DISCRETE, 1)
     assert made.algorithm.num_timesteps == steps // 16 * 16
     with pytest.raises(ConfigError, match="a round of one step"):
