@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from worldlab.acting import ActingAgent
 from worldlab.checkpoint import Checkpoint, latest_valid
 from worldlab.collect import Collector, to_batch
 from worldlab.compose import Composed, compose
-from worldlab.dream_env import Dreamer, starts_from
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.evaluate import evaluate as judge
@@ -37,6 +36,9 @@ from worldlab.spaces import action_spec, record_schema
 from worldlab.storage import make_folder
 from worldlab.streams import Streams
 from worldlab.vector import EnvPool
+
+if TYPE_CHECKING:
+    from worldlab.dream_env import Dreamer
 
 log = logging.getLogger("worldlab")
 
@@ -317,6 +319,8 @@ def dreamer_loaded(loaded: LoadedRun, *, num_envs: int, horizon: int, temperatur
 
     Raises: ConfigError where the dynamics has no such temperature.
     """
+    from worldlab.dream_env import Dreamer, starts_from  # Stable-Baselines3: only who dreams in it pays
+
     model = loaded.composed.model
     model.check_temperature(temperature)
     replay = play(loaded, STARTS[0], STARTS[1], seed)

@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from worldlab import storage
 from worldlab.errors import RunLockedError, one_line
 
-__all__ = ["FILES", "FolderLock"]
+__all__ = ["LOCK_FILES", "FolderLock"]
 
-FILES = ("lock", "lock.json")
+LOCK_FILES = ("lock", "lock.json")
 """What lies in a locked folder: the lock, which the system drops together with its process, and its holder."""
-_LOCK, _HOLDER = FILES
+_LOCK, _HOLDER = LOCK_FILES
 
 
 @final

@@ -18,7 +18,7 @@ import worldlab
 from worldlab import storage
 from worldlab.checkpoint import list_checkpoints
 from worldlab.errors import ConfigError, StorageError, did_you_mean
-from worldlab.folder_lock import FILES, FolderLock
+from worldlab.folder_lock import LOCK_FILES, FolderLock
 from worldlab.runs import checked_run_path
 
 __all__ = ["RunFolder", "git_state", "versions"]
@@ -70,7 +70,7 @@ class RunFolder:
         except OSError as error:
             message = f"cannot create the run folder '{folder.name}': {error.strerror}"
             raise StorageError(message, cause=f"{folder.path}: {error.strerror}", fix=fix) from error
-        if folder._occupied() and not (folder.path / FILES[0]).exists():
+        if folder._occupied() and not (folder.path / LOCK_FILES[0]).exists():
             raise folder._exists()
         folder._acquire()
         if folder._occupied():
@@ -175,7 +175,7 @@ class RunFolder:
         }
 
     def _occupied(self) -> bool:
-        return any(entry.name not in (*FILES, *BESIDE) for entry in os.scandir(self.path))
+        return any(entry.name not in (*LOCK_FILES, *BESIDE) for entry in os.scandir(self.path))
 
     def _exists(self) -> ConfigError:
         if not self.run_json.is_file() and not self.config.is_file():

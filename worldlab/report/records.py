@@ -58,7 +58,7 @@ def results_csv(comparison: Comparison) -> str:
         row += [
             trial.score,
             _normalised(comparison, trial),
-            json.dumps(_plain(trial.returns)),
+            json.dumps(plain(trial.returns)),
         ]
         for name in names:
             one = trial.measures.get(name)
@@ -84,7 +84,7 @@ def _safe(value: Any) -> Any:
 def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
     """Everything a report says, as plain JSON; numbers that are undefined are null."""
     found = findings.comparison
-    return _plain(
+    return plain(
         {
             "format": FORMAT,
             "title": found.title,
@@ -171,14 +171,14 @@ def _difference(one: Difference) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON of what it may hold; texts without control characters and lone surrogates, which are no Unicode."""
     if isinstance(value, Mapping):
-        return {plain_text(key): _plain(item) for key, item in value.items()}
+        return {plain_text(key): plain(item) for key, item in value.items()}
     if isinstance(value, str):
         return plain_text(value)
     if isinstance(value, Iterable):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int) else plain_text(value)

@@ -62,26 +62,25 @@ def conduct(
 def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
     """Raises: ConfigError for a quantity or a method that a prediction names and its part does not have."""
     for claim in questions.claims:
-        for one in claim.predictions:
-            if one.part not in planned:
-                continue
+        for one in (one for one in claim.predictions if one.part in planned):
             part = planned[one.part]
-            labels = [method.label for method in part.methods]
-            measured = [*OWN, *(quantity.name for quantity in part.quantities)]
             columns = claim.columns if one.quantity == "rank" else ()
-            sides = [side for side in (one.x, one.y) if isinstance(side, str)]
-            named = [name for name in (one.quantity, one.y_quantity, *columns) if name]
-            for kind, names, there in (("method", sides, labels), ("quantity", named, measured)):
-                for name in names:
-                    if name not in there:
-                        raise ConfigError(
-                            one_line(
-                                f"roundup: claim {claim.number}: no {kind} {name!r} in part '{one.part}'."
-                                f"{did_you_mean(name, there)}"
-                            ),
-                            cause=one_line(f"it has {', '.join(there)}", 300),
-                            fix="name one of these, or add it to the part's matrix",
-                        )
+            methods = [side for side in (one.x, one.y) if isinstance(side, str)]
+            quantities = [name for name in (one.quantity, one.y_quantity, *columns) if name]
+            where = f"claim {claim.number}", f"part '{one.part}'"
+            _find("method", methods, [method.label for method in part.methods], where)
+            _find("quantity", quantities, [*OWN, *(quantity.name for quantity in part.quantities)], where)
+
+
+def _find(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[str, str]) -> None:
+    """Raises: ConfigError for the first of some names that is not there. where: the claim, and the part."""
+    name = next((name for name in names if name not in there), None)
+    if name is not None:
+        raise ConfigError(
+            one_line(f"roundup: {where[0]}: no {kind} {name!r} in {where[1]}.{did_you_mean(name, there)}"),
+            cause=one_line(f"it has {', '.join(there)}", 300),
+            fix="name one of these, or add it to the part's matrix",
+        )
 
 
 def _publish(questions: Questions, found: Mapping[str, Comparison], folder: Path) -> list[Judged]:

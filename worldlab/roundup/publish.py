@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from worldlab.report.figures import Figure
 from worldlab.report.formats import decimals, ends, number, probability, words
 from worldlab.report.html import render
 from worldlab.report.marks import marks
+from worldlab.report.records import plain
 from worldlab.report.tables import Column, Entry, Table, markdown
 from worldlab.roundup.answers import Answer, Judged, tally
 from worldlab.roundup.questions import Questions
@@ -50,7 +50,7 @@ def publish(
     paths = {name: make_folder(folder) / name for name in [*texts, "roundup.json"]}
     for name, text in texts.items():
         atomic_write_text(paths[name], text)
-    atomic_write_json(paths["roundup.json"], record(questions, judged, parts))
+    atomic_write_json(paths["roundup.json"], plain(record(questions, judged, parts)))
     return paths
 
 
@@ -226,13 +226,6 @@ def record(questions: Questions, judged: Sequence[Judged], parts: Mapping[str, C
     }
 
 
-def _interval(found: Interval) -> dict[str, Any]:
-    """As JSON has it: one run has no ends."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(found).items()
-    }
-
-
 def _claim_record(one: Judged) -> dict[str, Any]:
     claim, readings = one.claim, one.readings
     return {
@@ -253,7 +246,7 @@ def _claim_record(one: Judged) -> dict[str, Any]:
                 "why": answer.why,
                 "p": answer.p_value,
                 **{
-                    side: _interval(found) if (found := getattr(answer, side)) else None
+                    side: asdict(found) if (found := getattr(answer, side)) else None
                     for side in ("x", "y", "difference")
                 },
             }
