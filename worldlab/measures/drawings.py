@@ -31,8 +31,8 @@ class Drawings:
     """Judged frames as they were and as the model draws them. episode int [N]: of the frames.
 
     posterior: of sampled latents there; dream: of dreams that began HORIZON steps before, along the actions taken, None where no
-    episode is long enough; middle: half-way between the features of two frames, of episodes `middle_episode` that nothing else
-    here is from, a pair of episodes a number; None where no two of these are as long as the judged ones.
+    episode is long enough; middle: half-way between the features of two frames, and of which pair of episodes each is, a number
+    [N] that nothing else here has; None where no two episodes that are not judged are as long as those that are.
     """
 
     basis: Basis
@@ -40,8 +40,7 @@ class Drawings:
     real: Pictures
     posterior: Pictures
     dream: Pictures | None
-    middle: Pictures | None
-    middle_episode: Tensor | None
+    middle: tuple[Pictures, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,14 @@ def _draw(specimen: Specimen) -> Drawings:
     if frames is None:
         raise Undefined(f"no recorded episode has {SEEN} observations")
     episode, time = frames
-    features, middle_episode = _between(specimen, HORIZON if late else 0) or (None, None)
+    between = _between(specimen, HORIZON if late else 0)
     return Drawings(
         Basis.of(real(specimen, *some(*specimen.frames("fit"), 2 * specimen.sizes.pictures, specimen.seed))),
         episode,
         real(specimen, episode, time),
         drawn(specimen, specimen.noisy.features[episode, time]),
         drawn(specimen, _dreamt(specimen, episode, time)) if late else None,
-        None if features is None else drawn(specimen, features),
-        middle_episode,
+        None if between is None else (drawn(specimen, between[0]), between[1]),
     )
 
 

@@ -22,8 +22,8 @@ def measured(specimen: Specimen) -> dict[str, Measurement]:
     found = drawings_of(specimen)
     seen = _distance(found, found.posterior, found.episode)
     between = Measurement(None, why="no two recorded episodes that are not judged are as long as those that are")
-    if found.middle is not None and found.middle_episode is not None:
-        between = _distance(found, found.middle, found.middle_episode)
+    if found.middle is not None:
+        between = _distance(found, *found.middle)
     out = {
         "sharpness/ratio_posterior": _detail(found, found.posterior),
         "sharpness/kid_posterior": seen,
