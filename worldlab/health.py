@@ -128,10 +128,13 @@ RULES: tuple[_Rule, ...] = (
 
 @dataclass
 class Watch:
-    """Raises an alarm when a failure shows on two log lines in a row, once until it is gone."""
+    """Raises an alarm when a failure shows on two log lines in a row, once until it is gone.
+
+    seen: on how many lines in a row, by name. raised: every name that ever was. Both are plain data that a checkpoint keeps.
+    """
 
     seen: dict[str, int] = field(default_factory=dict)
-    raised: dict[str, Alarm] = field(default_factory=dict)
+    raised: list[str] = field(default_factory=list)
 
     def look(self, values: Values, updates: int, own: Mapping[str, Alarm]) -> list[Alarm]:
         """The alarms that are new at this log line. own: those that the parts raise by their own metrics."""
@@ -140,8 +143,17 @@ class Watch:
         tripped = {name: alarm for name, rule, alarm in RULES if rule(values)} | dict(own)
         self.seen = {name: self.seen.get(name, 0) + 1 for name in tripped}
         new = [alarm for name, alarm in tripped.items() if self.seen[name] == 2]
-        self.raised.update({name: tripped[name] for name, count in self.seen.items() if count >= 2})
+        for name, count in self.seen.items():
+            if count >= 2:
+                self.note(name)
         return new
+
+    def note(self, name: str) -> bool:
+        """Keep that an alarm was raised. Returns whether it is the first time."""
+        first = name not in self.raised
+        if first:
+            self.raised.append(name)
+        return first
 
 
 __all__ = [

@@ -18,7 +18,6 @@ from worldlab import dreaming
 from worldlab.agent import JudgedByEpisodes
 from worldlab.collect import to_batch
 from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
-from worldlab.health import Watch
 from worldlab.interfaces import Alarm
 from worldlab.metrics import MetricsBus
 from worldlab.monitor_csv import MonitorCsv
@@ -67,8 +66,7 @@ class Loop:
         # A session that begins later than at 0 was read from the checkpoint of that very step.
         self.saved_at = session.counters.env_steps or -1
         self.caught: list[int] = []
-        self.clock = _Clock()
-        self.watch = Watch()
+        self.clock = _Clock(session.counters.seconds)
 
     def run(self) -> dict[str, Any]:
         """Train until the steps (or minutes) are spent, judge, draw, save. Returns the content of result.json."""
@@ -89,6 +87,11 @@ class Loop:
                 with suppress(Interrupted):
                     self._now_and_then(before)
                 self._stop_if_asked()
+            if counters.env_steps < core.steps:
+                self.progress.note(
+                    f"step {counters.env_steps} of {core.steps}: the {core.minutes:g} minutes are spent; "
+                    "to go on, --resume with more --minutes"
+                )
             try:
                 return self._finish()
             finally:
@@ -202,7 +205,7 @@ class Loop:
                 ctx, _ = session.composed.model.observe(batch, source)
                 seen = {k: float(v) for k, v in session.composed.model.metrics(ctx).items()}
             values.update(seen)
-            for alarm in self.watch.look(seen, counters.updates, session.composed.model.alarms(seen)):
+            for alarm in session.watch.look(seen, counters.updates, session.composed.model.alarms(seen)):
                 self._tell(alarm)
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
@@ -222,8 +225,7 @@ class Loop:
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
 
     def _warn(self, name: str, alarm: Alarm) -> None:
-        if name not in self.watch.raised:
-            self.watch.raised[name] = alarm
+        if self.session.watch.note(name):
             self._tell(alarm)
 
     def _tell(self, alarm: Alarm) -> None:
@@ -278,6 +280,7 @@ class Loop:
     def _save(self) -> None:
         if self.saved_at != self.session.counters.env_steps:
             self.metrics.sync()
+            self.session.counters.seconds = self.clock.elapsed()
             save(self.session, self.folder.checkpoints, self.manifest)
             self.saved_at = self.session.counters.env_steps
 
@@ -293,7 +296,7 @@ class Loop:
             "env_steps": counters.env_steps,
             "updates": counters.updates,
             "wall_seconds": round(self.clock.elapsed(), 1),
-            "alarms": sorted(self.watch.raised),
+            "alarms": sorted(self.session.watch.raised),
             **outcome.summary(),
         }
 
@@ -330,10 +333,12 @@ def caught_signals() -> Iterator[list[int]]:
 
 
 class _Clock:
-    """Wall-clock time by activity, and rates since the last time they were asked for."""
+    """Wall-clock time by activity, and rates since the last time they were asked for. before: seconds that the run took
+    before it was resumed."""
 
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
+    def __init__(self, before: float) -> None:
+        self.last = time.perf_counter()
+        self.start = self.last - before
         self.spent: dict[str, float] = defaultdict(float)
         self.mark = (0, 0)
 

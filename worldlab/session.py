@@ -20,6 +20,7 @@ from worldlab.compose import Composed, compose
 from worldlab.dry_run import dry_run
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
+from worldlab.health import Watch
 from worldlab.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.recorded import Recorded
 from worldlab.registry import PluginFiles, Registry
@@ -38,7 +39,8 @@ Make = Callable[[], gymnasium.Env]
 
 @dataclass
 class Counters:
-    """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes."""
+    """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes. seconds:
+    wall-clock time spent up to the last checkpoint, the one figure here that differs between two equal runs."""
 
     env_steps: int = 0
     updates: int = 0
@@ -47,6 +49,7 @@ class Counters:
     pretrained: bool = False
     recent: list[float] = field(default_factory=list)
     evaluation: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Session:
     trainer: Trainer
     collector: Collector | Recorded
     counters: Counters
+    watch: Watch
 
     @property
     def core(self) -> CoreSettings:
@@ -163,6 +167,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
+    watch = Watch(**checkpoint.state.get("watch", {})) if checkpoint else Watch()
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
     pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
@@ -182,7 +187,9 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
         collector = _recorded(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
-        session = Session(config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters)
+        session = Session(
+            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, watch
+        )
         if checkpoint:
             _restore(session, checkpoint)
     except BaseException:
@@ -229,6 +236,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
         tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
     state = {
         "counters": vars(session.counters),
+        "watch": vars(session.watch),
         "replay": session.replay.position(),
         "random": random_state,
         "optimizers": optimizers,

@@ -155,7 +155,8 @@ class CoreSettings(Config):
     steps: int = field(10_000, ge=1)
     """Environment steps (decisions: one per chosen action) after which the run ends."""
     minutes: float | None = field(None, gt=0)
-    """Wall-clock budget: training stops after this many minutes if steps are not reached. Not bit-reproducible."""
+    """Wall-clock budget: training stops after this many minutes if steps are not reached; those before a resume count. Not
+    bit-reproducible."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model trains."""
     strict: bool = False

@@ -73,6 +73,22 @@ def test_a_run_goes_on_and_may_train_beside_the_main_thread(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as first:
+        first.setattr("worldlab.loop._Clock.elapsed", lambda clock: 1000.0)
+        first.setattr("worldlab.health.Watch.look", lambda watch, *values: [watch.note("odd")][1:])
+        tiny(tmp_path / "one")
+    run = worldlab.resume(tmp_path / "one", settings={"steps": 144})
+    assert run.result is not None and run.result["env_steps"] == 144
+    assert 1000 < run.result["wall_seconds"] < 2000 and "odd" in run.result["alarms"]
+    run = worldlab.resume(tmp_path / "one", settings={"steps": 192, "minutes": 10})  # spent already
+    assert run.result is not None and run.result["env_steps"] == 144
+    assert (
+        "step 144 of 192: the 10 minutes are spent; to go on, --resume with more --minutes" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
 def test_sb3_learns_in_a_run_s_dreams_with_nothing_else_written(tmp_path):
     from stable_baselines3 import PPO
 
