@@ -117,8 +117,8 @@ class MPPIConfig(PlannerConfig):
 class SB3Config(Config):
     """An algorithm of Stable-Baselines3, trained in dreams."""
 
-    algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3"] = "PPO"
-    """Which one. DQN needs discrete actions, SAC and TD3 continuous ones."""
+    algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"] = "PPO"
+    """Which one. DQN needs discrete actions; SAC, TD3 and DDPG continuous ones."""
     num_envs: int = field(64, ge=1)
     """Dreams side by side."""
     horizon: int = field(15, ge=1)
@@ -140,11 +140,11 @@ class SB3Config(Config):
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own."""
     gradient_steps: int = field(4, ge=1)
-    """Gradient steps after each step of all dreams (DQN, SAC, TD3)."""
+    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
     buffer: int = field(20_000, ge=1)
-    """Dreamt transitions kept (DQN, SAC, TD3): few, since older ones come from a model that has learned since."""
+    """Dreamt transitions kept (DQN, SAC, TD3, DDPG): few, since older ones come from a model that has learned since."""
     exploration: float = field(0.1, ge=0)
-    """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3, in dreams too)."""
+    """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3 and DDPG, in dreams too)."""
     units: int = field(128, gt=0)
     """Width of policy and value networks."""
     layers: int = field(2, ge=1)

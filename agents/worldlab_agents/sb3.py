@@ -34,7 +34,10 @@ from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.configs import SB3Config
 
-SPACES = {"PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete, "SAC": spaces.Box, "TD3": spaces.Box}
+SPACES = {
+    "PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete,
+    "SAC": spaces.Box, "TD3": spaces.Box, "DDPG": spaces.Box,
+}  # fmt: skip
 """The action spaces an algorithm can do with."""
 
 
@@ -107,7 +110,7 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
             buffer_size=max(config.buffer, config.num_envs), batch_size=config.batch_size, learning_starts=0,
             train_freq=1, gradient_steps=config.gradient_steps,
         )  # fmt: skip
-        if config.algorithm == "TD3":  # dreams are all it learns from, and its policy tries nothing by itself
+        if config.algorithm in ("TD3", "DDPG"):  # dreams are all it learns from, and its policy tries nothing by itself
             still = np.zeros(specs.action.dim)
             options["action_noise"] = NormalActionNoise(still, still + config.exploration)
     else:
@@ -134,7 +137,7 @@ class SB3Agent(Agent):
         self.config = config
         self.discrete = specs.action.kind == "discrete"
         self.choices = specs.action.dim
-        self.noise = config.exploration if config.algorithm in ("DQN", "TD3") else 0.0
+        self.noise = config.exploration if config.algorithm in ("DQN", "TD3", "DDPG") else 0.0
         self.dream_temperature = config.temperature
         self.algorithm = build_algorithm(config, specs)
         # Of whole rollouts: a begun one would be finished, and be another round.

@@ -83,7 +83,7 @@ def test_discrete_algorithms_find_the_best_choice(algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3"])
+@pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3", "DDPG"])
 def test_continuous_algorithms_find_the_best_action(algorithm):
     config = SB3Config(algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, gradient_steps=1, **SMALL)
     made = agent(CONTINUOUS, config)
@@ -92,13 +92,13 @@ def test_continuous_algorithms_find_the_best_action(algorithm):
     assert chosen(made, explore=True).abs().max() <= 1
 
 
-def test_td3_tries_other_actions_in_dreams_than_its_own():
-    """Its policy is deterministic, and dreams are all it learns from."""
+@pytest.mark.parametrize("algorithm", ["TD3", "DDPG"])
+def test_a_deterministic_policy_tries_other_actions_in_dreams_than_its_own(algorithm):
+    """Dreams are all it learns from."""
     spreads = []
     for exploration in (0.0, 0.3):
-        made = agent(
-            CONTINUOUS, SB3Config(algorithm="TD3", steps=320, exploration=exploration, learning_rate=1e-9, **SMALL)
-        )
+        config = SB3Config(algorithm=algorithm, steps=320, exploration=exploration, learning_rate=1e-9, **SMALL)
+        made = agent(CONTINUOUS, config)
         train(made, CONTINUOUS, 2)
         buffer = made.algorithm.replay_buffer
         spreads.append(float(buffer.actions[: buffer.size()].std()))

@@ -36,7 +36,10 @@ from worldlab.vector import Obs
 
 SMALLEST = 36
 """Pixels along a side below which SB3's convolutions have nothing left to look at; smaller pictures are enlarged."""
-ALGORITHMS = {"PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete, "SAC": spaces.Box, "TD3": spaces.Box}
+ALGORITHMS = {
+    "PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete,
+    "SAC": spaces.Box, "TD3": spaces.Box, "DDPG": spaces.Box,
+}  # fmt: skip
 """What `model-free:NAME` may name, and the actions each can do with."""
 
 
