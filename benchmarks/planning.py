@@ -66,7 +66,9 @@ WORKLOADS = (
     Workload("b1: MPPI 512 x 3 x 6, model of TD-MPC2's cost", "mppi", 512, 3, 6, 512, 512),
     Workload("b2: MPPI 512 x 12 x 6, 1M model", "mppi", 512, 12, 6, 256, 128, peers=("torchrl-mppi",)),
     Workload("b2: CEM 512 x 12 x 6, 1M model", "cem", 512, 12, 6, 256, 128, peers=("torchrl", "stable-worldmodel")),
-    Workload("b4: CEM 300 x 5 x 30, 1M model", "cem", 300, 5, 30, 256, 128, 1, 30, 15, ("torchrl", "stable-worldmodel")),
+    Workload(
+        "b4: CEM 300 x 5 x 30, 1M model", "cem", 300, 5, 30, 256, 128, 1, 30, 15, ("torchrl", "stable-worldmodel")
+    ),
     Workload("b4: CEM 300 x 5 x 30, 16 envs", "cem", 300, 5, 30, 256, 128, 16, 30, 3, ("torchrl", "stable-worldmodel")),
 )
 

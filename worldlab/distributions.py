@@ -140,7 +140,7 @@ class OneHot:
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
         onehot = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
         probs = self.probs
-        return (onehot + probs - probs.detach()).flatten(-2)
+        return (onehot + (probs - probs.detach())).flatten(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return (x.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))

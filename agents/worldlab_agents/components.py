@@ -53,8 +53,9 @@ class PrincipalComponents(nn.Module):
         covariance = self.outer / self.count - torch.outer(mean, mean)
         variance, vectors = torch.linalg.eigh(covariance)  # ascending
         kept = len(self.basis)
-        # A direction in which nothing was seen to vary would be magnified without bound.
-        scale = variance[-kept:].clamp(min=1e-6 * float(variance[-1])).rsqrt() / kept**0.5
+        # A direction in which nothing was seen to vary would be magnified without bound; where none varies at all, none is.
+        least = max(1e-6 * float(variance[-1]), 1e-8)
+        scale = variance[-kept:].clamp(min=least).rsqrt() / kept**0.5
         self.basis.copy_((vectors[:, -kept:] * scale).T.flip(0))
         self.center.copy_(mean)
 

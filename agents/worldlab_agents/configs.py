@@ -144,7 +144,7 @@ class SB3Config(Config):
     buffer: int = field(20_000, ge=1)
     """Dreamt transitions kept (DQN, SAC, TD3, DDPG): few, since older ones come from a model that has learned since."""
     exploration: float = field(0.1, ge=0)
-    """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3 and DDPG, in dreams too)."""
+    """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3, DDPG); in dreams too."""
     units: int = field(128, gt=0)
     """Width of policy and value networks."""
     layers: int = field(2, ge=1)

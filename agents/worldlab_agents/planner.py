@@ -65,7 +65,8 @@ class PlannerAgent(Agent):
         self.config = config
         self.specs = specs
         self.rule = rule_of(config)
-        self.budget = Budget(config.candidates, config.iterations, getattr(config, "decay", 1.0), config.budget_ms)
+        decay = getattr(config, "decay", 1.0)
+        self.budget = Budget(config.candidates, config.iterations, decay, config.budget_ms, least=2 * config.elites)
         self.noise = config.exploration
         self.guide = DreamerAgent(_guide_of(config), specs) if config.guide else None
         self.register_buffer("where", torch.zeros(()), persistent=False)  # knows the device

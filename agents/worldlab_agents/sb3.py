@@ -110,6 +110,8 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
             buffer_size=max(config.buffer, config.num_envs), batch_size=config.batch_size, learning_starts=0,
             train_freq=1, gradient_steps=config.gradient_steps,
         )  # fmt: skip
+        if config.algorithm == "DQN":  # by default it syncs its target every 10,000 steps, tens of rounds of dreams
+            options.update(target_update_interval=config.steps, exploration_final_eps=config.exploration)
         if config.algorithm in ("TD3", "DDPG"):  # dreams are all it learns from, and its policy tries nothing by itself
             still = np.zeros(specs.action.dim)
             options["action_noise"] = NormalActionNoise(still, still + config.exploration)

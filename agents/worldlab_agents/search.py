@@ -51,15 +51,18 @@ class PlanningTask:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a search may go on. candidates: in each of `iterations`, times `decay`^i. milliseconds: a deadline, 0: none."""
+    """How long a search may go on. candidates: in each of `iterations`, times `decay`^i, but not below `least`.
+    milliseconds: a deadline, 0: none."""
 
     candidates: int
     iterations: int
     decay: float = 1.0
     milliseconds: float = 0.0
+    least: int = 0
 
     def counts(self, least: int) -> list[int]:
-        """Candidates of each iteration."""
+        """Candidates of each iteration, `least` at least whatever was asked for."""
+        least = max(least, min(self.least, self.candidates))
         return [max(least, int(self.candidates * self.decay**i)) for i in range(self.iterations)]
 
 

@@ -175,10 +175,13 @@ class CPCDynamics(Dynamics):
 
     @torch.no_grad()
     def _follow_marginal(self, z: Tensor, mask: Tensor) -> None:
-        """Move the running mean and variance of z [B, T, D] towards this batch's; the first batch sets them."""
+        """Move the running mean and variance of z [B, T, D] towards this batch's; the first batch sets them. A batch that
+        overflows is left out: its update is skipped, and what runs on would never be finite again."""
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
+        if not (mean.isfinite().all() and var.isfinite().all()):
+            return
         self.marginal_count += 1
         rate = (1 / self.marginal_count).clamp(min=MARGINAL_RATE)
         self.marginal_mean.lerp_(mean, rate)

@@ -202,6 +202,10 @@ def test_a_direction_without_variance_is_not_magnified():
     for _ in range(20):
         found.look(torch.tensor([[1.0, 0, 5], [-1, 0, 5]]))
     assert found(torch.tensor([[0.0, 1e-3, 5.0]])).abs().max() < 1
+    constant = PrincipalComponents(3, 2)
+    for _ in range(20):
+        constant.look(torch.tensor([[0.3, 0.7, 5]] * 2))
+    assert constant(torch.tensor([[0.3, 0.7, 5.0]])).abs().max() < 0.1
 
 
 def test_a_search_in_components_finds_the_best_action_and_waits_for_them():

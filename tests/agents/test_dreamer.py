@@ -232,6 +232,15 @@ def test_return_range_is_the_averaged_percentile_range_and_never_below_one():
     assert ReturnRange().update(torch.linspace(0, 0.1, 10)).item() == 1
 
 
+def test_returns_that_are_not_finite_leave_the_range_as_it_was():
+    scale, other = ReturnRange(), ReturnRange()
+    bad = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    assert scale.update(bad).item() == 1
+    returns = torch.linspace(-50, 50, 100)
+    assert torch.equal(scale.update(torch.cat([returns, bad])), other.update(returns))
+    assert torch.equal(scale.update(bad), other.update(returns)) and scale.update(returns) > 80
+
+
 def test_return_range_is_saved():
     agent, other = make_agent(), make_agent()
     agent.range.update(torch.linspace(-50, 50, 100))

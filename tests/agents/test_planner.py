@@ -185,6 +185,13 @@ def test_a_chunk_that_was_slow_by_accident_is_forgotten():
     assert 3 < waited < 20 and watch.milliseconds == 20
 
 
+def test_candidates_decay_to_twice_the_elites_and_no_further():
+    """iCEM, algorithm 1: max(N gamma^-i, 2 K); but never more than were asked for."""
+    assert Budget(256, 5, decay=0.5, least=64).counts(least=22) == [256, 128, 64, 64, 64]
+    assert Budget(40, 3, decay=0.5, least=64).counts(least=22) == [40, 40, 40]
+    assert Budget(4, 2).counts(least=22) == [22, 22]
+
+
 def test_a_guide_discounts_as_the_plans_do():
     specs = TrueLinear(LinearGaussian(2)).specs
     with pytest.raises(ConfigError, match=r"gamma is 0\.95 and agent\.guide_with\.gamma 0\.99") as caught:

@@ -83,6 +83,16 @@ def test_discrete_algorithms_find_the_best_choice(algorithm):
 
 
 @pytest.mark.slow
+def test_dqns_values_reach_beyond_the_horizon_of_a_dream():
+    """Reward 1 for ever at gamma 0.9 is worth 10: each sync of the target network adds a tenth of what is missing."""
+    made = agent(DISCRETE, SB3Config(algorithm="DQN", steps=320, learning_rate=3e-3, gamma=0.9, **SMALL))
+    train(made, DISCRETE, 40)
+    values = made.algorithm.q_net(torch.linspace(-1, 1, 9)[:, None].expand(-1, 2))
+    assert (values[:, 2] > 8.5).all() and (values[:, 2] < 11).all()
+    assert made.algorithm.exploration_rate == pytest.approx(0.1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3", "DDPG"])
 def test_continuous_algorithms_find_the_best_action(algorithm):
     config = SB3Config(algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, gradient_steps=1, **SMALL)

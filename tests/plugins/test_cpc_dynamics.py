@@ -196,6 +196,16 @@ def test_marginal_follows_training_data_only():
     torch.testing.assert_close(dynamics.marginal_var, z.flatten(0, 1).var(0, correction=0))
 
 
+def test_a_batch_that_overflows_leaves_the_marginal_as_it_was():
+    dynamics = build()
+    z = torch.randn(50, 7, 4, generator=gen())
+    dynamics.losses(memory_context(dynamics, torch.zeros(50, 7, 6), z))
+    before = dynamics.marginal_mean.clone(), dynamics.marginal_var.clone()
+    z[0, 0, 0] = 1e20
+    dynamics.losses(memory_context(dynamics, torch.zeros(50, 7, 6), z))
+    assert torch.equal(dynamics.marginal_mean, before[0]) and torch.equal(dynamics.marginal_var, before[1])
+
+
 def test_masked_steps_do_not_move_the_marginal_or_compete():
     dynamics = build(horizon=0)
     z = torch.randn(4, 3, 4, generator=gen())
