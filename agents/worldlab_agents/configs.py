@@ -36,6 +36,9 @@ class DreamerConfig(Config):
     """Rate at which the slow critic follows the critic, per update."""
     slow_weight: float = field(1.0, ge=0)
     """Weight of the critic's loss towards the slow critic."""
+    slow_target: bool = True
+    """Whether returns end in what the slow critic says (a target network), and baselines are that; else in what the critic
+    says, as in DreamerV3."""
     average_rate: float = field(0.005, gt=0, le=1)
     """Rate at which the actor that is judged follows the one that learns, per update; 1 judges the last iterate."""
     min_std: float = field(0.1, gt=0)

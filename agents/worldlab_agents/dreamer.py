@@ -1,4 +1,8 @@
-"""Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic"."""
+"""Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
+
+Two things differ by default: the gradient is pathwise where it can be (DreamerV2's way for continuous actions), and returns are
+bootstrapped with the slow critic, a target network (`slow_target`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from worldlab.agent import Agent, Experience
 from worldlab.distributions import Normal, OneHot
@@ -36,7 +41,7 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
 
 @dataclass(frozen=True)
 class _Targets:
-    """What one dream teaches: returns and weights [N, H]; value [N, H+1] of the slow critic; scale of the returns."""
+    """What one dream teaches: returns and weights [N, H]; value [N, H+1] as expected; scale of the returns."""
 
     returns: Tensor
     weight: Tensor
@@ -73,8 +78,11 @@ class DreamerAgent(Agent):
         return (bounded(action) if self.continuous else action).detach(), state
 
     def value(self, features: Tensor) -> Tensor:
-        """What the slow critic expects from features [*, F]: [*]."""
-        return self.slow_critic(features).mean
+        """What is expected from features [*, F]: [*]. Gradients reach the features and no critic."""
+        if self.config.slow_target:
+            return self.slow_critic(features).mean
+        frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
+        return functional_call(self.critic, frozen, (features,)).mean
 
     def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
         return {

@@ -72,7 +72,8 @@ class GANDynamics(Dynamics):
         return Generated(memory, self.average.mean)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
-        """log p(z | h) - log q(z | h) as the critic sees it, [N] in nats, up to a function of h: minus its value.
+        """log p(z | h) - log q(z | h) as the critic sees it, [N] in nats, up to a function of h: minus its value (of a hinge
+        critic only the sign is right).
 
         The critic is high where inferred latents are and dreams are not. An encoder that climbed it would flee from
         what is predicted, and the generator after it; KL(q || p) falls where the critic falls (README.md has the

@@ -196,9 +196,10 @@ def test_the_gradient_is_chosen_by_ability(kind, reparameterised, gradient, expe
     assert set(losses) == set(agent.players()) == {"actor", "critic"}
 
 
-def test_each_players_loss_reaches_its_own_parameters_only():
+@pytest.mark.parametrize("slow_target", [True, False])
+def test_each_players_loss_reaches_its_own_parameters_only(slow_target):
     for action in (ActionSpec("continuous", 1), ActionSpec("discrete", 2)):
-        agent = make_agent(action)
+        agent = make_agent(action, slow_target=slow_target)
         losses, _ = agent.losses(StubWorld("near half"), experience(), gen())  # type: ignore[arg-type]
         for player, other in (("actor", "critic"), ("critic", "actor")):
             agent.zero_grad(set_to_none=True)
@@ -206,6 +207,15 @@ def test_each_players_loss_reaches_its_own_parameters_only():
             assert any(p.grad is not None and p.grad.any() for p in agent.players()[player][0])
             assert all(p.grad is None for p in agent.players()[other][0])
             assert all(p.grad is None for p in agent.slow_critic.parameters())
+
+
+@pytest.mark.parametrize("slow_target", [True, False])
+def test_returns_end_in_the_slow_critics_value_or_the_critics(slow_target):
+    agent, features = make_agent(slow_target=slow_target), torch.zeros(3, 2)
+    with torch.no_grad():
+        agent.critic.net[-1].bias[0] += 5.0
+    assert torch.equal(agent.value(features), (agent.slow_critic if slow_target else agent.critic)(features).mean)
+    assert not torch.equal(agent.slow_critic(features).mean, agent.critic(features).mean)
 
 
 def test_starts_that_had_ended_teach_nothing():
