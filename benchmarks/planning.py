@@ -69,7 +69,7 @@ WORKLOADS = (
     Workload(
         "b4: CEM 300 x 5 x 30, 1M model", "cem", 300, 5, 30, 256, 128, 1, 30, 15, ("torchrl", "stable-worldmodel")
     ),
-    Workload("b4: CEM 300 x 5 x 30, 16 envs", "cem", 300, 5, 30, 256, 128, 16, 30, 3, ("torchrl", "stable-worldmodel")),
+    Workload("b4: CEM 300 x 5 x 30, 16 envs", "cem", 300, 5, 30, 256, 128, 16, 30, 1, ("torchrl", "stable-worldmodel")),
 )
 
 
