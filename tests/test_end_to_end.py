@@ -83,10 +83,10 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(command: list[str], place: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(command: list[str], place: Path, *arguments: str, group: bool = False) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments], cwd=place, env=env, text=True, **pipes)
+    return subprocess.Popen([*command, *arguments], cwd=place, env=env, text=True, start_new_session=group, **pipes)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
@@ -234,6 +234,18 @@ def test_a_signal_saves_and_says_so(worldlab_command, place, number):
     assert facts["status"] == "stopped" and out == ""
     check_manifest(place / "run" / "checkpoints" / f"step-{facts['step']:09d}")
     assert f"stopped at step {facts['step']}, checkpoint saved" in err and "--resume" in err
+
+
+def test_a_signal_to_the_whole_group_saves_too(worldlab_command, place):
+    """As `timeout`, systemd and a cluster's scheduler send it: the environment's process gets it as well."""
+    arguments = ("train", "--env", "CartPole", *TINY, "--steps", "1000000", "--run", "run", "--env.workers", "1")
+    process = start(worldlab_command, place, *arguments, group=True)
+    wait_for_checkpoint(process, place / "run", 64)
+    os.killpg(process.pid, signal.SIGTERM)
+    finish(process, 128 + signal.SIGTERM)
+    facts = json.loads((place / "run" / "run.json").read_text())
+    assert facts["status"] == "stopped"
+    check_manifest(place / "run" / "checkpoints" / f"step-{facts['step']:09d}")
 
 
 def no_gpu() -> bool:

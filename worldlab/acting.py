@@ -13,6 +13,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.agent import Agent
 from worldlab.distributions import normal_like
+from worldlab.errors import ConfigError
 from worldlab.spaces import decode_action
 from worldlab.specs import ActionSpec
 from worldlab.world_model import WorldModel
@@ -71,14 +72,36 @@ class ActingAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Stable-Baselines3's signature. observation: {key: [N, ...]} or, for a single entry, the array [N, ...]."""
+        """Stable-Baselines3's signature. observation: {key: [N, ...]} or, for a single entry, the array [N, ...]; without N it
+        is one environment's, and so is the action. Raises: ConfigError for another observation.
+        """
         obs = observation if isinstance(observation, dict) else {self.model.specs.obs.keys[0]: observation}
+        obs = {key: np.asarray(value) for key, value in obs.items()}
+        single = self._is_single(obs)
+        if single:
+            obs = {key: value[None] for key, value in obs.items()}
+            episode_start = None if episode_start is None else np.reshape(episode_start, 1)
         n = len(next(iter(obs.values())))
         first = np.ones(n, bool) if state is None or episode_start is None else np.asarray(episode_start, bool)
         if state is not None and episode_start is None:
             first = np.zeros(n, bool)
         encoded, state = self.choose(obs, state, first, explore=not deterministic)
-        return decode_action(self.action_space, encoded), state
+        action = decode_action(self.action_space, encoded)
+        return action[0] if single else action, state
+
+    def _is_single(self, obs: dict[str, np.ndarray]) -> bool:
+        """Whether the entries have no leading N. Raises: ConfigError where they are not those of the model, all alike."""
+        axes = {key: len(spec.shape) for key, spec in self.model.specs.obs.entries}
+        extra = {value.ndim - axes[key] for key, value in obs.items()} if obs.keys() == axes.keys() else set()
+        if extra not in ({0}, {1}):
+            raise ConfigError(
+                "the observation is not one that this model was trained on",
+                cause=f"axes of each entry: expected {axes}, or one more; got { {key: v.ndim for key, v in obs.items()} }"[
+                    :400
+                ],
+                fix="make the environment with run.make_env()",
+            )
+        return extra == {0}
 
 
 def perturbed(action: Tensor, spec: ActionSpec, noise: float, generator: torch.Generator) -> Tensor:

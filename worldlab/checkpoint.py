@@ -1,6 +1,6 @@
 """Checkpoints: folders of safetensors and JSON, published by one rename, verified before use.
 
-    checkpoints/step-000012000/
+    checkpoints/step-000012000/     (step-000012000.2, ...: saved again at that step, with more updates)
         manifest.json            step, format, size and SHA-256 of every other file; written last
         state.json               what is not a tensor
         model.safetensors ...    one file a name given to `save_checkpoint`
@@ -33,8 +33,10 @@ __all__ = [
     "latest_valid",
     "list_checkpoints",
     "looks_pickled",
+    "older_valid",
     "open_checkpoint",
     "prune",
+    "quarantine",
     "restore_optimizer",
     "save_checkpoint",
 ]
@@ -45,7 +47,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 QUARANTINE = "quarantine"
 
-_STEP = re.compile(r"step-(\d{9,18})")
+_STEP = re.compile(r"step-(\d{9,18})(?:\.([1-9]\d{0,5}))?")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FILE = re.compile(r"[a-z][a-z0-9_]{0,63}\.safetensors|state\.json")
 _PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip", ".joblib"}
@@ -114,12 +116,12 @@ def checkpoint_name(step: int) -> str:
 
 
 def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
-    """List (step, path) of published checkpoints, oldest step first. Nothing is verified."""
+    """List (step, path) of published checkpoints, the oldest first. Nothing is verified."""
     found = []
     for path in Path(folder).glob("step-*"):
         if (match := _STEP.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
-            found.append((int(match[1]), path))
-    return sorted(found)
+            found.append((int(match[1]), int(match[2] or 1), path))
+    return [(step, path) for step, _, path in sorted(found)]
 
 
 def save_checkpoint(
@@ -134,17 +136,18 @@ def save_checkpoint(
     folder: the run's checkpoints/. step: environment steps so far. tensors: {"model": {...}, ...}; each name
     becomes NAME.safetensors (any device, any shapes; tied tensors are stored once). state: JSON. manifest_extra:
     further manifest entries (config_sha256, plugins, ...).
-    Saving a step again is allowed when it is identical. Raises: DivergedError naming the first float tensor
-    that is not finite; StorageError; CheckpointError if another checkpoint of this step exists.
+    A checkpoint is never replaced: saved again at its step it is left alone where nothing changed, and else has a younger
+    sibling, step-000012000.2. Raises: DivergedError naming the first float tensor that is not finite; StorageError.
     """
     folder = storage.make_folder(folder)
     _refuse_nonfinite(step, tensors)
-    final = folder / checkpoint_name(step)
+    before = [path for at, path in list_checkpoints(folder) if at == step]
+    final = _younger(before[-1]) if before else folder / checkpoint_name(step)
     staging = storage.new_staging(folder)
     try:
         manifest = _write_files(staging, step, tensors, state, dict(manifest_extra or {}))
-        if final.exists():
-            return _same_or_refuse(final, manifest)
+        if before and _same(before[-1], manifest):
+            return before[-1]
         storage.publish_folder(staging, final)
     finally:
         if staging.exists():
@@ -224,17 +227,17 @@ def _refuse_nonfinite(step: int, tensors: Mapping[str, Mapping[str, Tensor]]) ->
                 )
 
 
-def _same_or_refuse(final: Path, manifest: Mapping[str, Any]) -> Path:
+def _younger(path: Path) -> Path:
+    """Where a checkpoint of the same step goes: step-3, step-3.2, step-3.3."""
+    stem, _, number = path.name.partition(".")
+    return path.with_name(f"{stem}.{int(number or 1) + 1}")
+
+
+def _same(final: Path, manifest: Mapping[str, Any]) -> bool:
     try:
-        same = open_checkpoint(final).manifest["self_sha256"] == manifest["self_sha256"]
+        return open_checkpoint(final).manifest["self_sha256"] == manifest["self_sha256"]
     except CheckpointError:
-        same = False
-    if same:
-        return final
-    raise CheckpointError(
-        f"{_label(final)} exists with other content; a checkpoint is never replaced",
-        fix=f"move {final} away, then resume",
-    )
+        return False
 
 
 def prune(folder: str | Path, keep: int) -> list[Path]:
@@ -278,10 +281,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest)
 
 
-def latest_valid(folder: str | Path, *, quarantine: bool = True) -> Checkpoint:
+def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
     """Open the newest checkpoint that verifies; `skipped` of the result says what was passed over and why.
 
-    quarantine: move damaged checkpoints to FOLDER/quarantine/. Pass False where the run's lock is not held.
+    move: damaged checkpoints to FOLDER/quarantine/. Pass False where the run's lock is not held.
     Raises: CheckpointError if none is usable, or the newest was made by a newer worldlab (it is not damaged,
     and an older one would silently lose progress).
     """
@@ -294,30 +297,40 @@ def latest_valid(folder: str | Path, *, quarantine: bool = True) -> Checkpoint:
         except CheckpointError as error:
             failures.append((path, error))
             continue
-        return Checkpoint(found.path, found.step, found.manifest, _report(failures, quarantine, found.path))
+        return Checkpoint(found.path, found.step, found.manifest, _report(failures, move, found.path))
     if not failures:
         raise CheckpointError(
             f"no checkpoint in '{Path(folder).parent.name}'",
             cause=f"{folder} holds no step-* folder",
             fix="choose a run that saved one (log.checkpoint), or train without --resume",
         )
-    reasons = _report(failures, quarantine, None)
+    reasons = _report(failures, move, None)
     first = failures[0][1]
     raise CheckpointError(first.message, cause=f"none is usable: {'; '.join(reasons)}", fix=first.fix) from first
 
 
-def _report(failures: list[tuple[Path, CheckpointError]], quarantine: bool, used: Path | None) -> tuple[str, ...]:
+def older_valid(folder: str | Path, than: Checkpoint) -> Checkpoint | None:
+    """Open the newest checkpoint that verifies of those before another; None if there is none."""
+    paths = [path for _, path in list_checkpoints(folder)]
+    for path in reversed(paths[: paths.index(than.path)]):
+        with suppress(CheckpointError):
+            return open_checkpoint(path)
+    return None
+
+
+def _report(failures: list[tuple[Path, CheckpointError]], move: bool, used: Path | None) -> tuple[str, ...]:
     using = f"; using {_label(used, short=True)}" if used else ""
     sentences = []
     for path, error in failures:
-        moved = " — moved to quarantine" if quarantine and path.exists() else ""
+        moved = " — moved to quarantine" if move and path.exists() else ""
         if moved:
-            _move_to_quarantine(path)
+            quarantine(path)
         sentences.append(f"{error.message}{moved}{using}")
     return tuple(sentences)
 
 
-def _move_to_quarantine(path: Path) -> None:
+def quarantine(path: Path) -> None:
+    """Move a checkpoint to quarantine/ beside it: it counts no more, and nothing is deleted. Raises: StorageError."""
     target = storage.make_folder(path.parent / QUARANTINE) / path.name
     number = 1
     while target.exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from worldlab.acting import ActingAgent
 from worldlab.agent import JudgedByEpisodes
 from worldlab.collect import following
 from worldlab.dream_gap import Gap, GapProbe
+from worldlab.machine import available_cores
 from worldlab.spaces import decode_action
 from worldlab.vector import EnvPool
 
@@ -58,7 +58,7 @@ class Interrupted(Exception):
 
 def judging_workers(training: int) -> int:
     """Processes for judging: all cores, as nothing trains meanwhile; none where training needs none (cheap environments)."""
-    return len(os.sched_getaffinity(0)) if training else 0
+    return available_cores() if training else 0
 
 
 def evaluate(

@@ -13,7 +13,7 @@ import torch
 
 from worldlab import dreaming, envs, provenance, session
 from worldlab.acting import ActingAgent
-from worldlab.checkpoint import Checkpoint, latest_valid
+from worldlab.checkpoint import Checkpoint, latest_valid, older_valid, quarantine
 from worldlab.collect import Collector, to_batch
 from worldlab.compose import Composed, compose
 from worldlab.envs import open_adapter
@@ -31,6 +31,7 @@ from worldlab.replay import Replay
 from worldlab.run_folder import RunFolder
 from worldlab.runconfig import RunConfig
 from worldlab.runs import new_run_path
+from worldlab.segments import DamagedReplayError
 from worldlab.settings import EnvSettings
 from worldlab.spaces import action_spec, record_schema
 from worldlab.storage import make_folder
@@ -58,12 +59,16 @@ def train(
     """
     folder, changed = _open_folder(config, registry, run, resume)
     with folder:
-        checkpoint = _find_checkpoint(folder) if resume else None
-        try:
-            live = session.build(config, registry, folder.replay, checkpoint)
-        except BaseException:
-            folder.write_run_json({"status": "failed"})
-            raise
+        if resume:
+            live, checkpoint = _resumed(config, registry, folder)
+            _keep_configuration(folder, config, registry)
+        else:
+            checkpoint = None
+            try:
+                live = session.build(config, registry, folder.replay)
+            except BaseException:
+                folder.write_run_json({"status": "failed"})
+                raise
         try:
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
@@ -90,10 +95,42 @@ def _open_folder(
         folder = RunFolder.open(run, write=True)
     else:
         folder = RunFolder.create(run or new_run_path(config.core.env.id))
+        _keep_configuration(folder, config, registry)
+    return folder, changed
+
+
+def _keep_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
+    """Of a resumed run only once it is known to fit: one that was refused is left as it was."""
     for file in registry.plugin_files:
         folder.keep_plugin(file)
     folder.write_config(config.to_toml())
-    return folder, changed
+
+
+def _resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
+    """The run as its newest checkpoint left it, or an older one where the replay does not hold what that counts on."""
+    checkpoint = newest = _find_checkpoint(folder)
+    passed = []
+    while True:
+        try:
+            live = session.build(config, registry, folder.replay, checkpoint)
+            break
+        except DamagedReplayError as error:
+            passed.append(checkpoint)
+            older = older_valid(folder.checkpoints, checkpoint)
+            if older is None:
+                raise
+            log.warning("%s; trying checkpoint step-%d", error.message, older.step)
+            checkpoint = older
+    for one in passed:
+        quarantine(one.path)
+    if passed:
+        log.warning("going on from step %d, not from %d", checkpoint.step, newest.step)
+    if live.replay.lost:
+        log.warning(
+            "the replay is damaged: %d steps of experience are left out, so this is no longer the same run bit for bit",
+            live.replay.lost,
+        )
+    return live, checkpoint
 
 
 def _warn_of(changed: list[dict[str, str]]) -> None:
@@ -101,7 +138,7 @@ def _warn_of(changed: list[dict[str, str]]) -> None:
         log.warning("%s is of %s now; the run was made with %s", one["role"], one["now"], one["was"])
 
 
-def _find_checkpoint(folder: RunFolder) -> Checkpoint | None:
+def _find_checkpoint(folder: RunFolder) -> Checkpoint:
     try:
         checkpoint = latest_valid(folder.checkpoints)
     except CheckpointError as error:
@@ -162,7 +199,7 @@ def _run_loop(
         Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
     ):
         if checkpoint:
-            metrics.truncate_after(checkpoint.step)
+            metrics.truncate_after(checkpoint.step, live.counters.lines)
         metrics.hparams(_flat(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, EVAL_SEED, {"plugins": registry.plugins_record()})
         try:
@@ -219,7 +256,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     flags = {"device": device} if device != "auto" else {}
     config = provenance.reopened(folder.path, registry, flags)
     _warn_of(provenance.changes(folder.path, config, registry))
-    checkpoint = latest_valid(folder.checkpoints, quarantine=False)
+    checkpoint = latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
     torch_device = session.set_up_machine(config.core)

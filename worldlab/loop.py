@@ -17,6 +17,7 @@ from torch import Tensor
 from worldlab import dreaming
 from worldlab.agent import JudgedByEpisodes
 from worldlab.collect import to_batch
+from worldlab.errors import EnvError
 from worldlab.evaluate import Evaluation, Interrupted, evaluate, judging_workers
 from worldlab.interfaces import Alarm
 from worldlab.metrics import MetricsBus
@@ -31,6 +32,12 @@ EXPLOITED = Alarm(
     "the policy earns more in the dream than in the environment, from the same starts: it lives on the model's mistakes",
     "raise the dream's temperature where the agent has one, shorten its horizon, or give the model more updates",
 )
+UNPRETRAINED = Alarm(
+    "the run ended before its pretraining did: what was judged has not acted on anything it learned",
+    "give it more --steps than train.prefill, and more --minutes; or lower train.pretrain",
+)
+PRETRAIN_SAVE = 100
+"""Updates of pretraining between two checkpoints, at least: no environment step passes meanwhile, by which others are counted."""
 RECENT = 20
 """Episodes whose mean return the panel shows."""
 
@@ -63,8 +70,8 @@ class Loop:
         self.manifest = manifest
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
-        # A session that begins later than at 0 was read from the checkpoint of that very step.
-        self.saved_at = session.counters.env_steps or -1
+        # A session that begins later than at 0 was read from the checkpoint of that very step and update.
+        self.saved_at = self._reached() if session.counters.env_steps else None
         self.caught: list[int] = []
         self.clock = _Clock(session.counters.seconds)
 
@@ -75,32 +82,45 @@ class Loop:
         self.progress.update(counters.env_steps, phase="train" if counters.pretrained else "prefill")
         monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
         with caught_signals() as self.caught, closing(monitor):
-            while counters.env_steps < core.steps and not self._out_of_time():
-                before = counters.env_steps
-                if not counters.pretrained:
-                    self._pretrain()
-                    self._stop_if_asked()
-                self._begin_step()
-                self._update()  # workers step the environments meanwhile
-                self._end_step()
-                self._read_episodes(monitor)
-                with suppress(Interrupted):
-                    self._now_and_then(before)
-                self._stop_if_asked()
-            if counters.env_steps < core.steps:
-                self.progress.note(
-                    f"step {counters.env_steps} of {core.steps}: the {core.minutes:g} minutes are spent; "
-                    "to go on, --resume with more --minutes"
-                )
             try:
-                return self._finish()
-            finally:
+                while counters.env_steps < core.steps and not self._out_of_time():
+                    before = counters.env_steps
+                    if not counters.pretrained:
+                        self._pretrain()
+                        self._stop_if_asked()
+                    self._begin_step()
+                    self._update()  # workers step the environments meanwhile
+                    self._end_step()
+                    self._read_episodes(monitor)
+                    with suppress(Interrupted):
+                        self._now_and_then(before)
+                    self._stop_if_asked()
+                self._tell_what_was_cut()
+                try:
+                    return self._finish()
+                finally:
+                    self._stop_if_asked()
+            except EnvError:
+                # A signal to the whole group may end environments before this process hears of it.
                 self._stop_if_asked()
+                self._save()  # what was collected and learned before is whole
+                self.progress.note(f"step {counters.env_steps}: checkpoint saved; --resume goes on from there")
+                raise
 
     def _stop_if_asked(self) -> None:
         if self.caught:
             self._save()
             raise Stopped(self.caught[0])
+
+    def _tell_what_was_cut(self) -> None:
+        counters, core = self.session.counters, self.session.core
+        if counters.env_steps < core.steps:
+            self.progress.note(
+                f"step {counters.env_steps} of {core.steps}: the {core.minutes:g} minutes are spent; "
+                "to go on, --resume with more --minutes"
+            )
+        if core.train.pretrain and not counters.pretrained:
+            self._warn("unpretrained", UNPRETRAINED)
 
     # ---- each step ----
 
@@ -119,9 +139,11 @@ class Loop:
             counters.credit += taken * session.core.train.ratio
 
     def _update(self) -> None:
-        counters = self.session.counters
+        session, counters = self.session, self.session.counters
+        length = session.core.train.batch_length
         with self.clock("update"):
-            while counters.pretrained and counters.credit >= 1:
+            # A replay that lost its damaged records may have to fill first.
+            while counters.pretrained and counters.credit >= 1 and session.replay.can_sample(length):
                 counters.credit -= 1
                 self._one_update()
 
@@ -134,13 +156,15 @@ class Loop:
         if not counters.updates:
             self._fit_scaling()
         wanted = settings.pretrain + settings.pretrain_agent
-        while counters.updates < wanted and not self.caught:
+        while counters.updates < wanted and not self.caught and not self._out_of_time():
             with self.clock("update"):
                 self._one_update()
             stage = stage_at(settings, counters.updates - 1).name
             self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
             if counters.updates % self.session.core.log.every == 0:
                 self._log()
+                if counters.updates - (self.saved_at or (0, 0))[1] >= PRETRAIN_SAVE:
+                    self._save()
         counters.pretrained = counters.updates >= wanted
         if counters.pretrained:
             self.progress.update(counters.env_steps, phase="train")
@@ -277,12 +301,16 @@ class Loop:
             frames = as_frames(np.asarray(dreaming.picture(shown))[None])
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
+    def _reached(self) -> tuple[int, int]:
+        return self.session.counters.env_steps, self.session.counters.updates
+
     def _save(self) -> None:
-        if self.saved_at != self.session.counters.env_steps:
+        counters = self.session.counters
+        if self.saved_at != self._reached():
             self.metrics.sync()
-            self.session.counters.seconds = self.clock.elapsed()
+            counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
             save(self.session, self.folder.checkpoints, self.manifest)
-            self.saved_at = self.session.counters.env_steps
+            self.saved_at = self._reached()
 
     def _finish(self) -> dict[str, Any]:
         counters = self.session.counters

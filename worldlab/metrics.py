@@ -38,7 +38,7 @@ class MetricsBus:
     """Writes the metrics of a run. Close it, or use `with`.
 
     folder: gives the paths metrics, perf and tb. tensorboard: also write events to tb.
-    Existing files are continued; a torn last line is cut off. Raises: StorageError.
+    Existing files are continued; a torn last line is cut off. `lines`: of metrics.jsonl so far. Raises: StorageError.
     """
 
     def __init__(self, folder: MetricsPaths, tensorboard: bool = True):
@@ -46,6 +46,7 @@ class MetricsBus:
         self._start = time.monotonic()
         self._metrics = storage.AppendFile(folder.metrics, lines=True)
         self._perf = storage.AppendFile(folder.perf, lines=True)
+        self.lines = _count(folder.metrics)
         self._board = None
         if tensorboard:
             # Imported here: reading metrics needs no TensorBoard.
@@ -65,6 +66,7 @@ class MetricsBus:
         measured = _numbers({**own, **(perf or {})})
         self._metrics.write_line(_line(step, fixed))
         self._perf.write_line(_line(step, measured))
+        self.lines += 1
         if self._board is not None:
             measured.pop("time")
             scalars = fixed | {f"perf/{name}": value for name, value in measured.items()}
@@ -80,8 +82,9 @@ class MetricsBus:
         if self._board is not None:
             self._board.hparams(values)
 
-    def truncate_after(self, step: int) -> int:
-        """Forget lines of later steps than `step`, which a resumed run is about to repeat; return how many.
+    def truncate_after(self, step: int, lines: int | None = None) -> int:
+        """Forget lines of later steps than `step`, and those beyond `lines` of each file, which a resumed run is about to
+        repeat; return how many.
 
         TensorBoard is told to drop its later points as well.
         """
@@ -89,8 +92,9 @@ class MetricsBus:
         for name in ("_metrics", "_perf"):
             file: storage.AppendFile = getattr(self, name)
             file.close()
-            dropped += _truncate(file.path, step)
+            dropped += _truncate(file.path, step, lines)
             setattr(self, name, storage.AppendFile(file.path, lines=True))
+        self.lines = _count(self._paths.metrics)
         if self._board is not None:
             self._board.restart_after(step)
         return dropped
@@ -143,11 +147,16 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def _truncate(path: Path, step: int) -> int:
-    """Keep the lines of steps up to `step`, byte for byte; return how many were dropped."""
+def _count(path: Path) -> int:
+    with storage.storage_errors(path, "read"):
+        return path.read_bytes().count(b"\n")
+
+
+def _truncate(path: Path, step: int, most: int | None) -> int:
+    """Keep the lines of steps up to `step`, `most` of them, byte for byte; return how many were dropped."""
     with storage.storage_errors(path, "read"):
         lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step]
+    kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step][:most]
     if len(kept) < len(lines):
         storage.atomic_write_bytes(path, b"".join(kept))
     return len(lines) - len(kept)

@@ -49,6 +49,12 @@ class Recorded:
         self.finished: list[tuple[float, int]] = []
         self._replay = replay
         self._log = SegmentLog(folder, replay.schema, streams, header.steps)
+        if any(self._log.first_kept(env) > 0 for env in range(streams)):
+            raise ConfigError(
+                "the recording has lost its beginning",
+                cause=f"{str(folder)[-200:]} keeps the newest steps only: the run that recorded it had a smaller replay.capacity",
+                fix="record it with --replay.capacity as large as --steps, with some to spare",
+            )
         self._totals = self._log.scan()
         self.sha256, self.decisions = self._read_through()
         self._next: list[int] = list(replay.position()["totals"])
@@ -64,12 +70,17 @@ class Recorded:
         """Nothing is decided. `end` must follow."""
 
     def end(self) -> int:
-        """Take in the next decision of each stream. Returns how many that were.
+        """Take in the next decision of each stream, and the resets around it. Returns how many that were.
 
         Raises: ConfigError if the recording is over.
         """
         for env in range(len(self._next)):
             record = self._peek(env)
+            while (
+                record is not None and record["is_first"]
+            ):  # begun anew before anything was decided: a resumed recording
+                self._append(env, record)
+                record = self._peek(env)
             if record is None:
                 raise ConfigError(
                     f"the recording is over after {self.decisions} decisions",

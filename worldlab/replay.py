@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from worldlab.errors import CheckpointError, ConfigError, MemoryLimitError, StorageError, WorldlabError
-from worldlab.segments import SegmentLog, read_header, record_dtype, schema_hash, schema_json, segment_steps
+from worldlab.segments import (
+    DamagedReplayError,
+    SegmentLog,
+    read_header,
+    record_dtype,
+    schema_hash,
+    schema_json,
+    segment_steps,
+)
 from worldlab.spaces import Schema
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ class Replay:
 
     Which steps can be sampled depends on nothing but the number of steps appended to each stream, so a replay that
     is opened again at a cursor samples exactly what the first one would have.
+    lost: how many steps an inexact `open` had to leave out.
     Raises: MemoryLimitError when "ram" cannot fit; StorageError when the folder holds segments (use `open`).
     """
 
@@ -77,6 +86,7 @@ class Replay:
         self._log = SegmentLog(Path(folder), schema, num_envs, self._steps) if folder is not None else None
         self._pending: list[list[bytes]] = [[] for _ in range(num_envs)]
         self._pending_bytes = 0
+        self.lost = 0
 
     @classmethod
     def open(
@@ -87,28 +97,51 @@ class Replay:
         num_envs: int,
         storage: Literal["ram", "disk"] = "ram",
         position: dict[str, Any] | None = None,
+        exact: bool = True,
     ) -> Replay:
         """Continue a replay exactly at `position`, or at the last whole step of each stream without one.
 
+        exact: refuse damaged records. Otherwise a stream begins after the last of them, and `lost` counts the steps left out.
         Steps beyond the position, and torn records, are moved to folder/orphans; nothing is deleted.
-        Raises: CheckpointError when the files do not hold what the position counts on, or have another schema.
+        Raises: DamagedReplayError when the files do not hold what the position counts on; CheckpointError when they have
+        another schema.
         """
         replay = cls(schema, capacity, num_envs, folder, storage, existing=True)
         assert replay._log is not None
-        log = replay._log
-        totals = log.scan() if position is None else replay._read_position(position)
-        # The streams must reach back as far as they did, or sampling would differ from the run that stopped; what a
-        # smaller capacity dropped before this one was raised stays gone.
-        promised = 0 if position is None else min(replay._kept, position["kept"])
-        window = [
-            max(0, total - replay._kept, min(log.first_kept(env), total - promised)) for env, total in enumerate(totals)
-        ]
-        log.restore(totals, window)
-        replay._totals[:] = totals
-        replay._floor[:] = window
-        if storage == "ram":
-            replay._load()
+        try:
+            replay._continue(replay._log, position, exact)
+        except BaseException:
+            replay._log.close()
+            raise
         return replay
+
+    def _continue(self, log: SegmentLog, position: dict[str, Any] | None, exact: bool) -> None:
+        totals = log.scan() if position is None else self._read_position(position)
+        window = [self._reach(log, env, total, position) for env, total in enumerate(totals)]
+        whole = [log.whole_from(env, *span) for env, span in enumerate(zip(window, totals, strict=True))]
+        self.lost = sum(whole) - sum(window)
+        if exact and self.lost:
+            env = next(env for env in range(self.num_envs) if whole[env] > window[env])
+            raise DamagedReplayError(
+                f"replay record {whole[env] - 1} of environment {env} is damaged or missing",
+                cause=f"{log.folder}: its checksum or its size does not match",
+                fix="check the disk; restore it from a backup, or go on without it: --resume --no-strict",
+            )
+        log.restore(totals, whole)
+        self._totals[:] = totals
+        self._floor[:] = whole
+        if self.storage == "ram":
+            self._load()
+
+    def _reach(self, log: SegmentLog, env: int, total: int, position: dict[str, Any] | None) -> int:
+        """The first step of a stream that can be sampled. It reaches back exactly as far as it did, or sampling would differ
+        from the run that stopped; a larger capacity takes in what is still there."""
+        reach = log.first_kept(env)
+        if position is not None:
+            # Checkpoints of before 0.1.0 do not say where their streams began.
+            first = position["first"][env] if "first" in position else total - position["kept"]
+            reach = min(reach, first) if self._kept > position["kept"] else first
+        return max(0, total - self._kept, reach)
 
     def append(self, env: int, record: dict[str, Any]) -> None:
         """Add one step to the stream of environment `env`.
@@ -179,6 +212,7 @@ class Replay:
             "schema": schema_hash(self.schema),
             "kept": self._kept,
             "totals": self._totals.tolist(),
+            "first": self._window().tolist(),
         }
 
     def prune(self, oldest: dict[str, Any] | None = None) -> None:
@@ -258,6 +292,8 @@ class Replay:
             or not isinstance(position.get("kept"), int)
             or not isinstance(totals, list)
             or not all(isinstance(total, int) and total >= 0 for total in totals)
+            or not isinstance(position.get("first", []), list)
+            or len(position.get("first", totals)) != len(totals)
         ):
             raise CheckpointError("the checkpoint's replay position is damaged", cause=f"got {position!r}"[:300])
         expected = (schema_hash(self.schema), self.num_envs)
@@ -271,17 +307,14 @@ class Replay:
         return totals
 
     def _load(self) -> None:
-        """Read the window of each stream into memory, every record checked."""
+        """Read the window of each stream into memory."""
         assert self._log is not None
         for env in range(self.num_envs):
             step, total = int(self._floor[env]), int(self._totals[env])
             while step < total:
                 number, offset = divmod(step, self._steps)
                 count = min(total - step, self._steps - offset)
-                try:
-                    records = self._log.read(env, step, step + count)
-                except StorageError as error:
-                    raise CheckpointError(error.message, cause=error.cause, fix=error.fix) from error
+                records = self._log.read(env, step, step + count)
                 chunk = self._chunks[env].setdefault(number, np.empty(self._steps, self._dtype))
                 chunk[offset : offset + count] = records
                 step += count

@@ -63,6 +63,10 @@ def segment_steps(schema: Schema, steps: int) -> int:
     return int(max(16, min(fitting, 65536, steps // 8)))
 
 
+class DamagedReplayError(CheckpointError):
+    """The replay's files do not hold, whole, what a checkpoint counts on."""
+
+
 @dataclass(frozen=True)
 class SegmentHeader:
     """What all segments of a replay share: records a segment holds, and the schema as JSON."""
@@ -160,6 +164,24 @@ class SegmentLog:
             self._move_beyond(stream, total)
         self.totals = list(totals)
 
+    def whole_from(self, stream: int, first: int, total: int) -> int:
+        """Return from which record on, `first` at the earliest, all up to `total` are there and undamaged."""
+        for number in reversed(range(first // self.steps, -(-total // self.steps))):
+            begin, end = max(first, number * self.steps), min(total, (number + 1) * self.steps)
+            path = self.path(stream, number)
+            if not path.is_file() or self._head(path) != self._header(stream, number):
+                return end
+            with storage_errors(path, "read"), open_regular(path) as file:
+                body = file.read()[self.header_size :]
+            found = np.frombuffer(body, self._framed, len(body) // self._framed.itemsize)
+            asked = found[begin - number * self.steps : end - number * self.steps]
+            if len(asked) < end - begin:
+                return end
+            bad = _first_bad(asked[::-1])
+            if bad is not None:
+                return end - bad
+        return first
+
     def scan(self) -> list[int]:
         """Return how many whole, undamaged records each stream holds, up to the first gap or torn record."""
         totals = []
@@ -212,7 +234,7 @@ class SegmentLog:
             raise StorageError(
                 f"replay record {step} in {path.name} is damaged or missing",
                 cause=f"{path}: its checksum or its size does not match",
-                fix="check the disk; --resume falls back to a checkpoint whose data is whole",
+                fix="check the disk; --resume goes on with the experience after it",
             )
         return records["payload"]
 
@@ -239,10 +261,10 @@ class SegmentLog:
             need = self.header_size + min(self.steps, total - number * self.steps) * self._framed.itemsize
             got = path.stat().st_size if path.is_file() else 0
             if got < need or self._head(path) != self._header(stream, number):
-                raise CheckpointError(
+                raise DamagedReplayError(
                     f"replay file {path.name} does not hold what the checkpoint counts on",
                     cause=f"{path}: at least {need} bytes of this schema expected, got {got}",
-                    fix="resume from an older checkpoint, or start a new run",
+                    fix="restore it from a backup, or start a new run",
                 )
 
     def _head(self, path: Path) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from worldlab.dry_run import dry_run
 from worldlab.envs import open_adapter
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.health import Watch
+from worldlab.machine import available_cores
 from worldlab.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.recorded import Recorded
 from worldlab.registry import PluginFiles, Registry
@@ -33,6 +35,8 @@ from worldlab.streams import Streams
 from worldlab.trainer import Generators, Trainer
 from worldlab.vector import EnvPool
 
+log = logging.getLogger("worldlab")
+
 Make = Callable[[], gymnasium.Env]
 """Builds one environment."""
 
@@ -40,7 +44,8 @@ Make = Callable[[], gymnasium.Env]
 @dataclass
 class Counters:
     """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes. seconds:
-    wall-clock time spent up to the last checkpoint, the one figure here that differs between two equal runs."""
+    wall-clock time spent up to the last checkpoint, the one figure here that differs between two equal runs. lines: of
+    metrics.jsonl, up to there."""
 
     env_steps: int = 0
     updates: int = 0
@@ -50,6 +55,7 @@ class Counters:
     recent: list[float] = field(default_factory=list)
     evaluation: float | None = None
     seconds: float = 0.0
+    lines: int | None = None
 
 
 @dataclass
@@ -103,7 +109,7 @@ def set_up_machine(core: CoreSettings) -> torch.device:
     use_cuda = core.device == "cuda" or (core.device == "auto" and torch.cuda.is_available() and not core.strict)
     if core.strict and use_cuda:
         raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
-    threads = 1 if core.strict else core.train.threads or len(os.sched_getaffinity(0))
+    threads = 1 if core.strict else core.train.threads or available_cores()
     torch.set_num_threads(threads)
     if core.strict != torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
         torch.use_deterministic_algorithms(core.strict)
@@ -160,7 +166,11 @@ def rehearsed(
 
 
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
-    """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved."""
+    """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved.
+
+    Only a strict run refuses a replay with damaged records: another goes on with the experience that is left (`replay.lost`).
+    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError where an older checkpoint may still do).
+    """
     core = config.core
     device = set_up_machine(core)
     streams = Streams(core.seed)
@@ -170,31 +180,33 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     watch = Watch(**checkpoint.state.get("watch", {})) if checkpoint else Watch()
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
-    pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
-    try:
+    with ExitStack() as opened:
+        pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
+        opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
         # Every decision gives at most two records: its arrival and, after an ending, the reset.
         capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
         replay_args = (schema, capacity, core.env.num_envs)
         if checkpoint:
             position = checkpoint.state["replay"]
-            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position)
+            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position, exact=core.strict)
         else:
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
+        opened.callback(replay.close)
         composed = rehearsed(config, registry, pool.observation_space, pool.action_space, streams, device)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
         collector = _recorded(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
+        if isinstance(collector, Recorded):
+            opened.callback(collector.close)
         session = Session(
             config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, watch
         )
         if checkpoint:
             _restore(session, checkpoint)
-    except BaseException:
-        pool.close()
-        raise
+        opened.pop_all()  # from here on the session closes them
     return session
 
 
@@ -245,7 +257,12 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra)
     prune(folder, session.core.log.keep)
     oldest = list_checkpoints(folder)[0][1]
-    session.replay.prune(read_json(oldest / STATE)["replay"])
+    try:
+        reach = read_json(oldest / STATE)["replay"]
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s is damaged (%s); old experience is kept until it is gone", oldest.name, error)
+    else:
+        session.replay.prune(reach)
     return path
 
 

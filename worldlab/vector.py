@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import gymnasium
@@ -278,6 +279,24 @@ class _Local:
 
 
 @contextmanager
+def _signals_held() -> Iterator[None]:
+    """Within: processes that start are born deaf to SIGINT and SIGTERM, and this one hears of them afterwards.
+
+    A terminal and a cluster's scheduler signal the whole group. The parent decides; a worker that died of it, in the seconds
+    before it can say so itself too, would look like a crash of the environment.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started by the first worker, it would undo the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _one_thread() -> Iterator[None]:
     """Within: processes that start compute in one thread, unless the user's environment says otherwise.
 
@@ -306,9 +325,10 @@ class _Remote:
         self._pipe, theirs = context.Pipe()
         work = cloudpickle.dumps((make, envs, seeds))
         self._process = context.Process(target=_serve, args=(theirs, work), name=f"worldlab-env-{envs[0]}", daemon=True)
-        with _one_thread():
+        with _one_thread(), _signals_held():
             self._process.start()
         theirs.close()  # so that the worker's death ends our receive
+        self._answered = False
 
     def send(self, what: str, actions: list[Any]) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # receive tells why it died
@@ -326,11 +346,21 @@ class _Remote:
             kind, answer = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(2)
+            code = self._process.exitcode
+            if (
+                not self._answered and code is not None and code > 0
+            ):  # Python itself ended, before `_serve` could answer
+                raise EnvError(
+                    f"{self._who()}: its process ended before it began (exit code {code})",
+                    cause="workers import the script that started them, and it fails, or trains, when it is imported",
+                    fix='put what the script does under `if __name__ == "__main__":`, or set env.workers to 0',
+                ) from error
             raise EnvError(
-                f"{self._who()}: its process died ({_reason(self._process.exitcode)})",
+                f"{self._who()}: its process died ({_reason(code)})",
                 cause="the worker ended without an error message: out of memory, or a crash in native code",
                 fix="--env.workers 0 runs it in the main process, where its crash shows",
             ) from error
+        self._answered = True
         if kind == "error":
             name, message, cause, fix = answer
             raise (EnvError if name == "EnvError" else WorldlabError)(message, cause=cause, fix=fix)
@@ -348,10 +378,9 @@ class _Remote:
         return f"env {numbers} ({self.env_id[:40]})"
 
     def _kill(self) -> None:
-        for stop in (self._process.terminate, self._process.kill):
-            if self._process.is_alive():
-                stop()
-                self._process.join(2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join(2)
 
 
 def _reason(exitcode: int | None) -> str:
@@ -362,7 +391,8 @@ def _reason(exitcode: int | None) -> str:
 
 def _serve(pipe: Any, work: bytes) -> None:
     """Body of a worker: builds its environments, then answers until told to close or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # `_signals_held` says why; an environment's own children inherit it
+        signal.signal(number, signal.SIG_IGN)
     local: _Local | None = None
     try:
         make, envs, seeds = pickle.loads(work)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import final
 
 from worldlab.compare.tasks import Event, Task
+from worldlab.machine import available_cores
 from worldlab_launchers.configs import LocalConfig
 
 LOSSES = 3
@@ -65,7 +66,7 @@ class LocalLauncher:
 def _fits(task: Task, running: Sequence[_Running], jobs: int) -> bool:
     if jobs:
         return len(running) < jobs
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     return not running or sum(one.task.cpus for one in running) + task.cpus <= cores
 
 

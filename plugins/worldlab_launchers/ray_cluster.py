@@ -20,6 +20,7 @@ from typing import Any
 
 from worldlab.compare.tasks import Task
 from worldlab.errors import ConfigError, PluginError, StorageError, WorldlabError, one_line
+from worldlab.machine import available_cores
 from worldlab.storage import atomic_write_text, make_folder
 from worldlab_launchers import ray_node
 
@@ -97,7 +98,7 @@ def _import_ray() -> Any:
 def _connect(ray: Any, address: str, cpus: int) -> None:
     where: dict[str, Any] = {"address": address}
     if not address:
-        cores = max(cpus, len(os.sched_getaffinity(0)))
+        cores = max(cpus, available_cores())
         where = {"address": "local", "num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)

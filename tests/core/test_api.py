@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import torch
 
 import worldlab
 from worldlab.api import _nested
-from worldlab.errors import ConfigError, PluginError
+from worldlab.checkpoint import checkpoint_name, list_checkpoints
+from worldlab.collect import Collector
+from worldlab.errors import ConfigError, EnvError, PluginError, WorldlabError
+from worldlab.loop import Loop
 
 TINY: dict[str, Any] = {
     "train.prefill": 48,
@@ -56,6 +61,11 @@ def test_a_loaded_run_acts_judges_and_dreams(tmp_path):
     obs, _ = env.reset(seed=0)
     action, state = run.agent.predict({key: value[None] for key, value in obs.items()}, deterministic=True)
     assert env.action_space.contains(np.asarray(action[0]).item()) and state is not None
+    alone, state = run.agent.predict(obs, deterministic=True)
+    assert np.array_equal(alone, action[0])
+    assert np.shape(run.agent.predict(obs, state, episode_start=np.array([False]))[0]) == ()
+    with pytest.raises(ConfigError, match="not one that this model"):
+        run.agent.predict({key: value[None, None] for key, value in obs.items()})
     assert len(run.evaluate(3)["returns"]) == 3
     files = run.dream(horizon=5, count=1, out=tmp_path / "pictures")["files"]
     assert files and all(Path(file).is_file() for file in files)
@@ -86,6 +96,76 @@ def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch
     assert (
         "step 144 of 192: the 10 minutes are spent; to go on, --resume with more --minutes" in capsys.readouterr().err
     )
+
+
+@pytest.mark.slow
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
+    path = tiny(tmp_path / "one").path
+    before = {name: (path / name).read_bytes() for name in ("config.toml", "run.json")}
+    with pytest.raises(WorldlabError, match="do not fit"):
+        worldlab.resume(path, settings={"encoder.latent_dim": 9})
+    assert before == {name: (path / name).read_bytes() for name in before}
+    assert worldlab.load(path).evaluate(1)["episodes"] == 1
+
+
+@pytest.mark.slow
+def test_an_environment_that_fails_costs_nothing_that_was_learned(tmp_path, monkeypatch):
+    end, calls = Collector.end, []
+
+    def fails(self):
+        calls.append(0)
+        if len(calls) == 20:
+            raise EnvError("the simulator is gone")
+        return end(self)
+
+    with monkeypatch.context() as broken, pytest.raises(EnvError, match="simulator is gone"):
+        broken.setattr(Collector, "end", fails)
+        tiny(tmp_path / "one")
+    ((step, _),) = list_checkpoints(tmp_path / "one" / "checkpoints")
+    assert 0 < step < 96 and json.loads((tmp_path / "one" / "run.json").read_text())["status"] == "failed"
+    run = worldlab.resume(tmp_path / "one")
+    assert run.result is not None and run.result["env_steps"] == 96
+
+
+@pytest.mark.slow
+def test_each_interruption_of_pretraining_keeps_what_was_done(tmp_path, monkeypatch):
+    once = Loop._one_update
+
+    def interrupted(self):
+        once(self)
+        self.caught.append(signal.SIGTERM)
+
+    with monkeypatch.context() as context:
+        context.setattr(Loop, "_one_update", interrupted)
+        for number in (1, 2):
+            with pytest.raises(KeyboardInterrupt):
+                tiny(tmp_path / "one") if number == 1 else worldlab.resume(tmp_path / "one")
+            newest = list_checkpoints(tmp_path / "one" / "checkpoints")[-1][1]
+            assert json.loads((newest / "state.json").read_text())["counters"]["updates"] == number
+    run = worldlab.resume(tmp_path / "one")
+    assert run.result is not None and run.result["updates"] >= 2
+    assert [line["step"] for line in run.metrics if "updates" in line] == [48, 96]
+    lines = run.metrics
+    assert worldlab.resume(tmp_path / "one").metrics == lines  # judged once more, told once
+
+
+@pytest.mark.slow
+def test_damaged_experience_costs_itself_and_a_lost_end_an_older_checkpoint(tmp_path, caplog):
+    settings = {**TINY, "log": {**TINY["log"], "checkpoint": 48}}
+    path = tiny(tmp_path / "one", settings=settings).path
+    segment = sorted(path.glob("replay/seg-000-*.log"))[0]
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-400] + bytes([whole[-400] ^ 1]) + whole[-399:])
+    run = worldlab.resume(path, settings={"steps": 120})
+    assert run.result is not None and run.result["env_steps"] == 120
+    assert "steps of experience are left out" in caplog.text
+    segment = sorted(path.glob("replay/seg-000-*.log"))[-1]
+    segment.write_bytes(segment.read_bytes()[:-3])
+    newest = list_checkpoints(path / "checkpoints")[-1][0]
+    run = worldlab.resume(path, settings={"steps": 144})
+    assert run.result is not None and run.result["env_steps"] == 144
+    assert f"going on from step 96, not from {newest}" in caplog.text
+    assert [one.name for one in (path / "checkpoints" / "quarantine").iterdir()] == [checkpoint_name(newest)]
 
 
 @pytest.mark.slow

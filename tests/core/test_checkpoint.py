@@ -97,12 +97,16 @@ def test_steps_sort_as_integers_and_retention_keeps_the_newest(folder):
     assert latest_valid(folder).step == 10_000_000_000
 
 
-def test_saving_a_step_again_must_be_identical(folder):
+def test_what_is_saved_again_at_a_step_is_the_newest_and_replaces_nothing(folder):
     path = save(folder, 3)
     assert save(folder, 3) == path
-    with pytest.raises(CheckpointError, match="never replaced"):
-        save(folder, 3, value=2.0)
-    assert [p.name for p in folder.iterdir()] == [path.name]
+    again = save(folder, 3, value=2.0)
+    assert again.name == "step-000000003.2" and open_checkpoint(path).step == 3 == open_checkpoint(again).step
+    assert latest_valid(folder).path == again == save(folder, 3, value=2.0)
+    assert prune(folder, 1) == [path]
+    third = save(folder, 3)  # the place of a pruned one would be an older one's
+    assert third.name == "step-000000003.3" and latest_valid(folder).path == third
+    assert [step for step, _ in list_checkpoints(folder)] == [3, 3]
 
 
 def test_every_kind_of_damage_is_found_and_the_older_one_used(tmp_path):
@@ -121,12 +125,12 @@ def test_every_kind_of_damage_is_found_and_the_older_one_used(tmp_path):
         else:
             data[position] ^= 1 << chance.randrange(8)
         (path / name).write_bytes(data)
-        found = latest_valid(tmp_path / "c", quarantine=False)
+        found = latest_valid(tmp_path / "c", move=False)
         assert found.path == good and "; using step-1" in found.skipped[0], (trial, name)
         (path / name).write_bytes(files[name])
     for name in files:
         (path / name).unlink()
-        assert latest_valid(tmp_path / "c", quarantine=False).path == good
+        assert latest_valid(tmp_path / "c", move=False).path == good
         (path / name).write_bytes(files[name])
     assert latest_valid(tmp_path / "c").path == path
 

@@ -66,6 +66,30 @@ def test_a_step_is_a_decision_of_each_stream_and_the_reset_that_follows_an_endin
     assert played.finished == [(1 + 2 + 3, 3)]
 
 
+def test_two_resets_in_a_row_are_no_decision(tmp_path):
+    """What a recording that was resumed right after an ending holds."""
+    recorded = Replay(SCHEMA, 100, 1, tmp_path / "source" / "replay")
+    for step in (0, 1, 2, 0, 0, 1, 0, 1):
+        recorded.append(0, record(0, 0, step))
+    recorded.close()
+    replay = Replay(SCHEMA, 100, 1)
+    played = Recorded(tmp_path / "source", replay)
+    played.start()
+    assert [played.end() for _ in range(4)] == [1] * 4 and played.decisions == 4
+    assert [step for _, step in everything(replay, 0)] == [0, 1, 2, 0, 0, 1, 0, 1]
+    assert played.finished == [(3, 2), (1, 1)]
+
+
+def test_a_recording_without_its_beginning_is_refused(tmp_path):
+    recorded = Replay(SCHEMA, 32, 1, tmp_path / "source" / "replay")
+    for step in range(200):
+        recorded.append(0, record(0, 0, step))
+    recorded.prune()
+    recorded.close()
+    with pytest.raises(ConfigError, match="lost its beginning"):
+        Recorded(tmp_path / "source", Replay(SCHEMA, 32, 1))
+
+
 def test_it_says_how_much_there_is_and_ends_with_a_reason(source):
     played = Recorded(source, Replay(SCHEMA, 100, 2))
     assert played.decisions == 2 * min(map(sum, EPISODES))

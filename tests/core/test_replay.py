@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 from worldlab import replay as replay_module
 from worldlab.errors import CheckpointError, ConfigError, MemoryLimitError, StorageError, WorldlabError
 from worldlab.replay import Replay, estimate_bytes, records
+from worldlab.segments import DamagedReplayError
 from worldlab.vector import Arrivals
 
 SCHEMA = {
@@ -148,8 +149,36 @@ def test_missing_steps_are_an_error_not_a_shorter_replay(tmp_path, storage):
     replay.close()
     last = sorted((tmp_path / "replay").glob("seg-*.log"))[-1]
     last.write_bytes(last.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="does not hold"):
+    with pytest.raises(DamagedReplayError, match="damaged or missing"):
         Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position)
+    with pytest.raises(DamagedReplayError, match="does not hold"):  # an inexact one cannot make up the newest steps
+        Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position, exact=False)
+
+
+def test_damage_costs_what_came_before_it_and_is_counted(tmp_path, storage):
+    replay = fill(make(tmp_path, storage, capacity=640, envs=2), [200, 200])
+    position = replay.position()
+    replay.close()
+    path = sorted((tmp_path / "replay").glob("seg-001-*.log"))[1]
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1  # the last record of the second segment
+    path.write_bytes(data)
+    with pytest.raises(DamagedReplayError, match="record 79 of environment 1"):
+        Replay.open(tmp_path / "replay", SCHEMA, 640, 2, storage, position)
+    again = Replay.open(tmp_path / "replay", SCHEMA, 640, 2, storage, position, exact=False)
+    assert again.lost == 80 and len(again) == 320
+    assert_genuine(again.sample(256, 5, np.random.default_rng(0)))
+    fill(again, [5, 5], start=200)
+    later = again.position()
+    again.close()
+    exact = Replay.open(
+        tmp_path / "replay", SCHEMA, 640, 2, storage, later
+    )  # what was left out is no part of it any more
+    assert len(exact) == 330 and exact.lost == 0
+    exact.close()
+    path.unlink()
+    inexact = Replay.open(tmp_path / "replay", SCHEMA, 640, 2, storage, position, exact=False)
+    assert inexact.lost == 80
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
@@ -207,6 +236,19 @@ def test_a_resume_may_change_the_capacity(tmp_path, storage):
     larger.close()
     smaller = Replay.open(tmp_path / "replay", SCHEMA, 20, 1, storage, position)
     assert len(smaller) == 20
+
+
+def test_a_raised_capacity_is_resumed_as_well(tmp_path, storage):
+    replay = fill(make(tmp_path, storage, capacity=64, envs=1), [300])
+    replay.prune()
+    position = replay.position()
+    replay.close()
+    larger = fill(Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position), [50], start=300)
+    position, count = larger.position(), len(larger)
+    larger.close()
+    again = Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position)
+    assert len(again) == count >= 114
+    assert_genuine(again.sample(64, 5, np.random.default_rng(0)))
 
 
 def test_a_folder_with_experience_is_not_overwritten(tmp_path):

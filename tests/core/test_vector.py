@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 
 import gymnasium
@@ -108,6 +112,35 @@ def test_a_killed_worker_is_named():
         pool.reset()
         with pytest.raises(EnvError, match=r"env 1 \(Counter\): its process died \(killed by SIGKILL"):
             pool.step([0, 99])
+
+
+def test_a_signal_to_the_group_ends_no_worker():
+    """A terminal and a scheduler signal every process of a group, those that are only starting as well."""
+
+    def signal_all() -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGTERM)
+
+    timers = [threading.Timer(delay, signal_all) for delay in (0.02, 0.1, 0.3, 1.0)]
+    for timer in timers:
+        timer.start()
+    with EnvPool(Counter, 1, 1, seed=0) as pool:
+        for timer in timers:
+            timer.join()
+        signal_all()
+        assert pool.reset().obs["vector"].shape == (1, 2)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gymnasium\nfrom worldlab.vector import EnvPool\nEnvPool(lambda: gymnasium.make('CartPole-v1'), 1, 1)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "its process ended before it began" in done.stderr and 'if __name__ == "__main__":' in done.stderr
 
 
 def test_a_hanging_worker_is_killed_and_named():

@@ -12,6 +12,7 @@ from typing import Any
 
 from worldlab.commands.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import one_line
+from worldlab.machine import available_cores
 from worldlab.registry import load_registry
 
 _RENDERING = (
@@ -56,7 +57,7 @@ def examine(plugin_files: list[Path]) -> dict[str, Any]:
         "worldlab": worldlab.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": available_cores(),
         "torch": torch,
         "packages": packages,
         "rendering": {name: os.environ.get(name, "unset") for name in _RENDERING},

@@ -128,7 +128,7 @@ def _train(config: RunConfig, registry: Registry, folder: Path, resume: bool) ->
 
 def _has_checkpoint(folder: Path) -> bool:
     try:
-        latest_valid(folder / "checkpoints", quarantine=False)
+        latest_valid(folder / "checkpoints", move=False)
     except CheckpointError:
         return False
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from worldlab.compare.cell_file import read_cell
 from worldlab.compare.plan import Cell, Plan
 from worldlab.compare.results import Comparison, Reference, Trial
 from worldlab.compare.shared_data import told
+from worldlab.machine import available_cores
 from worldlab.run_folder import git_state, versions
 from worldlab.runconfig import RunConfig
 
@@ -116,7 +116,7 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
         "plugins": list(plan.plugins),
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "git": git_state(),
     }
     if any(config.minutes is not None for config in configs):

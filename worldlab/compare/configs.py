@@ -5,7 +5,6 @@ Runs are strict on the CPU unless something else is asked for: a matrix that was
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from worldlab.compare.matrix import Contender, Matrix, laid_over
 from worldlab.errors import ConfigError, one_line
+from worldlab.machine import available_cores
 from worldlab.registry import Registry
 from worldlab.runconfig import PARTS, RunConfig, applies, resolve
 
@@ -79,7 +79,7 @@ def _resolved(
 
 def _threads(config: RunConfig, jobs: int) -> int:
     """Threads of a cell: one where it must repeat to the bit, else its share of the cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     share = max(1, cores // max(1, jobs))
     return 1 if config.core.strict else min(config.core.train.threads or share, share)
 

@@ -129,7 +129,7 @@ def _exploring(run: LoadedRun, seed: int) -> ActingAgent:
 
 def _digest(run: LoadedRun) -> str:
     """What tells one trained agent from another: the digest of its checkpoint's manifest, which holds those of its weights."""
-    checkpoint = latest_valid(run.folder.checkpoints, quarantine=False)
+    checkpoint = latest_valid(run.folder.checkpoints, move=False)
     return storage.sha256_file(checkpoint.path / MANIFEST).sha256
 
 
