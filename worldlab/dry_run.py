@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldlab import matching, tree
 from worldlab.discovery import where
 from worldlab.errors import PluginError, WorldlabError, one_line
-from worldlab.interfaces import Batch, Context, ParallelDynamics
+from worldlab.interfaces import Batch, Context, ParallelDynamics, misdeclared
 from worldlab.registry import Registration
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
 from worldlab.world_model import WorldModel
@@ -40,6 +40,9 @@ def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]
     """
     for role, registration in who.items():
         check_state(_Witness(registration, agent if role == "agent" else model.parts[role]))
+    for role, part in model.parts.items():
+        if wrong := misdeclared(part):
+            raise _Witness(who[role], part).fault("declares", wrong)
     trial = copy.deepcopy(model)
     if trial.decoder.frames:
         trial.settings = trial.settings.model_copy(update={"frames_per_update": FRAMES})
@@ -78,7 +81,7 @@ class _Witness:
         """The error that says what a method did wrong."""
         entry = self.registration
         cause = f"{type(self.part).__name__}.{method} {what}" + (f"; {more}" if more else "")
-        fix = f"worldlab check-plugin {entry.role}:{entry.name}   runs every check; docs/plugins.md has the shapes"
+        fix = f"worldlab check-plugin {entry.file or f'{entry.role}:{entry.name}'}   runs every check; docs/plugins.md has the shapes"
         return PluginError(one_line(f"{entry.who} {method} {what}"), cause=one_line(cause, 600), fix=fix)
 
     def tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
@@ -90,8 +93,8 @@ class _Witness:
         fits = len(shape) == value.dim() and all(a in (None, b) for a, b in zip(shape, value.shape, strict=True))
         if not fits:
             raise self.fault(method, f"{subject}{list(value.shape)}, expected {wanted}")
-        if not value.is_floating_point():
-            raise self.fault(method, f"{subject}{value.dtype}, expected floats {wanted}")
+        if value.dtype != torch.float32:
+            raise self.fault(method, f"{subject}{value.dtype}, expected torch.float32 {wanted}")
         device = next(self.part.parameters(), value).device
         if value.device != device:
             raise self.fault(method, f"{subject}on {value.device}, expected {device}")

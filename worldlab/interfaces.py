@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,30 @@ Prior = Literal["analytic", "log_prob", "sampler", "critic"]
 ScoreKind = Literal["log_density", "critic", "contrastive"]
 """What `Decoder.score` returns: nats, a critic's value, or a log-ratio log p(x|z)/p(x) up to a constant, learned by
 contrast or otherwise."""
+
+
+Likelihood = Literal["exact", "bound", "undefined"]
+"""What is known of P(o | h, z), the probability of a picture's 256 grey levels."""
+
+Draws = Literal["mode", "sample"]
+"""What a decoder's own picture is: its distribution's mode, or a sample."""
+
+DECLARED: dict[str, dict[str, Any]] = {
+    "encoder": {"posterior": Posterior},
+    "dynamics": {"prior": Prior},
+    "decoder": {"score_kind": ScoreKind, "likelihood": Likelihood, "draws": Draws},
+}
+"""What a component of each role declares of itself in words, and the words there are."""
+
+
+def misdeclared(part: Component) -> str:
+    """What is wrong with the words that a component declares; "" where nothing is."""
+    for role, cls in (("encoder", Encoder), ("dynamics", Dynamics), ("decoder", Decoder)):
+        for name, words in DECLARED[role].items() if isinstance(part, cls) else ():
+            value = getattr(part, name, None)
+            if value not in get_args(words):
+                return f"{name} is {value!r}, not one of {', '.join(get_args(words))}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -264,8 +288,8 @@ class Decoder(Component):
 
     score_kind: ScoreKind
     renders: bool = True
-    draws: Literal["mode", "sample"] = "mode"
-    likelihood: Literal["exact", "bound", "undefined"] = "undefined"
+    draws: Draws = "mode"
+    likelihood: Likelihood = "undefined"
     frames: int = 0
 
     @abstractmethod

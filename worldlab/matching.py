@@ -142,7 +142,9 @@ def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
     prior: Any = ctx.prior
     if type(posterior) is not type(prior):
         raise ConfigError(
-            f"the posterior is a {type(posterior).__name__}, the prior a {type(prior).__name__}: no closed-form KL"
+            f"the posterior is a {type(posterior).__name__}, the prior a {type(prior).__name__}: no closed-form KL",
+            cause="both declare 'analytic', which means a distribution of one and the same class (worldlab.distributions)",
+            fix="declare posterior = 'own_logq', or prior = 'log_prob', where the class is one of your own",
         )
     assert isinstance(posterior, HasKL)
     batch = ctx.memory.shape[0]

@@ -63,6 +63,11 @@ class Registration:
     paper: str = ""
 
     @property
+    def file(self) -> str:
+        """The `--plugin` file it comes from; "" if it is installed."""
+        return self.origin.removeprefix("--plugin ") if self.distribution.startswith("file:") else ""
+
+    @property
     def who(self) -> str:
         """The component and whose it is, as the first line of an error begins: "plugin dist 1.0 (encoder 'foo')"."""
         return f"plugin {self.distribution} {self.version}".strip() + f" ({self.role} {self.name!r})"
@@ -87,9 +92,11 @@ class Registration:
     def _broken(self, exc: BaseException) -> PluginError:
         from worldlab.discovery import explain, install_fix, where
 
-        fix = install_fix(exc) or f"repair or upgrade it: pip install -U {self.distribution}"
+        upgrade = f"repair or upgrade it: pip install -U {self.distribution}"
         return PluginError(
-            one_line(f"{self.who} cannot be imported: {explain(exc)}"), cause=f"{self.target}, at {where(exc)}", fix=fix
+            one_line(f"{self.who} cannot be imported: {explain(exc)}"),
+            cause=f"{explain(exc)}; {self.target}, at {where(exc)}",
+            fix=install_fix(exc) or (f"repair {self.file}" if self.file else upgrade),
         )
 
 
@@ -111,7 +118,9 @@ class BrokenPlugin:
         """Return the error to raise when this plugin is needed; asked: "encoder 'foo'", if known."""
         who = f"plugin {self.distribution} {self.version}".strip() + (f" ({asked})" if asked else "")
         fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
-        return PluginError(one_line(f"{who} {self.reason}"), cause=f"{self.origin}, at {self.where}", fix=fix)
+        return PluginError(
+            one_line(f"{who} {self.reason}"), cause=f"{self.reason}; {self.origin}, at {self.where}", fix=fix
+        )
 
 
 @dataclass(frozen=True)

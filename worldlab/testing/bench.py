@@ -214,6 +214,13 @@ class Subject:
         encoder = reference_mix(**latent).encoder
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
 
+    def sized_by(self, config: Config) -> Subject:
+        """The same component with another configuration."""
+        mixes = tuple(
+            replace(mix, **{self.role: replace(getattr(mix, self.role), config=config)}) for mix in self.mixes
+        )
+        return replace(self, mixes=mixes)
+
     def learning(self) -> Subject:
         """The same under the core's own loss settings. Structure is checked without free nats: they close paths."""
         return replace(self, settings=ModelSettings(head_units=32))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from worldlab.discovery import where
 from worldlab.errors import DivergedError, one_line
+from worldlab.interfaces import Batch, misdeclared
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, check
@@ -70,7 +71,12 @@ def players_partition(subject: Subject) -> None:
     part = subject.bench().part
     names = {id(p): name for name, p in part.named_parameters()}
     owner: dict[int, str] = {}
-    for player, group in part.players().items():
+    players = part.players()
+    if "main" not in players:
+        raise CheckFailure(
+            f'players() has no "main": {", ".join(players) or "nobody"}', 'the core trains "main"; name yours so'
+        )
+    for player, group in players.items():
         for p in group:
             name = names.get(id(p), "a parameter that is not this component's")
             if id(p) in owner or id(p) not in names:
@@ -306,9 +312,34 @@ def scalar_metrics(subject: Subject) -> None:
             raise CheckFailure(f"metric '{name}' is not one finite number", "reduce it, e.g. with mean()")
 
 
-def _losses(bench: Bench) -> dict[str, Tensor]:
+@check("P15", role="component", title="what it declares are words that the core knows")
+def known_words(subject: Subject) -> None:
+    """posterior, prior, score_kind, likelihood and draws are each one of the words in worldlab.interfaces.
+
+    Catches a misspelt ability: what is not known is not asked, and an encoder whose posterior is "analytical" would be trained
+    without a KL. Fix: copy the word.
+    """
+    if wrong := misdeclared(subject.bench().part):
+        raise CheckFailure(wrong, "copy the word from worldlab.interfaces")
+
+
+@check("P16", role="component", title="it runs in its default sizes")
+def default_sizes(subject: Subject) -> None:
+    """A world model with the default configuration sees a batch, and has finite losses.
+
+    Catches layers that do not fit together where there are more than one: all other checks shrink stacks to one.
+    Fix: build with the defaults and look at the shapes.
+    """
+    bench = subject.sized_by(type(subject.choice.config)()).bench(fresh=True)
+    with torch.no_grad():
+        for name, term in _losses(bench, bench.batch(2, 3)).items():
+            if not torch.isfinite(term).all():
+                raise CheckFailure(f"'{name}' is not finite in the default sizes", "bound scales and logs away from 0")
+
+
+def _losses(bench: Bench, batch: Batch | None = None) -> dict[str, Tensor]:
     """The component's terms for all its players, on a fixed batch and seed."""
-    ctx = bench.context()
+    ctx = bench.context(batch)
     out = {}
     for player in bench.part.players():
         terms = bench.part.losses(ctx if player == "main" else ctx.detach(), player)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from worldlab.interfaces import ScoreKind
+from worldlab.interfaces import HasLogMass, ScoreKind
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
@@ -96,7 +96,7 @@ def scores(subject: Subject) -> None:
 
 @check("C4", role="decoder", title="features are read and trained")
 def features_matter(subject: Subject) -> None:
-    """decode and score depend on the memory's and the latent's part of the features; main's losses train both.
+    """decode, of each key, and score depend on the memory's and the latent's part of the features; main's losses train both.
 
     Catches a decoder that models the observation alone (posterior collapse by design) and a stray detach.
     Fix: condition every path on features; do not detach them in main's losses.
@@ -105,16 +105,25 @@ def features_matter(subject: Subject) -> None:
     split, features, obs = bench.specs.memory_dim, bench.features(3), bench.obs(3)
     for part, what in ((slice(0, split), "memory"), (slice(split, None), "latent")):
 
-        def run(x: Tensor, part: slice = part) -> list[Tensor]:
-            given = features.clone()
-            given[:, part] = x
-            modes = [dist.mode for dist in bench.decoder.decode(given).values()]
-            return [bench.decoder.score(given, obs), *modes]
+        def given(x: Tensor, part: slice = part) -> Tensor:
+            whole = features.clone()
+            whole[:, part] = x
+            return whole
 
-        if not depends(run, features[:, part].clone()):
+        if not depends(lambda x, given=given: bench.decoder.score(given(x), obs), features[:, part].clone()):
             raise CheckFailure(
-                f"the decoder ignores the {what} in its features", "condition every output on all features"
+                f"the decoder's score ignores the {what} in its features", "condition every output on all features"
             )
+        for key in bench.decoder.decode(features):
+
+            def drawn(x: Tensor, given: Any = given, key: str = key) -> list[Tensor]:
+                dist = bench.decoder.decode(given(x))[key]
+                return [dist.mode, dist.sample(toys.stream(0))]
+
+            if not depends(drawn, features[:, part].clone()):
+                raise CheckFailure(
+                    f"the decoder ignores the {what} where it draws '{key}'", "condition every output on all features"
+                )
     ctx = bench.context()
     total = torch.stack([term.sum() for term in bench.decoder.losses(ctx, "main").values()]).sum()
     for x, what in ((ctx.memory, "memory"), (ctx.latent.z, "latent")):
@@ -169,9 +178,10 @@ def learns(subject: Subject) -> None:
 
 @check("C7", role="decoder", title="decode and score repeat and keep their inputs")
 def repeatable(subject: Subject) -> None:
-    """Two calls of decode(...).mode and score agree bit for bit, and change neither features nor observations.
+    """Two calls of decode(...).mode and score agree bit for bit, and change neither features nor observations. A sample
+    [N, *shape] is the generator's: one seed draws one, and leaves the global random stream alone.
 
-    Catches noise in the generator that no stream controls, running statistics, in-place scaling.
+    Catches noise that no stream controls, running statistics, in-place scaling.
     Fix: draw from a generator argument inside `sample` only; clone before writing.
     """
     bench = subject.bench()
@@ -186,6 +196,47 @@ def repeatable(subject: Subject) -> None:
         raise CheckFailure("two calls give different results", "keep noise inside sample(generator)")
     if not same(kept, (features, obs), 0.0):
         raise CheckFailure("decode or score changes its inputs in place", "clone before writing")
+    with torch.no_grad():
+        for key, dist in bench.decoder.decode(features).items():
+            before = torch.get_rng_state()
+            drawn = dist.sample(toys.stream(1))
+            require_shape(drawn, tuple(obs[key].shape), f"a sample of '{key}'")
+            if not torch.equal(before, torch.get_rng_state()) or not same(drawn, dist.sample(toys.stream(1)), 0.0):
+                raise CheckFailure(
+                    f"two samples of '{key}' with one seed differ, or it draws from the global stream",
+                    "draw from the generator that sample() is given",
+                )
+
+
+@check("C9", role="decoder", title="the mass it declares is one")
+def declared_mass(subject: Subject) -> None:
+    """With likelihood "exact" or "bound" there is a log_mass, [N]: another picture has another, and what is exact is at most 0.
+
+    Catches a density where a probability belongs, a constant, and a declaration without the method: bits per dimension
+    rest on it. Fix: the probability of the grey level, log(cdf(x + 1/510) - cdf(x - 1/510)).
+    """
+    bench = subject.bench("image")
+    if bench.decoder.likelihood == "undefined":
+        raise NotApplicable("its likelihood is undefined")
+    if not isinstance(bench.decoder, HasLogMass):
+        raise CheckFailure(
+            f"likelihood is '{bench.decoder.likelihood}' but there is no log_mass", "offer it, or declare 'undefined'"
+        )
+    features = bench.features(5)
+    obs = tree_map(lambda x: ((x + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5, bench.obs(5))
+    with torch.no_grad():
+        mass = bench.decoder.log_mass(features, obs, toys.stream(0))
+        require_shape(mass, (5,), "log_mass")
+        if bench.decoder.likelihood == "exact" and float(mass.max()) > 1e-3:
+            raise CheckFailure(
+                f"log_mass is {float(mass.max()):.1f}: no probability exceeds 1",
+                "a probability of levels, not a density",
+            )
+        other = bench.decoder.log_mass(features, {key: -x for key, x in obs.items()}, toys.stream(0))
+        if same(mass, other, 0.0):
+            raise CheckFailure(
+                "log_mass is the same for another picture", "the probability of the observation it is given"
+            )
 
 
 @check("C8", role="decoder", title="a log-density is one, and that of the samples")
@@ -215,7 +266,10 @@ def honest_score(subject: Subject) -> None:
 def _require_honest_score(bench: Bench, name: str) -> None:
     count = 1000 if name == "image" else 4000
     one = bench.features(1)
-    ((key, dist),) = bench.decoder.decode(one.expand(count, -1)).items()
+    drawn = bench.decoder.decode(one.expand(count, -1))
+    if not drawn:
+        raise NotApplicable("decode draws nothing")
+    ((key, dist),) = drawn.items()
     samples = dist.sample(toys.stream(0))
 
     def log_density(x: Tensor) -> Tensor:

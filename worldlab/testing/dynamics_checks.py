@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.distributions import HasKL, HasLogProb
+from worldlab.distributions import HasEntropy, HasKL, HasLogProb
 from worldlab.interfaces import ScoresLatent, State
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject, clone
@@ -19,6 +22,7 @@ from worldlab.testing.probes import (
     disturbed,
     floats,
     gradient_reaches,
+    log_density_bias,
     require_density,
     require_rows,
     require_shape,
@@ -26,6 +30,13 @@ from worldlab.testing.probes import (
     same,
     with_grad,
 )
+
+
+def by_kind(subject: Subject) -> Iterator[Bench]:
+    """A bench for numbers and one for codes, as far as they are accepted. Priors of the two share little code."""
+    for kind in ("gaussian", "categorical"):
+        with suppress(NotApplicable):
+            yield subject.only(kind=kind).bench("vector")
 
 
 def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
@@ -39,10 +50,11 @@ def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
 
 @check("D1", role="dynamics", title="shapes, rows and finite values for every latent and action kind")
 def shapes(subject: Subject) -> None:
-    """States are trees of [N, ...] with one structure from initial on, memory is [N, H], samples and modes [N, D].
+    """States are trees of [N, ...] with one structure from initial on, on the weights' device; memory is [N, H], samples and
+    modes [N, D].
 
     Catches wrong widths, a squeezed batch of one, states that change shape between steps (they are stacked over time),
-    and initial rows that differ. Fix: allocate every leaf in initial; pad caches to a fixed size.
+    initial rows that differ, and a hard-coded CPU. Fix: allocate every leaf in initial; pad caches to a fixed size.
     """
     accepted = 0
     for kind in ("gaussian", "point", "categorical"):
@@ -54,8 +66,23 @@ def shapes(subject: Subject) -> None:
             accepted += 1
             for rows in (1, 7):
                 _step_shapes(bench, rows)
+            _device(bench)
     if not accepted:
         raise CheckFailure("it refuses every kind of latent and action", "support at least gaussian latents")
+
+
+def _device(bench: Bench) -> None:
+    """The meta device stands for a GPU: what is made on another one than the weights' shows without having one."""
+    try:
+        state = copy.deepcopy(bench.dynamics).to("meta").initial(2)
+    except Exception:  # what reads numbers cannot run without them
+        return
+    for leaf in tree.leaves(state):
+        if leaf.device.type != "meta":
+            raise CheckFailure(
+                f"initial(n) makes a leaf on the {leaf.device} although the weights are elsewhere",
+                "torch.zeros(n, H, device=self.device)",
+            )
 
 
 def _step_shapes(bench: Bench, rows: int) -> None:
@@ -226,15 +253,15 @@ def reparameterised_truthful(subject: Subject) -> None:
     Catches samples detached inside a distribution library: an agent that differentiates through the dream learns
     nothing. Fix: rsample or straight-through, or declare reparameterised = False.
     """
-    bench = subject.bench()
-    memory = bench.dynamics.memory(warm(bench, 4))
-    found = gradient_reaches(lambda m: bench.dynamics.predict(m).sample(toys.stream(0)), memory)
-    if found != bench.dynamics.reparameterised:
-        raise CheckFailure(
-            f"reparameterised = {bench.dynamics.reparameterised}, but samples "
-            f"{'do' if found else 'do not'} carry gradients to the memory",
-            "mean + std * noise or straight-through; or declare it the other way",
-        )
+    for bench in by_kind(subject):
+        dynamics, memory = bench.dynamics, bench.dynamics.memory(warm(bench, 4))
+        found = gradient_reaches(lambda m, dynamics=dynamics: dynamics.predict(m).sample(toys.stream(0)), memory)
+        if found != dynamics.reparameterised:
+            raise CheckFailure(
+                f"reparameterised = {dynamics.reparameterised}, but {bench.specs.latent.kind} samples "
+                f"{'do' if found else 'do not'} carry gradients to the memory",
+                "mean + std * noise or straight-through; or declare it the other way",
+            )
 
 
 @check("D9", role="dynamics", title="what it declares of p is there")
@@ -267,11 +294,12 @@ def declared_prior(subject: Subject) -> None:
 
 @check("D10", role="dynamics", title="the prior's density integrates to 1 and is that of its samples")
 def honest_density(subject: Subject) -> None:
-    """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples;
-    on six codes the probabilities sum to 1.
+    """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples; on six codes
+    the probabilities sum to 1. On eight numbers, and on two codes of four, 4000 samples are as likely as the density says;
+    entropy, where it is offered, is what their log-densities average to.
 
-    Catches a missing log std or log-determinant, and samples from another distribution than the one scored.
-    Fix: -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
+    Catches a missing log std or log-determinant, a mean where a sum over dimensions belongs, and samples from another
+    distribution than the one scored. Fix: sum over D of -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
     """
     asked = 0
     for settings in ({"kind": "gaussian", "latent_dim": 1}, {"kind": "categorical", "groups": 1, "classes": 6}):
@@ -286,8 +314,36 @@ def honest_density(subject: Subject) -> None:
         asked += 1
         with torch.no_grad():
             _integrates(bench, memory) if settings["kind"] == "gaussian" else _sums_to_one(bench, memory)
+    for settings in ({"kind": "gaussian", "latent_dim": 8}, {"kind": "categorical", "groups": 2, "classes": 4}):
+        with suppress(NotApplicable), torch.no_grad():
+            bench = subject.only(**settings).bench("vector")
+            if bench.dynamics.prior in ("analytic", "log_prob"):
+                asked += 1
+                _fits_its_samples(bench)
     if not asked:
-        raise NotApplicable("it refuses one-dimensional latents and six codes")
+        raise NotApplicable("the prior has no density, or it refuses what it was asked about")
+
+
+def _fits_its_samples(bench: Bench) -> None:
+    latent = bench.specs.latent
+    prior: Any = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 1)).expand(4000, -1))
+    samples = prior.sample(toys.stream(0))
+    log_prob = prior.log_prob(samples)
+    codes = latent.classes**latent.groups if latent.kind == "categorical" else 0
+    bias = log_density_bias(samples, log_prob, codes)
+    if abs(bias) > 5:
+        raise CheckFailure(
+            f"{latent.kind} samples are not as likely as log_prob says (E[r / p] is {bias:.0f} standard errors from 1)",
+            "sum log_prob over the dimensions; sample what is scored",
+        )
+    if isinstance(prior, HasEntropy):
+        entropy, error = prior.entropy(), float(log_prob.std()) / len(samples) ** 0.5
+        missed = float((entropy + log_prob).mean())
+        if abs(missed) > 5 * error + 1e-3:
+            raise CheckFailure(
+                f"entropy() is {missed:.2f} nats from what the log-densities of samples average to",
+                "the entropy is minus the mean of log_prob over samples",
+            )
 
 
 def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
@@ -308,18 +364,21 @@ def _sums_to_one(bench: Bench, memory: Tensor) -> None:
 
 @check("D11", role="dynamics", title="the same generator seed gives the same sample")
 def seeded_samples(subject: Subject) -> None:
-    """Two samples of one prior with one seed agree; the mode never changes.
+    """Two samples of one prior with one seed agree, of a density those of two seeds do not; the mode never changes.
 
     Catches a hidden random stream: dreams no seed repeats. Fix: draw from the generator that sample() is given.
     """
-    bench = subject.bench()
-    prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 3)))
-    if not same(prior.sample(toys.stream(1)), prior.sample(toys.stream(1)), 0.0):
-        raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
-    if not same(prior.mode, prior.mode, 0.0):
-        raise CheckFailure("two modes of one prior differ", "the mode is without noise")
-    if not floats(prior.mode):
-        raise CheckFailure("the mode is not float", "return floats")
+    for bench in by_kind(subject):
+        prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 64)))
+        if not same(prior.sample(toys.stream(1)), prior.sample(toys.stream(1)), 0.0):
+            raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
+        dense = bench.dynamics.prior in ("analytic", "log_prob")
+        if dense and same(prior.sample(toys.stream(1)), prior.sample(toys.stream(2)), 0.0):
+            raise CheckFailure("samples of two seeds are the same", "draw from the generator that sample() is given")
+        if not same(prior.mode, prior.mode, 0.0):
+            raise CheckFailure("two modes of one prior differ", "the mode is without noise")
+        if not floats(prior.mode):
+            raise CheckFailure("the mode is not float", "return floats")
 
 
 @check("D12", role="dynamics", title="its own losses do not train the latents they predict")

@@ -90,7 +90,7 @@ def batch_independence(subject: Subject) -> None:
 
 @check("E3", role="encoder", title="noise comes from the generator alone")
 def determinism(subject: Subject) -> None:
-    """Without a generator two calls agree; generators of one seed give one sample.
+    """Without a generator two calls agree; generators of one seed give one sample, and of two seeds two.
 
     Catches sampling where the most likely z was asked for, and hidden random streams: evaluation would not repeat.
     Fix: `if generator is None` return the mode; draw all noise from the generator.
@@ -102,6 +102,8 @@ def determinism(subject: Subject) -> None:
                 f"two calls with {when} give different latents",
                 "draw noise from the generator only, none if it is None",
             )
+    if bench.encoder.posterior != "deterministic" and same(_infer(bench, 64, 3).z, _infer(bench, 64, 4).z, 0.0):
+        raise CheckFailure("two seeds give the same latents", "draw from the generator that infer() is given")
 
 
 @check("E4", role="encoder", title="the memory is read if and only if the mix says so")
@@ -254,6 +256,23 @@ def no_collapse(subject: Subject) -> None:
             f"the latent collapses: a linear probe finds the dot with R2 {r2:.2f}",
             "stop gradients of prediction targets; add a term that keeps z informative",
         )
+
+
+@check("E11", role="encoder", title="every observation is read")
+def every_key_read(subject: Subject) -> None:
+    """With a picture and a vector to see, z depends on each of them.
+
+    Catches an encoder that sees the picture only and forgets the vector beside it. Fix: embed every key of specs.obs.
+    """
+    bench = subject.bench("dict")
+    obs, memory = bench.obs(3), _memory(bench, 3)
+    for key in obs:
+
+        def run(x: Tensor, key: str = key) -> Tensor:
+            return bench.encoder.infer(bench.encoder.embed({**obs, key: x}), memory, toys.stream(0)).z
+
+        if not depends(run, obs[key]):
+            raise CheckFailure(f"z does not depend on the observation '{key}'", "embed every key of specs.obs")
 
 
 @check("E10", role="encoder", title="what it is given stays as it was, frame by frame")

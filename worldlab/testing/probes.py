@@ -25,12 +25,12 @@ def floats(value: Any) -> list[Tensor]:
 
 
 def gap(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b| relative to 1 + |a|, elementwise; infinite where only one of them is finite."""
+    """|a - b| relative to 1 + |a|, elementwise; where one is not finite 0 if the other is the same, else infinite."""
     a, b = a.detach().double(), b.detach().double()
     difference = (a - b).abs() / (1 + a.abs())
-    return torch.where(
-        torch.isfinite(a) & torch.isfinite(b), difference, (a.nan_to_num() != b.nan_to_num()) * torch.inf
-    )
+    alike = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(alike, 0.0, torch.inf).to(difference)
+    return torch.where(torch.isfinite(a) & torch.isfinite(b), difference, apart)
 
 
 def same(a: Any, b: Any, tolerance: float = TOLERANCE) -> bool:
@@ -124,8 +124,8 @@ def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
         raise CheckFailure(
             f"{what} has shape {list(x.shape)}, not {list(shape)}", "see the method's docstring in interfaces"
         )
-    if not x.is_floating_point():
-        raise CheckFailure(f"{what} is {x.dtype}, not float", "return floats")
+    if x.dtype != torch.float32:
+        raise CheckFailure(f"{what} is {x.dtype}, not torch.float32", "return float32: what follows multiplies it")
     if not torch.isfinite(x).all():
         raise CheckFailure(f"{what} holds NaN or infinity at initialisation", "bound scales and logs away from 0")
 

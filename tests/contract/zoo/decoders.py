@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -53,6 +55,15 @@ class LatentBlind(ReferenceDecoder):
         return super().decode(features * seen)
 
 
+@broken("C4", "where it draws 'image'")
+class BlindPictures(ReferenceDecoder):
+    """Draws pictures without the features; the vector beside them reads all."""
+
+    def decode(self, features):
+        blind = super().decode(torch.zeros_like(features))
+        return {key: blind[key] if key == "image" else dist for key, dist in super().decode(features).items()}
+
+
 @broken("C5", "chosen frames")
 class NeedsNeighbours(ReferenceDecoder):
     """Compares each frame with the one before it in its row."""
@@ -70,6 +81,39 @@ class FlippedSign(ReferenceDecoder):
 
     def losses(self, ctx, player="main"):
         return {name: -term for name, term in super().losses(ctx, player).items()}
+
+
+@dataclass(frozen=True)
+class FlatSamples(Normal):
+    """Draws pictures as rows of numbers."""
+
+    def sample(self, generator):
+        return super().sample(generator).flatten(1)
+
+
+@broken("C7", "a sample of")
+class FlatPictures(ReferenceDecoder):
+    """Its samples have another shape than observations."""
+
+    def decode(self, features):
+        return {key: FlatSamples(d.mean, d.std) for key, d in super().decode(features).items()}
+
+
+@broken("C9", "there is no log_mass")
+class EmptyPromise(ReferenceDecoder):
+    """Declares a likelihood that it does not offer."""
+
+    likelihood = "exact"
+
+
+@broken("C9", "no probability exceeds 1")
+class DensityForMass(ReferenceDecoder):
+    """Gives a density where a probability belongs."""
+
+    likelihood = "exact"
+
+    def log_mass(self, features, obs, generator):
+        return -100 * self.score(features, obs)
 
 
 @broken("C7", "in place")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from worldlab.distributions import Normal
-from worldlab.testing.reference import ReferenceDynamics
+from worldlab.distributions import Normal, OneHot
+from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
 from zoo.animals import broken
 from zoo.encoders import NoLogStd, Opaque
 
@@ -182,3 +182,97 @@ class UnstoppedLikelihood(ReferenceDynamics):
             return {}
         prior = self.predict(ctx.memory.flatten(0, 1))
         return {"next": -prior.log_prob(ctx.latent.z.flatten(0, 1)).unflatten(0, ctx.row.shape)}
+
+
+@dataclass(frozen=True)
+class MeanLogProb(Normal):
+    """A Gaussian whose log-density is averaged over its dimensions."""
+
+    def log_prob(self, x):
+        return super().log_prob(x) / x.shape[-1]
+
+
+@broken("D10", "not as likely as log_prob says")
+class AveragesDimensions(ReferenceDynamics):
+    """Averages log p over the dimensions of z; on one dimension nobody would see it."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return MeanLogProb(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@dataclass(frozen=True)
+class HalfEntropy(Normal):
+    """A Gaussian that reports half its entropy."""
+
+    def entropy(self):
+        return super().entropy() / 2
+
+
+@broken("D10", "entropy() is")
+class WrongEntropy(ReferenceDynamics):
+    """Miscounts its entropy."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return HalfEntropy(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@dataclass(frozen=True)
+class GlobalCodes(OneHot):
+    """Codes drawn from torch's global stream."""
+
+    def sample(self, generator):
+        return super().sample(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+
+
+@broken("D11", "two samples with one seed")
+class UnseededCodes(ReferenceDynamics):
+    """Ignores the generator for codes only."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return GlobalCodes(dist.logits) if isinstance(dist, OneHot) else dist
+
+
+@dataclass(frozen=True)
+class OneSeed(Normal):
+    """A Gaussian with a seed of its own."""
+
+    def sample(self, generator):
+        return super().sample(torch.Generator().manual_seed(0))
+
+
+@broken("D11", "samples of two seeds are the same")
+class SeedsItself(ReferenceDynamics):
+    """Every dream is the same dream."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return OneSeed(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@broken("D1", "although the weights are elsewhere")
+class OnTheCpu(ReferenceDynamics):
+    """Allocates its state where it was written, not where it runs."""
+
+    def initial(self, n):
+        return {"h": torch.zeros(n, self.width)}
+
+
+@broken("P16", "cannot be multiplied")
+class UnchainedLayers(ReferenceDynamics):
+    """Its layers do not fit together; with one of them nobody would see it."""
+
+    class Config(ReferenceDynamicsConfig):
+        layers: int = 2
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.stack = nn.ModuleList([nn.Linear(config.memory + 3 * i, config.memory) for i in range(config.layers)])
+
+    def memory(self, state):
+        h = super().memory(state)
+        for layer in self.stack:
+            h = layer(h)
+        return h

@@ -50,6 +50,30 @@ class NoisyMode(ReferenceEncoder):
         return super().infer(embed, memory, generator or torch.Generator().manual_seed(random.getrandbits(32)))
 
 
+@broken("E3", "two seeds give the same")
+class SeedsItself(ReferenceEncoder):
+    """Draws from a seed of its own."""
+
+    def infer(self, embed, memory, generator):
+        return super().infer(embed, memory, None if generator is None else torch.Generator().manual_seed(0))
+
+
+@broken("P15", "posterior is 'analytical'")
+class Misspelt(ReferenceEncoder):
+    """Declares an ability that nobody knows: it would be trained without a KL."""
+
+    posterior = "analytical"
+
+
+@broken("E11", "the observation 'vector'")
+class SeesPicturesOnly(ReferenceEncoder):
+    """Forgets the vector beside a picture."""
+
+    def embed(self, obs):
+        alone = len(obs) == 1
+        return super().embed({key: x if alone or x.dim() == 4 else torch.zeros_like(x) for key, x in obs.items()})
+
+
 @broken("E4", "does not depend on the memory")
 class MemoryDropper(ReferenceEncoder):
     """Declares that it reads the memory, and does not."""
