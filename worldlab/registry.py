@@ -100,6 +100,11 @@ class Registration:
         )
 
 
+def _whole(message: str, place: str) -> str:
+    """Where it went wrong, behind the message if that has to be cut to one line: its end is the reason."""
+    return place if one_line(message) == message else f"{message}; {place}"
+
+
 @dataclass(frozen=True)
 class BrokenPlugin:
     """A plugin that is installed but unusable. where: file:line of the fault. claims: (role, name) it registered."""
@@ -118,9 +123,8 @@ class BrokenPlugin:
         """Return the error to raise when this plugin is needed; asked: "encoder 'foo'", if known."""
         who = f"plugin {self.distribution} {self.version}".strip() + (f" ({asked})" if asked else "")
         fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
-        return PluginError(
-            one_line(f"{who} {self.reason}"), cause=f"{self.reason}; {self.origin}, at {self.where}", fix=fix
-        )
+        message = f"{who} {self.reason}"
+        return PluginError(one_line(message), cause=_whole(message, f"{self.origin}, at {self.where}"), fix=fix)
 
 
 @dataclass(frozen=True)

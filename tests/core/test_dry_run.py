@@ -121,7 +121,7 @@ GIVEN: dict[str, list[tuple[str, Any, str]]] = {  # method, what is done to its 
         ("embed", lambda x: x[:1], r"gives \[1, \d+\], expected \[N, E\]"),
         ("embed", lambda x: x.sum(), r"gives \[\], expected \[N, E\]"),
         ("embed", lambda x: x.numpy(), r"gives a ndarray, expected a float tensor"),
-        ("embed", lambda x: x.long(), r"gives torch.int64, expected floats"),
+        ("embed", lambda x: x.long(), r"gives torch.int64, expected torch.float32"),
         ("embed", lambda x: x * float("nan"), r"gives not finite: \d+ of \d+ values"),
         ("embed", lambda x: x / 0, r"not finite"),
         ("embed", lambda x: x.to("meta"), r"gives on meta, expected cpu"),
