@@ -25,6 +25,17 @@ def test_the_intended_check_catches_the_bug(animal: Animal):
     assert result.fix
 
 
+def test_what_cannot_be_built_is_told_once():
+    class Unbuildable(ReferenceDecoder):
+        def __init__(self, config, specs):
+            super().__init__(config, specs)
+            self.net = specs.no_such_size
+
+    first, *others = [r for r in run_checks("decoder", Unbuildable) if not r.passed or r.skipped]
+    assert not first.passed and "it cannot be built: AttributeError" in first.cause and "no_such_size" in first.cause
+    assert len(others) > 15 and all(r.skipped and f"{first.check} says why" in r.cause for r in others)
+
+
 SOUND = [
     ("encoder", ReferenceEncoder, ReferenceEncoderConfig()),
     ("encoder", ReferenceEncoder, ReferenceEncoderConfig(kind="categorical")),

@@ -130,14 +130,14 @@ def _check(entry: Registration, chosen: list[Check], report: _Report) -> None:
         report.component(entry, "", f"no checks of the role {entry.role}; {cure}")
         return
     from worldlab.testing import modes
-    from worldlab.testing.checks import evaluate
+    from worldlab.testing.checks import evaluate_all
 
     for mode, subject in modes(entry):
         wanted = [check for check in chosen if not (mode and check.slow)]  # what trains is asked of the defaults alone
         if wanted:
             report.component(entry, mode)
-        for check in wanted:
-            report.result(evaluate(check, subject))
+        for found in evaluate_all(wanted, subject):
+            report.result(found)
 
 
 def _chosen(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:

@@ -12,12 +12,13 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.agent import Agent
 from worldlab.config import Config
-from worldlab.errors import ConfigError
+from worldlab.discovery import where
+from worldlab.errors import ConfigError, one_line
 from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder, Obs
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys
-from worldlab.testing.checks import CheckFailure, NotApplicable
+from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
 from worldlab.testing.reference import (
     ReferenceDecoder,
     ReferenceDecoderConfig,
@@ -30,8 +31,8 @@ from worldlab.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 JITTER = 0.05
-"""Parameters are moved by this much noise before structure is probed: a zero-initialised layer hides every path
-through it, wanted or not."""
+"""Parameters are moved by this share of themselves before structure is probed, those at 0 by this much: a zero-initialised
+layer hides every path through it, wanted or not."""
 
 
 Toy = Callable[[ObsSpec, ActionSpec, int, int, torch.Generator], Batch]
@@ -226,6 +227,17 @@ class Subject:
         return replace(self, settings=ModelSettings(head_units=32))
 
     def _build(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
+        try:
+            return self._built(mix, obs, action, use_memory, seed, fresh)
+        except (ConfigError, CheckFailure):
+            raise
+        except Exception as exc:
+            raise CannotBuild(
+                f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
+                "worldlab train --plugin FILE shows the same; docs/plugins.md has what each role must have",
+            ) from exc
+
+    def _built(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
         encoder, dynamics, decoder = mix.encoder, mix.dynamics, mix.decoder
         latent = encoder.cls.latent_spec(encoder.config)
         act = toys.ACTIONS[action]
@@ -252,10 +264,11 @@ class Subject:
 
 @torch.no_grad()
 def jitter(part: torch.nn.Module, seed: int) -> None:
-    """Move every parameter by noise of std JITTER, so that nothing rests exactly at its initial value."""
+    """Move every parameter by noise, JITTER of its size or of 1 where it is 0: nothing rests exactly at its initial value, and
+    what must stay positive does."""
     gen = toys.stream(seed + 1000)
     for p in part.parameters():
-        p.add_(JITTER * torch.randn(p.shape, generator=gen))
+        p.add_(JITTER * torch.where(p == 0, 1.0, p.abs()) * torch.randn(p.shape, generator=gen))
 
 
 def clone(value: Any) -> Any:

@@ -10,8 +10,8 @@ import importlib
 import inspect
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worldlab.discovery import where
@@ -29,6 +29,10 @@ class CheckFailure(PluginError):
 
     def __init__(self, cause: str, fix: str):
         super().__init__(cause, fix=fix)
+
+
+class CannotBuild(CheckFailure):
+    """The component under test cannot even be built."""
 
 
 class NotApplicable(Exception):
@@ -70,7 +74,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What a check found. cause: the bug if it failed, or why it does not apply if `skipped`. seconds: wall time."""
+    """What a check found. cause: the bug if it failed, or why it does not apply if `skipped`. seconds: wall time. unbuilt: it
+    failed because there was nothing to check."""
 
     check: str
     title: str
@@ -79,6 +84,7 @@ class Result:
     fix: str
     seconds: float
     skipped: bool = False
+    unbuilt: bool = False
 
 
 def check(id: str, *, role: str, title: str, since: str = "0.1", slow: bool = False) -> Callable[..., Any]:
@@ -112,17 +118,29 @@ def checks_for(role: str, *, since: str | None = None) -> tuple[Check, ...]:
     return tuple(c for c in all_checks() if c.role in groups and (level is None or _natural(c.since) <= level))
 
 
+def evaluate_all(checks: Iterable[Check], subject: Any) -> Iterator[Result]:
+    """Run checks one after the other. What cannot even be built is told once: the others are skipped then."""
+    told = ""
+    for one in checks:
+        found = evaluate(one, subject)
+        if found.unbuilt and told:
+            found = replace(found, passed=True, skipped=True, cause=f"{told} says why it cannot be built", fix="")
+        elif found.unbuilt:
+            told = one.id
+        yield found
+
+
 def evaluate(one: Check, subject: Any) -> Result:
     """Run one check and return what it found."""
     start = time.perf_counter()
-    cause, fix, passed, skipped = "", "", True, False
+    cause, fix, passed, skipped, unbuilt = "", "", True, False, False
     try:
         one(subject)
     except NotApplicable as exc:
         cause, skipped = str(exc), True
     except CheckFailure as exc:
-        cause, fix, passed = exc.message, exc.fix or "", False
-    return Result(one.id, one.title, passed, cause, fix, time.perf_counter() - start, skipped)
+        cause, fix, passed, unbuilt = exc.message, exc.fix or "", False, isinstance(exc, CannotBuild)
+    return Result(one.id, one.title, passed, cause, fix, time.perf_counter() - start, skipped, unbuilt)
 
 
 def _natural(text: str) -> list[Any]:

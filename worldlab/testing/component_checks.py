@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 import tomllib
+import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from worldlab.discovery import where
 from worldlab.errors import DivergedError, one_line
-from worldlab.interfaces import Batch, misdeclared
+from worldlab.interfaces import Batch, Component, Context, misdeclared
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, check
@@ -123,8 +124,7 @@ def loss_terms(subject: Subject) -> None:
     batch = bench.batch()
     ctx = bench.context(batch)
     for player in bench.part.players():
-        terms = bench.part.losses(ctx if player == "main" else ctx.detach(), player)
-        for name, term in terms.items():
+        for name, term in _terms(bench.part, ctx if player == "main" else ctx.detach(), player).items():
             if tuple(term.shape) != tuple(batch.mask.shape):
                 raise CheckFailure(
                     f"loss '{name}' has shape {list(term.shape)}, not [B, T] = {list(batch.mask.shape)}",
@@ -170,7 +170,7 @@ def critic_isolation(subject: Subject) -> None:
         if player == "main":
             continue
         names = {id(p): name for name, p in part.named_parameters()}
-        total = _total(part.losses(ctx.detach(), player))
+        total = _total(_terms(part, ctx.detach(), player))
         others = [p for other, held in groups.items() if other != player for p in held]
         leaks = [p for p, grad in zip(others, _gradients(total, others)) if grad is not None and grad.abs().sum() > 0]
         if leaks:
@@ -266,10 +266,19 @@ def silence(subject: Subject) -> None:
     Catches leftover prints and debug dumps: a command with --json must print one object. Fix: use metrics(ctx).
     """
     out = StringIO()
-    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stdout(out), redirect_stderr(out):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        chdir(folder),
+        redirect_stdout(out),
+        redirect_stderr(out),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("always")  # a warning that another check saw is not given a second time
         bench = subject.bench()
         for _ in bench.updates(1, lambda gen: bench.batch()):
             pass
+        with torch.no_grad():
+            bench.part.metrics(bench.context().detach())
         files = os.listdir(folder)
     if out.getvalue():
         raise CheckFailure(f"it prints {out.getvalue().strip()[:40]!r}", "return numbers from metrics(ctx) instead")
@@ -342,13 +351,26 @@ def _losses(bench: Bench, batch: Batch | None = None) -> dict[str, Tensor]:
     ctx = bench.context(batch)
     out = {}
     for player in bench.part.players():
-        terms = bench.part.losses(ctx if player == "main" else ctx.detach(), player)
+        terms = _terms(bench.part, ctx if player == "main" else ctx.detach(), player)
         out.update({f"{player}/{name}": term for name, term in terms.items()})
     # A component may train through the matching rule alone; then its part in the context is what counts.
     return {**out, "features": ctx.features}
 
 
+def _terms(part: Component, ctx: Context, player: str) -> dict[str, Tensor]:
+    """What losses() gives. Raises: CheckFailure if that is no dict of tensors."""
+    terms = part.losses(ctx, player)
+    if not isinstance(terms, dict) or not all(isinstance(term, Tensor) for term in terms.values()):
+        raise CheckFailure(
+            f"losses(ctx, {player!r}) gives {one_line(repr(terms), 60)}, not {{name: tensor [B, T]}}",
+            "return a dict; {} where there is nothing to learn",
+        )
+    return terms
+
+
 def _total(terms: dict[str, Tensor]) -> Tensor:
+    if not terms:
+        raise CheckFailure("losses() gives a player that it has nothing to learn", "give it a loss, or drop the player")
     return torch.stack([term.sum() for term in terms.values()]).sum()
 
 

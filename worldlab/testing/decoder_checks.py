@@ -125,7 +125,10 @@ def features_matter(subject: Subject) -> None:
                     f"the decoder ignores the {what} where it draws '{key}'", "condition every output on all features"
                 )
     ctx = bench.context()
-    total = torch.stack([term.sum() for term in bench.decoder.losses(ctx, "main").values()]).sum()
+    terms = bench.decoder.losses(ctx, "main")
+    if not terms:
+        raise CheckFailure("the decoder has no main losses", 'return {name: [B, T]} from losses(ctx, "main")')
+    total = torch.stack([term.sum() for term in terms.values()]).sum()
     for x, what in ((ctx.memory, "memory"), (ctx.latent.z, "latent")):
         grad = torch.autograd.grad(total, x, allow_unused=True, retain_graph=True)[0] if total.requires_grad else None
         if grad is None or not grad.abs().sum() > 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.distributions import HasKL, HasLogProb
+from worldlab.distributions import HasEntropy, HasKL, HasLogProb
 from worldlab.interfaces import Latent
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
@@ -16,6 +16,7 @@ from worldlab.testing.probes import (
     gradient_reaches,
     linear_probe,
     log_density_bias,
+    require_entropy,
     require_rows,
     require_shape,
     rows_independent,
@@ -207,7 +208,7 @@ def _abilities(dist: object) -> dict[str, bool]:
 
 @check("E8", role="encoder", title="log q is the density of the samples")
 def honest_density(subject: Subject) -> None:
-    """E over samples of r(z) / q(z) is 1 for a known density r.
+    """E over samples of r(z) / q(z) is 1 for a known density r; entropy, where it is offered, is what log q averages to.
 
     Catches a missing log-determinant or log std, and samples of another distribution than the one scored.
     Fix: -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi, summed over D; for flows minus log |det|.
@@ -232,6 +233,8 @@ def honest_density(subject: Subject) -> None:
             f"log q is not the density of the samples ({bias:+.0f} standard errors)",
             "add the log std or log-determinant you left out; score the distribution you sample",
         )
+    if isinstance(latent.dist, HasEntropy):
+        require_entropy(latent.dist.entropy(), log_q)
 
 
 @check("E9", role="encoder", title="the latent does not collapse", slow=True)

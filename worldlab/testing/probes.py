@@ -74,7 +74,12 @@ def depends(run: Callable[[Tensor], Any], x: Tensor) -> bool:
 def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
     """Raise CheckFailure if row j of the inputs influences row i of the outputs. run: tree -> tree, both of rows."""
     rows = len(tree.leaves(inputs)[0])
-    base = run(inputs)
+    base = run(tree.tree_map(torch.clone, inputs))
+    if not same(base, run(tree.tree_map(torch.clone, inputs)), 0.0):
+        raise CheckFailure(
+            f"{what} gives another result for the same input: rows cannot be told apart",
+            "keep no state in self, and draw no noise but the generator's",
+        )
     for j in (0, rows - 1):
         changed = tree.tree_map(lambda x, j=j: _with_row(x, j), inputs)
         for a, b in zip(tree.leaves(base), tree.leaves(run(changed)), strict=True):
@@ -193,6 +198,16 @@ def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
         ratio = torch.exp(reference - log_prob.double())
     error = ratio.std() / len(ratio) ** 0.5 + 0.01
     return float((ratio.mean() - 1) / error)
+
+
+def require_entropy(entropy: Tensor, log_prob: Tensor) -> None:
+    """Raise CheckFailure unless an entropy is what the log-densities of samples average to, both [S] in nats."""
+    missed, error = float((entropy + log_prob).mean()), float(log_prob.std()) / len(log_prob) ** 0.5
+    if abs(missed) > 5 * error + 1e-3:
+        raise CheckFailure(
+            f"entropy() is {missed:+.2f} nats from what the log-densities of samples average to",
+            "the entropy is minus the mean of log_prob over samples",
+        )
 
 
 def r2(target: Tensor, prediction: Tensor) -> float:

@@ -15,7 +15,7 @@ from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry
 from worldlab.runconfig import NoOptions
 from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
-from worldlab.testing.checks import Result, checks_for, evaluate
+from worldlab.testing.checks import Result, checks_for, evaluate_all
 from worldlab.testing.sizes import small_config, variants
 
 Named = str | Registration | type[Component] | Subject
@@ -130,4 +130,4 @@ def _registered(registration: Registration, config: Config, mode: str = "") -> S
 
 
 def _run(subject: Subject, only: Collection[str] | None) -> list[Result]:
-    return [evaluate(c, subject) for c in checks_for(subject.role) if only is None or c.id in only]
+    return list(evaluate_all((c for c in checks_for(subject.role) if only is None or c.id in only), subject))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldlab import rollout, tree
+from worldlab.errors import one_line
 from worldlab.interfaces import ParallelDynamics, SharesPast, State, Unrolled
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
@@ -212,8 +213,9 @@ def long_rollout(subject: Subject) -> None:
             try:
                 state = bench.dynamics.advance(state, z[:, t], action[:, t])
             except Exception as exc:
+                ends = ": a cache or position table ends there" if t else ""
                 raise CheckFailure(
-                    f"step {t + 1} of a rollout fails ({type(exc).__name__}): a cache or position table ends there",
+                    f"step {t + 1} of a rollout fails ({type(exc).__name__}: {one_line(exc, 80)}){ends}",
                     "a ring cache with per-row positions; relative or rotary positions",
                 ) from exc
             if _numel(state) != size:

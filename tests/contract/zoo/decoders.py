@@ -221,3 +221,19 @@ class SharedParameter(Adversarial):
 
     def players(self):
         return {"main": list(self.net.parameters()), "critic": list(self.parameters())}
+
+
+@broken("P3", 'no "main"')
+class NamelessPlayer(ReferenceDecoder):
+    """Calls its main player otherwise."""
+
+    def players(self):
+        return {"generator": list(self.net.parameters())}
+
+
+@broken("P5", "not {name: tensor [B, T]}")
+class ForgottenReturn(ReferenceDecoder):
+    """Computes its losses and forgets to return them."""
+
+    def losses(self, ctx, player="main"):
+        super().losses(ctx, player)

@@ -276,3 +276,19 @@ class UnchainedLayers(ReferenceDynamics):
         for layer in self.stack:
             h = layer(h)
         return h
+
+
+@broken("D5", "hidden state in the module")
+class ReadsItself(ReferenceDynamics):
+    """Its memory is the module's, not the state's."""
+
+    def advance(self, state, z, action):
+        self.last = super().advance(state, z, action)
+        return self.last
+
+    def memory(self, state):
+        return (
+            super().memory(self.last)
+            if hasattr(self, "last") and len(self.last["h"]) == len(state["h"])
+            else state["h"]
+        )

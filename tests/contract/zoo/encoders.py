@@ -242,3 +242,20 @@ class MetricCurve(ReferenceEncoder):
 
     def metrics(self, ctx):
         return {"curve": ctx.latent.z.mean(-1)}
+
+
+@dataclass(frozen=True)
+class HalfEntropy(Normal):
+    """A Gaussian that reports half its entropy."""
+
+    def entropy(self):
+        return super().entropy() / 2
+
+
+@broken("E8", "entropy() is")
+class WrongEntropy(ReferenceEncoder):
+    """Miscounts its entropy."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, dist=HalfEntropy(latent.dist.mean, latent.dist.std))
