@@ -21,7 +21,8 @@ from worldlab_agents.actor import draw
 from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, boltzmann, propose, search, top
+from worldlab_agents.stopwatch import Stopwatch
 
 
 @singledispatch
@@ -93,7 +94,7 @@ class PlannerAgent(Agent):
 
     def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
         """Search for the best plan from a carry [N, ...]."""
-        self.watch = self.watch.restarted()
+        self.watch.start()
         value, proposals, guide = None, None, self.guide
         if guide is not None:
             value = guide.value

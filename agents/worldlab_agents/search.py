@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,14 +17,12 @@ from worldlab.interfaces import State
 from worldlab.rollout import Carry, Policy
 from worldlab.world_model import WorldModel
 from worldlab_agents.plans import Plans, coloured_noise, planning_state
+from worldlab_agents.stopwatch import Stopwatch
 
 Value = Callable[[Tensor], Tensor]
 """features [*, F] -> what is to come from there on [*]."""
 Weigh = Callable[[Tensor], Tensor]
 """Scores [N, S] of candidates -> their weights [N, S], summing to 1."""
-
-CHUNK = 64
-"""Candidates dreamt at once under a deadline: what is not begun need not be waited for."""
 
 
 @dataclass(frozen=True)
@@ -95,29 +93,6 @@ class Found:
         return planning_state(plans, torch.cat([elites, padding], 1))
 
 
-@dataclass
-class Stopwatch:
-    """Whether there is time for one more chunk: judged by the slowest of the last few. Without a limit always."""
-
-    milliseconds: float
-    start: float = field(default_factory=lambda: time.perf_counter())
-    last: float = 0.0
-    slowest: float = 0.0
-
-    def again(self) -> bool:
-        if not self.milliseconds:
-            return True
-        now = time.perf_counter()
-        if self.last:
-            self.slowest = max(0.9 * self.slowest, now - self.last)
-        self.last = now
-        return now - self.start + 1.5 * self.slowest < self.milliseconds / 1e3
-
-    def restarted(self) -> Stopwatch:
-        """For the next search. A chunk that was slow by accident is forgotten after a few, or nothing would be dreamt again."""
-        return Stopwatch(self.milliseconds, slowest=0.8 * self.slowest)
-
-
 def search(
     task: PlanningTask,
     plans: Plans,
@@ -131,12 +106,15 @@ def search(
     """Improve `plans`. kept: further candidates [N, K, H, A] of the first iteration (the last search's elites);
     proposals: of every iteration (a policy's).
 
-    Under a deadline an iteration is cut short where time is up, and what was found so far is returned: before any
+    watch: keeps the deadline of `budget` over many searches, already started. Under a deadline an iteration is cut short where
+    time is up, and what was found so far is returned: before any
     candidate was dreamt, that is the most likely plan. What promises most is dreamt first.
 
     A score that is not finite is the worst.
     """
-    watch = watch or Stopwatch(budget.milliseconds)
+    if watch is None:
+        watch = Stopwatch(budget.milliseconds)
+        watch.start()
     best, score = plans.best, torch.full((len(plans.best),), -torch.inf, device=plans.best.device)
     nothing = best[:, None][:, :0]
     elites = nothing if kept is None else kept
@@ -156,6 +134,8 @@ def search(
         told = torch.where(torch.isfinite(scores).any(1, keepdim=True), scores, 0.0)
         plans = plans.fit(tried, rule.weigh(told), rule.keep, rule.floor)
         elites = _pick(tried, scores, rule.elites)
+        if scores.shape[1] < candidates.shape[1]:
+            break  # time is up
     return Found(plans, best, score, elites)
 
 
@@ -169,11 +149,12 @@ def propose(
 
 def _scores(task: PlanningTask, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
     """Scores of as many candidates as there is time for: [N, <= S], -inf where they are not finite."""
-    found = [candidates.new_empty(len(candidates), 0)]
-    for chunk in candidates.split(CHUNK if watch.milliseconds else candidates.shape[1], 1):
-        if not watch.again():
-            break
-        found.append(task.scores(chunk, generator))
+    found, done = [candidates.new_empty(len(candidates), 0)], 0
+    while done < candidates.shape[1] and (count := watch.fitting(candidates.shape[1] - done)):
+        begun = time.perf_counter()
+        found.append(task.scores(candidates[:, done : done + count], generator))
+        watch.took(count, time.perf_counter() - begun)
+        done += count
     scores = torch.cat(found, 1)
     return torch.where(torch.isfinite(scores), scores, -torch.inf)
 

@@ -26,7 +26,8 @@ from worldlab_agents.actor import Actor, ReturnRange, draw
 from worldlab_agents.configs import TDMPCConfig
 from worldlab_agents.dreamer import lambda_returns
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, PlanningTask, SearchRule, Stopwatch, boltzmann, propose, search
+from worldlab_agents.search import Budget, PlanningTask, SearchRule, boltzmann, propose, search
+from worldlab_agents.stopwatch import Stopwatch
 
 
 class Ensemble(nn.Module):
@@ -86,7 +87,7 @@ class TDMPCAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        self.watch = self.watch.restarted()
+        self.watch.start()
         config, policy = self.config, partial(draw, self.actor, generator=generator)
         proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
         task = PlanningTask(model, carry, config.gamma, config.noise, self._value)
