@@ -3,6 +3,8 @@
     python benchmarks/planning.py --out benchmarks/results/planning.json
     pip install torchrl stable-worldmodel        # adds the peers; what is not installed is named and left out
 
+stable-worldmodel imports torchvision, whose build must be torch's (on a CPU build an empty module of that name does for its planner).
+
 Every planner dreams in the same world model (vae x 3, untrained: a step costs the same before and after training), with the
 same number of candidates, steps and iterations, from the same states. Blocks are interleaved, so that a slow minute of the
 machine hits all alike. One thread unless --threads says otherwise.

@@ -116,6 +116,34 @@ def branch() -> str:
     return table(["dynamics", "seeds", "distinct of 4", "total variation", "no cell"], lines)
 
 
+def planning() -> str:
+    """A planner and workload a row, in milliseconds a decision."""
+    found = read("planning.json")
+    rows = []
+    for work in found["workloads"]:
+        for name, row in work["planners"].items():
+            cells = [
+                f"{row[key]:,.0f}" if row[key] is not None else "too few" for key in ("p50_ms", "p95_ms", "p99_ms")
+            ]
+            slower = row.get("slower_than_worldlab")
+            ratio = (
+                f"{slower['ratio']:.2f} [{slower['interval_95'][0]:.2f}, {slower['interval_95'][1]:.2f}]"
+                if slower
+                else ""
+            )
+            rows.append([work["workload"], name, *cells, str(row["decisions"]), ratio])
+    late, actor = found["deadline"], found["actor"]
+    rows.append(
+        [
+            f"b2 under a deadline of {late['budget_ms']:.0f} ms: in time {late['in_time']:.1%}", "worldlab",
+            *(f"{late[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), str(late["decisions"]), "",
+        ]
+    )  # fmt: skip
+    acted = [f"{actor[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+    rows.append(["b5: an actor instead of a search, 1M model", "worldlab", *acted, str(actor["decisions"]), ""])
+    return table(["workload", "planner", "p50", "p95", "p99", "decisions", "their time over ours [95%]"], rows)
+
+
 def roundup() -> str:
     """A claim a row: its quantity, the figures of its first prediction that has some, the verdict and how it came about."""
     rows = []
@@ -140,6 +168,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "agents": agents,
     "bits": bits,
     "branch": branch,
+    "planning": planning,
     "roundup": roundup,
 }
 
