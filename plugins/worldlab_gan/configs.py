@@ -113,9 +113,9 @@ class GANDecoderConfig(Config):
     """Weight of the term by which a generated observation should pass for a real one; it never reaches the features."""
     matching_scale: float = field(10.0, ge=0)
     """Weight of feature matching, the only term that reaches the encoder."""
-    mismatch_scale: float = field(1.0, ge=0)
-    """Weight of the critic's third task, to tell a frame from another one: without it a good generator makes it
-    forget."""
+    mismatch_scale: float = field(0.5, ge=0)
+    """Weight of the critic's third task, on a head of its own: to tell a frame from another one. 0: no such head; a good
+    generator then leaves `score` flat."""
     pix_l1: float = field(0.0, ge=0)
     """Weight of the mean absolute error of pixels and vector entries; it reaches the encoder too."""
     loss: Loss = "relativistic"

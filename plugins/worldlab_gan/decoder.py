@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.distributions import Distribution
 from worldlab.interfaces import Context, Decoder, Obs, Specs
-from worldlab_gan.adversarial import Verdict, critic_loss, critic_metrics, critic_terms, generator_loss, hold
+from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDecoderConfig
+from worldlab_gan.critics import Projection
 from worldlab_gan.generators import Generated
 from worldlab_gan.observations import ObsCritic, feature_distance, laplacian_energy, observation_generators
 
@@ -50,18 +51,23 @@ class GANDecoder(Decoder):
         self.critic = ObsCritic(
             specs.obs, specs.feature_dim, config.critic_width, config.critic_units, config.critic_layers
         )
+        # A head of its own: at the end of the game D tells nothing apart, and must not be kept from that.
+        units = config.critic_units
+        self.match = Projection(units, specs.feature_dim, units) if config.mismatch_scale else None
 
     def players(self) -> dict[str, list[nn.Parameter]]:
-        return {"main": list(self.generators.parameters()), "critic": list(self.critic.parameters())}
+        match = [] if self.match is None else list(self.match.parameters())
+        return {"main": list(self.generators.parameters()), "critic": [*self.critic.parameters(), *match]}
 
     def decode(self, features: Tensor) -> dict[str, Distribution]:
         """Samples of the averaged generator for each key; the mode is drawn without noise."""
         return {key: Generated(features, self.average.mean[key]) for key in self.obs.keys}  # type: ignore[index]
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """The critic's value, [N] in nats: higher where obs is real and fits features; comparable for equal features
-        only."""
-        return self.critic(obs, features)
+        """How well obs fits features, [N] in nats: what tells an observation from another one's under the same features; without
+        `mismatch_scale` the critic's value. Comparable for equal features only."""
+        seen = self.critic.see(obs)
+        return self.critic.head(seen, features) if self.match is None else self.match(seen, features)
 
     def after_step(self, player: str) -> None:
         if player == "main":
@@ -82,8 +88,10 @@ class GANDecoder(Decoder):
                 fake = self._generate(features, noise)
             trial = hold(self.game, self.critic, obs, fake, features)
             terms = critic_terms(self.game, trial)
-            if self.config.mismatch_scale:
-                terms["mismatch"] = self.config.mismatch_scale * self._mismatch(ctx, trial.real, features)
+            if self.match is not None:
+                terms["mismatch"] = self.config.mismatch_scale * self._mismatch(
+                    ctx, self.match, trial.real.seen, features
+                )
         else:
             terms = self._main(features, obs, noise)
         return {name: term.view_as(ctx.row) for name, term in terms.items()}
@@ -106,16 +114,16 @@ class GANDecoder(Decoder):
             out["pixels"] = self.config.pix_l1 * torch.stack(errors).sum(0)
         return out
 
-    def _mismatch(self, ctx: Context, real: Verdict, features: Tensor) -> Tensor:
-        """The critic must also tell an observation from another one under the same features, [N]; 0 for near copies.
+    def _mismatch(self, ctx: Context, match: nn.Module, seen: Tensor, features: Tensor) -> Tensor:
+        """What the critic sees must also tell an observation from another one under the same features, [N]; 0 for near copies.
 
-        Reed et al. 2016 (GAN-CLS), arXiv:1605.05396. Against a good generator alone a critic ends up flat, and
-        `score` would say nothing of whose features these are.
+        Reed et al. 2016 (GAN-CLS), arXiv:1605.05396, on a head of its own. Against a good generator alone a critic ends
+        up flat, and `score` would say nothing of whose features these are.
         """
         row, time = ctx.row.flatten(), ctx.time.flatten()
         other = torch.randperm(len(row), generator=ctx.generator, device=row.device)
         far = (row != row[other]) | ((time - time[other]).abs() > FALSE_NEGATIVES)
-        return critic_loss(self.game, real.value, self.critic.head(real.seen[other], features)) * far
+        return critic_loss(self.game, match(seen, features), match(seen[other], features)) * far
 
     def _draw(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {key: net.draw(features, generator) for key, net in self.generators.items()}  # type: ignore[operator]
@@ -124,7 +132,7 @@ class GANDecoder(Decoder):
         return {key: net(features, noise[key]) for key, net in self.generators.items()}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """On every n-th frame: the critic's gap and slope; `uses_features`, what its value loses under another frame's
+        """On every n-th frame: the critic's gap and slope; `uses_features`, what the score loses under another frame's
         features (0: pictures are judged alone); `sharpness_KEY`, the detail of drawn pictures relative to real ones
         (below 1: blur, above: noise)."""
         # Its own noise: watching must not move the random stream that training draws from.
@@ -135,7 +143,7 @@ class GANDecoder(Decoder):
         drawn = {key: dist.sample(generator) for key, dist in self.decode(features).items()}
         out = critic_metrics(self.critic, obs, drawn, features)
         other = features.roll(len(features) // 2, 0)  # half a turn: the neighbours of a frame look like it
-        out["uses_features"] = (self.critic(obs, features) - self.critic(obs, other)).mean()
+        out["uses_features"] = (self.score(features, obs) - self.score(other, obs)).mean()
         for key in self.obs.images:
             real = laplacian_energy(obs[key]).mean().clamp(min=1e-8)
             out[f"sharpness_{key}"] = laplacian_energy(drawn[key]).mean() / real
