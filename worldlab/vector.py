@@ -391,8 +391,12 @@ def _reason(exitcode: int | None) -> str:
 
 def _serve(pipe: Any, work: bytes) -> None:
     """Body of a worker: builds its environments, then answers until told to close or the parent is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # `_signals_held` says why; an environment's own children inherit it
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_signals_held` says why
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # a handler, which is not inherited: what an environment starts can be ended
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     local: _Local | None = None
     try:
         make, envs, seeds = pickle.loads(work)

@@ -133,6 +133,22 @@ def test_a_signal_to_the_group_ends_no_worker():
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
+class Simulator(Counter):
+    """Starts a program and ends it, as environments around a simulator do; the reward is its exit code."""
+
+    def step(self, action):
+        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        program.terminate()
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float(program.wait(30)), terminated, truncated, info
+
+
+def test_what_an_environment_starts_in_a_worker_can_be_ended():
+    with EnvPool(Simulator, 1, 1, seed=0) as pool:
+        pool.reset()
+        assert pool.step([0]).reward.tolist() == [-signal.SIGTERM]
+
+
 def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
