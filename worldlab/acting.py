@@ -94,11 +94,10 @@ class ActingAgent:
         axes = {key: len(spec.shape) for key, spec in self.model.specs.obs.entries}
         extra = {value.ndim - axes[key] for key, value in obs.items()} if obs.keys() == axes.keys() else set()
         if extra not in ({0}, {1}):
+            got = {key: value.ndim for key, value in obs.items()}
             raise ConfigError(
                 "the observation is not one that this model was trained on",
-                cause=f"axes of each entry: expected {axes}, or one more; got { {key: v.ndim for key, v in obs.items()} }"[
-                    :400
-                ],
+                cause=f"axes of each entry: expected {axes}, or one more; got {got}"[:400],
                 fix="make the environment with run.make_env()",
             )
         return extra == {0}

@@ -176,8 +176,8 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
-    counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
-    watch = Watch(**checkpoint.state.get("watch", {})) if checkpoint else Watch()
+    state = checkpoint.state if checkpoint else {}  # read and verified at each asking
+    counters, watch = Counters(**state.get("counters", {})), Watch(**state.get("watch", {}))
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
     with ExitStack() as opened:
@@ -188,8 +188,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
         replay_args = (schema, capacity, core.env.num_envs)
         if checkpoint:
-            position = checkpoint.state["replay"]
-            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, position, exact=core.strict)
+            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, state["replay"], exact=core.strict)
         else:
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         opened.callback(replay.close)
@@ -205,7 +204,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, watch
         )
         if checkpoint:
-            _restore(session, checkpoint)
+            _restore(session, checkpoint, state)
         opened.pop_all()  # from here on the session closes them
     return session
 
@@ -266,9 +265,8 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     return path
 
 
-def _restore(session: Session, checkpoint: Checkpoint) -> None:
+def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     load_weights(session.composed, checkpoint)
-    state = checkpoint.state
     for name, optimizer in session.optimizers.items():
         tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
         restore_optimizer(optimizer, tensors, state["optimizers"][name])
