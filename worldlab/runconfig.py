@@ -87,15 +87,18 @@ def resolve(
     *,
     presets: Sequence[str] = (),
     files: Sequence[Path] = (),
+    tables: Sequence[Mapping[str, Any]] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Resolve the layers into one configuration.
 
     presets: names of packaged presets; if none are given, those a config file names, else `default_preset`.
     flags: nested, e.g. {"env": {"id": "CarRacing"}, "encoder": {"name": "cpc", "latent_dim": 48}}.
+    tables: of the form of flags and laid under them, later ones winning. Within one table what is said of a component by its
+    name (decoder.vae.frames) counts before what is said of whichever is chosen (decoder.frames); of two, the later counts.
     Raises: ConfigError for a wrong key, value, file or preset; PluginError for a part that is not installed.
     """
-    given = [*map(_read_file, files), _Layer(flags or {}, FLAGS)]
+    given = [*map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
     names = _preset_names(presets, given)
     layers = [_read_preset(name) for name in ("defaults", *names)] + given
     layers = _with_env_tables(layers, registry)

@@ -209,6 +209,19 @@ def test_models_one_by_one_have_names_and_settings_of_their_own():
     assert units == {"small": 16, "large": 64, "cpc": 64}
 
 
+@pytest.mark.parametrize(
+    "common",
+    [{"encoder": {"vae": {"units": 8}}}, {"for": {"CartPole*": {"encoder": {"units": 8}}}}, {"encoder": {"units": 8}}],
+    ids=["by the component's name", "for the environment", "alike"],
+)
+def test_what_a_model_says_of_itself_counts_before_what_is_said_of_all(common):
+    rows = [{"name": "own", "settings": {"encoder": {"units": 16}}}, {"name": "other"}, {"encoder": "cpc"}]
+    table = {"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none", "settings": common}
+    found = plan(matrix_of(table), REGISTRY)
+    units = {c.method.key: c.config.encoder.options.model_dump()["units"] for c in found.cells if c.kind == "model"}
+    assert units == {"own": 16, "other": 8, "cpc": 64 if "vae" in common.get("encoder", {}) else 8}
+
+
 def test_budgets_are_those_of_the_runs():
     budget = planned().budgets["CartPole-v1"]
     assert (budget["env_steps"], budget["prefill"], budget["updates_per_step"], budget["eval_episodes"]) == (

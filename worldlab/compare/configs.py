@@ -66,15 +66,22 @@ def goes_on(config: RunConfig) -> bool:
 def _resolved(
     matrix: Matrix, contender: Contender, env: str, tables: Sequence[Mapping[str, Any]], registry: Registry
 ) -> RunConfig:
-    flags: dict[str, Any] = {}
+    common: dict[str, Any] = {}
     device = next((table["device"] for table in reversed(tables) if "device" in table), None)
     if device != "cuda" and not any(_asks(table, env, key) for table in tables for key in ("strict", "minutes")):
-        flags |= {"strict": True, "device": "cpu"}
-    for table in (matrix.settings, contender.settings):
-        flags = laid_over(flags, table)
+        common |= {"strict": True, "device": "cpu"}
+    common = laid_over(common, matrix.settings)
     parts = {role: {"name": name} for role in PARTS if (name := getattr(contender, role))}
-    flags = laid_over(laid_over(flags, parts), {"env": {"id": env}})
-    return resolve(registry, presets=matrix.presets, files=matrix.configs, flags=flags)
+    own = laid_over(laid_over(contender.settings, parts), {"env": {"id": env}})
+    # One table after the other: what a model says of its decoder counts before what is said of all models, by whatever name.
+    # What is said there of "the decoder" is meant of this model's.
+    common = laid_over(common, {role: {"name": name} for role in PARTS if (name := _named(own.get(role)))})
+    return resolve(registry, presets=matrix.presets, files=matrix.configs, tables=[common], flags=own)
+
+
+def _named(part: Any) -> str:
+    """The component that a table of a part names, or ""."""
+    return part if isinstance(part, str) else part.get("name", "") if isinstance(part, Mapping) else ""
 
 
 def _threads(config: RunConfig, jobs: int) -> int:
