@@ -25,6 +25,7 @@ from worldlab.testing.probes import (
     log_density_bias,
     require_density,
     require_entropy,
+    require_joint,
     require_rows,
     require_shape,
     rows_independent,
@@ -298,11 +299,12 @@ def declared_prior(subject: Subject) -> None:
 @check("D10", role="dynamics", title="the prior's density integrates to 1 and is that of its samples")
 def honest_density(subject: Subject) -> None:
     """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples; on six codes
-    the probabilities sum to 1. On eight numbers, and on two codes of four, 4000 samples are as likely as the density says;
-    entropy, where it is offered, is what their log-densities average to.
+    the probabilities sum to 1. On eight numbers, and on two codes of four, 4000 samples are as likely as the density says,
+    and what is drawn together is scored together; entropy, where it is offered, is what their log-densities average to.
 
-    Catches a missing log std or log-determinant, a mean where a sum over dimensions belongs, and samples from another
-    distribution than the one scored. Fix: sum over D of -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
+    Catches a missing log std or log-determinant, a mean where a sum over dimensions belongs, a joint mixture scored as a
+    factorised one, and samples from another distribution than the one scored.
+    Fix: sum over D of -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
     """
     asked = 0
     for settings in ({"kind": "gaussian", "latent_dim": 1}, {"kind": "categorical", "groups": 1, "classes": 6}):
@@ -328,8 +330,12 @@ def honest_density(subject: Subject) -> None:
 
 
 def _fits_its_samples(bench: Bench) -> None:
-    latent = bench.specs.latent
-    prior: Any = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 1)).expand(4000, -1))
+    latent, memory = bench.specs.latent, bench.dynamics.memory(warm(bench, 1))
+    # An untrained mixture's components lie on each other; a memory ten times as large draws them apart.
+    apart: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
+    block = latent.classes if latent.kind == "categorical" else 1
+    require_joint(apart.sample(toys.stream(1)), apart.log_prob, block)
+    prior: Any = bench.dynamics.predict(memory.expand(4000, -1))
     samples = prior.sample(toys.stream(0))
     log_prob = prior.log_prob(samples)
     codes = latent.classes**latent.groups if latent.kind == "categorical" else 0

@@ -200,6 +200,31 @@ def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
     return float((ratio.mean() - 1) / error)
 
 
+def require_joint(samples: Tensor, log_density: Callable[[Tensor], Tensor], block: int = 1) -> None:
+    """Raise CheckFailure if numbers that are drawn together are scored as if each was drawn alone.
+
+    Samples are told from the same with each block of columns shuffled, of which only the dependence is gone: an honest
+    log-density is higher on the first by KL(p || q) + KL(q || p), q the product of the marginals, which is about the square of
+    the largest correlation or more; one that is a sum over blocks by exactly 0. Nothing is asked where samples show no
+    dependence. samples [S, D]; log_density: [S, D] -> [S] in nats; block: columns of one number or code.
+    """
+    count, columns = samples.shape
+    scaled = samples.double() - samples.double().mean(0)
+    scaled = scaled / scaled.std(0).clamp(min=1e-6)
+    correlation = scaled.T @ scaled / count
+    group = torch.arange(columns) // block
+    strongest = float(correlation[group[:, None] != group].abs().max()) if columns > block else 0.0
+    if strongest * count**0.5 < 12:
+        return
+    shuffled = torch.cat([part.roll(97 * place, 0) for place, part in enumerate(samples.split(block, 1))], 1)
+    gain = float((log_density(samples).double() - log_density(shuffled).double()).mean())
+    if gain < 0.1 * strongest**2:
+        raise CheckFailure(
+            f"entries of a sample depend on each other (correlation {strongest:.2f}) and log_prob scores each alone",
+            "score what is drawn: a mixture of joint components is a logsumexp of sums, not a sum of logsumexps",
+        )
+
+
 def require_entropy(entropy: Tensor, log_prob: Tensor) -> None:
     """Raise CheckFailure unless an entropy is what the log-densities of samples average to, both [S] in nats."""
     missed, error = float((entropy + log_prob).mean()), float(log_prob.std()) / len(log_prob) ** 0.5

@@ -202,6 +202,40 @@ class AveragesDimensions(ReferenceDynamics):
 
 
 @dataclass(frozen=True)
+class TwoTogether:
+    """Either all numbers are high or all are low; scored as if each chose for itself."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @property
+    def mode(self):
+        return self.mean + self.std
+
+    def sample(self, generator):
+        side = torch.rand(self.mean.shape[:-1], generator=generator).lt(0.5).float()[..., None] * 2 - 1
+        return self.mean + self.std * (side + torch.randn(self.mean.shape, generator=generator))
+
+    def log_prob(self, x):
+        sides = [torch.distributions.Normal(self.mean + s * self.std, self.std).log_prob(x) for s in (-1, 1)]
+        return (torch.logaddexp(*sides) - torch.log(torch.tensor(2.0))).sum(-1)
+
+    def detach(self):
+        return TwoTogether(self.mean.detach(), self.std.detach())
+
+
+@broken("D10", "log_prob scores each alone")
+class JointScoredAlone(ReferenceDynamics):
+    """Draws one component for all of z, and sums a mixture over each number; on one dimension the two are the same."""
+
+    prior = "log_prob"
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return TwoTogether(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@dataclass(frozen=True)
 class HalfEntropy(Normal):
     """A Gaussian that reports half its entropy."""
 
