@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -206,7 +205,9 @@ class DreamVectorEnv(VectorEnv):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         if seed is not None:
-            first = int(seed) if isinstance(seed, Integral) else next((one for one in seed if one is not None), 0)
+            first = (
+                int(seed) if isinstance(seed, int | np.integer) else next((one for one in seed if one is not None), 0)
+            )
             self.dreamer.seed(first)
         return self.dreamer.reset(), {}
 

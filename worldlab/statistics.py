@@ -85,6 +85,16 @@ class Difference:
     level: float
 
     @property
+    def reversed(self) -> Difference:
+        """What is known of y against x."""
+        one, won = self.estimate, self.improvement
+        return replace(
+            self,
+            estimate=replace(one, estimate=-one.estimate, low=-one.high, high=-one.low),
+            improvement=replace(won, estimate=1 - won.estimate, low=1 - won.high, high=1 - won.low),
+        )
+
+    @property
     def verdict(self) -> Verdict:
         """Whether x is better than y at this level. "too few seeds": not even scores that never overlap could have told."""
         if self.p_value <= self.level:

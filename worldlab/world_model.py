@@ -145,9 +145,9 @@ class WorldModel(nn.Module):
         """
         features = self._for_decoder(features)
         if self.decoder.renders:
-            sampled = self.specs.obs.images if generator is not None and self.decoder.draws == "sample" else ()
+            sampled = self.specs.obs.images if self.decoder.draws == "sample" else ()
             values = {
-                key: dist.sample(generator) if key in sampled else dist.mode
+                key: dist.sample(generator) if generator is not None and key in sampled else dist.mode
                 for key, dist in self.decoder.decode(features).items()
             }
         else:

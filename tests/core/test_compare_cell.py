@@ -199,6 +199,19 @@ def test_a_measure_that_crashes_fails_the_cell_and_keeps_the_training(tmp_path, 
     assert len(trainer.calls) == 1
 
 
+def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_was_asked(
+    tmp_path, asked, trainer, monkeypatch
+):
+    """Measured quickly, then asked for in full: a crash must not leave the quick numbers under the name of the full ones."""
+    import worldlab.measures
+
+    monkeypatch.setattr(worldlab.measures, "measure", lambda *_, **__: {})
+    quick = replace(asked.blank, status="finished", measures={"a": Measurement(1.0)})
+    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"), trial=quick, sizes="quick")
+    assert cells.run_cell(folder) == 1
+    assert found(folder).measured == {} == found(folder).trial.measures
+
+
 def test_another_place_with_other_versions_is_refused(tmp_path, asked, trainer):
     folder = place(tmp_path, replace(asked, hash="0" * 64))
     assert cells.run_cell(folder) == 1

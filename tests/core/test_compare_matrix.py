@@ -26,14 +26,21 @@ def test_defaults_are_those_of_the_issue():
     assert (matrix.baselines, matrix.measures) == (("random", "untrained", "model-free"), ("all",))
 
 
-def test_later_layers_win_and_settings_are_laid_over_each_other():
+def test_later_layers_win_and_settings_are_laid_over_each_other(tmp_path):
+    above = tmp_path / "b.toml"
+    above.write_text('seed = 3\nsteps = 7\nenv = {id = "X", repeat = 2}\n', encoding="utf-8")
     first = {**AXES, "seeds": 2, "settings": {"train": {"ratio": 0.3}, "steps": 5}, "configs": ["a.toml"]}
-    second = {"axes": {"encoder": "flow"}, "settings": {"train.ratio": "0.5"}, "configs": ["b.toml"], "jobs": 3}
+    second = {"axes": {"encoder": "flow"}, "settings": {"train.ratio": "0.5"}, "configs": [str(above)], "jobs": 3}
     matrix = matrix_of(first, second)
     assert matrix.envs == ("A-v0", "B-v0") and matrix.axes == {"encoder": ("flow",), "agent": ("dreamer",)}
-    assert matrix.settings == {"train": {"ratio": "0.5"}, "steps": 5} and matrix.jobs == 3 and matrix.seeds == (0, 1)
-    assert isinstance(matrix.settings["train"]["ratio"], Text)  # read by the setting's type, as a flag's text is
-    assert matrix.configs == (Path("a.toml"), Path("b.toml"))
+    below, file, flags = matrix.settings
+    assert (below, flags) == ({"train": {"ratio": 0.3}, "steps": 5}, {"train": {"ratio": "0.5"}})
+    assert file == {"steps": 7, "env": {"repeat": 2}}, (
+        "above the settings it came after, without what a matrix has many of"
+    )
+    assert isinstance(flags["train"]["ratio"], Text)  # read by the setting's type, as a flag's text is
+    assert matrix.configs == (Path("a.toml"),) and matrix.jobs == 3 and matrix.seeds == (0, 1)
+    assert matrix_of(tomllib.loads(matrix.to_toml())).settings == matrix.settings
 
 
 def test_another_launcher_does_not_inherit_settings():

@@ -9,10 +9,11 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from worldlab.compare.configs import goes_on
-from worldlab.compare.identity import code_digest, env_source, fingerprint
+from worldlab.compare.identity import _task, code_digest, env_source, fingerprint
 from worldlab.compare.matrix import matrix_of
 from worldlab.compare.plan import check_mixes, launcher_of, plan
 from worldlab.compare.shared_data import recorders
@@ -55,7 +56,9 @@ def test_random_play_is_there_for_the_scale_even_where_it_is_no_method():
     assert [method.key for method in found.methods] == ["vae", "cpc"]
     (extra,) = [c for c in found.cells if c.kind == "random" and c.env == "CartPole-v1"]
     assert (extra.method.key, extra.seed) == ("random", 0) and extra.method not in found.methods
-    assert hashes(planned())["random", "CartPole-v1", 0] == extra.hash
+    long = planned(settings={"eval.final_episodes": 20}, baselines="random")
+    assert hashes(long)["random", "CartPole-v1", 0] == extra.hash
+    assert extra.config.core.eval.final_episodes == 20, "two episodes of the models' would be no scale"
 
 
 def test_the_untrained_baseline_differs_from_the_first_model_in_its_frozen_dynamics_alone():
@@ -64,6 +67,9 @@ def test_the_untrained_baseline_differs_from_the_first_model_in_its_frozen_dynam
     assert control.core.train.freeze == ("dynamics",) and model.core.train.freeze == ()
     train = control.core.train.model_copy(update={"freeze": ()})
     assert replace(control, core=control.core.model_copy(update={"train": train})) == model
+    frozen = planned(settings={"train": {"freeze": ["encoder"]}}, seeds=1).cells
+    (control,) = [c.config for c in frozen if (c.kind, c.env) == ("untrained", "CartPole-v1")]
+    assert control.core.train.freeze == ("encoder", "dynamics"), "what the model freezes is frozen here too"
 
 
 def test_runs_are_strict_on_one_thread_unless_the_clock_or_a_gpu_is_asked_for():
@@ -84,6 +90,53 @@ def test_a_presets_clock_is_no_wish_of_the_user():
     matrix = matrix_of({**BASE, "axes": {"env": "CarRacing"}, "presets": "laptop"})  # 18 minutes there
     core = plan(matrix, REGISTRY).cells[-1].config.core
     assert core.strict and core.minutes is None and core.env.size == 48
+
+
+def test_a_device_that_is_said_for_an_environment_counts_as_said():
+    table = {"for": {"CartPole*": {"device": "cuda"}}}
+    strict = {cell.env: cell.config.core.strict for cell in planned(settings=table).cells}
+    assert strict == {"CartPole-v1": False, "Pendulum-v1": True}
+
+
+def test_a_flag_lies_over_all_that_a_file_says():
+    """Within one table [for] comes last; a flag is a table of its own, above the file's."""
+    file = {"settings": {"for": {"CartPole*": {"steps": 20_000}}, "decoder": {"vae": {"units": 8}}}}
+    found = planned(file, {"settings": {"steps": "400", "decoder.units": "16"}})
+    assert {cell.config.core.steps for cell in found.cells} == {400}
+    assert {c.config.decoder.options.model_dump()["units"] for c in found.cells if c.method.key == "vae"} == {16}
+
+
+def test_the_code_of_a_task_is_part_of_its_cells(tmp_path, monkeypatch):
+    """An environment of one's own, registered with Gymnasium by its module: with another reward it is another task."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "task_of_mine.py"
+    digests = []
+    for reward in (1, -5):
+        path.write_text(TASK.replace("REWARD", str(reward)))
+        code_digest.cache_clear()
+        _task.cache_clear()
+        table = {**BASE, "axes": {"env": ["task_of_mine:Mine-v0", "CartPole"], "encoder": "vae"}}
+        digests.append(hashes(plan(matrix_of(table), REGISTRY)))
+    changed = {key[1] for key in digests[0] if digests[0][key] != digests[1][key]}
+    assert changed == {"task_of_mine:Mine-v0"}
+    source = env_source("task_of_mine:Mine-v0", REGISTRY)
+    assert source["task"] == "task_of_mine of no version" and source["task_code"] == code_digest("task_of_mine")
+    assert env_source("CartPole", REGISTRY)["task"] == f"gymnasium {gymnasium.__version__}"
+
+
+TASK = """
+import gymnasium
+
+
+class Mine(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), "float32")
+    action_space = gymnasium.spaces.Discrete(2)
+    reward = REWARD
+
+
+if "Mine-v0" not in gymnasium.registry:
+    gymnasium.register("Mine-v0", "task_of_mine:Mine", max_episode_steps=5)
+"""
 
 
 def test_the_hash_changes_with_what_can_change_the_numbers_and_with_nothing_else():
@@ -246,6 +299,12 @@ def test_unequal_budgets_are_refused_by_name(settings, named):
     with pytest.raises(ConfigError) as error:
         plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
     assert error.value.message == f"compare: unequal budgets on CartPole-v1: {named}"
+
+
+def test_presets_are_the_same_for_all_models():
+    rows = [{"encoder": "vae"}, {"name": "b", "settings": {"presets": ["gpu"]}}]
+    with pytest.raises(ConfigError, match=r"presets are no settings of a \[\[model\]\]"):
+        plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
 
 
 def test_a_baseline_of_the_name_of_a_model_steps_aside():

@@ -40,6 +40,22 @@ def test_verdicts_find_what_was_planted(found):
     assert all((verdict == "better") == (pair[0] == BEST) for pair, verdict in pairs.items() if BEST in pair)
 
 
+def test_a_pair_has_one_verdict_in_a_report():
+    """Two models beside the first: in the environment's table the same p as among all pairs, corrected for as many."""
+    found = find(comparison(seeds=tuple(range(8)), methods=METHODS[:3]))
+    one_env = find(replace(found.comparison, references={}))
+    for scope in one_env.scopes:
+        pairs = one_env.rivals(scope).pairs
+        assert len(pairs) == 3
+        for x in (method.key for method in METHODS[1:3]):
+            shown = one_env.against(scope, x, METHODS[0].key)
+            (listed,) = [pair for pair in pairs if {pair.x, pair.y} == {x, METHODS[0].key}]
+            assert shown.difference.p_value == listed.difference.p_value and (shown.x, shown.y) == (x, METHODS[0].key)
+            sides = [found.comparison.scores(key, scope) for key in (x, METHODS[0].key)]
+            assert shown.difference.estimate.estimate == pytest.approx(sides[0].mean() - sides[1].mean())
+            assert shown.difference.estimate.low < shown.difference.estimate.high
+
+
 def test_improvement_profiles_curves(found):
     given = comparison()
     sides = [[given.scores(key, env) for env in ENVS] for key in (BEST, "gan")]

@@ -15,6 +15,7 @@ import pytest
 
 import worldlab.roundup.conduct as conducting
 from worldlab import cli
+from worldlab.compare.cell_file import Asked, CellFile, write_cell
 from worldlab.compare.plan import plan
 from worldlab.compare.results import Comparison, Measurement, Method, Quantity, Trial
 from worldlab.errors import ConfigError
@@ -120,7 +121,9 @@ def test_an_error_that_all_runs_share_is_not_averaged_away():
             replace(one, measures={"toy/sharp": replace(one.measures["toy/sharp"], error=error)})
             for one in found.trials
         )
-        assert outcome(prediction("a", "above", 0.0), replace(found, trials=trials)) == expected
+        (answer,) = judge(claim(prediction("a", "above", 0.0)), {"toy": replace(found, trials=trials)}).answers
+        assert answer.outcome == expected
+        assert (answer.x.low > 0) == (expected == "holds"), "the interval that is shown is the one that decided"
 
 
 def test_two_quantities_of_the_same_runs_are_compared_run_by_run():
@@ -217,6 +220,8 @@ def test_ranks_by_hand():
     assert three.why["mute"] == "not ranked" and three.why["low"] == ""
     pair = read(CLEAR, "rank", ("toy/sharp",), ("low", "mute"))
     assert not len(pair.values["low"]) and pair.why["low"] == "no seed of which all have a quantity"
+    wild = comparison({"a": {}, "b": {}}, {"a": lambda s: 1.0 * s, "b": lambda s: 10.0 * s})
+    assert set(read(wild, "rank", ("spread",), ("a", "b")).values["b"][[0, 4]]) == {2.0}, "farther from its own median"
     tie = comparison({label: {"toy/sharp": lambda s: 1.0} for label in "ab"})
     assert set(read(tie, "rank", ("toy/sharp",), ("a", "b")).values["a"]) == {1.5}
 
@@ -295,6 +300,25 @@ def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError) as error:
         read_questions(path)
     assert error.value.message.startswith(message)
+
+
+def test_the_agent_of_a_part_is_that_of_all_its_models(tmp_path):
+    path = tmp_path / "roundup.toml"
+    path.write_text("""
+        [[part]]
+        name = "p"
+        agent = "random"
+        matrix.axes.env = "CartPole"
+        matrix.axes.encoder = ["vae", "cpc"]
+
+        [[claim]]
+        number = 1
+        claim = "c"
+        part = "p"
+        quantity = "return"
+        predictions = [{ x = "vae", is = "above", y = "cpc" }]
+    """)
+    assert read_questions(path).part("p").matrix["axes"]["agent"] == "random"
 
 
 def test_a_part_finds_its_files_beside_the_questions(tmp_path):
@@ -376,6 +400,32 @@ def test_parts_are_run_in_turn_and_others_taken_as_they_lie(ran, tmp_path):
     judged = conduct(QUESTIONS, registry, tmp_path / "new", ["other"])
     assert {one.verdict for one in judged} == {"INCONCLUSIVE"}
     assert (tmp_path / "new" / "roundup.html").is_file()
+
+
+def test_a_part_of_other_code_is_not_wiped_out_of_the_report(ran, tmp_path, monkeypatch):
+    """Its cells are there and none is what would be run today: as it is not run now, nothing is written over its figures."""
+    conduct(QUESTIONS, load_registry(), tmp_path)
+    before = (tmp_path / "roundup.json").read_bytes()
+    asked = Asked("low", "CartPole-v1", 0, "model", "0" * 64, {})
+    cell = tmp_path / "parts" / "toy" / "cells" / "low"
+    cell.mkdir(parents=True)
+    write_cell(cell, CellFile(asked, replace(asked.blank, status="finished")))
+    blank = replace(CLEAR, trials=tuple(replace(trial, status="missing") for trial in CLEAR.trials))
+    monkeypatch.setattr(conducting, "look", lambda matrix, registry, folder, command: blank)
+    with pytest.raises(ConfigError, match="part 'toy' was run with other questions or other code") as error:
+        conduct(QUESTIONS, load_registry(), tmp_path, ["other"])
+    assert "--parts toy" in error.value.fix and (tmp_path / "roundup.json").read_bytes() == before
+    conduct(QUESTIONS, load_registry(), tmp_path, ["other", "toy"])
+
+
+@pytest.mark.parametrize("column", ["failed", "parameters", "sharpness/ratio_posterior"])
+def test_methods_are_ranked_by_what_has_a_better_side(column):
+    questions = read_questions()
+    (rank,) = [one for one in questions.claims if one.quantity == "rank"]
+    wrong = replace(questions, claims=(replace(rank, columns=(column,)),))
+    planned = {part.name: plan(conducting._matrix(part, []), load_registry()) for part in questions.parts[:1]}
+    with pytest.raises(ConfigError, match=f"cannot be ranked by '{column}'"):
+        conducting._check_names(wrong, planned)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def run_cell(folder: Path) -> int:
             if isinstance(error, SystemExit) and error.code in STOPPED:
                 raise
             traceback.print_exc()
-            trial = replace(cell.trial, status="failed", cause=cause_of(error))
+            trial = replace(cell.trial, status="failed", cause=cause_of(error), measures=cell.measured)
         seconds = time.monotonic() - start + (cell.seconds if cell.trial.status == "finished" else 0.0)
         ended = CellFile(cell.asked, trial, seconds, cell.asked.sizes, socket.gethostname())
         write_cell(folder, ended)

@@ -22,10 +22,13 @@ from worldlab.machine import available_cores
 from worldlab.run_folder import git_state, versions
 from worldlab.runconfig import RunConfig
 
+EPISODES = 10
+"""Episodes of random play that tell how far returns stray."""
+
 
 def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str = "") -> Comparison:
     """Read what there is of a comparison, finished or not. places: each cell's folder, by the cell's name."""
-    found = [(cell, _trial(cell, folder, places[cell.name])) for cell in plan.cells]
+    found = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
     shown = [(cell, trial) for cell, trial in found if cell.method in plan.methods]
     order = {method.key: at for at, method in enumerate(plan.methods)}
     trials = sorted((t for _, t in shown), key=lambda t: (order[t.method], plan.matrix.envs.index(t.env), t.seed))
@@ -52,7 +55,8 @@ def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
 
     0 is random play. 1 is the return at which Gymnasium calls the environment solved, if it says so of the task as it is
     played here; else the best method's mean, or a standard deviation of random play where nobody is that much better: a
-    scale whose width is chance would make much of nothing. Raises nothing.
+    scale whose width is chance would make much of nothing, so there is none where random play has fewer than EPISODES and
+    nobody calls the task solved. Raises nothing.
     """
     finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
     random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]
@@ -63,6 +67,8 @@ def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     solved = reward_threshold(found[0][0].config)
     if solved is not None and solved > zero:
         return Reference(zero, solved, f"{why}; 1: the return at which Gymnasium calls it solved")
+    if len(random) < EPISODES:
+        return None
     scores: dict[str, list[float]] = {}
     for cell, trial in finished:
         if cell.kind != "random":
@@ -89,9 +95,11 @@ def reward_threshold(config: RunConfig) -> float | None:
     return None if spec.reward_threshold is None else float(spec.reward_threshold)
 
 
-def _trial(cell: Cell, folder: Path, place: Path) -> Trial:
+def _trial(cell: Cell, folder: Path, place: Path, sizes: str) -> Trial:
     known = read_cell(place)
     trial = known.trial if known is not None else Trial("", cell.env, cell.seed, "missing")
+    if known is not None and known.sizes != sizes:
+        trial = replace(trial, measures={})  # measured less, or more, than is asked now: to be measured again
     return replace(trial, method=cell.method.key, folder=place.relative_to(folder).as_posix())
 
 

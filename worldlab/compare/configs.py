@@ -23,7 +23,7 @@ def config_of(
 ) -> RunConfig:
     """The configuration of a model on an environment, all but its seed. typed: the environment as the user named it; env: its
     full id; recording: the run that all models learn from, where they share one. Raises: ConfigError, PluginError."""
-    tables = [*_read(matrix.configs), matrix.settings, contender.settings]
+    tables = [*_read(matrix.configs), *matrix.settings, contender.settings]
     config = _resolved(matrix, contender, env, tables, registry)
     if typed != env:
         other = _resolved(matrix, contender, typed, tables, registry)
@@ -66,17 +66,16 @@ def goes_on(config: RunConfig) -> bool:
 def _resolved(
     matrix: Matrix, contender: Contender, env: str, tables: Sequence[Mapping[str, Any]], registry: Registry
 ) -> RunConfig:
-    common: dict[str, Any] = {}
-    device = next((table["device"] for table in reversed(tables) if "device" in table), None)
-    if device != "cuda" and not any(_asks(table, env, key) for table in tables for key in ("strict", "minutes")):
-        common |= {"strict": True, "device": "cpu"}
-    common = laid_over(common, matrix.settings)
+    device = next((said for table in reversed(tables) if (said := _said(table, env, "device")) is not None), None)
+    ours = device != "cuda" and not any(_asks(table, env, key) for table in tables for key in ("strict", "minutes"))
     parts = {role: {"name": name} for role in PARTS if (name := getattr(contender, role))}
     own = laid_over(laid_over(contender.settings, parts), {"env": {"id": env}})
     # One table after the other: what a model says of its decoder counts before what is said of all models, by whatever name.
     # What is said there of "the decoder" is meant of this model's.
-    common = laid_over(common, {role: {"name": name} for role in PARTS if (name := _named(own.get(role)))})
-    return resolve(registry, presets=matrix.presets, files=matrix.configs, tables=[common], flags=own)
+    named = {role: {"name": name} for role in PARTS if (name := _named(own.get(role)))}
+    under = {"strict": True, "device": "cpu"} if ours else {}
+    common = [laid_over(table, named) for table in (under, *matrix.settings)]
+    return resolve(registry, presets=matrix.presets, files=matrix.configs, tables=common, flags=own)
 
 
 def _named(part: Any) -> str:
@@ -104,14 +103,18 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 def _asks(table: Mapping[str, Any], env: str, *path: str) -> bool:
     """Whether a table, or one of its [for] tables that are for this environment, sets something."""
+    return _said(table, env, *path) is not None
+
+
+def _said(table: Mapping[str, Any], env: str, *path: str) -> Any:
+    """What a table, or the last of its [for] tables that are for this environment, sets something to; None if nothing does."""
     inner = table.get("for", {})
-    if isinstance(inner, Mapping) and any(
-        isinstance(own, Mapping) and applies(pattern, env) and _asks(own, env, *path) for pattern, own in inner.items()
-    ):
-        return True
+    for pattern, own in reversed(inner.items()) if isinstance(inner, dict) else ():
+        if isinstance(own, Mapping) and applies(pattern, env) and (said := _said(own, env, *path)) is not None:
+            return said
     found: Any = table
     for key in path:
         if not isinstance(found, Mapping) or key not in found:
-            return False
+            return None
         found = found[key]
-    return True
+    return found

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 from worldlab import provenance, run_folder, storage
 from worldlab.envs import open_adapter
@@ -89,6 +92,7 @@ def recording_digest(folder: Path) -> str:
 
 def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
     """An environment's full id, and the plugin that builds it: distribution, version, sha256 (of a file, else None), code.
+    task, task_code: the packages, with versions, that registered it with Gymnasium and hold its class; and their code.
 
     Raises: EnvError if nobody knows the id; PluginError.
     """
@@ -108,5 +112,30 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
                 "version": entry.version,
                 "sha256": sha256,
                 "code": code,
+                **_task(full, entry.target.partition(":")[0].partition(".")[0]),
             }
     raise AssertionError("an adapter that was opened is registered")
+
+
+@cache
+def _task(full: str, adapter: str) -> dict[str, str | None]:
+    """Who wrote an environment that Gymnasium has registered, and what: with another reward it is another task of the same name.
+
+    full: "Id" or "package.module:Id"; adapter: the top-level package that was digested already.
+    """
+    registering, _, name = full.rpartition(":")
+    try:
+        entry = gymnasium.spec(name).entry_point
+    except gymnasium.error.Error:
+        return {}  # an adapter's own, or one that it has yet to register
+    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+    tops = dict.fromkeys(name.partition(".")[0] for name in (registering, module))
+    owners = [top for top in tops if top and top != adapter]
+    if not owners:
+        return {}
+    known = metadata.packages_distributions()
+    versions = {top: metadata.version(known[top][0]) if top in known else None for top in owners}
+    return {
+        "task": ", ".join(f"{top} {version or 'of no version'}" for top, version in versions.items()),
+        "task_code": " ".join(code_digest(top) or "none" for top in owners),
+    }

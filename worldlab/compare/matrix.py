@@ -6,7 +6,7 @@ baselines = ["random", "model-free"]
 [axes]                       # crossed; a part that is not named is the preset's choice
 env = ["CarRacing", "Pendulum"]
 encoder = ["vae", "cpc"]
-[settings]                   # as in a run's config, its highest layer
+[settings]                   # as in a run's config, its highest layer; or [[settings]], one laid over the other
 train.ratio = 0.3
 [[model]]                    # instead of axes of parts: mixes one by one, with a name and settings of their own
 name = "wide"
@@ -37,7 +37,6 @@ PLAYERS = ("replay", "random")
 """Who plays what all models learn from: the first of them as it learns, or nobody."""
 SEEDS = 2**32
 """Seeds are below this."""
-_TABLES = ("axes", "settings", "launcher")
 FILES = ("configs", "plugins")
 """Keys of a matrix whose values are paths."""
 _KEYS = (
@@ -52,7 +51,9 @@ _KEYS = (
     "jobs",
     "shared_data",
     "model",
-    *_TABLES,
+    "axes",
+    "settings",
+    "launcher",
 )
 
 
@@ -74,8 +75,9 @@ class Matrix:
     """What is asked. Made by `matrix_of`.
 
     axes: the parts that are crossed, by role; models: those listed one by one instead. presets, configs, settings: the
-    layers of every run's configuration, as in worldlab.runconfig.resolve. measures: names or groups of names, or "all";
-    sizes: how much is measured, one of SIZES. shared_data: who plays what all models learn from, one of PLAYERS, or "".
+    layers of every run's configuration, as in worldlab.runconfig.resolve, of settings the later ones above. measures: names
+    or groups of names, or "all"; sizes: how much is measured, one of SIZES. shared_data: who plays what all models learn from,
+    one of PLAYERS, or "".
     jobs: cells at a time, 0 as many as the launcher has room for.
     """
 
@@ -86,7 +88,7 @@ class Matrix:
     presets: tuple[str, ...]
     configs: tuple[Path, ...]
     plugins: tuple[Path, ...]
-    settings: Mapping[str, Any]
+    settings: tuple[Mapping[str, Any], ...]
     baselines: tuple[str, ...]
     measures: tuple[str, ...]
     sizes: str
@@ -121,7 +123,7 @@ class Matrix:
             "shared_data": self.shared_data or False,
             "launcher": {"name": self.launcher, **self.launcher_settings},
             "axes": {"env": list(self.envs), **{role: list(names) for role, names in self.axes.items()}},
-            "settings": self.settings,
+            "settings": self.settings[0] if len(self.settings) == 1 else list(self.settings),
             "model": [_without_blanks(model) for model in self.models],
         }
         return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
@@ -153,7 +155,7 @@ def matrix_of(*layers: Mapping[str, Any]) -> Matrix:
         presets=_names(table.get("presets", []), "presets"),
         configs=_paths(table.get("configs", [])),
         plugins=_paths(table.get("plugins", [])),
-        settings=table["settings"],
+        settings=tuple(table["settings"]),
         baselines=_chosen(table["baselines"], "baselines", BASELINES),
         measures=_chosen(table["measures"], "measures", ()),
         sizes=_one_of(table["sizes"], "sizes", SIZES),
@@ -176,24 +178,23 @@ def with_paths_from(folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
     return {**table, **paths}
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(
+    path: Path, fix: str = "give the path of a matrix.toml, or flags: worldlab compare --env ID"
+) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         shown = one_line(path, 60)
         raise ConfigError(f"compare: {shown} is not valid TOML", cause=one_line(exc, 200), fix="correct it") from exc
     except OSError as exc:
-        raise ConfigError(
-            one_line(f"compare: cannot read {one_line(path, 60)}: {exc.strerror}"),
-            fix="give the path of a matrix.toml, or flags: worldlab compare --env ID --encoder NAME NAME",
-        ) from exc
+        raise ConfigError(one_line(f"compare: cannot read {one_line(path, 60)}: {exc.strerror}"), fix=fix) from exc
 
 
 # Layers
 
 
 def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {"axes": {}, "settings": {}, "launcher": {}}
+    out: dict[str, Any] = {"axes": {}, "settings": [], "launcher": {}}
     for layer in layers:
         for key, value in layer.items():
             if key not in _KEYS:
@@ -202,23 +203,46 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     cause=f"keys: {', '.join(_KEYS)}",
                     fix=f"settings of the runs belong under [settings]: settings.{key} = ...",
                 )
-            if key == "launcher" and isinstance(value, str):
-                value = {"name": value}
-            if key in _TABLES and not isinstance(value, Mapping):
-                raise ConfigError(one_line(f"compare: {key} must be a table, got {value!r}"), fix=f"[{key}]")
-            if key == "settings":
-                out[key] = laid_over(out[key], texts(value))
-            elif key == "launcher":
-                changed = value.get("name", out[key].get("name")) != out[key].get("name")
-                out[key] = {**({} if changed else out[key]), **value}
+            if key == "launcher":
+                table = {"name": value} if isinstance(value, str) else _table(key, value)
+                changed = table.get("name", out[key].get("name")) != out[key].get("name")
+                out[key] = {**({} if changed else out[key]), **table}
             elif key == "axes":
-                _check_axes(value)
+                _check_axes(_table(key, value))
                 out[key] |= value
-            elif key in FILES:
+            elif key == "plugins":
                 out[key] = [*out.get(key, []), *_names(value, key)]
-            else:
+            elif key not in ("configs", "settings"):
                 out[key] = value
+        _add_settings(out, layer)
     return out
+
+
+def _add_settings(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Lay a layer's config files, and its settings over them, over the settings that are there."""
+    files = _names(layer.get("configs", []), "configs")
+    if out["settings"]:
+        # Config files lie under all settings. These belong above some, so they become settings themselves.
+        read = (_read_toml(Path(name).expanduser(), "check the path given with --config") for name in files)
+        out["settings"] += map(_without_own, read)
+    else:
+        out["configs"] = [*out.get("configs", []), *files]
+    own = layer.get("settings", [])
+    tables = own if isinstance(own, list | tuple) else [own]
+    out["settings"] += [texts(table) for table in (_table("settings", one) for one in tables) if table]
+
+
+def _table(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(one_line(f"compare: {key} must be a table, got {value!r}"), fix=f"[{key}]")
+    return value
+
+
+def _without_own(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what a matrix has many of: its seed and environment."""
+    env = table.get("env")
+    bare = {key: value for key, value in table.items() if key != "seed"}
+    return bare | ({"env": {key: value for key, value in env.items() if key != "id"}} if isinstance(env, dict) else {})
 
 
 def _check_axes(table: Mapping[str, Any]) -> None:

@@ -25,6 +25,8 @@ from worldlab.schema import build, flatten
 Answer = TypeVar("Answer")
 MEASURED = ("model", "untrained")
 """The kinds of cells that have a world model to be measured."""
+SCALE_EPISODES = 20
+"""Episodes of random play, at least, where it is there for the scale of scores alone."""
 _LABELS = {"random": "random actions", "untrained": "untrained dynamics", "model-free": "model-free"}
 
 
@@ -139,7 +141,13 @@ def _check_names(matrix: Matrix, registry: Registry) -> tuple[Quantity, ...]:
 
 
 def _refuse_own(matrix: Matrix) -> None:
-    for table in (matrix.settings, *(model.settings for model in matrix.models)):
+    if any("presets" in model.settings for model in matrix.models):
+        raise ConfigError(
+            "compare: presets are no settings of a [[model]]",
+            cause="a preset sets budgets too, which are equal for all models",
+            fix="presets = [...] for all of them, or a part's own settings under settings.encoder and so on",
+        )
+    for table in (*matrix.settings, *(model.settings for model in matrix.models)):
         env = table.get("env", {})
         if "seed" in table or not isinstance(env, Mapping) or "id" in env:
             raise ConfigError(
@@ -215,9 +223,22 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
         of = configs
         if name == "untrained":
             method = replace(method, **{role: getattr(models[0], role) for role in PARTS})
-            of = {env: changed(config, train={"freeze": ("dynamics",)}) for env, config in configs.items()}
-        found.append(_Entry(method, kind, of, kind in matrix.baselines))
+            of = {env: _with_frozen_dynamics(config) for env, config in configs.items()}
+        shown = kind in matrix.baselines
+        if not shown:
+            of = {env: _long_enough_for_a_scale(config) for env, config in configs.items()}
+        found.append(_Entry(method, kind, of, shown))
     return found
+
+
+def _with_frozen_dynamics(config: RunConfig) -> RunConfig:
+    """Frozen besides what the model freezes anyway: its training is all the two differ in."""
+    return changed(config, train={"freeze": tuple(dict.fromkeys((*config.core.train.freeze, "dynamics")))})
+
+
+def _long_enough_for_a_scale(config: RunConfig) -> RunConfig:
+    """Random play that no method is held against in the same episodes, but the scale of all scores hangs on."""
+    return changed(config, eval={"final_episodes": max(SCALE_EPISODES, config.core.eval.final_episodes)})
 
 
 def _cells(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import worldlab
+from worldlab.compare.identity import code_digest
 from worldlab.interfaces import Obs
 from worldlab.measures.kept import digest, kept
 from worldlab.measures.regress import seeded, stop_early
@@ -58,7 +59,8 @@ def supervised_reading(specimen: Specimen, target: Tensor) -> Tensor:
         "target": digest({"target": target.numpy()}),
         "seed": specimen.seed,
         "updates": specimen.sizes.supervised_updates,
-        "worldlab": worldlab.__version__,
+        "versions": {"worldlab": worldlab.__version__, "torch": torch.__version__},
+        "code": code_digest("worldlab"),
     }
     found = kept(specimen.keep, "supervised", asked, lambda: {"reading": _taught(specimen, target).numpy()})
     return torch.from_numpy(found["reading"])

@@ -75,7 +75,12 @@ class Findings:
         return next((one for one in self.contests if one.scope == scope and one.kind == RIVALS), None)
 
     def against(self, scope: str, x: str, y: str) -> Pair | None:
-        """x against y, corrected together with all methods of x's kind."""
+        """x against y. Of two models it is what the contest among models says, where that is about this scope: one pair has one
+        verdict in a report. Else it is corrected together with all methods of x's kind."""
+        rivals = self.rivals(scope)
+        for pair in rivals.pairs if rivals else ():
+            if {pair.x, pair.y} == {x, y}:
+                return pair if pair.x == x else Pair(x, y, pair.difference.reversed)
         kind = next(method.kind for method in self.comparison.methods if method.key == x)
         contest = self.contest(scope, y, kind)
         return next((pair for pair in contest.pairs if pair.x == x), None) if contest else None

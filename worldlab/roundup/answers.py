@@ -28,7 +28,8 @@ Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a prediction. x, y: means over seeds, None where undefined. difference: of x and y, or of their logarithms;
+    """What became of a prediction. x, y: means over seeds, None where undefined; x with the interval that decided, where a number
+    is what it was held against. difference: of x and y, or of their logarithms;
     p_value: corrected, None where an interval decided; why: one clause."""
 
     prediction: Prediction
@@ -114,7 +115,7 @@ def _asked(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]
     if prediction.log:
         x, *ys = (np.log(values) for values in (x, *ys))
     if not ys:
-        return _against_number(prediction, quantity, x, x_shown, _within(prediction, *sides[0]))
+        return _against_number(prediction, quantity, x, _within(prediction, *sides[0]))
     if sides[0][1] == sides[1][1]:
         return _paired(prediction, quantity, sides, (x_shown, y_shown))
     difference = statistics.difference([x], [ys[0]], level=LEVEL)
@@ -142,15 +143,23 @@ def _decided(one: _Tested) -> Answer:
     )  # fmt: skip
 
 
-def _against_number(
-    prediction: Prediction, quantity: Quantity, values: np.ndarray, shown: Interval | None, within: float
-) -> Answer:
+def _against_number(prediction: Prediction, quantity: Quantity, values: np.ndarray, within: float) -> Answer:
     """within: the error that all runs may have in common, as they are measured on the same frames: more seeds do not lessen it."""
     assert not isinstance(prediction.y, str)
     limits = _allowed(prediction, math.log(prediction.y) if prediction.log else prediction.y)
-    shown_by = statistics.share(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
-    outcome, why = _placed(_widened(shown_by, within), *limits)
-    return Answer(prediction, quantity, outcome, why, shown)
+    over_runs = (
+        statistics.share(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
+    )
+    decides = _widened(over_runs, within)
+    outcome, why = _placed(decides, *limits)
+    if within:
+        why += ", the error that all runs share included"
+    return Answer(prediction, quantity, outcome, why, _powers(decides) if prediction.log else decides)
+
+
+def _powers(of: Interval) -> Interval:
+    """Of logarithms, as the numbers they are of: the interval of a geometric mean."""
+    return replace(of, estimate=math.exp(of.estimate), low=math.exp(of.low), high=math.exp(of.high))
 
 
 def _within(prediction: Prediction, readings: Readings, label: str) -> float:

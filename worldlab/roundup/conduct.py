@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldlab import storage
+from worldlab.compare.cell_file import read_cell
 from worldlab.compare.matrix import Matrix, matrix_of
 from worldlab.compare.plan import Plan, gather, plan
 from worldlab.compare.results import Comparison
@@ -17,7 +18,7 @@ from worldlab.registry import Registry
 from worldlab.roundup.answers import Judged, judge
 from worldlab.roundup.publish import publish
 from worldlab.roundup.questions import Questions, RoundupPart
-from worldlab.roundup.readings import OWN
+from worldlab.roundup.readings import OWN, known, ranks_methods
 
 log = logging.getLogger("worldlab")
 PARTS = "parts"
@@ -45,8 +46,10 @@ def conduct(
     found: dict[str, Comparison] = {}
     for part in questions.parts:
         place = folder / PARTS / part.name
-        if part not in wanted and (place / "matrix.toml").is_file():
+        if (place / "matrix.toml").is_file():
             found[part.name] = look(matrices[part.name], registry, place, command)
+            if part not in wanted:
+                _refuse_others(part.name, place, found[part.name])
     for part in wanted:
         log.info("part %s: %s", part.name, part.about)
         try:
@@ -57,6 +60,18 @@ def conduct(
             raise
         judged = _publish(questions, found, folder)
     return judged
+
+
+def _refuse_others(name: str, place: Path, found: Comparison) -> None:
+    """Raises: ConfigError where a part has been run, and nothing of it is of these questions and this code: its figures would
+    be wiped out of the report."""
+    there = [cell for cell in map(read_cell, sorted(place.glob("cells/*"))) if cell is not None]
+    if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
+        raise ConfigError(
+            one_line(f"roundup: part '{name}' was run with other questions or other code, and is not among --parts"),
+            cause=f"of its {len(there)} cells none is what would be run today",
+            fix=one_line(f"run it too: --parts {name} ...; or keep that report, and write another: --out DIR"),
+        )
 
 
 def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
@@ -70,6 +85,13 @@ def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
             where = f"claim {claim.number}", f"part '{one.part}'"
             _find("method", methods, [method.label for method in part.methods], where)
             _find("quantity", quantities, [*OWN, *(quantity.name for quantity in part.quantities)], where)
+            unfit = next((name for name in columns if not ranks_methods(known(name))), None)
+            if unfit is not None:
+                raise ConfigError(
+                    one_line(f"roundup: {where[0]}: methods cannot be ranked by {unfit!r}"),
+                    cause="neither a higher nor a lower value of it is better, or a finished run has none",
+                    fix="leave it out of columns",
+                )
 
 
 def _find(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[str, str]) -> None:

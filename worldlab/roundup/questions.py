@@ -139,7 +139,10 @@ def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
     if "mixes" in row:
         matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
     if "agent" in row:
-        matrix["model"] = [{"agent": row["agent"], **model} for model in matrix.get("model", [])]
+        if matrix.get("model"):
+            matrix["model"] = [{"agent": row["agent"], **model} for model in matrix["model"]]
+        else:
+            matrix["axes"] = {**matrix.get("axes", {}), "agent": row["agent"]}
     return RoundupPart(row["name"], row.get("about", ""), matrix)
 
 

@@ -55,6 +55,11 @@ class Readings:
         return statistics.interval([values], statistics.mean) if len(values) else None
 
 
+def ranks_methods(quantity: Quantity) -> bool:
+    """Whether methods can be ranked by it, seed by seed: it has a better side, and a run that finished has a value."""
+    return quantity.better is not None and quantity.name not in ("failed", "rank")
+
+
 def read(comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()) -> Readings:
     """A quantity of every method of a comparison of one environment. columns, among: the quantities, and the labels of the
     methods, that ranks are of. Raises: KeyError for one that was not asked."""
@@ -111,13 +116,13 @@ def _ranked(
     finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
     seeds = sorted(set.intersection(*finished)) if finished else []
     wanted = [read(comparison, name).quantity for name in columns]
+    assert all(map(ranks_methods, wanted)), "looked at before anything ran"
     found: dict[str, list[float]] = {label: [] for label in chosen}
     ranked = []
     for seed in seeds:
         ranks = []
         for one in wanted:
-            runs = [next(run for run in all_ if run.seed == seed) for all_ in chosen.values()]
-            values = [_value(run, one.name, (run,)) for run in runs]
+            values = [_value(next(run for run in runs if run.seed == seed), one.name, runs) for runs in chosen.values()]
             if None not in values:
                 sign = -1.0 if one.better == "higher" else 1.0
                 ranks.append(stats.rankdata([sign * value for value in values if value is not None]))
