@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 
 from worldlab import experiment, storage
+from worldlab.checkpoint import save_checkpoint
 from worldlab.compare import cell as cells
 from worldlab.compare.cell_file import LOCK, NAME, Asked, CellFile, read_cell, write_cell
 from worldlab.compare.matrix import matrix_of
@@ -48,6 +50,7 @@ class Trainer:
         self.calls.append((resume, sorted(path.name for path in run.iterdir())))
         if self.raises:
             raise self.raises
+        save_checkpoint(run / "checkpoints", 600, {"model": {"w": torch.ones(2)}}, {})
         storage.atomic_write_json(run / "run.json", {"parameters": {"total": 42}})
         lines = [{"step": 100, "eval/return": 1.0}, {"step": 150, "loss/x": 2.0}, {"step": 600, "eval/return": 4.0}]
         storage.atomic_write_bytes(run / "metrics.jsonl", b"".join(storage.dump_json(line) + b"\n" for line in lines))
@@ -197,6 +200,23 @@ def test_a_measure_that_crashes_fails_the_cell_and_keeps_the_training(tmp_path, 
         assert cells.run_cell(folder) == 1
         assert found(folder).trial.cause == "nothing came of measuring a"
     assert len(trainer.calls) == 1
+
+
+def test_an_older_model_is_not_measured_in_place_of_a_damaged_one(tmp_path, asked, trainer, monkeypatch):
+    import worldlab.measures
+
+    monkeypatch.setattr(worldlab.measures, "measure", lambda *_, **__: {"a": Measurement(1.0)})
+    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"))
+    save_checkpoint(folder / "checkpoints", 500, {"model": {"w": torch.zeros(2)}}, {})
+    monkeypatch.setattr(cells, "_train", lambda *_, **__: trainer(None, None, run=folder, resume=False))
+    assert cells.run_cell(folder) == 0
+    write_cell(folder, CellFile(found(folder).asked, asked.blank))
+    for path in (folder / "checkpoints" / "step-000000600").glob("model*"):
+        path.write_bytes(b"flipped")
+    monkeypatch.setattr(cells, "_train", lambda *_, **__: None)
+    assert cells.run_cell(folder) == 1
+    cause = found(folder).trial.cause
+    assert cause.startswith("the run ended at step 600, and its newest sound checkpoint is of step 500: checkpoint step-600")
 
 
 def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_was_asked(

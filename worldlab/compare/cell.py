@@ -161,6 +161,7 @@ def _measured(
         return dict(known)
     from worldlab.measures import QUICK, Sizes, measure
 
+    _refuse_older_model(folder)
     # One seed for all cells, whatever they trained with: every model is measured on the same episodes, recorded once.
     sizes, keep = QUICK if asked.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
     found = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
@@ -168,6 +169,17 @@ def _measured(
     if unanswered:
         raise WorldlabError(one_line(f"nothing came of measuring {', '.join(unanswered)}"))
     return {**known, **found}
+
+
+def _refuse_older_model(folder: Path) -> None:
+    """Raises: CheckpointError where the model that the run ended with is damaged: an older one is another model."""
+    newest, ended = latest_valid(folder / "checkpoints", move=False), storage.read_json(folder / "result.json")
+    if newest.step < ended["env_steps"]:
+        raise CheckpointError(
+            f"the run ended at step {ended['env_steps']}, and its newest sound checkpoint is of step {newest.step}",
+            cause="; ".join(newest.skipped) or "a younger one is gone",
+            fix=f"remove {folder} and run the comparison again",
+        )
 
 
 # The process
