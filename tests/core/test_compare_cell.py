@@ -216,7 +216,9 @@ def test_an_older_model_is_not_measured_in_place_of_a_damaged_one(tmp_path, aske
     monkeypatch.setattr(cells, "_train", lambda *_, **__: None)
     assert cells.run_cell(folder) == 1
     cause = found(folder).trial.cause
-    assert cause.startswith("the run ended at step 600, and its newest sound checkpoint is of step 500: checkpoint step-600")
+    assert cause.startswith(
+        "the run ended at step 600, and its newest sound checkpoint is of step 500: checkpoint step-600"
+    )
 
 
 def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_was_asked(

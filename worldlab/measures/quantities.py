@@ -23,7 +23,7 @@ _KINDS = {"linear": "a ridge regression", "mlp": "a network of two hidden layers
 
 
 def _probe() -> Iterator[Row]:
-    judged = "on held-out episodes, mean over factors of the true state"
+    judged = "on held-out episodes, mean over factors of the true state, each -1 at least"
     for kind, how in _KINDS.items():
         for ending, what in _READ.items():
             name, title = f"{kind}_r2{ending}", f"State read from {what}, {kind}"
@@ -43,7 +43,7 @@ def _distractor() -> Iterator[Row]:
     for whose, title, better in (("", "", "lower"), ("_random", ", untrained", None)):
         for ending, what in _READ.items():
             for kind, how in _KINDS.items():
-                how = f"R2 of {how} from noiseless {what} to the factors of env.distractors, on held-out episodes"
+                how = f"R2 of {how} from noiseless {what} to the factors of env.distractors, each -1 at least, on held-out episodes"
                 name = f"noise_r2{ending}{whose}" if kind == "linear" else f"noise_mlp_r2{ending}{whose}"
                 yield name, f"Noise read from {what}, {kind}{title}", "R2", better, how  # type: ignore[misc]
     taught = "R2 of a network taught the factors of env.distractors from the last frames, on held-out episodes"
