@@ -56,7 +56,8 @@ class Farm:
         file = read_cell(folder)
         assert file is not None and not file.done
         score = SCORES[file.asked.method.partition("-")[0]] + file.asked.seed
-        trial = replace(file.trial, status="finished", returns=(score, score), updates=5, cause="")
+        returns = (score,) * file.asked.config["eval"]["final_episodes"]
+        trial = replace(file.trial, status="finished", returns=returns, updates=5, cause="")
         if code:
             trial = replace(file.trial, status="failed", cause="it broke")
         if file.asked.kind == "data":
