@@ -52,7 +52,7 @@ def test_a_switch_does_not_swallow_the_matrix(asked, tmp_path):
     (tmp_path / "m.toml").write_text('seeds = 1\n[axes]\nenv = "CartPole"\n')
     assert worldlab("compare --no-strict m.toml") == 0
     ((matrix, _, _),) = asked.calls
-    assert matrix.envs == ("CartPole",) and str(matrix.settings["strict"]) == "false"
+    assert matrix.envs == ("CartPole",) and str(matrix.settings[0]["strict"]) == "false"
 
 
 def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):

@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 MEASURED = ("model", "untrained")
 """The kinds of cells that have a world model to be measured."""
 SCALE_EPISODES = 20
-"""Episodes of random play, at least, where it is there for the scale of scores alone."""
+"""Episodes of random play, at least, with each seed."""
 _LABELS = {"random": "random actions", "untrained": "untrained dynamics", "model-free": "model-free"}
 
 
@@ -224,10 +224,9 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
         if name == "untrained":
             method = replace(method, **{role: getattr(models[0], role) for role in PARTS})
             of = {env: _with_frozen_dynamics(config) for env, config in configs.items()}
-        shown = kind in matrix.baselines
-        if not shown:
+        if name == "random":
             of = {env: _long_enough_for_a_scale(config) for env, config in configs.items()}
-        found.append(_Entry(method, kind, of, shown))
+        found.append(_Entry(method, kind, of, kind in matrix.baselines))
     return found
 
 
@@ -237,7 +236,7 @@ def _with_frozen_dynamics(config: RunConfig) -> RunConfig:
 
 
 def _long_enough_for_a_scale(config: RunConfig) -> RunConfig:
-    """Random play that no method is held against in the same episodes, but the scale of all scores hangs on."""
+    """Random play costs next to nothing, and the scale of all scores hangs on it."""
     return changed(config, eval={"final_episodes": max(SCALE_EPISODES, config.core.eval.final_episodes)})
 
 
