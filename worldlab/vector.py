@@ -392,9 +392,8 @@ def _reason(exitcode: int | None) -> str:
 def _serve(pipe: Any, work: bytes) -> None:
     """Body of a worker: builds its environments, then answers until told to close or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_signals_held` says why
-    signal.signal(
-        signal.SIGTERM, lambda *_: None
-    )  # a handler, which is not inherited: what an environment starts can be ended
+    # A handler, which is not inherited: what an environment starts can be ended.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     local: _Local | None = None

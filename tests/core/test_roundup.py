@@ -302,40 +302,42 @@ def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
     assert error.value.message.startswith(message)
 
 
+CLAIM = """
+[[claim]]
+number = 1
+claim = "c"
+part = "p"
+quantity = "return"
+predictions = [{ x = "a", is = "above", y = "b" }]
+"""
+
+
 def test_the_agent_of_a_part_is_that_of_all_its_models(tmp_path):
     path = tmp_path / "roundup.toml"
-    path.write_text("""
+    path.write_text(
+        """
         [[part]]
         name = "p"
         agent = "random"
         matrix.axes.env = "CartPole"
         matrix.axes.encoder = ["vae", "cpc"]
-
-        [[claim]]
-        number = 1
-        claim = "c"
-        part = "p"
-        quantity = "return"
-        predictions = [{ x = "vae", is = "above", y = "cpc" }]
-    """)
+    """
+        + CLAIM
+    )
     assert read_questions(path).part("p").matrix["axes"]["agent"] == "random"
 
 
 def test_a_part_finds_its_files_beside_the_questions(tmp_path):
     path = tmp_path / "roundup.toml"
-    path.write_text("""
+    path.write_text(
+        """
         [[part]]
         name = "p"
         matrix.plugins = ["mine.py"]
         matrix.configs = ["sub/a.toml", "/b.toml"]
-
-        [[claim]]
-        number = 1
-        claim = "c"
-        part = "p"
-        quantity = "return"
-        predictions = [{ x = "a", is = "above", y = "b" }]
-    """)
+    """
+        + CLAIM
+    )
     assert read_questions(path).part("p").matrix == {
         "plugins": [str(tmp_path / "mine.py")],
         "configs": [str(tmp_path / "sub/a.toml"), "/b.toml"],

@@ -129,13 +129,18 @@ def _task(full: str, adapter: str) -> dict[str, str | None]:
     except gymnasium.error.Error:
         return {}  # an adapter's own, or one that it has yet to register
     module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
-    tops = dict.fromkeys(name.partition(".")[0] for name in (registering, module))
+    tops = dict.fromkeys(where.partition(".")[0] for where in (registering, module))
     owners = [top for top in tops if top and top != adapter]
     if not owners:
         return {}
-    known = metadata.packages_distributions()
-    versions = {top: metadata.version(known[top][0]) if top in known else None for top in owners}
     return {
-        "task": ", ".join(f"{top} {version or 'of no version'}" for top, version in versions.items()),
+        "task": ", ".join(f"{top} {_version(top)}" for top in owners),
         "task_code": " ".join(code_digest(top) or "none" for top in owners),
     }
+
+
+@cache
+def _version(top: str) -> str:
+    """Of the distribution that a top-level package came with."""
+    distributions = metadata.packages_distributions().get(top)
+    return metadata.version(distributions[0]) if distributions else "of no version"

@@ -77,8 +77,7 @@ class Matrix:
     axes: the parts that are crossed, by role; models: those listed one by one instead. presets, configs, settings: the
     layers of every run's configuration, as in worldlab.runconfig.resolve, of settings the later ones above. measures: names
     or groups of names, or "all"; sizes: how much is measured, one of SIZES. shared_data: who plays what all models learn from,
-    one of PLAYERS, or "".
-    jobs: cells at a time, 0 as many as the launcher has room for.
+    one of PLAYERS, or "". jobs: cells at a time, 0 as many as the launcher has room for.
     """
 
     envs: tuple[str, ...]
@@ -241,8 +240,10 @@ def _table(key: str, value: Any) -> Mapping[str, Any]:
 def _without_own(table: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration without what a matrix has many of: its seed and environment."""
     env = table.get("env")
-    bare = {key: value for key, value in table.items() if key != "seed"}
-    return bare | ({"env": {key: value for key, value in env.items() if key != "id"}} if isinstance(env, dict) else {})
+    out = {key: value for key, value in table.items() if key != "seed"}
+    if isinstance(env, Mapping):
+        out["env"] = {key: value for key, value in env.items() if key != "id"}
+    return out
 
 
 def _check_axes(table: Mapping[str, Any]) -> None:

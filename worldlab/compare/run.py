@@ -109,7 +109,7 @@ def _place(cells: Sequence[Cell], planned: Plan, folder: Path) -> list[_Placed]:
     elsewhere: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob(f"{CELLS}/*/cell.json")):
         if path.parent.name not in own:
-            file = _readable(path.parent)
+            file = readable(path.parent)
             if file is not None and file.trial.status == "finished":
                 elsewhere[file.asked.hash].append(path.parent)
     placed = []
@@ -125,7 +125,8 @@ def _place(cells: Sequence[Cell], planned: Plan, folder: Path) -> list[_Placed]:
     return placed
 
 
-def _readable(place: Path) -> CellFile | None:
+def readable(place: Path) -> CellFile | None:
+    """What a folder's cell.json says; None where there is none, or it is damaged."""
     try:
         return read_cell(place)
     except StorageError:
@@ -159,7 +160,7 @@ def _write_what_is_asked(matrix: Matrix, folder: Path, placed: Sequence[_Placed]
     storage.atomic_write_text(folder / MATRIX, text)
     for one in placed:
         storage.make_folder(one.folder)
-        if _readable(one.folder) != one.file:
+        if readable(one.folder) != one.file:
             write_cell(one.folder, one.file)
 
 

@@ -28,9 +28,9 @@ Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a prediction. x, y: means over seeds, None where undefined; x with the interval that decided, where a number
-    is what it was held against. difference: of x and y, or of their logarithms;
-    p_value: corrected, None where an interval decided; why: one clause."""
+    """What became of a prediction. x, y: means over seeds, None where undefined; x with the interval that decided, where it was held
+    against a number. difference: of x and y, or of their logarithms; p_value: corrected, None where an interval decided; why: one
+    clause."""
 
     prediction: Prediction
     quantity: Quantity

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from worldlab import storage
-from worldlab.compare.cell_file import read_cell
 from worldlab.compare.matrix import Matrix, matrix_of
 from worldlab.compare.plan import Plan, gather, plan
 from worldlab.compare.results import Comparison
-from worldlab.compare.run import compare, look
+from worldlab.compare.run import CELLS, compare, look, readable
 from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.registry import Registry
 from worldlab.roundup.answers import Judged, judge
@@ -65,7 +64,7 @@ def conduct(
 def _refuse_others(name: str, place: Path, found: Comparison) -> None:
     """Raises: ConfigError where a part has been run, and nothing of it is of these questions and this code: its figures would
     be wiped out of the report."""
-    there = [cell for cell in map(read_cell, sorted(place.glob("cells/*"))) if cell is not None]
+    there = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
     if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
         raise ConfigError(
             one_line(f"roundup: part '{name}' was run with other questions or other code, and is not among --parts"),
