@@ -275,6 +275,8 @@ def _refuse_hook(reason: str, name: str, function: Callable[..., Any]) -> None:
 def _declaration_problem(entry: Registration) -> str:
     if not isinstance(entry.name, str) or not _NAME.fullmatch(entry.name):
         return "a name is made of letters, digits, '.', '_' and '-'"
+    if isinstance(entry.target, type):
+        return f'the target is a class and no text; here it is f"{{__name__}}:{entry.target.__name__}"'
     if not isinstance(entry.target, str) or not _TARGET.fullmatch(entry.target):
         return f"target {entry.target!r} is not 'module:Attribute'"
     if entry.config is not None and not (isinstance(entry.config, type) and issubclass(entry.config, Config)):

@@ -111,6 +111,11 @@ BROKEN: dict[str, tuple[str, str, int | None]] = {
         r"API v0, this is v1",
         4,
     ),
+    "class as target": (
+        HOOK + "    register.agent('x', dict, config=None, summary='s')\n",
+        r'f"\{__name__\}:dict"',
+        4,
+    ),
     "target": (HOOK + "    register.agent('x', 'os.system', config=None, summary='s')\n", r"not 'module:Attribute'", 4),
     "config": (HOOK + f"    register.agent('x', '{TARGET}', config=dict, summary='s')\n", r"not a worldlab.Config", 4),
     "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name is made of", 4),
