@@ -267,10 +267,10 @@ def test_what_a_process_prints_goes_to_a_file_whoever_prints(tmp_path):
 
 @pytest.mark.slow
 def test_a_cell_is_a_command(tmp_path):
-    asked = asked_of({"eval.final_episodes": 3, "env.time_limit": 20}, kind="random")
+    asked = asked_of({"eval.final_episodes": 21, "env.time_limit": 20}, kind="random")
     folder = place(tmp_path, asked)
     command = [sys.executable, "-P", "-m", "worldlab.compare.cell", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     trial = found(folder).trial
-    assert trial.status == "finished" and len(trial.returns) == 3 and all(1 <= value <= 20 for value in trial.returns)
+    assert trial.status == "finished" and len(trial.returns) == 21 and all(1 <= value <= 20 for value in trial.returns)
