@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import tomllib
@@ -12,8 +11,9 @@ from pathlib import Path
 import gymnasium
 import pytest
 
+from worldlab.compare.code import code_digest
 from worldlab.compare.configs import goes_on
-from worldlab.compare.identity import _task, code_digest, env_source, fingerprint
+from worldlab.compare.identity import _task, env_source, fingerprint
 from worldlab.compare.matrix import matrix_of
 from worldlab.compare.plan import check_mixes, launcher_of, plan
 from worldlab.compare.shared_data import recorders
@@ -169,50 +169,6 @@ def test_a_plugin_file_is_part_of_what_its_cells_are(tmp_path):
         table = {**BASE, "axes": {"env": "CartPole", "encoder": ["vae", "mine"]}, "plugins": [str(path)]}
         cells.append(hashes(plan(matrix_of(table), registry)))
     assert {key[0] for key in cells[0] if cells[0][key] != cells[1][key]} == {"mine"}
-
-
-def test_code_counts_by_its_bytes_whatever_its_version_says(tmp_path, monkeypatch):
-    package = tmp_path / "pack"
-    (package / "inner").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError('it was imported')")
-    (package / "inner" / "part.py").write_text("x = 1")
-    (tmp_path / "single.py").write_text("y = 1")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    targets = ("pack.inner.part:Part", "single:Part")
-
-    def digests() -> list[str | None]:
-        code_digest.cache_clear()
-        importlib.invalidate_caches()
-        return [code_digest(target) for target in targets]
-
-    before = digests()
-    assert digests() == before and all(before) and before[0] != before[1]
-    (package / "notes.txt").write_text("no code")
-    assert digests() == before
-    (package / "inner" / "part.py").write_text("x = 2")
-    (tmp_path / "single.py").write_text("y = 2")
-    assert all(now != then for now, then in zip(digests(), before, strict=True))
-    assert code_digest("worldlab_file_plugin_nobody_has:Part") is None
-    assert code_digest("worldlab_vae.encoder:VAEEncoder") != code_digest("worldlab_gan.encoder:GANEncoder")
-
-
-def test_of_worldlab_itself_only_what_comes_before_the_numbers_counts(tmp_path, monkeypatch):
-    root = tmp_path / "worldlab"
-    (root / "report").mkdir(parents=True)
-    for name in ("__init__.py", "loop.py", "report/page.py"):
-        (root / name).write_text("")
-    spec = importlib.util.spec_from_file_location(
-        "worldlab", root / "__init__.py", submodule_search_locations=[str(root)]
-    )
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    found = []
-    for name in ("__init__.py", "report/page.py", "loop.py"):
-        (root / name).write_text("# edited")
-        code_digest.cache_clear()
-        found.append(code_digest("worldlab"))
-    monkeypatch.undo()
-    code_digest.cache_clear()
-    assert found[0] == found[1] != found[2]
 
 
 PLUGIN = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
@@ -12,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from worldlab import provenance, run_folder, storage
+from worldlab.compare.code import code_digest
 from worldlab.envs import open_adapter
 from worldlab.errors import PluginError
 from worldlab.registry import Registry
@@ -25,8 +25,8 @@ _WITHOUT_MODEL = {
     "model-free": ("env", "eval", "seed", "steps", "minutes", "strict", "device"),
 }
 """The settings that matter to a baseline that has no world model."""
-_AFTERWARDS = ("commands", "report", "roundup", "scaffold", "testing")
-"""Folders of worldlab with nothing in them that runs before a cell's numbers are known."""
+CELL = "worldlab.compare.cell"
+"""The module that runs a cell: what it reaches of the core is what can change a cell's numbers."""
 
 
 def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], registry: Registry) -> str:
@@ -41,7 +41,7 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
         for group in groups:
             table = table[group]
         del table[leaf]
-    versions: dict[str, Any] = {**run_folder.versions(), "env": env, "code": code_digest("worldlab")}
+    versions: dict[str, Any] = {**run_folder.versions(), "env": env, "code": code_digest(CELL)}
     needs = _WITHOUT_MODEL.get(kind.partition(":")[0])
     if needs is not None:
         settings = {key: settings[key] for key in needs}
@@ -54,31 +54,6 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
         settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))
     content = {"format": FORMAT, "kind": kind, "settings": settings, "versions": versions}
     return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
-
-
-@cache
-def code_digest(target: str) -> str | None:
-    """SHA-256 in hex of the Python files of the top-level package of "module:Attribute" or "module"; None where it has none.
-
-    A version says nothing of what was edited since: with `pip install -e` it stays. Nothing is imported.
-    """
-    top = target.partition(":")[0].partition(".")[0]
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # a file given by --plugin, which counts by its own digest
-        return None
-    if spec is None or spec.origin is None:
-        return None
-    origin = Path(spec.origin)
-    root = origin.parent if spec.submodule_search_locations is not None else None
-    if root is None:
-        files = [origin]
-    else:
-        left_out = {root / name for name in _AFTERWARDS} if top == "worldlab" else set()
-        files = sorted(path for path in root.rglob("*.py") if not left_out & set(path.parents))
-    with storage.storage_errors(origin, "read"):
-        digests = [[path.relative_to(origin.parent).as_posix(), storage.sha256_file(path).sha256] for path in files]
-    return storage.sha256_bytes(storage.dump_json(digests))
 
 
 @cache
@@ -129,13 +104,13 @@ def _task(full: str, adapter: str) -> dict[str, str | None]:
     except gymnasium.error.Error:
         return {}  # an adapter's own, or one that it has yet to register
     module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
-    tops = dict.fromkeys(where.partition(".")[0] for where in (registering, module))
-    owners = [top for top in tops if top and top != adapter]
+    owners = [name for name in dict.fromkeys((registering, module)) if name and name.partition(".")[0] != adapter]
     if not owners:
         return {}
+    tops = dict.fromkeys(name.partition(".")[0] for name in owners)
     return {
-        "task": ", ".join(f"{top} {_version(top)}" for top in owners),
-        "task_code": " ".join(code_digest(top) or "none" for top in owners),
+        "task": ", ".join(f"{top} {_version(top)}" for top in tops),
+        "task_code": " ".join(code_digest(name) or "none" for name in owners),
     }
 
 

@@ -14,7 +14,8 @@ from worldlab import storage
 from worldlab.acting import ActingAgent
 from worldlab.agent import JudgedByEpisodes
 from worldlab.checkpoint import MANIFEST, latest_valid
-from worldlab.compare.identity import code_digest, env_source
+from worldlab.compare.code import code_digest
+from worldlab.compare.identity import CELL, env_source
 from worldlab.compare.results import Measurement
 from worldlab.compose import compose
 from worldlab.envs import open_adapter
@@ -95,7 +96,7 @@ def recording_of(
         "seed": seed,
         "reference": who,
         "versions": _versions(),
-        "code": code_digest("worldlab"),
+        "code": code_digest(CELL),
     }
 
     def make() -> Arrays:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import worldlab
-from worldlab.compare.identity import code_digest
+from worldlab.compare.code import code_digest
+from worldlab.compare.identity import CELL
 from worldlab.interfaces import Obs
 from worldlab.measures.kept import digest, kept
 from worldlab.measures.regress import seeded, stop_early
@@ -60,7 +61,7 @@ def supervised_reading(specimen: Specimen, target: Tensor) -> Tensor:
         "seed": specimen.seed,
         "updates": specimen.sizes.supervised_updates,
         "versions": {"worldlab": worldlab.__version__, "torch": torch.__version__},
-        "code": code_digest("worldlab"),
+        "code": code_digest(CELL),
     }
     found = kept(specimen.keep, "supervised", asked, lambda: {"reading": _taught(specimen, target).numpy()})
     return torch.from_numpy(found["reading"])
