@@ -28,19 +28,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldlab.compose import Composed, compose
-from worldlab.envs import open_adapter
+from worldlab.config.resolve import resolve
+from worldlab.env.find import open_adapter
+from worldlab.env.pool import EnvPool
 from worldlab.interfaces import Batch, Context
-from worldlab.matching import standard_prior
-from worldlab.measures.bits import bits_by_draws
+from worldlab.model.matching import standard_prior
+from worldlab.model.schedule import REPRESENTATION
 from worldlab.registry import Registry, load_registry
-from worldlab.runconfig import resolve
-from worldlab.schedule import REPRESENTATION
 from worldlab.settings import EnvSettings
-from worldlab.streams import Streams
-from worldlab.trainer import Generators, Trainer
+from worldlab.study.measures.bits import bits_by_draws
+from worldlab.training.compose import Composed, compose
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
 from worldlab.tree import repeat, select
-from worldlab.vector import EnvPool
 
 WHY = {
     "critic": "an implicit decoder has samples and a critic, no density",

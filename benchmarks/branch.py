@@ -28,20 +28,20 @@ import numpy as np
 import torch
 from worldlab_envs.branch import BRANCH_CELLS, Branch
 
-from worldlab.acting import ActingAgent
-from worldlab.collect import Collector, to_batch
-from worldlab.compose import Composed, compose
+from worldlab.config.resolve import RunConfig, resolve
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch
-from worldlab.measures.coverage import REACHED, dreamt_odds, total_variation
+from worldlab.model.schedule import MODEL
 from worldlab.registry import Registry, load_registry
-from worldlab.replay import Replay
-from worldlab.runconfig import RunConfig, resolve
-from worldlab.schedule import MODEL
-from worldlab.session import open_env
-from worldlab.spaces import action_spec, record_schema
-from worldlab.streams import Streams
-from worldlab.trainer import Generators, Trainer
-from worldlab.vector import EnvPool
+from worldlab.study.measures.coverage import REACHED, dreamt_odds, total_variation
+from worldlab.training.compose import Composed, compose
+from worldlab.training.session import open_env
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
 
 WORLD = Branch()
 TRUTH = WORLD.odds()

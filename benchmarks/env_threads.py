@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from worldlab import vector
-from worldlab.envs import open_adapter
+from worldlab.env import pool
+from worldlab.env.find import open_adapter
 from worldlab.registry import load_registry
 from worldlab.settings import EnvSettings
 
@@ -28,22 +28,22 @@ BLOCKS, STEPS = 5, 30
 
 def measure(envs: int, workers: int, free: bool) -> float:
     """Decisions a second. free: workers may take as many threads as they like, as before."""
-    for name in vector.BLAS_THREADS:
+    for name in pool.BLAS_THREADS:
         os.environ.pop(name, None)
-    kept = vector._one_thread
-    vector._one_thread = nullcontext if free else kept  # type: ignore[assignment]
+    kept = pool._one_thread
+    pool._one_thread = nullcontext if free else kept  # type: ignore[assignment]
     adapter, env_id = open_adapter(load_registry(), "CarRacing")
     settings = EnvSettings(id=env_id, repeat=4, size=64)
     try:
-        with vector.EnvPool(lambda: adapter.make(env_id, settings), envs, workers, 0) as pool:
-            pool.reset()
+        with pool.EnvPool(lambda: adapter.make(env_id, settings), envs, workers, 0) as envs_pool:
+            envs_pool.reset()
             action = np.array([0.0, 0.2, 0.0], np.float32)
             begin = time.perf_counter()
             for _ in range(STEPS):
-                pool.step([action] * envs)
+                envs_pool.step([action] * envs)
             return envs * STEPS / (time.perf_counter() - begin)
     finally:
-        vector._one_thread = kept
+        pool._one_thread = kept
 
 
 def main() -> None:

@@ -32,10 +32,10 @@ from worldlab_vae.encoder import VAEEncoder
 
 from worldlab import tree
 from worldlab.interfaces import Batch
-from worldlab.schedule import MODEL
+from worldlab.model.schedule import MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec, Specs
-from worldlab.trainer import Generators, Trainer
+from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 

@@ -23,19 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldlab.acting import ActingAgent
-from worldlab.collect import Collector, to_batch
-from worldlab.compose import compose
+from worldlab.config.resolve import resolve
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.replay import Replay
 from worldlab.interfaces import Decoder, Dynamics, Encoder, parameter_count
+from worldlab.model.schedule import MODEL
 from worldlab.registry import Registry, load_registry
-from worldlab.replay import Replay
-from worldlab.runconfig import resolve
-from worldlab.schedule import MODEL
-from worldlab.session import open_env
-from worldlab.spaces import action_spec, record_schema
-from worldlab.streams import Streams
-from worldlab.trainer import Generators, Trainer
-from worldlab.vector import EnvPool
+from worldlab.training.compose import compose
+from worldlab.training.session import open_env
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
 
 ROOT = Path(__file__).parents[1]
 ROLES = ("encoder", "dynamics", "decoder")

@@ -33,11 +33,11 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldlab.acting import ActingAgent
-from worldlab.compose import Composed, compose
+from worldlab.config.resolve import resolve
+from worldlab.experience.acting import ActingAgent
 from worldlab.registry import Registry, load_registry
-from worldlab.runconfig import resolve
-from worldlab.streams import Streams
+from worldlab.training.compose import Composed, compose
+from worldlab.training.streams import Streams
 
 OBS = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (24,), np.float32)})
 ACTION = spaces.Box(-1, 1, (6,), np.float32)

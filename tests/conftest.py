@@ -12,7 +12,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Undo what a run sets up in this process (`worldlab.session.set_up_machine`)."""
+    """Undo what a run sets up in this process (`worldlab.training.session.set_up_machine`)."""
     _reset()
     yield
     _reset()

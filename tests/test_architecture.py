@@ -75,18 +75,18 @@ def test_side_folders_are_no_packages(side):
 AMBIGUOUS = {"random"}  # an agent of ours, but first of all Python's module and the name of a checkpoint's file
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
-    ("worldlab/cli.py", "cpc"),
-    ("worldlab/cli.py", "CarRacing"),
-    ("worldlab/commands/check_env.py", "CarRacing"),
-    ("worldlab/commands/flags.py", "CarRacing"),
-    ("worldlab/commands/new_plugin.py", "Pendulum"),
-    ("worldlab/runconfig.py", "CarRacing"),
-    ("worldlab/runs.py", "CartPole"),
+    ("worldlab/cli/__init__.py", "cpc"),
+    ("worldlab/cli/__init__.py", "CarRacing"),
+    ("worldlab/cli/check_env.py", "CarRacing"),
+    ("worldlab/cli/flags.py", "CarRacing"),
+    ("worldlab/cli/new_plugin.py", "Pendulum"),
+    ("worldlab/config/resolve.py", "CarRacing"),
+    ("worldlab/runs/find.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
     ("worldlab/testing/page.py", "vae"),
 }
 """Where the core's texts for people use a plugin's or environment's name as an example (settings: as a default)."""
-GYMNASIUM = {("worldlab/run_folder.py", "gymnasium"), ("worldlab/discovery.py", "gymnasium")}
+GYMNASIUM = {("worldlab/runs/folder.py", "gymnasium"), ("worldlab/registry/discovery.py", "gymnasium")}
 """An env plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
 
 
@@ -118,31 +118,37 @@ def test_the_core_knows_no_plugin_by_name():
 
 WRITERS = {
     (
-        "worldlab/storage.py",
+        "worldlab/runs/storage.py",
         "os.open",
     ): "the one place that writes files: atomically, with fsync, without following links",
-    ("worldlab/storage.py", "os.fdopen"): "of a descriptor opened there for reading",
-    ("worldlab/segments.py", "os.open"): "reads replay segments; they are appended through worldlab.storage",
-    ("worldlab/cli.py", "os.open"): "os.devnull, to silence a closed pipe",
+    ("worldlab/runs/storage.py", "os.fdopen"): "of a descriptor opened there for reading",
     (
-        "worldlab/compare/cell.py",
+        "worldlab/experience/segments.py",
+        "os.open",
+    ): "reads replay segments; they are appended through worldlab.runs.storage",
+    ("worldlab/cli/__init__.py", "os.open"): "os.devnull, to silence a closed pipe",
+    (
+        "worldlab/study/compare/cell.py",
         "os.open",
     ): "where a cell prints: a descriptor that libraries and crashes write to, too",
-    ("worldlab/cli.py", "tempfile.NamedTemporaryFile"): "the traceback of a bug, in the system's own temporary folder",
+    (
+        "worldlab/cli/__init__.py",
+        "tempfile.NamedTemporaryFile",
+    ): "the traceback of a bug, in the system's own temporary folder",
     (
         "worldlab/testing/component_checks.py",
         "tempfile.TemporaryDirectory",
     ): "an empty folder, to see that a component leaves no files",
-    ("worldlab/vector.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
-    ("worldlab/vector.py", "pickle.loads"): "the other end of that pipe",
+    ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
+    ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
 }
-"""Every call in library code that writes a file past worldlab.storage, or unpickles, and why it may."""
+"""Every call in library code that writes a file past worldlab.runs.storage, or unpickles, and why it may."""
 SUSPECT = re.compile(
     r"(os\.(fd)?open|io\.open|open|.*\.(write_text|write_bytes|tofile|memmap|savez?|savez_compressed|save_file)"
     r"|(torch|np|numpy|joblib)\.(save|load|loadtxt|savetxt)|(\w*pickle|dill|marshal|shelve)\.\w+|tempfile\.\w+)"
 )
-SAVERS_OF_OURS = {"session.save", "dreaming.save", "_image(picture).save", "images[0].save"}
-"""save(...) that writes through worldlab.storage or into a buffer in memory."""
+SAVERS_OF_OURS = {"session.save", "open_loop.save", "_image(picture).save", "images[0].save"}
+"""save(...) that writes through worldlab.runs.storage or into a buffer in memory."""
 
 
 def test_files_are_written_in_one_place_and_nothing_is_unpickled():
@@ -158,7 +164,7 @@ def test_files_are_written_in_one_place_and_nothing_is_unpickled():
 def test_only_the_worker_pipe_imports_pickle():
     found = {(short(p), name) for package in PACKAGES for p in sources(package) for name in imported(p)}
     picklers = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    assert {path for path, name in found if name in picklers} == {"worldlab/vector.py"}
+    assert {path for path, name in found if name in picklers} == {"worldlab/env/pool.py"}
 
 
 # ---- names ----
@@ -199,7 +205,7 @@ def test_class_names_are_unique():
 
 
 REPEATED = {
-    "Registry",  # worldlab.envs states which part of worldlab.registry.Registry it uses, as a Protocol
+    "Registry",  # worldlab.env.find states which part of worldlab.registry.Registry it uses, as a Protocol
 }
 
 
@@ -240,10 +246,12 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert all(name.startswith("worldlab") for name in names)
     ours = {short(path) for package in PACKAGES for path in sources(package)}
-    ours |= {f"worldlab/presets/{path.name}" for path in (ROOT / "worldlab" / "presets").glob("*.toml")}
-    ours.add("worldlab/compare/defaults.toml")
-    templates = ROOT / "worldlab" / "scaffold" / "templates"
-    ours |= {f"worldlab/scaffold/templates/{path.name}" for path in templates.iterdir()}
+    ours |= {
+        f"worldlab/config/presets/{path.name}" for path in (ROOT / "worldlab" / "config" / "presets").glob("*.toml")
+    }
+    ours.add("worldlab/study/compare/defaults.toml")
+    templates = ROOT / "worldlab" / "cli" / "scaffold" / "templates"
+    ours |= {f"worldlab/cli/scaffold/templates/{path.name}" for path in templates.iterdir()}
     assert ours <= set(names)
     assert not [
         name for name in names if "__pycache__" in name or name.startswith(("worldlab/tests", "worldlab_tests"))

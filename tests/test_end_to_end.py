@@ -317,7 +317,7 @@ def test_a_diverged_run_ends_with_five(worldlab_command, place):
 
 
 def test_two_writers_are_refused(worldlab_command, place):
-    from worldlab.run_folder import RunFolder
+    from worldlab.runs.folder import RunFolder
 
     with RunFolder.create(place / "run"):
         _, err = finish(start(worldlab_command, place, "train", "--env", "CartPole", *TINY, "--run", "run"), 8)
@@ -332,10 +332,10 @@ def test_sb3_judges_an_agent_as_a_loop_by_hand_does(tmp_path):
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from worldlab import session
-    from worldlab.commands.flags import read_flags
+    from worldlab.cli.flags import read_flags
+    from worldlab.config.resolve import resolve
     from worldlab.registry import load_registry
-    from worldlab.runconfig import resolve
+    from worldlab.training import session
 
     registry = load_registry()
     config = resolve(registry, flags=read_flags(["--env", "CartPole", *TINY, "--strict"]).settings)

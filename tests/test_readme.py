@@ -16,11 +16,11 @@ import pytest
 
 from worldlab import errors
 from worldlab.cli import COMMANDS
-from worldlab.commands.common import Parser
-from worldlab.commands.flags import read_flags
+from worldlab.cli.common import Parser
+from worldlab.cli.flags import read_flags
+from worldlab.cli.scaffold.files import PluginName, single_file
+from worldlab.config.resolve import preset_names, resolve
 from worldlab.registry import load_registry
-from worldlab.runconfig import preset_names, resolve
-from worldlab.scaffold.files import PluginName, single_file
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_commands_are_real(page, tmp_path, monkeypatch):
             resolve(load_registry([*flags.plugins, hello]), presets=flags.presets, flags=flags.settings)
         else:
             with pytest.raises(_Understood):
-                importlib.import_module(f"worldlab.commands.{name.replace('-', '_')}").run(arguments)
+                importlib.import_module(f"worldlab.cli.{name.replace('-', '_')}").run(arguments)
 
 
 class _Understood(Exception):

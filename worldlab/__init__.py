@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldlab import errors as errors
-    from worldlab.api import Run as Run
-    from worldlab.api import load as load
-    from worldlab.api import resume as resume
-    from worldlab.api import train as train
-    from worldlab.config import Config as Config
-    from worldlab.config import field as field
-    from worldlab.hookspecs import hookimpl as hookimpl
+    from worldlab.registry.hookspecs import hookimpl as hookimpl
+    from worldlab.settings import Config as Config
+    from worldlab.settings import field as field
+    from worldlab.training.api import Run as Run
+    from worldlab.training.api import load as load
+    from worldlab.training.api import resume as resume
+    from worldlab.training.api import train as train
 
     __version__: str
 
 _EXPORTS = {
-    "Config": "worldlab.config:Config",
-    "Run": "worldlab.api:Run",
-    "field": "worldlab.config:field",
-    "hookimpl": "worldlab.hookspecs:hookimpl",
+    "Config": "worldlab.settings:Config",
+    "Run": "worldlab.training.api:Run",
+    "field": "worldlab.settings:field",
+    "hookimpl": "worldlab.registry.hookspecs:hookimpl",
     "errors": "worldlab.errors:",
-    "load": "worldlab.api:load",
-    "resume": "worldlab.api:resume",
-    "train": "worldlab.api:train",
+    "load": "worldlab.training.api:load",
+    "resume": "worldlab.training.api:resume",
+    "train": "worldlab.training.api:train",
 }
 
 __all__ = ["Config", "Run", "errors", "field", "hookimpl", "load", "resume", "train"]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import tree
-from worldlab.config import Config
 from worldlab.distributions import Distribution
+from worldlab.settings import Config
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
 
 API = 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from worldlab import health, matching, rollout, tree
+from worldlab import rollout, tree
 from worldlab.distributions import tempered
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
@@ -24,10 +24,11 @@ from worldlab.interfaces import (
     Obs,
     SharesPast,
 )
+from worldlab.model import health, matching
+from worldlab.model.preprocess import Preprocessor
+from worldlab.model.schedule import JOINT, Stage
 from worldlab.nn import check_shape
-from worldlab.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
-from worldlab.schedule import JOINT, Stage
 from worldlab.settings import ModelSettings
 from worldlab.specs import Specs
 

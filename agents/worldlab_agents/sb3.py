@@ -1,6 +1,6 @@
 """Stable-Baselines3's own algorithms, trained inside the dream: their code, their losses, their optimisers.
 
-Raffin et al. 2021, JMLR 22(268). The dream is a VecEnv (worldlab.dream_env); every `every` updates of the world model
+Raffin et al. 2021, JMLR 22(268). The dream is a VecEnv (worldlab.evaluation.dream_env); every `every` updates of the world model
 the algorithm learns for a while in dreams that start at fresh posterior states of replayed experience.
 """
 
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.agent import Agent, Experience
-from worldlab.dream_env import Dreamer, DreamVecEnv, Starts, dream_action_space, feature_space
 from worldlab.errors import ConfigError
+from worldlab.evaluation.dream_env import Dreamer, DreamVecEnv, Starts, dream_action_space, feature_space
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs

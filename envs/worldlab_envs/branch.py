@@ -50,7 +50,7 @@ class Branch(gymnasium.Env):
 
     ## Exact quantities
     `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`. For
-    worldlab.measures: `truth()`, `odds()`, `state_of(obs)`.
+    worldlab.study.measures: `truth()`, `odds()`, `state_of(obs)`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012

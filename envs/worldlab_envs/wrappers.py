@@ -10,9 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
-from worldlab.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
 from worldlab_envs.distractors import Distractors
 
 

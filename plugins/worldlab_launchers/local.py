@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import final
 
-from worldlab.compare.tasks import Event, Task
-from worldlab.machine import available_cores
+from worldlab.runs.machine import available_cores
+from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers.configs import LocalConfig
 
 LOSSES = 3
@@ -42,7 +42,7 @@ class LocalLauncher:
         self.config = config
 
     def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
-        """See worldlab.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
+        """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
         waiting = deque((task, 0) for task in tasks)
         running: list[_Running] = []
         try:

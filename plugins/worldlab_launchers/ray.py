@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, final
 
-from worldlab.compare.tasks import Event, Task
 from worldlab.errors import one_line
+from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers import ray_node
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.local import PATIENCE, worth_another_try
@@ -60,7 +60,7 @@ class RayLauncher:
         check_usable(config.address)
 
     def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
-        """See worldlab.compare.tasks.Launcher. jobs 0: as many as the cluster has room for.
+        """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cluster has room for.
 
         Raises: StorageError if a node does not see the tasks' folders; ConfigError if no cluster answers, if it has
         another version, if a node lacks the tasks' program or if this machine, alone, lacks the GPUs of a task.

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldlab.compare.tasks import Task
 from worldlab.errors import ConfigError, PluginError, StorageError, WorldlabError, one_line
-from worldlab.machine import available_cores
-from worldlab.storage import atomic_write_text, make_folder
+from worldlab.runs.machine import available_cores
+from worldlab.runs.storage import atomic_write_text, make_folder
+from worldlab.study.compare.tasks import Task
 from worldlab_launchers import ray_node
 
 log = logging.getLogger("worldlab")

@@ -18,7 +18,7 @@ from worldlab_vae.heads import LatentHead
 class VAEDynamics(Dynamics):
     """h' = GRU(h, mlp(z, a)); p(z | h) of the posterior's kind.
 
-    Hafner et al. 2018, arXiv:1811.04551, eq. 4. The KL that trains it is balanced, with free nats (worldlab.matching).
+    Hafner et al. 2018, arXiv:1811.04551, eq. 4. The KL that trains it is balanced, with free nats (worldlab.model.matching).
     """
 
     Config = VAEDynamicsConfig

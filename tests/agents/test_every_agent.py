@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from worldlab.config.resolve import Part, RunConfig
 from worldlab.errors import ConfigError
-from worldlab.experiment import train
 from worldlab.registry import load_registry
-from worldlab.runconfig import Part, RunConfig
 from worldlab.settings import CoreSettings
 from worldlab.testing import small_config
+from worldlab.training.train import train
 
 REGISTRY = load_registry()
 AGENTS = [found.name for found in REGISTRY.registrations("agent")]

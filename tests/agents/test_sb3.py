@@ -14,8 +14,8 @@ from worldlab_agents.sb3 import SB3Agent, seeded, starts_of
 
 from worldlab.agent import Experience, OwnLearner
 from worldlab.errors import ConfigError
-from worldlab.optimizer_state import flatten_optimizer
 from worldlab.rollout import Carry
+from worldlab.runs.optimizer_state import flatten_optimizer
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
 from worldlab.tree import select
 

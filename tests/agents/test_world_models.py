@@ -11,12 +11,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from worldlab.compose import compose
-from worldlab.experiment import train
+from worldlab.config.resolve import resolve
 from worldlab.interfaces import parameter_count
 from worldlab.registry import load_registry
-from worldlab.runconfig import resolve
-from worldlab.streams import Streams
+from worldlab.training.compose import compose
+from worldlab.training.streams import Streams
+from worldlab.training.train import train
 
 REGISTRY = load_registry()
 PRESET = ["world-models"]

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from worldlab_agents.configs import DreamerConfig
 
-from worldlab import matching
-from worldlab.acting import ActingAgent
-from worldlab.collect import Collector, to_batch
-from worldlab.compose import Composed, compose
-from worldlab.envs import open_adapter
+from worldlab.config.resolve import Part, RunConfig
+from worldlab.env.find import open_adapter
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch, Context
+from worldlab.model import matching
+from worldlab.model.noise import stream
 from worldlab.registry import load_registry
-from worldlab.replay import Replay
-from worldlab.runconfig import Part, RunConfig
 from worldlab.settings import CoreSettings
-from worldlab.spaces import action_spec, record_schema
-from worldlab.streams import Streams
 from worldlab.testing import small_config
-from worldlab.testing.toys import stream
-from worldlab.trainer import Generators, Trainer
+from worldlab.training.compose import Composed, compose
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
 from worldlab.tree import leaves, tree_map
-from worldlab.vector import EnvPool
 
 ROLES = ("encoder", "dynamics", "decoder")
 NAMES = {role: [r.name for r in load_registry().registrations(role)] for role in ROLES}

@@ -12,6 +12,7 @@ from zoo.decoders import AnyPlayer
 from worldlab import Config, field
 from worldlab.distributions import Normal, OneHot
 from worldlab.errors import PluginError
+from worldlab.model.noise import stream
 from worldlab.registry import load_registry
 from worldlab.testing import (
     CheckFailure,
@@ -26,7 +27,7 @@ from worldlab.testing import (
 from worldlab.testing.probes import linear_probe, log_density_bias, rows_independent
 from worldlab.testing.reference import ReferenceDecoder, ReferenceEncoder
 from worldlab.testing.runner import as_subject
-from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action, stream
+from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action
 
 
 def test_importing_the_suite_imports_no_torch():

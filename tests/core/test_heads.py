@@ -2,7 +2,8 @@ import torch
 from model_kit import gen
 
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
-from worldlab.testing.toys import OBS, noise_obs
+from worldlab.model.noise import noise_obs
+from worldlab.testing.toys import OBS
 
 
 def test_heads_take_any_leading_dimensions():

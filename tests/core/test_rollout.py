@@ -7,7 +7,8 @@ from torch import Tensor
 
 from worldlab import rollout, tree
 from worldlab.interfaces import Dynamics, LatentSpec
-from worldlab.testing.toys import ACTIONS, noise_batch
+from worldlab.model.noise import noise_batch
+from worldlab.testing.toys import ACTIONS
 
 MIXES = [
     pytest.param(True, False, id="reads-memory"),

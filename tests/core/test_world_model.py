@@ -7,9 +7,10 @@ from model_kit import MEMORY, batch_for, build_model, build_parts, gen
 
 from worldlab import tree
 from worldlab.errors import PluginError
+from worldlab.model.noise import noise_batch
 from worldlab.settings import ModelSettings
 from worldlab.testing.reference import ReferenceDecoder, ReferenceDecoderConfig
-from worldlab.testing.toys import ACTIONS, OBS, noise_batch
+from worldlab.testing.toys import ACTIONS, OBS
 from worldlab.world_model import WorldModel
 
 

@@ -20,8 +20,8 @@ from worldlab_envs.branch import (
     reward_of,
 )
 
+from worldlab.env.pool import EnvPool
 from worldlab.settings import EnvSettings
-from worldlab.vector import EnvPool
 
 
 def test_a_branch_happens_with_the_stated_frequencies():

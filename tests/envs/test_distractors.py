@@ -10,8 +10,8 @@ from worldlab_envs.distractors import COLOURS, DRIFT, KICK, RADIUS, Distractors
 from worldlab_envs.wrappers import boundary
 
 from worldlab.errors import EnvError
-from worldlab.measures.abilities import ShowsNoise, able
 from worldlab.settings import EnvSettings
+from worldlab.study.measures.abilities import ShowsNoise, able
 
 
 class Grey(gymnasium.Env):

@@ -8,10 +8,10 @@ import pytest
 from worldlab_envs.branch import SIDE, branch_probabilities, cell_of, picture_of
 from worldlab_envs.truth import truth
 
-from worldlab.envs import open_adapter
-from worldlab.measures.abilities import KnowsOdds, ReadsTruth, TellsTruth, able, truth_reader
+from worldlab.env.find import open_adapter
 from worldlab.registry import load_registry
 from worldlab.settings import EnvSettings
+from worldlab.study.measures.abilities import KnowsOdds, ReadsTruth, TellsTruth, able, truth_reader
 
 
 def opened(id, **settings):

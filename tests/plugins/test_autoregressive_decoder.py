@@ -19,6 +19,7 @@ from worldlab_vae.encoder import VAEEncoder
 from worldlab import tree
 from worldlab.errors import ConfigError
 from worldlab.interfaces import HasLogMass
+from worldlab.model.noise import noise_obs
 from worldlab.settings import ModelSettings
 from worldlab.specs import ArraySpec
 from worldlab.testing import run_checks, toys
@@ -34,7 +35,7 @@ def build(obs=(IMAGE, VECTOR), **config) -> AutoregressiveDecoder:
 
 
 def observations(decoder: AutoregressiveDecoder, n: int) -> dict[str, Tensor]:
-    return toys.noise_obs(decoder.obs, (n,), gen(1))
+    return noise_obs(decoder.obs, (n,), gen(1))
 
 
 def entry_net(entries: int = 4, features: int = 5) -> EntryNet:

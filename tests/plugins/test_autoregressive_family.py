@@ -9,7 +9,7 @@ from worldlab_autoregressive.decoder import AutoregressiveDecoder
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
 from worldlab_autoregressive.encoder import AutoregressiveEncoder
 
-from worldlab import matching
+from worldlab.model import matching
 from worldlab.testing import check_mix, checks_for, small_config
 from worldlab.testing.bench import Bench, Choice
 from worldlab.testing.runner import mix_subject

@@ -13,8 +13,8 @@ from worldlab_cpc.encoder import CPCEncoder
 
 from worldlab import Config
 from worldlab.distributions import Normal
-from worldlab.health import latent_health
 from worldlab.interfaces import Batch, Encoder, Latent, LatentSpec
+from worldlab.model.health import latent_health
 from worldlab.nn import mlp
 from worldlab.settings import ModelSettings
 from worldlab.world_model import WorldModel

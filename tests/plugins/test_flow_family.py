@@ -9,7 +9,8 @@ from worldlab_flow.decoder import FlowDecoder
 from worldlab_flow.dynamics import FlowDynamics
 from worldlab_flow.encoder import FlowEncoder
 
-from worldlab import matching
+from worldlab.model import matching
+from worldlab.model.noise import stream
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import small_config, toys
@@ -81,7 +82,7 @@ def test_pictures_of_a_dot_are_explained_by_the_features():
     dynamics = Choice(FlowDynamics, small_config(FlowDynamicsConfig))
     sizes = FlowDecoderConfig(levels=2, depth=2, channels=8, width=8, units=32)
     bench = mix_subject(reference.encoder, dynamics, Choice(FlowDecoder, sizes), "dot").learning().bench("image")
-    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, toys.stream(9))
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, stream(9))
 
     @torch.no_grad()
     def state() -> tuple[float, float, float]:

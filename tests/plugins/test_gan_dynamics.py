@@ -9,7 +9,7 @@ from worldlab_gan.temporal import at_start, windows
 
 from worldlab.distributions import Normal
 from worldlab.interfaces import Latent, ScoresLatent
-from worldlab.matching import choose, terms
+from worldlab.model.matching import choose, terms
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig

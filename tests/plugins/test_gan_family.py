@@ -28,7 +28,7 @@ from worldlab.specs import LatentSpec
 from worldlab.testing import run_checks, small_config
 from worldlab.testing.bench import IdleAgent
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
-from worldlab.trainer import Generators, Trainer
+from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 

@@ -15,7 +15,7 @@ from worldlab_launchers import local
 from worldlab_launchers.configs import LocalConfig
 from worldlab_launchers.local import LocalLauncher
 
-from worldlab.compare.tasks import Event, Task
+from worldlab.study.compare.tasks import Event, Task
 
 
 def task(folder: Path, name: str, code: str, **more) -> Task:

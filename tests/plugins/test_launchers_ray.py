@@ -26,11 +26,11 @@ from worldlab_launchers import ray_cluster, ray_node
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.ray import RayLauncher
 
-from worldlab.compare.matrix import matrix_of
-from worldlab.compare.run import compare
-from worldlab.compare.tasks import Event, Task
 from worldlab.errors import ConfigError, PluginError, StorageError
 from worldlab.registry import load_registry
+from worldlab.study.compare.matrix import matrix_of
+from worldlab.study.compare.run import compare
+from worldlab.study.compare.tasks import Event, Task
 
 ray: Any = pytest.importorskip("ray")
 
@@ -253,7 +253,7 @@ def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(
             found = []
             for process in psutil.process_iter(["cmdline"]):
                 line = process.info["cmdline"] or []
-                if "worldlab.compare.cell" in line and Path(line[-1]).name in cells:
+                if "worldlab.study.compare.cell" in line and Path(line[-1]).name in cells:
                     found.append(process)
             return found
 
@@ -393,7 +393,7 @@ def test_a_task_too_large_for_any_node_is_named(tmp_path, caplog):
 DRIVER = """
 import json, signal, sys
 from pathlib import Path
-from worldlab.compare.tasks import Task
+from worldlab.study.compare.tasks import Task
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.ray import RayLauncher
 

@@ -9,18 +9,18 @@ from worldlab_agents.configs import RandomConfig
 from worldlab_envs.branch import cell_of, reward_of
 from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
 
-from worldlab.acting import ActingAgent
-from worldlab.collect import Collector, to_batch
-from worldlab.compose import compose
+from worldlab.config.resolve import Part, RunConfig
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.replay import Replay
 from worldlab.registry import load_registry
-from worldlab.replay import Replay
-from worldlab.runconfig import Part, RunConfig
-from worldlab.session import open_env
 from worldlab.settings import CoreSettings
-from worldlab.spaces import action_spec, record_schema
-from worldlab.streams import Streams
-from worldlab.trainer import Generators, Trainer
-from worldlab.vector import EnvPool
+from worldlab.training.compose import compose
+from worldlab.training.session import open_env
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
 
 CONFIG = RunConfig(
     core=CoreSettings.model_validate({"env": {"id": "branch"}, "train": {"learning_rate": 2e-3}}),

@@ -13,7 +13,7 @@ from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
 from worldlab.interfaces import HasLogMass
-from worldlab.testing.toys import noise_batch
+from worldlab.model.noise import noise_batch
 from worldlab.tree import flatten_time
 
 LEVELS = torch.arange(256) / 255 - 0.5

@@ -9,9 +9,10 @@ import pytest
 import torch
 from vae_toys import build_model, gen, grad_sum
 
-from worldlab import matching, tree
+from worldlab import tree
+from worldlab.model import matching
+from worldlab.model.noise import noise_batch
 from worldlab.settings import ModelSettings
-from worldlab.testing.toys import noise_batch
 
 ROOT = Path(__file__).parents[2]
 

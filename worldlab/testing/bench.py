@@ -11,11 +11,11 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.agent import Agent
-from worldlab.config import Config
-from worldlab.discovery import where
 from worldlab.errors import ConfigError, one_line
 from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder, Obs
-from worldlab.settings import ModelSettings, TrainSettings
+from worldlab.model.noise import actions, noise_batch, noise_obs, stream
+from worldlab.registry.discovery import where
+from worldlab.settings import Config, ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys
 from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
@@ -27,7 +27,7 @@ from worldlab.testing.reference import (
     ReferenceEncoder,
     ReferenceEncoderConfig,
 )
-from worldlab.trainer import Generators, Trainer
+from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 JITTER = 0.05
@@ -113,28 +113,28 @@ class Bench:
 
     def obs(self, n: int, seed: int = 0) -> Obs:
         """Structureless observations {key: [n, ...]}."""
-        return toys.noise_obs(self.specs.obs, (n,), toys.stream(seed))
+        return noise_obs(self.specs.obs, (n,), stream(seed))
 
     def latents(self, *shape: int, seed: int = 0) -> Tensor:
         """Random latents [*shape, D]."""
-        return toys.latents(self.specs.latent, shape, toys.stream(100 + seed))
+        return toys.latents(self.specs.latent, shape, stream(100 + seed))
 
     def actions(self, *shape: int, seed: int = 0) -> Tensor:
         """Random actions [*shape, A]."""
-        return toys.actions(self.specs.action, shape, toys.stream(200 + seed))
+        return actions(self.specs.action, shape, stream(200 + seed))
 
     def features(self, n: int, seed: int = 0) -> Tensor:
         """Random features [n, F]: a normal memory and a latent of the declared kind."""
-        memory = torch.randn(n, self.specs.memory_dim, generator=toys.stream(300 + seed))
+        memory = torch.randn(n, self.specs.memory_dim, generator=stream(300 + seed))
         return torch.cat([memory, self.latents(n, seed=seed)], -1)
 
     def batch(self, rows: int = 3, length: int = 8, seed: int = 0, scale: float = 1.0) -> Batch:
         """A structureless batch with a reset in the middle of row 0."""
-        return toys.noise_batch(self.specs.obs, self.specs.action, rows, length, toys.stream(seed), scale)
+        return noise_batch(self.specs.obs, self.specs.action, rows, length, stream(seed), scale)
 
     def context(self, batch: Batch | None = None, seed: int = 0) -> Context:
         """The posterior's context of a batch."""
-        return self.model.observe(batch if batch is not None else self.batch(), toys.stream(seed))[0]
+        return self.model.observe(batch if batch is not None else self.batch(), stream(seed))[0]
 
     def updates(
         self, steps: int, make: Callable[[torch.Generator], Batch], lr: float = 3e-3
@@ -144,8 +144,8 @@ class Bench:
         Raises DivergedError at the first update that is not finite.
         """
         settings = TrainSettings(learning_rate=lr, critic_learning_rate=lr, max_skips=1)
-        trainer = Trainer(self.model, IdleAgent(None, self.specs), settings, Generators(toys.stream(1), toys.stream(2)))
-        source = toys.stream(3)
+        trainer = Trainer(self.model, IdleAgent(None, self.specs), settings, Generators(stream(1), stream(2)))
+        source = stream(3)
         for _ in range(steps):
             yield trainer.update(make(source))
 
@@ -266,7 +266,7 @@ class Subject:
 def jitter(part: torch.nn.Module, seed: int) -> None:
     """Move every parameter by noise, JITTER of its size or of 1 where it is 0: nothing rests exactly at its initial value, and
     what must stay positive does."""
-    gen = toys.stream(seed + 1000)
+    gen = stream(seed + 1000)
     for p in part.parameters():
         p.add_(JITTER * torch.where(p == 0, 1.0, p.abs()) * torch.randn(p.shape, generator=gen))
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worldlab.discovery import where
 from worldlab.errors import PluginError, one_line
+from worldlab.registry.discovery import where
 
 ROLES = ("encoder", "dynamics", "decoder", "world_model")
 """What can be checked. Checks of role "component" hold for the first three."""

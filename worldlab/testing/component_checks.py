@@ -18,10 +18,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from worldlab.discovery import where
 from worldlab.errors import DivergedError, one_line
 from worldlab.interfaces import Batch, Component, Context, misdeclared
-from worldlab.testing import toys
+from worldlab.model.noise import noise_batch
+from worldlab.registry.discovery import where
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, check
 from worldlab.testing.probes import same
@@ -102,7 +102,7 @@ def gradients_arrive(subject: Subject) -> None:
     """
     bench = subject.bench(fresh=True)
     waiting = {name: p for name, p in bench.part.named_parameters() if p.requires_grad}
-    for _ in bench.updates(6, lambda gen: toys.noise_batch(bench.specs.obs, bench.specs.action, 6, 12, gen)):
+    for _ in bench.updates(6, lambda gen: noise_batch(bench.specs.obs, bench.specs.action, 6, 12, gen)):
         waiting = {name: p for name, p in waiting.items() if p.grad is None or not p.grad.abs().sum() > 0}
         if not waiting:
             return
@@ -145,7 +145,7 @@ def loud_inputs(subject: Subject) -> None:
     bench = subject.bench(fresh=True)
     specs = bench.specs
     try:
-        for _ in bench.updates(20, lambda gen: toys.noise_batch(specs.obs, specs.action, 3, 5, gen, scale=10.0)):
+        for _ in bench.updates(20, lambda gen: noise_batch(specs.obs, specs.action, 3, 5, gen, scale=10.0)):
             pass
     except DivergedError as exc:
         raise CheckFailure(f"diverges on inputs at 10x scale: {exc.message}", "bound scales; clamp logs") from exc

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldlab.interfaces import HasLogMass, ScoreKind
+from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
@@ -118,7 +119,7 @@ def features_matter(subject: Subject) -> None:
 
             def drawn(x: Tensor, given: Any = given, key: str = key) -> list[Tensor]:
                 dist = bench.decoder.decode(given(x))[key]
-                return [dist.mode, dist.sample(toys.stream(0))]
+                return [dist.mode, dist.sample(stream(0))]
 
             if not depends(drawn, features[:, part].clone()):
                 raise CheckFailure(
@@ -161,7 +162,7 @@ def learns(subject: Subject) -> None:
     Fix: condition on features everywhere; score must rise as main's losses fall.
     """
     bench = subject.learning().bench("vector image", fresh=True)
-    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 4, toys.stream(9))
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
 
     @torch.no_grad()
     def margin() -> tuple[float, float]:
@@ -202,9 +203,9 @@ def repeatable(subject: Subject) -> None:
     with torch.no_grad():
         for key, dist in bench.decoder.decode(features).items():
             before = torch.get_rng_state()
-            drawn = dist.sample(toys.stream(1))
+            drawn = dist.sample(stream(1))
             require_shape(drawn, tuple(obs[key].shape), f"a sample of '{key}'")
-            if not torch.equal(before, torch.get_rng_state()) or not same(drawn, dist.sample(toys.stream(1)), 0.0):
+            if not torch.equal(before, torch.get_rng_state()) or not same(drawn, dist.sample(stream(1)), 0.0):
                 raise CheckFailure(
                     f"two samples of '{key}' with one seed differ, or it draws from the global stream",
                     "draw from the generator that sample() is given",
@@ -228,14 +229,14 @@ def declared_mass(subject: Subject) -> None:
     features = bench.features(5)
     obs = tree_map(lambda x: ((x + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5, bench.obs(5))
     with torch.no_grad():
-        mass = bench.decoder.log_mass(features, obs, toys.stream(0))
+        mass = bench.decoder.log_mass(features, obs, stream(0))
         require_shape(mass, (5,), "log_mass")
         if bench.decoder.likelihood == "exact" and float(mass.max()) > 1e-3:
             raise CheckFailure(
                 f"log_mass is {float(mass.max()):.1f}: no probability exceeds 1",
                 "a probability of levels, not a density",
             )
-        other = bench.decoder.log_mass(features, {key: -x for key, x in obs.items()}, toys.stream(0))
+        other = bench.decoder.log_mass(features, {key: -x for key, x in obs.items()}, stream(0))
         if same(mass, other, 0.0):
             raise CheckFailure(
                 "log_mass is the same for another picture", "the probability of the observation it is given"
@@ -273,7 +274,7 @@ def _require_honest_score(bench: Bench, name: str) -> None:
     if not drawn:
         raise NotApplicable("decode draws nothing")
     ((key, dist),) = drawn.items()
-    samples = dist.sample(toys.stream(0))
+    samples = dist.sample(stream(0))
 
     def log_density(x: Tensor) -> Tensor:
         return bench.decoder.score(one.expand(len(x), -1), {key: x})

@@ -14,6 +14,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.distributions import HasEntropy, HasKL, HasLogProb
 from worldlab.interfaces import ScoresLatent, State
+from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
@@ -106,7 +107,7 @@ def _step_shapes(bench: Bench, rows: int) -> None:
     require_shape(memory, (rows, bench.specs.memory_dim), "memory(state)")
     prior = dynamics.predict(memory)
     require_shape(prior.mode, (rows, bench.specs.latent.dim), "the prior's mode")
-    require_shape(prior.sample(toys.stream(0)), (rows, bench.specs.latent.dim), "the prior's sample")
+    require_shape(prior.sample(stream(0)), (rows, bench.specs.latent.dim), "the prior's sample")
 
 
 @check("D2", role="dynamics", title="rows of a batch do not see each other")
@@ -123,7 +124,7 @@ def batch_independence(subject: Subject) -> None:
         state = bench.dynamics.advance(given["state"], given["z"], given["action"])
         memory = bench.dynamics.memory(state)
         prior = bench.dynamics.predict(memory)
-        return [state, memory, prior.mode, prior.sample(toys.stream(0))]
+        return [state, memory, prior.mode, prior.sample(stream(0))]
 
     for mode in (False, True):
         bench.dynamics.train(mode)
@@ -163,7 +164,7 @@ def inputs_untouched(subject: Subject) -> None:
     with torch.no_grad():
         memory = bench.dynamics.memory(bench.dynamics.advance(*given))
         before = memory.clone()
-        bench.dynamics.predict(memory).sample(toys.stream(0))
+        bench.dynamics.predict(memory).sample(stream(0))
     if not same(kept, given, 0.0) or not same(before, memory, 0.0):
         raise CheckFailure(
             "advance changes its inputs in place", "return new tensors; clone a cache before writing into it"
@@ -242,7 +243,7 @@ def action_sensitivity(subject: Subject) -> None:
 
         def run(action: Tensor, bench: Bench = bench, state: State = state, z: Tensor = z) -> list[Tensor]:
             memory = bench.dynamics.memory(bench.dynamics.advance(state, z, action))
-            return [memory, bench.dynamics.predict(memory).sample(toys.stream(0))]
+            return [memory, bench.dynamics.predict(memory).sample(stream(0))]
 
         if not depends(run, bench.actions(3)):
             raise CheckFailure(
@@ -259,7 +260,7 @@ def reparameterised_truthful(subject: Subject) -> None:
     """
     for bench in by_kind(subject):
         dynamics, memory = bench.dynamics, bench.dynamics.memory(warm(bench, 4))
-        found = gradient_reaches(lambda m, dynamics=dynamics: dynamics.predict(m).sample(toys.stream(0)), memory)
+        found = gradient_reaches(lambda m, dynamics=dynamics: dynamics.predict(m).sample(stream(0)), memory)
         if found != dynamics.reparameterised:
             raise CheckFailure(
                 f"reparameterised = {dynamics.reparameterised}, but {bench.specs.latent.kind} samples "
@@ -287,7 +288,7 @@ def declared_prior(subject: Subject) -> None:
         require_shape(prior.log_prob(z), (4,), "log_prob(z)")
     if dynamics.prior == "analytic" and not isinstance(prior, HasKL):
         raise CheckFailure("prior is 'analytic' but has no kl", "offer kl(other), or declare 'log_prob'")
-    cut = tree.detach(prior).sample(toys.stream(0))
+    cut = tree.detach(prior).sample(stream(0))
     if cut.requires_grad and torch.autograd.grad(cut.sum(), memory, allow_unused=True)[0] is not None:
         raise CheckFailure("detach() does not cut the prior from the memory", "make it a frozen dataclass of tensors")
     if isinstance(dynamics, ScoresLatent):
@@ -334,9 +335,9 @@ def _fits_its_samples(bench: Bench) -> None:
     # An untrained mixture's components lie on each other; a memory ten times as large draws them apart.
     apart: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
     block = latent.classes if latent.kind == "categorical" else 1
-    require_joint(apart.sample(toys.stream(1)), apart.log_prob, block)
+    require_joint(apart.sample(stream(1)), apart.log_prob, block)
     prior: Any = bench.dynamics.predict(memory.expand(4000, -1))
-    samples = prior.sample(toys.stream(0))
+    samples = prior.sample(stream(0))
     log_prob = prior.log_prob(samples)
     codes = latent.classes**latent.groups if latent.kind == "categorical" else 0
     bias = log_density_bias(samples, log_prob, codes)
@@ -355,7 +356,7 @@ def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
 
 
 def _integrates(bench: Bench, memory: Tensor) -> None:
-    samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(toys.stream(0))
+    samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(stream(0))
     require_density(samples[:, 0], lambda z: _log_density(bench, memory, z[:, None]), "the prior")
 
 
@@ -373,10 +374,10 @@ def seeded_samples(subject: Subject) -> None:
     """
     for bench in by_kind(subject):
         prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 64)))
-        if not same(prior.sample(toys.stream(1)), prior.sample(toys.stream(1)), 0.0):
+        if not same(prior.sample(stream(1)), prior.sample(stream(1)), 0.0):
             raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
         dense = bench.dynamics.prior in ("analytic", "log_prob")
-        if dense and same(prior.sample(toys.stream(1)), prior.sample(toys.stream(2)), 0.0):
+        if dense and same(prior.sample(stream(1)), prior.sample(stream(2)), 0.0):
             raise CheckFailure("samples of two seeds are the same", "draw from the generator that sample() is given")
         if not same(prior.mode, prior.mode, 0.0):
             raise CheckFailure("two modes of one prior differ", "the mode is without noise")

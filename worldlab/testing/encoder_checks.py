@@ -8,6 +8,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.distributions import HasEntropy, HasKL, HasLogProb
 from worldlab.interfaces import Latent
+from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
@@ -28,11 +29,11 @@ def _memory(bench: Bench, rows: int) -> Tensor | None:
     """A random memory [rows, H] where the mix reads it."""
     if not bench.specs.use_memory:
         return None
-    return torch.randn(rows, bench.specs.memory_dim, generator=toys.stream(5))
+    return torch.randn(rows, bench.specs.memory_dim, generator=stream(5))
 
 
 def _infer(bench: Bench, rows: int, seed: int | None = 0) -> Latent:
-    generator = None if seed is None else toys.stream(seed)
+    generator = None if seed is None else stream(seed)
     return bench.encoder.infer(bench.encoder.embed(bench.obs(rows)), _memory(bench, rows), generator)
 
 
@@ -81,7 +82,7 @@ def batch_independence(subject: Subject) -> None:
 
     def run(given: dict) -> tuple:
         embed = bench.encoder.embed(given["obs"])
-        latent = bench.encoder.infer(embed, given["memory"], toys.stream(0))
+        latent = bench.encoder.infer(embed, given["memory"], stream(0))
         return embed, latent
 
     for mode in (False, True):
@@ -120,8 +121,8 @@ def memory_use(subject: Subject) -> None:
         raise NotApplicable("the encoder declares uses_memory = False")
     bench = subject.bench(use_memory=True)
     embed = bench.encoder.embed(bench.obs(3)).detach()
-    memory = torch.randn(3, bench.specs.memory_dim, generator=toys.stream(5))
-    if not depends(lambda m: bench.encoder.infer(embed, m, toys.stream(0)), memory):
+    memory = torch.randn(3, bench.specs.memory_dim, generator=stream(5))
+    if not depends(lambda m: bench.encoder.infer(embed, m, stream(0)), memory):
         raise CheckFailure(
             "z does not depend on the memory although uses_memory is True",
             "read memory in infer, or declare uses_memory = False",
@@ -139,7 +140,7 @@ def differentiable(subject: Subject) -> None:
     embed = bench.encoder.embed(bench.obs(4))
     memory = _memory(bench, 4)
     for generator in (0, None):
-        given = None if generator is None else toys.stream(generator)
+        given = None if generator is None else stream(generator)
         if generator is None and bench.specs.latent.kind == "categorical":
             continue  # the mode of a one-hot has no gradient, and acting needs none
         if not gradient_reaches(lambda e, g=given: bench.encoder.infer(e, memory, g).z, embed):
@@ -220,7 +221,7 @@ def honest_density(subject: Subject) -> None:
     with torch.no_grad():
         embed = bench.encoder.embed(bench.obs(1)).expand(count, -1)
         memory = _memory(bench, 1)
-        latent = bench.encoder.infer(embed, None if memory is None else memory.expand(count, -1), toys.stream(0))
+        latent = bench.encoder.infer(embed, None if memory is None else memory.expand(count, -1), stream(0))
         log_q = latent.dist.log_prob(latent.z) if bench.encoder.posterior == "analytic" else latent.log_q
     assert isinstance(log_q, Tensor)
     require_shape(log_q, (count,), "log q")
@@ -246,7 +247,7 @@ def no_collapse(subject: Subject) -> None:
     Fix: stop the gradient of prediction targets; add a contrastive or reconstruction term.
     """
     bench = subject.learning().bench("image vector dict", fresh=True)
-    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, toys.stream(9))
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()
     def found() -> float:
@@ -272,7 +273,7 @@ def every_key_read(subject: Subject) -> None:
     for key in obs:
 
         def run(x: Tensor, key: str = key) -> Tensor:
-            return bench.encoder.infer(bench.encoder.embed({**obs, key: x}), memory, toys.stream(0)).z
+            return bench.encoder.infer(bench.encoder.embed({**obs, key: x}), memory, stream(0)).z
 
         if not depends(run, obs[key]):
             raise CheckFailure(f"z does not depend on the observation '{key}'", "embed every key of specs.obs")
@@ -290,6 +291,6 @@ def inputs_untouched(subject: Subject) -> None:
     with torch.no_grad():
         embed = bench.encoder.embed(obs)
         before = embed.clone(), None if memory is None else memory.clone()
-        bench.encoder.infer(embed, memory, toys.stream(0))
+        bench.encoder.infer(embed, memory, stream(0))
     if not same(kept, obs, 0.0) or not same(before, (embed, memory), 0.0):
         raise CheckFailure("it changes its inputs in place", "write x = x + 1, not x += 1; clone before writing")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, check
@@ -21,13 +22,13 @@ def reward_alignment(subject: Subject) -> None:
     Fix: arrival alignment everywhere: prev_action[t] led to obs[t], where reward[t] was received.
     """
     bench = subject.learning().bench("vector image")
-    batch = toys.rewarded_action(bench.specs.obs, bench.specs.action, 64, 4, toys.stream(9))
+    batch = toys.rewarded_action(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
     plan = bench.actions(64, 6)
 
     @torch.no_grad()
     def fits() -> dict[str, float]:
-        carry = bench.model.observe(batch, toys.stream(0))[1].final
-        reward = bench.model.imagine(carry, plan, 6, toys.stream(0)).reward[:, 1:5]
+        carry = bench.model.observe(batch, stream(0))[1].final
+        reward = bench.model.imagine(carry, plan, 6, stream(0)).reward[:, 1:5]
         return {f"action[k{lag:+d}]": _correlation(plan[:, 1 + lag : 5 + lag, 0], reward) for lag in (0, 1, -1)}
 
     def aligned() -> bool:
@@ -55,7 +56,7 @@ def moving_dot(subject: Subject) -> None:
     Fix: see which loss trains the encoder; raise its weight.
     """
     bench = subject.learning().bench("image vector")
-    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, toys.stream(9))
+    batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()
     def explained() -> float:
@@ -121,7 +122,7 @@ def filter_is_observe(subject: Subject) -> None:
 
 def _raw(bench: Bench, rows: int, length: int) -> dict[str, Tensor]:
     """Observations as an environment gives them: uint8 [B, T, H, W, C] and float [B, T, n]."""
-    gen, out = toys.stream(6), {}
+    gen, out = stream(6), {}
     for key, entry in bench.specs.obs.entries:
         if entry.kind == "image":
             channels, height, width = entry.shape
@@ -145,7 +146,7 @@ def dream_continues(subject: Subject) -> None:
     bench = subject.bench()
     model, plan = bench.model, bench.actions(3, 2)
     with torch.no_grad():
-        ctx, seen = model.observe(bench.batch(3, 6), toys.stream(0))
+        ctx, seen = model.observe(bench.batch(3, 6), stream(0))
         dream = model.imagine(seen.final, plan, 2, None)
         stepped, features, reward, _ = model.step(seen.final, plan[:, 0], None)
         follow = model.step(stepped, plan[:, 1], None)[1]

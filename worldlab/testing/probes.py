@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.model.noise import stream
 from worldlab.testing.checks import CheckFailure
-from worldlab.testing.toys import stream
 
 TOLERANCE = 1e-4
 """Largest difference, relative to 1 + |value|, that reordered float32 sums may cause."""

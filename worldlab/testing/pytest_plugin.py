@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def worldlab_generator() -> torch.Generator:
     """A CPU generator, the same numbers in every test: what a component draws its noise from."""
-    from worldlab.testing.toys import stream
+    from worldlab.model.noise import stream
 
     return stream(0)
 
@@ -60,8 +60,9 @@ def worldlab_batch() -> Callable[..., Batch]:
     """
 
     def make(obs: str = "image", action: str = "continuous", rows: int = 4, length: int = 8, seed: int = 0) -> Any:
+        from worldlab.model.noise import stream
         from worldlab.testing import toys
 
-        return toys.moving_dot(toys.OBS[obs], toys.ACTIONS[action], rows, length, toys.stream(seed))
+        return toys.moving_dot(toys.OBS[obs], toys.ACTIONS[action], rows, length, stream(seed))
 
     return make

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.config import Config, field
 from worldlab.distributions import Normal, OneHot, normal_like
 from worldlab.interfaces import Context, Decoder, Dynamics, Encoder, Latent, Obs, State, Unrolled
 from worldlab.nn import ObsHead, ObsTrunk
+from worldlab.settings import Config, field
 from worldlab.specs import ActionSpec, LatentSpec, Specs
 from worldlab.tree import flatten_time
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from worldlab.compose import load_part
-from worldlab.config import Config
+from worldlab.config.resolve import NoOptions
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry
-from worldlab.runconfig import NoOptions
+from worldlab.settings import Config
 from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
 from worldlab.testing.checks import Result, checks_for, evaluate_all
 from worldlab.testing.sizes import small_config, variants
+from worldlab.training.compose import load_part
 
 Named = str | Registration | type[Component] | Subject
 """What can be named: "encoder:vae", a registration, a class, or a subject made before."""

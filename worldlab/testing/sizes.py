@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
-from worldlab.config import Config
+from worldlab.settings import Config
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

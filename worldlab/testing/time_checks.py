@@ -11,7 +11,7 @@ from torch import Tensor
 from worldlab import rollout, tree
 from worldlab.errors import one_line
 from worldlab.interfaces import ParallelDynamics, SharesPast, State, Unrolled
-from worldlab.testing import toys
+from worldlab.model.noise import stream
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
 from worldlab.testing.dynamics_checks import warm
@@ -92,7 +92,7 @@ def reset_isolation(subject: Subject) -> None:
     for use_memory in (True, False):
         bench = subject.bench(use_memory=use_memory)
         rows = 3
-        embed = torch.randn(rows, LENGTH, _embed_width(bench), generator=toys.stream(4))
+        embed = torch.randn(rows, LENGTH, _embed_width(bench), generator=stream(4))
         action, is_first = bench.actions(rows, LENGTH), _is_first(rows)
         seen = _observe(bench, embed, action, is_first)
         how = (

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldlab.config import Config
 from worldlab.distributions import Normal, normal_like
 from worldlab.interfaces import Latent
+from worldlab.settings import Config
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
 from zoo.animals import broken
 

@@ -1,0 +1,249 @@
+"""EnvPool: the same data for any number of workers, same-step restarts, and faults that name the environment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from worldlab.env.pool import BLAS_THREADS, EnvPool
+from worldlab.errors import EnvError
+
+
+class Counter(gymnasium.Env):
+    """Observes (its episode's secret, steps taken); ends after 3 steps, by termination if the secret is even."""
+
+    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (2,), np.float32)})
+    action_space = spaces.Discrete(100)
+
+    def __init__(self, fault: str = ""):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.secret, self.t = int(self.np_random.integers(1000)), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        if self.fault and action == 99:
+            self._fail()
+        self.t += 1
+        done, even = self.t == 3, self.secret % 2 == 0
+        return self._obs(), float(action), done and even, done and not even, {}
+
+    def _obs(self):
+        return {"vector": np.array([self.secret, self.t], np.float32)}
+
+    def _fail(self):
+        if self.fault == "raise":
+            raise RuntimeError("the licence ran out")
+        if self.fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+
+def run(pool: EnvPool, steps: int = 8) -> list:
+    log = [pool.reset()]
+    for t in range(steps):
+        log.append(pool.step([t + env for env in range(pool.num_envs)]))
+    return log
+
+
+def flat(arrivals) -> list:
+    reset = None if arrivals.reset_obs is None else arrivals.reset_obs["vector"].tolist()
+    return [
+        arrivals.obs["vector"].tolist(),
+        *(getattr(arrivals, name).tolist() for name in ("reward", "terminated", "truncated", "is_first", "done")),
+        reset,
+        arrivals.finished,
+    ]
+
+
+def test_the_data_does_not_depend_on_the_number_of_workers():
+    with EnvPool(Counter, 3, 0, seed=5) as local, EnvPool(Counter, 3, 2, seed=5) as remote:
+        assert [flat(one) for one in run(local)] == [flat(one) for one in run(remote)]
+        assert (remote.env_id, remote.action_space) == ("Counter", spaces.Discrete(100))
+
+
+def test_an_ended_episode_gives_its_last_observation_and_the_next_first_one():
+    with EnvPool(Counter, 2, 0, seed=0) as pool:
+        first, *steps = run(pool)
+    assert first.is_first.all() and not first.done.any() and first.reset_obs is None
+    secret = first.obs["vector"][0, 0]
+    end = steps[2]
+    assert end.done.all() and not end.is_first.any()
+    assert end.obs["vector"][0].tolist() == [secret, 3]
+    assert end.reset_obs is not None and end.reset_obs["vector"][:, 1].tolist() == [0, 0]
+    assert end.terminated[0] == (secret % 2 == 0) and end.truncated[0] == (secret % 2 == 1)
+    assert end.finished == [(0, 0 + 1 + 2, 3), (1, 1 + 2 + 3, 3)]
+    follow = steps[3]
+    assert follow.obs["vector"][0].tolist() == [end.reset_obs["vector"][0, 0], 1]
+    assert follow.finished == [] and follow.reward.dtype == np.float32
+
+
+def test_environments_and_episodes_have_their_own_seeds():
+    with EnvPool(Counter, 4, 0, seed=1) as pool, EnvPool(Counter, 4, 0, seed=(1, 7)) as other:
+        log = run(pool)
+        secrets = [*log[0].obs["vector"][:, 0], *log[3].reset_obs["vector"][:, 0]]
+        assert len(set(secrets)) == 8
+        assert not set(secrets) & set(other.reset().obs["vector"][:, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_names_the_environment_and_keeps_its_reason(workers):
+    with EnvPool(lambda: Counter("raise"), 2, workers, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1: RuntimeError") as error:
+            pool.step([0, 99])
+    assert "the licence ran out" in (error.value.cause or "")
+
+
+def test_a_killed_worker_is_named():
+    with EnvPool(lambda: Counter("die"), 2, 2, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\): its process died \(killed by SIGKILL"):
+            pool.step([0, 99])
+
+
+def test_a_signal_to_the_group_ends_no_worker():
+    """A terminal and a scheduler signal every process of a group, those that are only starting as well."""
+
+    def signal_all() -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGTERM)
+
+    timers = [threading.Timer(delay, signal_all) for delay in (0.02, 0.1, 0.3, 1.0)]
+    for timer in timers:
+        timer.start()
+    with EnvPool(Counter, 1, 1, seed=0) as pool:
+        for timer in timers:
+            timer.join()
+        signal_all()
+        assert pool.reset().obs["vector"].shape == (1, 2)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+class Simulator(Counter):
+    """Starts a program and ends it, as environments around a simulator do; the reward is its exit code."""
+
+    def step(self, action):
+        program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        program.terminate()
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float(program.wait(30)), terminated, truncated, info
+
+
+def test_what_an_environment_starts_in_a_worker_can_be_ended():
+    with EnvPool(Simulator, 1, 1, seed=0) as pool:
+        pool.reset()
+        assert pool.step([0]).reward.tolist() == [-signal.SIGTERM]
+
+
+def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gymnasium\nfrom worldlab.env.pool import EnvPool\nEnvPool(lambda: gymnasium.make('CartPole-v1'), 1, 1)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "its process ended before it began" in done.stderr and 'if __name__ == "__main__":' in done.stderr
+
+
+def test_a_hanging_worker_is_killed_and_named():
+    pool = EnvPool(lambda: Counter("hang"), 2, 2, seed=0, timeout=20)
+    with pool:
+        pool.reset()
+        pool._timeout = 0.5
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) gave no answer in 0.5 s"):
+            pool.step([0, 99])
+
+
+def test_close_ends_the_workers():
+    pool = EnvPool(Counter, 2, 2, seed=0)
+    workers = [part._process for part in pool._slices]
+    pool.close()
+    pool.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_an_environment_that_cannot_be_built_is_an_error():
+    def broken():
+        raise ImportError("no module named 'timm'")
+
+    with pytest.raises(EnvError, match="failed in build: ImportError"):
+        EnvPool(broken, 1, 0, seed=0)
+
+
+def test_same_episodes_gives_every_environment_the_same_sequence_of_them():
+    with EnvPool(Counter, 4, 2, seed=1, same_episodes=True) as pool:
+        arrivals = pool.reset()
+        seen = [arrivals.obs["vector"][:, 0]]
+        for _ in range(6):
+            arrivals = pool.step([0] * 4)
+            if arrivals.reset_obs is not None:
+                seen.append(arrivals.reset_obs["vector"][:, 0])
+    assert len(seen) == 3 and all((row == row[0]).all() for row in seen)
+    assert len({row[0] for row in seen}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reset_of_all_makes_their_episodes_the_same_again(workers):
+    """However many each had begun: environments that rest fall behind the others."""
+    with EnvPool(Counter, 3, workers, seed=1, same_episodes=True) as pool:
+        secrets = [pool.reset().obs["vector"][:, 0]]
+        for _ in range(7):
+            pool.send([0, 0, 0], np.array([False, True, False]))
+            pool.receive()
+        for _ in range(2):
+            secrets.append(pool.reset().obs["vector"][:, 0])
+    assert all((row == row[0]).all() for row in secrets) and len({row[0] for row in secrets}) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_rests_stays_as_it_was(workers):
+    with EnvPool(Counter, 3, workers, seed=5) as pool:
+        before = pool.reset()
+        pool.send([7, 7, 7], np.array([False, True, False]))
+        after = pool.receive()
+        assert after.rested.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
+        assert after.obs["vector"][:, 1].tolist() == [1, 0, 1] and not after.done.any()
+        assert (after.obs["vector"][:, 0] == before.obs["vector"][:, 0]).all()
+        pool.step([7, 7, 7])
+        ends = pool.step([7, 7, 7])
+        assert ends.done.tolist() == [True, False, True]
+        pool.send([7, 7, 7], np.array([True, False, True]))  # a new episode has begun there: that is what stays
+        last = pool.receive()
+    assert ends.reset_obs is not None
+    assert (last.obs["vector"][[0, 2]] == ends.reset_obs["vector"][[0, 2]]).all()
+    assert last.finished == [(1, 21.0, 3)]
+
+
+class Threads(Counter):
+    """Observes the thread limits of its process instead of a secret."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.secret = sum(2**i for i, name in enumerate(BLAS_THREADS) if os.environ.get(name) == "1")
+        return self._obs(), {}
+
+
+def test_workers_compute_in_one_thread_unless_the_user_says_otherwise(monkeypatch):
+    for name in BLAS_THREADS:
+        monkeypatch.delenv(name, raising=False)
+    with EnvPool(Threads, 1, 1, seed=0) as pool:
+        assert pool.reset().obs["vector"][0, 0] == 0b111
+    assert not set(BLAS_THREADS) & set(os.environ)  # this process keeps its own
+    monkeypatch.setenv(BLAS_THREADS[0], "2")
+    with EnvPool(Threads, 1, 1, seed=0) as pool:
+        assert pool.reset().obs["vector"][0, 0] == 0b110
+    assert os.environ[BLAS_THREADS[0]] == "2"

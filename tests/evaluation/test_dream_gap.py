@@ -1,0 +1,91 @@
+"""The dream-to-real gap where both sides are known."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from model_kit import build_model, gen
+from test_dream_env import Constant
+from test_episodes import OBS, Judged
+
+from worldlab.evaluation.dream_gap import SEEN, Gap
+from worldlab.evaluation.episodes import evaluate
+from worldlab.experience.acting import ActingAgent
+
+
+class Steady(gymnasium.Env):
+    """Pays 2 a step; ends after 4 + 2 n steps in the n-th environment."""
+
+    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+    made = 0
+    cut = False
+    """Whether an episode that is over was truncated."""
+
+    def __init__(self) -> None:
+        self.length = 4 + 2 * Steady.made
+        Steady.made += 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return {"vector": np.zeros(3, np.float32)}, {}
+
+    def step(self, action):
+        self.t += 1
+        return (
+            {"vector": np.full(3, self.t, np.float32)},
+            2.0,
+            self.t == self.length and not self.cut,
+            self.t == self.length and self.cut,
+            {},
+        )
+
+
+def judged(reward: float, cont: float, horizon: int) -> Gap:
+    Steady.made = 0
+    model = build_model(obs=OBS)
+    model.reward, model.cont = Constant(reward), Constant(cont)  # type: ignore[assignment]
+    acting = ActingAgent(model, Judged(), Steady.action_space, gen())
+    gap = evaluate(acting, Steady, episodes=4, seed=0, dream_horizon=horizon).gap
+    assert gap is not None
+    return gap
+
+
+def test_both_sides_are_counted_from_the_same_decision_on():
+    """Episodes of 4, 6, 8 and 10 steps: the first is over before its dream would begin, the others go on for 1, 3, 5."""
+    gap = judged(reward=3.0, cont=0.5, horizon=4)
+    assert SEEN == 5
+    assert gap.real == [2.0, 6.0, 8.0]  # the last is cut at the horizon of 4
+    assert gap.dreamt == pytest.approx([3 * (1 + 0.5 + 0.25 + 0.125)] * 3)
+
+
+def test_a_dream_of_an_episode_that_was_cut_is_as_long(monkeypatch):
+    """A perfect model of an environment with a time limit dreams beyond it, and exploits nothing."""
+    monkeypatch.setattr(Steady, "cut", True)
+    gap = judged(reward=2.0, cont=1.0, horizon=4)
+    assert gap.real == gap.dreamt == [2.0, 6.0, 8.0] and not gap.exploited
+    monkeypatch.setattr(Steady, "cut", False)
+    assert judged(reward=2.0, cont=1.0, horizon=4).dreamt == [8.0] * 3  # ends that the model should have foreseen
+
+
+def test_a_dream_that_pays_more_is_exploited_and_one_that_pays_less_is_not():
+    assert judged(reward=50.0, cont=1.0, horizon=4).exploited
+    assert not judged(reward=0.1, cont=1.0, horizon=4).exploited
+    fair = Gap(10, [1.0, 2.1, 2.9, 4.0], [1.1, 2.0, 3.0, 3.9])
+    assert not fair.exploited
+    assert fair.summary()["difference"] == pytest.approx(0.0) and fair.summary()["starts"] == 4
+    assert Gap(10, [1.0], [1.0]).summary()["standard_error"] is None
+
+
+def test_asking_for_the_gap_changes_nothing_that_is_judged():
+    returns = []
+    for horizon in (0, 5):
+        Steady.made = 0
+        acting = ActingAgent(build_model(obs=OBS), Judged(), Steady.action_space, gen())
+        outcome = evaluate(acting, Steady, episodes=4, seed=0, deterministic=False, dream_horizon=horizon)
+        returns.append((outcome.returns, acting.generator.get_state()))
+    assert returns[0][0] == returns[1][0] and torch.equal(returns[0][1], returns[1][1])

@@ -1,0 +1,147 @@
+"""Models and environments whose every answer is known, in the shape that measures take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from worldlab_envs.linear_gaussian import LinearGaussian
+
+from worldlab.distributions import Normal
+from worldlab.interfaces import Decoder, Dynamics, Encoder, Latent
+from worldlab.settings import Config, ModelSettings
+from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
+from worldlab.study.measures.recording import Recording, record
+from worldlab.study.measures.sizes import QUICK, Sizes
+from worldlab.study.measures.specimen import Specimen
+from worldlab.world_model import WorldModel
+
+TINY = replace(QUICK, supervised_updates=100, probe_epochs=30)
+
+
+class _Part:
+    """What the contract asks of every component and these have no use for."""
+
+    Config = Config
+
+    def setup(self) -> None:
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+class GivenEncoder(_Part, Encoder):
+    """z = read(obs), a point."""
+
+    posterior = "deterministic"
+    uses_memory = False
+
+    def __init__(self, read: Callable[[dict[str, Tensor]], Tensor]):
+        nn.Module.__init__(self)
+        self.setup()
+        self.read = read
+
+    @classmethod
+    def latent_spec(cls, config: Any) -> LatentSpec:
+        raise NotImplementedError
+
+    def embed(self, obs: dict[str, Tensor]) -> Tensor:
+        return self.read(obs)
+
+    def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
+        return Latent(embed)
+
+
+class GivenDynamics(_Part, Dynamics):
+    """h = step(z, action), p(z | h) = forecast(h). memory: width of h."""
+
+    prior = "log_prob"
+
+    def __init__(self, memory: int, step: Callable[[Tensor, Tensor], Tensor], forecast: Callable[[Tensor], Any]):
+        nn.Module.__init__(self)
+        self.setup()
+        self.width, self.step, self.forecast = memory, step, forecast
+
+    @classmethod
+    def memory_size(cls, config: Any, latent: LatentSpec, action: ActionSpec) -> int:
+        raise NotImplementedError
+
+    def initial(self, n: int) -> dict[str, Tensor]:
+        return {"h": torch.zeros(n, self.width)}
+
+    def advance(self, state: dict[str, Tensor], z: Tensor, action: Tensor) -> dict[str, Tensor]:
+        return {"h": self.step(z, action)}
+
+    def memory(self, state: dict[str, Tensor]) -> Tensor:
+        return state["h"]
+
+    def predict(self, memory: Tensor) -> Any:
+        return self.forecast(memory)
+
+
+class GivenDecoder(_Part, Decoder):
+    """decode = draw(features), a distribution by key."""
+
+    score_kind = "log_density"
+
+    def __init__(self, draw: Callable[[Tensor], dict[str, Any]]):
+        nn.Module.__init__(self)
+        self.setup()
+        self.draw = draw
+
+    def decode(self, features: Tensor) -> dict[str, Any]:
+        return self.draw(features)
+
+    def score(self, features: Tensor, obs: dict[str, Tensor]) -> Tensor:
+        return torch.zeros(len(features))
+
+
+def model_of(
+    obs: ObsSpec, action: ActionSpec, latent: int, encoder: Encoder, dynamics: Any, decoder: Decoder | None = None
+) -> WorldModel:
+    specs = Specs(obs, action, LatentSpec(latent, "point"), dynamics.width, False)
+    settings = ModelSettings(head_units=4, vector_scaling="none")
+    return WorldModel(specs, encoder, dynamics, decoder or GivenDecoder(lambda features: {}), settings).eval()
+
+
+def specimen_of(model: WorldModel, recording: Recording, sizes: Sizes = TINY, **beside: Any) -> Specimen:
+    return Specimen(model, recording, **{"fresh": never, "make": never, "acting": never, "sizes": sizes, **beside})
+
+
+def never(*args: object) -> Any:
+    raise AssertionError("nothing here needs it")
+
+
+# ---- a linear-Gaussian system that shows its state ----
+
+
+class Shown(LinearGaussian):
+    """LinearGaussian observed without noise, whole."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        box = spaces.Box(-np.inf, np.inf, (len(self._x),), np.float32)
+        self.observation_space = spaces.Dict({"vector": box})
+
+    def _observe(self) -> Any:
+        return {"vector": self._x.astype(np.float32)}
+
+
+def true_linear(env: LinearGaussian, std: float | None = None) -> WorldModel:
+    """The model that knows it: z = x, h = A x + B u, p(z | h) = N(h, Q); std: of another noise than the true one."""
+    A, B = (torch.from_numpy(matrix).float() for matrix in (env.A, env.B))
+    scale = float(env.Q[0, 0] ** 0.5) if std is None else std
+    dim, actions = B.shape
+    obs = ObsSpec((("vector", ArraySpec("vector", (dim,))),))
+    dynamics = GivenDynamics(dim, lambda z, u: z @ A.T + u @ B.T, lambda h: Normal(h, torch.full_like(h, scale)))
+    encoder = GivenEncoder(lambda obs: obs["vector"])
+    return model_of(obs, ActionSpec("continuous", actions), dim, encoder, dynamics)
+
+
+def shown_recording(episodes: int = 20, length: int = 40, **settings: Any) -> Recording:
+    make: Callable[[], gymnasium.Env] = lambda: Shown(**settings)  # noqa: E731
+    return record(make, None, episodes=episodes, length=length, seed=0)

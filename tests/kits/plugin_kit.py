@@ -1,0 +1,136 @@
+"""Throw-away plugins for tests: distributions that importlib.metadata finds, made of text."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+_numbers = itertools.count()
+TARGET = "collections:OrderedDict"
+"""A target that any Python can import."""
+
+
+def fresh(stem: str = "module") -> str:
+    """Return a module name no other test uses: sys.modules outlives a test."""
+    return f"wltest_{stem}_{next(_numbers)}"
+
+
+def add_dist(site: Path, name: str, source: str, *, version: str = "1.0", entry: str | None = None) -> Path:
+    """Install a distribution with one plugin module into the folder `site`; return the module's file."""
+    module = fresh(name.replace("-", "_"))
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[worldlab]\n{entry or name.removeprefix('worldlab-')} = {module}\n")
+    path = site / f"{module}.py"
+    path.write_text(source)
+    return path
+
+
+def registers(*components: tuple[str, str], extra: str = "", settings: str = "") -> str:
+    """Return the source of a plugin that registers (role, name)s, each with two settings and those of `settings`."""
+    calls = "\n".join(
+        f'    register.{role}("{name}", "{TARGET}", config=Options, summary="{name} as {role}.")'
+        for role, name in components
+    )
+    return f'''
+from worldlab import Config, field, hookimpl
+
+
+class Options(Config):
+    width: int = field(32, gt=0)
+    """Width of the layers."""
+    kind: str = "plain"
+    """Which kind."""{settings}
+
+{extra}
+@hookimpl
+def worldlab_register(register):
+{calls}
+'''
+
+
+def add_builtins(site: Path) -> Path:
+    """Install a stand-in for worldlab's own distribution, hiding the real one; it has the parts of the presets."""
+    presets = resources.files("worldlab.config") / "presets"
+    text = (presets / "defaults.toml").read_text()
+    chosen = {(role, table["name"]) for role, table in tomllib.loads(text).items() if "name" in table}
+    parts = {(role, name) for role in ("encoder", "dynamics", "decoder") for name in ("vae", "cpc")}
+    tuned: dict[str, object] = {}
+    for file in presets.iterdir():
+        if file.name.endswith(".toml"):
+            tuned |= _tuned(tomllib.loads(file.read_text()))
+    settings = "".join(
+        f"\n    {key}: {type(value).__name__} = {value!r}"
+        for key, value in tuned.items()
+        if key not in ("width", "kind")
+    )
+    source = registers(*sorted(chosen | parts), settings=settings)
+    return add_dist(site, "worldlab", source, version="0.1.0", entry="builtin")
+
+
+def _tuned(preset: dict) -> dict[str, object]:
+    """Return every part's setting that a preset touches, with its value: the stand-ins must know them too."""
+    found: dict[str, object] = {}
+    for table in (preset, *preset.get("for", {}).values()):
+        for role in ("encoder", "dynamics", "decoder", "agent"):
+            for options in table.get(role, {}).values():
+                if isinstance(options, dict):
+                    found |= options
+    return found
+
+
+HOOK = "from worldlab import hookimpl\n@hookimpl\ndef worldlab_register(register):\n"
+GOOD = registers(("encoder", "good"))
+BROKEN: dict[str, tuple[str, str, int | None]] = {
+    "missing module": ("import no_such_thing\n", r"cannot be imported: No module named 'no_such_thing'", 1),
+    "syntax": ("x = 1\ndef broken(:\n", r"cannot be imported: SyntaxError", 2),
+    "exception": ("x = 1\n\n1 / 0\n", r"cannot be imported: ZeroDivisionError: division by zero", 3),
+    "exit": ("import sys\nsys.exit(3)\n", r"cannot be imported: it called sys.exit\(3\)", 2),
+    "interrupt": ("raise KeyboardInterrupt\n", r"cannot be imported: KeyboardInterrupt", 1),
+    "hook raises": (HOOK + "    [][0]\n", r"fails in worldlab_register: IndexError", 4),
+    "hook exits": (HOOK + "    raise SystemExit\n", r"fails in worldlab_register: it called sys.exit\(None\)", 4),
+    "misspelt hook": (
+        "def worldlab_regster(register): ...\n",
+        r"worldlab_regster, .* Did you mean worldlab_register\?",
+        1,
+    ),
+    "misspelt prefix": ("def wordlab_register(register): ...\n", r"Did you mean worldlab_register\?", 1),
+    "second hook": (GOOD + "def worldlab_tuck(x): ...\n", r"defines worldlab_tuck, which is no hook", 15),
+    "no hook": ("x = 1\n", r"defines no function worldlab_register", None),
+    "wrong argument": ("def worldlab_register(reg): ...\n", r"fails in worldlab_register: .*reg", None),
+    "future api": (
+        HOOK + f"    register.encoder('x', '{TARGET}', config=None, summary='s', api=2)\n",
+        r"API v2, this is v1",
+        4,
+    ),
+    "old api": (
+        HOOK + f"    register.encoder('x', '{TARGET}', config=None, summary='s', api=0)\n",
+        r"API v0, this is v1",
+        4,
+    ),
+    "class as target": (
+        HOOK + "    register.agent('x', dict, config=None, summary='s')\n",
+        r'f"\{__name__\}:dict"',
+        4,
+    ),
+    "target": (HOOK + "    register.agent('x', 'os.system', config=None, summary='s')\n", r"not 'module:Attribute'", 4),
+    "config": (HOOK + f"    register.agent('x', '{TARGET}', config=dict, summary='s')\n", r"not a worldlab.Config", 4),
+    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name is made of", 4),
+    "summary": (HOOK + f"    register.agent('x', '{TARGET}', config=None, summary=' ')\n", r"summary is empty", 4),
+    "keyword": (HOOK + f"    register.agent('x', '{TARGET}', nonsense=1)\n", r"TypeError: .*'nonsense'", 4),
+    "role": (HOOK + "    register.encoders('x')\n", r"AttributeError: .*'encoders'", 4),
+    "seeds random": ("import random\nrandom.seed(0)\n" + GOOD, r"changes the global random state of random when", None),
+    "seeds numpy": ("import numpy\nnumpy.random.seed(0)\n" + GOOD, r"state of numpy.random when", None),
+    "twice": (registers(("agent", "x"), ("agent", "x")), r"registers agent 'x' twice", None),
+    "reserved setting": (
+        "from worldlab import Config\nclass C(Config):\n    name: str = ''\n"
+        + HOOK
+        + f"    register.agent('x', '{TARGET}', config=C, summary='s')\n",
+        r"cannot be called 'name'",
+        7,
+    ),
+}
+"""By fault: the source of a plugin, what the reason must match, and the line it must name, where it has one."""

@@ -1,0 +1,106 @@
+"""What the health metrics say of latents and decoders whose state is known, and when an alarm is raised."""
+
+from typing import Any
+
+import pytest
+import torch
+from model_kit import batch_for, build_model, gen
+from torch import Tensor
+
+from worldlab.interfaces import Alarm
+from worldlab.model import health
+
+
+def test_latent_health_knows_a_full_and_a_collapsed_latent():
+    full = torch.randn(400, 4, generator=gen())
+    seen = health.latent_health(full)
+    assert seen["effective_rank"].item() > 3.9
+    assert seen["min_std"].item() == pytest.approx(full.std(0).min().item())
+    assert seen["active"].item() == 4
+    line = health.latent_health(full[:, :1] * torch.tensor([1.0, 2.0, 0.05, 0.0]))
+    assert line["effective_rank"].item() == pytest.approx(1, abs=1e-3)
+    assert line["min_std"].item() == 0 and line["active"].item() == 2
+
+
+def test_a_probe_reads_what_is_linear_and_nothing_else():
+    x = torch.randn(2000, 5, generator=gen())
+    y = torch.stack([x[:, 0] - 2 * x[:, 1], 3 * x[:, 2]], 1)
+    assert health.probe_r2(x, y).item() > 0.999
+    assert abs(health.probe_r2(x, torch.randn(2000, 2, generator=gen(1))).item()) < 0.02
+    half = torch.stack([y[:, 0], torch.randn(2000, generator=gen(1)) * 100], 1)
+    assert health.probe_r2(x, half).item() == pytest.approx(0.5, abs=0.03)  # every target counts alike
+
+
+class Scorer:
+    """Scores by the distance of the first feature to the first entry of the observation."""
+
+    def score(self, features: Tensor, obs: Any) -> Tensor:
+        return -(features[:, 0] - obs["v"][:, 0]).square()
+
+
+def test_the_features_gap_is_that_of_a_known_score():
+    x = torch.randn(64, 1, generator=gen())
+    seen = health.features_gap(Scorer(), x, {"v": x})  # type: ignore[arg-type]
+    assert seen["features_gap"].item() == pytest.approx((x - x.roll(32, 0)).square().mean().item(), rel=1e-5)
+    blind = health.features_gap(Scorer(), torch.zeros(64, 1), {"v": x})  # type: ignore[arg-type]
+    assert blind["features_gap"].item() == pytest.approx(0, abs=1e-6)
+
+
+HEALTHY = {
+    "latent/signal_std": 0.5,
+    "latent/effective_rank": 8.0,
+    "latent/probe_r2": 0.9,
+    "latent/kl": 3.0,
+    "latent/probe_r2_untrained": 0.5,
+    "decoder/features_gap": 9.0,
+    "decoder/features_gap_se": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("latent_collapsed", {"latent/signal_std": 0.001}),
+        ("latent_collapsed", {"latent/effective_rank": 1.0}),
+        ("worse_than_untrained", {"latent/probe_r2": 0.1}),
+        ("features_ignored", {"decoder/features_gap": 0.5}),
+        ("nothing_to_predict", {"latent/kl": 0.0}),
+        ("critic_wins", {"dynamics/critic_gap": 50.0}),
+    ],
+)
+def test_each_failure_is_named_once_it_lasts_and_once_only(name, broken):
+    watch = health.Watch()
+    sick = HEALTHY | broken
+    assert watch.look(sick, 10, {}) == [] and watch.look(sick, 10, {}) == []  # too early to tell
+    assert watch.look(sick, 500, {}) == []
+    (alarm,) = watch.look(sick, 501, {})
+    assert alarm == next(a for rule, _, a in health.RULES if rule == name)
+    assert watch.look(sick, 502, {}) == [] and watch.raised == [name]
+    watch.look(HEALTHY, 503, {})
+    watch.look(sick, 504, {})
+    assert watch.look(sick, 505, {}) == [alarm]  # it came back
+
+
+def test_a_healthy_model_and_missing_values_raise_nothing():
+    watch = health.Watch()
+    for values in (HEALTHY, {}):
+        for _ in range(3):
+            assert watch.look(values, 500, {}) == []
+    own = {"decoder/odd": Alarm("it is odd", "make it even")}
+    watch.look(HEALTHY, 500, own)
+    assert watch.look(HEALTHY, 501, own) == [own["decoder/odd"]]
+
+
+def test_a_model_reports_its_health_and_the_untrained_encoder_is_no_part_of_it():
+    model = build_model()
+    ctx, _ = model.observe(batch_for(model), gen())
+    values = model.metrics(ctx)
+    told = {"kl", "probe_r2", "probe_r2_untrained", "effective_rank", "signal_std", "min_std", "active"}
+    assert {f"latent/{name}" for name in told} <= set(values)
+    assert all(torch.isfinite(value) for value in values.values())
+    # With nothing trained yet both encoders are one; they differ only by the memory, which the untrained one is not given.
+    plain = build_model(use_memory=False)
+    ctx, _ = plain.observe(batch_for(plain), gen())
+    values = plain.metrics(ctx)
+    assert values["latent/probe_r2"] == values["latent/probe_r2_untrained"]
+    assert len(list(plain.encoder.parameters())) == len([n for n in plain.state_dict() if n.startswith("encoder.")])

@@ -1,0 +1,125 @@
+"""Dreams of the branching world by dynamics that know its odds, know only the likeliest, or dream of no cell."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, Shown, model_of, specimen_of
+from torch import Tensor
+from worldlab_envs.branch import ADAPTER, BRANCH_CELLS, branch_probabilities, picture_of
+
+from worldlab.distributions import Normal, OneHot
+from worldlab.settings import EnvSettings
+from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
+from worldlab.study.measures import coverage
+from worldlab.study.measures.recording import record
+from worldlab.study.measures.undefined import Undefined
+
+CELLS, ACTIONS = 16, 4
+PICTURES = torch.stack([torch.from_numpy(picture_of(cell)) for cell in range(CELLS)]).float() / 255 - 0.5
+ODDS = torch.zeros(CELLS, ACTIONS, CELLS)
+for _cell, _action in itertools.product(range(CELLS), range(ACTIONS)):
+    for _next, _odds in branch_probabilities(_cell, _action).items():
+        ODDS[_cell, _action, _next] = _odds
+
+
+def make():
+    return ADAPTER.make(ADAPTER.id, EnvSettings(id=ADAPTER.id))
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """A distribution without chance."""
+
+    dist: OneHot
+
+    @property
+    def mode(self) -> Tensor:
+        return self.dist.mode
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        return self.dist.mode
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return record(make, ADAPTER, episodes=30, length=60, seed=0)
+
+
+def specimen(recording, forecast=lambda dist: dist, draw=lambda cell: cell @ PICTURES.flatten(1)):
+    """z: the cell as a one-hot; h: the odds of the next one; pictures are drawn by `draw`."""
+
+    def read(obs):
+        distance = torch.cdist(obs["image"].movedim(1, -1).flatten(1), PICTURES.flatten(1))
+        return F.one_hot(distance.argmin(1), CELLS).float()
+
+    def decode(features):
+        mean = draw(features[:, -CELLS:]).unflatten(1, (16, 16, 3)).movedim(-1, 1)
+        return {"image": Normal(mean, torch.ones_like(mean))}
+
+    dynamics = GivenDynamics(
+        CELLS,
+        lambda z, a: torch.einsum("ns,na,sat->nt", z, a, ODDS),
+        lambda h: forecast(OneHot(h[:, None].clamp(min=1e-12).log())),
+    )
+    obs = ObsSpec((("image", ArraySpec("image", (3, 16, 16))),))
+    model = model_of(obs, ActionSpec("discrete", ACTIONS), CELLS, GivenEncoder(read), dynamics, GivenDecoder(decode))
+    return specimen_of(model, recording, replace(TINY, contexts=4, outcomes=100), make=make)
+
+
+def test_the_true_odds_are_as_near_as_chance_allows(recording):
+    found = coverage.measured(specimen(recording))
+    assert found["coverage/distinct"].value == 1 and found["coverage/nowhere"].value == 0
+    distance, chance = found["coverage/total_variation"], found["coverage/by_chance"]
+    assert abs(distance.value - chance.value) < 4 * distance.error and distance.value < 0.06
+
+
+def test_the_likeliest_alone_reaches_one_in_four(recording):
+    found = coverage.measured(specimen(recording, forecast=Likeliest))
+    assert found["coverage/distinct"].value == pytest.approx(0.25)
+    assert found["coverage/total_variation"].value == pytest.approx(0.6)  # 0.3 + 0.2 + 0.1
+
+
+def test_a_picture_between_the_cells_is_no_state(recording):
+    grey = PICTURES.flatten(1).mean(0)
+    found = coverage.measured(specimen(recording, draw=lambda cell: grey.expand(len(cell), -1)))
+    assert found["coverage/nowhere"].value == 1 and found["coverage/distinct"].value == 0
+    assert found["coverage/total_variation"].value == pytest.approx(1)
+
+
+def test_every_crossing_that_was_recorded_is_asked_with_every_action(recording):
+    pasts = coverage._pasts(specimen(recording), ODDS.numpy(), make().unwrapped.state_of)
+    assert set(pasts) <= BRANCH_CELLS and len(pasts) >= 3
+    truth = recording.truth
+    for cell, (episode, time) in pasts.items():
+        assert ((4 * truth[episode, time, 0] + truth[episode, time, 1]) == cell).all() and 1 <= len(episode) <= 4
+
+
+def test_what_chance_alone_explains_by_enumeration():
+    odds, draws = np.array([0.4, 0.3, 0.2, 0.1, 0.0]), 4
+    expected = 0.0
+    for counts in itertools.product(range(draws + 1), repeat=5):
+        if sum(counts) == draws:
+            ways = math.factorial(draws) / math.prod(map(math.factorial, counts))
+            chance = ways * math.prod(p**c for p, c in zip(odds, counts, strict=True))
+            expected += chance * 0.5 * np.abs(np.array(counts) / draws - odds).sum()
+    assert coverage.variation_by_chance(odds, draws) == pytest.approx(expected)
+    assert coverage.variation_by_chance(np.array([1.0, 0.0]), 7) == 0
+
+
+def test_elsewhere_it_is_undefined(recording):
+    with pytest.raises(Undefined, match="not known"):
+        coverage.measured(replace(specimen(recording), make=Shown))
+    blind = specimen(recording)
+    blind.model.decoder.renders, blind.model.probe = False, None
+    with pytest.raises(Undefined, match="neither the decoder nor a probe"):
+        coverage.measured(blind)
+    unseen = replace(recording, length=np.full(30, 3))
+    with pytest.raises(Undefined, match="5 observations"):
+        coverage.measured(specimen(unseen))

@@ -1,0 +1,114 @@
+"""A model that knows some frames by heart, and what is read of a run's own replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from test_sharpness import PICTURE, SIDE, recording
+
+from worldlab.distributions import Normal
+from worldlab.experience.replay import Replay
+from worldlab.specs import ActionSpec
+from worldlab.study.measures import generalisation
+from worldlab.study.measures.experience import experience_of, none_kept
+from worldlab.study.measures.recording import padded
+from worldlab.study.measures.undefined import Undefined
+
+SIZE = 3 * SIDE * SIDE
+
+
+class Levels(GivenDecoder):
+    """Draws z; P(o | z) is e^-8 a picture where z is what it was trained on, else e^-24."""
+
+    likelihood = "exact"
+
+    def __init__(self, draw, known):
+        super().__init__(draw)
+        self.known = known
+
+    def log_mass(self, features, obs, generator):
+        seen = torch.tensor([bool((row == self.known).all(1).any()) for row in obs["image"].flatten(1)])
+        return torch.where(seen, -8.0, -24.0)
+
+
+def measured(change, trained, decoder=GivenDecoder):
+    dynamics = GivenDynamics(1, lambda z, a: z[:, :1], lambda h: Normal(h, h))
+
+    def draw(features):
+        picture = change(features[:, -SIZE:]).unflatten(1, (3, SIDE, SIDE))
+        return {"image": Normal(picture, torch.ones_like(picture))}
+
+    encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
+    model = model_of(PICTURE, ActionSpec("continuous", 1), SIZE, encoder, dynamics, decoder(draw))
+    return generalisation.measured(
+        specimen_of(model, recording(), replace(TINY, pictures=64), experience=lambda: trained)
+    )
+
+
+def shifted():
+    """Pictures that the judged episodes do not have: no grey level of theirs is the same."""
+    other = recording(episodes=6)
+    return replace(other, data={k: (v // 2 + 1 if k == "image" else v) for k, v in other.data.items()})
+
+
+def as_floats(one):
+    return torch.from_numpy(one.data["image"]).movedim(-1, 2).flatten(0, 1).flatten(1).float() / 255 - 0.5
+
+
+def test_what_is_known_by_heart_is_the_gap_by_hand():
+    trained = shifted()
+    known = as_floats(trained)
+
+    def forgetful(picture):
+        """10 grey levels off, unless it was trained on."""
+        seen = torch.tensor([bool((row == known).all(1).any()) for row in picture])
+        return picture + torch.where(seen, 0.0, 10 / 255)[:, None] * torch.where(picture > 0, -1, 1)
+
+    found = measured(forgetful, trained, lambda draw: Levels(draw, known))
+    assert found["generalisation/error"].value == pytest.approx(10, abs=0.01)
+    assert found["generalisation/error_gap"].value == pytest.approx(10, abs=0.01)
+    assert found["generalisation/bits_gap"].value == pytest.approx(16 / np.log(2) / SIZE)
+
+
+def test_a_model_that_draws_all_alike_has_no_gap():
+    found = measured(lambda picture: picture, recording(episodes=4))
+    assert found["generalisation/error_gap"].value == pytest.approx(0, abs=1e-6)
+    assert found["generalisation/bits_gap"].value is None and found["generalisation/bits_gap"].why
+
+
+def test_without_a_replay_it_is_undefined(tmp_path):
+    with pytest.raises(Undefined, match="holds no replay"):
+        none_kept()
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), schema={})
+    with pytest.raises(Undefined, match="holds no replay"):
+        experience_of(run, 3, 10)  # type: ignore[arg-type]
+
+
+def test_the_earliest_episodes_of_a_replay_are_read_in_order(tmp_path: Path):
+    schema = {"vector": ((1,), np.float32), "prev_action": ((1,), np.float32), "reward": ((), np.float32),
+              "cont": ((), np.float32), "is_first": ((), np.bool_)}  # fmt: skip
+    replay = Replay(schema, 1000, 2, tmp_path / "replay", "ram")
+    lengths = {0: [4, 7, 2], 1: [5, 3]}
+    for stream, episodes in lengths.items():
+        for number, length in enumerate(episodes):
+            for time in range(length):
+                value = np.float32([100 * stream + 10 * number + time])
+                step = {"vector": value, "prev_action": value, "reward": value[0], "cont": np.float32(1)}
+                replay.append(stream, {**step, "is_first": np.bool_(time == 0)})
+    replay.flush(sync=True)
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), schema=schema)
+    found = experience_of(run, 4, 6)  # type: ignore[arg-type]
+    assert found.length.tolist() == [4, 6, 2, 5]
+    assert found.data["vector"][1, :, 0].tolist() == [10, 11, 12, 13, 14, 15] and found.data["reward"][3, 4] == 104
+    assert found.data["vector"][2, 2:].sum() == 0 and found.truth is None
+
+
+def test_padding_is_nothing():
+    one = padded([{"reward": np.ones(2, np.float32)}, {"reward": np.ones(3, np.float32)}], 4)
+    assert one.data["reward"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]] and one.length.tolist() == [2, 3]

@@ -1,0 +1,152 @@
+"""Recorded episodes: aligned, repeatable, apart from each other, and the same again when they were kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from measures_kit import Shown, shown_recording
+from model_kit import build_model, gen
+
+from worldlab.agent import Agent
+from worldlab.experience.acting import ActingAgent
+from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
+from worldlab.study.measures.abilities import TellsTruth, able, truth_reader
+from worldlab.study.measures.kept import kept
+from worldlab.study.measures.recording import HOLD, Recording, record
+
+
+def test_each_step_is_what_the_action_before_it_led_to():
+    env, recording = Shown(process_std=0.0), shown_recording(episodes=10, length=25, process_std=0.0)
+    x, u = recording.data["vector"].astype(float), recording.data["prev_action"].astype(float)
+    np.testing.assert_allclose(x[:, 1:], x[:, :-1] @ env.A.T + u[:, 1:] @ env.B.T, atol=1e-5)
+    reward = -((x @ env.W) * x).sum(-1) - ((u @ env.U) * u).sum(-1)
+    np.testing.assert_allclose(recording.data["reward"][:, 1:], reward[:, 1:], atol=1e-4)
+    assert not u[:, 0].any() and not recording.data["reward"][:, 0].any()
+    np.testing.assert_allclose(recording.truth, x, atol=1e-6)
+    assert recording.truth_names == ("x[0]", "x[1]", "x[2]", "x[3]") and recording.noise is None
+
+
+def test_the_same_seed_records_the_same_and_another_another():
+    one, again = shown_recording(episodes=10), shown_recording(episodes=10)
+    assert one.sha256 == again.sha256
+    other = record(Shown, None, episodes=10, length=40, seed=1)
+    assert other.sha256 != one.sha256
+    starts = {episode[0].tobytes() for recording in (one, other) for episode in recording.data["vector"]}
+    assert len(starts) == 20  # all episodes differ
+    touched = replace(one, truth=one.truth + 1e-9)
+    assert touched.sha256 != one.sha256
+
+
+def test_actions_are_held_for_one_to_eight_decisions():
+    action = shown_recording(episodes=20, length=100).data["prev_action"][:, 1:]
+    changes = (action[:, 1:] != action[:, :-1]).any(-1)
+    runs = np.diff(np.flatnonzero(np.concatenate([[True], changes[0], [True]])))
+    assert runs.max() <= HOLD
+    assert 1 / changes.mean() == pytest.approx((1 + HOLD) / 2, rel=0.1)  # uniform lengths of 1 to 8: 4.5 on average
+
+
+def test_every_episode_has_one_part():
+    recording = shown_recording(episodes=20, length=5)
+    fit, stop, test = (recording.episodes(name).tolist() for name in ("fit", "stop", "test"))
+    assert sorted(fit + stop + test) == list(range(20))
+    assert (len(fit), len(stop), len(test)) == (8, 4, 8)
+    episode, time = recording.frames("stop")
+    assert set(episode) == set(stop) and len(episode) == 4 * 5 and set(time) == set(range(5))
+
+
+class Short(gymnasium.Env):
+    """Observes how often it was stepped; the n-th episode terminates after n + 1 steps, odd ones are truncated."""
+
+    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (1,), np.float32)})
+    action_space = spaces.Discrete(3)
+    episode = -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.episode = 0, self.episode + 1
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.episode + 1
+        return self._obs(), 7.0, over and self.episode % 2 == 0, over and self.episode % 2 == 1, {}
+
+    def _obs(self):
+        return {"vector": np.array([self.t], np.float32)}
+
+
+def test_what_ends_is_padded_and_only_a_termination_ends_a_life():
+    recording = record(Short, None, episodes=10, length=6, seed=0)
+    assert recording.length.tolist() == [2, 3, 4, 5, 6, 6, 6, 6, 6, 6]
+    assert recording.truth is None
+    data = recording.data
+    np.testing.assert_array_equal(recording.valid.sum(1), recording.length)
+    assert data["vector"][2, :, 0].tolist() == [0, 1, 2, 3, 0, 0]
+    assert data["cont"][2].tolist() == [1, 1, 1, 0, 0, 0] and data["cont"][3].tolist() == [1, 1, 1, 1, 1, 0]
+    assert data["reward"][1].tolist() == [0, 7, 7, 0, 0, 0]
+    assert data["is_first"].sum() == 10 and data["is_first"][:, 0].all()
+
+
+class Stubborn(Agent):
+    """Always the same action."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None)  # type: ignore[arg-type]
+
+    def act(self, model, carry, features, state, generator, explore):
+        assert explore
+        return torch.full((len(features), 2), 0.25), state
+
+
+def test_a_guest_plays_every_second_episode_and_leaves_the_others_as_they_were():
+    obs = ObsSpec((("vector", ArraySpec("vector", (4,))),))
+    model = build_model(obs=obs, action=ActionSpec("continuous", 2))
+    guest = lambda seed: ActingAgent(model, Stubborn(), Shown().action_space, gen(seed))  # noqa: E731
+    mixed = record(Shown, None, episodes=10, length=8, seed=0, guest=guest)
+    plain = record(Shown, None, episodes=10, length=8, seed=0)
+    assert (mixed.data["prev_action"][1::2, 1:] == 0.25).all()
+    np.testing.assert_array_equal(mixed.data["vector"][::2], plain.data["vector"][::2])
+
+
+def test_what_was_kept_is_not_made_again_unless_it_is_damaged(tmp_path):
+    recording, asked, made = shown_recording(episodes=10, length=6), {"env": "shown", "seed": 0}, []
+
+    def make():
+        made.append(1)
+        return recording.arrays()
+
+    folder = tmp_path / "new"
+    assert Recording.of_arrays(kept(folder, "recording", asked, make)).sha256 == recording.sha256
+    again = Recording.of_arrays(kept(folder, "recording", asked, make))
+    assert again.sha256 == recording.sha256 and again.truth_names == recording.truth_names and len(made) == 1
+    assert again.noise is None and again.noise_names == ()
+    (file,) = folder.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:-3] + b"\0\0\1")
+    assert Recording.of_arrays(kept(folder, "recording", asked, make)).sha256 == recording.sha256 and len(made) == 2
+    file.write_bytes(b"nothing of the kind")
+    for _ in range(2):
+        kept(folder, "recording", asked, make)
+    assert len(made) == 3
+    kept(folder, "recording", {**asked, "seed": 1}, make)
+    kept(None, "recording", asked, make)
+    assert len(made) == 5 and len(list(folder.iterdir())) == 2
+
+
+def test_a_layer_with_an_ability_is_found_below_wrappers_and_its_word_counts_before_the_adapters():
+    class Reads:
+        def truth(self, env):
+            return {"speed": np.array([env.unwrapped.t])}
+
+    wrapped = gymnasium.Wrapper(gymnasium.Wrapper(Shown()))
+    assert able(wrapped, TellsTruth) is wrapped.unwrapped and able(Short(), TellsTruth) is None
+    wrapped.reset(seed=0)
+    assert list(truth_reader(Reads(), wrapped)()) == ["x"]
+    short = Short()
+    short.reset()
+    assert truth_reader(Reads(), short)() == {"speed": [0]} and truth_reader(object(), short) is None

@@ -1,0 +1,278 @@
+"""The page in a real browser, without a network: nothing is asked for, nothing is cut off, every picture is there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_kit import BEST, ENVS, GROUPS, METHODS, comparison, hostile, run_folders
+from test_roundup import CLEAR, QUESTIONS
+
+from worldlab.study import report
+from worldlab.study.report.findings import find
+from worldlab.study.roundup.answers import judge
+from worldlab.study.roundup.publish import publish
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
+PHONE, DESK = 360, 1280
+
+CUT_OFF = """
+(() => {
+  const bad = [];
+  for (const node of document.querySelectorAll("body *:not(svg *)")) {
+    if (node.closest(".scroll") && !node.matches(".scroll")) continue;
+    const box = node.getBoundingClientRect();
+    if (box.width && (box.right > innerWidth + 0.5 || box.left < -0.5)) bad.push("cut off: " + node.outerHTML.slice(0, 120));
+    if (!node.matches(".scroll") && getComputedStyle(node).overflowX !== "visible" && node.scrollWidth > node.clientWidth + 1)
+      bad.push("cut off: " + node.outerHTML.slice(0, 120));
+  }
+  for (const text of document.querySelectorAll("svg text")) {
+    const box = text.getBoundingClientRect(), frame = text.ownerSVGElement.getBoundingClientRect();
+    const out = box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 2 || box.bottom > frame.bottom + 2;
+    if (out) bad.push("figure: " + text.textContent);
+  }
+  return bad;
+})()
+"""
+OVERLAPS = """
+(() => {
+  const bad = [];
+  for (const svg of document.querySelectorAll("figure svg")) {
+    const texts = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+    texts.forEach(([one, a], at) => {
+      for (const [two, b] of texts.slice(at + 1)) {
+        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        if (wide > 1 && high > 4) bad.push("written over: " + one + " | " + two);
+      }
+    });
+  }
+  return bad;
+})()
+"""
+PICTURES = """
+(async () => {
+  const all = [...document.images];
+  await Promise.allSettled(all.map((image) => image.decode()));
+  return all.filter((image) => !image.naturalWidth).map((image) => image.alt || "image");
+})()
+"""
+
+
+class Chromium:
+    """A headless browser, spoken to over a pipe in its DevTools protocol."""
+
+    def __init__(self, folder: Path):
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        script = 'exec "$0" "$@" 3<&"$DEVTOOLS_IN" 4>&"$DEVTOOLS_OUT"'
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+        flags += ["--remote-debugging-pipe", f"--user-data-dir={folder}", "--no-first-run", "about:blank"]
+        environment = {**os.environ, "DEVTOOLS_IN": str(to_read), "DEVTOOLS_OUT": str(to_write)}
+        self._process = subprocess.Popen(
+            ["bash", "-c", script, str(CHROMIUM), *flags],
+            env=environment,
+            pass_fds=(to_read, to_write),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_read), os.close(to_write)
+        self._calls, self._rest, self._session = 0, b"", ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while (answer := self._next()).get("id") != self._calls:
+            self.events.append(answer)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def open(self, page: Path, width: int, scheme: str = "light", **media: str) -> None:
+        """Show a file and wait until it has loaded; events are those of this page."""
+        phone = width < 600
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=800,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        wanted = {"prefers-color-scheme": scheme, **{key.replace("_", "-"): value for key, value in media.items()}}
+        self.call(
+            "Emulation.setEmulatedMedia", features=[{"name": key, "value": value} for key, value in wanted.items()]
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=page.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._next())
+
+    def ask(self, expression: str) -> Any:
+        """The value of a JavaScript expression, awaited."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def screenshot(self, path: Path) -> None:
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def of(self, *methods: str) -> list[dict[str, Any]]:
+        return [event["params"] for event in self.events if event.get("method") in methods]
+
+    def close(self) -> None:
+        self._session = ""
+        self.call("Browser.close")
+        self._process.wait(30)
+        os.close(self._read), os.close(self._write)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            piece = os.read(self._read, 2**20)
+            assert piece, "the browser went away"
+            self._rest += piece
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+
+def troubles(browser: Chromium, page: Path) -> list[str]:
+    """All that is wrong with the page that is open, in words."""
+    found = [f"no picture: {text}" for text in browser.ask(PICTURES)]
+    if browser.ask("document.documentElement.scrollWidth > innerWidth"):
+        found.append("wider than the screen")
+    found += browser.ask(CUT_OFF) + browser.ask(OVERLAPS)
+    spoken = browser.of(
+        "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening"
+    )
+    found += [f"console: {event}" for event in spoken]
+    asked = {event["request"]["url"] for event in browser.of("Network.requestWillBeSent")}
+    return found + [f"asked for {url}" for url in asked if not url.startswith("data:") and url != page.as_uri()]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Chromium(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run_folders(comparison(), folder)
+    return report.write(comparison(), folder)["report.html"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_the_page_is_whole(browser, page, width, scheme):
+    """No error, no request, nothing cut off or written over, all pictures there."""
+    browser.open(page, width, scheme)
+    assert troubles(browser, page) == []
+    assert browser.ask("document.images.length") == 20
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_round_up_is_whole_too(browser, tmp_path, width):
+    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
+    written = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)["roundup.html"]
+    browser.open(written, width)
+    assert troubles(browser, written) == []
+    assert browser.ask("document.querySelectorAll('figure svg').length") == len(judged)
+
+
+def test_it_is_whole_with_hostile_names_too(browser, tmp_path):
+    """Nothing runs, nothing is asked for; long words do not break the page of a phone."""
+    for at, payload in enumerate(GROUPS):
+        written = report.write(hostile(payload), tmp_path / str(at))["report.html"]
+        browser.open(written, PHONE)
+        assert troubles(browser, written) == []
+
+
+def test_it_sorts_and_hides(browser, page):
+    browser.open(page, DESK)
+    names = "[...document.querySelector('#scores table').tBodies[0].rows].map((row) => row.cells[0].textContent.trim())"
+    head = "document.querySelector('#scores table').tHead.rows[0].cells[2]"
+    before = browser.ask(names)
+    browser.ask(f"{head}.querySelector('button').click()")
+    scores = find(comparison()).aggregates
+    labels = {method.key: method.label for method in METHODS}
+    rising = [labels[key] for key in sorted(scores, key=lambda key: scores[key]["iqm"].estimate)]
+    assert browser.ask(names) == rising != before
+    browser.ask(f"{head}.querySelector('button').click()")
+    assert browser.ask(names)[0] == labels[BEST] and browser.ask(f"{head}.ariaSort") == "descending"
+    drawn = "[...document.querySelectorAll('#environments g.m2')].filter((g) => getComputedStyle(g).display !== 'none').length"
+    assert browser.ask(drawn) == 3 * len(ENVS)  # a row, a band and a line
+    browser.ask("document.querySelector('#environments .legend [data-series=m2] button').click()")
+    assert browser.ask(drawn) == 0
+
+
+def test_it_is_whole_without_scripts(browser, page):
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.open(page, DESK)
+    assert browser.ask("document.querySelectorAll('button').length") == 0
+    assert troubles(browser, page) == []
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_resting_pictures_where_motion_is_not_wanted(browser, page):
+    browser.open(page, DESK, prefers_reduced_motion="reduce")
+    shown = browser.ask("[...document.images].map((image) => image.currentSrc.slice(0, 15))")
+    assert set(shown) == {"data:image/png;"}
+
+
+@pytest.mark.parametrize(
+    ("inside", "trouble"),
+    [
+        ("<p style='width: 2000px'>x</p>", "wider"),
+        ("<p style='width: 2000px; position: fixed'>x</p>", "cut off"),
+        ("<div style='width: 90px; overflow: hidden'><p style='width: 200px'>x</p></div>", "cut off"),
+        ("<script>console.error('x')</script>", "console"),
+        ("<script>throw new Error('x')</script>", "console"),
+        ("<img src='data:image/png;base64,AAAA'>", "no picture"),
+        ("<img src='http://127.0.0.1:9/x.png'>", "asked for"),
+        ("<figure><svg viewBox='0 0 9 9'><text x='1' y='5'>a long text</text></svg></figure>", "figure"),
+        (
+            "<figure><svg viewBox='0 0 200 99'><text y='50'>some</text><text x='3' y='52'>text</text></svg></figure>",
+            "over",
+        ),
+    ],
+)
+def test_the_checks_see_what_is_wrong(browser, tmp_path, inside, trouble):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        f"<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><body>{inside}"
+    )
+    browser.open(bad, PHONE)
+    assert any(trouble in one for one in troubles(browser, bad))
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    # python tests/study/report/test_browser.py PAGE FOLDER: screenshots, to look at
+    source, target = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        shown = Chromium(Path(profile))
+        for wide in (PHONE, DESK):
+            for colours in ("light", "dark"):
+                shown.open(source, wide, colours)
+                shown.ask(PICTURES)
+                shown.screenshot(target / f"{wide}-{colours}.png")
+        print("\n".join([*shown.ask(CUT_OFF), *shown.ask(OVERLAPS)]))
+        shown.close()

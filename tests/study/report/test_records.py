@@ -1,0 +1,110 @@
+"""results.csv and summary.json hold the comparison's own numbers, and nothing that a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from report_kit import ENVS, QUANTITIES, comparison
+from report_payloads import PAYLOADS
+
+from worldlab.runs.storage import dump_json, parse_json
+from worldlab.study.report.findings import find
+from worldlab.study.report.records import results_csv, summary
+from worldlab.study.report.verdict import conclude
+from worldlab.study.results import Method
+from worldlab.training.panel import plain_text
+
+
+def test_one_row_a_trial():
+    given = comparison()
+    rows = list(csv.DictReader(io.StringIO(results_csv(given))))
+    assert len(rows) == len(given.trials)
+    for row, trial in zip(rows, given.trials):
+        assert (row["method"], row["env"], row["seed"], row["status"]) == (
+            trial.method,
+            trial.env,
+            str(trial.seed),
+            trial.status,
+        )
+        if trial.status == "finished":
+            assert float(row["mean_return"]) == trial.score
+            assert json.loads(row["returns"]) == list(trial.returns)
+            reference = given.references[trial.env]
+            assert float(row["normalised"]) == (trial.score - reference.zero) / (reference.one - reference.zero)
+            assert float(row["wall_seconds"]) == trial.wall_seconds
+        else:
+            assert row["mean_return"] == "" and row["cause"] == trial.cause
+        for quantity in QUANTITIES:
+            one = trial.measures.get(quantity.name)
+            assert row[quantity.name] == ("" if one is None or one.value is None else str(one.value))
+            assert row[f"{quantity.name} why"] == (one.why if one else "")
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_cell_is_a_formula(payload):
+    given = comparison(seeds=(0,), methods=comparison().methods[:1])
+    trial = replace(given.trials[0], method=payload, status="failed", cause=payload, folder=payload)
+    given = replace(given, methods=(Method(payload, payload, "model"),), trials=(trial,))
+    text = results_csv(given)
+    (row,) = csv.DictReader(io.StringIO(text))
+    for name in ("method", "label", "cause", "folder"):
+        assert not row[name].lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
+        assert row[name].removeprefix("'") == plain_text(payload).removeprefix("'")
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_numbers_below_zero_stay_numbers():
+    row = next(csv.DictReader(io.StringIO(results_csv(comparison()))))
+    assert any(value < 0 for trial in comparison().trials for value in trial.returns)
+    low = next(
+        r for r in csv.DictReader(io.StringIO(results_csv(comparison()))) if r["env"] == ENVS[1] and r["mean_return"]
+    )
+    assert float(low["mean_return"]) < 0 and row["returns"].startswith("[")
+
+
+def test_the_summary_is_the_findings():
+    findings = find(comparison())
+    conclusion = conclude(findings)
+    found = parse_json(dump_json(summary(findings, conclusion)))
+    for method, aggregates in findings.aggregates.items():
+        for name, one in aggregates.items():
+            said = found["aggregates"][method][name]
+            assert (said["estimate"], said["low"], said["high"], said["runs"]) == (
+                one.estimate,
+                one.low,
+                one.high,
+                one.runs,
+            )
+            assert said["bootstrap"]["low"] == findings.published[method][name].low
+    assert {(r["method"], r["env"]): (r["estimate"], r["runs"]) for r in found["returns"]} == {
+        key: (one.estimate, one.runs) for key, one in findings.returns.items()
+    }
+    assert {(r["x"], r["y"]): r["low"] for r in found["improvement"]} == {
+        k: one.low for k, one in findings.improvement.items()
+    }
+    pairs = [pair for contest in findings.contests for pair in contest.pairs]
+    assert [(r["x"], r["y"], r["p_value"], r["verdict"]) for r in found["comparisons"]] == [
+        (pair.x, pair.y, pair.difference.p_value, pair.difference.verdict) for pair in pairs
+    ]
+    assert found["profiles"]["flow"]["estimate"] == findings.profiles["flow"].estimate.tolist()
+    assert {m["why"][0] for m in found["measures"] if m["estimate"] is None and m["method"] == "gan"} == {
+        "p(z) is known by its samples only"
+    }
+    assert found["verdict"]["lead"] == conclusion.lead
+    assert [t["cause"] for t in found["trials"] if t["status"] == "failed"] == [
+        t.cause for t in comparison().trials if t.cause
+    ]
+
+
+def test_texts_that_are_no_unicode_and_numbers_that_are_none_become_json():
+    """A lone surrogate, NaN in what came from elsewhere."""
+    given = comparison(seeds=(0,), methods=comparison().methods[:1])
+    given = replace(given, title="a\ud800b", about={"x\x1b[1m": float("nan"), "path": given})
+    findings = find(given)
+    found = parse_json(dump_json(summary(findings, conclude(findings))))
+    assert found["title"] == "ab" and found["about"]["x"] is None
+    assert found["returns"][0]["low"] is None  # one run has no interval

@@ -1,0 +1,274 @@
+"""The trainer with a toy adversarial decoder, and what it does when numbers go bad."""
+
+from typing import Any, final
+
+import pytest
+import torch
+from model_kit import batch_for, build_model, build_parts, changed, gen, weights
+from torch import Tensor, nn
+
+from worldlab.agent import Agent
+from worldlab.distributions import Normal
+from worldlab.errors import DivergedError
+from worldlab.interfaces import Context, Decoder
+from worldlab.model.schedule import JOINT, MODEL
+from worldlab.settings import ModelSettings, TrainSettings
+from worldlab.training.trainer import Generators, Trainer
+from worldlab.tree import flatten_time
+from worldlab.world_model import WorldModel
+
+
+@final
+class AdversarialDecoder(Decoder):
+    """A linear generator and a linear critic; each player's loss also depends on the other's weights."""
+
+    score_kind = "critic"
+
+    def __init__(self, config: Any, specs: Any) -> None:
+        super().__init__(config, specs)
+        self.generator = nn.Linear(specs.feature_dim, 3)
+        self.critic = nn.Linear(3 + specs.feature_dim, 1)
+        self.trace: list[str] = []
+
+    def players(self) -> dict[str, list[nn.Parameter]]:
+        return {"main": list(self.generator.parameters()), "critic": list(self.critic.parameters())}
+
+    def decode(self, features: Tensor):
+        mean = self.generator(features)
+        return {"vector": Normal(mean, torch.ones_like(mean))}
+
+    def score(self, features: Tensor, obs) -> Tensor:
+        return self.critic(torch.cat([obs["vector"], features], -1))[..., 0]
+
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        features, shape = ctx.features.flatten(0, 1), ctx.features.shape[:2]
+        fake = {"vector": self.generator(features)}
+        self.trace.append(f"{player}:{features.requires_grad}:{self.critic.weight.requires_grad}")
+        if player == "main":
+            return {"fool": -self.score(features, fake).unflatten(0, shape)}
+        real = self.score(features, flatten_time(ctx.batch.obs))
+        return {"tell": (self.score(features, fake).square() + (real - 1).square()).unflatten(0, shape)}
+
+    def after_step(self, player: str) -> None:
+        self.trace.append(f"after:{player}")
+
+
+class ToyAgent(Agent):
+    """Two players with a rate each, whose losses read the model."""
+
+    def __init__(self, specs: Any):
+        super().__init__(None, specs)
+        self.a, self.b = nn.Linear(specs.feature_dim, 1), nn.Linear(specs.feature_dim, 1)
+        self.steps, self.seen, self.broken = 0, None, False
+
+    def act(self, model, carry, features, state, generator, explore):
+        return features[:, :2], state
+
+    def players(self):
+        return {"a": (list(self.a.parameters()), 1e-2), "b": (list(self.b.parameters()), 1e-3)}
+
+    def losses(self, model, seen, generator):
+        self.seen = seen
+        dream = model.imagine(seen.carry, lambda f: self.a(f).expand(-1, 2), 2, generator)
+        bad = torch.nan if self.broken else 1.0
+        value = self.b(dream.features.detach())
+        return {"a": -dream.features.square().mean() * bad, "b": value.square().mean()}, {"agent/x": value.mean()}
+
+    def after_step(self):
+        self.steps += 1
+
+
+def adversarial(**train) -> Trainer:
+    specs, encoder, dynamics, _ = build_parts()
+    model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(head_units=8))
+    settings = TrainSettings(starts=10, **train)
+    return Trainer(model, ToyAgent(specs), settings, Generators(gen(1), gen(2)))
+
+
+def critic_names(model: WorldModel) -> set[str]:
+    return {name for name in model.state_dict() if name.startswith("decoder.critic")}
+
+
+def test_the_critic_goes_first_on_a_detached_context_then_main_with_the_critic_frozen():
+    trainer = adversarial()
+    trainer.update(batch_for(trainer.model), MODEL)
+    decoder: Any = trainer.model.decoder
+    assert decoder.trace == ["critic:False:True", "after:critic", "main:True:False", "after:main"]
+
+
+def test_a_players_step_moves_its_own_parameters_and_nothing_else():
+    trainer = adversarial()
+    model = trainer.model
+    ctx, _ = model.observe(batch_for(model), gen())
+    before = weights(model)
+    trainer._update_critics(ctx)
+    assert changed(model, before) == critic_names(model)
+    before, agent = weights(model), weights(trainer.agent)
+    trainer._update_main(ctx)
+    moved = changed(model, before)
+    assert not moved & critic_names(model)
+    assert {"decoder.generator.weight", "encoder.head.weight", "dynamics.cell.weight", "cont.net.0.weight"} <= moved
+    assert not changed(trainer.agent, agent)
+
+
+def test_no_gradient_ever_touches_the_critic_in_mains_turn():
+    trainer = adversarial()
+    model = trainer.model
+    ctx, _ = model.observe(batch_for(model), gen())
+    trainer._update_main(ctx)
+    decoder: Any = model.decoder
+    assert decoder.critic.weight.grad is None and decoder.critic.weight.requires_grad
+    assert decoder.generator.weight.grad is not None
+
+
+def test_the_critic_has_its_own_optimiser_and_rate():
+    trainer = adversarial(learning_rate=1e-3, critic_learning_rate=5e-4)
+    groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
+    assert {name: group["lr"] for name, group in groups.items()} == {
+        "model/main": 1e-3, "model/critic": 5e-4, "agent/a": 1e-2, "agent/b": 1e-3
+    }  # fmt: skip
+    assert groups["model/critic"]["betas"][0] == 0 and groups["model/main"]["betas"][0] == 0.9
+
+
+def test_the_agents_step_leaves_the_model_alone_and_its_players_apart():
+    trainer = adversarial()
+    model = trainer.model
+    batch = batch_for(model)
+    ctx, seen = model.observe(batch, gen())
+    before, agent = weights(model), weights(trainer.agent)
+    trainer._update_agent(ctx, seen)
+    assert not changed(model, before)
+    assert changed(trainer.agent, agent) == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert all(p.grad is None for p in model.parameters()) and all(p.requires_grad for p in model.parameters())
+    assert trainer.agent.steps == 1  # type: ignore[attr-defined]
+
+
+def test_starts_are_distinct_detached_posterior_states_with_their_own_reward_and_cont():
+    trainer = adversarial()
+    model = trainer.model
+    batch = batch_for(model)
+    ctx, seen = model.observe(batch, gen())
+    starts = trainer.starts(ctx, seen)
+    features = model.features(starts.carry)
+    assert features.shape[0] == 10 and not features.requires_grad
+    flat, places = ctx.features.flatten(0, 1), set()
+    for i in range(10):
+        place = int((flat - features[i]).abs().sum(1).argmin())
+        torch.testing.assert_close(flat[place], features[i])
+        assert starts.reward[i] == batch.reward.flatten()[place] and starts.cont[i] == batch.cont.flatten()[place]
+        places.add(place)
+    assert len(places) == 10
+
+
+def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
+    """An independent optimiser with the same gradient lands on the same weights; invalid steps do not count."""
+    trainer, twin = adversarial(clip=1e9), build_model()
+    model = build_model()
+    agent = ToyAgent(model.specs)
+    trainer = Trainer(model, agent, TrainSettings(learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
+    batch = batch_for(model)
+    batch.mask[1, 5:] = 0
+    out = trainer.update(batch, MODEL)
+    ctx, _ = twin.observe(batch, gen(1))
+    losses = twin.losses(ctx)
+    valid = batch.mask.bool()
+    sum(term[valid].mean() for term in losses.values()).backward()  # type: ignore[union-attr]
+    optimizer = torch.optim.Adam(twin.parameters(), 1e-2, eps=1e-8)
+    norm = torch.stack([p.grad.norm() for p in twin.parameters() if p.grad is not None]).norm()
+    optimizer.step()
+    torch.testing.assert_close(out["grad_norm/model/main"], norm)
+    torch.testing.assert_close(out["loss/dyn"], losses["dyn"][valid].mean())
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=lambda m, name=name: f"{name}: {m}", rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    trainer = adversarial(clip=0.01)
+    out = trainer.update(batch_for(trainer.model), MODEL)
+    assert out["grad_norm/model/main"] > 0.1  # reported before clipping
+    for name in ("model/main", "model/critic"):
+        grads = [p.grad for p in trainer.groups[name] if p.grad is not None]
+        assert torch.stack([g.norm() for g in grads]).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def poison(trainer: Trainer) -> None:
+    """From now on the generator's loss, and only that, is NaN."""
+    decoder: Any = trainer.model.decoder
+    honest = decoder.losses
+
+    def losses(ctx, player="main"):
+        out = honest(ctx, player)
+        return {key: term * torch.nan for key, term in out.items()} if player == "main" else out
+
+    decoder.losses = losses
+
+
+def test_a_bad_update_changes_no_weight_of_its_player_and_is_forgiven_after_a_good_one():
+    trainer = adversarial(max_skips=3)
+    batch = batch_for(trainer.model)
+    honest = trainer.model.decoder.losses
+    poison(trainer)
+    before = weights(trainer.model)
+    for _ in range(2):
+        out = trainer.update(batch, MODEL)
+        assert not torch.isfinite(out["grad_norm/model/main"])
+    assert changed(trainer.model, before) <= critic_names(trainer.model)
+    trainer.model.decoder.losses = honest  # type: ignore[method-assign]
+    trainer.update(batch, MODEL)
+    assert trainer.skips == 0
+    assert "encoder.head.weight" in changed(trainer.model, before)
+
+
+@pytest.mark.parametrize("stage", [MODEL, JOINT])
+def test_bad_updates_in_a_row_end_the_run_naming_the_loss_though_other_players_are_well(stage):
+    trainer = adversarial(max_skips=3)
+    batch = batch_for(trainer.model)
+    poison(trainer)
+    with pytest.raises(DivergedError) as caught:
+        for _ in range(3):
+            trainer.update(batch, stage)
+    assert "loss 'decoder/fool'" in caught.value.message and "update 3" in caught.value.message
+    assert caught.value.exit_code == 5 and len(caught.value.message) <= 100
+    assert "learning-rate" in str(caught.value.fix)
+
+
+def test_a_bad_agent_is_skipped_as_a_whole_and_named():
+    trainer = adversarial(max_skips=2)
+    batch = batch_for(trainer.model)
+    trainer.agent.broken = True  # type: ignore[assignment]
+    before = weights(trainer.agent)
+    trainer.update(batch)
+    assert not changed(trainer.agent, before)
+    with pytest.raises(DivergedError, match="agent/a"):
+        trainer.update(batch)
+
+
+def test_a_finite_loss_with_a_bad_gradient_is_caught_too():
+    trainer = adversarial(max_skips=1)
+    decoder: Any = trainer.model.decoder
+    # sqrt has an infinite gradient at 0, where its value is 0.
+    root = lambda ctx: {"root": (ctx.features.square().sum(-1) * 0).sqrt()}  # noqa: E731
+    decoder.losses = lambda ctx, player="main": root(ctx) if player == "main" else {}
+    before = weights(trainer.model)
+    with pytest.raises(DivergedError, match="gradient of model/"):
+        trainer.update(batch_for(trainer.model), MODEL)
+    assert not changed(trainer.model, before)
+
+
+def test_one_bad_update_counts_once_however_many_players_were_skipped():
+    trainer = adversarial(max_skips=2)
+    poison(trainer)
+    trainer.agent.broken = True  # type: ignore[assignment]
+    trainer.update(batch_for(trainer.model))
+    assert trainer.skips == 1
+
+
+def test_the_same_streams_give_the_same_update():
+    def run() -> dict[str, Tensor]:
+        trainer = adversarial()
+        for seed in range(3):
+            trainer.update(batch_for(trainer.model, seed=seed))
+        return {**weights(trainer.model), **weights(trainer.agent)}
+
+    first, second = run(), run()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,0 +1,114 @@
+"""The command `worldlab`: picks a command, runs it, and turns every end into an exit code.
+
+0 ok, 2 config, 3 plugin, 4 environment, 5 diverged, 6 storage, 7 checkpoint, 8 run locked, 9 memory, 70 our bug,
+130 and 143 stopped by SIGINT and SIGTERM. Nothing heavy is imported before a command asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from worldlab.errors import ConfigError, WorldlabError, did_you_mean, one_line
+
+COMMANDS = {
+    "train": "Train a world model and an agent in an environment.",
+    "eval": "Play evaluation episodes with a trained run.",
+    "dream": "Draw what a trained run imagines beside what happened.",
+    "compare": "Compare models on tasks under equal budgets, and write a report.",
+    "roundup": "Judge what is said of generative families, by comparisons.",
+    "plugins": "List the installed components, or show one with its settings.",
+    "check-plugin": "Check what a plugin brings, by meaning: cause and cure of each failure.",
+    "new-plugin": "Write a new plugin that trains and passes every check.",
+    "doctor": "Check this machine: versions, devices, rendering, plugins.",
+    "check-env": "Check that an environment can be trained on.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. argv: without the program's name; None takes sys.argv."""
+    # numpy's BLAS is asked for small products only (pictures are shrunk by it); its threads would spin beside torch's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code
+    except WorldlabError as exc:
+        _print_error(exc, str(exc), debug)
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `worldlab plugins | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as exc:  # argparse, after --help
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except Exception as exc:
+        _print_error(exc, _bug_report(exc, keep=not debug), debug)
+        return WorldlabError.exit_code
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if args[0] in ("--version", "-V"):
+        import worldlab
+
+        print(f"worldlab {worldlab.__version__}")
+        return 0
+    name = args[0].replace("_", "-")
+    if name not in COMMANDS:
+        raise ConfigError(
+            one_line(f"no command named {one_line(args[0], 30)!r}.{did_you_mean(name, COMMANDS)}"),
+            cause=f"commands: {', '.join(COMMANDS)}",
+            fix="worldlab --help",
+        )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    return importlib.import_module(f"worldlab.cli.{name.replace('-', '_')}").run(args[1:])
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:<{width}}{summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: worldlab COMMAND [flags]\n\n"
+        "Mix any encoder, dynamics and decoder into a world model, act inside it, compare honestly.\n\n"
+        f"commands:\n{lines}\n\n"
+        "  worldlab COMMAND --help   explains a command\n"
+        "  worldlab --version        prints the version\n"
+        "  --debug                   with any command: full tracebacks\n\n"
+        "example: worldlab train --encoder cpc --env CarRacing"
+    )
+
+
+def _print_error(exc: Exception, text: str, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(exc, file=sys.stderr)
+    print(text, file=sys.stderr)
+
+
+def _bug_report(exc: Exception, keep: bool) -> str:
+    """Keep the traceback in a file, so that it is there to be reported but not in the user's way."""
+    import tempfile
+    import traceback
+
+    first = one_line(f"this is a bug in worldlab: {type(exc).__name__}: {exc}")
+    if not keep:
+        return f"{first}\nfix: report it with the traceback above"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="worldlab-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(exc, file=file)
+    except OSError:
+        return f"{first}\nfix: run it again with --debug and report what it prints"
+    return f"{first}\ncause: the traceback is in {file.name}\nfix: report it with that file; --debug prints it here"

@@ -1,0 +1,173 @@
+"""worldlab check-plugin WHAT: the conformance list over one component, a file or a whole distribution."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldlab.cli.common import Parser, add_shared, emit, prints_to_stderr
+from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
+from worldlab.registry import Registration, Registry, open_registry
+
+if TYPE_CHECKING:
+    from worldlab.testing import Check, Result
+
+CHECKED = ("encoder", "dynamics", "decoder")
+"""The roles that have a list of checks."""
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("check-plugin", "Check what a plugin brings. Exit code 1 if a check fails, 3 if it is broken.")
+    parser.add_argument("what", metavar="WHAT", help="a name, role:name, a distribution, or the path of a plugin file")
+    parser.add_argument("-k", dest="match", metavar="TEXT", help="only the check of this id, or those titled with it")
+    parser.add_argument("--level", type=_version, metavar="V", help="only checks that worldlab V had already, e.g. 0.1")
+    parser.add_argument("--fast", action="store_true", help="leave out the checks that train for seconds")
+    add_shared(parser)
+    args = parser.read(argv)
+    components = _components(args.what, args.plugin)
+    start = time.perf_counter()
+    report, broken = _Report(quiet=args.json), []
+    with prints_to_stderr():
+        chosen = _chosen({entry.role for entry in components} & set(CHECKED), args)
+        _one_thread(bool(chosen))
+        for entry in components:
+            try:
+                _check(entry, chosen.get(entry.role, []), report)
+            except PluginError as exc:  # it cannot even be built: the others are checked all the same
+                report.component(entry, "", f"BROKEN, {exc.message}")
+                broken.append(exc)
+    seconds = round(time.perf_counter() - start, 2)
+    if args.json:
+        summary = report.summary()
+        emit({"what": args.what, **summary, "ok": summary["ok"] and not broken, "seconds": seconds}, as_json=True)
+    else:
+        report.print_summary(seconds)
+    if broken:
+        raise broken[0]
+    return 1 if report.counts["failed"] else 0
+
+
+class _Report:
+    """What was found. Not quiet: each finding is a line on stdout as soon as it is there."""
+
+    def __init__(self, quiet: bool):
+        self._out = None if quiet else sys.stdout
+        self.counts = {"ok": 0, "skipped": 0, "failed": 0}
+        self.components: list[dict[str, Any]] = []
+
+    def component(self, entry: Registration, mode: str, note: str = "") -> None:
+        keys = ("role", "name", "distribution", "version")
+        row = {**{key: getattr(entry, key) for key in keys}, "mode": mode, "note": note, "checks": []}
+        self.components.append(row)
+        title = f"{entry.role} {entry.name}" + (f", {mode}" if mode else f"  [{entry.distribution} {entry.version}]")
+        self._line(f"{title}: {note}" if note else title)
+
+    def result(self, found: Result) -> None:
+        status = "skipped" if found.skipped else "ok" if found.passed else "failed"
+        self.counts[status] += 1
+        self.components[-1]["checks"].append(
+            {
+                "check": found.check,
+                "title": found.title,
+                "status": status,
+                "cause": one_line(found.cause, 500),
+                "fix": one_line(found.fix, 500),
+                "seconds": round(found.seconds, 3),
+            }
+        )
+        why = f" ({one_line(found.cause, 120)})" if found.skipped else ""
+        shown = status.upper() if status == "failed" else status
+        self._line(f"  {shown:<8}{found.check:<5}{found.title}{why}")
+        if status == "failed":
+            self._line(f"          cause: {one_line(found.cause, 500)}\n          fix:   {one_line(found.fix, 500)}")
+
+    def summary(self) -> dict[str, Any]:
+        return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
+
+    def print_summary(self, seconds: float) -> None:
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
+
+    def _line(self, text: str) -> None:
+        if self._out is not None:
+            print(text, file=self._out, flush=True)
+
+
+def _components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
+    """What was named. Raises: PluginError if it is broken, unknown, or brings nothing."""
+    path = Path(what).expanduser()
+    if path.suffix != ".py" and not path.is_file():
+        return open_registry(plugin_files).named(what)
+    registry = open_registry([*plugin_files, path])
+    found = tuple(entry for entry in registry.registrations() if _is_from(entry, registry, path.resolve()))
+    if not found:
+        raise PluginError(
+            one_line(f"plugin file {path.name} registers no component"),
+            fix='call register.encoder("name", ...) in its worldlab_register',
+        )
+    return found
+
+
+def _is_from(entry: Registration, registry: Registry, path: Path) -> bool:
+    return any(source.path == path and source.origin == entry.origin for source in registry.sources)
+
+
+def _one_thread(needed: bool) -> None:
+    """Checks are many tiny computations: more threads only wait for each other."""
+    if needed:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _check(entry: Registration, chosen: list[Check], report: _Report) -> None:
+    if entry.role not in CHECKED:
+        cure = "worldlab check-env ID checks an environment" if entry.role == "env" else "what it earns is its test"
+        report.component(entry, "", f"no checks of the role {entry.role}; {cure}")
+        return
+    from worldlab.testing import modes
+    from worldlab.testing.checks import evaluate_all
+
+    for mode, subject in modes(entry):
+        wanted = [check for check in chosen if not (mode and check.slow)]  # what trains is asked of the defaults alone
+        if wanted:
+            report.component(entry, mode)
+        for found in evaluate_all(wanted, subject):
+            report.result(found)
+
+
+def _chosen(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:
+    """The checks to run, by role. Raises: ConfigError if there are some of these roles and -k and --level leave none."""
+    if not roles:
+        return {}
+    from worldlab.testing import checks_for
+
+    text = (args.match or "").lower()
+    known = {role: checks_for(role, since=args.level) for role in roles}
+    exact = any(check.id.lower() == text for checks in known.values() for check in checks)
+    chosen = {
+        role: [c for c in checks if _matches(c, text, exact) and not (args.fast and c.slow)]
+        for role, checks in known.items()
+    }
+    if any(chosen.values()):
+        return chosen
+    ids = list(dict.fromkeys(check.id for role in CHECKED if role in roles for check in checks_for(role)))
+    raise ConfigError(
+        one_line(f"check-plugin: no check is left.{did_you_mean((args.match or '').upper(), ids)}"),
+        cause=one_line(f"-k {args.match}, --level {args.level}, --fast {'yes' if args.fast else 'no'}"),
+        fix=f"the ids are {', '.join(ids)}",
+    )
+
+
+def _matches(check: Check, text: str, exact: bool) -> bool:
+    return check.id.lower() == text if exact else text in f"{check.id} {check.title}".lower()
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a version such as 0.1")
+    return text

@@ -1,0 +1,29 @@
+"""worldlab dream RUN: pictures of what the model imagines beside what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldlab.cli.common import Parser, add_shared, at_least, emit, prints_to_stderr
+from worldlab.registry import open_registry
+from worldlab.runs.find import find_run
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("dream", "Draw what a trained run imagines beside what happened.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go (default: the run's videos/)")
+    parser.add_argument("--horizon", type=at_least(1), default=45, metavar="H", help="imagined steps (default: 45)")
+    parser.add_argument("--count", type=at_least(1), default=4, metavar="N", help="dreams to draw (default: 4)")
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="picks the starts (default: 0)")
+    add_shared(parser)
+    args = parser.read(argv)
+    folder = find_run(args.run)
+    registry = open_registry(args.plugin)
+    with prints_to_stderr():
+        from worldlab.training.loaded import draw_dreams, load_run
+
+        loaded = load_run(folder, registry)
+        result = draw_dreams(loaded, out=args.out, horizon=args.horizon, count=args.count, seed=args.seed)
+    emit(result, args.json)
+    return 0

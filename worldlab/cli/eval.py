@@ -1,0 +1,29 @@
+"""worldlab eval RUN: the agent of a run plays in the real environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from worldlab.cli.common import Parser, add_shared, at_least, emit, prints_to_stderr
+from worldlab.registry import open_registry
+from worldlab.runs.find import find_run
+
+
+def run(argv: list[str]) -> int:
+    parser = Parser("eval", "Play evaluation episodes with a trained run.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
+    parser.add_argument("--episodes", type=at_least(1), metavar="N", help="episodes to play (default: the run's own)")
+    parser.add_argument("--seed", type=at_least(0), metavar="S", help="seed of the episodes (default: the run's own)")
+    parser.add_argument("--video", type=Path, metavar="FILE", help="record the first episode")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add_shared(parser)
+    args = parser.read(argv)
+    folder = find_run(args.run)
+    registry = open_registry(args.plugin)
+    with prints_to_stderr():
+        from worldlab.training.loaded import evaluate_run, load_run
+
+        loaded = load_run(folder, registry, args.device)
+        result = evaluate_run(loaded, episodes=args.episodes, seed=args.seed, video=args.video)
+    emit(result, args.json)
+    return 0

@@ -1,0 +1,137 @@
+"""worldlab plugins: what is installed, what is broken and why; `plugins show ROLE NAME`: one component.
+
+The plain list imports no component, hence no torch. What a component can do it alone knows: `show` and `--verbose` build
+a small one each, and what cannot be imported or built is one more broken row.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from worldlab.cli.common import Parser, add_shared, emit, prints_to_stderr
+from worldlab.config.schema import Setting, settings_of
+from worldlab.errors import PluginError, one_line
+from worldlab.registry import ROLES, BrokenPlugin, Registration, load_registry
+
+
+def run(argv: list[str]) -> int:
+    if argv[:1] == ["show"]:
+        return _show(argv[1:])
+    parser = Parser("plugins", "List the installed components. `plugins show ROLE NAME` shows one with its settings.")
+    parser.add_argument("--role", choices=ROLES, help="only this role")
+    parser.add_argument("--verbose", action="store_true", help="abilities, origins, papers, and where plugins broke")
+    add_shared(parser)
+    args = parser.read(argv)
+    with prints_to_stderr():
+        registry = load_registry(args.plugin)
+        rows = [_component(entry, load=args.verbose) for entry in registry.registrations(args.role)]
+    good = [row for row in rows if row["status"] == "ok"]
+    broken = [row for row in rows if row["status"] != "ok"] + [_broken(plugin) for plugin in registry.broken]
+    slow = [{"distribution": s.distribution, "version": s.version, "cost": s.cost} for s in registry.sources if s.cost]
+    if args.json:
+        emit({"components": good, "broken": broken, "slow": slow}, as_json=True)
+        return 0
+    print(_table(good, broken, args.verbose))
+    for row in slow:
+        print(
+            f"slow    {row['distribution']} {row['version']}: {row['cost']}; its components' modules are the place for it"
+        )
+    return 0
+
+
+def _show(argv: list[str]) -> int:
+    parser = Parser("plugins show", "Show one component: what it can do, its settings, its paper.")
+    parser.add_argument("role", metavar="ROLE", help=", ".join(ROLES))
+    parser.add_argument("name", metavar="NAME", help="see: worldlab plugins")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of its settings")
+    add_shared(parser)
+    args = parser.read(argv)
+    with prints_to_stderr():
+        entry = load_registry(args.plugin).get(args.role, args.name)
+        row = {} if args.schema else _component(entry, load=True)
+    if args.schema:
+        empty = {"type": "object", "properties": {}, "additionalProperties": False}
+        print(json.dumps(entry.config.model_json_schema() if entry.config else empty))
+        return 0
+    settings = _settings(entry)
+    if args.json:
+        emit({**row, "settings": settings}, as_json=True)
+        return 0
+    emit({key: value for key, value in row.items() if value not in ("", {})}, as_json=False)
+    print("settings:" if settings else "settings: none")
+    for item in settings:
+        rule = " ".join(filter(None, (item["type"], item["rule"])))
+        print(f"  {item['path']} = {json.dumps(item['default'])}  ({rule})  {item['help']}")
+    return 0
+
+
+def _settings(entry: Registration) -> list[dict[str, Any]]:
+    if entry.config is None:
+        return []
+    defaults = entry.config.model_construct().model_dump(mode="json", warnings=False)
+    return [_setting(setting, defaults) for setting in settings_of(entry.config)]
+
+
+def _setting(setting: Setting, defaults: Any) -> dict[str, Any]:
+    value = defaults
+    for key in setting.path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return {
+        "path": ".".join(setting.path),
+        "type": setting.kind,
+        "default": value,
+        "choices": setting.choices,
+        "bounds": dict(setting.bounds),
+        "rule": setting.rule,
+        "help": setting.help,
+    }
+
+
+def _component(entry: Registration, load: bool) -> dict[str, Any]:
+    """One row. load: build one, for its abilities; if that fails the row is a broken one."""
+    keys = ("role", "name", "summary", "distribution", "version", "target", "origin", "api", "paper")
+    row = {**{key: getattr(entry, key) for key in keys}, "status": "ok"}
+    if not load:
+        return row
+    from worldlab.testing import abilities_of
+
+    try:
+        return {**row, "abilities": abilities_of(entry)}
+    except PluginError as exc:
+        reason = exc.message.replace(entry.who, f"{entry.role} {entry.name!r}")  # the row says whose it is
+        fault = {"reason": reason, "where": exc.cause or "", "fix": exc.fix or ""}
+        return {**row, "status": "broken", **fault}
+
+
+def _broken(plugin: BrokenPlugin) -> dict[str, Any]:
+    keys = ("name", "distribution", "version", "origin", "reason", "where", "fix")
+    return {**{key: getattr(plugin, key) for key in keys}, "status": "broken"}
+
+
+def _table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bool) -> str:
+    cells = [("role", "name", "plugin", "summary")]
+    cells += [(row["role"], row["name"], f"{row['distribution']} {row['version']}", row["summary"]) for row in good]
+    widths = [max(len(row[column]) for row in cells) for column in range(3)]
+    lines = []
+    for shown, row in zip(cells, (None, *good), strict=True):
+        lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(shown, widths)), shown[3]]).rstrip())
+        if row is not None and verbose:
+            lines.append(f"    {row['target']}  [{row['origin']}]  {row['paper']}".rstrip())
+            lines += [f"    {_words(row['abilities'])}"] if row["abilities"] else []
+    if not good:
+        lines.append("(nothing is installed)")
+    for row in broken:
+        lines.append(f"broken  {row['distribution']} {row['version']}: {one_line(row['reason'], 300)}")
+        if verbose:
+            lines.append(f"    at {row['where']}  [{row['origin']}]")
+            lines.append(f"    fix: {row['fix'] or 'repair or uninstall it'}")
+    if broken and not verbose:
+        lines.append("worldlab plugins --verbose   says where they broke")
+    return "\n".join(lines)
+
+
+def _words(abilities: dict[str, Any]) -> str:
+    """{"posterior": "analytic", "uses_memory": True} -> "posterior analytic, uses_memory yes"."""
+    plain = {True: "yes", False: "no"}
+    return ", ".join(f"{key} {plain.get(value, value)}" for key, value in abilities.items())

@@ -1,0 +1,60 @@
+"""worldlab train: resolve a configuration from presets, files and flags, and run it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from worldlab.cli.common import emit, prints_to_stderr
+from worldlab.cli.flags import TrainFlags, help_head, help_text, read_flags
+from worldlab.config.provenance import missing
+from worldlab.config.resolve import PARTS, RunConfig, resolve
+from worldlab.errors import ConfigError, PluginError, WorldlabError
+from worldlab.registry import open_registry
+from worldlab.runs.find import checked_run_path, find_run
+
+log = logging.getLogger("worldlab")
+
+
+def run(argv: list[str]) -> int:
+    flags = read_flags(argv)
+    registry = open_registry(flags.plugins)
+    folder, files = _folder_and_files(flags)
+    try:
+        config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
+    except WorldlabError as error:
+        if flags.help:  # what needs no parts can be explained all the same
+            print(help_head(), flush=True)
+        if isinstance(error, PluginError) and flags.resume and folder is not None:
+            raise missing(folder, registry) or error from None
+        raise
+    if flags.help:
+        print(help_text(config, registry))
+        return 0
+    log.info("%s", _summary(config))
+    with prints_to_stderr():
+        from worldlab.training.train import train
+
+        result = train(config, registry, run=folder, resume=flags.resume, explain=flags.explain)
+    emit(result, flags.json)
+    return 0
+
+
+def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:
+    """A resumed run starts from its own config.toml; files and flags given now go on top of it."""
+    if flags.help:
+        return None, flags.configs
+    if not flags.resume:
+        return (checked_run_path(flags.run) if flags.run else None), flags.configs
+    folder = find_run(flags.run or "latest")
+    own = folder / "config.toml"
+    if not own.is_file():
+        raise ConfigError(f"run '{folder.name}' cannot be resumed", cause=f"{own} is missing", fix="start a new run")
+    return folder, [own, *flags.configs]
+
+
+def _summary(config: RunConfig) -> str:
+    parts = ", ".join(f"{role} {getattr(config, role).name}" for role in PARTS)
+    core = config.core
+    presets = " + ".join(config.presets) or "none"
+    return f"env {core.env.id}, {parts}; preset {presets}, seed {core.seed}, {core.steps} steps"

@@ -1,1 +1,0 @@
-"""One module a command; each has `run(argv) -> exit code` and imports what is heavy only when it runs."""

@@ -1,4 +1,0 @@
-"""Comparing world models: a matrix of runs under equal budgets, launched, continued, judged and reported.
-
-matrix -> cells -> launcher -> results -> (worldlab.statistics, worldlab.report)
-"""

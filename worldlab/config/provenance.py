@@ -1,0 +1,119 @@
+"""Which plugins a run was made with, and what to do where they are missing or other ones now.
+
+A run names what it needs; nothing here installs or imports anything because a run names it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldlab.config.resolve import PARTS, RunConfig, resolve
+from worldlab.errors import PluginError, one_line
+from worldlab.registry import Registry
+from worldlab.runs import storage
+
+log = logging.getLogger("worldlab")
+
+FILE = "file:"
+"""How the distribution of a `--plugin` file begins: "file:hello.py"."""
+_INSTALLABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*", re.ASCII)
+
+
+def components(config: RunConfig, registry: Registry) -> dict[str, dict[str, str | None]]:
+    """What run.json says of each part in use: name, distribution, version, sha256 (of a file, else None)."""
+    digests = {(s.distribution, s.version): s.sha256 for s in registry.sources}
+    found: dict[str, dict[str, str | None]] = {}
+    for role in PARTS:
+        entry = registry.get(role, getattr(config, role).name)
+        found[role] = {
+            "name": entry.name,
+            "distribution": entry.distribution,
+            "version": entry.version,
+            "sha256": digests.get((entry.distribution, entry.version)),
+        }
+    return found
+
+
+def missing(run: Path, registry: Registry) -> PluginError | None:
+    """The error for the first part a run was made with that is not installed now: which version of what to install.
+
+    None if nothing is missing, if the run does not say, or if what it needs is there but broken (the registry says why).
+    """
+    claimed = {claim for plugin in registry.broken for claim in plugin.claims}
+    for role, was in _recorded(run).items():
+        if was["name"] in registry.names(role) or (role, was["name"]) in claimed:
+            continue
+        return PluginError(
+            one_line(f"run '{run.name}' needs {role} {was['name']!r} of {_label(was)}, which is not installed"),
+            cause="a run cannot bring or import a plugin by itself",
+            fix=_remedy(run, was),
+        )
+    return None
+
+
+def reopened(run: Path, registry: Registry, flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a run, flags on top. Raises: ConfigError; PluginError, saying what to install, if a part is missing."""
+    try:
+        return resolve(registry, files=[run / "config.toml"], flags=flags)
+    except PluginError as error:
+        raise missing(run, registry) or error from None
+
+
+def changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[str, str]]:
+    """The parts whose plugin is another one now than when the run was made: role, was, now, fix."""
+    recorded, current = _recorded(run), components(config, registry)
+    return [
+        {"role": role, "was": _label(was), "now": _label(current[role]), "fix": _remedy(run, was)}
+        for role, was in recorded.items()
+        if was["name"] == current[role]["name"] and _label(was) != _label(current[role])
+    ]
+
+
+def warn_of_changes(changed: list[dict[str, str]]) -> None:
+    """Log each part whose plugin differs from the one the run was made with."""
+    for one in changed:
+        log.warning("%s is of %s now; the run was made with %s", one["role"], one["now"], one["was"])
+
+
+def refuse(changed: list[dict[str, str]]) -> PluginError:
+    """The error of a strict run that goes on with another plugin."""
+    first = changed[0]
+    return PluginError(
+        one_line(f"{first['role']} is of {first['now']} now; this strict run was made with {first['was']}"),
+        cause="strict = true promises the same bits, which another version need not give",
+        fix=f"{first['fix']}, or go on with --no-strict",
+    )
+
+
+def _recorded(run: Path) -> dict[str, dict[str, str]]:
+    """The parts in run.json, as text whatever stands there: it may be anybody's file. {} for runs that do not say."""
+    try:
+        content = storage.read_json(run / "run.json")
+    except (OSError, ValueError):
+        return {}
+    parts = content.get("components") if isinstance(content, Mapping) else None
+    if not isinstance(parts, Mapping):
+        return {}
+    keys = ("name", "distribution", "version")
+    return {
+        role: {key: one_line(part.get(key, ""), 80) for key in keys}
+        for role, part in parts.items()
+        if role in PARTS and isinstance(part, Mapping) and part.get("name")
+    }
+
+
+def _label(part: Mapping[str, Any]) -> str:
+    return f"{part['distribution']} {part['version']}".strip()
+
+
+def _remedy(run: Path, part: Mapping[str, str]) -> str:
+    """How to get a part back: the copy a run keeps of a file, the distribution it names, or words."""
+    if part["distribution"].startswith(FILE):
+        kept = run / "plugins" / Path(part["distribution"].removeprefix(FILE)).name
+        return f"--plugin {kept}   the copy the run keeps; read it first if the run is not yours"
+    wanted = f"{part['distribution']}=={part['version']}"
+    return f"pip install {wanted}" if _INSTALLABLE.fullmatch(wanted) else f"install {_label(part)!r}"

@@ -1,0 +1,367 @@
+"""The configuration of a run: which parts, with which settings, resolved from layers.
+
+Lowest first: defaults in code, presets/defaults.toml, the presets asked for, config files, flags. A file holds
+core settings at its top level and one table for each part:
+
+    [train]
+    learning_rate = 3e-4
+    [encoder]
+    name = "vae"
+    latent_dim = 32          # belongs to vae: ignored when a higher layer picks another encoder
+    [encoder.cpc]
+    temperature = 0.1        # applies only if the encoder is cpc
+    [for."CarRacing*"]       # applies after the rest of this file, if env.id matches
+    env.repeat = 4
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import shutil
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from worldlab.config.schema import NONE, Value, build, flatten, nested_config, settings_of, unknown_setting
+from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.registry import Registry
+from worldlab.settings import Config, CoreSettings, EnvSettings
+
+PARTS = ("encoder", "dynamics", "decoder", "agent")
+"""The roles a run chooses by name; each is a table of the config file."""
+FLAGS = "a flag"
+log = logging.getLogger("worldlab")
+
+
+class NoOptions(Config):
+    """The settings of a component that has none."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The component chosen for a role, and its settings."""
+
+    name: str
+    options: Config
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run. presets: the packaged presets it was made from, lowest first."""
+
+    core: CoreSettings
+    encoder: Part
+    dynamics: Part
+    decoder: Part
+    agent: Part
+    presets: tuple[str, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the whole configuration as plain data, in the form of a config file; None stays None."""
+        parts = {role: getattr(self, role) for role in PARTS}
+        tables = {role: {"name": part.name, **part.options.model_dump(mode="json")} for role, part in parts.items()}
+        return {"presets": list(self.presets), **self.core.model_dump(mode="json"), **tables}
+
+    def to_toml(self) -> str:
+        """Return config.toml: given back as the only config file it resolves to this same configuration."""
+        import tomli_w
+
+        return tomli_w.dumps(_without_none(self.to_mapping()))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    table: Mapping[str, Any]
+    source: str
+    packaged: bool = False
+
+
+def resolve(
+    registry: Registry,
+    *,
+    presets: Sequence[str] = (),
+    files: Sequence[Path] = (),
+    tables: Sequence[Mapping[str, Any]] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Resolve the layers into one configuration.
+
+    presets: names of packaged presets; if none are given, those a config file names, else `default_preset`.
+    flags: nested, e.g. {"env": {"id": "CarRacing"}, "encoder": {"name": "cpc", "latent_dim": 48}}.
+    tables: of the form of flags and laid under them, later ones winning. Within one table what is said of a component by its
+    name (decoder.vae.frames) counts before what is said of whichever is chosen (decoder.frames); of two, the later counts.
+    Raises: ConfigError for a wrong key, value, file or preset; PluginError for a part that is not installed.
+    """
+    given = [*map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
+    names = _preset_names(presets, given)
+    layers = [_read_preset(name) for name in ("defaults", *names)] + given
+    layers = _with_env_tables(layers, registry)
+    for layer in layers:
+        _check_top_level(layer, registry)
+    core: dict[str, Value] = {}
+    asked: set[str] = set()
+    for layer in layers:
+        table = flatten(_core_table(layer), CoreSettings, layer.source)
+        core.update(table)
+        asked.update(() if layer.packaged else table)
+    settings = build(CoreSettings, core)
+    if settings.strict and "minutes" not in asked:
+        # A preset's wall-clock budget is a convenience; a strict run ends by its steps alone.
+        settings = settings.model_copy(update={"minutes": None})
+    _check_together(settings)
+    parts = {role: _resolve_part(role, layers, registry) for role in PARTS}
+    return RunConfig(core=settings, presets=tuple(names), **parts)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the packaged presets that `--preset` accepts."""
+    found = (item.name.removesuffix(".toml") for item in _preset_folder().iterdir() if item.name.endswith(".toml"))
+    return tuple(sorted(name for name in found if name != "defaults"))
+
+
+def default_preset(device: str = "auto") -> str:
+    """Return "gpu" if this machine shows an NVIDIA GPU and the device is not "cpu", else "laptop". Needs no torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    present = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+    return "gpu" if device == "cuda" or (device != "cpu" and visible and present) else "laptop"
+
+
+def part_config(registry: Registry, role: str, name: str) -> type[Config]:
+    """Return the Config class of a registered component. Raises: PluginError if it is not installed."""
+    return registry.get(role, name).config or NoOptions
+
+
+# Layers
+
+
+def _preset_folder() -> Any:
+    return resources.files("worldlab.config") / "presets"
+
+
+def _read_preset(name: str) -> _Layer:
+    known = preset_names()
+    if name not in (*known, "defaults"):
+        raise ConfigError(
+            one_line(f"no preset named {one_line(name, 30)!r}.{did_you_mean(name, known)} Presets: {', '.join(known)}"),
+            fix="choose one of these; a file of your own is given with --config FILE",
+        )
+    text = (_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    return _Layer(tomllib.loads(text), f"preset {name}", packaged=True)
+
+
+def _read_file(path: Path) -> _Layer:
+    path = Path(path)
+    try:
+        return _Layer(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except FileNotFoundError as exc:
+        folder = path.parent
+        near = did_you_mean(path.name, [p.name for p in folder.glob("*.toml")] if folder.is_dir() else [])
+        preset = path.name in preset_names()
+        fix = f"--preset {path.name}" if preset else "check the path; it is taken from the current folder"
+        raise ConfigError(one_line(f"config: no file {one_line(path, 50)}.{near}"), fix=fix) from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            one_line(f"config: {one_line(path, 60)} is not valid TOML"),
+            cause=one_line(exc, 200),
+            fix="correct that line",
+        ) from exc
+    except OSError as exc:
+        fix = f"--config {path / 'config.toml'}" if path.is_dir() else "give a file you can read"
+        raise ConfigError(one_line(f"config: cannot read {path}"), cause=one_line(exc), fix=fix) from exc
+
+
+def _preset_names(asked: Sequence[str], given: Sequence[_Layer]) -> list[str]:
+    if asked:
+        return list(dict.fromkeys(asked))
+    for layer in reversed(given):
+        named = layer.table.get("presets")
+        if named is not None:
+            if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+                raise ConfigError(
+                    one_line(f"config: presets = {named!r} must be a list of names"), cause=f"set in {layer.source}"
+                )
+            return named
+    device = next((layer.table["device"] for layer in reversed(given) if "device" in layer.table), "auto")
+    return [default_preset(str(device))]
+
+
+def _with_env_tables(layers: Sequence[_Layer], registry: Registry) -> list[_Layer]:
+    """Put behind each layer the [for."pattern"] tables of it that match the chosen environment."""
+    env_id = _chosen_env(layers)
+    expanded = []
+    for layer in layers:
+        expanded.append(replace(layer, table={k: v for k, v in layer.table.items() if k != "for"}))
+        tables = layer.table.get("for", {})
+        if not isinstance(tables, Mapping) or not all(isinstance(table, Mapping) for table in tables.values()):
+            raise ConfigError('config: for holds tables: [for."CarRacing*"]', cause=f"set in {layer.source}")
+        for pattern, table in tables.items():
+            inner = _Layer(table, f'{layer.source}, for."{pattern}"', layer.packaged)
+            env = table.get("env", {})
+            if "presets" in table or "for" in table or (isinstance(env, Mapping) and "id" in env):
+                raise ConfigError(
+                    "config: a [for] table cannot set env.id, presets or for", cause=f"set in {inner.source}"
+                )
+            if applies(pattern, env_id):
+                expanded.append(inner)
+            else:
+                _check_top_level(inner, registry)
+                flatten(_core_table(inner), CoreSettings, inner.source)
+    return expanded
+
+
+def applies(pattern: str, env_id: str) -> bool:
+    """Whether a [for."pattern"] table is for an environment: its id matches, or what follows the adapter's name in it."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (env_id, env_id.partition(":")[2]) if name)
+
+
+def _chosen_env(layers: Sequence[_Layer]) -> str:
+    for layer in reversed(layers):
+        env = layer.table.get("env")
+        if isinstance(env, Mapping) and isinstance(env.get("id"), str):
+            return str(env["id"])
+    return str(EnvSettings.model_fields["id"].default)
+
+
+def _core_table(layer: _Layer) -> dict[str, Any]:
+    return {key: value for key, value in layer.table.items() if key in CoreSettings.model_fields}
+
+
+def _check_top_level(layer: _Layer, registry: Registry) -> None:
+    for key in layer.table:
+        if key in CoreSettings.model_fields or key in PARTS or key == "presets":
+            continue
+        known = [".".join(s.path) for s in settings_of(CoreSettings)]
+        raise unknown_setting(key, [*known, *CoreSettings.model_fields, *PARTS, "presets", "for"], layer.source)
+
+
+# Parts
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options one layer sets for one component (None: whichever is chosen). plain: not in a table named like it."""
+
+    component: str | None
+    table: Mapping[str, Any]
+    layer: _Layer
+    plain: bool
+
+
+def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry) -> Part:
+    name: str | None = None
+    options: list[_Options] = []
+    for layer in layers:
+        table = _part_table(role, layer)
+        name = str(table.pop("name")) if "name" in table else name
+        options += _split(role, name, table, layer, registry)
+    if name is None:
+        names = ", ".join(registry.names(role)) or "none"
+        raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
+    config = part_config(registry, role, name)
+    values: dict[str, Value] = {}
+    for item in options:
+        if item.component in (name, None):
+            values.update(flatten(item.table, config, item.layer.source, f"{role}."))
+        elif item.component in registry.names(role):
+            other = part_config(registry, role, item.component)
+            flatten(item.table, other, item.layer.source, f"{role}.")
+            if item.plain and not item.layer.packaged:
+                keys = ", ".join(f"{role}.{key}" for key in item.table)
+                log.warning(
+                    "%s of %s is for %s '%s', but '%s' is chosen: ignored",
+                    keys,
+                    item.layer.source,
+                    role,
+                    item.component,
+                    name,
+                )
+    return Part(name, build(config, values, f"{role}."))
+
+
+def _part_table(role: str, layer: _Layer) -> dict[str, Any]:
+    table = layer.table.get(role, {})
+    if isinstance(table, str):
+        return {"name": table}  # encoder = "vae"
+    if not isinstance(table, Mapping) or not isinstance(table.get("name", ""), str):
+        raise ConfigError(
+            one_line(f"config: {role} must name a component, got {table!r}"),
+            cause=f"set in {layer.source}",
+            fix=f'[{role}]  name = "..."   see: worldlab plugins --role {role}',
+        )
+    return dict(table)
+
+
+def _split(
+    role: str, name: str | None, table: Mapping[str, Any], layer: _Layer, registry: Registry
+) -> Iterable[_Options]:
+    """Separate plain options of the current component from tables named like a component."""
+    names = registry.names(role)
+    fields = part_config(registry, role, name).model_fields if name in names else {}
+    plain = {}
+    tables = []
+    for key, value in table.items():
+        own = key in fields and (nested_config(fields[key].annotation) is not None or key not in names)
+        if own or not isinstance(value, Mapping):
+            plain[key] = value
+        elif key in names:
+            tables.append(_Options(key, value, layer, plain=False))
+        elif not layer.packaged:  # a packaged preset may tune a part that is not installed
+            raise unknown_setting(f"{role}.{key}", [f"{role}.{near}" for near in (*fields, *names)], layer.source)
+    return ([_Options(name, plain, layer, plain=True)] if plain else []) + tables
+
+
+# Checks across settings
+
+
+def _check_together(core: CoreSettings) -> None:
+    """Refuse settings that are each allowed but cannot work together. Raises: ConfigError."""
+    train, env, replay = core.train, core.env, core.replay
+    per_env = train.prefill // env.num_envs
+    shared = f" over env.num_envs {env.num_envs}" if env.num_envs > 1 else ""
+    least = train.batch_length * env.num_envs
+    rules = [
+        (
+            train.batch_length > per_env,
+            f"train.batch_length {train.batch_length} > train.prefill {train.prefill}{shared}: no sequence to train on",
+            f"--train.prefill {least}, or a shorter --train.batch-length",
+        ),
+        (
+            train.prefill >= core.steps,
+            f"train.prefill {train.prefill} >= steps {core.steps}: the run would end before it trains",
+            f"--steps {10 * train.prefill}, or a smaller --train.prefill",
+        ),
+        (
+            replay.capacity < max(train.prefill, least),
+            f"replay.capacity {replay.capacity} < the {max(train.prefill, least)} steps training starts from",
+            f"--replay.capacity {max(train.prefill, least)}",
+        ),
+        (
+            env.workers > env.num_envs,
+            f"env.workers {env.workers} > env.num_envs {env.num_envs}: a worker would have nothing to step",
+            f"--env.workers {env.num_envs}",
+        ),
+        (
+            core.strict and core.device == "cuda",
+            "strict = true needs device cpu: kernels on cuda are not bit-reproducible",
+            "--device cpu, or leave --strict out",
+        ),
+        (
+            core.strict and core.minutes is not None,
+            "strict = true and minutes exclude each other: wall-clock time is not reproducible",
+            "--steps N instead of --minutes",
+        ),
+    ]
+    for wrong, message, fix in rules:
+        if wrong:
+            raise ConfigError(one_line(f"config: {message}"), fix=fix)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items()}
+    return NONE if value is None else value

@@ -1,0 +1,289 @@
+"""A Config class seen as a flat list of settings, and values checked against it with errors people can act on.
+
+Files and flags name settings by path ("train.learning_rate"). Here a path is looked up, a flag's text becomes a
+value of the setting's type, and what pydantic refuses is put into words.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from worldlab.errors import ConfigError, closest, one_line
+from worldlab.settings import Config
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+NONE = "none"
+"""How a file or flag says None, which TOML cannot."""
+
+
+class Text(str):
+    """A value as typed on the command line: its meaning depends on the setting's type."""
+
+
+class Switch(Text):
+    """A flag given without a value: `--strict` is Switch("true"), `--no-strict` Switch("false")."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value and where it was set, e.g. "preset laptop" or "a flag"."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a Config class. path: ("train", "learning_rate"). help: its docstring. bounds: by the names `field`
+    takes: {"gt": 0, "le": 1}."""
+
+    path: tuple[str, ...]
+    annotation: Any
+    help: str
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def optional(self) -> bool:
+        return type(None) in _alternatives(self.annotation)
+
+    @property
+    def kind(self) -> str:
+        """What to type, for help pages: "INT", "FLOAT", "yes|no", ..."""
+        return _kind(self.annotation)
+
+    @property
+    def choices(self) -> list[Any]:
+        """What a Literal setting may be, else nothing."""
+        found = [get_args(item) for item in _alternatives(self.annotation) if get_origin(item) is Literal]
+        return [choice for choices in found for choice in choices]
+
+    @property
+    def rule(self) -> str:
+        """The bounds in words: "> 0 and <= 1", or an empty text."""
+        return " and ".join(words.format(self.bounds[key]) for key, words in _BOUNDS.values() if key in self.bounds)
+
+    @property
+    def is_bool(self) -> bool:
+        return bool in _alternatives(self.annotation)
+
+
+def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Yield the leaf settings of a Config class in the order they are written."""
+    for name, info in config.model_fields.items():
+        nested = nested_config(info.annotation)
+        if nested is not None:
+            yield from settings_of(nested, (*prefix, name))
+        else:
+            bounds = {
+                key: value
+                for rule in info.metadata
+                for key, _ in _BOUNDS.values()
+                if (value := getattr(rule, key, None)) is not None
+            }
+            yield Setting((*prefix, name), info.annotation, info.description or "", bounds)
+
+
+def nested_config(annotation: Any) -> type[Config] | None:
+    """Return the Config class a field holds, or None if it is a plain setting."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
+
+
+def flatten(table: Mapping[str, Any], config: type[Config], source: str, prefix: str = "") -> dict[str, Value]:
+    """Turn a nested table into {path inside config: Value}, with every key known to the Config class.
+
+    prefix: put before paths in messages only ("encoder."). Raises: ConfigError for an unknown key, or for a table
+    where a value is expected and the other way round.
+    """
+    known = [prefix + ".".join(setting.path) for setting in settings_of(config)]
+    return _flatten(table, config, source, prefix, known)
+
+
+def _flatten(
+    table: Mapping[str, Any], config: type[Config], source: str, prefix: str, known: list[str]
+) -> dict[str, Value]:
+    flat: dict[str, Value] = {}
+    for key, value in table.items():
+        info = config.model_fields.get(key)
+        if info is None:
+            raise unknown_setting(prefix + key, known, source)
+        nested = nested_config(info.annotation)
+        if nested is None:
+            flat[key] = Value(value, source)
+        elif isinstance(value, Mapping):
+            inner = _flatten(value, nested, source, f"{prefix}{key}.", known)
+            flat.update({f"{key}.{path}": item for path, item in inner.items()})
+        else:
+            raise ConfigError(
+                one_line(f"config: {prefix}{key} is a group of settings, not a value: {value!r}"),
+                cause=f"set in {source}",
+                fix=f"set one of its settings, e.g. {prefix}{key}.{next(iter(nested.model_fields))}",
+            )
+    return flat
+
+
+def unknown_setting(path: str, known: list[str], source: str) -> ConfigError:
+    """Return the error for a path that names no setting; known: the paths that do."""
+    near = nearest_path(path, known)
+    hint = f" Did you mean {near}?" if near else ""
+    return ConfigError(
+        one_line(f"config: {one_line(path, 50)} is not a setting.{hint}"),
+        cause=f"set in {source}",
+        fix="worldlab train --help   lists every setting of the chosen parts",
+    )
+
+
+def nearest_path(path: str, known: list[str]) -> str | None:
+    """Return the setting a wrong path most likely means: a slip in one part of it, or the wrong group."""
+    head, _, leaf = path.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == head}
+    elsewhere = [name for name in known if name.rpartition(".")[2] == leaf]
+    if elsewhere:
+        return elsewhere[0]
+    near = closest(leaf, siblings)
+    return siblings[near] if near else closest(path, {*known, *(name.partition(".")[0] for name in known)})
+
+
+def build(config: type[ConfigT], flat: Mapping[str, Value], prefix: str = "") -> ConfigT:
+    """Validate {path: Value} strictly and return the Config. Raises: ConfigError with path, value and rule."""
+    leaves = {".".join(s.path): s for s in settings_of(config)}
+    tree: dict[str, Any] = {}
+    for path, item in flat.items():
+        *groups, leaf = path.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = _plain(_read(item, leaves[path], prefix + path), prefix + path, item.source)
+    try:
+        return config.model_validate_json(json.dumps(tree), strict=True)  # JSON mode: a list may become a tuple
+    except ValidationError as exc:
+        raise _refusal(exc.errors(include_url=False)[0], flat, leaves, prefix) from exc
+
+
+def _read(item: Value, setting: Setting, path: str) -> Any:
+    """Interpret a flag's text by the setting's type, and "none" where None is allowed."""
+    value = item.value
+    if isinstance(value, Switch) and not setting.is_bool:
+        raise ConfigError(
+            one_line(f"config: {path} needs a value ({setting.kind})"), fix=f"--{path.replace('_', '-')} {setting.kind}"
+        )
+    if isinstance(value, str) and setting.optional and value.lower() == NONE:
+        return None
+    return _from_text(value, setting) if isinstance(value, Text) else value
+
+
+def _from_text(text: str, setting: Setting) -> Any:
+    adapter = TypeAdapter(setting.annotation)
+    for candidate in _meanings(text, setting):
+        try:
+            adapter.validate_json(json.dumps(candidate), strict=True)
+        except (ValidationError, TypeError, ValueError):
+            continue
+        return candidate
+    return str(text)
+
+
+def _meanings(text: str, setting: Setting) -> Iterator[Any]:
+    """Yield what a text could mean, most literal first; the setting's type decides."""
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if setting.is_bool and text.lower() in words:
+        yield words[text.lower()]
+    for source in (text, f"[{text}]"):
+        try:
+            value = tomllib.loads(f"v = {source}")["v"]
+        except tomllib.TOMLDecodeError:
+            continue
+        if isinstance(value, float) and value.is_integer():
+            yield int(value)  # --steps 1e5
+        yield value
+    yield str(text)
+    yield [part.strip() for part in text.split(",")]
+
+
+def _plain(value: Any, path: str, source: str) -> Any:
+    """Refuse what JSON cannot hold: TOML dates, NaN."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        shown = one_line(value, 30)
+        raise ConfigError(
+            f"config: {path} = {shown} must be a finite number, a text, a boolean or a list",
+            cause=f"set in {source}",
+            fix="write it without quotes if it is a number, with quotes if it is text",
+        ) from exc
+    return value
+
+
+def _refusal(error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str) -> ConfigError:
+    location = [str(part) for part in error["loc"]]
+    path = next((p for n in range(len(location), 0, -1) if (p := ".".join(location[:n])) in leaves), "")
+    if not path:
+        where = (prefix + ".".join(location)).rstrip(".")
+        return ConfigError(one_line(f"config: {where or 'settings'}: {error['msg']}"), cause=_sources(flat))
+    item = flat.get(path)
+    value = item.value if item else error["input"]
+    setting = leaves[path]
+    fix = f"worldlab train --help   describes {prefix}{path}: {setting.help}" if setting.help else None
+    shown = one_line(repr(str(value)) if isinstance(value, str) else json.dumps(value, default=str), 30)
+    return ConfigError(
+        one_line(f"config: {prefix}{path} = {shown} must be {_rule(error, setting)}"),
+        cause=f"set in {item.source}" if item else "it is the default",
+        fix=fix,
+    )
+
+
+def _sources(flat: Mapping[str, Value]) -> str | None:
+    sources = sorted({item.source for item in flat.values()})
+    return f"set in {', '.join(sources)}" if sources else None
+
+
+_BOUNDS = {
+    "greater_than": ("gt", "> {}"),
+    "greater_than_equal": ("ge", ">= {}"),
+    "less_than": ("lt", "< {}"),
+    "less_than_equal": ("le", "<= {}"),
+    "multiple_of": ("multiple_of", "a multiple of {}"),
+    "string_too_short": ("min_length", "a text of at least {} characters"),
+    "string_too_long": ("max_length", "a text of at most {} characters"),
+    "too_short": ("min_length", "a list of at least {} values"),
+    "too_long": ("max_length", "a list of at most {} values"),
+    "literal_error": ("expected", "{}"),
+    "enum": ("expected", "{}"),
+}
+
+
+def _rule(error: ErrorDetails, setting: Setting) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        bound = context[key]
+        return words.format(f"{bound:g}" if isinstance(bound, float) else bound)
+    plain = {"INT": "a whole number", "FLOAT": "a number", "TEXT": "a text", "true|false": "true or false"}
+    if kind.endswith(("_type", "_parsing", "_from_float")) and len(error["loc"]) <= len(setting.path):
+        return plain.get(setting.kind, setting.kind)
+    return one_line(f"valid: {error['msg']}", 60)
+
+
+def _kind(annotation: Any) -> str:
+    names = {bool: "true|false", int: "INT", float: "FLOAT", str: "TEXT", type(None): NONE}
+    if annotation in names:
+        return names[annotation]
+    if get_origin(annotation) is Literal:
+        return "|".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return "|".join(_kind(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (tuple, list):
+        inner = [_kind(item) for item in get_args(annotation) if item is not Ellipsis]
+        return ",".join(inner) + (",..." if len(inner) == 1 else "")
+    return getattr(annotation, "__name__", str(annotation)).upper()
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)

@@ -1,0 +1,191 @@
+"""Finding an environment by what the user typed, and checking one. The core knows no environment by name.
+
+Whatever builds an environment hands it over at one boundary: observations are dicts {key: array} of uint8 images
+(H, W, C) and float32 vectors (n,), actions are Discrete or a finite Box, broken answers raise EnvError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
+
+from worldlab.errors import EnvError, PluginError, WorldlabError, did_you_mean
+from worldlab.settings import EnvSettings
+
+if TYPE_CHECKING:
+    import gymnasium
+
+
+@runtime_checkable
+class EnvAdapter(Protocol):
+    """What an env plugin registers: `register.env("name", "module:Adapter", config=None, summary="...")`.
+
+    The target is a class without constructor arguments, or an instance.
+    """
+
+    def names(self) -> list[str]:
+        """Return the ids it offers, for lists and spelling hints."""
+        ...
+
+    def resolve(self, id: str) -> str | None:
+        """Return the full id it would build for what the user typed ("CarRacing" -> "CarRacing-v3"), or None."""
+        ...
+
+    def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
+        """Build the environment of a full id at the boundary described above. Raises: EnvError."""
+        ...
+
+
+class Registry(Protocol):
+    """The part of `worldlab.registry.Registry` used here."""
+
+    def names(self, role: str) -> Sequence[str]: ...
+    def get(self, role: str, name: str) -> Any: ...
+
+
+def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
+    """Find who builds an environment.
+
+    An adapter registered under the very id comes first, then all in the registry's order. A broken adapter is
+    skipped unless its own name was asked for. Returns: the adapter and the full id to hand to its `make`.
+    Raises: EnvError with the closest name when nobody knows the id; PluginError for the broken adapter asked for.
+    """
+    broken: list[str] = []
+    adapters: list[EnvAdapter] = []
+    for name in sorted(registry.names("env"), key=lambda name: name != id):
+        try:
+            adapter = _load(registry, name)
+        except PluginError as error:
+            if name == id:
+                raise
+            broken.append(error.message)
+            continue
+        full = adapter.resolve(id)
+        if full is not None:
+            return adapter, full
+        adapters.append(adapter)
+    offered = sorted({name for adapter in adapters for name in adapter.names()})
+    short = {name.rpartition("-v")[0] or name: name for name in offered}
+    hint = did_you_mean(id, offered) or did_you_mean(id, short)
+    raise EnvError(
+        f"no environment {id[:40]!r}.{hint}",
+        cause="; ".join(broken) or f"{len(offered)} ids are known, none is spelled like that",
+        fix='worldlab plugins lists what is installed; "package.module:Id" imports a module that registers its own',
+    )
+
+
+def env_names(registry: Registry) -> dict[str, list[str]]:
+    """Return the ids offered by each registered adapter that loads, by the adapter's name."""
+    offered: dict[str, list[str]] = {}
+    for name in registry.names("env"):
+        try:
+            offered[name] = _load(registry, name).names()
+        except PluginError:
+            continue  # `worldlab plugins` shows it with its reason
+    return offered
+
+
+def _load(registry: Registry, name: str) -> EnvAdapter:
+    loaded = registry.get("env", name).load()
+    adapter = loaded() if isinstance(loaded, type) else loaded
+    if not isinstance(adapter, EnvAdapter):
+        raise PluginError(
+            f"env plugin {name!r} is not an adapter",
+            cause=f"{type(adapter).__name__} lacks names(), resolve(id) or make(id, settings)",
+            fix="register a class with the methods of worldlab.env.find.EnvAdapter",
+        )
+    return adapter
+
+
+class Finding(TypedDict):
+    """One result of `check_env`; plain data, ready for JSON."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+
+
+def inspect_env(env: gymnasium.Env, seconds: float = 1.0) -> list[Finding]:
+    """Try an environment at the boundary with random actions and report what was found.
+
+    Checks: spaces, values inside the declared bounds, two seeded rollouts of 20 steps alike, speed over about
+    `seconds`, whether episodes ended and how. Nothing is raised for a faulty environment: it is a "fail" here.
+    """
+    findings: list[Finding] = []
+    for check in (_check_spaces, _check_values, _check_seeding, lambda env: _check_speed(env, seconds)):
+        try:
+            findings += check(env)
+        except WorldlabError as error:
+            detail = f"{error.message} ({error.cause})" if error.cause else error.message
+            findings.append(Finding(check="runs", status="fail", detail=detail))
+        except Exception as error:
+            findings.append(Finding(check="runs", status="fail", detail=f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _check_spaces(env: gymnasium.Env) -> list[Finding]:
+    from worldlab.env.spaces import action_spec, obs_spec
+
+    obs, action = obs_spec(env.observation_space), action_spec(env.action_space)
+    entries = ", ".join(f"{key}: {spec.kind} {spec.shape}" for key, spec in obs.entries)
+    return [Finding(check="spaces", status="ok", detail=f"obs {entries}; action {action.kind} ({action.dim})")]
+
+
+def _rollout(env: gymnasium.Env, steps: int) -> list[tuple[Any, ...]]:
+    """Return (obs, reward, terminated, truncated) of a rollout seeded with 0; ends early with the episode."""
+    env.action_space.seed(0)
+    answers: list[tuple[Any, ...]] = [(env.reset(seed=0)[0],)]
+    for _ in range(steps):
+        answers.append(env.step(env.action_space.sample())[:4])
+        if answers[-1][2] or answers[-1][3]:
+            break
+    return answers
+
+
+def _check_values(env: gymnasium.Env) -> list[Finding]:
+    for step, answer in enumerate(_rollout(env, 20)):
+        if not env.observation_space.contains(answer[0]):
+            detail = f"the observation of step {step} is outside of the declared bounds"
+            return [Finding(check="values", status="warn", detail=detail)]
+    return [Finding(check="values", status="ok", detail="finite and inside the declared bounds")]
+
+
+def _check_seeding(env: gymnasium.Env) -> list[Finding]:
+    import numpy as np
+
+    first, second = _rollout(env, 20), _rollout(env, 20)
+    for step, (one, other) in enumerate(zip(first, second, strict=False)):
+        same_obs = all(np.array_equal(one[0][key], other[0][key]) for key in one[0])
+        if not same_obs or one[1:] != other[1:]:
+            detail = f"two rollouts with the same seed and actions differ at step {step}: runs cannot be repeated"
+            return [Finding(check="seeding", status="warn", detail=detail)]
+    return [Finding(check="seeding", status="ok", detail="two seeded rollouts are identical")]
+
+
+def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
+    env.reset(seed=1)
+    steps = terminated = truncated = 0
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        _, _, died, cut, _ = env.step(env.action_space.sample())
+        steps, terminated, truncated = steps + 1, terminated + died, truncated + cut
+        if died or cut:
+            env.reset()
+    rate = steps / (time.perf_counter() - begin)
+    ends = f"{terminated} terminated, {truncated} truncated in {steps} random steps"
+    return [
+        Finding(check="speed", status="ok", detail=f"{rate:.0f} steps/s"),
+        Finding(check="episodes", status="ok" if terminated + truncated else "warn", detail=ends),
+    ]
+
+
+def check_env(id: str, registry: Registry) -> dict[str, Any]:
+    """Check an environment as `worldlab check-env` does: its id, whether it can be trained on, and each finding."""
+    adapter, env_id = open_adapter(registry, id)
+    env = adapter.make(env_id, EnvSettings(id=env_id))
+    try:
+        findings = inspect_env(env)
+    finally:
+        env.close()
+    return {"env": env_id, "ok": all(f["status"] != "fail" for f in findings), "findings": findings}

@@ -1,0 +1,1 @@
+"""Evaluation: episodes in the real environment, dreams beside what happened, dreams as environments."""

@@ -1,0 +1,1 @@
+"""Experience: the agent acts, the collector records, the replay stores and samples."""

@@ -1,0 +1,134 @@
+"""Recorded experience in place of playing: several models then learn from the same data, in the same order."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldlab.errors import ConfigError
+from worldlab.experience.replay import Replay
+from worldlab.experience.segments import SegmentLog, read_header, schema_json
+
+CHUNK = 256
+"""Records read at a time."""
+
+
+class Recorded:
+    """Plays back what another run collected: stands where the Collector stands. `finished` holds (return, length) of ended
+    episodes to be read.
+
+    source: a run folder or its replay/; only read. replay: what is filled; how full it is says where to go on.
+    sha256: of the whole recording, stream by stream. decisions: how many it has, the least of its streams times their number.
+    Raises: ConfigError if there is no recording, or one of other observations, actions or env.num_envs; StorageError.
+    """
+
+    def __init__(self, source: Path, replay: Replay):
+        folder = source / "replay" if (source / "replay").is_dir() else source
+        header = read_header(folder) if folder.is_dir() else None
+        if header is None:
+            raise ConfigError(
+                f"no recorded experience in {str(source)[-60:]!r}",
+                cause="replay.source must be the folder of a run, which has segment files under replay/",
+                fix="--replay.source runs/NAME, or leave it out to play",
+            )
+        if header.schema != schema_json(replay.schema):
+            raise ConfigError(
+                "the recorded experience has other observations or actions than this run",
+                cause=f"expected {schema_json(replay.schema)}, found {header.schema}"[:400],
+                fix="record it with the same env, env.size, env.pixels and env.repeat",
+            )
+        streams = len({path.stem.split("-")[1] for path in folder.glob("seg-*.log")})
+        if streams != replay.num_envs:
+            raise ConfigError(
+                f"the experience was recorded with env.num_envs {streams}, this run has {replay.num_envs}",
+                fix=f"--env.num-envs {streams}",
+            )
+        self.finished: list[tuple[float, int]] = []
+        self._replay = replay
+        self._log = SegmentLog(folder, replay.schema, streams, header.steps)
+        if any(self._log.first_kept(env) > 0 for env in range(streams)):
+            raise ConfigError(
+                "the recording has lost its beginning",
+                cause=f"{str(folder)[-200:]} keeps the newest steps only: the run that recorded it had a smaller replay.capacity",
+                fix="record it with --replay.capacity as large as --steps, with some to spare",
+            )
+        self._totals = self._log.scan()
+        self.sha256, self.decisions = self._read_through()
+        self._next: list[int] = list(replay.position()["totals"])
+        self._so_far = [self._since_reset(env) for env in range(streams)]
+
+    def start(self) -> None:
+        """Begin with the first observation of each stream, unless the replay has it already."""
+        for env in range(len(self._next)):
+            if self._next[env] == 0:
+                self._append(env, self._peek(env))
+
+    def begin(self, random: Any = None) -> None:
+        """Nothing is decided. `end` must follow."""
+
+    def end(self) -> int:
+        """Take in the next decision of each stream, and the resets around it. Returns how many that were.
+
+        Raises: ConfigError if the recording is over.
+        """
+        for env in range(len(self._next)):
+            record = self._peek(env)
+            while (
+                record is not None and record["is_first"]
+            ):  # begun anew before anything was decided: a resumed recording
+                self._append(env, record)
+                record = self._peek(env)
+            if record is None:
+                raise ConfigError(
+                    f"the recording is over after {self.decisions} decisions",
+                    fix=f"--steps {self.decisions} at most",
+                )
+            self._append(env, record)
+            following = self._peek(env)
+            if following is not None and following["is_first"]:
+                self.finished.append(self._so_far[env])
+                self._append(env, following)
+        return len(self._next)
+
+    def close(self) -> None:
+        """Close the recording's files."""
+        self._log.close()
+
+    def _append(self, env: int, record: np.void | None) -> None:
+        assert record is not None
+        self._replay.append(env, {key: record[key] for key in self._replay.schema})
+        self._next[env] += 1
+        ret, length = self._so_far[env]
+        self._so_far[env] = (0.0, 0) if record["is_first"] else (ret + float(record["reward"]), length + 1)
+
+    def _peek(self, env: int) -> np.void | None:
+        """The next record of a stream; None at its end."""
+        at = self._next[env]
+        return self._log.read(env, at, at + 1)[0] if at < self._totals[env] else None
+
+    def _read_through(self) -> tuple[str, int]:
+        digest, decisions = hashlib.sha256(), []
+        for env, total in enumerate(self._totals):
+            count = 0
+            for start in range(0, total, CHUNK):
+                records = self._log.read(env, start, min(total, start + CHUNK))
+                digest.update(records.tobytes())
+                count += int((~records["is_first"]).sum())
+            decisions.append(count)
+        return digest.hexdigest(), min(decisions) * len(decisions)
+
+    def _since_reset(self, env: int) -> tuple[float, int]:
+        """Return and length of the episode that the replay stands in."""
+        rewards: list[float] = []
+        for at in range(self._next[env] - 1, -1, -1):
+            record = self._log.read(env, at, at + 1)[0]
+            if record["is_first"]:
+                break
+            rewards.append(float(record["reward"]))
+        return sum(reversed(rewards)), len(rewards)
+
+
+__all__ = ["Recorded"]

@@ -1,0 +1,322 @@
+"""Finds and loads plugins one by one, so that a broken one harms only itself.
+
+pluggy checks and calls the hooks; the loop is ours, because pluggy's entry-point loader stops at the first
+broken plugin, drops a duplicate name in silence and does not say whose fault it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partialmethod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from worldlab.errors import PluginError, closest, one_line
+from worldlab.registry import BUILTIN, BrokenPlugin, Registration, Source, hookspecs
+from worldlab.registry.tampering import kept_globals
+from worldlab.settings import Config
+
+GROUP = "worldlab"
+HEAVY = ("torch", "gymnasium", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "pandas", "jax", "tensorflow")
+"""Libraries that a plugin should import with its components, not when it registers them."""
+SLOW = 0.5
+"""Seconds from which a registration is reported as slow."""
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)
+_LIBRARY = re.compile(r"[\\/](site|dist)-packages[\\/](torch|numpy|pydantic|pluggy|zuko)[\\/]")
+_HOOKS = tuple(name for name, item in vars(hookspecs).items() if inspect.isfunction(item) and name.startswith(GROUP))
+
+
+class _Fault(Exception):
+    """Something wrong with a plugin that has no exception of its own. where: file:line, if known."""
+
+    def __init__(self, reason: str, *, where: str = "", fix: str = ""):
+        super().__init__(reason)
+        self.where = where
+        self.fix = fix
+
+
+@dataclass
+class _Recorder:
+    """The `register` object a plugin is handed; collects what it declares."""
+
+    source: Source
+    found: list[Registration] = field(default_factory=list)
+    stage: str = "cannot be imported"
+
+    def _add(
+        self, role: str, name: str, target: str, *, config: type[Config] | None, summary: str, api=1, paper: str = ""
+    ) -> None:
+        caller = sys._getframe(1)
+        here = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        entry = Registration(
+            role,
+            name,
+            target,
+            config,
+            summary,
+            api,
+            self.source.distribution,
+            self.source.version,
+            self.source.origin,
+            paper,
+        )
+        self.found.append(entry)
+        if api != hookspecs.API_VERSION:
+            newer = isinstance(api, int) and api > hookspecs.API_VERSION
+            fix = f"pip install -U {BUILTIN if newer else self.source.distribution}"
+            raise _Fault(f"needs worldlab API v{api}, this is v{hookspecs.API_VERSION}", where=here, fix=fix)
+        problem = _declaration_problem(entry)
+        if problem:
+            raise _Fault(f"registers {role} {name!r} wrongly: {problem}", where=here)
+
+    encoder = partialmethod(_add, "encoder")
+    dynamics = partialmethod(_add, "dynamics")
+    decoder = partialmethod(_add, "decoder")
+    agent = partialmethod(_add, "agent")
+    env = partialmethod(_add, "env")
+    launcher = partialmethod(_add, "launcher")
+
+
+class _PluginManager(pluggy.PluginManager):
+    """Takes a function called worldlab_* for a hook even without @hookimpl, so that forgetting it is no fault."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None and name in _own_hooks(plugin):
+            return {}
+        return options
+
+
+def discover(
+    plugin_files: Sequence[Path] = (), *, builtin_only: bool = False
+) -> tuple[list[Registration], list[BrokenPlugin], list[Source]]:
+    """Load the installed plugins and the given files: what they registered, what is broken, what is in use.
+
+    The order is fixed (built-ins, then by distribution and entry point, then the files as given), so of two
+    plugins that claim one name always the same one loses.
+    """
+    table: dict[tuple[str, str], Registration] = {}
+    broken: list[BrokenPlugin] = []
+    sources: list[Source] = []
+    for source, load in [*_installed(builtin_only), *_files(plugin_files)]:
+        recorder = _Recorder(source)
+        start, modules = time.perf_counter(), set(sys.modules)
+        try:
+            _load_one(source, load, recorder)
+            _refuse_clash(recorder, table)
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # a plugin that exits must not end the tool
+            broken.append(_record(source, exc, recorder))
+        else:
+            table.update({(entry.role, entry.name): entry for entry in recorder.found})
+            sources.append(replace(source, cost=_cost(start, modules)))
+    return list(table.values()), broken, sources
+
+
+def explain(exc: BaseException) -> str:
+    """Say in one line what an exception of a plugin means."""
+    if isinstance(exc, SystemExit):
+        return f"it called sys.exit({exc.code!r})"
+    if isinstance(exc, _Fault | ImportError | PluginError):
+        return one_line(str(exc), 200)
+    return one_line(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, 200)
+
+
+def where(exc: BaseException) -> str:
+    """Return file:line of the innermost frame that is neither worldlab's nor a library's, or of a syntax error."""
+    if isinstance(exc, SyntaxError) and exc.filename:
+        return f"{exc.filename}:{exc.lineno or 0}"
+    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
+    own = str(Path(__file__).parent) + os.sep  # worldlab_hello is somebody else's
+    outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
+    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
+
+
+def install_fix(exc: BaseException) -> str:
+    """Return the command that installs a missing module, or an empty string."""
+    return f"pip install {exc.name.partition('.')[0]}" if isinstance(exc, ModuleNotFoundError) and exc.name else ""
+
+
+def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
+    with kept_globals() as changed:
+        module = load()
+        recorder.stage = "fails in worldlab_register"
+        _check_hooks(module)
+        manager = _PluginManager(GROUP)
+        manager.add_hookspecs(hookspecs)
+        manager.register(module, name=source.label)
+        manager.check_pending()
+        manager.hook.worldlab_register(register=recorder)
+    if changed:
+        raise _Fault(
+            f"changes {' and '.join(one.what for one in changed)} when imported (restored)",
+            where=str(getattr(module, "__file__", None) or source.origin),
+            fix=changed[0].cure,
+        )
+
+
+def _installed(builtin_only: bool) -> list[tuple[Source, Callable[[], ModuleType]]]:
+    found = []
+    for point in importlib.metadata.entry_points(group=GROUP):
+        distribution = point.dist.metadata["Name"] if point.dist else "unknown"
+        version = point.dist.version if point.dist else ""
+        if distribution == BUILTIN or not builtin_only:
+            origin = f"entry point {point.name} = {point.value}"
+            found.append((Source(point.name, distribution, version, origin), point.load))
+    return sorted(found, key=lambda item: (item[0].distribution != BUILTIN, item[0].distribution.lower(), item[0].name))
+
+
+def _files(paths: Sequence[Path]) -> list[tuple[Source, Callable[[], ModuleType]]]:
+    found = []
+    taken: dict[str, Path] = {}
+    for path in dict.fromkeys(Path(p).expanduser().resolve() for p in paths):
+        data = path.read_bytes() if path.is_file() else None
+        digest = hashlib.sha256(data).hexdigest() if data is not None else None
+        version = f"sha256:{digest[:12]}" if digest else ""
+        source = Source(path.stem, f"file:{path.name}", version, f"--plugin {path}", path, digest)
+        module = "worldlab_file_" + re.sub(r"\W", "_", path.stem, flags=re.ASCII)
+        found.append((source, _file_loader(module, path, data, digest, taken.get(module))))
+        taken.setdefault(module, path)
+    return found
+
+
+def _file_loader(
+    module: str, path: Path, data: bytes | None, digest: str | None, taken: Path | None
+) -> Callable[[], ModuleType]:
+    def load() -> ModuleType:
+        if data is None:
+            raise _Fault("is not a file", where=str(path), fix="--plugin takes the path of one .py file")
+        if taken is not None:
+            raise _Fault(f"has the same file name as {taken}", where=str(path), fix=f"rename {path.name}")
+        return _import_file(module, path, data, digest or "")
+
+    return load
+
+
+class _SourceBytes(importlib.abc.ExecutionLoader):
+    """Runs exactly the bytes that were hashed, and writes no cache beside a user's file."""
+
+    def __init__(self, path: Path, data: bytes):
+        self._path = path
+        self._data = data
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._path)
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self._data)
+
+
+def _import_file(name: str, path: Path, data: bytes, digest: str) -> ModuleType:
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__worldlab_source__", None) == (str(path), digest):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceBytes(path, data))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    vars(module)["__worldlab_source__"] = (str(path), digest)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _own_hooks(module: Any) -> dict[str, Callable[..., Any]]:
+    """Functions a plugin defines (not imports) under the reserved prefix worldlab_."""
+    return {
+        name: item
+        for name, item in vars(module).items()
+        if name.startswith("worldlab_") and inspect.isfunction(item) and item.__module__ == module.__name__
+    }
+
+
+def _check_hooks(module: ModuleType) -> None:
+    """Refuse a misspelt hook and a module without one, with a suggestion. Raises: _Fault."""
+    own = _own_hooks(module)
+    marked = {
+        name for name, item in vars(module).items() if hasattr(item, "worldlab_impl") and inspect.isfunction(item)
+    }
+    for name in sorted({*own, *marked} - set(_HOOKS)):
+        _refuse_hook(f"defines {name}, which is no hook", name, getattr(module, name))
+    if "worldlab_register" not in {*own, *marked}:
+        defined = {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+        near = closest("worldlab_register", defined)
+        if near:
+            _refuse_hook(f"defines {near}, which is no hook", near, defined[near])
+        raise _Fault("defines no function worldlab_register(register)", where=str(module.__file__ or module.__name__))
+
+
+def _refuse_hook(reason: str, name: str, function: Callable[..., Any]) -> None:
+    code = inspect.unwrap(function).__code__
+    near = closest(name, _HOOKS)
+    hint = f". Did you mean {near}?" if near else f". Hooks: {', '.join(_HOOKS)}"
+    raise _Fault(reason + hint, where=f"{code.co_filename}:{code.co_firstlineno}")
+
+
+def _declaration_problem(entry: Registration) -> str:
+    if not isinstance(entry.name, str) or not _NAME.fullmatch(entry.name):
+        return "a name is made of letters, digits, '.', '_' and '-'"
+    if isinstance(entry.target, type):
+        return f'the target is a class and no text; here it is f"{{__name__}}:{entry.target.__name__}"'
+    if not isinstance(entry.target, str) or not _TARGET.fullmatch(entry.target):
+        return f"target {entry.target!r} is not 'module:Attribute'"
+    if entry.config is not None and not (isinstance(entry.config, type) and issubclass(entry.config, Config)):
+        return f"config {entry.config!r} is not a worldlab.Config class"
+    if entry.config is not None and "name" in entry.config.model_fields:
+        return "a setting cannot be called 'name', which names the component"
+    if not isinstance(entry.summary, str) or not entry.summary.strip():
+        return "the summary is empty"
+    return ""
+
+
+def _refuse_clash(recorder: _Recorder, table: dict[tuple[str, str], Registration]) -> None:
+    mine: set[tuple[str, str]] = set()
+    for entry in recorder.found:
+        key = (entry.role, entry.name)
+        if key in mine:
+            raise _Fault(f"registers {entry.role} {entry.name!r} twice", where=recorder.source.origin)
+        mine.add(key)
+        if key in table:
+            other = table[key]
+            raise _Fault(
+                f"registers {entry.role} {entry.name!r}, which {other.distribution} {other.version} already brings",
+                where=recorder.source.origin,
+                fix=f"rename it, or pip uninstall {recorder.source.distribution} or {other.distribution}",
+            )
+
+
+def _cost(start: float, modules: set[str]) -> str:
+    """What a registration costs every start of the tool, if it is worth a word: seconds, and heavy libraries."""
+    seconds = time.perf_counter() - start
+    heavy = [name for name in HEAVY if name in sys.modules and name not in modules]
+    if not heavy and seconds < SLOW:
+        return ""
+    return f"takes {seconds:.1f} s to register" + (f" and imports {', '.join(heavy)}" if heavy else "")
+
+
+def _record(source: Source, exc: BaseException, recorder: _Recorder) -> BrokenPlugin:
+    reason = explain(exc) if isinstance(exc, _Fault) else f"{recorder.stage}: {explain(exc)}"
+    fix = exc.fix if isinstance(exc, _Fault) else install_fix(exc)
+    place = exc.where if isinstance(exc, _Fault) and exc.where else where(exc)
+    claims = tuple((entry.role, entry.name) for entry in recorder.found)
+    broken = BrokenPlugin(source.name, source.distribution, source.version, source.origin, reason, place, fix, claims)
+    file_fix = fix or f"repair {source.path}"
+    return replace(broken, path=source.path, fix=file_fix) if source.path else broken

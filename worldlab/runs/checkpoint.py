@@ -1,0 +1,432 @@
+"""Checkpoints: folders of safetensors and JSON, published by one rename, verified before use.
+
+    checkpoints/step-000012000/     (step-000012000.2, ...: saved again at that step, with more updates)
+        manifest.json            step, format, size and SHA-256 of every other file; written last
+        state.json               what is not a tensor
+        model.safetensors ...    one file a name given to `save_checkpoint`
+
+No file says which checkpoint is the latest: the folders are listed, ordered by step (never by time) and the
+newest that verifies is used. Nothing is ever unpickled. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import worldlab
+from worldlab.errors import CheckpointError, DivergedError
+from worldlab.runs import storage
+from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Checkpoint",
+    "checkpoint_name",
+    "flatten_optimizer",
+    "latest_valid",
+    "list_checkpoints",
+    "looks_pickled",
+    "older_valid",
+    "open_checkpoint",
+    "prune",
+    "quarantine",
+    "restore_optimizer",
+    "save_checkpoint",
+]
+
+FORMAT = "worldlab-checkpoint"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+QUARANTINE = "quarantine"
+
+_STEP = re.compile(r"step-(\d{9,18})(?:\.([1-9]\d{0,5}))?")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FILE = re.compile(r"[a-z][a-z0-9_]{0,63}\.safetensors|state\.json")
+_PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip", ".joblib"}
+_MANIFEST_LIMIT = 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files had the recorded sizes and hashes when it was opened.
+
+    manifest: the content of manifest.json. skipped: one sentence for each newer checkpoint that was damaged
+    and passed over, to be shown to the user.
+    """
+
+    path: Path
+    step: int
+    manifest: Mapping[str, Any] = field(repr=False)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names that `tensors` accepts."""
+        return tuple(sorted(name[: -len(".safetensors")] for name in self.manifest["files"] if name != STATE))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The JSON state. Raises: CheckpointError."""
+        try:
+            return storage.parse_json(self._read(STATE))
+        except ValueError as error:
+            raise _damaged(self.path, f"{STATE} is not JSON ({error})") from error
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Load the tensors saved under a name, to the CPU. Tied tensors come back as one tensor.
+
+        Raises: CheckpointError if the name is not there or the file changed since it was verified.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        if name not in self.names:
+            raise CheckpointError(f"{_label(self.path)} holds no '{name}'. It holds: {', '.join(self.names)}")
+        try:
+            loaded = load(self._read(f"{name}.safetensors"))
+        except SafetensorError as error:
+            raise _damaged(self.path, f"{name}.safetensors cannot be read") from error
+        for alias, source in self.manifest.get("tied", {}).get(name, {}).items():
+            loaded[alias] = loaded[source]
+        return loaded
+
+    def _read(self, name: str) -> bytes:
+        # Hashed again: the bytes that are parsed are the bytes that are checked.
+        entry = self.manifest["files"][name]
+        try:
+            with storage.open_regular(self.path / name) as file:
+                data = file.read(entry["bytes"] + 1)
+        except OSError as error:
+            raise _damaged(self.path, f"{name} cannot be read ({error.strerror})") from error
+        _check_digest(self.path, name, entry, storage.FileDigest(len(data), storage.sha256_bytes(data)))
+        return data
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the folder name of a step: step-000012000."""
+    return f"step-{step:09d}"
+
+
+def list_checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+    """List (step, path) of published checkpoints, the oldest first. Nothing is verified."""
+    found = []
+    for path in Path(folder).glob("step-*"):
+        if (match := _STEP.fullmatch(path.name)) and path.is_dir() and not path.is_symlink():
+            found.append((int(match[1]), int(match[2] or 1), path))
+    return [(step, path) for step, _, path in sorted(found)]
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    manifest_extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint and return its path once it is durable.
+
+    folder: the run's checkpoints/. step: environment steps so far. tensors: {"model": {...}, ...}; each name
+    becomes NAME.safetensors (any device, any shapes; tied tensors are stored once). state: JSON. manifest_extra:
+    further manifest entries (config_sha256, plugins, ...).
+    A checkpoint is never replaced: saved again at its step it is left alone where nothing changed, and else has a younger
+    sibling, step-000012000.2. Raises: DivergedError naming the first float tensor that is not finite; StorageError.
+    """
+    folder = storage.make_folder(folder)
+    _refuse_nonfinite(step, tensors)
+    before = [path for at, path in list_checkpoints(folder) if at == step]
+    final = _younger(before[-1]) if before else folder / checkpoint_name(step)
+    staging = storage.new_staging(folder)
+    try:
+        manifest = _write_files(staging, step, tensors, state, dict(manifest_extra or {}))
+        if before and _same(before[-1], manifest):
+            return before[-1]
+        storage.publish_folder(staging, final)
+    finally:
+        if staging.exists():
+            storage.remove_tree(staging)
+    return final
+
+
+def _write_files(
+    staging: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    files, tied = {}, {}
+    for name, group in tensors.items():
+        assert _NAME.fullmatch(name), name
+        unique, aliases = _untie(group)
+        digest = storage.write_new(staging / f"{name}.safetensors", [save(unique)])
+        files[f"{name}.safetensors"] = {"bytes": digest.bytes, "sha256": digest.sha256}
+        if aliases:
+            tied[name] = aliases
+    digest = storage.write_new(staging / STATE, [storage.dump_json(state, indent=1, sort_keys=True)])
+    files[STATE] = {"bytes": digest.bytes, "sha256": digest.sha256}
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "created_by": {"worldlab": worldlab.__version__},
+        "step": step,
+        "finite": True,
+        "files": files,
+        "tied": tied,
+    }
+    clash = manifest.keys() & extra.keys() | extra.keys() & {"self_sha256"}
+    assert not clash, f"manifest_extra may not set {sorted(clash)}"
+    manifest |= extra
+    manifest["self_sha256"] = _self_digest(manifest)
+    storage.write_new(staging / MANIFEST, [storage.dump_json(manifest, indent=1, sort_keys=True)])
+    return manifest
+
+
+def _self_digest(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "self_sha256"}
+    return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
+
+
+def _untie(group: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Split tensors into contiguous CPU tensors and {alias: name} for those that are the same memory."""
+    import torch
+
+    unique, aliases, seen = {}, {}, {}
+    for name in sorted(group):
+        tensor = group[name].detach()
+        key = (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+            continue
+        seen[key] = name
+        # A copy, not a view: safetensors refuses tensors that overlap in memory.
+        unique[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+    return unique, aliases
+
+
+def _refuse_nonfinite(step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    import torch
+
+    for name, group in tensors.items():
+        for key, tensor in group.items():
+            if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise DivergedError(
+                    f"{name} tensor '{key}' is not finite: no checkpoint at step {step}"[:100],
+                    cause=f"{bad} of {tensor.numel()} values of {name}/{key} are NaN or infinite",
+                    fix="resume from the last checkpoint with a lower train.learning_rate",
+                )
+
+
+def _younger(path: Path) -> Path:
+    """Where a checkpoint of the same step goes: step-3, step-3.2, step-3.3."""
+    stem, _, number = path.name.partition(".")
+    return path.with_name(f"{stem}.{int(number or 1) + 1}")
+
+
+def _same(final: Path, manifest: Mapping[str, Any]) -> bool:
+    try:
+        return open_checkpoint(final).manifest["self_sha256"] == manifest["self_sha256"]
+    except CheckpointError:
+        return False
+
+
+def prune(folder: str | Path, keep: int) -> list[Path]:
+    """Delete all but the newest `keep` checkpoints, by step; return the deleted paths.
+
+    Call it only after `save_checkpoint` returned. Raises: StorageError.
+    """
+    assert keep >= 1
+    old = [path for _, path in list_checkpoints(folder)[:-keep]]
+    for path in old:
+        storage.remove_tree(path)
+    return old
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open one checkpoint folder after checking manifest, sizes and hashes of all its files.
+
+    Raises: CheckpointError: damaged, missing, made by a newer worldlab, or not of this format (a pickle).
+    """
+    path = Path(path)
+    if path.is_file():
+        raise (
+            _pickle_error(path) if looks_pickled(path) else CheckpointError(f"'{path.name}' is not a checkpoint folder")
+        )
+    manifest = _read_manifest(path)
+    for name, entry in manifest["files"].items():
+        if Path(name).suffix in _PICKLED:
+            raise _pickle_error(path / name)
+        if not _FILE.fullmatch(name):
+            raise _damaged(path, f"{MANIFEST} names a file it may not: {name!r}"[:60])
+        try:
+            size = (path / name).lstat().st_size
+            # Sizes first: cheap, and a huge file is never read.
+            digest = storage.sha256_file(path / name) if size == entry["bytes"] else storage.FileDigest(size, "")
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read ({error.strerror})") from error
+        _check_digest(path, name, entry, digest)
+        if name != STATE and not _is_safetensors(path / name):
+            pickled = looks_pickled(path / name)
+            raise _pickle_error(path / name) if pickled else _damaged(path, f"{name} is not a safetensors file")
+    return Checkpoint(path, manifest["step"], manifest)
+
+
+def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
+    """Open the newest checkpoint that verifies; `skipped` of the result says what was passed over and why.
+
+    move: damaged checkpoints to FOLDER/quarantine/. Pass False where the run's lock is not held.
+    Raises: CheckpointError if none is usable, or the newest was made by a newer worldlab (it is not damaged,
+    and an older one would silently lose progress).
+    """
+    failures: list[tuple[Path, CheckpointError]] = []
+    for _, path in reversed(list_checkpoints(folder)):
+        try:
+            found = open_checkpoint(path)
+        except _TooNew:
+            raise
+        except CheckpointError as error:
+            failures.append((path, error))
+            continue
+        return Checkpoint(found.path, found.step, found.manifest, _report(failures, move, found.path))
+    if not failures:
+        raise CheckpointError(
+            f"no checkpoint in '{Path(folder).parent.name}'",
+            cause=f"{folder} holds no step-* folder",
+            fix="choose a run that saved one (log.checkpoint), or train without --resume",
+        )
+    reasons = _report(failures, move, None)
+    first = failures[0][1]
+    raise CheckpointError(first.message, cause=f"none is usable: {'; '.join(reasons)}", fix=first.fix) from first
+
+
+def older_valid(folder: str | Path, than: Checkpoint) -> Checkpoint | None:
+    """Open the newest checkpoint that verifies of those before another; None if there is none."""
+    paths = [path for _, path in list_checkpoints(folder)]
+    for path in reversed(paths[: paths.index(than.path)]):
+        with suppress(CheckpointError):
+            return open_checkpoint(path)
+    return None
+
+
+def _report(failures: list[tuple[Path, CheckpointError]], move: bool, used: Path | None) -> tuple[str, ...]:
+    using = f"; using {_label(used, short=True)}" if used else ""
+    sentences = []
+    for path, error in failures:
+        moved = " — moved to quarantine" if move and path.exists() else ""
+        if moved:
+            quarantine(path)
+        sentences.append(f"{error.message}{moved}{using}")
+    return tuple(sentences)
+
+
+def quarantine(path: Path) -> None:
+    """Move a checkpoint to quarantine/ beside it: it counts no more, and nothing is deleted. Raises: StorageError."""
+    target = storage.make_folder(path.parent / QUARANTINE) / path.name
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{path.name}.{number}")
+    with storage.storage_errors(path, "move to quarantine"):
+        path.rename(target)
+        storage.fsync_folder(path.parent)
+
+
+class _TooNew(CheckpointError):
+    """Made by a newer worldlab: intact, but not readable here."""
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = storage.read_json(path / MANIFEST, _MANIFEST_LIMIT)
+    except OSError as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _damaged(path, f"{MANIFEST} is damaged", f"{MANIFEST}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _damaged(path, f"{MANIFEST} is not of a worldlab checkpoint")
+    version = manifest.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        maker = manifest.get("created_by")
+        made_by = str(maker.get("worldlab") if isinstance(maker, dict) else "?")[:20]
+        raise _TooNew(
+            f"checkpoint made by worldlab {made_by} (format {version}); this is {worldlab.__version__} "
+            f"(format {FORMAT_VERSION})",
+            cause=f"{path} needs a newer worldlab",
+            fix="pip install -U worldlab",
+        )
+    # The manifest vouches for every other file; its own hash vouches for it.
+    if manifest.get("self_sha256") != _self_digest(manifest):
+        raise _damaged(path, f"{MANIFEST} hash differs")
+    if not _well_formed(manifest, path):
+        raise _damaged(path, f"{MANIFEST} is not well formed")
+    return manifest
+
+
+def _well_formed(manifest: dict[str, Any], path: Path) -> bool:
+    files = manifest.get("files")
+    if not isinstance(files, dict) or STATE not in files or not isinstance(manifest.get("tied"), dict):
+        return False
+    for entry in files.values():
+        sized = isinstance(entry, dict) and type(entry.get("bytes")) is int
+        if not sized or not isinstance(entry.get("sha256"), str):
+            return False
+    match = _STEP.fullmatch(path.name)
+    return type(manifest.get("step")) is int and (match is None or int(match[1]) == manifest["step"])
+
+
+def _check_digest(path: Path, name: str, entry: Mapping[str, Any], digest: storage.FileDigest) -> None:
+    if digest.bytes != entry["bytes"]:
+        cause = f"{path / name}: expected {entry['bytes']} bytes, found {digest.bytes}"
+        raise _damaged(path, f"{name} size differs", cause)
+    if digest.sha256 != entry["sha256"]:
+        cause = f"{path / name}: expected SHA-256 {entry['sha256']}, found {digest.sha256}"
+        raise _damaged(path, f"{name} hash differs", cause)
+
+
+def _damaged(path: Path, reason: str, cause: str | None = None) -> CheckpointError:
+    fix = "resume from another checkpoint, or restore this one from a backup"
+    return CheckpointError(f"{_label(path)}: {reason}"[:100], cause=cause or f"{path} is damaged", fix=fix)
+
+
+def _label(path: Path, short: bool = False) -> str:
+    match = _STEP.fullmatch(path.name)
+    name = f"step-{int(match[1])}" if match else path.name[:60]
+    return name if short else f"checkpoint {name}"
+
+
+def looks_pickled(path: str | Path) -> bool:
+    """Whether a file is, by its name or first bytes, a pickle or an archive of pickles (torch, SB3)."""
+    path = Path(path)
+    if path.suffix.lower() in _PICKLED:
+        return True
+    with suppress(OSError), storage.open_regular(path) as file:
+        start = file.read(2)
+        return start == b"PK" or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"))
+    return False
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file starts as safetensors does: the header's length in 8 bytes, then a JSON object."""
+    with suppress(OSError), storage.open_regular(path) as file:
+        start = file.read(9)
+        length = int.from_bytes(start[:8], "little")
+        return start[8:] == b"{" and length <= path.stat().st_size - 8
+    return False
+
+
+def _pickle_error(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name[:40]} is a pickle file; loading it can run code. worldlab never loads it.",
+        cause=f"{path}: checkpoints hold safetensors and JSON only",
+        fix="give a run folder made by `worldlab train`, or save the tensors with safetensors where they were made",
+    )

@@ -1,0 +1,237 @@
+"""The folder of a run: its layout, its lock, and the facts about the run that a reader needs later.
+
+One process writes a run at a time, holding the lock; readers need no lock and never write.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import worldlab
+from worldlab.errors import ConfigError, StorageError, did_you_mean
+from worldlab.runs import storage
+from worldlab.runs.checkpoint import list_checkpoints
+from worldlab.runs.find import checked_run_path
+from worldlab.runs.lock import LOCK_FILES, FolderLock
+
+__all__ = ["RunFolder", "git_state", "versions"]
+
+Status = Literal["running", "finished", "stopped", "failed", "diverged"]
+
+FORMAT = "worldlab-run"
+FORMAT_VERSION = 1
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "box2d")
+BESIDE = ("cell.json", "cell.lock", "output.txt")
+"""What a comparison keeps in a run's folder, and has there before the run begins."""
+
+
+class RunFolder:
+    """A run's folder. Make one with `create` or `open`; close it (or use `with`) to give up the lock.
+
+    Paths: `config` config.toml, `run_json`, `result` result.json, `metrics` and `perf` (.jsonl), `monitor`
+    monitor.csv, `tb`, `replay`, `checkpoints`, `videos`, `plugins` (folders), `report` report.html.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.toml"
+        self.run_json = path / "run.json"
+        self.result = path / "result.json"
+        self.metrics = path / "metrics.jsonl"
+        self.perf = path / "perf.jsonl"
+        self.monitor = path / "monitor.csv"
+        self.tb = path / "tb"
+        self.replay = path / "replay"
+        self.checkpoints = path / "checkpoints"
+        self.videos = path / "videos"
+        self.plugins = path / "plugins"
+        self.report = path / "report.html"
+        self._lock: FolderLock | None = None
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make the folder of a new run and take its lock.
+
+        Raises: ConfigError for a name outside the safe set or a folder that holds something already;
+        RunLockedError if another process is at it; StorageError if it cannot be made.
+        """
+        folder = cls(checked_run_path(str(path)))
+        fix = "choose a folder you can write: --run DIR"
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot create the run folder '{folder.name}': {error.strerror}"
+            raise StorageError(message, cause=f"{folder.path}: {error.strerror}", fix=fix) from error
+        if folder._occupied() and not (folder.path / LOCK_FILES[0]).exists():
+            raise folder._exists()
+        folder._acquire()
+        if folder._occupied():
+            folder.close()
+            raise folder._exists()
+        for path in (folder.checkpoints, folder.replay, folder.videos, folder.tb):
+            storage.make_folder(path)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path, *, write: bool = False) -> RunFolder:
+        """Open an existing run; write=True takes the lock and clears what a killed process left half-done.
+
+        Raises: ConfigError if there is no run; RunLockedError; StorageError.
+        """
+        folder = cls(Path(path))
+        if not folder.run_json.is_file():
+            raise _no_run(folder.path)
+        if write:
+            folder._acquire()
+            for place in (folder.path, folder.checkpoints):
+                storage.clean_leftovers(place)
+        return folder
+
+    @property
+    def name(self) -> str:
+        """Name of the run: the folder's own name."""
+        return self.path.resolve().name
+
+    def close(self) -> None:
+        """Give up the lock; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def write_config(self, toml: str) -> str:
+        """Write config.toml and return its SHA-256, which checkpoints carry as `config_sha256`."""
+        return storage.atomic_write_text(self.config, toml).sha256
+
+    def read_run_json(self) -> dict[str, Any]:
+        """Return the content of run.json, or {} before it was written. Raises: StorageError if damaged."""
+        try:
+            value = storage.read_json(self.run_json)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                f"run '{self.name}': run.json is damaged", cause=str(error), fix="restore it from a backup"
+            ) from error
+        return value if isinstance(value, dict) else {}
+
+    def write_run_json(self, values: dict[str, Any]) -> None:
+        """Set top-level entries of run.json, atomically; entries not named stay.
+
+        values: status (running, finished, stopped, failed or diverged), step, seed, device, plugins,
+        parameters, ... The first call adds format, run_id, time, library versions and the git state of the
+        working folder. No environment variables, command lines or absolute paths belong in it.
+        """
+        assert values.get("status", "running") in get_args(Status), values["status"]
+        content = self.read_run_json() or self._first_entries()
+        storage.atomic_write_json(self.run_json, content | values)
+
+    def write_result(self, values: dict[str, Any]) -> None:
+        """Write result.json, atomically."""
+        storage.atomic_write_json(self.result, values)
+
+    def keep_plugin(self, source: str | Path) -> dict[str, Any]:
+        """Copy a --plugin file into plugins/ and return {"file": path inside the run, "sha256": ...}.
+
+        Raises: ConfigError if it cannot be read; StorageError.
+        """
+        source = Path(source)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            message = f"plugin file '{source.name}' cannot be read: {error.strerror}"
+            raise ConfigError(message, cause=str(source), fix="--plugin PATH must name a Python file") from error
+        digest = storage.sha256_bytes(data)
+        target = storage.make_folder(self.plugins) / checked_run_path(source.name).name
+        if target.exists() and storage.sha256_file(target).sha256 != digest:
+            target = target.with_stem(f"{target.stem}-{digest[:8]}")
+        if not target.exists():
+            storage.atomic_write_bytes(target, data)
+        return {"file": target.relative_to(self.path).as_posix(), "sha256": digest}
+
+    def _first_entries(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "run_id": str(uuid.uuid4()),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "status": "running",
+            "versions": versions(),
+            "platform": f"{platform.system()} {platform.machine()}",
+            "git": git_state(),
+        }
+
+    def _occupied(self) -> bool:
+        return any(entry.name not in (*LOCK_FILES, *BESIDE) for entry in os.scandir(self.path))
+
+    def _exists(self) -> ConfigError:
+        if not self.run_json.is_file() and not self.config.is_file():
+            message = f"folder '{self.name}' is not empty and holds no run"
+            return ConfigError(message[:100], cause=str(self.path), fix="choose another folder: --run DIR")
+        steps = [step for step, _ in list_checkpoints(self.checkpoints)]
+        status = "finished" if self.read_run_json().get("status") == "finished" else "stopped"
+        where = f"{status} at step {steps[-1]}" if steps else f"{status}, no checkpoint"
+        return ConfigError(
+            f"run '{_shorten(self.name)}' exists ({where})",
+            cause=f"{self.path} holds a run already",
+            fix=f"go on with it: --run {self.path} --resume, or choose another --run",
+        )
+
+    def _acquire(self) -> None:
+        self._lock = FolderLock(self.path, f"run '{_shorten(self.name)}'", "--run")
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, worldlab and the libraries results depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "worldlab": worldlab.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
+    """Return {"commit", "dirty"} of the checkout around folder, or None where git knows of none."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain") if commit else None
+    return {"commit": commit, "dirty": bool(changes)} if commit and changes is not None else None
+
+
+def _git(folder: str | Path, *arguments: str) -> str | None:
+    # fsmonitor off: a checkout's own configuration must not make this start a program.
+    command = ["git", "-C", os.fspath(folder), "-c", "core.fsmonitor=false", *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _no_run(path: Path) -> ConfigError:
+    others = [entry.parent.name for entry in path.parent.glob("*/run.json")] if path.parent.is_dir() else []
+    return ConfigError(
+        f"no run in '{_shorten(str(path))}'.{did_you_mean(path.name, others)}"[:100],
+        cause=f"{path / 'run.json'} does not exist",
+        fix="give the folder of a run, or train one: worldlab train --run DIR",
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:18] + "..." + text[-19:]

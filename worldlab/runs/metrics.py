@@ -1,0 +1,187 @@
+"""Metrics of a run: JSON lines that compare byte for byte between equal runs, and TensorBoard beside them.
+
+metrics.jsonl holds values that depend on seed and configuration alone. Whatever the clock or the machine has a
+hand in (speed, memory, time) goes to perf.jsonl. TensorBoard's events are derived and may be deleted.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worldlab.errors import StorageError
+from worldlab.runs import storage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NONFINITE = "/nonfinite"
+"""A value that is not finite is null, and NAME + this says which: "nan", "inf" or "-inf"."""
+
+
+class MetricsPaths(Protocol):
+    """Where metrics go; a `RunFolder` is one."""
+
+    @property
+    def metrics(self) -> Path: ...
+    @property
+    def perf(self) -> Path: ...
+    @property
+    def tb(self) -> Path: ...
+
+
+class MetricsBus:
+    """Writes the metrics of a run. Close it, or use `with`.
+
+    folder: gives the paths metrics, perf and tb. tensorboard: also write events to tb.
+    Existing files are continued; a torn last line is cut off. `lines`: of metrics.jsonl so far. Raises: StorageError.
+    """
+
+    def __init__(self, folder: MetricsPaths, tensorboard: bool = True):
+        self._paths = folder
+        self._start = time.monotonic()
+        self._metrics = storage.AppendFile(folder.metrics, lines=True)
+        self._perf = storage.AppendFile(folder.perf, lines=True)
+        self.lines = _count(folder.metrics)
+        self._board = None
+        if tensorboard:
+            # Imported here: reading metrics needs no TensorBoard.
+            from worldlab.runs.tensorboard_events import EventWriter
+
+            self._board = EventWriter(folder.tb)
+
+    def log(self, step: int, values: Mapping[str, Any], perf: Mapping[str, Any] | None = None) -> None:
+        """Write one line to metrics.jsonl and one to perf.jsonl, and all of it to TensorBoard.
+
+        step: environment steps so far. values: deterministic numbers (Python, NumPy or one-element tensors) by
+        name, such as "loss/image". perf: numbers the machine decides; wall-clock time (Unix), seconds since this
+        process began and memory (resident, MB) are added. Raises: StorageError.
+        """
+        fixed = _numbers(values)
+        own = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._start, 3), "rss_mb": _rss_mb()}
+        measured = _numbers({**own, **(perf or {})})
+        self._metrics.write_line(_line(step, fixed))
+        self._perf.write_line(_line(step, measured))
+        self.lines += 1
+        if self._board is not None:
+            measured.pop("time")
+            scalars = fixed | {f"perf/{name}": value for name, value in measured.items()}
+            self._board.scalars(step, {name: value for name, value in scalars.items() if math.isfinite(value)})
+
+    def pictures(self, step: int, name: str, frames: np.ndarray, fps: float = 10) -> None:
+        """Show uint8 [T, H, W, C] as an animation, or [H, W, C] as a picture, in TensorBoard."""
+        if self._board is not None:
+            self._board.pictures(step, name, frames, fps)
+
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """Tell TensorBoard the run's settings: {"train.batch_size": 16, ...}. Only the first call writes."""
+        if self._board is not None:
+            self._board.hparams(values)
+
+    def truncate_after(self, step: int, lines: int | None = None) -> int:
+        """Forget lines of later steps than `step`, and those beyond `lines` of each file, which a resumed run is about to
+        repeat; return how many.
+
+        TensorBoard is told to drop its later points as well.
+        """
+        dropped = 0
+        for name in ("_metrics", "_perf"):
+            file: storage.AppendFile = getattr(self, name)
+            file.close()
+            dropped += _truncate(file.path, step, lines)
+            setattr(self, name, storage.AppendFile(file.path, lines=True))
+        self.lines = _count(self._paths.metrics)
+        if self._board is not None:
+            self._board.restart_after(step)
+        return dropped
+
+    def sync(self) -> None:
+        """Return when every line has reached the disk; called before a checkpoint is reported as saved."""
+        self._metrics.sync()
+        self._perf.sync()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Close all files; a second call does nothing."""
+        board, self._board = self._board, None
+        try:
+            if board is not None:
+                board.close()
+        finally:
+            self._metrics.close()
+            self._perf.close()
+
+    def __enter__(self) -> MetricsBus:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl or perf.jsonl: one dict a line, non-finite values as None.
+
+    A torn last line is left out: the run may be writing it. Raises: StorageError if the file is missing or
+    another line is damaged.
+    """
+    path = Path(path)
+    with storage.storage_errors(path, "read"):
+        *lines, _ = path.read_bytes().split(b"\n")
+    return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        value = storage.parse_json(line)
+        if not isinstance(value, dict) or type(value.get("step")) is not int:
+            raise ValueError("no object with a step")
+    except ValueError as error:
+        raise StorageError(
+            f"{path.name} line {number} is damaged", cause=f"{path}: {error}", fix=f"delete line {number} of the file"
+        ) from error
+    return value
+
+
+def _count(path: Path) -> int:
+    with storage.storage_errors(path, "read"):
+        return path.read_bytes().count(b"\n")
+
+
+def _truncate(path: Path, step: int, most: int | None) -> int:
+    """Keep the lines of steps up to `step`, `most` of them, byte for byte; return how many were dropped."""
+    with storage.storage_errors(path, "read"):
+        lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step][:most]
+    if len(kept) < len(lines):
+        storage.atomic_write_bytes(path, b"".join(kept))
+    return len(lines) - len(kept)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
+    """Turn NumPy scalars and one-element tensors into Python numbers; whole numbers stay whole."""
+    numbers = {}
+    for name, value in values.items():
+        assert name.isprintable() and name and name != "step" and not name.endswith(NONFINITE), repr(name)
+        item = value.item() if hasattr(value, "item") else value
+        numbers[name] = int(item) if isinstance(item, bool | int) else float(item)
+    return numbers
+
+
+def _line(step: int, numbers: Mapping[str, float | int]) -> str:
+    line: dict[str, Any] = {"step": int(step)}
+    for name, value in numbers.items():
+        line[name] = value if math.isfinite(value) else None
+        if line[name] is None:
+            line[name + NONFINITE] = str(value)
+    return storage.dump_json(line, sort_keys=True).decode()
+
+
+def _rss_mb() -> float:
+    import psutil
+
+    return round(psutil.Process(os.getpid()).memory_info().rss / 1e6, 1)

@@ -1,0 +1,84 @@
+"""What a world model has to beat, judged as it is: here random play, and how anything without a model is judged.
+
+Learning without a model is worldlab.study.compare.model_free; dynamics that do not learn are a run like any other, with
+train.freeze = ["dynamics"].
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from worldlab.config.resolve import RunConfig
+from worldlab.env.pool import Obs
+from worldlab.env.spaces import action_spec
+from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, evaluate, judging_workers
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import random_actions
+from worldlab.registry import Registry
+from worldlab.runs.pictures import save_webp
+from worldlab.runs.storage import make_folder
+from worldlab.settings import CoreSettings
+from worldlab.study.results import Trial
+from worldlab.training.session import Make, open_env, set_up_machine, spaces_of
+
+
+class FixedPolicy:
+    """What `evaluate` asks of something that acts, around a function of observations {key: [N, ...]} that gives encoded
+    actions [N, A]: nothing is remembered, nothing explores."""
+
+    agent = None
+    model = SimpleNamespace(device=torch.device("cpu"))
+
+    def __init__(self, act: Callable[[Obs], np.ndarray]):
+        self._act = act
+
+    def choose(self, obs: Obs, state: Any, is_first: np.ndarray, explore: bool) -> tuple[np.ndarray, Any]:
+        return self._act(obs), state
+
+
+def random_trial(blank: Trial, config: RunConfig, registry: Registry, folder: Path) -> Trial:
+    """Uniform actions in the real environment, over the episodes of every method's final evaluation."""
+    start = time.perf_counter()
+    set_up_machine(config.core)
+    _, make = open_env(config, registry)
+    obs_space, action_space = spaces_of(make)
+    spec, rng = action_spec(action_space), np.random.default_rng([EVAL_SEED, config.core.seed])
+    policy = FixedPolicy(lambda obs: random_actions(spec, len(next(iter(obs.values()))), rng))
+    outcome = judged(policy, make, config.core, config.core.eval.final_episodes, picture_of(obs_space))
+    film(outcome, folder)
+    mean = float(np.mean(outcome.returns))
+    seconds = round(time.perf_counter() - start, 1)
+    return replace(blank, status="finished", returns=tuple(outcome.returns), curve=((0, mean),), wall_seconds=seconds)
+
+
+def judged(policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, record: str | None) -> Evaluation:
+    """Play the episodes that every method is judged by. record: an observation to film."""
+    return evaluate(
+        cast(ActingAgent, policy),
+        make,
+        episodes=episodes,
+        seed=EVAL_SEED,
+        workers=judging_workers(core.env.workers),
+        record=record,
+        deterministic=core.eval.deterministic,
+    )
+
+
+def picture_of(obs_space: spaces.Dict) -> str | None:
+    """The observation that is filmed."""
+    return next((key for key, space in obs_space.spaces.items() if len(space.shape or ()) == 3), None)
+
+
+def film(outcome: Evaluation, folder: Path) -> None:
+    """Keep the first episode where a run keeps it, if it was recorded."""
+    if outcome.frames:
+        save_webp(np.stack(outcome.frames), make_folder(folder / "videos") / "evaluation.webp", fps=15)

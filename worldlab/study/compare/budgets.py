@@ -1,0 +1,52 @@
+"""Equal budgets by construction: models that were not given the same are not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldlab.config.resolve import RunConfig
+from worldlab.errors import ConfigError, one_line
+
+EQUAL = (
+    ("steps", "env_steps"), ("minutes", "minutes"), ("strict", ""), ("device", ""), ("replay.source", ""),
+    ("replay.capacity", ""), ("train.prefill", "prefill"), ("train.prefill_hold", ""),
+    ("train.pretrain", "pretrain"), ("train.pretrain_agent", "pretrain_agent"), ("train.ratio", "updates_per_step"),
+    ("train.batch_size", "batch_size"), ("train.batch_length", "batch_length"), ("eval.every", ""),
+    ("eval.episodes", ""), ("eval.final_episodes", "eval_episodes"), ("eval.deterministic", ""), ("env", ""),
+)  # fmt: skip
+"""Settings in which all models must agree on an environment, and what each is called among its budgets."""
+
+
+def common_budget(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[str, float]:
+    """What every model is given on an environment. Raises: ConfigError naming the setting in which they differ."""
+    budget: dict[str, float] = {}
+    for path, name in EQUAL:
+        values = [(label, _setting(config.core.model_dump(), path)) for label, config in configs]
+        (first, value), different = values[0], [item for item in values if item[1] != values[0][1]]
+        if different:
+            other, instead = different[0]
+            path, value, instead = _leaf(path, value, instead)
+            raise ConfigError(
+                one_line(f"compare: unequal budgets on {env}: {path} is {value} for {first}, {instead} for {other}"),
+                cause="a difference in results would be one of budgets or tasks, not of models",
+                fix=f"set {path} once under [settings], not in a [[model]]",
+            )
+        if name and value is not None:
+            budget[name] = float(value)
+    return budget
+
+
+def _leaf(path: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+    """The first leaf in which two values differ."""
+    if not isinstance(one, Mapping):
+        return path, one, other
+    key = next(key for key in one if one[key] != other[key])
+    return f"{path}.{key}", one[key], other[key]
+
+
+def _setting(table: Mapping[str, Any], path: str) -> Any:
+    found: Any = table
+    for key in path.split("."):
+        found = found[key]
+    return {key: value for key, value in found.items() if key != "id"} if isinstance(found, Mapping) else found

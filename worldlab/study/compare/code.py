@@ -1,0 +1,128 @@
+"""Hashes the code that an experiment runs: the syntax trees of the modules it reaches, without prose.
+
+A docstring, a comment or a blank line changes no number, so none of them changes a digest. A changed constant does.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from worldlab.runs import storage
+
+
+@cache
+def code_digest(target: str) -> str | None:
+    """Return the SHA-256, in hex, of the code that importing "module" or "module:Attribute" reaches in its own top-level package.
+
+    A version does not cover edits: with `pip install -e` it stays. Other packages count by their versions. Nothing is imported.
+    Returns None where no source is found, e.g. for a file given by --plugin, which counts by its own digest.
+    Raises: StorageError for a file that cannot be read.
+    """
+    module = target.partition(":")[0]
+    package = _Package(module.partition(".")[0])
+    if not package.files:
+        return None
+    reached = package.reached(module if module in package.files else package.name)
+    digests = [[name, storage.sha256_bytes(ast.dump(package.tree(name)).encode())] for name in sorted(reached)]
+    return storage.sha256_bytes(storage.dump_json(digests))
+
+
+class _Package:
+    """A top-level package seen from its source files. files: by dotted name of the module; empty where there is no source."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.files = _source_files(name)
+        self._trees: dict[str, ast.Module] = {}
+
+    def tree(self, name: str) -> ast.Module:
+        """Return a module's syntax tree without docstrings."""
+        if name not in self._trees:
+            self._trees[name] = _parse(self.files[name])
+        return self._trees[name]
+
+    def reached(self, start: str) -> set[str]:
+        """Return the modules that importing `start` can reach, imports inside functions included."""
+        reached: set[str] = set()
+        lazy: set[str] = set()
+        waiting = [start]
+        while waiting:
+            name = waiting.pop()
+            if name in reached or name not in self.files:
+                continue
+            reached.add(name)
+            waiting.append(name.rpartition(".")[0])  # importing a module imports its package
+            for imported in self._imports(name):
+                package = imported.rpartition(".")[0]
+                if imported not in self.files and package in self.files and package not in lazy:
+                    lazy.add(package)  # a package may import what it exports on first use, by name
+                    waiting += self._named(package)
+                waiting += [imported, package]
+            if not self._is_package(name):
+                waiting += self._named(name)
+        return reached
+
+    def _is_package(self, name: str) -> bool:
+        return self.files[name].name == "__init__.py"
+
+    def _imports(self, name: str) -> Iterator[str]:
+        """Yield the dotted names that a module imports, attributes included ("package.module.Class")."""
+        parents = name.split(".") if self._is_package(name) else name.split(".")[:-1]
+        for node in ast.walk(self.tree(name)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = parents[: len(parents) - node.level + 1] if node.level else []
+                source = ".".join([*base, *([node.module] if node.module else [])])
+                yield from (f"{source}.{alias.name}" for alias in node.names)
+
+    def _named(self, name: str) -> Iterator[str]:
+        """Yield the modules that a module names in texts, as `import_module` takes them: "a.b:Class", f"a.{name}"."""
+        for node in ast.walk(self.tree(name)):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            text = node.value.partition(":")[0]
+            if text.endswith(".") and text[:-1] in self.files:
+                yield from (module for module in self.files if module.startswith(text))
+            elif text in self.files:
+                yield text
+
+
+def _source_files(top: str) -> dict[str, Path]:
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return {}
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return {}
+    origin = Path(spec.origin)
+    if spec.submodule_search_locations is None:
+        return {top: origin}
+    found = {}
+    for path in origin.parent.rglob("*.py"):
+        parts = path.relative_to(origin.parent).with_suffix("").parts
+        found[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
+    return found
+
+
+def _parse(path: Path) -> ast.Module:
+    with storage.storage_errors(path, "read"):
+        source = path.read_bytes()
+    try:
+        tree = ast.parse(source, str(path))
+    except (SyntaxError, ValueError):  # code for another Python counts by its bytes
+        return ast.Module([ast.Expr(ast.Constant(source))], [])
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [item for item in body if not _is_text(item)]
+    return tree
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether a statement is only a text: a docstring of a module, class, function or field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

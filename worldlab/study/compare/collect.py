@@ -1,0 +1,169 @@
+"""From the cells' files to a Comparison: trials, the scale of the scores, budgets, and what was run where."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldlab.config.resolve import RunConfig
+from worldlab.runs import storage
+from worldlab.runs.folder import git_state, versions
+from worldlab.runs.machine import available_cores
+from worldlab.study.compare.cell_file import read_cell
+from worldlab.study.compare.plan import Cell, Plan
+from worldlab.study.compare.shared_data import told
+from worldlab.study.results import Comparison, Reference, Trial
+
+EPISODES = 10
+"""Episodes of random play that tell how far returns stray."""
+
+
+def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str = "") -> Comparison:
+    """Read what there is of a comparison, finished or not. places: each cell's folder, by the cell's name."""
+    found = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
+    shown = [(cell, trial) for cell, trial in found if cell.method in plan.methods]
+    order = {method.key: at for at, method in enumerate(plan.methods)}
+    trials = sorted((t for _, t in shown), key=lambda t: (order[t.method], plan.matrix.envs.index(t.env), t.seed))
+    references = {}
+    for env in plan.matrix.envs:
+        reference = reference_of([(cell, trial) for cell, trial in found if cell.env == env])
+        if reference is not None:
+            references[env] = reference
+    return Comparison(
+        title=plan.title,
+        methods=plan.methods,
+        envs=plan.matrix.envs,
+        seeds=plan.matrix.seeds,
+        trials=tuple(trials),
+        quantities=plan.quantities,
+        references=references,
+        budgets={env: {**budget, **_updates(shown, env)} for env, budget in plan.budgets.items()},
+        about=_about(plan, [places[cell.name] for cell in plan.cells], command),
+    )
+
+
+def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
+    """The scale of one environment's scores, of its cells; None before random play has finished.
+
+    0 is random play. 1 is the return at which Gymnasium calls the environment solved, if it says so of the task as it is
+    played here; else the best method's mean, or a standard deviation of random play where nobody is that much better: a
+    scale whose width is chance would make much of nothing, so there is none where random play has fewer than EPISODES and
+    nobody calls the task solved. Raises nothing.
+    """
+    finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
+    random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]
+    if not random:
+        return None
+    zero = float(np.mean(random))
+    why = f"0: random actions, the mean of {len(random)} episodes"
+    solved = reward_threshold(found[0][0].config)
+    if solved is not None and solved > zero:
+        return Reference(zero, solved, f"{why}; 1: the return at which Gymnasium calls it solved")
+    if len(random) < EPISODES:
+        return None
+    scores: dict[str, list[float]] = {}
+    for cell, trial in finished:
+        if cell.kind != "random":
+            scores.setdefault(cell.method.label, []).append(trial.score)
+    means = {label: float(np.mean(of)) for label, of in scores.items()}
+    best = max(means, key=means.__getitem__, default="")
+    spread = float(np.std(random))
+    width = spread if spread > 1e-9 * abs(zero) else 1.0  # equal returns, but for rounding
+    if best and means[best] >= zero + width:
+        return Reference(zero, means[best], f"{why}; 1: the best mean here, of {best}")
+    unit = "a standard deviation of these" if width == spread else "1 more"
+    return Reference(zero, zero + width, f"{why}; 1: {unit}, as nobody's mean is further above")
+
+
+def reward_threshold(config: RunConfig) -> float | None:
+    """The return at which Gymnasium calls an environment solved; None if it does not say, or if episodes are cut earlier."""
+    env = config.core.env
+    try:
+        spec = gymnasium.spec(env.id.rpartition(":")[2])
+    except gymnasium.error.Error:
+        return None
+    if env.time_limit is not None and (spec.max_episode_steps or 0) > env.time_limit * env.repeat:
+        return None
+    return None if spec.reward_threshold is None else float(spec.reward_threshold)
+
+
+def _trial(cell: Cell, folder: Path, place: Path, sizes: str) -> Trial:
+    known = read_cell(place)
+    trial = known.trial if known is not None else Trial("", cell.env, cell.seed, "missing")
+    if known is not None and known.sizes != sizes:
+        trial = replace(trial, measures={})  # measured less, or more, than is asked now: to be measured again
+    return replace(trial, method=cell.method.key, folder=place.relative_to(folder).as_posix())
+
+
+def _updates(found: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
+    """The updates that every model was given, if that was one number."""
+    updates = {
+        trial.updates for cell, trial in found if (cell.kind, cell.env, trial.status) == ("model", env, "finished")
+    }
+    return {"updates": float(updates.pop())} if len(updates) == 1 else {}
+
+
+def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
+    configs = [cell.config.core for cell in plan.cells]
+    about: dict[str, Any] = {
+        "command": command,
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "presets": list(plan.matrix.presets),
+        "strict": all(config.strict for config in configs),
+        **({"measured": plan.matrix.sizes} if plan.quantities else {}),
+        "launcher": plan.matrix.launcher,
+        "versions": versions(),
+        "plugins": list(plan.plugins),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": available_cores(),
+        "git": git_state(),
+    }
+    if any(config.minutes is not None for config in configs):
+        about["minutes"] = "training ended by the clock where steps took longer: not bit-reproducible"
+    if plan.matrix.shared_data:
+        about["data_played_by"] = told(plan)
+    commits = _commits(places)
+    if len(commits) > 1:
+        about["commits"] = commits
+    data = _data(plan, places)
+    return about | ({"data": data} if data else {})
+
+
+def _commits(places: Sequence[Path]) -> list[str]:
+    """The checkouts that the runs were made in, where they say: "b9bd76a in 48 runs"."""
+    found: Counter[str] = Counter()
+    for place in places:
+        if (place / "run.json").is_file():
+            git = storage.read_json(place / "run.json").get("git") or {}
+            if "commit" in git:
+                found[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
+    return [f"{commit} in {count} runs" for commit, count in found.most_common()]
+
+
+def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of the recorded experience that models learned from, by environment."""
+    found: dict[str, str] = {}
+    for cell, place in zip(plan.cells, places, strict=True):
+        if cell.config.core.replay.source and cell.env not in found and (place / "run.json").is_file():
+            data = storage.read_json(place / "run.json").get("data") or {}
+            found |= {cell.env: data["sha256"]} if "sha256" in data else {}
+    return found
+
+
+def _processor() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

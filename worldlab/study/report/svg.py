@@ -1,0 +1,138 @@
+"""Drawing in SVG: elements, scales and how wide a text will be. Colours are classes, so that the page's style sheet
+decides them, in light and in dark."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from worldlab.training.panel import plain_text
+
+_WIDTHS = {3.7: "ijl.,:;'|!", 4.8: "frt()[]{}-/ ", 7.0: "abcdeghknopqsuvxyz0123456789", 10.8: "mwMW%@…"}
+_LETTERS = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
+"""Units that letters of 11 units take in the widest of the common systems' fonts (DejaVu Sans, Verdana); others take 8.5."""
+
+
+def element(name: str, *children: str, **attributes: object) -> Markup:
+    """An element. Attributes: `class_` is class, `stroke_width` is stroke-width; None leaves one out. All is escaped."""
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), plain_text(_number(value)))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = Markup("").join(child if isinstance(child, Markup) else plain_text(child) for child in children)
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
+
+
+def picture(width: float, height: float, label: str, *children: str) -> Markup:
+    """A whole drawing of so many units. label: what it shows, for those who cannot see it."""
+    return element("svg", *children, viewBox=f"0 0 {_number(width)} {_number(height)}", role="img", aria_label=label)
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", class_: str | None = None) -> Markup:
+    """A line of text whose foot is at y."""
+    return element("text", words, x=x, y=y, text_anchor=None if anchor == "start" else anchor, class_=class_)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def path(points: Iterable[tuple[float, float]], class_: str, dash: str | None = None, closed: bool = False) -> Markup:
+    """A line through points, or the area inside of them."""
+    steps = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
+    return element("path", d=f"M{steps}{'Z' if closed else ''}", class_=class_, stroke_dasharray=dash or None)
+
+
+_SHAPES = {
+    "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    "up": ((0, -1.25), (1.2, 0.95), (-1.2, 0.95)),
+    "diamond": ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
+    "down": ((0, 1.25), (1.2, -0.95), (-1.2, -0.95)),
+    "bow": ((-1.2, -1.1), (1.2, 1.1), (1.2, -1.1), (-1.2, 1.1)),
+}
+MARKERS = ("circle", *_SHAPES)
+
+
+def marker(shape: str, x: float, y: float, class_: str, size: float = 3.4) -> Markup:
+    """One of MARKERS around a point. size: half its width."""
+    if shape == "circle":
+        return element("circle", cx=x, cy=y, r=size, class_=class_)
+    corners = ((x + size * dx, y + size * dy) for dx, dy in _SHAPES[shape])
+    return path(corners, class_, closed=True)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps low..high to start..end. What lies outside is drawn at the edge."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
+
+
+def scale_of(values: Iterable[float], start: float, end: float, margin: float = 0.04) -> Scale:
+    """A scale that holds all finite values, with a margin (a share of their range) on both sides."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = low - 0.5 * max(1.0, abs(low)) * 0.1, high + 0.5 * max(1.0, abs(high)) * 0.1
+    room = margin * (high - low)
+    return Scale(low - room, high + room, start, end)
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten) between low and high, at most so many."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    found: list[float] = []
+    for step in (factor * power for factor in (1, 2, 5, 10, 20)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        found = [round(index * step, 12) for index in range(first, last + 1)]
+        if len(found) <= most:
+            break
+    return found
+
+
+def width_of(words: str) -> float:
+    """About how many units a text takes; wide letters (Chinese, Japanese, Korean) as much as they are high."""
+    wide = (11.5 if unicodedata.east_asian_width(letter) in "WF" else 8.5 for letter in words)
+    return sum(_LETTERS.get(letter, other) for letter, other in zip(words, wide))
+
+
+def shortened(words: str, room: float) -> str:
+    """The text, cut so that it fits into so many units."""
+    words = plain_text(words)
+    if width_of(words) <= room:
+        return words
+    while words and width_of(words + "…") > room:
+        words = words[:-1]
+    return words.rstrip() + "…"
+
+
+def spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart to at least `gap`, within low..high where there is room, keeping their order."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed: list[float] = []
+    for index in order:
+        placed.append(max(wanted[index], placed[-1] + gap if placed else low))
+    if placed and placed[-1] > high:
+        placed[-1] = high
+        for at in range(len(placed) - 2, -1, -1):
+            placed[at] = min(placed[at], placed[at + 1] - gap)
+    out = [0.0] * len(wanted)
+    for at, index in enumerate(order):
+        out[index] = placed[at]
+    return out
+
+
+def _number(value: object) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

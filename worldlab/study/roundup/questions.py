@@ -1,0 +1,224 @@
+"""What a round-up asks: comparisons to be run (parts), and claims whose predictions they decide. Read from roundup.toml.
+
+[[part]]
+name = "small"
+about = "what is compared, as a sentence"
+base = "a"                            # mixes are made of families: the pure ones, and the base with one role swapped
+families = ["a", "b"]
+mixes = ["pure", "encoder", "dynamics", "decoder"]
+agent = "random"                      # of all models; the preset's where it is not said
+matrix.axes.env = "Branch"            # the rest as in a matrix.toml
+
+[[claim]]
+number = 1
+claim = "what is said"
+part = "small"
+quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.readings.OWN
+predictions = [{ x = "b decoder", is = "below", y = "a" }]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from worldlab.config.resolve import PARTS
+from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.study.compare.matrix import with_paths_from
+
+PACKAGED = Path(__file__).with_name("roundup.toml")
+RELATIONS = ("above", "below", "not above", "not below", "about")
+"""What a prediction may say of x and y. The last three have a margin; with it "not above" means x <= y + margin."""
+PURE = "pure"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One prediction: x is above y. x, y: labels of methods; y may be a number. margin: what is as good as nothing, on the
+    quantity's scale or, if log, as a factor. quantity, part: the claim's where they are not given; y_quantity: of y, where it
+    is another one than that of x."""
+
+    x: str
+    relation: str
+    y: str | float
+    quantity: str
+    part: str
+    margin: float = 0.0
+    log: bool = False
+    y_quantity: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """As words: "a is below b"."""
+        allowed = f" (within {'a factor of ' if self.log else ''}{self.margin:g})" if self.margin else ""
+        y = self.y if isinstance(self.y, str) else f"{self.y:g}"
+        at = f" ({self.y_quantity})" if self.y_quantity else ""
+        return f"{self.x} is {self.relation} {y}{at}{allowed}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that is said, and the predictions that would show it. said: where, or in which words; trap: what would
+    mislead; amended: what of its predictions was changed after a run, and why; columns: the quantities that methods are ranked
+    by, where that is the quantity."""
+
+    number: int
+    claim: str
+    part: str
+    quantity: str
+    predictions: tuple[Prediction, ...]
+    said: str = ""
+    trap: str = ""
+    amended: str = ""
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundupPart:
+    """A comparison. matrix: a table of the form of matrix.toml, with paths as they are from here."""
+
+    name: str
+    about: str
+    matrix: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """All of a round-up. quick: laid over every part's matrix to try it out."""
+
+    title: str
+    parts: tuple[RoundupPart, ...]
+    claims: tuple[Claim, ...]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+
+    def part(self, name: str) -> RoundupPart:
+        """Raises: ConfigError."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        names = [part.name for part in self.parts]
+        raise ConfigError(
+            one_line(f"roundup: no part named {one_line(name, 30)!r}.{did_you_mean(name, names)}"),
+            fix=f"parts: {', '.join(names)}",
+        )
+
+
+def read_questions(path: Path = PACKAGED) -> Questions:
+    """Read a roundup.toml. Raises: ConfigError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(one_line(f"roundup: cannot read {one_line(path, 60)}: {exc.strerror}")) from exc
+    except ValueError as exc:
+        raise ConfigError(f"roundup: {one_line(path, 60)} is not valid TOML", cause=one_line(exc, 200)) from exc
+    _known(table, ("title", "part", "claim", "quick"), "roundup.toml")
+    parts = tuple(_part(row, path.parent) for row in table.get("part", []))
+    claims = tuple(_claim(row) for row in table.get("claim", []))
+    questions = Questions(
+        str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent)
+    )
+    for claim in claims:
+        for prediction in claim.predictions:
+            questions.part(prediction.part)
+    if not parts or not claims:
+        raise ConfigError(
+            f"roundup: {one_line(path, 60)} asks nothing", fix="give it a [[part]] and a [[claim]] at least"
+        )
+    return questions
+
+
+def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
+    _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
+    matrix = _matrix(row.get("matrix", {}), folder)
+    missing = [key for key in ("name", *(("base", "families") if "mixes" in row else ())) if key not in row]
+    if missing:
+        raise ConfigError(one_line(f"roundup: [[part]] {row.get('name', '?')} has no {missing[0]!r}"))
+    if "mixes" in row:
+        matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
+    if "agent" in row:
+        if matrix.get("model"):
+            matrix["model"] = [{"agent": row["agent"], **model} for model in matrix["model"]]
+        else:
+            matrix["axes"] = {**matrix.get("axes", {}), "agent": row["agent"]}
+    return RoundupPart(row["name"], row.get("about", ""), matrix)
+
+
+def _matrix(table: Any, folder: Path) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise ConfigError(one_line(f"roundup: a matrix must be a table, got {table!r}"), fix="matrix.seeds = 5")
+    return with_paths_from(folder, table)
+
+
+def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
+    """Tables of models: the pure families, by their names, and the base with one role from another one ("b decoder")."""
+    roles = [role for role in PARTS if role != "agent"]
+    models = [{"name": name, **dict.fromkeys(roles, name)} for name in families if PURE in kinds or name == base]
+    for role in (role for role in roles if role in kinds):
+        swapped = (name for name in families if name != base)
+        models += [{"name": f"{name} {role}", **dict.fromkeys(roles, base), role: name} for name in swapped]
+    return models
+
+
+def _claim(row: Mapping[str, Any]) -> Claim:
+    _known(row, [one.name for one in fields(Claim)], "[[claim]]")
+    try:
+        own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
+        predictions = tuple(_prediction(prediction, row) for prediction in row["predictions"])
+    except KeyError as exc:
+        raise ConfigError(one_line(f"roundup: [[claim]] {row.get('number', '?')} has no {exc}")) from exc
+    where = f"roundup: claim {own['number']}"
+    if not predictions:
+        raise ConfigError(f"{where} predicts nothing", fix="predictions = [{ x = ..., is = ..., y = ... }]")
+    if "rank" in {own["quantity"], *(one.quantity for one in predictions)} and not row.get("columns"):
+        raise ConfigError(f"{where}: ranks of what?", fix='columns = ["bits/bound", "probe/linear_r2"]')
+    return Claim(
+        **own,
+        predictions=predictions,
+        said=row.get("said", ""),
+        trap=row.get("trap", ""),
+        amended=row.get("amended", ""),
+        columns=tuple(row.get("columns", ())),
+    )
+
+
+def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
+    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
+    if row["is"] not in RELATIONS:
+        raise ConfigError(
+            one_line(
+                f"roundup: claim {claim['number']}: no relation {row['is']!r}.{did_you_mean(row['is'], RELATIONS)}"
+            ),
+            fix=f"relations: {', '.join(RELATIONS)}",
+        )
+    y = row["y"] if isinstance(row["y"], str) else float(row["y"])
+    quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
+    margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
+    wrong = _no_margin(row["is"], margin, log, y)
+    if wrong:
+        raise ConfigError(one_line(f"roundup: claim {claim['number']}: {wrong}"))
+    return Prediction(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
+
+
+def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
+    """What is wrong with a margin, or with taking logarithms."""
+    if margin and relation in ("above", "below"):
+        return f"'{relation}' has no margin; 'not above', 'not below' and 'about' do"
+    if log and margin and margin <= 1:
+        return f"with log a margin is a factor above 1, got {margin:g}"
+    if margin < 0:
+        return f"a margin is at least 0, got {margin:g}"
+    if log and not isinstance(y, str) and y <= 0:
+        return f"{y:g} has no logarithm"
+    return ""
+
+
+def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    wrong = next((key for key in row if key not in keys), None)
+    if wrong is not None:
+        raise ConfigError(
+            one_line(f"roundup: {where} has no key {one_line(wrong, 30)!r}.{did_you_mean(wrong, keys)}"),
+            fix=f"keys: {', '.join(keys)}",
+        )

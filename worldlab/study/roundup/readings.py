@@ -1,0 +1,140 @@
+"""A quantity of every method, one value a seed: measures of trained models, and a few that trials tell themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from worldlab.study import statistics
+from worldlab.study.measures.catalogue import catalogue
+from worldlab.study.results import Comparison, Quantity, Trial
+from worldlab.study.statistics import Interval
+
+OWN = {
+    one.name: one
+    for one in (
+        Quantity("return", "Mean return", "", "higher", "mean return of the final evaluation's episodes"),
+        Quantity("parameters", "Parameters", "", None, "weights of the world model"),
+        Quantity("failed", "Failed runs", "", "lower", "share of runs that ended without a result"),
+        Quantity(
+            "spread", "Spread of returns over seeds", "", "lower",
+            "distance of a run's mean return from the median of its method's runs (Brown & Forsythe 1974)",
+        ),
+        Quantity(
+            "rank", "Mean rank", "", "lower",
+            "rank among the methods compared, ties averaged, mean over the quantities that all of them have",
+        ),
+    )
+}  # fmt: skip
+"""Quantities that are no measure of a model, by name."""
+
+
+def known(name: str) -> Quantity:
+    """A quantity by its name, measured or not; one that nobody knows is called what it is called."""
+    every = (*OWN.values(), *catalogue())
+    return next((one for one in every if one.name == name), Quantity(name, name, "", None, ""))
+
+
+@dataclass(frozen=True)
+class Readings:
+    """By method's label. values: float64 [n], one a seed that has one; seeds: which; why: reasons of those that have none; error:
+    the root mean square of the standard errors within runs, 0 where a quantity has none."""
+
+    quantity: Quantity
+    values: Mapping[str, np.ndarray]
+    seeds: Mapping[str, tuple[int, ...]]
+    why: Mapping[str, str]
+    error: Mapping[str, float]
+
+    def interval(self, label: str) -> Interval | None:
+        """The mean over seeds; None where there is no value."""
+        values = self.values[label]
+        return statistics.interval([values], statistics.mean) if len(values) else None
+
+
+def ranks_methods(quantity: Quantity) -> bool:
+    """Whether methods can be ranked by it, seed by seed: it has a better side, and a run that finished has a value."""
+    return quantity.better is not None and quantity.name not in ("failed", "rank")
+
+
+def read(comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()) -> Readings:
+    """A quantity of every method of a comparison of one environment. columns, among: the quantities, and the labels of the
+    methods, that ranks are of. Raises: KeyError for one that was not asked."""
+    quantity = OWN.get(name) or next((one for one in comparison.quantities if one.name == name), None)
+    if quantity is None:
+        raise KeyError(name)
+    (env,) = comparison.envs
+    trials = {method.label: comparison.of(method.key, env) for method in comparison.methods}
+    if name == "rank":
+        return _ranked(comparison, quantity, trials, columns, among)
+    values, seeds, why, error = {}, {}, {}, {}
+    for label, runs in trials.items():
+        found = [(run, value) for run in runs if (value := _value(run, name, runs)) is not None]
+        values[label] = np.array([value for _, value in found], float)
+        seeds[label] = tuple(run.seed for run, _ in found)
+        why[label] = _reason(runs, name)
+        within = [measured.error or 0.0 for run, _ in found if (measured := run.measures.get(name)) is not None]
+        error[label] = float(np.sqrt(np.mean(np.square(within)))) if within else 0.0
+    return Readings(quantity, values, seeds, why, error)
+
+
+def _value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
+    if name == "failed":
+        return None if run.status == "missing" else float(run.status == "failed")
+    if run.status != "finished":
+        return None
+    if name == "return":
+        return run.score
+    if name == "parameters":
+        return float(run.parameters)
+    if name == "spread":
+        return abs(run.score - float(np.median([one.score for one in runs if one.status == "finished"])))
+    found = run.measures.get(name)
+    return None if found is None or found.value is None or not np.isfinite(found.value) else found.value
+
+
+def _reason(runs: Sequence[Trial], name: str) -> str:
+    finished = [run for run in runs if run.status == "finished"]
+    if not finished:
+        return "; ".join(dict.fromkeys(run.cause for run in runs if run.cause)) or "no run finished"
+    reasons = (run.measures[name].why if name in run.measures else "not measured" for run in finished)
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def _ranked(
+    comparison: Comparison,
+    quantity: Quantity,
+    trials: Mapping[str, Sequence[Trial]],
+    columns: Sequence[str],
+    among: Sequence[str],
+) -> Readings:
+    """The mean rank of each method, one a seed that all of them have, over the columns in which all of them have a value."""
+    chosen = {label: runs for label, runs in trials.items() if label in among}
+    finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
+    seeds = sorted(set.intersection(*finished)) if finished else []
+    wanted = [read(comparison, name).quantity for name in columns]
+    assert all(map(ranks_methods, wanted)), "looked at before anything ran"
+    found: dict[str, list[float]] = {label: [] for label in chosen}
+    ranked = []
+    for seed in seeds:
+        ranks = []
+        for one in wanted:
+            values = [_value(next(run for run in runs if run.seed == seed), one.name, runs) for runs in chosen.values()]
+            if None not in values:
+                sign = -1.0 if one.better == "higher" else 1.0
+                ranks.append(stats.rankdata([sign * value for value in values if value is not None]))
+        if ranks:
+            ranked.append(seed)
+            for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
+                found[label].append(float(mean))
+    why = "no seed of which all have a quantity" if chosen else "nothing is ranked"
+    return Readings(
+        quantity,
+        {label: np.array(found.get(label, [])) for label in trials},
+        {label: tuple(ranked) if label in chosen else () for label in trials},
+        {label: "" if found.get(label) else why if label in chosen else "not ranked" for label in trials},
+        dict.fromkeys(trials, 0.0),
+    )

@@ -1,0 +1,188 @@
+"""worldlab from Python, on a page: `train`, `load` and the `Run` they return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldlab.config.provenance import reopened
+from worldlab.config.resolve import RunConfig, resolve
+from worldlab.registry import Registry, open_registry
+from worldlab.runs.find import checked_run_path, find_run, new_run_path
+
+if TYPE_CHECKING:
+    from worldlab.evaluation.dream_env import DreamVecEnv
+    from worldlab.experience.acting import ActingAgent
+    from worldlab.training.loaded import LoadedRun
+    from worldlab.world_model import WorldModel
+
+Settings = Mapping[str, Any]
+PathLike = str | Path
+
+
+def train(
+    env: str | None = None,
+    *,
+    encoder: str | None = None,
+    dynamics: str | None = None,
+    decoder: str | None = None,
+    agent: str | None = None,
+    preset: str | Sequence[str] = (),
+    config: PathLike | None = None,
+    settings: Settings | None = None,
+    plugins: Sequence[PathLike] = (),
+    run: PathLike | None = None,
+    **core: Any,
+) -> Run:
+    """Train a run to its end, as `worldlab train` does, and return it.
+
+    settings: by dotted path, {"train.ratio": 0.3, "encoder.latent_dim": 48}, or nested. core: the settings without a group:
+    steps, seed, minutes, device, strict. run: its folder (a new one under runs/ by default). plugins: plugin files.
+    Raises: WorldlabError's kinds for bad names and values; KeyboardInterrupt, with a checkpoint saved, on Ctrl-C.
+    """
+    from worldlab.training import train as training
+
+    registry = _registry(plugins)
+    flags = _nested({**core, **(settings or {})})
+    parts = {"encoder": encoder, "dynamics": dynamics, "decoder": decoder, "agent": agent}
+    for role, name in parts.items():
+        if name is not None:
+            flags.setdefault(role, {})["name"] = name
+    if env is not None:
+        flags.setdefault("env", {})["id"] = env
+    presets = [preset] if isinstance(preset, str) else list(preset)
+    files = [] if config is None else [Path(config)]
+    resolved = resolve(registry, presets=presets, files=files, flags=flags)
+    folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
+    _trained(lambda: training.train(resolved, registry, run=folder))
+    return Run(folder, registry)
+
+
+def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settings: Settings | None = None) -> Run:
+    """Go on with a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
+    from worldlab.training import train as training
+
+    registry, folder = _registry(plugins), find_run(str(run))
+    resolved = reopened(folder, registry, _nested(settings or {}))
+    _trained(lambda: training.train(resolved, registry, run=folder, resume=True))
+    return Run(folder, registry)
+
+
+def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: str = "auto") -> Run:
+    """Open a run by folder, by name under runs/, or "latest". Nothing is read until it is asked for.
+
+    Raises: ConfigError if there is no such run.
+    """
+    return Run(find_run(str(run)), _registry(plugins), device)
+
+
+class Run:
+    """A trained run. Weights and environment are loaded once, when first used; nothing is written but by `dream`."""
+
+    def __init__(self, path: Path, registry: Registry, device: str = "auto"):
+        self.path = path
+        self._registry = registry
+        self._device = device
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The whole configuration."""
+        return reopened(self.path, self._registry)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says: the final evaluation; None while the run has not ended."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: {"step": ..., "loss/reward": ..., "eval/return": ...}."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def world_model(self) -> WorldModel:
+        """The world model: `filter`, `imagine`, `step`, `render` (worldlab.world_model)."""
+        return self._loaded.composed.model
+
+    @cached_property
+    def agent(self) -> ActingAgent:
+        """The agent with Stable-Baselines3's `predict(observation, state, episode_start, deterministic)`."""
+        return self._loaded.acting(seed=0)
+
+    def make_env(self) -> Any:
+        """The environment as the agent sees it: a gymnasium.Env with Dict observations."""
+        return self._loaded.make()
+
+    def evaluate(self, episodes: int | None = None, *, seed: int | None = None) -> dict[str, Any]:
+        """Play fresh episodes in the real environment: `return_mean`, `returns`, `lengths`, `protocol`, ..."""
+        from worldlab.training.loaded import evaluate_run
+
+        return evaluate_run(self._loaded, episodes=episodes, seed=seed)
+
+    def dream(self, *, horizon: int = 45, count: int = 4, seed: int = 0, out: PathLike | None = None) -> dict[str, Any]:
+        """Draw what the model imagines beside what happened: `files` (PNG and WebP), `rmse_by_step`."""
+        from worldlab.training.loaded import draw_dreams
+
+        target = None if out is None else Path(out)
+        return draw_dreams(self._loaded, out=target, horizon=horizon, count=count, seed=seed)
+
+    def dream_env(
+        self, num_envs: int = 64, horizon: int = 15, *, temperature: float = 1.0, seed: int = 0
+    ) -> DreamVecEnv:
+        """The dream as a Stable-Baselines3 VecEnv: `PPO("MlpPolicy", run.dream_env()).learn(10_000)`.
+
+        Observations are the model's features, actions the environment's (continuous ones in [-1, 1]). Dreams start where the
+        run's agent, exploring, comes to in fresh episodes. horizon: steps after which they are truncated. temperature: of the
+        prior. `run.dream_env().dreamer` is what worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv are made of.
+        Raises: ConfigError where the dynamics has no such temperature.
+        """
+        from worldlab.evaluation.dream_env import DreamVecEnv
+        from worldlab.training.loaded import dream_pool
+
+        return DreamVecEnv(
+            dream_pool(self._loaded, num_envs=num_envs, horizon=horizon, temperature=temperature, seed=seed)
+        )
+
+    @cached_property
+    def _loaded(self) -> LoadedRun:
+        from worldlab.training.loaded import load_run
+
+        return load_run(self.path, self._registry, self._device)
+
+
+def _registry(plugins: Sequence[PathLike]) -> Registry:
+    return open_registry([Path(file) for file in plugins])
+
+
+def _nested(settings: Settings) -> dict[str, Any]:
+    """{"a.b": 1} and {"a": {"b": 1}} alike become {"a": {"b": 1}}."""
+    out: dict[str, Any] = {}
+    for path, value in settings.items():
+        *groups, leaf = path.split(".")
+        node = out
+        for group in groups:
+            node = node.setdefault(group, {})
+        if isinstance(value, Mapping):
+            node.setdefault(leaf, {}).update(_nested(value))
+        else:
+            node[leaf] = value
+    return out
+
+
+def _trained(work: Callable[[], object]) -> None:
+    """A command ends with an exit code; in a session of Python an interrupted run is a KeyboardInterrupt."""
+    try:
+        work()
+    except SystemExit as stop:
+        raise KeyboardInterrupt("the run was stopped; its checkpoint is saved: worldlab.resume(run)") from stop
+
+
+__all__ = ["Run", "load", "resume", "train"]

@@ -1,0 +1,169 @@
+"""From a configuration to a world model and an agent, or to a sentence that says why they cannot be put together."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gymnasium
+import torch
+
+from worldlab.agent import Agent
+from worldlab.config.resolve import Part, RunConfig
+from worldlab.env.spaces import action_spec, obs_spec
+from worldlab.errors import ConfigError, PluginError, WorldlabError, one_line
+from worldlab.interfaces import API, Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
+from worldlab.registry import Registration, Registry
+from worldlab.registry.discovery import where
+from worldlab.settings import Config
+from worldlab.specs import LatentSpec, Specs
+from worldlab.training.streams import Streams
+from worldlab.world_model import WorldModel
+
+Answer = TypeVar("Answer")
+_CHECK = "worldlab check-plugin {0.role}:{0.name}   runs every check of it"
+ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A world model and an agent that fit an environment's spaces."""
+
+    specs: Specs
+    model: WorldModel
+    agent: Agent
+
+    def explain(self) -> str:
+        """What was chosen and why, for `worldlab train --explain`."""
+        model, specs = self.model, self.specs
+        counts = {role: parameter_count([part]) for role, part in model.parts.items()}
+        counts["heads"] = parameter_count([model.reward, model.cont])
+        if model.probe is not None:
+            counts["probe"] = parameter_count([model.probe])
+        counts["agent"] = parameter_count([self.agent])
+        memory = "reads" if specs.use_memory else "does not read"
+        lines = [
+            f"observation  {', '.join(f'{key} {list(spec.shape)}' for key, spec in specs.obs.entries)}",
+            f"action       {specs.action.kind}, {specs.action.dim}",
+            f"latent       {specs.latent.kind}, z of {specs.latent.dim}; memory h of {specs.memory_dim}",
+            f"encoder      {type(model.encoder).__name__}: {memory} the memory",
+            f"matching     {model.rule.why}",
+            f"decoder      {type(model.decoder).__name__}: score is a {model.decoder.score_kind.replace('_', '-')};"
+            f" pictures by the {model.drawn_by}{'' if specs.decoder_memory else '; sees z only'}",
+            f"agent        {type(self.agent).__name__}",
+            "parameters   " + ", ".join(f"{name} {count:,}" for name, count in counts.items()),
+        ]
+        return "\n".join(lines)
+
+
+def compose(
+    config: RunConfig,
+    registry: Registry,
+    obs_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    streams: Streams,
+    device: torch.device,
+) -> Composed:
+    """Build the world model and the agent. Weights depend on the seed and the parts only.
+
+    Raises: PluginError naming the component that failed; ConfigError for a mix that cannot be trained.
+    """
+    obs, action = obs_spec(obs_space), action_spec(action_space)
+    chosen = {role: (registry.get(role, _part(config, role).name), _part(config, role)) for role in ROLES}
+    classes = {role: load_part(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
+    encoder_class, dynamics_class = classes["encoder"], classes["dynamics"]
+    assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
+    latent = _ask(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
+    memory = _ask(chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action)
+    parallel = issubclass(dynamics_class, ParallelDynamics)
+    if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
+        raise ConfigError(
+            f"encoder '{config.encoder.name}' does not read the memory of dynamics '{config.dynamics.name}'",
+            cause="model.memory_in_encoder = yes asks for it, and it infers each frame by itself",
+            fix="--model.memory-in-encoder auto, which lets this mix train, or an encoder that reads the memory",
+        )
+    staged = config.core.train.schedule == "staged"
+    reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
+    decoder_memory = _decide(config.core.model.memory_in_decoder, not staged)
+    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory)
+    built = {
+        role: _build(registration, classes[role], part.options, specs, streams)
+        for role, (registration, part) in chosen.items()
+    }
+    with _seeded(streams, "heads"):
+        model = WorldModel(specs, built["encoder"], built["dynamics"], built["decoder"], config.core.model)
+    agent_registration = registry.get("agent", config.agent.name)
+    agent = _build(agent_registration, load_part(agent_registration, Agent), config.agent.options, specs, streams)
+    return Composed(specs, model.to(device), agent.to(device))
+
+
+def _decide(wish: str, auto: bool) -> bool:
+    return wish == "yes" or (wish == "auto" and auto)
+
+
+def _part(config: RunConfig, role: str) -> Part:
+    return getattr(config, role)
+
+
+def load_part(registration: Registration, interface: type) -> type:
+    """Import a component's class. Raises: PluginError if it cannot be imported or does not implement its role."""
+    cls = registration.load()
+    if registration.api != API:
+        raise PluginError(
+            one_line(f"{registration.who} was written for worldlab API {registration.api}, this is {API}"),
+            fix=f"install a version of {registration.distribution} for API {API}",
+        )
+    if not (isinstance(cls, type) and issubclass(cls, interface)):
+        raise PluginError(
+            one_line(f"{registration.who} is no {interface.__name__}"),
+            cause=f"{registration.target} is {cls!r}",
+            fix=f"let it implement worldlab.interfaces.{interface.__name__}",
+        )
+    return cls
+
+
+def _ask(registration: Registration, cls: type, method: str, kind: type[Answer], *args: Any) -> Answer:
+    """Call a class method that the composer needs before anything is built. Raises: PluginError if it fails or lies."""
+    try:
+        answer = getattr(cls, method)(*args)
+    except WorldlabError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = f"{registration.who} {method} raised {type(error).__name__}: {error}"
+        raise PluginError(one_line(message), cause=f"at {where(error)}", fix=_CHECK.format(registration)) from error
+    if not isinstance(answer, kind):
+        message = f"{registration.who} {method} gives a {type(answer).__name__}, expected {kind.__name__}"
+        raise PluginError(one_line(message), cause=registration.target, fix=_CHECK.format(registration))
+    return answer
+
+
+def _build(registration: Registration, cls: type, options: Config, specs: Specs, streams: Streams):
+    try:
+        with _seeded(streams, registration.role):
+            part = cls(options, specs)
+        if registration.role in ROLES:
+            copy.deepcopy(part)  # the world model keeps an untrained encoder: an open file in a part shows here
+        return part
+    except WorldlabError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            one_line(f"{registration.who} cannot be built: {error}"),
+            cause=one_line(f"{type(error).__name__} in {cls.__name__}.__init__, at {where(error)}: {error}", 500),
+            fix=_CHECK.format(registration),
+        ) from error
+
+
+class _seeded:
+    """Within: torch's global generator is seeded for one part's initial weights, and restored after."""
+
+    def __init__(self, streams: Streams, name: str):
+        self.seed = streams.derive(f"init/{name}")
+
+    def __enter__(self) -> None:
+        self.before = torch.get_rng_state()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_rng_state(self.before)

@@ -1,0 +1,245 @@
+"""A run in miniature, before anything is collected: each part is asked on a small batch and held to its contract.
+
+A wrong shape then costs a moment and an error that names its author, not a prefill and a traceback out of the core.
+What is asked is only form (shapes, dtypes, devices, finite numbers, a state that can be saved); `worldlab check-plugin`
+asks for meaning.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldlab import tree
+from worldlab.errors import PluginError, WorldlabError, one_line
+from worldlab.interfaces import Batch, Context, ParallelDynamics, misdeclared
+from worldlab.model import matching
+from worldlab.model.noise import noise_batch, stream
+from worldlab.registry import Registration
+from worldlab.registry.discovery import where
+from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
+from worldlab.world_model import WorldModel
+
+ROWS, LENGTH = 3, 4
+"""The size of the batch: two numbers, both above 1, so that lost and swapped dimensions show."""
+FRAMES = 2
+"""What a decoder that wants few frames in an update (`Decoder.frames`) is given of them."""
+
+Shape = tuple[int | None, ...]
+"""None: any size."""
+
+
+def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]) -> None:
+    """Ask every part of a copy of the model, and whether model and agent can be saved. who: registrations by role.
+
+    Draws from a generator of its own and changes nothing. Raises: PluginError naming distribution, version,
+    component and method, with what was expected and what came; what a part raises as a WorldlabError itself.
+    """
+    for role, registration in who.items():
+        check_state(_Witness(registration, agent if role == "agent" else model.parts[role]))
+    for role, part in model.parts.items():
+        if wrong := misdeclared(part):
+            raise _Witness(who[role], part).fault("declares", wrong)
+    trial = copy.deepcopy(model)
+    if trial.decoder.frames:
+        trial.settings = trial.settings.model_copy(update={"frames_per_update": FRAMES})
+    asked = {role: _Witness(who[role], part) for role, part in trial.parts.items()}
+    generator = torch.Generator(model.device).manual_seed(0)
+    batch = tree.tree_map(lambda leaf: leaf.to(model.device), dummy_batch(model.specs.obs, model.specs.action))
+    with torch.random.fork_rng(devices=[]):
+        _ask_steps(trial, asked, batch, generator)
+        trial.check_temperature(float(getattr(agent, "dream_temperature", 1.0)))
+        _ask_losses(trial, asked, batch, generator)
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """One component, and the words for what is wrong with its answers."""
+
+    registration: Registration
+    part: nn.Module
+
+    def ask(self, method: str, *args: Any) -> Any:
+        """Call a method; whatever it raises becomes a PluginError."""
+        return self.guard(method, lambda: getattr(self.part, method)(*args))
+
+    def guard(self, method: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except WorldlabError:
+            raise
+        except (Exception, SystemExit) as exc:
+            raise self.raised(method, exc) from exc
+
+    def raised(self, method: str, exc: BaseException) -> PluginError:
+        return self.fault(method, f"raised {type(exc).__name__}: {one_line(exc, 200)}", f"at {where(exc)}")
+
+    def fault(self, method: str, what: str, more: str = "") -> PluginError:
+        """The error that says what a method did wrong."""
+        entry = self.registration
+        cause = f"{type(self.part).__name__}.{method} {what}" + (f"; {more}" if more else "")
+        fix = f"worldlab check-plugin {entry.file or f'{entry.role}:{entry.name}'}   runs every check; docs/plugins.md has the shapes"
+        return PluginError(one_line(f"{entry.who} {method} {what}"), cause=one_line(cause, 600), fix=fix)
+
+    def tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
+        """Hold a value to "finite floats of this shape on the model's device". letters: "[N, D]"."""
+        subject = f"{name} is " if name else "gives "
+        wanted = f"{letters} = [{', '.join('*' if size is None else str(size) for size in shape)}]"
+        if not isinstance(value, Tensor):
+            raise self.fault(method, f"{subject}a {type(value).__name__}, expected a float tensor {wanted}")
+        fits = len(shape) == value.dim() and all(a in (None, b) for a, b in zip(shape, value.shape, strict=True))
+        if not fits:
+            raise self.fault(method, f"{subject}{list(value.shape)}, expected {wanted}")
+        if value.dtype != torch.float32:
+            raise self.fault(method, f"{subject}{value.dtype}, expected torch.float32 {wanted}")
+        device = next(self.part.parameters(), value).device
+        if value.device != device:
+            raise self.fault(method, f"{subject}on {value.device}, expected {device}")
+        if not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise self.fault(method, f"{subject}not finite: {bad} of {value.numel()} values of {wanted} are NaN or inf")
+        return value
+
+    def rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
+        """Hold a tree to "[rows, ...] on every leaf", and to the shapes of another tree."""
+        leaves = tree.leaves(value)
+        wanted = tree.leaves(like) if like is not None else leaves
+        if not leaves:
+            raise self.fault(method, f"gives a {type(value).__name__} without tensors, expected a tree of [N, ...]")
+        if len(leaves) != len(wanted):
+            raise self.fault(method, f"gives {len(leaves)} leaves, expected the {len(wanted)} of initial(n)")
+        for leaf, other in zip(leaves, wanted, strict=True):
+            shape = [rows, *other.shape[1:]]
+            if list(leaf.shape) != shape:
+                raise self.fault(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
+        return value
+
+
+def _ask_steps(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, generator: torch.Generator) -> None:
+    """One step of everything, in the order data flows: what a part is given was held to the contract before."""
+    encoder, dynamics, decoder = asked["encoder"], asked["dynamics"], asked["decoder"]
+    specs, n = model.specs, ROWS
+    obs = tree.select(batch.obs, (slice(None), 0))
+    action = batch.prev_action[:, 1]
+    z = torch.zeros(n, specs.latent.dim, device=model.device)
+    with torch.no_grad():
+        embed = encoder.tensor("embed", encoder.ask("embed", obs), (n, None), "[N, E]")
+        state = dynamics.rows("initial", dynamics.ask("initial", n), n)
+        state = dynamics.rows("advance", dynamics.ask("advance", state, z, action), n, like=state)
+        memory = dynamics.tensor("memory", dynamics.ask("memory", state), (n, specs.memory_dim), "[N, H]")
+        read = memory if specs.use_memory else None
+        for source in (None, generator):
+            z = _latent(encoder, encoder.ask("infer", embed, read, source), n, specs.latent)
+        prior = dynamics.ask("predict", memory)
+        for name, draw in (("mode", lambda: prior.mode), ("sample", lambda: prior.sample(generator))):
+            dynamics.tensor("predict", dynamics.guard("predict", draw), (n, specs.latent.dim), "[N, D]", name)
+        features = torch.cat([memory, z], -1)
+        _decoded(decoder, decoder.ask("decode", features[:1]), specs.obs, model.decoder.renders)
+        decoder.tensor("score", decoder.ask("score", features, obs), (n,), "[N]")
+        if isinstance(model.dynamics, ParallelDynamics):
+            _sequence(model, dynamics, batch)
+
+
+def _latent(encoder: _Witness, latent: Any, n: int, spec: LatentSpec) -> Tensor:
+    if not hasattr(latent, "z"):
+        raise encoder.fault("infer", f"gives a {type(latent).__name__}, expected a Latent")
+    posterior = getattr(encoder.part, "posterior", None)
+    if posterior == "analytic" and latent.dist is None:
+        raise encoder.fault("infer", "gives a Latent without dist, expected one: posterior is declared analytic")
+    if posterior == "own_logq":
+        encoder.tensor("infer", latent.log_q, (n,), "[N]", "Latent.log_q")
+    return encoder.tensor("infer", latent.z, (n, spec.dim), "[N, D]", "Latent.z")
+
+
+def _decoded(decoder: _Witness, parts: Any, obs: ObsSpec, renders: bool) -> None:
+    """The keys, and of vectors the values: a picture drawn pixel by pixel takes longer than all the rest."""
+    if not isinstance(parts, dict):
+        raise decoder.fault("decode", f"gives a {type(parts).__name__}, expected a dict by observation key")
+    if renders and set(parts) != set(obs.keys):
+        raise decoder.fault("decode", f"gives the keys {sorted(parts)}, expected {sorted(obs.keys)}")
+    for key in obs.vectors if renders else ():
+        mode = decoder.guard("decode", lambda key=key: parts[key].mode)
+        decoder.tensor("decode", mode, (1, *obs[key].shape), "[N, *shape]", f"{key}'s mode")
+
+
+def _sequence(model: WorldModel, dynamics: _Witness, batch: Batch) -> None:
+    z = torch.zeros(ROWS, LENGTH, model.specs.latent.dim, device=model.device)
+    start = dynamics.ask("initial", ROWS)
+    run = dynamics.ask("advance_sequence", start, z, batch.prev_action, batch.is_first)
+    for attribute in ("memory", "final", "at"):
+        if not hasattr(run, attribute):
+            raise dynamics.fault("advance_sequence", f"gives a {type(run).__name__}, expected an Unrolled")
+    shape = (ROWS, LENGTH, model.specs.memory_dim)
+    dynamics.tensor("advance_sequence", run.memory, shape, "[B, T, H]", "memory")
+    dynamics.rows("advance_sequence", run.final, ROWS, like=start)
+
+
+def _ask_losses(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, generator: torch.Generator) -> None:
+    ctx, _ = _together(asked, "advance", lambda: model.observe(batch, generator))
+    decoded = model.decoder_context(ctx)
+    for role, witness in asked.items():
+        own = decoded if role == "decoder" else ctx
+        for player in _players(witness):
+            given = own if player == "main" else own.detach()
+            _terms(witness, "losses", witness.ask("losses", given, player), own)
+    terms = _together(asked, "predict", lambda: matching.terms(model.rule, ctx, model.dynamics, model.settings))
+    _terms(asked["dynamics"], "predict", terms, ctx)
+
+
+def _together(asked: Mapping[str, _Witness], method: str, call: Callable[[], Any]) -> Any:
+    """Call what asks several parts; to blame is the one whose code was running, else the dynamics and its `method`."""
+    try:
+        return call()
+    except WorldlabError:
+        raise
+    except (Exception, SystemExit) as exc:
+        culprit, step = asked["dynamics"], exc.__traceback__
+        while step is not None:
+            owner = step.tb_frame.f_locals.get("self")
+            for witness in asked.values():
+                if owner is witness.part:
+                    culprit, method = witness, step.tb_frame.f_code.co_name
+            step = step.tb_next
+        raise culprit.raised(method, exc) from exc
+
+
+def _players(witness: _Witness) -> list[str]:
+    """The players of a part, each parameter of which must belong to exactly one."""
+    players = witness.ask("players")
+    if not isinstance(players, dict) or "main" not in players:
+        raise witness.fault("players", 'gives no "main", expected {"main": [parameters], ...}')
+    held = [id(p) for group in players.values() for p in group]
+    for name, p in witness.part.named_parameters():
+        if p.requires_grad and held.count(id(p)) != 1:
+            raise witness.fault("players", f"lists '{name}' {held.count(id(p))} times, expected once")
+    return list(players)
+
+
+def _terms(witness: _Witness, method: str, terms: Any, ctx: Context) -> None:
+    if not isinstance(terms, dict):
+        raise witness.fault(method, f"gives a {type(terms).__name__}, expected {{name: [B, T]}}")
+    for name, term in terms.items():
+        witness.tensor(method, term, tuple(ctx.row.shape), "[B, T]", f"'{name}'")
+
+
+def check_state(witness: _Witness) -> None:
+    """Save a part's state, in small: what a checkpoint cannot hold is refused now. Raises: PluginError."""
+    from safetensors.torch import save
+
+    state = witness.ask("state_dict")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise witness.fault("state_dict", f"holds a {type(value).__name__} at '{name}', expected tensors only")
+        if value.layout is not torch.strided:
+            raise witness.fault("state_dict", f"holds '{name}' as {value.layout}, expected a dense tensor")
+        witness.guard("state_dict", lambda value=value: save({"x": torch.empty(0, dtype=value.dtype)}))
+
+
+def dummy_batch(obs: ObsSpec, action: ActionSpec) -> Batch:
+    """A preprocessed batch [ROWS, LENGTH] without structure, a reset and a termination in row 0."""
+    return noise_batch(obs, action, ROWS, LENGTH, stream(0))

@@ -1,0 +1,166 @@
+"""Reads a trained run back: evaluates it, draws its dreams, and hands its dreams out as environments."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from worldlab.config import provenance
+from worldlab.config.resolve import RunConfig
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.errors import ConfigError
+from worldlab.evaluation import open_loop
+from worldlab.evaluation.episodes import EVAL_SEED, evaluate, judging_workers
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.replay import Replay
+from worldlab.registry import Registry
+from worldlab.runs.checkpoint import latest_valid
+from worldlab.runs.folder import RunFolder
+from worldlab.runs.pictures import save_webp
+from worldlab.runs.storage import make_folder
+from worldlab.training import session
+from worldlab.training.compose import Composed, compose
+from worldlab.training.streams import Streams
+
+if TYPE_CHECKING:
+    from worldlab.evaluation.dream_env import Dreamer
+
+log = logging.getLogger("worldlab")
+
+STARTS = (4, 256, 32)
+"""Environments and steps in each of the experience that dreams of a loaded run start from, and how long its sequences are."""
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read back: its configuration, its model and agent with their last weights, and how to make its environment."""
+
+    folder: RunFolder
+    config: RunConfig
+    env_id: str
+    make: Any
+    composed: Composed
+    device: torch.device
+    step: int
+    action_space: Any
+    schema: dict[str, Any]
+
+    def acting(self, seed: int) -> ActingAgent:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return ActingAgent(self.composed.model, self.composed.agent, self.action_space, generator)
+
+
+def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
+    """Read a run from its folder, without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
+    folder = RunFolder.open(run)
+    flags = {"device": device} if device != "auto" else {}
+    config = provenance.reopened(folder.path, registry, flags)
+    provenance.warn_of_changes(provenance.changes(folder.path, config, registry))
+    checkpoint = latest_valid(folder.checkpoints, move=False)
+    for sentence in checkpoint.skipped:
+        log.warning("%s", sentence)
+    torch_device = session.set_up_machine(config.core)
+    env_id, make = session.open_env(config, registry)
+    with EnvPool(make, 1) as pool:
+        obs_space, action_space = pool.observation_space, pool.action_space
+    composed = compose(config, registry, obs_space, action_space, Streams(config.core.seed), torch_device)
+    session.load_weights(composed, checkpoint)
+    schema = record_schema(obs_space, action_spec(action_space))
+    return LoadedRun(folder, config, env_id, make, composed, torch_device, checkpoint.step, action_space, schema)
+
+
+def evaluate_run(
+    loaded: LoadedRun, *, episodes: int | None = None, seed: int | None = None, video: Path | None = None
+) -> dict[str, Any]:
+    """Play evaluation episodes with a trained run. video: a .webp (or .png strip) of the first episode's observations."""
+    core = loaded.config.core
+    images = list(loaded.composed.specs.obs.images)
+    if video is not None and not images:
+        raise ConfigError(
+            "this run observes no images, so there is nothing to film",
+            cause=f"observations: {', '.join(loaded.composed.specs.obs.keys)}",
+            fix="train with --env.pixels, or leave --video out",
+        )
+    seed = EVAL_SEED if seed is None else seed
+    start = time.perf_counter()
+    outcome = evaluate(
+        loaded.acting(seed),
+        loaded.make,
+        episodes=episodes or core.eval.final_episodes,
+        seed=seed,
+        workers=judging_workers(core.env.workers),
+        record=images[0] if video is not None else None,
+        deterministic=core.eval.deterministic,
+        dream_horizon=core.eval.dream_horizon,
+    )
+    if video is not None:
+        save_webp(np.stack(outcome.frames), make_folder(video.parent) / video.name, fps=15)
+    return {
+        "env": loaded.env_id,
+        "run": loaded.folder.name,
+        "step": loaded.step,
+        **outcome.summary(),
+        "wall_seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def draw_dreams(
+    loaded: LoadedRun, *, out: Path | None = None, horizon: int = 45, count: int = 4, seed: int = 0
+) -> dict[str, Any]:
+    """Let the agent play `count` environments, then draw what the model dreams from there beside what really happened.
+
+    Returns the files written and the open-loop error by step.
+    """
+    length = open_loop.FRAMES_SEEN + horizon
+    replay = play(loaded, count, 2 * length, seed)
+    batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)
+    generator = torch.Generator(loaded.device).manual_seed(seed)
+    shown = open_loop.open_loop(loaded.composed.model, batch, generator)
+    target = make_folder(out or loaded.folder.videos)
+    paths = open_loop.save(shown, target, f"dream-{loaded.step:09d}")
+    errors = {key: [round(float(e), 4) for e in value.mean(0)[shown.start :]] for key, value in shown.errors.items()}
+    return {
+        "run": loaded.folder.name,
+        "env": loaded.env_id,
+        "step": loaded.step,
+        "pictures_by": shown.drawn_by,
+        "seen": shown.start,
+        "horizon": horizon,
+        "files": [str(path) for path in paths],
+        "rmse_by_step": errors,
+    }
+
+
+def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> Dreamer:
+    """Dreams of a loaded run, to be learned in. They start where its agent, exploring, comes to in fresh episodes.
+
+    Raises: ConfigError where the dynamics has no such temperature.
+    """
+    from worldlab.evaluation.dream_env import Dreamer, starts_from  # Stable-Baselines3: only who dreams in it pays
+
+    model = loaded.composed.model
+    model.check_temperature(temperature)
+    replay = play(loaded, STARTS[0], STARTS[1], seed)
+    sampled = replay.sample(STARTS[0] * STARTS[1] // STARTS[2], STARTS[2], np.random.default_rng(seed))
+    batch = to_batch(sampled, model.preprocess, model.device)
+    starts = starts_from(model, batch, torch.Generator(model.device).manual_seed(seed))
+    return Dreamer(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
+
+
+def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:
+    """Fresh experience of a loaded run's agent, exploring: `steps` decisions in each of `envs` environments."""
+    replay = Replay(loaded.schema, max(1000, 2 * envs * steps), envs)
+    with EnvPool(loaded.make, envs, 0, seed) as pool:
+        collector = Collector(pool, replay, loaded.acting(seed))
+        collector.start()
+        for _ in range(steps):
+            collector.step()
+    return replay

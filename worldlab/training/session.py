@@ -1,0 +1,289 @@
+"""Everything that is alive while a run trains, how it is built, and how it is written to and read from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from worldlab.agent import Agent, JudgedByEpisodes, OwnLearner
+from worldlab.config.resolve import PARTS, RunConfig
+from worldlab.env.find import open_adapter
+from worldlab.env.pool import EnvPool
+from worldlab.env.spaces import action_spec, record_schema
+from worldlab.errors import CheckpointError, ConfigError
+from worldlab.experience.acting import ActingAgent
+from worldlab.experience.collect import Collector
+from worldlab.experience.playback import Recorded
+from worldlab.experience.replay import Replay
+from worldlab.model.health import Watch
+from worldlab.registry import PluginFiles, Registry
+from worldlab.runs.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
+from worldlab.runs.machine import available_cores
+from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
+from worldlab.runs.storage import read_json
+from worldlab.settings import CoreSettings
+from worldlab.training.compose import Composed, compose
+from worldlab.training.dry_run import dry_run
+from worldlab.training.streams import Streams
+from worldlab.training.trainer import Generators, Trainer
+
+log = logging.getLogger("worldlab")
+
+Make = Callable[[], gymnasium.Env]
+"""Builds one environment."""
+
+
+@dataclass
+class Counters:
+    """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes. seconds:
+    wall-clock time spent up to the last checkpoint, the one figure here that differs between two equal runs. lines: of
+    metrics.jsonl, up to there."""
+
+    env_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    credit: float = 0.0
+    pretrained: bool = False
+    recent: list[float] = field(default_factory=list)
+    evaluation: float | None = None
+    seconds: float = 0.0
+    lines: int | None = None
+
+
+@dataclass
+class Session:
+    """A run in progress."""
+
+    config: RunConfig
+    env_id: str
+    make: Callable[[], gymnasium.Env]
+    device: torch.device
+    streams: Streams
+    pool: EnvPool
+    replay: Replay
+    composed: Composed
+    trainer: Trainer
+    collector: Collector | Recorded
+    counters: Counters
+    watch: Watch
+
+    @property
+    def core(self) -> CoreSettings:
+        return self.config.core
+
+    def judge(self, seed: int) -> ActingAgent:
+        """The agent as it is judged, drawing from a stream of its own so that judging changes nothing else."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All that are stepped: the trainer's, and those of an agent that steps its own."""
+        agent = self.composed.agent
+        own = agent.optimizers() if isinstance(agent, OwnLearner) else {}
+        return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
+
+    def close(self) -> None:
+        self.pool.close()
+        self.replay.close()
+        if isinstance(self.collector, Recorded):
+            self.collector.close()
+
+
+def set_up_machine(core: CoreSettings) -> torch.device:
+    """Global state of the process, set at the door and nowhere else: device, threads, determinism."""
+    if core.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device 'cuda' is not available here",
+            cause="torch is the CPU build" if not torch.backends.cuda.is_built() else "torch finds no GPU",
+            fix="--device cpu, or install the CUDA build of torch",
+        )
+    use_cuda = core.device == "cuda" or (core.device == "auto" and torch.cuda.is_available() and not core.strict)
+    if core.strict and use_cuda:
+        raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
+    threads = 1 if core.strict else core.train.threads or available_cores()
+    torch.set_num_threads(threads)
+    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
+        torch.use_deterministic_algorithms(core.strict)
+    return torch.device("cuda" if use_cuda else "cpu")
+
+
+@dataclass(frozen=True)
+class EnvMaker:
+    """Builds one environment, in this process or in a worker. files: stands first, so that a worker has loaded them before
+    it unpickles `make`, which may come from one of them."""
+
+    files: PluginFiles
+    make: Callable[[], gymnasium.Env]
+
+    def __call__(self) -> gymnasium.Env:
+        return self.make()
+
+
+def open_env(
+    config: RunConfig, registry: Registry, *, collecting: bool = False
+) -> tuple[str, Callable[[], gymnasium.Env]]:
+    """The full id of the run's environment and what builds one of it, in this process or in a worker.
+
+    collecting: with what is for collecting alone; judging plays whole episodes.
+    """
+    adapter, env_id = open_adapter(registry, config.core.env.id)
+    whole = {"patience": None, "collect_limit": None}
+    settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
+    return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(adapter.make, env_id, settings))
+
+
+def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """Observation and action space of an environment."""
+    env = make()
+    try:
+        assert isinstance(env.observation_space, gymnasium.spaces.Dict)
+        return env.observation_space, env.action_space
+    finally:
+        env.close()
+
+
+def rehearsed(
+    config: RunConfig,
+    registry: Registry,
+    obs_space: gymnasium.Space,
+    action_space: gymnasium.Space,
+    streams: Streams,
+    device: torch.device,
+) -> Composed:
+    """World model and agent, built and held to their contracts on a small batch. Raises: ConfigError, PluginError."""
+    composed = compose(config, registry, obs_space, action_space, streams, device)
+    dry_run(composed.model, composed.agent, {role: registry.get(role, getattr(config, role).name) for role in PARTS})
+    return composed
+
+
+def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
+    """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved.
+
+    Only a strict run refuses a replay with damaged records: another goes on with the experience that is left (`replay.lost`).
+    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError where an older checkpoint may still do).
+    """
+    core = config.core
+    device = set_up_machine(core)
+    streams = Streams(core.seed)
+    env_id, make = open_env(config, registry)
+    _, make_collecting = open_env(config, registry, collecting=True)
+    state = checkpoint.state if checkpoint else {}  # read and verified at each asking
+    counters, watch = Counters(**state.get("counters", {})), Watch(**state.get("watch", {}))
+    seed = [streams.derive("env"), counters.env_steps]
+    same = core.env.same_episodes
+    with ExitStack() as opened:
+        pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
+        opened.callback(pool.close)
+        schema = record_schema(pool.observation_space, action_spec(pool.action_space))
+        # Every decision gives at most two records: its arrival and, after an ending, the reset.
+        capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
+        replay_args = (schema, capacity, core.env.num_envs)
+        if checkpoint:
+            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, state["replay"], exact=core.strict)
+        else:
+            replay = Replay(*replay_args, replay_folder, core.replay.storage)
+        opened.callback(replay.close)
+        composed = rehearsed(config, registry, pool.observation_space, pool.action_space, streams, device)
+        generators = Generators(streams.torch("model", device), streams.torch("agent", device))
+        trainer = Trainer(composed.model, composed.agent, core.train, generators)
+        source, noise = streams.torch("acting", device), composed.agent.noise
+        acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
+        collector = _recorded(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
+        if isinstance(collector, Recorded):
+            opened.callback(collector.close)
+        session = Session(
+            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, watch
+        )
+        if checkpoint:
+            _restore(session, checkpoint, state)
+        opened.pop_all()  # from here on the session closes them
+    return session
+
+
+def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Recorded | None:
+    """What plays recorded experience back, if the run is to learn from that."""
+    if not core.replay.source:
+        return None
+    refuse_idle(acting.agent)
+    recorded = Recorded(Path(core.replay.source), replay)
+    if recorded.decisions < core.steps:
+        raise ConfigError(
+            f"the recording has {recorded.decisions} decisions, steps is {core.steps}",
+            fix=f"--steps {recorded.decisions}, or a longer recording",
+        )
+    return recorded
+
+
+def refuse_idle(agent: Agent) -> None:
+    """Raises: ConfigError for an agent that can learn nothing from episodes that others played."""
+    # Without an episode to play such an agent rests; here none would ever come.
+    if isinstance(agent, JudgedByEpisodes) and bool(agent.resting(agent.initial(1)).any()):
+        raise ConfigError(
+            "this agent learns from the episodes it plays, and recorded data leaves it none",
+            fix="another --agent, or leave --replay.source and --shared-data out",
+        )
+
+
+def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
+    """Write a checkpoint of everything but the environments. The replay is on disk before the checkpoint is."""
+    session.replay.flush(sync=True)
+    random, random_state = session.streams.state()
+    tensors: dict[str, dict[str, torch.Tensor]] = {
+        "model": session.composed.model.state_dict(),
+        "agent": session.composed.agent.state_dict(),
+        "random": random,
+    }
+    optimizers = {}
+    for name, optimizer in session.optimizers.items():
+        tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
+    state = {
+        "counters": vars(session.counters),
+        "watch": vars(session.watch),
+        "replay": session.replay.position(),
+        "random": random_state,
+        "optimizers": optimizers,
+        "trainer": {"updates": session.trainer.updates, "skips": session.trainer.skips},
+    }
+    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra)
+    prune(folder, session.core.log.keep)
+    oldest = list_checkpoints(folder)[0][1]
+    try:
+        reach = read_json(oldest / STATE)["replay"]
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s is damaged (%s); old experience is kept until it is gone", oldest.name, error)
+    else:
+        session.replay.prune(reach)
+    return path
+
+
+def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    load_weights(session.composed, checkpoint)
+    for name, optimizer in session.optimizers.items():
+        tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
+        restore_optimizer(optimizer, tensors, state["optimizers"][name])
+    session.streams.restore(checkpoint.tensors("random"), state["random"])
+    session.trainer.updates = state["trainer"]["updates"]
+    session.trainer.skips = state["trainer"]["skips"]
+
+
+def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model and an agent. Raises: CheckpointError if they do not fit."""
+    for name, module in (("model", composed.model), ("agent", composed.agent)):
+        tensors = checkpoint.tensors(name)
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the weights of '{name}' do not fit this configuration",
+                cause=str(error).splitlines()[-1].strip()[:300],
+                fix="use the run's own config.toml, with the plugins it was made with",
+            ) from error

@@ -1,0 +1,206 @@
+"""Trains a run to its end, new or resumed, and records in its folder what it is made of."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from worldlab.config import provenance
+from worldlab.config.resolve import RunConfig
+from worldlab.errors import CheckpointError, ConfigError, DivergedError
+from worldlab.experience.playback import Recorded
+from worldlab.experience.segments import DamagedReplayError
+from worldlab.interfaces import parameter_count
+from worldlab.registry import Registry
+from worldlab.runs.checkpoint import Checkpoint, latest_valid, older_valid, quarantine
+from worldlab.runs.find import new_run_path
+from worldlab.runs.folder import RunFolder
+from worldlab.runs.metrics import MetricsBus
+from worldlab.training import session
+from worldlab.training.loop import Loop, Stopped
+from worldlab.training.panel import Progress
+
+if TYPE_CHECKING:
+    pass
+
+log = logging.getLogger("worldlab")
+
+
+def train(
+    config: RunConfig, registry: Registry, *, run: Path | None = None, resume: bool = False, explain: bool = False
+) -> dict[str, Any]:
+    """Train a run to its end and return the content of result.json.
+
+    run: its folder; None makes runs/<env>-<time>. resume: continue from the newest valid checkpoint.
+    Stopped by SIGINT or SIGTERM it saves a checkpoint and raises SystemExit(130 or 143).
+    """
+    folder, changed = _open_folder(config, registry, run, resume)
+    with folder:
+        if resume:
+            live, checkpoint = _resumed(config, registry, folder)
+            _keep_configuration(folder, config, registry)
+        else:
+            checkpoint = None
+            try:
+                live = session.build(config, registry, folder.replay)
+            except BaseException:
+                folder.write_run_json({"status": "failed"})
+                raise
+        try:
+            log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
+            if explain:
+                log.info("%s", live.composed.explain())
+            _describe(folder, live, registry, config, changed)
+            result = _run_loop(live, folder, registry, checkpoint)
+        finally:
+            live.close()
+        return result
+
+
+def _open_folder(
+    config: RunConfig, registry: Registry, run: Path | None, resume: bool
+) -> tuple[RunFolder, list[dict[str, str]]]:
+    """The run's folder, locked, and the parts whose plugin is another one than when a resumed run was made."""
+    changed: list[dict[str, str]] = []
+    if resume:
+        if run is None:
+            raise ConfigError("--resume needs a run to go on with", fix="--run DIR --resume")
+        changed = provenance.changes(run, config, registry)
+        if changed and config.core.strict:
+            raise provenance.refuse(changed)
+        provenance.warn_of_changes(changed)
+        folder = RunFolder.open(run, write=True)
+    else:
+        folder = RunFolder.create(run or new_run_path(config.core.env.id))
+        _keep_configuration(folder, config, registry)
+    return folder, changed
+
+
+def _keep_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
+    """Of a resumed run only once it is known to fit: one that was refused is left as it was."""
+    for file in registry.plugin_files:
+        folder.keep_plugin(file)
+    folder.write_config(config.to_toml())
+
+
+def _resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
+    """The run as its newest checkpoint left it, or an older one where the replay does not hold what that counts on."""
+    checkpoint = newest = _find_checkpoint(folder)
+    passed = []
+    while True:
+        try:
+            live = session.build(config, registry, folder.replay, checkpoint)
+            break
+        except DamagedReplayError as error:
+            passed.append(checkpoint)
+            older = older_valid(folder.checkpoints, checkpoint)
+            if older is None:
+                raise
+            log.warning("%s; trying checkpoint step-%d", error.message, older.step)
+            checkpoint = older
+    for one in passed:
+        quarantine(one.path)
+    if passed:
+        log.warning("going on from step %d, not from %d", checkpoint.step, newest.step)
+    if live.replay.lost:
+        log.warning(
+            "the replay is damaged: %d steps of experience are left out, so this is no longer the same run bit for bit",
+            live.replay.lost,
+        )
+    return live, checkpoint
+
+
+def _find_checkpoint(folder: RunFolder) -> Checkpoint:
+    try:
+        checkpoint = latest_valid(folder.checkpoints)
+    except CheckpointError as error:
+        if any(folder.checkpoints.glob("step-*")):
+            raise
+        raise ConfigError(
+            f"run '{folder.name}' stopped before its first checkpoint",
+            cause=str(error),
+            fix="start it anew with another --run",
+        ) from error
+    for sentence in checkpoint.skipped:
+        log.warning("%s", sentence)
+    log.info("resuming at step %d", checkpoint.step)
+    return checkpoint
+
+
+def _describe(
+    folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig, changed: list[dict[str, str]]
+) -> None:
+    now = [{**one, "step": live.counters.env_steps} for one in changed]
+    parts = {role: parameter_count([part]) for role, part in live.composed.model.parts.items()}
+    parts["total"] = parameter_count([live.composed.model, live.composed.agent])
+    folder.write_run_json(
+        {
+            "status": "running",
+            "env": live.env_id,
+            "seed": config.core.seed,
+            "strict": config.core.strict,
+            "device": str(live.device),
+            "threads": torch.get_num_threads(),
+            "plugins": registry.plugins_record(),
+            "components": provenance.components(config, registry),
+            "changes": [*folder.read_run_json().get("changes", []), *now],
+            "parameters": parts,
+            "matching": live.composed.model.rule.why,
+            **_data(live),
+        }
+    )
+
+
+def _data(live: session.Session) -> dict[str, Any]:
+    """What run.json says of the experience, where it was recorded by another run."""
+    source = live.collector
+    if not isinstance(source, Recorded):
+        return {}
+    return {"data": {"source": live.core.replay.source, "sha256": source.sha256, "decisions": source.decisions}}
+
+
+def _run_loop(
+    live: session.Session, folder: RunFolder, registry: Registry, checkpoint: Checkpoint | None
+) -> dict[str, Any]:
+    core = live.core
+    title = (
+        f"{live.env_id}  {'/'.join(getattr(live.config, r).name for r in ('encoder', 'dynamics', 'decoder', 'agent'))}"
+    )
+    with (
+        MetricsBus(folder, core.log.tensorboard) as metrics,
+        Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
+    ):
+        if checkpoint:
+            metrics.truncate_after(checkpoint.step, live.counters.lines)
+        metrics.hparams(_flat(live.config.to_mapping()))
+        loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
+        try:
+            result = loop.run()
+        except Stopped as stop:
+            folder.write_run_json({"status": "stopped", "step": live.counters.env_steps})
+            log.info(
+                "stopped at step %d, checkpoint saved; go on with --run %s --resume",
+                live.counters.env_steps,
+                folder.path,
+            )
+            raise SystemExit(128 + stop.signal) from None
+        except BaseException as error:
+            status = "diverged" if isinstance(error, DivergedError) else "failed"
+            folder.write_run_json({"status": status, "step": live.counters.env_steps})
+            raise
+    folder.write_result(result)
+    folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
+    return result
+
+
+def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            out.update(_flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = value if isinstance(value, int | float | str) else str(value)
+    return out
