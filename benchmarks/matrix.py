@@ -51,10 +51,10 @@ PRIOR = {"analytic": "exact", "log_prob": "exact", "sampler": "undefined", "crit
 def bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str:
     """Whether the whole model bounds bits per dimension, and if not, which part has no density."""
     missing = []
-    if encoder.posterior not in ("analytic", "own_logq"):
-        missing.append(f"q: {encoder.posterior}")
-    if dynamics.prior not in ("analytic", "log_prob"):
-        missing.append(f"p(z): {dynamics.prior}")
+    if encoder.posterior_kind not in ("analytic", "own_logq"):
+        missing.append(f"q: {encoder.posterior_kind}")
+    if dynamics.prior_kind not in ("analytic", "log_prob"):
+        missing.append(f"p(z): {dynamics.prior_kind}")
     if decoder.likelihood == "undefined":
         missing.append(f"P(o): {decoder.score_kind.replace('_', ' ')}")
     return "bound" if not missing else "undefined (" + "; ".join(missing) + ")"
@@ -104,8 +104,8 @@ def measure(
         "updates_per_s": 1 / statistics.median(seconds[1:]),
         "frames_per_update": config.core.train.batch_size * config.core.train.batch_length,
         "matching": [model.rule.dyn, model.rule.rep],
-        "q": POSTERIOR[model.encoder.posterior],
-        "p": PRIOR[model.dynamics.prior],
+        "q": POSTERIOR[model.encoder.posterior_kind],
+        "p": PRIOR[model.dynamics.prior_kind],
         "picture": model.decoder.likelihood,
         "bits_per_dim": bits(model.encoder, model.dynamics, model.decoder),
     }

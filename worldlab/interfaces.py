@@ -24,20 +24,17 @@ from worldlab.distributions import Distribution
 from worldlab.settings import Config
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
 
-API = 1
-"""Version of this contract; a plugin registers with the one it was written for."""
-
 Obs = dict[str, Tensor]
 """Preprocessed observation: images [N, C, H, W] in [-0.5, 0.5], vectors [N, n], by key of ObsSpec."""
 
 State = dict[str, Any]
 """A dynamics' state: a tree of tensors, [N, ...] on every leaf, nothing hidden in the module."""
 
-Posterior = Literal["analytic", "own_logq", "implicit", "deterministic"]
+PosteriorKind = Literal["analytic", "own_logq", "implicit", "deterministic"]
 """What an encoder knows of q: a distribution in closed form; the log-density of its own samples; only samples;
 a point plus fixed channel noise."""
 
-Prior = Literal["analytic", "log_prob", "sampler", "critic"]
+PriorKind = Literal["analytic", "log_prob", "sampler", "critic"]
 """What a dynamics knows of p: a distribution in closed form; a log-density; only samples, trained by its own loss
 (adversarial, flow matching); samples, trained by its own contrastive loss."""
 
@@ -53,8 +50,8 @@ Draws = Literal["mode", "sample"]
 """What a decoder's own picture is: its distribution's mode, or a sample."""
 
 DECLARED: dict[str, dict[str, Any]] = {
-    "encoder": {"posterior": Posterior},
-    "dynamics": {"prior": Prior},
+    "encoder": {"posterior_kind": PosteriorKind},
+    "dynamics": {"prior_kind": PriorKind},
     "decoder": {"score_kind": ScoreKind, "likelihood": Likelihood, "draws": Draws},
 }
 """What a component of each role declares of itself in words, and the words there are."""
@@ -110,7 +107,7 @@ class Context:
     embed [B, T, E]; memory [B, T, H] and latent (leaves [B, T, ...]) are the posterior's; features [B, T, F];
     prior: the dynamics' distribution of z[t] given memory[t], over B * T rows. row, time: [B, T] long, where each
     frame stands in the batch (a decoder may be given a random subset, shaped [M, 1]).
-    posterior: what the encoder knows of q; only with a "deterministic" one may a dynamics' own loss train z.
+    z_trains_through_dynamics: whether a dynamics' own loss may train z: only where the encoder is "deterministic".
     Tensors carry gradients for the main player and are detached for the others.
     """
 
@@ -123,7 +120,7 @@ class Context:
     row: Tensor
     time: Tensor
     generator: torch.Generator
-    posterior: Posterior = "implicit"
+    z_trains_through_dynamics: bool = False
 
     def detach(self) -> Context:
         """The same context, cut from the graph; the generator is shared."""
@@ -176,9 +173,9 @@ class Component(nn.Module, ABC):
 
 
 class Encoder(Component):
-    """q(z | o, h). `posterior` declares what is known of q; `uses_memory`, whether `infer` has a use for h at all."""
+    """q(z | o, h). `posterior_kind` declares what is known of q; `uses_memory`, whether `infer` has a use for h at all."""
 
-    posterior: Posterior
+    posterior_kind: PosteriorKind
     uses_memory: bool = True
 
     @abstractmethod
@@ -203,13 +200,13 @@ class Encoder(Component):
 
 
 class Dynamics(Component):
-    """h' = f(h, z, a) and p(z | h). `prior` declares what is known of p.
+    """h' = f(h, z, a) and p(z | h). `prior_kind` declares what is known of p.
 
     reparameterised: whether gradients of samples with respect to the memory are meaningful (pathwise or
     straight-through), so that an agent may differentiate through imagination.
     """
 
-    prior: Prior
+    prior_kind: PriorKind
     reparameterised: bool = True
 
     @abstractmethod
@@ -321,7 +318,6 @@ def parameter_count(modules: Iterable[nn.Module]) -> int:
 
 
 __all__ = [
-    "API",
     "ActionSpec",
     "Alarm",
     "Batch",

@@ -190,7 +190,7 @@ class WorldModel(nn.Module):
             row=row,
             time=time,
             generator=source,
-            posterior=self.encoder.posterior,
+            z_trains_through_dynamics=self.encoder.posterior_kind == "deterministic",
         )
         return ctx, seen
 

@@ -29,7 +29,7 @@ class AutoregressiveDynamics(Dynamics):
     """
 
     Config = AutoregressiveDynamicsConfig
-    prior = "log_prob"
+    prior_kind = "log_prob"
     reparameterised = True
 
     def __init__(self, config: AutoregressiveDynamicsConfig, specs: Specs) -> None:

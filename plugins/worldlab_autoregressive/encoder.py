@@ -23,7 +23,7 @@ class AutoregressiveEncoder(Encoder):
     """
 
     Config = AutoregressiveEncoderConfig
-    posterior = "own_logq"
+    posterior_kind = "own_logq"
     uses_memory = False
 
     def __init__(self, config: AutoregressiveEncoderConfig, specs: Specs) -> None:

@@ -38,7 +38,7 @@ class CPCDynamics(Dynamics):
     """
 
     Config = CPCDynamicsConfig
-    prior = "critic"
+    prior_kind = "critic"
     reparameterised = True
     marginal_mean: Tensor
     marginal_var: Tensor
@@ -111,7 +111,7 @@ class CPCDynamics(Dynamics):
             return {}
         assert isinstance(ctx.prior, Normal | OneHot)
         stopped = ctx.latent.z.detach()
-        z = ctx.latent.z if ctx.posterior == "deterministic" else stopped
+        z = ctx.latent.z if ctx.z_trains_through_dynamics else stopped
         if self.training and torch.is_grad_enabled():
             self._follow_marginal(stopped, ctx.batch.mask)
         nll = -ctx.prior.log_prob(stopped.flatten(0, 1)).view_as(ctx.batch.mask)

@@ -29,7 +29,7 @@ class CPCEncoder(Encoder):
     """
 
     Config = CPCEncoderConfig
-    posterior = "deterministic"
+    posterior_kind = "deterministic"
     uses_memory = False
 
     def __init__(self, config: CPCEncoderConfig, specs: Specs) -> None:

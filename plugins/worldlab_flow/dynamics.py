@@ -26,7 +26,7 @@ class FlowDynamics(Dynamics):
     """
 
     Config = FlowDynamicsConfig
-    prior = "log_prob"
+    prior_kind = "log_prob"
     reparameterised = True
 
     def __init__(self, config: FlowDynamicsConfig, specs: Specs) -> None:

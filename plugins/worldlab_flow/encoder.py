@@ -31,7 +31,7 @@ class FlowEncoder(Encoder):
     """
 
     Config = FlowEncoderConfig
-    posterior = "own_logq"
+    posterior_kind = "own_logq"
     start: Tensor
     mean_of_means: Tensor
     std_of_means: Tensor

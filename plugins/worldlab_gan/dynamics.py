@@ -29,7 +29,7 @@ class GANDynamics(Dynamics):
     """
 
     Config = GANDynamicsConfig
-    prior = "sampler"
+    prior_kind = "sampler"
     reparameterised = True
 
     def __init__(self, config: GANDynamicsConfig, specs: Specs) -> None:

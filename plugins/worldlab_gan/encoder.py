@@ -30,7 +30,7 @@ class GANEncoder(Encoder):
     """
 
     Config = GANEncoderConfig
-    posterior = "implicit"
+    posterior_kind = "implicit"
 
     def __init__(self, config: GANEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -22,7 +22,7 @@ class VAEDynamics(Dynamics):
     """
 
     Config = VAEDynamicsConfig
-    prior = "analytic"
+    prior_kind = "analytic"
 
     def __init__(self, config: VAEDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -24,7 +24,7 @@ class VAEEncoder(Encoder):
     """
 
     Config = VAEEncoderConfig
-    posterior = "analytic"
+    posterior_kind = "analytic"
 
     def __init__(self, config: VAEEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)

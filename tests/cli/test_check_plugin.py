@@ -198,8 +198,8 @@ def test_the_abilities_are_those_of_a_built_component(capsys):
     assert cli.main(["plugins", "--verbose", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["components"]
     told = {(row["role"], row["name"]): row["abilities"] for row in rows}
-    assert told["encoder", "vae"] == {"posterior": "analytic", "uses_memory": True}
-    assert told["dynamics", "autoregressive"] == {"prior": "log_prob", "reparameterised": True, "parallel": True}
+    assert told["encoder", "vae"] == {"posterior_kind": "analytic", "uses_memory": True}
+    assert told["dynamics", "autoregressive"] == {"prior_kind": "log_prob", "reparameterised": True, "parallel": True}
     assert told["dynamics", "vae"]["parallel"] is False
     # The class says "undefined": only with pictures there is a likelihood, and only the built decoder knows.
     assert told["decoder", "flow"] == {"score_kind": "log_density", "likelihood": "bound", "renders": True}

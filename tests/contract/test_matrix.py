@@ -97,7 +97,7 @@ def check_routing(built: Composed, ctx: Context) -> None:
     learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
     assert reached(learns, weights)
     assert reached(learns, held) == (
-        rule.dyn == "own" and model.encoder.posterior == "deterministic" and model.dynamics.prior == "critic"
+        rule.dyn == "own" and model.encoder.posterior_kind == "deterministic" and model.dynamics.prior_kind == "critic"
     )
     assert ("rep" in terms) == (rule.rep != "none")
     if "rep" in terms:

@@ -161,7 +161,7 @@ def test_reset_rows_replaces_exactly_the_marked_rows():
 class Counter(Dynamics):
     """A world one can compute by hand: h' = h + 10 a + z, p(z | h) a point at 1. Everything is known in advance."""
 
-    prior = "analytic"
+    prior_kind = "analytic"
 
     def __init__(self) -> None:
         super().__init__(None, None)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ class _Part:
 class GivenEncoder(_Part, Encoder):
     """z = read(obs), a point."""
 
-    posterior = "deterministic"
+    posterior_kind = "deterministic"
     uses_memory = False
 
     def __init__(self, read: Callable[[dict[str, Tensor]], Tensor]):
@@ -59,7 +59,7 @@ class GivenEncoder(_Part, Encoder):
 class GivenDynamics(_Part, Dynamics):
     """h = step(z, action), p(z | h) = forecast(h). memory: width of h."""
 
-    prior = "log_prob"
+    prior_kind = "log_prob"
 
     def __init__(self, memory: int, step: Callable[[Tensor, Tensor], Tensor], forecast: Callable[[Tensor], Any]):
         nn.Module.__init__(self)

@@ -55,7 +55,7 @@ RULES = {
 @pytest.mark.parametrize("pair", RULES, ids="-".join)
 def test_the_rule_of_every_pair_of_abilities(pair):
     posterior, prior = pair
-    rule = matching.choose(Able(posterior=posterior), Scoring(prior=prior))  # type: ignore[arg-type]
+    rule = matching.choose(Able(posterior_kind=posterior), Scoring(prior_kind=prior))  # type: ignore[arg-type]
     assert (rule.dyn, rule.rep) == RULES[pair]
     assert posterior in rule.why and prior in rule.why
 
@@ -64,7 +64,7 @@ def test_the_rule_of_every_pair_of_abilities(pair):
 @pytest.mark.parametrize("prior", ["sampler", "critic"])
 def test_a_scored_prior_without_a_score_is_refused_with_a_way_out(posterior, prior):
     with pytest.raises(ConfigError) as caught:
-        matching.choose(Able(posterior=posterior), Able(prior=prior))  # type: ignore[arg-type]
+        matching.choose(Able(posterior_kind=posterior), Able(prior_kind=prior))  # type: ignore[arg-type]
     assert "score_latent" in str(caught.value.fix) and len(caught.value.message) <= 100
 
 

@@ -204,4 +204,4 @@ def test_any_picture_and_a_dict(size):
 def test_registered_default_is_32_by_32():
     spec = AutoregressiveEncoder.latent_spec(AutoregressiveEncoderConfig())
     assert (spec.dim, spec.kind, spec.groups, spec.classes) == (1024, "categorical", 32, 32)
-    assert not AutoregressiveEncoder.uses_memory and AutoregressiveEncoder.posterior == "own_logq"
+    assert not AutoregressiveEncoder.uses_memory and AutoregressiveEncoder.posterior_kind == "own_logq"

@@ -27,7 +27,7 @@ def test_latent_is_normalised_and_noisy_only_with_a_generator():
 
 def test_latent_spec_says_what_it_emits():
     assert CPCEncoder.latent_spec(CPCEncoderConfig(latent_dim=12)) == LatentSpec(12, "point")
-    assert CPCEncoder.posterior == "deterministic" and not CPCEncoder.uses_memory
+    assert CPCEncoder.posterior_kind == "deterministic" and not CPCEncoder.uses_memory
 
 
 @pytest.mark.parametrize(("side", "pad"), [(16, 1), (32, 2), (64, 4), (84, 4), (96, 4)])

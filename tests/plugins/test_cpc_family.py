@@ -25,7 +25,7 @@ class GaussianEncoder(Encoder):
     """The smallest encoder with an analytic posterior."""
 
     Config = Config
-    posterior = "analytic"
+    posterior_kind = "analytic"
     uses_memory = False
 
     def __init__(self, config: Config, specs) -> None:

@@ -69,7 +69,11 @@ def test_the_dynamics_learns_from_any_encoder(kind: str):
 
 def test_configs_say_what_the_parts_emit_and_need():
     assert FlowEncoder.latent_spec(FlowEncoderConfig(latent_dim=12)) == LatentSpec(12, "gaussian")
-    assert FlowEncoder.posterior == "own_logq" and FlowDynamics.prior == "log_prob" and FlowDynamics.reparameterised
+    assert (
+        FlowEncoder.posterior_kind == "own_logq"
+        and FlowDynamics.prior_kind == "log_prob"
+        and FlowDynamics.reparameterised
+    )
     assert FlowDynamics.memory_size(FlowDynamicsConfig(memory=24), LatentSpec(3), make_specs().action) == 24
     assert FlowDecoder.score_kind == "log_density" and FlowDecoder.renders
     assert FlowDecoderConfig().dequantisation == "uniform" and FlowDecoderConfig().architecture == "glow"

@@ -40,11 +40,11 @@ class Explodes(reference.ReferenceDecoder):  # type: ignore[misc]  # a test doub
 
 
 class OwnLogq(reference.ReferenceEncoder):  # type: ignore[misc]
-    posterior = "own_logq"
+    posterior_kind = "own_logq"
 
 
 class Unscored(reference.ReferenceDynamics):  # type: ignore[misc]
-    prior = "sampler"
+    prior_kind = "sampler"
 
 
 class NeverReads(reference.ReferenceEncoder):  # type: ignore[misc]

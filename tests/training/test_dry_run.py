@@ -156,7 +156,7 @@ REPLACED: dict[str, list[tuple[str, dict[str, Any], str]]] = {  # method to blam
         ("embed", {"embed": raising}, r"raised RuntimeError: mat1 and mat2"),
         ("embed", {"embed": leaving}, r"raised SystemExit: 0"),
         ("infer", {"infer": lambda self, embed, memory: None}, r"raised TypeError: .*positional"),
-        ("infer", {"posterior": "own_logq"}, r"Latent.log_q is a NoneType, expected a float tensor \[N\] = \[3\]"),
+        ("infer", {"posterior_kind": "own_logq"}, r"Latent.log_q is a NoneType, expected a float tensor \[N\] = \[3\]"),
         ("players", {"players": lambda self: {"main": []}}, r"lists '.*' 0 times, expected once"),
         ("players", {"players": lambda self: {"main": [*self.parameters()] * 2}}, r"2 times, expected once"),
         ("players", {"players": lambda self: [1]}, r'gives no "main"'),
@@ -243,7 +243,7 @@ def test_a_temperature_that_the_dynamics_lacks_is_refused_before_anything_is_col
         dream_temperature = 1.3
 
     class Fixed(ReferenceDynamics):  # type: ignore[misc]  # a test double
-        prior = "log_prob"
+        prior_kind = "log_prob"
 
         def predict(self, memory):
             return Blunt(super().predict(memory))

@@ -132,6 +132,6 @@ def _table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bo
 
 
 def _words(abilities: dict[str, Any]) -> str:
-    """{"posterior": "analytic", "uses_memory": True} -> "posterior analytic, uses_memory yes"."""
+    """{"posterior_kind": "analytic", "uses_memory": True} -> "posterior_kind analytic, uses_memory yes"."""
     plain = {True: "yes", False: "no"}
     return ", ".join(f"{key} {plain.get(value, value)}" for key, value in abilities.items())

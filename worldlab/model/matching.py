@@ -52,7 +52,7 @@ class Rule:
 
 def choose(encoder: Encoder, dynamics: Dynamics) -> Rule:
     """Pick the rule from declared abilities. Raises ConfigError for a pair that cannot be trained."""
-    posterior, prior = encoder.posterior, dynamics.prior
+    posterior, prior = encoder.posterior_kind, dynamics.prior_kind
     pair = f"{type(encoder).__name__} ({posterior}) with {type(dynamics).__name__} ({prior})"
     if prior in ("sampler", "critic"):
         return _choose_for_scored_prior(posterior, dynamics, pair)
@@ -68,13 +68,13 @@ def choose(encoder: Encoder, dynamics: Dynamics) -> Rule:
 
 
 def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> Rule:
-    own = f"{pair}: the dynamics trains by its own {'contrastive ' if dynamics.prior == 'critic' else ''}loss"
+    own = f"{pair}: the dynamics trains by its own {'contrastive ' if dynamics.prior_kind == 'critic' else ''}loss"
     if posterior in ("implicit", "deterministic"):
         return Rule("own", "none", f"{own}; the encoder by its own and decoder losses")
     if not isinstance(dynamics, ScoresLatent):
         raise ConfigError(
             f"{type(dynamics).__name__} has no density and no score, so {posterior} latents cannot be tied to it",
-            cause=f"its prior is '{dynamics.prior}' but it does not offer score_latent(memory, z)",
+            cause=f"its prior is '{dynamics.prior_kind}' but it does not offer score_latent(memory, z)",
             fix="give the dynamics a score_latent method, or choose an encoder that is implicit or deterministic",
         )
     return Rule("own", "score_anchor", f"{own}; the encoder by its frozen score, with a light pull to a standard prior")
@@ -144,7 +144,7 @@ def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
         raise ConfigError(
             f"the posterior is a {type(posterior).__name__}, the prior a {type(prior).__name__}: no closed-form KL",
             cause="both declare 'analytic', which means a distribution of one and the same class (worldlab.distributions)",
-            fix="declare posterior = 'own_logq', or prior = 'log_prob', where the class is one of your own",
+            fix="declare posterior_kind = 'own_logq', or prior_kind = 'log_prob', where the class is one of your own",
         )
     assert isinstance(posterior, HasKL)
     batch = ctx.memory.shape[0]

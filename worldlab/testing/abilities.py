@@ -12,8 +12,8 @@ from worldlab.testing.checks import CheckFailure, NotApplicable
 from worldlab.testing.runner import modes
 
 ABILITIES = {
-    "encoder": ("posterior", "uses_memory"),
-    "dynamics": ("prior", "reparameterised"),
+    "encoder": ("posterior_kind", "uses_memory"),
+    "dynamics": ("prior_kind", "reparameterised"),
     "decoder": ("score_kind", "likelihood", "renders"),
 }
 """What is declared, by role."""

@@ -280,13 +280,13 @@ def declared_prior(subject: Subject) -> None:
     dynamics = bench.dynamics
     memory = dynamics.memory(warm(bench, 4)).requires_grad_()
     prior, z = dynamics.predict(memory), bench.latents(4)
-    if dynamics.prior in ("analytic", "log_prob"):
+    if dynamics.prior_kind in ("analytic", "log_prob"):
         if not isinstance(prior, HasLogProb):
             raise CheckFailure(
-                f"prior is '{dynamics.prior}' but has no log_prob", "offer log_prob, or declare 'sampler'"
+                f"prior is '{dynamics.prior_kind}' but has no log_prob", "offer log_prob, or declare 'sampler'"
             )
         require_shape(prior.log_prob(z), (4,), "log_prob(z)")
-    if dynamics.prior == "analytic" and not isinstance(prior, HasKL):
+    if dynamics.prior_kind == "analytic" and not isinstance(prior, HasKL):
         raise CheckFailure("prior is 'analytic' but has no kl", "offer kl(other), or declare 'log_prob'")
     cut = tree.detach(prior).sample(stream(0))
     if cut.requires_grad and torch.autograd.grad(cut.sum(), memory, allow_unused=True)[0] is not None:
@@ -315,15 +315,15 @@ def honest_density(subject: Subject) -> None:
             continue
         memory = bench.dynamics.memory(warm(bench, 1)).detach()
         prior = bench.dynamics.predict(memory)
-        if not isinstance(prior, HasLogProb) or bench.dynamics.prior not in ("analytic", "log_prob"):
-            raise NotApplicable(f"the prior is {bench.dynamics.prior}")
+        if not isinstance(prior, HasLogProb) or bench.dynamics.prior_kind not in ("analytic", "log_prob"):
+            raise NotApplicable(f"the prior is {bench.dynamics.prior_kind}")
         asked += 1
         with torch.no_grad():
             _integrates(bench, memory) if settings["kind"] == "gaussian" else _sums_to_one(bench, memory)
     for settings in ({"kind": "gaussian", "latent_dim": 8}, {"kind": "categorical", "groups": 2, "classes": 4}):
         with suppress(NotApplicable), torch.no_grad():
             bench = subject.only(**settings).bench("vector")
-            if bench.dynamics.prior in ("analytic", "log_prob"):
+            if bench.dynamics.prior_kind in ("analytic", "log_prob"):
                 asked += 1
                 _fits_its_samples(bench)
     if not asked:
@@ -376,7 +376,7 @@ def seeded_samples(subject: Subject) -> None:
         prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 64)))
         if not same(prior.sample(stream(1)), prior.sample(stream(1)), 0.0):
             raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
-        dense = bench.dynamics.prior in ("analytic", "log_prob")
+        dense = bench.dynamics.prior_kind in ("analytic", "log_prob")
         if dense and same(prior.sample(stream(1)), prior.sample(stream(2)), 0.0):
             raise CheckFailure("samples of two seeds are the same", "draw from the generator that sample() is given")
         if not same(prior.mode, prior.mode, 0.0):

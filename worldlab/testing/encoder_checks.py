@@ -104,7 +104,7 @@ def determinism(subject: Subject) -> None:
                 f"two calls with {when} give different latents",
                 "draw noise from the generator only, none if it is None",
             )
-    if bench.encoder.posterior != "deterministic" and same(_infer(bench, 64, 3).z, _infer(bench, 64, 4).z, 0.0):
+    if bench.encoder.posterior_kind != "deterministic" and same(_infer(bench, 64, 3).z, _infer(bench, 64, 4).z, 0.0):
         raise CheckFailure("two seeds give the same latents", "draw from the generator that infer() is given")
 
 
@@ -183,7 +183,7 @@ def declared_posterior(subject: Subject) -> None:
     """
     bench = subject.bench()
     latent = _infer(bench, 4)
-    posterior = bench.encoder.posterior
+    posterior = bench.encoder.posterior_kind
     require_rows(latent, 4, "the latent")
     if latent.dist is not None:
         require_rows(latent.dist, 4, "the latent's dist")
@@ -215,14 +215,14 @@ def honest_density(subject: Subject) -> None:
     Fix: -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi, summed over D; for flows minus log |det|.
     """
     bench = subject.bench()
-    if bench.encoder.posterior not in ("analytic", "own_logq"):
-        raise NotApplicable(f"the posterior is {bench.encoder.posterior}")
+    if bench.encoder.posterior_kind not in ("analytic", "own_logq"):
+        raise NotApplicable(f"the posterior is {bench.encoder.posterior_kind}")
     spec, count = bench.specs.latent, 4000
     with torch.no_grad():
         embed = bench.encoder.embed(bench.obs(1)).expand(count, -1)
         memory = _memory(bench, 1)
         latent = bench.encoder.infer(embed, None if memory is None else memory.expand(count, -1), stream(0))
-        log_q = latent.dist.log_prob(latent.z) if bench.encoder.posterior == "analytic" else latent.log_q
+        log_q = latent.dist.log_prob(latent.z) if bench.encoder.posterior_kind == "analytic" else latent.log_q
     assert isinstance(log_q, Tensor)
     require_shape(log_q, (count,), "log q")
     codes = float(spec.classes**spec.groups) if spec.kind == "categorical" else 0.0

@@ -46,13 +46,13 @@ class ReferenceEncoder(Encoder):
     """A linear posterior on an ObsTrunk; a point latent is its mean plus channel noise of 0.1."""
 
     Config = ReferenceEncoderConfig
-    posterior = "analytic"
+    posterior_kind = "analytic"
 
     def __init__(self, config: ReferenceEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.latent = specs.latent
         if config.kind == "point":
-            self.posterior = "deterministic"
+            self.posterior_kind = "deterministic"
         self.trunk = ObsTrunk(specs.obs, width=4, units=16, layers=1)
         inputs = self.trunk.size + (specs.memory_dim if specs.use_memory else 0)
         self.head = nn.Linear(inputs, _outputs(specs.latent) // (2 if config.kind == "point" else 1))
@@ -86,7 +86,7 @@ class ReferenceDynamics(Dynamics):
     """h' = h + gate (tanh(...) - h), a minimal gated unit, with a linear prior of the latent's kind."""
 
     Config = ReferenceDynamicsConfig
-    prior = "analytic"
+    prior_kind = "analytic"
 
     def __init__(self, config: ReferenceDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -119,7 +119,7 @@ class ReferenceParallelDynamics(Dynamics):
     """h' = decay h + W (z, a): linear, so a whole sequence is one masked product. memory = tanh(h)."""
 
     Config = ReferenceDynamicsConfig
-    prior = "analytic"
+    prior_kind = "analytic"
 
     def __init__(self, config: ReferenceDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -13,9 +13,10 @@ from worldlab.agent import Agent
 from worldlab.config.resolve import Part, RunConfig
 from worldlab.env.spaces import action_spec, obs_spec
 from worldlab.errors import ConfigError, PluginError, WorldlabError, one_line
-from worldlab.interfaces import API, Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
+from worldlab.interfaces import Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.registry.discovery import where
+from worldlab.registry.hookspecs import API_VERSION
 from worldlab.settings import Config
 from worldlab.specs import LatentSpec, Specs
 from worldlab.training.streams import Streams
@@ -109,10 +110,10 @@ def _part(config: RunConfig, role: str) -> Part:
 def load_part(registration: Registration, interface: type) -> type:
     """Import a component's class. Raises: PluginError if it cannot be imported or does not implement its role."""
     cls = registration.load()
-    if registration.api != API:
+    if registration.api != API_VERSION:
         raise PluginError(
-            one_line(f"{registration.who} was written for worldlab API {registration.api}, this is {API}"),
-            fix=f"install a version of {registration.distribution} for API {API}",
+            one_line(f"{registration.who} was written for worldlab API {registration.api}, this is {API_VERSION}"),
+            fix=f"install a version of {registration.distribution} for API {API_VERSION}",
         )
     if not (isinstance(cls, type) and issubclass(cls, interface)):
         raise PluginError(

@@ -148,7 +148,7 @@ def _ask_steps(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, g
 def _latent(encoder: _Witness, latent: Any, n: int, spec: LatentSpec) -> Tensor:
     if not hasattr(latent, "z"):
         raise encoder.fault("infer", f"gives a {type(latent).__name__}, expected a Latent")
-    posterior = getattr(encoder.part, "posterior", None)
+    posterior = getattr(encoder.part, "posterior_kind", None)
     if posterior == "analytic" and latent.dist is None:
         raise encoder.fault("infer", "gives a Latent without dist, expected one: posterior is declared analytic")
     if posterior == "own_logq":

@@ -27,7 +27,7 @@ class RectifiedFlowDynamics(Dynamics):
     """
 
     Config = RectifiedFlowDynamicsConfig
-    prior = "sampler"
+    prior_kind = "sampler"
     reparameterised = True
 
     def __init__(self, config: RectifiedFlowDynamicsConfig, specs: Specs) -> None:

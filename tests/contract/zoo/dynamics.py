@@ -228,7 +228,7 @@ class TwoTogether:
 class JointScoredAlone(ReferenceDynamics):
     """Draws one component for all of z, and sums a mixture over each number; on one dimension the two are the same."""
 
-    prior = "log_prob"
+    prior_kind = "log_prob"
 
     def predict(self, memory):
         dist = super().predict(memory)

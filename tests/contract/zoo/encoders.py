@@ -58,11 +58,11 @@ class SeedsItself(ReferenceEncoder):
         return super().infer(embed, memory, None if generator is None else torch.Generator().manual_seed(0))
 
 
-@broken("P15", "posterior is 'analytical'")
+@broken("P15", "posterior_kind is 'analytical'")
 class Misspelt(ReferenceEncoder):
     """Declares an ability that nobody knows: it would be trained without a KL."""
 
-    posterior = "analytical"
+    posterior_kind = "analytical"
 
 
 @broken("E11", "the observation 'vector'")

@@ -37,7 +37,7 @@ class LinearDecoder(GivenDecoder):
 class LinearEncoder(GivenEncoder):
     """The exact posterior under z ~ N(0, I), or one whose std is `wide` times as large."""
 
-    posterior = "analytic"
+    posterior_kind = "analytic"
 
     def __init__(self, wide: float = 1.0):
         super().__init__(lambda obs: obs["image"].flatten(1))
@@ -114,10 +114,10 @@ def test_fewer_draws_leave_larger_bounds_undefined():
 @pytest.mark.parametrize(
     ("part", "ability", "value", "why"),
     [
-        ("encoder", "posterior", "implicit", "the encoder's posterior has samples"),
-        ("encoder", "posterior", "deterministic", "a point with channel noise"),
-        ("dynamics", "prior", "sampler", "the dynamics' prediction has samples"),
-        ("dynamics", "prior", "critic", "trained by contrast"),
+        ("encoder", "posterior_kind", "implicit", "the encoder's posterior has samples"),
+        ("encoder", "posterior_kind", "deterministic", "a point with channel noise"),
+        ("dynamics", "prior_kind", "sampler", "the dynamics' prediction has samples"),
+        ("dynamics", "prior_kind", "critic", "trained by contrast"),
         ("decoder", "likelihood", "undefined", "256 grey levels"),
     ],
 )

@@ -51,7 +51,7 @@ def _kl(specimen: Specimen) -> Measurement:
 
 def no_divergence(specimen: Specimen) -> str:
     """Why KL(q || p) cannot be had: which of the two has no density, "" if both have one."""
-    posterior, prior = specimen.model.encoder.posterior, specimen.model.dynamics.prior
+    posterior, prior = specimen.model.encoder.posterior_kind, specimen.model.dynamics.prior_kind
     if posterior == "implicit":
         return "the encoder's posterior has samples and no density"
     if posterior == "deterministic":
