@@ -78,7 +78,7 @@ def players_partition(subject: Subject) -> None:
             f'players() has no "main": {", ".join(players) or "nobody"}', 'the core trains "main"; name yours so'
         )
     for player, group in players.items():
-        for p in group:
+        for p in group.parameters:
             name = names.get(id(p), "a parameter that is not this component's")
             if id(p) in owner or id(p) not in names:
                 raise CheckFailure(
@@ -160,7 +160,7 @@ def critic_isolation(subject: Subject) -> None:
     """
     bench = subject.bench()
     part, ctx = bench.part, bench.context()
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     if part.losses(ctx.detach(), "nobody"):
         raise CheckFailure(
             "losses() answers a player it does not have: its losses would train another part's critic",
