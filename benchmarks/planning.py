@@ -80,7 +80,7 @@ def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Com
     """The workload's world model with an agent."""
     flags: dict[str, Any] = {
         "env": {"id": "Pendulum"},
-        "model": {"head_units": 128},
+        "model": {"units": 128},
         "encoder": {"name": "vae", "latent_dim": 32, "units": 128},
         "dynamics": {"name": "vae", "memory": work.memory, "units": work.units},
         "decoder": {"name": "vae", "units": 128},

@@ -45,6 +45,12 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
         super().__init__()
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the agent computes, also for an agent without parameters."""
+        return self.get_buffer("_anchor").device
 
     def initial(self, n: int) -> State:
         """The agent's own memory between steps (a planner's last plan): a tree, [n, ...]; nothing by default."""

@@ -326,7 +326,12 @@ class Decoder(Component):
             return {}
         obs = tree.flatten_time(ctx.batch.obs)
         parts: dict[str, Any] = self.decode(ctx.features.flatten(0, 1))
-        return {key: -dist.log_prob(obs[key]).view_as(ctx.row) for key, dist in parts.items()}
+        return {key: -_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
+
+
+def _per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
+    """Sum what a distribution leaves of a picture's dimensions: [N, ...] -> shaped as ctx.row."""
+    return log_prob.reshape(ctx.row.numel(), -1).sum(1).view_as(ctx.row)
 
 
 @runtime_checkable

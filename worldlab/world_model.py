@@ -61,7 +61,7 @@ class WorldModel(nn.Module):
         self.dynamics = dynamics
         self.decoder = decoder
         self.rule = matching.choose(encoder, dynamics)
-        width, layers = settings.head_units, settings.head_layers
+        width, layers = settings.units, settings.head_layers
         self.preprocess = Preprocessor(specs.obs, settings.vector_scaling)
         self.reward = TwoHotHead(specs.feature_dim, width, layers)
         self.cont = ContinueHead(specs.feature_dim, width, layers)

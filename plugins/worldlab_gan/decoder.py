@@ -56,11 +56,9 @@ class GANDecoder(Decoder):
             specs.obs, specs.feature_dim, config.width, config.units, config.layers, config.noise
         )
         self.average = RunningAverage(self.generators, config.average)
-        self.critic = ObsCritic(
-            specs.obs, specs.feature_dim, config.critic_width, config.critic_units, config.critic_layers
-        )
+        self.critic = ObsCritic(specs.obs, specs.feature_dim, config.width, config.units, config.critic_layers)
         # A head of its own: at the end of the game D tells nothing apart, and must not be kept from that.
-        units = config.critic_units
+        units = config.units
         self.loss_weights = {
             "matching": config.matching_scale,
             "adversarial": config.adversarial_scale,

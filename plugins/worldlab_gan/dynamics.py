@@ -59,10 +59,10 @@ class GANDynamics(Dynamics):
             **{f"temporal_{name}": weight for name, weight in critic.items()},
             "temporal_swapped": 1.0,
         }
-        self.critic = VectorCritic(dim, config.memory, config.critic_units, config.critic_layers)
+        self.critic = VectorCritic(dim, config.memory, config.units, config.critic_layers)
         self.temporal: VectorCritic | None = None
         if config.temporal:
-            self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.critic_units, config.critic_layers)
+            self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.units, config.critic_layers)
 
     @classmethod
     def memory_size(cls, config: GANDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
@@ -181,7 +181,7 @@ class GANDynamics(Dynamics):
         if values.get("spread", 1.0) > 0.5:
             return {}
         says = "dreams of one memory are far more alike than the truth: the generator drops modes"
-        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale against --dynamics.adversarial-scale")}
+        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale")}
 
     def _action_gap(self, ctx: Context, score: Tensor, generator: torch.Generator) -> Tensor:
         batch, z = ctx.batch, ctx.latent.z

@@ -49,7 +49,7 @@ class GANEncoder(Encoder):
         self.net = NoisyMLP(
             self.trunk.size + memory, config.noise, config.units, config.layers, config.latent_dim, NOISE_GAIN
         )
-        self.critic = VectorCritic(config.latent_dim, memory, config.critic_units, config.critic_layers)
+        self.critic = VectorCritic(config.latent_dim, memory, config.units, config.critic_layers)
         self.loss_weights = {"fool": config.fool_scale, "gauge": config.gauge_scale, **critic_weights(self.game)}
 
     @classmethod
@@ -120,7 +120,7 @@ class GANEncoder(Encoder):
         if values.get("noise_share", 0.0) < 0.9:
             return {}
         says = "the implicit encoder emits noise: a frame hardly moves its latent"
-        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale, or --encoder.channel-noise")}
+        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale")}
 
     def _condition(self, ctx: Context) -> Tensor:
         """What the critic knows: the memory where the encoder reads it, cut from the graph, [N, H]; else nothing, [N,

@@ -37,7 +37,7 @@ MIXES = list(itertools.product(*NAMES.values()))
 CORE = CoreSettings.model_validate(
     {
         "env": {"id": "branch"},
-        "model": {"head_units": 16, "frames_per_update": 8, "free_nats": 0.0},
+        "model": {"units": 16, "frames_per_update": 8, "free_nats": 0.0},
         "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
     }
 )

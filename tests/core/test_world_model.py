@@ -30,7 +30,7 @@ class Blind(ReferenceDecoder):  # type: ignore[misc]  # a test double, not a com
 def blind_model(**settings) -> WorldModel:
     specs, encoder, dynamics, _ = build_parts(obs=OBS["dict"])
     decoder = Blind(ReferenceDecoderConfig(), specs)
-    return WorldModel(specs, encoder, dynamics, decoder, ModelSettings(head_units=8, **settings))
+    return WorldModel(specs, encoder, dynamics, decoder, ModelSettings(units=8, **settings))
 
 
 @pytest.mark.parametrize("use_memory, parallel", [(True, False), (False, False), (False, True)])
@@ -110,7 +110,7 @@ def test_losses_are_named_by_role_and_cover_every_part():
 
 @pytest.mark.parametrize("reward_grad", [True, False])
 def test_reward_grad_decides_whether_heads_train_the_representation(reward_grad):
-    model = build_model(ModelSettings(head_units=8, reward_grad=reward_grad))
+    model = build_model(ModelSettings(units=8, reward_grad=reward_grad))
     torch.nn.init.normal_(model.reward.net[-1].weight)  # type: ignore[arg-type]
     ctx, _ = model.observe(batch_for(model), gen())
     losses = weighted_terms(model, ctx)
@@ -121,7 +121,7 @@ def test_reward_grad_decides_whether_heads_train_the_representation(reward_grad)
 
 
 def test_a_random_subset_of_frames_is_an_unbiased_estimate():
-    full, part = build_model(), build_model(ModelSettings(head_units=8, frames_per_update=7))
+    full, part = build_model(), build_model(ModelSettings(units=8, frames_per_update=7))
     batch = batch_for(full)
     ctx, _ = full.observe(batch, gen())
     exact = full.decoder.losses(ctx)["reconstruction"].mean()
@@ -134,8 +134,8 @@ def test_a_random_subset_of_frames_is_an_unbiased_estimate():
 
 def test_a_dear_decoder_chooses_how_many_frames_it_sees_unless_the_user_does():
     asked, told = (
-        build_model(ModelSettings(head_units=8)),
-        build_model(ModelSettings(head_units=8, frames_per_update=0)),
+        build_model(ModelSettings(units=8)),
+        build_model(ModelSettings(units=8, frames_per_update=0)),
     )
     for model, count in ((asked, 5), (told, 24)):
         model.decoder.frames = 5
@@ -166,7 +166,7 @@ def test_a_blind_decoder_gets_a_probe_that_trains_alone():
 
 def test_the_probe_is_a_choice():
     assert build_model().probe is None and build_model().drawn_by == "decoder"
-    assert build_model(ModelSettings(head_units=8, probe="yes")).probe is not None
+    assert build_model(ModelSettings(units=8, probe="yes")).probe is not None
     assert blind_model(probe="no").probe is None
 
 

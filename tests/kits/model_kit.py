@@ -49,7 +49,7 @@ def build_parts(
 
 def build_model(settings: ModelSettings | None = None, decoder: Decoder | None = None, **choices) -> WorldModel:
     specs, encoder, dynamics, own = build_parts(**choices)
-    return WorldModel(specs, encoder, dynamics, decoder or own, settings or ModelSettings(head_units=8))
+    return WorldModel(specs, encoder, dynamics, decoder or own, settings or ModelSettings(units=8))
 
 
 def batch_for(model: WorldModel, rows: int = 3, length: int = 8, seed: int = 0) -> Batch:

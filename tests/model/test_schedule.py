@@ -24,7 +24,7 @@ def test_the_order_of_stages():
 def trainer(kind="gaussian", decoder=None, **model) -> Trainer:
     specs, encoder, dynamics, plain = build_parts(kind=kind)
     part = decoder(None, specs) if decoder else plain
-    world = WorldModel(specs, encoder, dynamics, part, ModelSettings(head_units=8, **model))
+    world = WorldModel(specs, encoder, dynamics, part, ModelSettings(units=8, **model))
     return Trainer(world, ToyAgent(specs), TrainSettings(starts=10), Generators(gen(1), gen(2)))
 
 
@@ -91,7 +91,7 @@ def test_the_representation_is_tied_to_the_standard_prior(kind):
 
 def test_a_decoder_kept_from_the_memory_sees_zeros_in_its_place_wherever_it_is_used():
     specs, encoder, dynamics, decoder = build_parts()
-    world = WorldModel(replace(specs, decoder_memory=False), encoder, dynamics, decoder, ModelSettings(head_units=8))
+    world = WorldModel(replace(specs, decoder_memory=False), encoder, dynamics, decoder, ModelSettings(units=8))
     ctx, _ = world.observe(batch_for(world), gen())
     blank = torch.cat([torch.zeros_like(ctx.memory), ctx.latent.z], -1)
     loss = weighted_terms(world, ctx)["decoder/reconstruction"]

@@ -57,7 +57,7 @@ def test_registration_needs_no_torch():
 def test_five_steps_train_every_parameter(obs, frames: int):
     torch.manual_seed(0)
     specs = make_specs(obs=obs)
-    model = small_model(specs, ModelSettings(head_units=16, frames_per_update=frames))
+    model = small_model(specs, ModelSettings(units=16, frames_per_update=frames))
     trace = train(model, (make_batch(specs, rows=4, length=8, seed=i) for i in range(5)))
     assert all(torch.isfinite(torch.tensor(trace)))
     for name, parameter in model.named_parameters():

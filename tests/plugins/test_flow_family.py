@@ -39,7 +39,7 @@ def test_they_are_tied_by_a_monte_carlo_kl():
 def test_five_steps_train_every_parameter(obs, frames: int | None):
     torch.manual_seed(0)
     specs = make_specs(obs=obs, use_memory=True)
-    model = small_model(specs, ModelSettings(head_units=16, frames_per_update=frames))
+    model = small_model(specs, ModelSettings(units=16, frames_per_update=frames))
     trace = train(model, [make_batch(specs, seed=i) for i in range(5)])
     assert all(torch.isfinite(torch.tensor(trace)))
     for name, parameter in model.named_parameters():

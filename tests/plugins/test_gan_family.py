@@ -51,7 +51,7 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
     torch.manual_seed(0)
     specs = make_specs(obs=obs)
     parts = (small_encoder(specs), small_dynamics(specs, temporal=True), small_decoder(specs))
-    model = WorldModel(specs, *parts, ModelSettings(head_units=16, frames_per_update=frames))
+    model = WorldModel(specs, *parts, ModelSettings(units=16, frames_per_update=frames))
     trainer = trainer_of(model)
     for i in range(4):
         scalars = trainer.update(make_batch(specs, seed=i))
@@ -84,7 +84,7 @@ def test_the_dynamics_dreams_every_kind_of_latent(kind: str):
     config = ReferenceEncoderConfig(kind=kind, latent_dim=4)  # type: ignore[arg-type]
     specs = make_specs(latent=ReferenceEncoder.latent_spec(config))
     parts = (ReferenceEncoder(config, specs), small_dynamics(specs), small_decoder(specs))
-    model = WorldModel(specs, *parts, ModelSettings(head_units=16))
+    model = WorldModel(specs, *parts, ModelSettings(units=16))
     trainer = trainer_of(model)
     for i in range(3):
         trainer.update(make_batch(specs, seed=i))

@@ -230,7 +230,7 @@ SMALL = {
     "settings": {
         "steps": 64, "env.time_limit": 60, "train.prefill": 32, "train.pretrain": 1, "train.ratio": 0.05, "train.batch_size": 2,
         "train.batch_length": 8, "train.starts": 4, "agent.horizon": 2, "agent.units": 8, "encoder.units": 8, "dynamics.memory": 8,
-        "dynamics.units": 8, "decoder.units": 8, "model.head_units": 8, "eval.every": 32, "eval.episodes": 1,
+        "dynamics.units": 8, "decoder.units": 8, "model.units": 8, "eval.every": 32, "eval.episodes": 1,
         "eval.final_episodes": 3, "eval.dream_horizon": 0,
     },
 }  # fmt: skip

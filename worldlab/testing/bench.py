@@ -175,7 +175,7 @@ class Subject:
     mixes: tuple[Mix, ...]
     """In order of preference: a dynamics need not accept every kind of latent."""
     registration: Any = None
-    settings: ModelSettings = field(default_factory=lambda: ModelSettings(head_units=16, free_nats=0.0))
+    settings: ModelSettings = field(default_factory=lambda: ModelSettings(units=16, free_nats=0.0))
 
     @property
     def choice(self) -> Choice:
@@ -224,7 +224,7 @@ class Subject:
 
     def learning(self) -> Subject:
         """The same under the core's own loss settings. Structure is checked without free nats: they close paths."""
-        return replace(self, settings=ModelSettings(head_units=32))
+        return replace(self, settings=ModelSettings(units=32))
 
     def _build(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
         try:
