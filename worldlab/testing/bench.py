@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,12 @@ layer hides every path through it, wanted or not."""
 
 Toy = Callable[[ObsSpec, ActionSpec, int, int, torch.Generator], Batch]
 """Makes a batch [B, T] of toy data."""
+
+
+class _Strict(TrainSettings):
+    """Training that ends at the first update that is not finite."""
+
+    max_skips: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ class Bench:
 
         Raises DivergedError at the first update that is not finite.
         """
-        settings = TrainSettings(learning_rate=lr, critic_learning_rate=lr, max_skips=1)
+        settings = _Strict(learning_rate=lr, critic_learning_rate=lr)
         trainer = Trainer(self.model, IdleAgent(None, self.specs), settings, Generators(stream(1), stream(2)))
         source = stream(3)
         for _ in range(steps):
