@@ -17,7 +17,7 @@ import pytest
 
 from worldlab import cli
 from worldlab.cli import new_plugin
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, package_files, single_file
+from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
 from worldlab.errors import ConfigError, StorageError
 from worldlab.registry import load_registry
 
@@ -86,7 +86,7 @@ def test_what_is_no_name_gets_one(typed, suggested):
 def test_one_file_holds_what_the_package_holds(roles):
     """The same classes, line for line; only the imports and the places of the targets differ."""
     name = PluginName("deep-sea")
-    files = package_files(name, roles, "worldlab>=0.1,<0.2")
+    files = render_package(name, roles, "worldlab>=0.1,<0.2")
 
     def classes(text: str) -> dict[str, str]:
         return {node.name: ast.unparse(node) for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
@@ -94,11 +94,11 @@ def test_one_file_holds_what_the_package_holds(roles):
     expected: dict[str, str] = {}
     for path, text in files.items():
         expected |= classes(text) if path.startswith(name.package) else {}
-    assert classes(single_file(name, roles)) == expected and len(expected) == 2 * len(roles)
+    assert classes(render_single_file(name, roles)) == expected and len(expected) == 2 * len(roles)
 
 
 def test_only_the_public_interface_is_used():
-    files = package_files(PluginName("hello"), ROLES, "worldlab")
+    files = render_package(PluginName("hello"), ROLES, "worldlab")
     sources = [ast.parse(text) for path, text in files.items() if path.endswith(".py")]
     nodes = [node for source in sources for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
     modules = {str(node.module) for node in nodes}
@@ -108,7 +108,7 @@ def test_only_the_public_interface_is_used():
 
 
 def test_the_project_file_says_what_pip_needs():
-    project = tomllib.loads(package_files(PluginName("deep-sea"), ROLES, "worldlab>=3.4,<3.5")["pyproject.toml"])
+    project = tomllib.loads(render_package(PluginName("deep-sea"), ROLES, "worldlab>=3.4,<3.5")["pyproject.toml"])
     assert project["project"]["entry-points"] == {"worldlab": {"deep-sea": "worldlab_deep_sea"}}
     assert project["project"]["name"] == "worldlab-deep-sea"
     assert project["project"]["dependencies"][0] == "worldlab>=3.4,<3.5"
@@ -127,7 +127,7 @@ def test_a_plugin_requires_the_minor_version_it_was_written_with(monkeypatch, ve
 
 def test_the_workflow_is_yaml_and_tests():
     yaml = pytest.importorskip("yaml", reason="mkdocs brings it")
-    workflow = yaml.safe_load(package_files(PluginName("hello"), ROLES, "worldlab")[".github/workflows/ci.yml"])
+    workflow = yaml.safe_load(render_package(PluginName("hello"), ROLES, "worldlab")[".github/workflows/ci.yml"])
     steps = workflow["jobs"]["test"]["steps"]
     assert steps[1]["with"]["python-version"] == "${{ matrix.python }}"
     assert [step.get("run") for step in steps][-2:] == ['pip install -e ".[dev]"', "pytest"]
@@ -248,7 +248,7 @@ def test_the_start_stays_free_of_torch(here):
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     path = tmp_path_factory.mktemp("plugin") / "hello.py"
-    path.write_text(single_file(PluginName("hello"), ROLES))
+    path.write_text(render_single_file(PluginName("hello"), ROLES))
     found = load_registry([path])
     found.check_files()
     return found

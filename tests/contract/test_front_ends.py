@@ -13,7 +13,7 @@ import torch
 
 from worldlab.testing import all_checks
 from worldlab.testing.page import page
-from worldlab.testing.runner import bench_of
+from worldlab.testing.runner import build_bench
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,8 +94,8 @@ def test_batch(worldlab_batch):
 
 
 def test_a_bench_takes_names_classes_and_settings():
-    bench = bench_of("dynamics:vae", memory=24)
+    bench = build_bench("dynamics:vae", memory=24)
     assert bench.specs.memory_dim == 24 and bench.dynamics.memory(bench.dynamics.initial(2)).shape == (2, 24)
-    assert torch.equal(bench_of("encoder:vae").obs(2)["image"], bench_of("encoder:vae").obs(2)["image"])
+    assert torch.equal(build_bench("encoder:vae").obs(2)["image"], build_bench("encoder:vae").obs(2)["image"])
     with pytest.raises(ValueError, match="nonsense"):
-        bench_of("encoder:vae", nonsense=1)
+        build_bench("encoder:vae", nonsense=1)

@@ -15,7 +15,7 @@ from worldlab.registry import load_registry
 from worldlab.testing import check_mix, checks_for, parametrize_with_checks, small_config
 from worldlab.testing.bench import Choice, reference_mix
 from worldlab.testing.reference import ReferenceDynamics, ReferenceEncoder, ReferenceParallelDynamics
-from worldlab.testing.runner import mix_subject
+from worldlab.testing.runner import make_mix_subject
 
 
 def _choice(role: str, name: str) -> Choice:
@@ -25,9 +25,11 @@ def _choice(role: str, name: str) -> Choice:
 
 def _mixes():
     for name in ("vae", "cpc"):
-        yield mix_subject(*(_choice(role, name) for role in ("encoder", "dynamics", "decoder")), label=f"pure-{name}")
+        yield make_mix_subject(
+            *(_choice(role, name) for role in ("encoder", "dynamics", "decoder")), label=f"pure-{name}"
+        )
     parallel = Choice(ReferenceParallelDynamics, ReferenceParallelDynamics.Config())
-    yield mix_subject(_choice("encoder", "cpc"), parallel, _choice("decoder", "vae"), label="cpc-parallel-vae")
+    yield make_mix_subject(_choice("encoder", "cpc"), parallel, _choice("decoder", "vae"), label="cpc-parallel-vae")
 
 
 @parametrize_with_checks(_mixes())

@@ -24,7 +24,7 @@ from worldlab.testing import (
     small_config,
     variants,
 )
-from worldlab.testing.probes import linear_probe, log_density_bias, rows_independent
+from worldlab.testing.probes import linear_probe, log_density_bias, require_independent_rows
 from worldlab.testing.reference import ReferenceDecoder, ReferenceEncoder
 from worldlab.testing.runner import as_subject
 from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action
@@ -124,12 +124,12 @@ def test_a_linear_probe_finds_what_is_linear():
 
 def test_rows_independent_sees_a_detached_leak_and_a_hidden_one():
     x = torch.randn(4, 3, generator=stream(0))
-    rows_independent(lambda v: torch.tanh(v), x, "tanh")
+    require_independent_rows(lambda v: torch.tanh(v), x, "tanh")
     with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
-        rows_independent(lambda v: v + v.mean(0).detach(), x, "a detached mean")
+        require_independent_rows(lambda v: v + v.mean(0).detach(), x, "a detached mean")
     with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
         # The value rounds the leak away; the gradient does not.
-        rows_independent(lambda v: v + 1e-9 * v.mean(0), x, "a faint mean")
+        require_independent_rows(lambda v: v + 1e-9 * v.mean(0), x, "a faint mean")
 
 
 def test_toys_are_arrival_aligned():

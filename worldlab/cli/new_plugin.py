@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from worldlab.cli.common import Parser, add_shared, emit
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, package_files, single_file
+from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
 from worldlab.errors import ConfigError, StorageError, did_you_mean, one_line
 from worldlab.registry import ROLES, load_registry
 from worldlab.runs.storage import make_folder, new_staging, publish_folder, remove_tree, write_new
@@ -112,9 +112,9 @@ def _requirement() -> str:
 def _write(target: Path, name: PluginName, roles: Sequence[str], single: bool) -> list[str]:
     """Write the plugin whole or not at all; return the files' paths in it. Raises: StorageError."""
     if single:
-        write_new(target, [single_file(name, roles).encode()])
+        write_new(target, [render_single_file(name, roles).encode()])
         return [name.file]
-    files = package_files(name, roles, _requirement())
+    files = render_package(name, roles, _requirement())
     staging = new_staging(target.parent)
     try:
         for path, text in files.items():

@@ -208,21 +208,21 @@ class Subject:
             raise NotApplicable(f"refuses {obs} with {action} actions: {refusal}")
         raise CheckFailure(f"accepts none of the observations {', '.join(toys.OBS)}: {refusal}", "support one of them")
 
-    def only(self, **latent: Any) -> Subject:
+    def with_latent(self, **latent: Any) -> Subject:
         """The same component with one kind of reference latent, e.g. kind="categorical"."""
         if self.role == "encoder":
             return self
         encoder = reference_mix(**latent).encoder
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
 
-    def sized_by(self, config: Config) -> Subject:
+    def with_config(self, config: Config) -> Subject:
         """The same component with another configuration."""
         mixes = tuple(
             replace(mix, **{self.role: replace(getattr(mix, self.role), config=config)}) for mix in self.mixes
         )
         return replace(self, mixes=mixes)
 
-    def learning(self) -> Subject:
+    def with_default_losses(self) -> Subject:
         """The same under the core's own loss settings. Structure is checked without free nats: they close paths."""
         return replace(self, settings=ModelSettings(head_units=32))
 

@@ -124,7 +124,7 @@ def loss_terms(subject: Subject) -> None:
     batch = bench.batch()
     ctx = bench.context(batch)
     for player in bench.part.players():
-        for name, term in _terms(bench.part, ctx if player == "main" else ctx.detach(), player).items():
+        for name, term in _loss_terms(bench.part, ctx if player == "main" else ctx.detach(), player).items():
             if tuple(term.shape) != tuple(batch.mask.shape):
                 raise CheckFailure(
                     f"loss '{name}' has shape {list(term.shape)}, not [B, T] = {list(batch.mask.shape)}",
@@ -137,7 +137,7 @@ def loss_terms(subject: Subject) -> None:
 
 
 @check("P6", role="component", title="20 updates at ten times the input scale stay finite")
-def loud_inputs(subject: Subject) -> None:
+def large_inputs(subject: Subject) -> None:
     """Training on observations and rewards ten times too large stays finite.
 
     Catches exp() of unbounded outputs, missing normalisation, std that reaches 0. Fix: bound what is exponentiated.
@@ -170,7 +170,7 @@ def critic_isolation(subject: Subject) -> None:
         if player == "main":
             continue
         names = {id(p): name for name, p in part.named_parameters()}
-        total = _total(_terms(part, ctx.detach(), player))
+        total = _total(_loss_terms(part, ctx.detach(), player))
         others = [p for other, held in groups.items() if other != player for p in held]
         leaks = [p for p, grad in zip(others, _gradients(total, others)) if grad is not None and grad.abs().sum() > 0]
         if leaks:
@@ -226,7 +226,7 @@ def global_randomness(subject: Subject) -> None:
 
 
 @check("P10", role="component", title="what it is given stays as it was")
-def inputs_untouched(subject: Subject) -> None:
+def inputs_unchanged(subject: Subject) -> None:
     """The forward pass and losses change neither the batch nor the context.
 
     Catches in-place arithmetic on observations, actions or states that others read afterwards.
@@ -260,7 +260,7 @@ def seeded_losses(subject: Subject) -> None:
 
 
 @check("P12", role="component", title="it is silent and writes no files")
-def silence(subject: Subject) -> None:
+def no_output(subject: Subject) -> None:
     """Building, running and training print nothing and create no files.
 
     Catches leftover prints and debug dumps: a command with --json must print one object. Fix: use metrics(ctx).
@@ -322,7 +322,7 @@ def scalar_metrics(subject: Subject) -> None:
 
 
 @check("P15", role="component", title="what it declares are words that the core knows")
-def known_words(subject: Subject) -> None:
+def declared_kinds(subject: Subject) -> None:
     """posterior, prior, score_kind, likelihood and draws are each one of the words in worldlab.interfaces.
 
     Catches a misspelt ability: what is not known is not asked, and an encoder whose posterior is "analytical" would be trained
@@ -339,7 +339,7 @@ def default_sizes(subject: Subject) -> None:
     Catches layers that do not fit together where there are more than one: all other checks shrink stacks to one.
     Fix: build with the defaults and look at the shapes.
     """
-    bench = subject.sized_by(type(subject.choice.config)()).bench(fresh=True)
+    bench = subject.with_config(type(subject.choice.config)()).bench(fresh=True)
     with torch.no_grad():
         for name, term in _losses(bench, bench.batch(2, 3)).items():
             if not torch.isfinite(term).all():
@@ -351,13 +351,13 @@ def _losses(bench: Bench, batch: Batch | None = None) -> dict[str, Tensor]:
     ctx = bench.context(batch)
     out = {}
     for player in bench.part.players():
-        terms = _terms(bench.part, ctx if player == "main" else ctx.detach(), player)
+        terms = _loss_terms(bench.part, ctx if player == "main" else ctx.detach(), player)
         out.update({f"{player}/{name}": term for name, term in terms.items()})
     # A component may train through the matching rule alone; then its part in the context is what counts.
     return {**out, "features": ctx.features}
 
 
-def _terms(part: Component, ctx: Context, player: str) -> dict[str, Tensor]:
+def _loss_terms(part: Component, ctx: Context, player: str) -> dict[str, Tensor]:
     """What losses() gives. Raises: CheckFailure if that is no dict of tensors."""
     terms = part.losses(ctx, player)
     if not isinstance(terms, dict) or not all(isinstance(term, Tensor) for term in terms.values()):

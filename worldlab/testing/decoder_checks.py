@@ -17,8 +17,8 @@ from worldlab.testing.probes import (
     depends,
     metropolis_drift,
     require_density,
+    require_independent_rows,
     require_shape,
-    rows_independent,
     same,
 )
 from worldlab.tree import tree_map
@@ -72,7 +72,7 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.decoder.train(mode)
-        rows_independent(run, inputs, f"the decoder in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the decoder in {'train' if mode else 'eval'} mode")
 
 
 @check("C3", role="decoder", title="score is one finite number a row, of a declared kind")
@@ -161,7 +161,7 @@ def learns(subject: Subject) -> None:
     Catches decoders that fit the average picture, flipped signs, a score unrelated to the losses.
     Fix: condition on features everywhere; score must rise as main's losses fall.
     """
-    bench = subject.learning().bench("vector image", fresh=True)
+    bench = subject.with_default_losses().bench("vector image", fresh=True)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
 
     @torch.no_grad()
@@ -244,14 +244,14 @@ def declared_mass(subject: Subject) -> None:
 
 
 @check("C8", role="decoder", title="a log-density is one, and that of the samples")
-def honest_score(subject: Subject) -> None:
+def score_matches_samples(subject: Subject) -> None:
     """With score_kind "log_density": exp(score) of a number integrates to 1, and a Metropolis step under score leaves the
     samples of decode distributed as they were, for vectors and pictures.
 
     Catches a missing log std or log-determinant, a pixel that sees itself or what follows it, samples of something else
     than what is scored. Fix: score and sample one and the same distribution.
     """
-    asked = 0
+    tested = 0
     for name in ("scalar", "vector", "image"):
         try:
             bench = subject.bench(name)
@@ -259,15 +259,15 @@ def honest_score(subject: Subject) -> None:
             continue
         if bench.decoder.score_kind != "log_density":
             raise NotApplicable(f"its score is a {bench.decoder.score_kind}")
-        asked += 1
+        tested += 1
         bench.model.eval()
         with torch.no_grad():
-            _require_honest_score(bench, name)
-    if not asked:
+            _require_score_matches_samples(bench, name)
+    if not tested:
         raise NotApplicable("it refuses vectors and pictures of 16 x 16")
 
 
-def _require_honest_score(bench: Bench, name: str) -> None:
+def _require_score_matches_samples(bench: Bench, name: str) -> None:
     count = 1000 if name == "image" else 4000
     one = bench.features(1)
     drawn = bench.decoder.decode(one.expand(count, -1))

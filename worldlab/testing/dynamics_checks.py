@@ -20,29 +20,29 @@ from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
 from worldlab.testing.probes import (
     depends,
-    disturbed,
-    floats,
+    float_leaves,
     gradient_reaches,
     log_density_bias,
+    perturb,
     require_density,
     require_entropy,
+    require_independent_rows,
     require_joint,
     require_rows,
     require_shape,
-    rows_independent,
     same,
     with_grad,
 )
 
 
-def by_kind(subject: Subject) -> Iterator[Bench]:
+def benches_by_latent_kind(subject: Subject) -> Iterator[Bench]:
     """A bench for numbers and one for codes, as far as they are accepted. Priors of the two share little code."""
     for kind in ("gaussian", "categorical"):
         with suppress(NotApplicable):
-            yield subject.only(kind=kind).bench("vector")
+            yield subject.with_latent(kind=kind).bench("vector")
 
 
-def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
+def warm_state(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
     """A state [rows, ...] after a few random steps."""
     state = bench.dynamics.initial(rows)
     z, action = bench.latents(rows, steps, seed=seed), bench.actions(rows, steps, seed=seed)
@@ -63,7 +63,7 @@ def shapes(subject: Subject) -> None:
     for kind in ("gaussian", "point", "categorical"):
         for action in toys.ACTIONS:
             try:
-                bench = subject.only(kind=kind).bench("vector", action)
+                bench = subject.with_latent(kind=kind).bench("vector", action)
             except NotApplicable:
                 continue
             accepted += 1
@@ -118,7 +118,7 @@ def batch_independence(subject: Subject) -> None:
     Fix: attend over time; LayerNorm, not BatchNorm.
     """
     bench = subject.bench()
-    inputs = {"state": warm(bench, 4), "z": bench.latents(4), "action": bench.actions(4)}
+    inputs = {"state": warm_state(bench, 4), "z": bench.latents(4), "action": bench.actions(4)}
 
     def run(given: dict[str, Any]) -> list[Any]:
         state = bench.dynamics.advance(given["state"], given["z"], given["action"])
@@ -128,7 +128,7 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.dynamics.train(mode)
-        rows_independent(run, inputs, f"the dynamics in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the dynamics in {'train' if mode else 'eval'} mode")
 
 
 @check("D3", role="dynamics", title="rows can be repeated, picked and shuffled")
@@ -139,7 +139,7 @@ def state_algebra(subject: Subject) -> None:
     into many candidate plans. Fix: keep everything per row.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 4), bench.latents(4), bench.actions(4)
+    state, z, action = warm_state(bench, 4), bench.latents(4), bench.actions(4)
     with torch.no_grad():
         expected = bench.dynamics.advance(state, z, action)
         for index in (torch.tensor([2, 0, 3, 1]), torch.tensor([1]), torch.arange(4).repeat_interleave(3)):
@@ -152,14 +152,14 @@ def state_algebra(subject: Subject) -> None:
 
 
 @check("D4", role="dynamics", title="inputs stay as they were")
-def inputs_untouched(subject: Subject) -> None:
+def inputs_unchanged(subject: Subject) -> None:
     """advance, memory and predict change nothing they are given.
 
     Catches caches written in place: a planner that branches one state would corrupt its siblings.
     Fix: build new tensors (torch.where, cat, index_copy without underscore), or clone before writing.
     """
     bench = subject.bench()
-    given = warm(bench, 3), bench.latents(3), bench.actions(3)
+    given = warm_state(bench, 3), bench.latents(3), bench.actions(3)
     kept = clone(given)
     with torch.no_grad():
         memory = bench.dynamics.memory(bench.dynamics.advance(*given))
@@ -179,11 +179,11 @@ def no_hidden_state(subject: Subject) -> None:
     Fix: everything that changes from step to step lives in the State.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 3), bench.latents(3), bench.actions(3)
+    state, z, action = warm_state(bench, 3), bench.latents(3), bench.actions(3)
     with torch.no_grad():
         after = bench.dynamics.advance(state, z, action)
         first = bench.dynamics.memory(after)
-        warm(bench, 3, seed=5)
+        warm_state(bench, 3, seed=5)
         read = bench.dynamics.memory(after)
         again = bench.dynamics.memory(bench.dynamics.advance(clone(state), z, action))
     if not same(first, again, 0.0) or not same(first, read, 0.0):
@@ -202,11 +202,11 @@ def leaves_carried(subject: Subject) -> None:
     Fix: read every leaf in advance; drop those that nothing needs.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 2, steps=4), bench.latents(2), bench.actions(2)
+    state, z, action = warm_state(bench, 2, steps=4), bench.latents(2), bench.actions(2)
     leaves = tree.leaves(state)
 
     def following(moved: int) -> Any:
-        chosen = iter([disturbed(leaf) if i == moved else leaf for i, leaf in enumerate(leaves)])
+        chosen = iter([perturb(leaf) if i == moved else leaf for i, leaf in enumerate(leaves)])
         moved_state = tree.tree_map(lambda _: next(chosen), state)
         after = bench.dynamics.advance(moved_state, z, action)
         # At once: a transformer keeps its last output only to be read. Two steps: a leaf may act on one that is read.
@@ -239,7 +239,7 @@ def action_sensitivity(subject: Subject) -> None:
             bench = subject.bench(action=kind)
         except CheckFailure:
             continue  # D1 judges what is refused
-        state, z = warm(bench, 3), bench.latents(3)
+        state, z = warm_state(bench, 3), bench.latents(3)
 
         def run(action: Tensor, bench: Bench = bench, state: State = state, z: Tensor = z) -> list[Tensor]:
             memory = bench.dynamics.memory(bench.dynamics.advance(state, z, action))
@@ -258,8 +258,8 @@ def reparameterised_truthful(subject: Subject) -> None:
     Catches samples detached inside a distribution library: an agent that differentiates through the dream learns
     nothing. Fix: rsample or straight-through, or declare reparameterised = False.
     """
-    for bench in by_kind(subject):
-        dynamics, memory = bench.dynamics, bench.dynamics.memory(warm(bench, 4))
+    for bench in benches_by_latent_kind(subject):
+        dynamics, memory = bench.dynamics, bench.dynamics.memory(warm_state(bench, 4))
         found = gradient_reaches(lambda m, dynamics=dynamics: dynamics.predict(m).sample(stream(0)), memory)
         if found != dynamics.reparameterised:
             raise CheckFailure(
@@ -278,7 +278,7 @@ def declared_prior(subject: Subject) -> None:
     """
     bench = subject.bench()
     dynamics = bench.dynamics
-    memory = dynamics.memory(warm(bench, 4)).requires_grad_()
+    memory = dynamics.memory(warm_state(bench, 4)).requires_grad_()
     prior, z = dynamics.predict(memory), bench.latents(4)
     if dynamics.prior_kind in ("analytic", "log_prob"):
         if not isinstance(prior, HasLogProb):
@@ -298,7 +298,7 @@ def declared_prior(subject: Subject) -> None:
 
 
 @check("D10", role="dynamics", title="the prior's density integrates to 1 and is that of its samples")
-def honest_density(subject: Subject) -> None:
+def density_matches_samples(subject: Subject) -> None:
     """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples; on six codes
     the probabilities sum to 1. On eight numbers, and on two codes of four, 4000 samples are as likely as the density says,
     and what is drawn together is scored together; entropy, where it is offered, is what their log-densities average to.
@@ -307,31 +307,33 @@ def honest_density(subject: Subject) -> None:
     factorised one, and samples from another distribution than the one scored.
     Fix: sum over D of -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
     """
-    asked = 0
+    tested = 0
     for settings in ({"kind": "gaussian", "latent_dim": 1}, {"kind": "categorical", "groups": 1, "classes": 6}):
         try:
-            bench = subject.only(**settings).bench("vector")
+            bench = subject.with_latent(**settings).bench("vector")
         except NotApplicable:
             continue
-        memory = bench.dynamics.memory(warm(bench, 1)).detach()
+        memory = bench.dynamics.memory(warm_state(bench, 1)).detach()
         prior = bench.dynamics.predict(memory)
         if not isinstance(prior, HasLogProb) or bench.dynamics.prior_kind not in ("analytic", "log_prob"):
             raise NotApplicable(f"the prior is {bench.dynamics.prior_kind}")
-        asked += 1
+        tested += 1
         with torch.no_grad():
-            _integrates(bench, memory) if settings["kind"] == "gaussian" else _sums_to_one(bench, memory)
+            _require_unit_integral(bench, memory) if settings["kind"] == "gaussian" else _require_unit_sum(
+                bench, memory
+            )
     for settings in ({"kind": "gaussian", "latent_dim": 8}, {"kind": "categorical", "groups": 2, "classes": 4}):
         with suppress(NotApplicable), torch.no_grad():
-            bench = subject.only(**settings).bench("vector")
+            bench = subject.with_latent(**settings).bench("vector")
             if bench.dynamics.prior_kind in ("analytic", "log_prob"):
-                asked += 1
-                _fits_its_samples(bench)
-    if not asked:
+                tested += 1
+                _require_samples_match(bench)
+    if not tested:
         raise NotApplicable("the prior has no density, or it refuses what it was asked about")
 
 
-def _fits_its_samples(bench: Bench) -> None:
-    latent, memory = bench.specs.latent, bench.dynamics.memory(warm(bench, 1))
+def _require_samples_match(bench: Bench) -> None:
+    latent, memory = bench.specs.latent, bench.dynamics.memory(warm_state(bench, 1))
     # An untrained mixture's components lie on each other; a memory ten times as large draws them apart.
     apart: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
     block = latent.classes if latent.kind == "categorical" else 1
@@ -355,12 +357,12 @@ def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
     return prior.log_prob(z)
 
 
-def _integrates(bench: Bench, memory: Tensor) -> None:
+def _require_unit_integral(bench: Bench, memory: Tensor) -> None:
     samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(stream(0))
     require_density(samples[:, 0], lambda z: _log_density(bench, memory, z[:, None]), "the prior")
 
 
-def _sums_to_one(bench: Bench, memory: Tensor) -> None:
+def _require_unit_sum(bench: Bench, memory: Tensor) -> None:
     total = float(_log_density(bench, memory, torch.eye(6)).double().exp().sum())
     if abs(total - 1) > 1e-3:
         raise CheckFailure(f"the probabilities of all codes sum to {total:.3f}, not 1", "normalise the logits")
@@ -372,8 +374,8 @@ def seeded_samples(subject: Subject) -> None:
 
     Catches a hidden random stream: dreams no seed repeats. Fix: draw from the generator that sample() is given.
     """
-    for bench in by_kind(subject):
-        prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 64)))
+    for bench in benches_by_latent_kind(subject):
+        prior = bench.dynamics.predict(bench.dynamics.memory(warm_state(bench, 64)))
         if not same(prior.sample(stream(1)), prior.sample(stream(1)), 0.0):
             raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
         dense = bench.dynamics.prior_kind in ("analytic", "log_prob")
@@ -381,7 +383,7 @@ def seeded_samples(subject: Subject) -> None:
             raise CheckFailure("samples of two seeds are the same", "draw from the generator that sample() is given")
         if not same(prior.mode, prior.mode, 0.0):
             raise CheckFailure("two modes of one prior differ", "the mode is without noise")
-        if not floats(prior.mode):
+        if not float_leaves(prior.mode):
             raise CheckFailure("the mode is not float", "return floats")
 
 
@@ -400,7 +402,7 @@ def stopped_targets(subject: Subject) -> None:
     if not terms:
         raise NotApplicable("it has no losses of its own")
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    found = torch.autograd.grad(total, floats(apart), allow_unused=True) if total.requires_grad else ()
+    found = torch.autograd.grad(total, float_leaves(apart), allow_unused=True) if total.requires_grad else ()
     if any(grad is not None and grad.abs().sum() > 0 for grad in found):
         raise CheckFailure(
             f"its losses ({', '.join(terms)}) train the latents they predict: a dead latent is the easiest to predict",

@@ -18,9 +18,9 @@ from worldlab.testing.probes import (
     linear_probe,
     log_density_bias,
     require_entropy,
+    require_independent_rows,
     require_rows,
     require_shape,
-    rows_independent,
     same,
 )
 
@@ -87,7 +87,7 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.encoder.train(mode)
-        rows_independent(run, inputs, f"the encoder in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the encoder in {'train' if mode else 'eval'} mode")
 
 
 @check("E3", role="encoder", title="noise comes from the generator alone")
@@ -208,7 +208,7 @@ def _abilities(dist: object) -> dict[str, bool]:
 
 
 @check("E8", role="encoder", title="log q is the density of the samples")
-def honest_density(subject: Subject) -> None:
+def density_matches_samples(subject: Subject) -> None:
     """E over samples of r(z) / q(z) is 1 for a known density r; entropy, where it is offered, is what log q averages to.
 
     Catches a missing log-determinant or log std, and samples of another distribution than the one scored.
@@ -246,7 +246,7 @@ def no_collapse(subject: Subject) -> None:
     effective rank do not show it where the sampling noise fills them: both looked healthy on dead latents.
     Fix: stop the gradient of prediction targets; add a contrastive or reconstruction term.
     """
-    bench = subject.learning().bench("image vector dict", fresh=True)
+    bench = subject.with_default_losses().bench("image vector dict", fresh=True)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()
@@ -280,7 +280,7 @@ def every_key_read(subject: Subject) -> None:
 
 
 @check("E10", role="encoder", title="what it is given stays as it was, frame by frame")
-def inputs_untouched(subject: Subject) -> None:
+def inputs_unchanged(subject: Subject) -> None:
     """embed and infer change neither observations nor embedding nor memory.
 
     Catches in-place scaling of pictures, which the decoder's target then shares. Fix: clone before writing.

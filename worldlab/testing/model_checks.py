@@ -21,7 +21,7 @@ def reward_alignment(subject: Subject) -> None:
     Catches rewards off by one in storage, training or dreams: an agent then credits the wrong action.
     Fix: arrival alignment everywhere: prev_action[t] led to obs[t], where reward[t] was received.
     """
-    bench = subject.learning().bench("vector image")
+    bench = subject.with_default_losses().bench("vector image")
     batch = toys.rewarded_action(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
     plan = bench.actions(64, 6)
 
@@ -55,7 +55,7 @@ def moving_dot(subject: Subject) -> None:
     Catches representations that lose the one thing that moves, and gradients that never reach the encoder.
     Fix: see which loss trains the encoder; raise its weight.
     """
-    bench = subject.learning().bench("image vector")
+    bench = subject.with_default_losses().bench("image vector")
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()

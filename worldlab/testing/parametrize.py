@@ -10,11 +10,11 @@ from worldlab.errors import PluginError, did_you_mean
 from worldlab.registry import Registration, load_registry
 from worldlab.testing.bench import Subject
 from worldlab.testing.checks import Check, CheckFailure, NotApplicable, all_checks, checks_for
-from worldlab.testing.runner import Named, as_subject, modes
+from worldlab.testing.runner import ComponentLike, as_subject, modes
 
 
 def parametrize_with_checks(
-    components: Iterable[Named], expected_failures: Mapping[str, str] | None = None, *, since: str | None = None
+    components: Iterable[ComponentLike], expected_failures: Mapping[str, str] | None = None, *, since: str | None = None
 ) -> Any:
     """Parametrise a test over (subject, check) for every check of every component, as `worldlab check-plugin` runs them.
 
@@ -45,7 +45,7 @@ def parametrize_with_checks(
     return pytest.mark.parametrize(("subject", "check"), rows)
 
 
-def _in_each_mode(component: Named) -> Iterable[tuple[str, Subject]]:
+def _in_each_mode(component: ComponentLike) -> Iterable[tuple[str, Subject]]:
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)

@@ -19,12 +19,12 @@ TOLERANCE = 1e-4
 """Largest difference, relative to 1 + |value|, that reordered float32 sums may cause."""
 
 
-def floats(value: Any) -> list[Tensor]:
+def float_leaves(value: Any) -> list[Tensor]:
     """The floating-point leaves of a tree."""
     return [leaf for leaf in tree.leaves(value) if leaf.is_floating_point()]
 
 
-def gap(a: Tensor, b: Tensor) -> Tensor:
+def relative_error(a: Tensor, b: Tensor) -> Tensor:
     """|a - b| relative to 1 + |a|, elementwise; where one is not finite 0 if the other is the same, else infinite."""
     a, b = a.detach().double(), b.detach().double()
     difference = (a - b).abs() / (1 + a.abs())
@@ -38,7 +38,7 @@ def same(a: Any, b: Any, tolerance: float = TOLERANCE) -> bool:
     left, right = tree.leaves(a), tree.leaves(b)
     if len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right)):
         return False
-    return all(bool((gap(x, y) <= tolerance).all()) for x, y in zip(left, right))
+    return all(bool((relative_error(x, y) <= tolerance).all()) for x, y in zip(left, right))
 
 
 def with_grad(value: Any) -> Any:
@@ -46,7 +46,7 @@ def with_grad(value: Any) -> Any:
     return tree.tree_map(lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x, value)
 
 
-def disturbed(x: Tensor, seed: int = 7) -> Tensor:
+def perturb(x: Tensor, seed: int = 7) -> Tensor:
     """The tensor with every float entry moved by normal noise; other dtypes as they are."""
     return x.detach() + torch.randn(x.shape, generator=stream(seed)).to(x.dtype) if x.is_floating_point() else x
 
@@ -63,15 +63,15 @@ def gradient(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 def gradient_reaches(run: Callable[[Tensor], Any], x: Tensor) -> bool:
     """Whether any float output of run has a gradient with respect to x that is not 0."""
     leaf = x.detach().clone().requires_grad_()
-    return any(bool(gradient(out, [leaf])[0].abs().sum() > 0) for out in floats(run(leaf)))
+    return any(bool(gradient(out, [leaf])[0].abs().sum() > 0) for out in float_leaves(run(leaf)))
 
 
 def depends(run: Callable[[Tensor], Any], x: Tensor) -> bool:
     """Whether the output of run(x) changes with x, by gradient or by value."""
-    return gradient_reaches(run, x) or not same(run(x), run(disturbed(x)), 0.0)
+    return gradient_reaches(run, x) or not same(run(x), run(perturb(x)), 0.0)
 
 
-def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
+def require_independent_rows(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
     """Raise CheckFailure if row j of the inputs influences row i of the outputs. run: tree -> tree, both of rows."""
     rows = len(tree.leaves(inputs)[0])
     base = run(tree.tree_map(torch.clone, inputs))
@@ -83,13 +83,13 @@ def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
     for j in (0, rows - 1):
         changed = tree.tree_map(lambda x, j=j: _with_row(x, j), inputs)
         for a, b in zip(tree.leaves(base), tree.leaves(run(changed)), strict=True):
-            moved = gap(a, b).reshape(rows, -1).amax(1) > TOLERANCE
+            moved = relative_error(a, b).reshape(rows, -1).amax(1) > TOLERANCE
             moved[j] = False
             if moved.any():
                 raise _leak(j, int(moved.nonzero()[0]), what)
     traced = with_grad(inputs)
-    for out in floats(run(traced)):
-        for grad in gradient(out[0], floats(traced)):
+    for out in float_leaves(run(traced)):
+        for grad in gradient(out[0], float_leaves(traced)):
             others = grad.reshape(rows, -1).abs().amax(1)[1:]
             if (others > 0).any():
                 raise _leak(int(others.argmax()) + 1, 0, what)
@@ -103,7 +103,7 @@ def _leak(j: int, i: int, what: str) -> CheckFailure:
 
 
 def _with_row(x: Tensor, row: int) -> Tensor:
-    return torch.cat([x[:row], disturbed(x[row : row + 1]), x[row + 1 :]]) if len(x) else x
+    return torch.cat([x[:row], perturb(x[row : row + 1]), x[row + 1 :]]) if len(x) else x
 
 
 def require_rows(value: Any, rows: int, what: str) -> None:

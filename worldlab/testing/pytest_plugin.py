@@ -47,9 +47,9 @@ def worldlab_bench() -> Callable[..., Bench]:
     `bench.part` is the component, `bench.batch()` and `bench.context()` are what its losses read, `bench.fit(steps)`
     trains it on a moving dot.
     """
-    from worldlab.testing.runner import bench_of
+    from worldlab.testing.runner import build_bench
 
-    return bench_of
+    return build_bench
 
 
 @pytest.fixture

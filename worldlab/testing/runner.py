@@ -18,7 +18,7 @@ from worldlab.testing.checks import Result, checks_for, evaluate_all
 from worldlab.testing.sizes import small_config, variants
 from worldlab.training.compose import load_part
 
-Named = str | Registration | type[Component] | Subject
+ComponentLike = str | Registration | type[Component] | Subject
 """What can be named: "encoder:vae", a registration, a class, or a subject made before."""
 
 _ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
@@ -37,7 +37,7 @@ def make_subject(role: str, cls: type[Component], config: Config | None = None, 
     return Subject(role, label or f"{role}-{cls.__name__}", mixes)
 
 
-def bench_of(component: Named, obs: str = "", **settings: Any) -> Bench:
+def build_bench(component: ComponentLike, obs: str = "", **settings: Any) -> Bench:
     """A component built into a world model with reference partners. settings: of its config; the rest stays small.
 
     obs: a name of toys.OBS; "" takes the first that the component accepts.
@@ -49,12 +49,12 @@ def bench_of(component: Named, obs: str = "", **settings: Any) -> Bench:
     return make_subject(subject.role, cls, config).bench(obs)
 
 
-def mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
+def make_mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
     """A whole world model as a subject."""
     return Subject("world_model", label, (Mix(encoder, dynamics, decoder),))
 
 
-def as_subject(component: Named) -> Subject:
+def as_subject(component: ComponentLike) -> Subject:
     """Look up what was named. Raises: PluginError if nothing of that name is installed or the class has no role."""
     if isinstance(component, Subject):
         return component
@@ -106,7 +106,7 @@ def check_mix(
     encoder: Choice, dynamics: Choice, decoder: Choice, *, only: Collection[str] | None = None
 ) -> list[Result]:
     """Run the world-model checks on three choices."""
-    return _run(mix_subject(encoder, dynamics, decoder, "world_model"), only)
+    return _run(make_mix_subject(encoder, dynamics, decoder, "world_model"), only)
 
 
 def _small(registration: Registration) -> Config:

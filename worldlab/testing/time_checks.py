@@ -14,8 +14,8 @@ from worldlab.interfaces import ParallelDynamics, SharesPast, State, Unrolled
 from worldlab.model.noise import stream
 from worldlab.testing.bench import Bench, Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
-from worldlab.testing.dynamics_checks import warm
-from worldlab.testing.probes import depends, disturbed, gap, same
+from worldlab.testing.dynamics_checks import warm_state
+from worldlab.testing.probes import depends, perturb, relative_error, same
 
 LENGTH = 8
 RESET = 4
@@ -101,8 +101,8 @@ def reset_isolation(subject: Subject) -> None:
         before = torch.arange(LENGTH)[:, None] < RESET
         other = _observe(
             bench,
-            torch.where(before, disturbed(embed), embed),
-            torch.where(before, disturbed(action), action),
+            torch.where(before, perturb(embed), embed),
+            torch.where(before, perturb(action), action),
             is_first,
         )
         _same_after_reset(seen, other, f"what came before the reset influences what follows it ({how})")
@@ -140,17 +140,17 @@ def causality(subject: Subject) -> None:
     Fix: a lower-triangular mask over time (is_causal=True).
     """
     bench = _parallel(subject)
-    state, z, action = warm(bench, 2), bench.latents(2, LENGTH), bench.actions(2, LENGTH)
+    state, z, action = warm_state(bench, 2), bench.latents(2, LENGTH), bench.actions(2, LENGTH)
     is_first, late = _is_first(2), torch.arange(LENGTH)[:, None] > RESET
     base = _sequence(bench, state, z, action, is_first).memory
     moved = is_first.clone()
     moved[1, RESET + 1] = True
     for what, run in (
-        ("z", _sequence(bench, state, torch.where(late, disturbed(z), z), action, is_first)),
-        ("actions", _sequence(bench, state, z, torch.where(late, disturbed(action), action), is_first)),
+        ("z", _sequence(bench, state, torch.where(late, perturb(z), z), action, is_first)),
+        ("actions", _sequence(bench, state, z, torch.where(late, perturb(action), action), is_first)),
         ("resets", _sequence(bench, state, z, action, moved)),
     ):
-        leaks = (gap(base, run.memory) > 1e-4).flatten(2).any(2).any(0)[: RESET + 1]
+        leaks = (relative_error(base, run.memory) > 1e-4).flatten(2).any(2).any(0)[: RESET + 1]
         if leaks.any():
             t = int(leaks.nonzero()[0])
             raise CheckFailure(
@@ -169,7 +169,7 @@ def sequence_is_scan(subject: Subject) -> None:
     bench = _parallel(subject)
     rows, dynamics = 3, bench.dynamics
     z, action = bench.latents(rows, LENGTH), bench.actions(rows, LENGTH)
-    for begin, start in (("an initial", dynamics.initial(rows)), ("a warm", warm(bench, rows))):
+    for begin, start in (("an initial", dynamics.initial(rows)), ("a warm", warm_state(bench, rows))):
         for is_first, when in ((torch.zeros(rows, LENGTH, dtype=torch.bool), ""), (_is_first(rows), " with a reset")):
             with torch.no_grad():
                 states = _scan(bench, start, z, action, is_first)
@@ -177,10 +177,14 @@ def sequence_is_scan(subject: Subject) -> None:
                 expected = torch.stack([dynamics.memory(state) for state in states], 1)
                 where = f"from {begin} state{when}"
                 _require_same(expected, run.memory, f"advance_sequence differs from the scan {where}")
-                _continues(bench, run.final, states[-1], f"`final` continues differently from the scan {where}")
+                _require_same_continuation(
+                    bench, run.final, states[-1], f"`final` continues differently from the scan {where}"
+                )
                 row, time = torch.tensor([0, 1, 2]), torch.tensor([RESET, 1, LENGTH - 1])
                 chosen = tree.select(tree.stack(states), (row, time))
-                _continues(bench, run.at(row, time), chosen, f"`at` continues differently from the scan {where}")
+                _require_same_continuation(
+                    bench, run.at(row, time), chosen, f"`at` continues differently from the scan {where}"
+                )
 
 
 def _require_same(a: Tensor, b: Tensor, cause: str) -> None:
@@ -188,7 +192,7 @@ def _require_same(a: Tensor, b: Tensor, cause: str) -> None:
         raise CheckFailure(cause, "apply is_first, positions and caches alike in both; derive both from one function")
 
 
-def _continues(bench: Bench, found: State, expected: State, cause: str) -> None:
+def _require_same_continuation(bench: Bench, found: State, expected: State, cause: str) -> None:
     """Compare what follows two states, not the states: a cache may be laid out differently."""
     z, action = bench.latents(3, seed=9), bench.actions(3, seed=9)
     for _ in range(2):
@@ -222,10 +226,10 @@ def long_rollout(subject: Subject) -> None:
                 raise CheckFailure(f"the state grows from {size} to {_numel(state)} numbers", "bound it: a ring cache")
             if not torch.isfinite(bench.dynamics.memory(state)).all():
                 raise CheckFailure(f"the memory is not finite after {t + 1} steps", "normalise the recurrence")
-    _still_reads(bench, tree.detach(state), steps)
+    _require_inputs_read(bench, tree.detach(state), steps)
 
 
-def _still_reads(bench: Bench, state: State, steps: int) -> None:
+def _require_inputs_read(bench: Bench, state: State, steps: int) -> None:
     z, action = bench.latents(2), bench.actions(2)
     advance: Callable[..., Any] = bench.dynamics.advance
     for what, run, x in (
@@ -252,7 +256,7 @@ def forked_futures(subject: Subject) -> None:
         raise NotApplicable("it has no fork: the core copies its state")
     rows = 2 * count
     z, action = bench.latents(rows, length, seed=7), bench.actions(rows, length, seed=7)
-    for begin, start in (("an initial", dynamics.initial(2)), ("a warm", warm(bench, 2))):
+    for begin, start in (("an initial", dynamics.initial(2)), ("a warm", warm_state(bench, 2))):
         with torch.no_grad():
             copied, shared = tree.repeat(start, count), dynamics.fork(start, count)
             for t in range(length):

@@ -64,7 +64,7 @@ class PluginName:
         return "".join(word.capitalize() for word in self.name.split("-"))
 
 
-def package_files(name: PluginName, roles: Sequence[str], worldlab: str) -> dict[str, str]:
+def render_package(name: PluginName, roles: Sequence[str], worldlab: str) -> dict[str, str]:
     """The package of a plugin: {path in its folder: text}.
 
     roles: keys of SUMMARIES, each once. worldlab: the requirement it states, as "worldlab>=0.1,<0.2".
@@ -83,7 +83,7 @@ def package_files(name: PluginName, roles: Sequence[str], worldlab: str) -> dict
     return files | {"tests/test_conformance.py": _fill("test_conformance.py", words)}
 
 
-def single_file(name: PluginName, roles: Sequence[str]) -> str:
+def render_single_file(name: PluginName, roles: Sequence[str]) -> str:
     """The same plugin as the text of one file, for `--plugin FILE`."""
     words = _words(name, roles)
     texts = ["from worldlab import Config, field, hookimpl\n", *(_fill(f"{role}.py", words) for role in roles)]
