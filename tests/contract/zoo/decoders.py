@@ -22,7 +22,7 @@ class MissingKey(ReferenceDecoder):
         return {"image": next(iter(super().decode(features).values()))}
 
 
-@broken("C2", "you mix rows of the batch")
+@broken("C2", "rows of the batch are mixed")
 class BatchNormed(ReferenceDecoder):
     """Normalises features by the batch's statistics."""
 
@@ -55,7 +55,7 @@ class LatentBlind(ReferenceDecoder):
         return super().decode(features * seen)
 
 
-@broken("C4", "where it draws 'image'")
+@broken("C4", "when it decodes 'image'")
 class BlindPictures(ReferenceDecoder):
     """Draws pictures without the features; the vector beside them reads all."""
 
@@ -64,7 +64,7 @@ class BlindPictures(ReferenceDecoder):
         return {key: blind[key] if key == "image" else dist for key, dist in super().decode(features).items()}
 
 
-@broken("C5", "chosen frames")
+@broken("C5", "selected frames")
 class NeedsNeighbours(ReferenceDecoder):
     """Compares each frame with the one before it in its row."""
 

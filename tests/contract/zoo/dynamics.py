@@ -21,7 +21,7 @@ class UnequalStart(ReferenceDynamics):
         return {"h": torch.linspace(0, 1, n)[:, None].expand(n, self.width).clone()}
 
 
-@broken("D2", "you mix rows of the batch")
+@broken("D2", "rows of the batch are mixed")
 class BatchLeakyTransformer(ReferenceDynamics):
     """Attends over dim 0, which is the batch and not time: batch_first was forgotten."""
 
@@ -34,7 +34,7 @@ class BatchLeakyTransformer(ReferenceDynamics):
         return {"h": (h + self.attention(h, h, h, need_weights=False)[0])[:, 0]}
 
 
-@broken("D3", "picked or repeated rows")
+@broken("D3", "selected or repeated rows")
 class RowNumber(ReferenceDynamics):
     """Adds something that depends on the row's place in the batch."""
 
@@ -52,7 +52,7 @@ class CacheInPlace(ReferenceDynamics):
 
 
 @broken("D5", "leaks over resets")
-@broken("T2", "what came before the reset")
+@broken("T2", "inputs before a reset")
 class HiddenState(ReferenceDynamics):
     """Keeps its real memory in the module, where no reset reaches it."""
 
@@ -131,7 +131,7 @@ class GlobalNormal(Normal):
         return self.mean + self.std * torch.randn_like(self.mean)
 
 
-@broken("D11", "two samples with one seed")
+@broken("D11", "two samples with the same seed")
 class Unseeded(ReferenceDynamics):
     """Ignores the generator that sample() is given."""
 
@@ -148,7 +148,7 @@ class Forgetful(ReferenceDynamics):
         return super().advance({"h": 0 * state["h"]}, z, action)
 
 
-@broken("P3", "nobody optimises")
+@broken("P3", "no player optimises")
 class Orphan(ReferenceDynamics):
     """Forgets its head when it lists its parameters."""
 
@@ -192,7 +192,7 @@ class MeanLogProb(Normal):
         return super().log_prob(x) / x.shape[-1]
 
 
-@broken("D10", "not as likely as log_prob says")
+@broken("D10", "log_prob does not match")
 class AveragesDimensions(ReferenceDynamics):
     """Averages log p over the dimensions of z; on one dimension nobody would see it."""
 
@@ -224,7 +224,7 @@ class TwoTogether:
         return TwoTogether(self.mean.detach(), self.std.detach())
 
 
-@broken("D10", "log_prob scores each alone")
+@broken("D10", "log_prob scores them as independent")
 class JointScoredAlone(ReferenceDynamics):
     """Draws one component for all of z, and sums a mixture over each number; on one dimension the two are the same."""
 
@@ -260,7 +260,7 @@ class GlobalCodes(OneHot):
         return super().sample(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
 
 
-@broken("D11", "two samples with one seed")
+@broken("D11", "two samples with the same seed")
 class UnseededCodes(ReferenceDynamics):
     """Ignores the generator for codes only."""
 
@@ -277,7 +277,7 @@ class OneSeed(Normal):
         return super().sample(torch.Generator().manual_seed(0))
 
 
-@broken("D11", "samples of two seeds are the same")
+@broken("D11", "samples with different seeds are the same")
 class SeedsItself(ReferenceDynamics):
     """Every dream is the same dream."""
 
@@ -286,7 +286,7 @@ class SeedsItself(ReferenceDynamics):
         return OneSeed(dist.mean, dist.std) if isinstance(dist, Normal) else dist
 
 
-@broken("D1", "although the weights are elsewhere")
+@broken("D1", "although the weights are on another device")
 class OnTheCpu(ReferenceDynamics):
     """Allocates its state where it was written, not where it runs."""
 

@@ -50,7 +50,7 @@ class NoisyMode(ReferenceEncoder):
         return super().infer(embed, memory, generator or torch.Generator().manual_seed(random.getrandbits(32)))
 
 
-@broken("E3", "two seeds give the same")
+@broken("E3", "different seeds give the same")
 class SeedsItself(ReferenceEncoder):
     """Draws from a seed of its own."""
 
@@ -125,7 +125,7 @@ class NoLogStd(Normal):
         return super().log_prob(x) + self.std.log().sum(-1)
 
 
-@broken("E8", "not the density of the samples")
+@broken("E8", "not the log-density of the samples")
 class WrongPosteriorDensity(ReferenceEncoder):
     """Scores z with a density that integrates to the product of its stds."""
 
@@ -159,7 +159,7 @@ class LooseConfig(Config):
     model_config: ClassVar = {"extra": "ignore"}
 
 
-@broken("P1", "does not know")
+@broken("P1", "unknown key")
 class Loose(ReferenceEncoder):
     """Ignores misspelt settings."""
 
@@ -183,7 +183,7 @@ class NumpyInit(ReferenceEncoder):
             self.head.bias.copy_(torch.from_numpy(np.random.default_rng().normal(size=self.head.bias.shape)))
 
 
-@broken("P9", "global random stream")
+@broken("P9", "global random generator")
 class GlobalNoise(ReferenceEncoder):
     """Draws its noise from torch's global stream."""
 

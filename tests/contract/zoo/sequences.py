@@ -13,8 +13,8 @@ from zoo.animals import broken
 class NonCausal(ReferenceParallelDynamics):
     """Forgot the causal mask."""
 
-    def reads(self, is_first):
-        past = super().reads(is_first)
+    def mask(self, is_first):
+        past = super().mask(is_first)
         return past | past.transpose(1, 2)
 
 
@@ -22,16 +22,16 @@ class NonCausal(ReferenceParallelDynamics):
 class IgnoresResets(ReferenceParallelDynamics):
     """Runs straight through episode ends when it trains in parallel."""
 
-    def reads(self, is_first):
-        return super().reads(torch.zeros_like(is_first))
+    def mask(self, is_first):
+        return super().mask(torch.zeros_like(is_first))
 
 
 @broken("T2", "in advance_sequence")
 class LateReset(ReferenceParallelDynamics):
     """Applies each reset one step late."""
 
-    def reads(self, is_first):
-        return super().reads(torch.cat([torch.zeros_like(is_first[:, :1]), is_first[:, :-1]], 1))
+    def mask(self, is_first):
+        return super().mask(torch.cat([torch.zeros_like(is_first[:, :1]), is_first[:, :-1]], 1))
 
 
 @broken("T4", "from a warm state")
@@ -84,7 +84,7 @@ class LearnedPositions(Window):
     """Its table of positions ends after 8 steps."""
 
 
-@broken("T5", "drops what is new")
+@broken("T5", "drops new entries")
 class FullCache(Window):
     """Once full it no longer writes."""
 
