@@ -68,7 +68,8 @@ def seeded_parameters(subject: Subject) -> None:
 
 @check("P3", role="component", title="each parameter belongs to exactly one player")
 def players_partition(subject: Subject) -> None:
-    """players() lists every trainable parameter exactly once, and one of the players is "main".
+    """players() lists every trainable parameter exactly once, and one of the players is "main". A player is a set of
+    parameters with its own optimiser.
 
     Catches a parameter that two optimisers update, or none. Fix: build the parameter lists from disjoint submodules.
     """

@@ -98,7 +98,7 @@ def batch_independence(subject: Subject) -> None:
 @check("E3", role="encoder", title="all noise comes from the generator")
 def determinism(subject: Subject) -> None:
     """With generator=None two calls agree; the same seed gives the same sample, and different seeds give different
-    samples.
+    samples unless the posterior is deterministic.
 
     Catches sampling where the most likely z is required, and hidden random generators: evaluation would not be
     reproducible.

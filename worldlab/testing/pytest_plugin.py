@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker `slow`, unless the test suite has already described it."""
     lines = config.getini("markers")
     if not any(line.partition(":")[0].strip() == "slow" for line in lines):
-        config.addinivalue_line("markers", "slow: trains something, for a second or more (set by worldlab.testing)")
+        config.addinivalue_line("markers", "slow: trains a model for a second or more (set by worldlab.testing)")
 
 
 @pytest.fixture
