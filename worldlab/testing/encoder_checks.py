@@ -136,7 +136,7 @@ def memory_use(subject: Subject) -> None:
         )
 
 
-@check("E5", role="encoder", title="gradients flow through z to the embedding")
+@check("E5", role="encoder", title="z has a gradient with respect to the embedding")
 def differentiable(subject: Subject) -> None:
     """The gradient of z with respect to the embedding is not 0, for a sample and (unless z is categorical) for the
     mode.

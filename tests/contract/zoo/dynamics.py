@@ -1,4 +1,4 @@
-"""Dynamics with one bug each, seen in a single step or a short rollout."""
+"""Dynamics with one bug each that shows in a single step or a short rollout."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 from worldlab.distributions import Normal, OneHot
 from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
-from zoo.animals import broken
 from zoo.encoders import NoLogStd, Opaque
+from zoo.registry import broken
 
 
 @broken("D1", "rows of initial")
 class UnequalStart(ReferenceDynamics):
-    """Starts each row elsewhere."""
+    """Starts each row from a different state."""
 
     def initial(self, n):
         return {"h": torch.linspace(0, 1, n)[:, None].expand(n, self.width).clone()}
@@ -23,7 +23,7 @@ class UnequalStart(ReferenceDynamics):
 
 @broken("D2", "rows of the batch are mixed")
 class BatchLeakyTransformer(ReferenceDynamics):
-    """Attends over dim 0, which is the batch and not time: batch_first was forgotten."""
+    """Attends over dim 0, the batch instead of time: batch_first is missing."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -36,7 +36,7 @@ class BatchLeakyTransformer(ReferenceDynamics):
 
 @broken("D3", "selected or repeated rows")
 class RowNumber(ReferenceDynamics):
-    """Adds something that depends on the row's place in the batch."""
+    """Adds the row's position in the batch to the memory."""
 
     def advance(self, state, z, action):
         return {"h": super().advance(state, z, action)["h"] + 0.1 * torch.arange(len(z))[:, None]}
@@ -54,7 +54,7 @@ class CacheInPlace(ReferenceDynamics):
 @broken("D5", "leaks over resets")
 @broken("T2", "inputs before a reset")
 class HiddenState(ReferenceDynamics):
-    """Keeps its real memory in the module, where no reset reaches it."""
+    """Keeps its memory in the module, where no reset reaches it."""
 
     hidden: torch.Tensor | None = None
 
@@ -67,7 +67,7 @@ class HiddenState(ReferenceDynamics):
 
 @broken("D6", "['c'] is never read")
 class DroppedCell(ReferenceDynamics):
-    """An LSTM whose cell is returned and never read again."""
+    """An LSTM whose cell state is returned and never read."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -83,7 +83,7 @@ class DroppedCell(ReferenceDynamics):
 
 @broken("D7", "action")
 class ActionBlind(ReferenceDynamics):
-    """Ignores what was done."""
+    """Ignores the action."""
 
     def advance(self, state, z, action):
         return super().advance(state, z, torch.zeros_like(action))
@@ -99,7 +99,7 @@ class DetachedNormal(Normal):
 
 @broken("D8", "do not carry gradients")
 class FalsePathwise(ReferenceDynamics):
-    """Claims reparameterised samples and detaches them."""
+    """Declares reparameterised samples and detaches them."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -108,7 +108,7 @@ class FalsePathwise(ReferenceDynamics):
 
 @broken("D9", "does not cut")
 class OpaquePrior(ReferenceDynamics):
-    """Its prior cannot be detached: the encoder's loss would train the dynamics."""
+    """Has a prior that cannot be detached: the encoder's loss would train the dynamics."""
 
     def predict(self, memory):
         return Opaque(super().predict(memory))
@@ -116,7 +116,7 @@ class OpaquePrior(ReferenceDynamics):
 
 @broken("D10", "integrates to")
 class WrongPriorDensity(ReferenceDynamics):
-    """Left the log std out of its log-density."""
+    """Has a log-density without the log std."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -125,7 +125,7 @@ class WrongPriorDensity(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class GlobalNormal(Normal):
-    """A Gaussian that samples from torch's global stream."""
+    """A Gaussian that samples from torch's global generator."""
 
     def sample(self, generator):
         return self.mean + self.std * torch.randn_like(self.mean)
@@ -150,7 +150,7 @@ class Forgetful(ReferenceDynamics):
 
 @broken("P3", "no player optimises")
 class Orphan(ReferenceDynamics):
-    """Forgets its head when it lists its parameters."""
+    """Does not list its head in players()."""
 
     def players(self):
         return {"main": list(self.cell.parameters())}
@@ -175,7 +175,7 @@ class Exploding(ReferenceDynamics):
 
 @broken("D12", "train the latents they predict")
 class UnstoppedLikelihood(ReferenceDynamics):
-    """Maximises the likelihood of the next latent itself and does not stop it: the latent dies, and the loss looks excellent."""
+    """Maximises the likelihood of the next latent without a stop-gradient, so that the latent collapses."""
 
     def losses(self, ctx, player="main"):
         if player != "main":
@@ -194,7 +194,7 @@ class MeanLogProb(Normal):
 
 @broken("D10", "log_prob does not match")
 class AveragesDimensions(ReferenceDynamics):
-    """Averages log p over the dimensions of z; on one dimension nobody would see it."""
+    """Averages log p over the dimensions of z; with one dimension the bug would not show."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -203,7 +203,7 @@ class AveragesDimensions(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class TwoTogether:
-    """Either all numbers are high or all are low; scored as if each chose for itself."""
+    """A joint mixture in which all entries are high or all are low, scored as a product of marginals."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -226,7 +226,7 @@ class TwoTogether:
 
 @broken("D10", "log_prob scores them as independent")
 class JointScoredAlone(ReferenceDynamics):
-    """Draws one component for all of z, and sums a mixture over each number; on one dimension the two are the same."""
+    """Samples one component for all of z but scores a mixture per entry; with one dimension both are the same."""
 
     prior_kind = "log_prob"
 
@@ -245,7 +245,7 @@ class HalfEntropy(Normal):
 
 @broken("D10", "entropy() is")
 class WrongEntropy(ReferenceDynamics):
-    """Miscounts its entropy."""
+    """Reports a wrong entropy."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -254,7 +254,7 @@ class WrongEntropy(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class GlobalCodes(OneHot):
-    """Codes drawn from torch's global stream."""
+    """A categorical distribution that samples from torch's global generator."""
 
     def sample(self, generator):
         return super().sample(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
@@ -262,7 +262,7 @@ class GlobalCodes(OneHot):
 
 @broken("D11", "two samples with the same seed")
 class UnseededCodes(ReferenceDynamics):
-    """Ignores the generator for codes only."""
+    """Ignores the generator for categorical latents only."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -271,7 +271,7 @@ class UnseededCodes(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class OneSeed(Normal):
-    """A Gaussian with a seed of its own."""
+    """A Gaussian that samples with its own fixed seed."""
 
     def sample(self, generator):
         return super().sample(torch.Generator().manual_seed(0))
@@ -279,7 +279,7 @@ class OneSeed(Normal):
 
 @broken("D11", "samples with different seeds are the same")
 class SeedsItself(ReferenceDynamics):
-    """Every dream is the same dream."""
+    """Samples the same noise every time."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -288,7 +288,7 @@ class SeedsItself(ReferenceDynamics):
 
 @broken("D1", "although the weights are on another device")
 class OnTheCpu(ReferenceDynamics):
-    """Allocates its state where it was written, not where it runs."""
+    """Allocates its state on the CPU instead of the device of the weights."""
 
     def initial(self, n):
         return {"h": torch.zeros(n, self.width)}
@@ -296,7 +296,7 @@ class OnTheCpu(ReferenceDynamics):
 
 @broken("P16", "cannot be multiplied")
 class UnchainedLayers(ReferenceDynamics):
-    """Its layers do not fit together; with one of them nobody would see it."""
+    """Has layers whose sizes do not match; with one layer the bug would not show."""
 
     class Config(ReferenceDynamicsConfig):
         layers: int = 2
@@ -314,7 +314,7 @@ class UnchainedLayers(ReferenceDynamics):
 
 @broken("D5", "hidden state in the module")
 class ReadsItself(ReferenceDynamics):
-    """Its memory is the module's, not the state's."""
+    """Reads its memory from the module instead of the state."""
 
     def advance(self, state, z, action):
         self.last = super().advance(state, z, action)
