@@ -199,16 +199,16 @@ class Subject:
         Raises: NotApplicable if the component supports none of the named observations, CheckFailure if it supports none
         at all.
         """
-        refusal = ""
+        reason = ""
         for name in obs.split() or toys.OBS:
             for mix in self.mixes:
                 try:
                     return self._build(mix, name, action, use_memory, seed, fresh)
                 except ConfigError as exc:
-                    refusal = refusal or exc.message
+                    reason = reason or exc.message
         if obs:
-            raise NotApplicable(f"does not support {obs} with {action} actions: {refusal}")
-        raise CheckFailure(f"supports none of the observations {', '.join(toys.OBS)}: {refusal}", "support one of them")
+            raise NotApplicable(f"does not support {obs} with {action} actions: {reason}")
+        raise CheckFailure(f"supports none of the observations {', '.join(toys.OBS)}: {reason}", "support one of them")
 
     def with_latent(self, **latent: Any) -> Subject:
         """Return the same component with a reference latent such as kind="categorical"; an encoder is unchanged."""
