@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from worldlab.interfaces import Context, State
+from worldlab.interfaces import Context, Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
@@ -65,8 +65,8 @@ class Agent(nn.Module, ABC):
         state: what `initial` gave or the last call returned, rows of ended episodes replaced by the core.
         """
 
-    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
-        """Parameters and learning rate of each player; none by default, for agents that do not learn."""
+    def players(self) -> dict[str, Player]:
+        """Return the players, each with its learning rate; none by default, for agents that do not learn."""
         return {}
 
     def losses(

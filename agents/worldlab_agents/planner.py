@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldlab.agent import Agent, Experience
 from worldlab.errors import ConfigError
-from worldlab.interfaces import State
+from worldlab.interfaces import Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
@@ -104,7 +104,7 @@ class PlannerAgent(Agent):
         plans, kept = plans_of(state), state["elites"]
         return search(task, plans, self.rule, self.budget, generator, kept, proposals, self.watch)
 
-    def players(self) -> dict[str, tuple[list[torch.nn.Parameter], float]]:
+    def players(self) -> dict[str, Player]:
         return {} if self.guide is None else self.guide.players()
 
     def losses(

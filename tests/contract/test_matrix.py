@@ -21,6 +21,7 @@ from worldlab.experience.collect import Collector, to_batch
 from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch, Context
 from worldlab.model import matching
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import stream
 from worldlab.registry import load_registry
 from worldlab.settings import CoreSettings
@@ -128,7 +129,7 @@ def test_mix(mix: tuple[str, ...]):
         ctx, seen = model.observe(batch, stream(3))
         dream = _dream(built, seen.final)
         picture = model.render(dream.features[:, -1])
-        values = model.metrics(ctx)
+        values = HealthMonitor(model).metrics(ctx)
     assert torch.isfinite(dream.features).all() and (dream.cont >= 0).all() and (dream.cont <= 1).all()
     (drawn,) = picture.values()
     assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == torch.uint8

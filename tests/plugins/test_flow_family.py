@@ -10,6 +10,7 @@ from worldlab_flow.dynamics import FlowDynamics
 from worldlab_flow.encoder import FlowEncoder
 
 from worldlab.model import matching
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import stream
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
@@ -45,7 +46,7 @@ def test_five_steps_train_every_parameter(obs, frames: int | None):
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum().item() > 0, name
     ctx, seen = model.observe(make_batch(specs), gen())
-    assert all(torch.isfinite(value) for value in model.metrics(ctx).values())
+    assert all(torch.isfinite(value) for value in HealthMonitor(model).metrics(ctx).values())
     dream = model.imagine(seen.final, torch.zeros(4, 3, specs.action.dim), 3, gen())
     assert torch.isfinite(dream.features).all()
     assert set(model.render(dream.features[:, -1])) == set(specs.obs.keys)
@@ -94,7 +95,7 @@ def test_pictures_of_a_dot_are_explained_by_the_features():
 
     @torch.no_grad()
     def state() -> tuple[float, float, float]:
-        values = bench.model.metrics(bench.context(batch))
+        values = HealthMonitor(bench.model).metrics(bench.context(batch))
         names = ("decoder/bits_per_dim", "decoder/features_gap", "decoder/features_gap_se")
         return tuple(float(values[name]) for name in names)  # type: ignore[return-value]
 

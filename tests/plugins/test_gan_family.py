@@ -16,6 +16,7 @@ from gan_toys import (
     small_encoder,
     small_model,
 )
+from model_kit import weighted_terms
 from worldlab_gan.decoder import GANDecoder
 from worldlab_gan.dynamics import GANDynamics
 from worldlab_gan.encoder import GANEncoder
@@ -23,6 +24,7 @@ from worldlab_gan.encoder import GANEncoder
 from worldlab import tree
 from worldlab.distributions import Normal
 from worldlab.interfaces import Decoder, Dynamics, Encoder
+from worldlab.model.health import HealthMonitor
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import run_checks, small_config
@@ -55,7 +57,7 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
         scalars = trainer.update(make_batch(specs, seed=i))
         assert all(torch.isfinite(torch.as_tensor(value)) for value in scalars.values())
     ctx, seen = model.observe(make_batch(specs), gen())
-    assert all(torch.isfinite(torch.as_tensor(value)) for value in model.metrics(ctx).values())
+    assert all(torch.isfinite(torch.as_tensor(value)) for value in HealthMonitor(model).metrics(ctx).values())
     dream = model.imagine(seen.final, torch.zeros(4, 3, specs.action.dim), 3, gen())
     assert torch.isfinite(dream.features).all()
     pictures = model.render(dream.features[:, -1])
@@ -67,7 +69,7 @@ def test_each_players_step_moves_its_own_parameters_only():
     model = small_model(specs, temporal=True)
     groups = model.players()
     ctx, _ = model.observe(make_batch(specs), gen())
-    critics = model.losses(ctx.detach(), "critic")
+    critics = weighted_terms(model, ctx.detach(), "critic")
     assert {name.partition("/")[0] for name in critics} == {"encoder", "dynamics", "decoder"}
     total = torch.stack([term.mean() for term in critics.values()]).sum()
     found = torch.autograd.grad(total, groups["main"], allow_unused=True, retain_graph=True)

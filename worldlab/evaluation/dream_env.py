@@ -102,7 +102,7 @@ class Dreamer:
         self.observation_space = feature_space(model.specs)
         self.action_space = dream_action_space(model.specs.action)
         self.generator = torch.Generator(model.device).manual_seed(seed)
-        self._carry: Carry = {}
+        self._carry: Carry | None = None
         self._ages = np.zeros(num_envs, int)
 
     def seed(self, seed: int) -> None:
@@ -118,6 +118,7 @@ class Dreamer:
     @torch.no_grad()
     def step(self, action: Any) -> Arrival:
         """Step every dream along actions of the action space, [N, ...]."""
+        assert self._carry is not None, "reset comes before step"
         encoded = torch.from_numpy(np.asarray(encode_action(self.action_space, action), np.float32))
         carry, features, reward, cont = self.model.step(
             self._carry, encoded.to(self.model.device), self.generator, self.temperature

@@ -83,7 +83,7 @@ def players_partition(subject: Subject) -> None:
             'name the player that trains the model "main"',
         )
     for player, group in players.items():
-        for p in group:
+        for p in group.parameters:
             name = names.get(id(p), "a parameter of another component")
             if id(p) in owner or id(p) not in names:
                 raise CheckFailure(
@@ -169,7 +169,7 @@ def critic_isolation(subject: Subject) -> None:
     """
     bench = subject.bench()
     part, ctx = bench.part, bench.context()
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     if part.losses(ctx.detach(), "nobody"):
         raise CheckFailure(
             "losses() returns losses for a player it does not have: they would train another component's critic",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.model.losses import model_losses
 from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
@@ -80,7 +81,7 @@ def player_isolation(subject: Subject) -> None:
     Catches a critic that leaks into main through another component. Fix: detach main's outputs in the critic's losses.
     """
     bench = subject.bench()
-    players = bench.model.players()
+    players = {name: player.parameters for name, player in bench.model.players().items()}
     held = [id(p) for group in players.values() for p in group]
     missing = {id(p) for p in bench.model.parameters() if p.requires_grad} - set(held)
     if missing or len(held) != len(set(held)):
@@ -90,8 +91,8 @@ def player_isolation(subject: Subject) -> None:
         if player == "main":
             continue
         others = [p for p in bench.model.parameters() if p.requires_grad and id(p) not in {id(q) for q in group}]
-        terms = bench.model.losses(ctx.detach(), player)
-        total = torch.stack([term.sum() for term in terms.values()]).sum()
+        terms = model_losses(bench.model, ctx.detach(), player)
+        total = torch.stack([term.value.sum() for term in terms.values()]).sum()
         found = torch.autograd.grad(total, others, allow_unused=True)
         if any(grad is not None and grad.abs().sum() > 0 for grad in found):
             raise CheckFailure(

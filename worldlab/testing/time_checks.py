@@ -32,8 +32,8 @@ def _scan(bench: Bench, state: State, z: Tensor, action: Tensor, is_first: Tenso
     """Return the state after each step, with resets applied by the core."""
     states = []
     for t in range(z.shape[1]):
-        carry, taken = rollout.reset_rows(bench.dynamics, {"state": state, "z": z[:, t]}, action[:, t], is_first[:, t])
-        state = bench.dynamics.advance(carry["state"], carry["z"], taken)
+        carry, taken = rollout.reset_rows(bench.dynamics, rollout.Carry(state, z[:, t]), action[:, t], is_first[:, t])
+        state = bench.dynamics.advance(carry.state, carry.z, taken)
         states.append(state)
     return states
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDecoder
 from worldlab.tree import flatten_time
 from zoo.registry import broken
@@ -178,7 +179,7 @@ class Adversarial(ReferenceDecoder):
         self.critic = nn.Linear(specs.obs["vector"].shape[0], 1, bias=False)
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.critic.parameters())}
+        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.critic.parameters()))}
 
     def fake(self, ctx):
         """Return the vectors that the decoder generates."""
@@ -220,7 +221,7 @@ class SharedParameter(Adversarial):
     """Lists its generator under both players."""
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.parameters())}
+        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.parameters()))}
 
 
 @broken("P3", 'no "main"')
@@ -228,7 +229,7 @@ class NamelessPlayer(ReferenceDecoder):
     """Has no player named "main"."""
 
     def players(self):
-        return {"generator": list(self.net.parameters())}
+        return {"generator": Player(list(self.net.parameters()))}
 
 
 @broken("P5", "not {name: tensor [B, T]}")

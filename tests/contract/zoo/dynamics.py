@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from worldlab.distributions import Normal, OneHot
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
 from zoo.encoders import NoLogStd, Opaque
 from zoo.registry import broken
@@ -153,7 +154,7 @@ class Orphan(ReferenceDynamics):
     """Does not list its head in players()."""
 
     def players(self):
-        return {"main": list(self.cell.parameters())}
+        return {"main": Player(list(self.cell.parameters()))}
 
 
 @broken("P4", "never gets a gradient")
