@@ -16,7 +16,7 @@ from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import small_config, toys
 from worldlab.testing.bench import Choice, reference_mix
-from worldlab.testing.runner import mix_subject
+from worldlab.testing.runner import make_mix_subject
 
 
 def test_registration_needs_no_torch():
@@ -57,7 +57,7 @@ def test_the_dynamics_learns_from_any_encoder(kind: str):
     """Three real updates with the core's trainer, then a dream."""
     reference = reference_mix(kind=kind)
     dynamics = Choice(FlowDynamics, small_config(FlowDynamicsConfig))
-    bench = mix_subject(reference.encoder, dynamics, reference.decoder, kind).bench("vector")
+    bench = make_mix_subject(reference.encoder, dynamics, reference.decoder, kind).bench("vector")
     assert bench.fit(3) == 3
     _, seen = bench.model.observe(bench.batch(), gen())
     dream = bench.model.imagine(seen.final, bench.actions(3, 4), 4, gen())
@@ -86,7 +86,11 @@ def test_pictures_of_a_dot_are_explained_by_the_features():
     reference = reference_mix()
     dynamics = Choice(FlowDynamics, small_config(FlowDynamicsConfig))
     sizes = FlowDecoderConfig(levels=2, depth=2, channels=8, width=8, units=32)
-    bench = mix_subject(reference.encoder, dynamics, Choice(FlowDecoder, sizes), "dot").learning().bench("image")
+    bench = (
+        make_mix_subject(reference.encoder, dynamics, Choice(FlowDecoder, sizes), "dot")
+        .with_default_losses()
+        .bench("image")
+    )
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, stream(9))
 
     @torch.no_grad()
