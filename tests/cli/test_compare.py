@@ -20,7 +20,7 @@ from worldlab.study.compare.matrix import matrix_of
 from worldlab.study.results import Comparison, Method, Trial
 
 
-class Asked:
+class FakeCompare:
     """Stands in for worldlab.study.compare.run.compare: keeps what it was asked, returns trials of these statuses, or raises."""
 
     def __init__(self, monkeypatch):
@@ -39,9 +39,9 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path) -> Asked:
+def asked(monkeypatch, tmp_path) -> FakeCompare:
     monkeypatch.chdir(tmp_path)
-    return Asked(monkeypatch)
+    return FakeCompare(monkeypatch)
 
 
 def worldlab(line: str) -> int:
@@ -107,11 +107,11 @@ def test_exit_codes(asked, capsys):
     for error, code in ((KeyboardInterrupt(), 130), (comparing.Terminated(), 143)):
         asked.error = error
         assert worldlab(line) == code
-        assert "Go on with: worldlab compare comparison/matrix.toml" in capsys.readouterr().err
+        assert "Resume with: worldlab compare comparison/matrix.toml" in capsys.readouterr().err
 
 
 MISTAKES = [
-    ("compare", 2, "compare: no environment to compare on"),
+    ("compare", 2, "compare: no environment is given"),
     (
         "compare --env CartPole --encodr vae",
         2,
@@ -208,7 +208,7 @@ def test_interrupted_killed_and_gone_on_with_it_ends_with_the_same_numbers(world
     first.until(finished=0)
     first.process.send_signal(signal.SIGINT)
     _, err = first.ends(130)
-    assert "Go on with: worldlab compare" in err and group_is_gone(first.process.pid)
+    assert "Resume with: worldlab compare" in err and group_is_gone(first.process.pid)
 
     second = Typed(worldlab_command, tmp_path / "a")
     second.until(finished=1)
@@ -219,7 +219,7 @@ def test_interrupted_killed_and_gone_on_with_it_ends_with_the_same_numbers(world
 
     third = Typed(worldlab_command, tmp_path / "a")
     out, err = third.ends(0)
-    assert json.loads(out)["finished"] == 4 and "done before" in err
+    assert json.loads(out)["finished"] == 4 and "already finished" in err
     assert (kept / "cell.json").stat().st_mtime_ns == before
 
     Typed(worldlab_command, tmp_path / "b").ends(0)

@@ -15,8 +15,8 @@ import scipy.stats
 
 from worldlab.study import statistics
 from worldlab.study.statistics import (
+    apply_holm,
     bootstrap,
-    corrected,
     curve_band,
     difference,
     holm,
@@ -370,14 +370,14 @@ def test_holm_by_hand():
 
 def test_many_comparisons_of_few_seeds_cannot_find_anything():
     clear, equal = difference(HIGH, LOW), difference(LOW, LOW + 0.1)
-    six = corrected([clear, *[equal] * 5])
+    six = apply_holm([clear, *[equal] * 5])
     assert [one.verdict for one in six] == ["better"] + ["indistinguishable"] * 5
     assert six[0].p_value == pytest.approx(6 * 2 / 252) and six[1].p_value == 1
     assert six[1].smallest_p == pytest.approx(6 * 2 / 252)
-    seven = corrected([clear, *[equal] * 6])
+    seven = apply_holm([clear, *[equal] * 6])
     assert [one.verdict for one in seven] == ["too few seeds"] * 7
     assert seven[0].p_value == seven[0].smallest_p == pytest.approx(7 * 2 / 252)
-    assert corrected([]) == () and corrected([clear]) == (clear,)
+    assert apply_holm([]) == () and apply_holm([clear]) == (clear,)
 
 
 # ---- curves ----

@@ -9,15 +9,15 @@ import pytest
 
 from worldlab.config.schema import Text
 from worldlab.errors import ConfigError
-from worldlab.study.compare.matrix import Contender, matrix_of, read_matrix, texts
+from worldlab.study.compare.matrix import ModelSpec, matrix_of, nest_settings, read_matrix
 
 AXES = {"axes": {"env": ["A-v0", "B-v0"], "encoder": ["vae", "cpc"], "agent": "dreamer"}}
 
 
 def test_axes_are_crossed_and_a_part_that_is_not_named_is_left_to_the_preset():
     matrix = matrix_of({"axes": {"env": "A-v0", "encoder": ["a", "b"], "decoder": ["x", "y"]}})
-    assert matrix.contenders == tuple(Contender(encoder=e, decoder=d) for e in "ab" for d in "xy")
-    assert matrix_of({"axes": {"env": "A-v0"}}).contenders == (Contender(),)
+    assert matrix.models == tuple(ModelSpec(encoder=e, decoder=d) for e in "ab" for d in "xy")
+    assert matrix_of({"axes": {"env": "A-v0"}}).models == (ModelSpec(),)
 
 
 def test_defaults_are_those_of_the_issue():
@@ -50,8 +50,10 @@ def test_another_launcher_does_not_inherit_settings():
 
 
 def test_dotted_and_nested_settings_are_one():
-    assert texts({"a.b": 1, "a": {"c.d": "x"}}) == {"a": {"b": 1, "c": {"d": "x"}}}
-    assert texts({"for": {"pkg.mod:Env*": {"train.ratio": 1}}}) == {"for": {"pkg.mod:Env*": {"train": {"ratio": 1}}}}
+    assert nest_settings({"a.b": 1, "a": {"c.d": "x"}}) == {"a": {"b": 1, "c": {"d": "x"}}}
+    assert nest_settings({"for": {"pkg.mod:Env*": {"train.ratio": 1}}}) == {
+        "for": {"pkg.mod:Env*": {"train": {"ratio": 1}}}
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,9 +94,9 @@ def test_paths_in_a_file_are_found_from_its_folder(tmp_path):
 
 
 MISTAKES = [
-    ({}, "compare: no environment to compare on"),
+    ({}, "compare: no environment is given"),
     ({**AXES, "sedes": 3}, "compare: 'sedes' is not a key of a matrix. Did you mean 'seeds'?"),
-    ({"axes": {"env": "A", "encodr": "x"}}, "compare: 'encodr' is no axis. Did you mean 'encoder'?"),
+    ({"axes": {"env": "A", "encodr": "x"}}, "compare: 'encodr' is not an axis. Did you mean 'encoder'?"),
     ({"axes": {"env": ["A", "A"]}}, "compare: axes.env has 'A' twice"),
     ({"axes": {"env": 3}}, "compare: axes.env = 3 must be a list of names"),
     ({**AXES, "seeds": 0}, "compare: seeds = 0 must be a count"),
@@ -104,11 +106,11 @@ MISTAKES = [
     ({**AXES, "shared_data": "nobody"}, "compare: shared_data = 'nobody' must be replay or random"),
     ({**AXES, "jobs": -1}, "compare: jobs = -1 must be a whole number"),
     ({**AXES, "baselines": ["randm"]}, "compare: no baseline named 'randm'. Did you mean 'random'?"),
-    ({**AXES, "baselines": ["none", "random"]}, "compare: baselines = ['none', 'random']: all and none stand alone"),
+    ({**AXES, "baselines": ["none", "random"]}, "compare: baselines = ['none', 'random']: all and none exclude other names"),
     ({**AXES, "settings": 3}, "compare: settings must be a table, got 3"),
     ({**AXES, "model": [{"encoder": "x"}]}, "compare: [[model]] tables and the axis 'encoder' exclude each other"),
     ({"axes": {"env": "A"}, "model": [{"encodr": "x"}]}, "compare: [[model]] 1 has no key 'encodr'. Did you mean 'encoder'?"),
-    ({"axes": {"env": "A"}, "model": [{"encoder": 3}]}, "compare: [[model]] 1: parts and name are texts"),
+    ({"axes": {"env": "A"}, "model": [{"encoder": 3}]}, "compare: [[model]] 1: parts and name must be strings"),
 ]  # fmt: skip
 
 

@@ -15,11 +15,11 @@ from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import load_registry
 from worldlab.study.compare.code import code_digest
-from worldlab.study.compare.configs import goes_on
-from worldlab.study.compare.identity import _task, env_source, fingerprint
+from worldlab.study.compare.configs import can_resume
+from worldlab.study.compare.identity import _task_source, env_source, fingerprint
 from worldlab.study.compare.matrix import matrix_of
-from worldlab.study.compare.plan import check_mixes, launcher_of, plan
-from worldlab.study.compare.shared_data import recorders
+from worldlab.study.compare.plan import check_cells, find_launcher, plan
+from worldlab.study.compare.shared_data import recording_cells
 
 REGISTRY = load_registry()
 BASE = {
@@ -82,7 +82,11 @@ def test_runs_are_strict_on_one_thread_unless_the_clock_or_a_gpu_is_asked_for():
     loose = core(strict=False, log={"pictures": 7})
     assert (loose.strict, loose.log.checkpoint, loose.log.pictures, loose.log.tensorboard) == (False, 60, 7, False)
     assert core(device="cuda").strict is False
-    assert [goes_on(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [False, False, True]
+    assert [can_resume(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_presets_clock_is_no_wish_of_the_user():
@@ -113,7 +117,7 @@ def test_the_code_of_a_task_is_part_of_its_cells(tmp_path, monkeypatch):
     for reward in (1, -5):
         path.write_text(TASK.replace("REWARD", str(reward)))
         code_digest.cache_clear()
-        _task.cache_clear()
+        _task_source.cache_clear()
         table = {**BASE, "axes": {"env": ["task_of_mine:Mine-v0", "CartPole"], "encoder": "vae"}}
         digests.append(hashes(plan(matrix_of(table), REGISTRY)))
     changed = {key[1] for key in digests[0] if digests[0][key] != digests[1][key]}
@@ -260,7 +264,7 @@ def test_unequal_budgets_are_refused_by_name(settings, named):
 
 def test_presets_are_the_same_for_all_models():
     rows = [{"encoder": "vae"}, {"name": "b", "settings": {"presets": ["gpu"]}}]
-    with pytest.raises(ConfigError, match=r"presets are no settings of a \[\[model\]\]"):
+    with pytest.raises(ConfigError, match=r"a \[\[model\]\] cannot set presets"):
         plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
 
 
@@ -282,12 +286,12 @@ def test_all_that_is_wrong_is_said_at_once():
     [
         (
             {"axes": {"env": ["CartPole", "CartPole-v1"]}},
-            "compare: two names of one environment: CartPole, CartPole-v1",
+            "compare: two names for the same environment: CartPole, CartPole-v1",
         ),
         ({"launcher": "locl"}, "no launcher named 'locl'. Did you mean 'local'?"),
         ({"launcher": {"name": "local", "adress": 1}}, "config: launcher.adress is not a setting."),
-        ({"settings": {"seed": 3}}, "compare: seed and env.id are no settings of a matrix"),
-        ({"settings": {"env": {"id": "x"}}}, "compare: seed and env.id are no settings of a matrix"),
+        ({"settings": {"seed": 3}}, "compare: seed and env.id cannot be set under [settings]"),
+        ({"settings": {"env": {"id": "x"}}}, "compare: seed and env.id cannot be set under [settings]"),
         ({"settings": {"train.rato": 1}}, "config: train.rato is not a setting. Did you mean train.ratio?"),
         ({"settings": {"encoder.temperature": 1}}, "config: encoder.temperature is not a setting."),
         ({"presets": "debg"}, "no preset named 'debg'. Did you mean 'debug'?"),
@@ -322,10 +326,12 @@ def test_a_clock_for_one_environment_leaves_the_others_strict():
 def test_mixes_that_cannot_be_are_named_together(tmp_path):
     found = planned({"axes": {"encoder": "vae", "agent": ["sac", "dreamer"]}}, baselines=["model-free:TD3"], seeds=1)
     with pytest.raises(ConfigError) as error:
-        check_mixes(found.cells, REGISTRY, shared=False)
+        check_cells(found.cells, REGISTRY, shared=False)
     texts = f"{error.value.message}\n{error.value.cause}"
-    assert "SAC cannot do with discrete actions" in texts and "model-free:TD3 cannot do with these actions" in texts
-    check_mixes([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
+    assert (
+        "SAC cannot do with discrete actions" in texts and "model-free:TD3 does not support this action space" in texts
+    )
+    check_cells([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
 
 
 def test_an_agent_that_learns_from_its_own_episodes_alone_is_refused_where_data_is_shared():
@@ -335,9 +341,9 @@ def test_an_agent_that_learns_from_its_own_episodes_alone_is_refused_where_data_
         baselines="none",
         seeds=1,
     )
-    check_mixes(found.cells, REGISTRY, shared=False)
+    check_cells(found.cells, REGISTRY, shared=False)
     with pytest.raises(ConfigError, match="learns from the episodes it plays"):
-        check_mixes(found.cells, REGISTRY, shared=True)
+        check_cells(found.cells, REGISTRY, shared=True)
 
 
 def test_data_is_shared_or_named_but_not_both(tmp_path):
@@ -348,7 +354,7 @@ def test_data_is_shared_or_named_but_not_both(tmp_path):
 @pytest.mark.parametrize("player", ["replay", "random"])
 def test_shared_data_is_recorded_once_an_environment(player):
     found = planned(shared_data=player, seeds=[3, 4])
-    cells = recorders(found, REGISTRY)
+    cells = recording_cells(found, REGISTRY)
     assert [(cell.env, cell.seed, cell.kind) for cell in cells] == [
         ("CartPole-v1", 3, "data"),
         ("Pendulum-v1", 3, "data"),
@@ -362,7 +368,7 @@ def test_shared_data_is_recorded_once_an_environment(player):
 
 
 def test_the_launchers_settings_are_those_of_its_class():
-    entry, options = launcher_of(matrix_of(BASE, {"launcher": {"name": "ray", "address": "auto"}}), REGISTRY)
+    entry, options = find_launcher(matrix_of(BASE, {"launcher": {"name": "ray", "address": "auto"}}), REGISTRY)
     assert entry.name == "ray" and options.model_dump()["address"] == "auto"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worldlab.study.compare.progress import MatrixProgress, remaining
+from worldlab.study.compare.progress import MatrixProgress, estimate_remaining
 from worldlab.study.results import Method, Trial
 
 A, B, C = ("a", "x"), ("b", "x"), ("a", "y")
@@ -32,7 +32,7 @@ def cell(key: str, env: str = "x", seed: int = 0) -> Any:
     ],
 )
 def test_what_is_left_is_what_cells_of_a_kind_took(waiting, running, took, jobs, seconds):
-    assert remaining(waiting, running, took, jobs) == seconds
+    assert estimate_remaining(waiting, running, took, jobs) == seconds
 
 
 def test_a_line_for_each_end_and_none_else_without_a_terminal():
@@ -47,7 +47,7 @@ def test_a_line_for_each_end_and_none_else_without_a_terminal():
         progress.ended("b-x-0", Trial("b", "x", 0, "failed", cause="it \x1b[2Jbroke"))
     first, lost, second = stream.getvalue().splitlines()
     assert first == "[3/5]  A on x, seed 0: return 2.5  (0 s)  eta 0:00:00"
-    assert lost == "b-x-0 was lost on node7; it is run again"
+    assert lost == "b-x-0 was lost on node7; it will run again"
     assert second == "[4/5]  B on x, seed 0: FAILED: it broke  (0 s)  1 failed  eta 0:00:00"
 
 

@@ -41,26 +41,26 @@ class Farm:
         self.recorded = b"episodes"
         self.stop: tuple[int, BaseException] | None = None
 
-    def run(self, tasks, jobs, tell):
+    def run(self, tasks, jobs, on_event):
         self.runs.append(([task.name for task in tasks], jobs))
         for count, task in enumerate(tasks):
-            tell(Event(task.name, "started", where="here"))
+            on_event(Event(task.name, "started", where="here"))
             if self.stop is not None and count == self.stop[0]:
                 raise self.stop[1]
             code = next((code for start, code in self.codes.items() if task.name.startswith(start)), 0)
             if code in (0, 1):
                 self.ends(task.folder, code)
-            tell(Event(task.name, "ended", code, "here"))
+            on_event(Event(task.name, "ended", code, "here"))
 
     def ends(self, folder: Path, code: int) -> None:
         file = read_cell(folder)
         assert file is not None and not file.done
-        score = SCORES[file.asked.method.partition("-")[0]] + file.asked.seed
-        returns = (score,) * file.asked.config["eval"]["final_episodes"]
+        score = SCORES[file.spec.method.partition("-")[0]] + file.spec.seed
+        returns = (score,) * file.spec.config["eval"]["final_episodes"]
         trial = replace(file.trial, status="finished", returns=returns, updates=5, cause="")
         if code:
             trial = replace(file.trial, status="failed", cause="it broke")
-        if file.asked.kind == "data":
+        if file.spec.kind == "data":
             (folder / "replay").mkdir(exist_ok=True)
             (folder / "replay" / "seg-0-0.log").write_bytes(self.recorded)
         write_cell(folder, replace(file, trial=trial, seconds=3.0))
@@ -74,7 +74,7 @@ def farm(monkeypatch) -> Farm:
     monkeypatch.setattr(
         Registration, "load", lambda self: (lambda config: made) if self.role == "launcher" else load(self)
     )
-    monkeypatch.setattr(comparing, "check_mixes", lambda cells, registry, shared: None)
+    monkeypatch.setattr(comparing, "check_cells", lambda cells, registry, shared: None)
     made.reports = []  # type: ignore[attr-defined]
     monkeypatch.setattr(worldlab.study.report, "write", lambda comparison, folder: made.reports.append(comparison))  # type: ignore[attr-defined]
     return made
@@ -138,9 +138,7 @@ def test_shared_data_is_recorded_before_anything_learns_and_is_kept(farm, tmp_pa
     (first, _), (names, _) = farm.runs
     assert stems(first) == ["shared-data-CartPole-v1-s0"] and stems(names) == CELLS
     cells = {place.name: read_cell(place) for place in (tmp_path / "a/cells").iterdir()}
-    assert {cells[name].asked.config["replay"]["source"] for name in names[1:]} == {
-        str(tmp_path / "a/cells" / first[0])
-    }
+    assert {cells[name].spec.config["replay"]["source"] for name in names[1:]} == {str(tmp_path / "a/cells" / first[0])}
     assert [method.key for method in one.methods] == ["vae", "cpc"] and one.about[
         "data_played_by"
     ] == "uniform actions, seed 0"
@@ -159,7 +157,7 @@ def test_where_shared_data_cannot_be_recorded_nothing_learns(farm, tmp_path):
         ask(tmp_path, shared_data=True)
     assert error.value.cause == "it broke" and len(farm.runs) == 1
     farm.codes = {}
-    assert ask(tmp_path, shared_data=True).about["data_played_by"] == "vae, as it learned, seed 0"
+    assert ask(tmp_path, shared_data=True).about["data_played_by"] == "vae during training, seed 0"
 
 
 def test_data_that_one_environment_lacks_costs_only_its_models(farm, tmp_path):
@@ -170,7 +168,7 @@ def test_data_that_one_environment_lacks_costs_only_its_models(farm, tmp_path):
     statuses = {(trial.env, trial.status) for trial in comparison.trials}
     assert statuses == {("CartPole-v1", "finished"), ("Pendulum-v1", "failed")}
     (cause,) = {trial.cause for trial in comparison.trials if trial.env == "Pendulum-v1"}
-    assert cause == "the data all models learn from could not be recorded: it broke"
+    assert cause == "the shared data could not be recorded: it broke"
     assert [name for name in stems(farm.runs[1][0]) if "Pendulum" in name] == ["random-Pendulum-v1-s0"]
     farm.codes = {}
     again = ask(tmp_path, both)
@@ -197,9 +195,7 @@ def test_a_failed_cell_is_reported_and_run_again(farm, tmp_path):
     comparison = ask(tmp_path)
     assert stems(farm.runs[-1][0]) == CELLS[1:]
     assert [t.status for t in comparison.of("vae", "CartPole-v1")] == ["finished"] * 2
-    assert comparison.of("cpc", "CartPole-v1")[0].cause.startswith(
-        "its process was killed by signal 9, again and again"
-    )
+    assert comparison.of("cpc", "CartPole-v1")[0].cause.startswith("its process was repeatedly killed by signal 9")
     farm.codes = {}
     assert all(trial.status == "finished" for trial in ask(tmp_path).trials)
 
@@ -252,7 +248,7 @@ def test_more_measures_are_taken_of_what_is_trained(farm, tmp_path):
     ask(tmp_path, measures=[name])
     assert stems(farm.runs[-1][0]) == CELLS[1:]  # the same folders: the hash is that of the training
     file = read_cell(tmp_path / "cells" / farm.runs[-1][0][0])
-    assert file is not None and file.asked.measures == (name,) and file.trial.status == "finished" and not file.done
+    assert file is not None and file.spec.measures == (name,) and file.trial.status == "finished" and not file.done
 
 
 def test_what_an_earlier_process_left_is_no_outcome_of_one_that_failed(farm, tmp_path):
@@ -282,7 +278,7 @@ def test_files_that_were_given_are_kept_so_that_the_folder_repeats_itself(farm, 
 
 def test_a_cell_is_given_its_threads_and_what_the_launcher_must_pass_on(farm, tmp_path, monkeypatch):
     tasks = []
-    monkeypatch.setattr(farm, "run", lambda asked, jobs, tell: tasks.extend(asked))
+    monkeypatch.setattr(farm, "run", lambda run_tasks, jobs, on_event: tasks.extend(run_tasks))
     monkeypatch.setenv("WORLDLAB_PLUGINS", "off")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     ask(tmp_path, {"axes": {"env": "CarRacing"}})
