@@ -27,7 +27,7 @@ OUT = Path("comparison")
 _EPILOG = """\
 Every setting of a run is also a flag: --steps N, --train.ratio R, --encoder.NAME.width W (see worldlab train --help).
 Runs are strict on the CPU, so that an interrupted comparison ends with the same numbers, unless --device cuda,
---minutes or --no-strict is given. Finished cells are kept: run the same command again to resume an interrupted comparison.
+--minutes or --no-strict is given. Finished cells are kept: run the same command again to resume a comparison.
 Exit codes: 0 all cells finished, 1 some cells failed (listed in the report), 2 and up nothing was run."""
 
 

@@ -15,8 +15,8 @@ Status = Literal["finished", "failed", "missing"]
 class Quantity:
     """A quantity that is measured of a trained model.
 
-    name: a key of `Trial.measures`, e.g. "probe/linear_r2". unit: "" if it has none. better: the better direction, None if
-    neither is. estimator: one sentence on how the value is computed.
+    name: a key of `Trial.measures`, e.g. "probe/linear_r2". unit: "" if it has none. better: the better direction,
+    None if neither is. estimator: one sentence on how the value is computed.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Quantity:
 class Measurement:
     """The value of a quantity in one run.
 
-    value: None if it is undefined. error: the standard error within this run, None if there is none. why: the reason why the
-    value is undefined.
+    value: None if it is undefined. error: the standard error within this run, None if there is none. why: the reason
+    why the value is undefined.
     """
 
     value: float | None
@@ -43,8 +43,8 @@ class Measurement:
 class Method:
     """A compared method: a world model with its agent, or a baseline.
 
-    key: short, unique, safe as a file name. label: the name to display. encoder, dynamics, decoder, agent: registered names;
-    "" if a baseline has none.
+    key: short, unique, safe as a file name. label: the name to display. encoder, dynamics, decoder, agent: registered
+    names; "" if a baseline has none.
     """
 
     key: str
@@ -60,8 +60,8 @@ class Method:
 class Trial:
     """The results of a method on an environment with one seed.
 
-    folder: relative to the folder of the comparison. cause: of a failure. returns: of the episodes of the final evaluation.
-    curve: (env_steps, mean return) of each evaluation, the final one last.
+    folder: relative to the folder of the comparison. cause: of a failure. returns: of the episodes of the final
+    evaluation. curve: (env_steps, mean return) of each evaluation, the final one last.
     """
 
     method: str
@@ -97,8 +97,8 @@ class Reference:
 class Comparison:
     """The complete data of a report.
 
-    methods, envs: in the order of display. budgets: the budget of every trial, by environment ("env_steps", "updates", ...).
-    about: command, presets, versions, hardware, data hashes, date.
+    methods, envs: in the order of display. budgets: the budget of every trial, by environment ("env_steps", "updates",
+    ...). about: command, presets, versions, hardware, data hashes, date.
     """
 
     title: str

@@ -1,9 +1,10 @@
 """Statistics of the scores of a few runs: aggregates, confidence intervals and tests of differences between methods.
 
-The methods follow Agarwal et al. 2021, Deep RL at the edge of the statistical precipice, arXiv:2108.13264, with intervals
-that keep their coverage for 3 to 10 runs. `scores` is always a numpy array float [runs, tasks] or, if tasks have different
-numbers of runs, a sequence of 1-d arrays, one per task. Higher scores are better (negate the others). Averages over tasks
-need scores on one scale. Missing and non-finite scores raise ValueError: leave failed runs out and report their number.
+The methods follow Agarwal et al. 2021, Deep RL at the edge of the statistical precipice, arXiv:2108.13264, with
+intervals that keep their coverage for 3 to 10 runs. `scores` is always a numpy array float [runs, tasks] or, if tasks
+have different numbers of runs, a sequence of 1-d arrays, one per task. Higher scores are better (negate the others).
+Averages over tasks need scores on one scale. Missing and non-finite scores raise ValueError: leave failed runs out and
+report their number.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Z = 1.959963984540054
 
 Scores = np.ndarray | Sequence[Any]
 Statistic = Callable[[Sequence[np.ndarray]], Any]
-"""A function of tasks, float [..., n_k] each, that returns [...]: `iqm`, `mean`, `median`, `optimality_gap` or your own."""
+"""A function of tasks, float [..., n_k] each, that returns [...], such as `iqm` or `mean`."""
 Verdict = Literal["better", "worse", "indistinguishable", "too few seeds"]
 
 
@@ -38,8 +39,9 @@ Verdict = Literal["better", "worse", "indistinguishable", "too few seeds"]
 class Interval:
     """An estimate and its 95% interval.
 
-    low, high: NaN if a task has only one run. runs: the smallest number of runs of any task. method: the name of the interval.
-    If all runs have the same score, the interval has zero width, which does not prove that the spread is zero.
+    low, high: NaN if a task has only one run. runs: the smallest number of runs of any task. method: the name of the
+    interval. If all runs have the same score, the interval has zero width, which does not prove that the spread is
+    zero.
     """
 
     estimate: float
@@ -78,9 +80,9 @@ class Band:
 class Difference:
     """The comparison of a method x with a method y.
 
-    estimate: mean of x minus mean of y. improvement: P(X > Y). p_value: two-sided, of the permutation test. smallest_p: the
-    smallest p that any scores of as many runs can give. arrangements: how many the test used. exact: whether these are all.
-    level: the significance level of the verdict.
+    estimate: mean of x minus mean of y. improvement: P(X > Y). p_value: two-sided, of the permutation test.
+    smallest_p: the smallest p that any scores of as many runs can give. arrangements: how many the test used. exact:
+    whether these are all. level: the significance level of the verdict.
     """
 
     estimate: Interval
@@ -105,7 +107,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether x is better than y at this level. "too few seeds": even scores without overlap could not be significant."""
+        """Whether x is better than y at this level. "too few seeds": no scores of as many runs can be significant."""
         if self.p_value <= self.level:
             return "better" if self.estimate.estimate > 0 else "worse"
         return "too few seeds" if self.smallest_p > self.level else "indistinguishable"
@@ -119,10 +121,11 @@ class Difference:
 
 
 def iqm(scores: Scores) -> Any:
-    """Return the interquartile mean of all runs of all tasks: it drops a quarter, rounded down to whole runs, at either end.
+    """Return the interquartile mean of all runs of all tasks.
 
-    For fewer than 4 scores this is the mean. Tasks with more runs have more weight. Returns a float; for tasks with leading
-    axes [..., n_k] the result is [...], as in `mean`, `median` and `optimality_gap`.
+    It drops a quarter of the runs, rounded down, at either end.
+    For fewer than 4 scores this is the mean. Tasks with more runs have more weight. Returns a float; for tasks with
+    leading axes [..., n_k] the result is [...], as in `mean`, `median` and `optimality_gap`.
     """
     ordered = np.sort(np.concatenate(_tasks(scores), axis=-1), axis=-1)
     cut = ordered.shape[-1] // 4
@@ -145,11 +148,11 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
 
 
 def bootstrap(scores: Scores, statistic: Statistic, *, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """Return the stratified percentile bootstrap interval: runs are resampled within each task (Agarwal et al., section 4.1).
+    """Return the percentile bootstrap interval, stratified by task (Agarwal et al., section 4.1).
 
-    It is too narrow for few runs: samples stay within the range of the runs, and underestimate their variance by a factor of
-    n / (n - 1). For normal scores of one task, its interval of the mean covers the truth in 74, 84 and 90% of cases with 3, 5
-    and 10 runs. See `interval`.
+    It resamples runs within each task. It is too narrow for few runs: samples stay within the range of the runs, and
+    underestimate their variance by a factor of n / (n - 1). For normal scores of one task, its interval of the mean
+    covers the truth in 74, 84 and 90% of cases with 3, 5 and 10 runs. See `interval`.
     """
     tasks = _tasks(scores)
     if _fewest(tasks) < 2:
@@ -161,18 +164,19 @@ def bootstrap(scores: Scores, statistic: Statistic, *, draws: int = DRAWS, seed:
 def interval(scores: Scores, statistic: Statistic, *, draws: int = DRAWS, seed: int = 0) -> Interval:
     """Return the interval that reports show. It keeps its coverage for few runs.
 
-    For several tasks with at least `ENOUGH` runs each this is `bootstrap`. Else it is the estimate plus or minus a standard
-    error times a quantile of Student's t, with Satterthwaite's degrees of freedom for the stratified mean. For `mean` the
-    standard error is exact. For other statistics it comes from bootstrap samples, whose deviations from the task's mean are
-    scaled by sqrt(n / (n - 1)) (Davison & Hinkley 1997, chapter 3). Coverage of the truth in 1,000 simulations each, for mean
-    and IQM:
+    For several tasks with at least `ENOUGH` runs each this is `bootstrap`. Else it is the estimate plus or minus a
+    standard error times a quantile of Student's t, with Satterthwaite's degrees of freedom for the stratified mean.
+    For `mean` the standard error is exact. For other statistics it comes from bootstrap samples, whose deviations from
+    the task's mean are scaled by sqrt(n / (n - 1)) (Davison & Hinkley 1997, chapter 3). Coverage of the truth in 1,000
+    simulations each, for mean and IQM:
 
         runs x tasks       3 x 1   5 x 1   3 x 2   5 x 2   3 x 5   5 x 5
         normal              95%   95-97%  97-98%  95-96%  96-97%  95-96%   (percentiles: 73-91%)
         exponential       88-94%  89-96%  91-94%  92-93%  93-96%  94-95%   (percentiles: 69-89%)
         70% solve, 30% no 69-88%  83-90%  87%     88-95%  93-97%  92-95%   (percentiles: 61-92%)
 
-    No method can fix the first columns of the last row: three runs that all solve a task do not show that others would fail.
+    No method can fix the first columns of the last row: three runs that all solve a task do not show that others would
+    fail.
     """
     tasks = _tasks(scores)
     low, high, method = _limits(tasks, statistic, draws, seed)
@@ -184,11 +188,11 @@ def probability_of_improvement(
 ) -> Interval:
     """Return P(a run of x scores above a run of y), averaged over tasks; ties count half (Agarwal et al., section 4.3).
 
-    This is the Mann-Whitney U divided by n m. method: of the interval. "bootstrap" resamples both sides within each task, as
-    published. If all runs of x score above all of y, it is [1, 1]; with 5 runs per side and a true value of 0.92 it covers the
-    truth in 62% of cases. "score" is Newcombe 2006 (Statistics in Medicine 25:559, method 5) per task, averaged as in Zou &
-    Donner 2008. Its coverage is 94% in that case and at least 86% in all simulated cases of 3 to 10 runs; if all 5 runs of x
-    score above all 5 of y, it is [0.64, 1].
+    This is the Mann-Whitney U divided by n m. method: of the interval. "bootstrap" resamples both sides within each
+    task, as published. If all runs of x score above all of y, it is [1, 1]; with 5 runs per side and a true value of
+    0.92 it covers the truth in 62% of cases. "score" is Newcombe 2006 (Statistics in Medicine 25:559, method 5) per
+    task, averaged as in Zou & Donner 2008. Its coverage is 94% in that case and at least 86% in all simulated cases of
+    3 to 10 runs; if all 5 runs of x score above all 5 of y, it is [0.64, 1].
     """
     xs, ys = _pairs(x, y)
     wins = np.array([_wins(a, b) for a, b in zip(xs, ys)])  # [tasks]
@@ -208,11 +212,12 @@ def probability_of_improvement(
 def difference(x: Scores, y: Scores, *, level: float = 0.05, seed: int = 0) -> Difference:
     """Compare two methods on the same tasks.
 
-    The verdict comes from a permutation test of the difference of means, which permutes runs between x and y within each task.
-    Its p is exact if all arrangements can be enumerated, else (count + 1) / (draws + 1) (Phipson & Smyth 2010). The test is
-    valid for any distribution if x and y have the same distribution, and approximately valid for equal means if both have the
-    same number of runs. The interval is Welch's over tasks, which assumes normal scores. It may exclude 0 where the test cannot
-    be significant (with 3 runs per side of one task p cannot fall below 0.1). Use `apply_holm` for several comparisons.
+    The verdict comes from a permutation test of the difference of means, which permutes runs between x and y within
+    each task. Its p is exact if all arrangements can be enumerated, else (count + 1) / (draws + 1) (Phipson & Smyth
+    2010). The test is valid for any distribution if x and y have the same distribution, and approximately valid for
+    equal means if both have the same number of runs. The interval is Welch's over tasks, which assumes normal scores.
+    It may exclude 0 where the test cannot be significant (with 3 runs per side of one task p cannot fall below 0.1).
+    Use `apply_holm` for several comparisons.
     """
     xs, ys = _pairs(x, y)
     estimate = float(mean(xs) - mean(ys))
@@ -241,8 +246,8 @@ def holm(p_values: Iterable[float]) -> np.ndarray:
 def apply_holm(differences: Sequence[Difference]) -> tuple[Difference, ...]:
     """Return a family of comparisons with p-values adjusted by `holm`, which also adjusts their verdicts.
 
-    smallest_p becomes the smallest adjusted p that the comparison could have, given the p-values of the others. With 5 seeds
-    per side, one task and more than 6 comparisons, no first difference can be significant ("too few seeds").
+    smallest_p becomes the smallest adjusted p that the comparison could have, given the p-values of the others. With 5
+    seeds per side, one task and more than 6 comparisons, no first difference can be significant ("too few seeds").
     """
     raw = [comparison.p_value for comparison in differences]
     adjusted = []
@@ -272,9 +277,10 @@ def performance_profile(
 ) -> Band:
     """Return the fraction of runs above each threshold, averaged over tasks (Agarwal et al., section 4.2).
 
-    thresholds: [G]. method: of the pointwise band. "bootstrap" resamples runs within each task, as published. It has zero
-    width where every run is on the same side: with 3 to 10 runs of 1 to 5 tasks it covers the true fraction in 18 to 97% of
-    simulated cases. "score" is Wilson's interval per task, averaged as in Zou & Donner 2008; it covers it in 89 to 100%.
+    thresholds: [G]. method: of the pointwise band. "bootstrap" resamples runs within each task, as published. It has
+    zero width where every run is on the same side: with 3 to 10 runs of 1 to 5 tasks it covers the true fraction in 18
+    to 97% of simulated cases. "score" is Wilson's interval per task, averaged as in Zou & Donner 2008; it covers it in
+    89 to 100%.
     """
     tasks, grid = _tasks(scores), np.asarray(thresholds, float)
     shares = np.array([(task[:, None] > grid).mean(0) for task in tasks])  # [tasks, G]
@@ -299,8 +305,8 @@ def curve_band(
 ) -> Band:
     """Return the `interval` of several seeds' learning curves on one task, at each point of the grid [G].
 
-    curves: (step, value) pairs each. A curve keeps its last value until the next one, also after its end. The band is NaN
-    where a curve has not started yet.
+    curves: (step, value) pairs each. A curve keeps its last value until the next one, also after its end. The band is
+    NaN where a curve has not started yet.
     """
     points, at = [np.array(sorted(curve, key=itemgetter(0)), float) for curve in curves], np.asarray(grid, float)
     if not points or any(curve.ndim != 2 or not np.isfinite(curve).all() for curve in points):
@@ -370,8 +376,8 @@ def _limits(tasks: list[np.ndarray], statistic: Statistic, draws: int, seed: int
 def _student(samples: Sequence[np.ndarray], error: np.ndarray | None = None) -> np.ndarray:
     """Return the 97.5% quantile of Student's t times the error; 0 where no sample varies.
 
-    samples: float [..., n_k], n_k > 1. error: by default the standard error of the sum of the samples' means. The degrees of
-    freedom are Satterthwaite's for that sum.
+    samples: float [..., n_k], n_k > 1. error: by default the standard error of the sum of the samples' means. The
+    degrees of freedom are Satterthwaite's for that sum.
     """
     from scipy.special import stdtrit
 
@@ -393,8 +399,10 @@ def _wins(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _improvement_limit(wins: np.ndarray, n: np.ndarray, m: np.ndarray, *, end: float) -> np.ndarray:
-    """Return the limit of Newcombe's method 5 [tasks]: the probability between `wins` and `end` whose distance from `wins` is
-    Z times its own standard error."""
+    """Return the limit [tasks] of Newcombe's method 5.
+
+    It is the probability between `wins` and `end` whose distance from `wins` is Z times its own standard error.
+    """
     near, far = wins.copy(), np.full_like(wins, end)
     pairs = (n + m) / 2 - 1
     for _ in range(40):
@@ -425,8 +433,7 @@ def _averaged(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[
 
 
 def _permutation(xs: list[np.ndarray], ys: list[np.ndarray], seed: int) -> tuple[float, float, int, bool]:
-    """Return the two-sided p of the difference of means, its smallest possible value, the number of arrangements used, and
-    whether these are all."""
+    """Return the two-sided p, its smallest possible value, the number of arrangements, and whether these are all."""
     both = list(zip(xs, ys))
     # A task in which all runs agree carries no information, and would make smallest_p too small.
     both = [(x, y) for x, y in both if np.ptp(np.concatenate([x, y])) > 0] or both
@@ -453,7 +460,7 @@ def _permutation(xs: list[np.ndarray], ys: list[np.ndarray], seed: int) -> tuple
 
 
 def smallest_p(runs: Sequence[tuple[int, int]]) -> float:
-    """Return the smallest two-sided p that a permutation test can give. runs: the numbers of runs of x and y, per task."""
+    """Return the smallest two-sided p that a permutation test can give. runs: of x and y, a pair per task."""
     total = math.prod(math.comb(x + y, x) for x, y in runs)
     mirrored = all(x == y for x, y in runs)  # then the swapped arrangement has the same distance from 0
     least = 1 / (ARRANGEMENTS + 1) if total > ARRANGEMENTS else 0.0

@@ -125,5 +125,7 @@ def test_of_worldlab_itself_only_what_runs_before_the_numbers_are_known_counts()
     package = code._Package("worldlab")
     reached = package.reached(CELL)
     names = {name.removeprefix("worldlab.") for name in reached}
-    assert names >= {"rollout", "loop", "trainer", "compare.cell", "measures.bits"}
-    assert not [name for name in names if name.split(".")[0] in ("cli", "commands", "report", "roundup", "scaffold")]
+    assert names >= {"rollout", "training.loop", "training.trainer", "study.compare.cell", "study.measures.bits"}
+    assert not [
+        name for name in names if name.split(".")[0] == "cli" or name.startswith(("study.report", "study.roundup"))
+    ]

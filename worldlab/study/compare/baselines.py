@@ -1,7 +1,7 @@
 """Runs random play, and evaluates policies that have no world model by the models' protocol.
 
-The model-free baseline is worldlab.study.compare.model_free. The baseline with untrained dynamics is an ordinary training
-run with train.freeze = ["dynamics"].
+The model-free baseline is worldlab.study.compare.model_free. The baseline with untrained dynamics is an ordinary
+training run with train.freeze = ["dynamics"].
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run_random(empty_trial: Trial, config: RunConfig, registry: Registry, folder
 def evaluate_fixed(
     policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, record: str | None
 ) -> Evaluation:
-    """Evaluate a policy on the episodes that every method is evaluated on. record: the image observation to save as video."""
+    """Evaluate a policy on the same episodes as every other method. record: the image observation to record."""
     return evaluate(
         cast(ActingAgent, policy),
         make,

@@ -15,7 +15,7 @@ EQUAL = (
     ("train.batch_size", "batch_size"), ("train.batch_length", "batch_length"), ("eval.every", ""),
     ("eval.episodes", ""), ("eval.final_episodes", "eval_episodes"), ("eval.deterministic", ""), ("env", ""),
 )  # fmt: skip
-"""Settings that must be equal for all models on an environment, each with its name in the budgets ("" if it has none)."""
+"""Settings that must be equal for all models on an environment, with their names in the budgets ("": not listed)."""
 
 
 def check_budgets(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[str, float]:

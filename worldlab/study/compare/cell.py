@@ -1,8 +1,8 @@
 """Runs one cell of a comparison in its folder: `python -m worldlab.study.compare.cell FOLDER`.
 
-FOLDER/cell.json holds the cell's configuration. Finished work is kept: a finished training is not repeated, and a finished
-cell exits at once. Any error is stored as the cell's outcome. Exit codes: 0 finished, 1 failed, 130 and 143 stopped by a
-signal; a stopped cell resumes, or starts over, when it is run again.
+FOLDER/cell.json holds the cell's configuration. Finished work is kept: a finished training is not repeated, and a
+finished cell exits at once. Any error is stored as the cell's outcome. Exit codes: 0 finished, 1 failed, 130 and 143
+stopped by a signal; a stopped cell resumes, or starts over, when it is run again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks that a cell can run, before any cell runs: builds its environment, model and agent, tries and discards them."""
+"""Checks that a cell can run, before any cell runs: builds and tries its environment, model and agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from worldlab.training.streams import Streams
 def check_cell(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any], recorded: bool) -> None:
     """Build and dry-run what a cell needs.
 
-    spaces: caches (observation space, action space) by environment. recorded: whether the cell learns from recorded data.
+    spaces: caches (observation space, action space) by environment. recorded: whether the cell learns from a
+    recording.
     Raises: ConfigError, PluginError, EnvError if the cell cannot run.
     """
     env_id = config.core.env.id

@@ -22,9 +22,9 @@ _OUTCOME_KEYS = ("status", "cause", "env_steps", "updates", "wall_seconds", "par
 class CellSpec:
     """The specification of a cell: all that its process needs.
 
-    kind: as in `worldlab.study.compare.plan.Cell`. hash: as computed by worldlab.study.compare.identity. config: a complete
-    run configuration as plain data. measures: names of quantities; empty for methods without a world model. sizes: how much
-    data measures use, "full" or "quick". plugins: plugin files, relative to the cell's folder.
+    kind: as in `worldlab.study.compare.plan.Cell`. hash: as computed by worldlab.study.compare.identity. config: a
+    complete run configuration as plain data. measures: names of quantities; empty for methods without a world model.
+    sizes: how much data measures use, "full" or "quick". plugins: plugin files, relative to the cell's folder.
     """
 
     method: str
@@ -47,8 +47,8 @@ class CellSpec:
 class CellFile:
     """The content of a cell.json.
 
-    trial: its status is "missing" until the cell has ended. seconds: duration of training and measuring. sizes: the sizes
-    that its measures used. host: the machine that ran it.
+    trial: its status is "missing" until the cell has ended. seconds: duration of training and measuring. sizes: the
+    sizes that its measures used. host: the machine that ran it.
     """
 
     spec: CellSpec
@@ -120,7 +120,7 @@ def _with_outcome(spec: CellSpec, outcome: Mapping[str, Any] | None) -> CellFile
 
 
 def _to_json(measured: Measurement) -> dict[str, Any]:
-    """Return a measurement as JSON data. JSON holds finite numbers only, so a value that is not finite becomes undefined."""
+    """Return a measurement as JSON data; JSON holds finite numbers only, so other values become undefined."""
     value, error = measured.value, measured.error
     if value is not None and not math.isfinite(value):
         return {"value": None, "error": None, "why": measured.why or f"the value was {value}"}

@@ -16,11 +16,11 @@ from worldlab.runs import storage
 
 @cache
 def code_digest(target: str) -> str | None:
-    """Return the SHA-256 of the code that importing "module" or "module:Attribute" reaches in its top-level package, in hex.
+    """Return the SHA-256, in hex, of the code that "module" or "module:Attribute" reaches in its top-level package.
 
-    An editable install (`pip install -e`) keeps its version when it is edited, so versions are not enough. Other top-level
-    packages are covered by their versions. No module is imported.
-    Returns None if no source is found. A file given by --plugin has none here; it is covered by the digest of its bytes.
+    An editable install (`pip install -e`) keeps its version when it is edited, so versions are not enough. Other
+    top-level packages are covered by their versions. No module is imported. Returns None if no source is found. A file
+    given by --plugin has none here; it is covered by the digest of its bytes.
     Raises: StorageError for a file that cannot be read.
     """
     module = target.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Builds a Comparison from the cells' files: trials, score references, budgets, and the versions and hardware of the runs."""
+"""Builds a Comparison from the cells' files: trials, score references, budgets, versions and hardware."""
 
 from __future__ import annotations
 
@@ -56,10 +56,11 @@ def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str =
 def find_reference(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     """Return the returns that define scores 0 and 1 on one environment, given the cells of that environment.
 
-    Score 0 is the mean return of random play. Score 1 is the environment's reward threshold in Gymnasium, if it has one that
-    applies to the task as configured here. Else it is the mean return of the best method, but at least one standard deviation
-    of random play (1 if its returns are all equal) above 0, because a scale as narrow as chance would inflate noise.
-    Returns None before random play has finished, and where there is neither a threshold nor MIN_EPISODES of random play.
+    Score 0 is the mean return of random play. Score 1 is the environment's reward threshold in Gymnasium, if it has
+    one that applies to the task as configured here. Else it is the mean return of the best method, but at least one
+    standard deviation of random play (1 if its returns are all equal) above 0, because a scale as narrow as chance
+    would inflate noise. Returns None before random play has finished, and where there is neither a threshold nor
+    MIN_EPISODES of random play.
     """
     finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
     random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]

@@ -1,4 +1,4 @@
-"""Builds the run configuration of each model on each environment, from presets, the matrix and a comparison's own defaults.
+"""Builds the run configuration of each model on each environment, from presets, matrix and defaults.
 
 Runs are strict on the CPU by default, so that an interrupted comparison ends with the same numbers as one that was not.
 """
@@ -23,8 +23,8 @@ def build_config(
 ) -> RunConfig:
     """Build the configuration of a model on an environment, without the seed.
 
-    typed: the environment as the user named it. env: its full id. recording: the run whose data all models learn from, if
-    they share data. Raises: ConfigError, PluginError.
+    typed: the environment as the user named it. env: its full id. recording: the run whose data all models learn from,
+    if they share data. Raises: ConfigError, PluginError.
     """
     tables = [*_read(matrix.configs), *matrix.settings, spec.settings]
     config = _resolve(matrix, spec, env, tables, registry)
@@ -63,7 +63,8 @@ def with_settings(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
 def can_resume(config: RunConfig) -> bool:
     """Return whether an interrupted run may resume from a checkpoint.
 
-    A resumed run starts new episodes, so strict runs start over. So do runs with a time limit: their time would count twice.
+    A resumed run starts new episodes, so strict runs start over. So do runs with a time limit: their time would count
+    twice.
     """
     return not config.core.strict and config.core.minutes is None
 

@@ -72,9 +72,9 @@ def recording_digest(folder: Path) -> str:
 def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
     """Return an environment's full id and the versions and digests of its source.
 
-    Keys: id; distribution, version, sha256 (of a plugin file, else None) and code of the plugin that builds it. Environments
-    that are registered with Gymnasium also have task (the packages, with versions, that register the environment and define
-    its class) and task_code (the digests of their code).
+    Keys: id; distribution, version, sha256 (of a plugin file, else None) and code of the plugin that builds it.
+    Environments that are registered with Gymnasium also have task (the packages, with versions, that register the
+    environment and define its class) and task_code (the digests of their code).
     Raises: EnvError for an unknown id; PluginError.
     """
     adapter, full = open_adapter(registry, env_id)

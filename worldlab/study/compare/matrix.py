@@ -61,8 +61,8 @@ _KEYS = (
 class ModelSpec:
     """A model of the comparison, as the user gives it.
 
-    encoder, dynamics, decoder, agent: registered names; "" leaves the choice to the preset. name: overrides the name that is
-    made of the parts. settings: override common settings; nested as in a config file.
+    encoder, dynamics, decoder, agent: registered names; "" leaves the choice to the preset. name: overrides the name
+    that is made of the parts. settings: override common settings; nested as in a config file.
     """
 
     encoder: str = ""
@@ -77,11 +77,11 @@ class ModelSpec:
 class Matrix:
     """The definition of a comparison. Made by `matrix_of`.
 
-    axes: names of components by role; models are their product. listed_models: the [[model]] tables, used instead of axes.
-    presets, configs, settings: the layers of every run's configuration, as in worldlab.config.resolve.resolve; later tables
-    of settings win. measures: names or groups of names, or "all". sizes: how much data measures use, one of SIZES.
-    shared_data: the source of the data that all models learn from, one of DATA_SOURCES; "" if each model collects its own.
-    jobs: how many cells run at once; 0 lets the launcher decide.
+    axes: names of components by role; models are their product. listed_models: the [[model]] tables, used instead of
+    axes. presets, configs, settings: the layers of every run's configuration, as in worldlab.config.resolve.resolve;
+    later tables of settings win. measures: names or groups of names, or "all". sizes: how much data measures use, one
+    of SIZES. shared_data: the source of the data that all models learn from, one of DATA_SOURCES; "" if each model
+    collects its own. jobs: how many cells run at once; 0 lets the launcher decide.
     """
 
     envs: tuple[str, ...]
@@ -227,7 +227,8 @@ def _add_settings(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Add a layer's config files and settings to the lower layers, in this order."""
     files = _names(layer.get("configs", []), "configs")
     if out["settings"]:
-        # Config files rank below all settings. These must rank above earlier settings, so they become settings themselves.
+        # Config files rank below all settings. These must rank above earlier settings, so they become settings
+        # themselves.
         read = (_read_toml(Path(name).expanduser(), "check the path given with --config") for name in files)
         out["settings"] += map(_without_seed_and_env, read)
     else:
@@ -329,7 +330,10 @@ def _paths(value: list[str]) -> tuple[Path, ...]:
 
 
 def _selection(value: Any, key: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a selection, which may also be "all" or "none". known: the accepted names; empty accepts any."""
+    """Return the names of a selection, which may also be "all" or "none".
+
+    known: the accepted names; empty accepts any name.
+    """
     names = _names(value, key)
     if ALL in names or NONE in names:
         if len(names) > 1:

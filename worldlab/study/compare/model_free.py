@@ -102,8 +102,9 @@ def run_model_free(empty_trial: Trial, config: RunConfig, registry: Registry, fo
 def choose_sizes(cls: type[BaseAlgorithm], steps: int) -> tuple[dict[str, int], int]:
     """Return constructor arguments that fit a budget of environment steps, and the number of steps to train for.
 
-    On-policy algorithms learn from complete rollouts only, so rollouts are shortened until the budget is a whole number of
-    them (with its default of 2,048 steps PPO would not learn at all in 2,000). A replay buffer is never larger than the run.
+    On-policy algorithms learn from complete rollouts only, so rollouts are shortened until the budget is a whole
+    number of them (with its default of 2,048 steps PPO would not learn at all in 2,000). A replay buffer is never
+    larger than the run.
     """
     if not issubclass(cls, OnPolicyAlgorithm):
         return {"buffer_size": min(steps, inspect.signature(cls).parameters["buffer_size"].default)}, steps

@@ -26,9 +26,9 @@ def varying_roles(models: Sequence[Mix]) -> list[str]:
 def name_models(models: Sequence[Mix], own: Sequence[str]) -> list[tuple[str, str]]:
     """Return a key, safe as a file name, and a label for each model.
 
-    own: names given by the user, "" for models without one. A model is named by its components in the roles that vary. If
-    every model has the same family in all these roles, it is named by the family. If no role varies, it is named by encoder,
-    dynamics and decoder. Raises: ConfigError if two models would have the same key.
+    own: names given by the user, "" for models without one. A model is named by its components in the roles that vary.
+    If every model has the same family in all these roles, it is named by the family. If no role varies, it is named by
+    encoder, dynamics and decoder. Raises: ConfigError if two models would have the same key.
     """
     roles = varying_roles(models) or [role for role in PARTS if role != "agent"]
     families = all(len({model[role] for role in roles}) == 1 for model in models)

@@ -55,9 +55,9 @@ class Cell:
 class Plan:
     """A resolved matrix.
 
-    methods: the compared methods. cells: in the order in which they start; random play is included even where it is not a
-    compared method, as it defines score 0. budgets: by environment. quantities: what is measured of each trained model.
-    plugins: all installed plugins, with versions.
+    methods: the compared methods. cells: in the order in which they start; random play is included even where it is
+    not a compared method, as it defines score 0. budgets: by environment. quantities: what is measured of each trained
+    model. plugins: all installed plugins, with versions.
     """
 
     matrix: Matrix
@@ -222,7 +222,10 @@ class _MethodConfigs:
 
 
 def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, RunConfig]) -> list[_MethodConfigs]:
-    """Return the baselines, with the first model's configurations. Random play is always included: it defines score 0."""
+    """Return the baselines, with the first model's configurations.
+
+    Random play is always included: it defines score 0.
+    """
     taken = {method.key.lower() for method in models}
     found = []
     for kind in dict.fromkeys((*matrix.baselines, "random")):
@@ -253,7 +256,7 @@ def _extend_evaluation(config: RunConfig) -> RunConfig:
 def _cells(
     entries: Sequence[_MethodConfigs], envs: Sequence[str], seeds: Sequence[int], registry: Registry
 ) -> tuple[Cell, ...]:
-    """Return all cells: random play first, then seed by seed, so that an unfinished matrix still compares equal seeds."""
+    """Return all cells: random play first, then seed by seed, so that an unfinished matrix is a fair comparison."""
     found, sources = [], {env: env_source(env, registry) for env in envs}
     for entry, env in itertools.product(entries, envs):
         for seed in seeds if entry.compared else seeds[:1]:
@@ -265,7 +268,7 @@ def _cells(
 
 
 def _resolve_matrix(matrix: Matrix, envs: Sequence[str], models: Sequence[Mix], presets: tuple[str, ...]) -> Matrix:
-    """Return the matrix with full ids, presets and the components of every model, so that no changed default affects it."""
+    """Return the matrix with full ids, presets and components written out, so that it depends on no default."""
     if matrix.listed_models:
         rows = tuple(replace(row, **mix) for row, mix in zip(matrix.listed_models, models, strict=True))
         return replace(matrix, envs=tuple(envs), presets=presets, listed_models=rows)

@@ -1,4 +1,4 @@
-"""Shows the progress of a comparison on stderr: a line for every cell that ends and, on a terminal, a live status line."""
+"""Shows the progress of a comparison on stderr: a line per finished cell and, on a terminal, a live status line."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def estimate_remaining(
 ) -> float | None:
     """Estimate the seconds until all cells have ended, with `jobs` running at once; None before any has ended.
 
-    running: groups of running cells, with the seconds since their start. durations: seconds of the cells that have ended.
-    The estimate for a cell is the mean duration in its group; else the mean on its environment; else the mean of all cells.
+    running: groups of running cells, with the seconds since their start. durations: seconds of the cells that have
+    ended. The estimate for a cell is the mean duration in its group; else the mean on its environment; else the mean
+    of all cells.
     """
     all_durations = [seconds for row in durations.values() for seconds in row]
     if not all_durations:
@@ -50,8 +51,9 @@ def estimate_remaining(
 class MatrixProgress:
     """Prints the progress of cells as they start and end. Use as a context manager.
 
-    cells: the cells to run. done: how many other cells are done already. durations: seconds of the done cells, by group.
-    stream: the output; None means stderr. live: whether to show the status line; None means only if stream is a terminal.
+    cells: the cells to run. done: how many other cells are done already. durations: seconds of the done cells, by
+    group. stream: the output; None means stderr. live: whether to show the status line; None means only if stream is a
+    terminal.
     """
 
     def __init__(
@@ -115,7 +117,10 @@ class MatrixProgress:
         self.note(f"{self._count()}  {what}  ({seconds:.0f} s)  {self._forecast()}".rstrip())
 
     def _remove(self, name: str) -> tuple[Cell, float]:
-        """Remove a cell from the running ones. A host may die before it reports the start, so the cell may still be waiting."""
+        """Remove a cell from the running ones.
+
+        A host may die before it reports the start, so the cell may still be waiting.
+        """
         return self._running.pop(name, None) or (self._waiting.pop(name), time.monotonic())
 
     def note(self, text: str) -> None:

@@ -54,7 +54,8 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
     folder: created, or resumed if it holds a comparison. command: the command line, for the report.
     Returns: the results; a failed cell is a trial with status "failed".
     Raises: ConfigError, PluginError, EnvError before anything runs; RunLockedError if the folder is in use;
-    KeyboardInterrupt on SIGINT and Terminated on SIGTERM, after stopping the cells and writing a report of the finished ones.
+    KeyboardInterrupt on SIGINT and Terminated on SIGTERM, after stopping the cells and writing a report of the
+    finished ones.
     """
     planned = plan(matrix, registry)
     named, folder = folder, storage.make_folder(folder).absolute()
@@ -92,7 +93,10 @@ def compare(matrix: Matrix, registry: Registry, folder: Path, command: str = "")
 
 
 def load_results(matrix: Matrix, registry: Registry, folder: Path, command: str = "") -> Comparison:
-    """Load the results of a comparison from its folder, without running or writing anything. Raises: as `compare` does."""
+    """Load the results of a comparison from its folder, without running or writing anything.
+
+    Raises: as `compare` does.
+    """
     folder = folder.absolute()
     planned = plan(matrix, registry)
     if matrix.shared_data:
@@ -147,7 +151,7 @@ def _cell_spec(cell: Cell, planned: Plan) -> CellSpec:
 
 
 def _copy_path(path: Path, kind: str) -> str:
-    """Return the path of the copy of an input file in the comparison's folder. It depends on the content of the file."""
+    """Return the path of an input file's copy in the comparison's folder, which depends on the content."""
     with storage.storage_errors(path, "read"):
         return f"{kind}/{storage.sha256_file(path.resolve()).sha256[:8]}/{path.name}"
 
@@ -207,7 +211,7 @@ def _record(recorded: Sequence[_CellFolder], planned: Plan, registry: Registry, 
 def _with_recordings(
     recorded: Sequence[_CellFolder], matrix: Matrix, registry: Registry
 ) -> tuple[Plan, dict[str, str]]:
-    """Return the plan in which models learn from the recordings, and the cause of failure by environment where recording failed."""
+    """Return the plan in which models learn from the recordings, and the causes of failed recordings by environment."""
     lacking = {item.cell.env: cause for item in recorded if (cause := _recording_failure(item)) is not None}
     found = {item.cell.env: item.folder for item in recorded if item.cell.env not in lacking}
     return plan(matrix, registry, found), lacking
@@ -268,9 +272,10 @@ def _on_event(progress: MatrixProgress, cells: Mapping[str, _CellFolder], event:
 
 
 def _read_outcome(item: _CellFolder, code: int | None) -> Trial:
-    """Return the outcome of a cell whose process has ended; writes a failure if the process did not write an outcome."""
+    """Return the outcome of a cell whose process has ended; store a failure if the process stored no outcome."""
     file = read_cell(item.folder)
-    # The stored outcome may be from an earlier process. Python itself exits with 1, too, so the status must match the code.
+    # The stored outcome may be from an earlier process. Python itself exits with 1, too, so status and code
+    # must match.
     if file is not None and (code, file.trial.status) in ((0, "finished"), (1, "failed")):
         return file.trial
     ended = f"was repeatedly killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"

@@ -20,7 +20,7 @@ KIND = "data"
 
 
 def recording_cells(plan: Plan, registry: Registry) -> list[Cell]:
-    """Return the recording cells, one per environment: the first model with the first seed, evaluated on one episode only."""
+    """Return the recording cells, one per environment: the first model and seed, evaluated on one episode."""
     first, seed = plan.methods[0], plan.matrix.seeds[0]
     return [
         _recording_cell(cell, plan.matrix.shared_data, registry)

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 class Task:
     """A cell to run.
 
-    argv: a command that runs the cell in `folder`. It resumes an interrupted cell, does nothing for a finished one, and exits
-    with 0 unless the cell fails. env: environment variables that it needs. cpus, gpus: the resources that it may use.
+    argv: a command that runs the cell in `folder`. It resumes an interrupted cell, does nothing for a finished one,
+    and exits with 0 unless the cell fails. env: environment variables that it needs. cpus, gpus: the resources that it
+    may use.
     """
 
     name: str
@@ -37,8 +38,9 @@ class Event:
 class Launcher(Protocol):
     """Runs tasks. Built as `Cls(config)`; registered by `register.launcher`. Every host must have access to the folder.
 
-    `run` returns when every task has ended. A task whose node or process was killed is "lost" and run again; a task that
-    exits with a code other than 0 is not. On KeyboardInterrupt `run` stops the tasks that it started, then re-raises it.
+    `run` returns when every task has ended. A task whose node or process was killed is "lost" and run again; a task
+    that exits with a code other than 0 is not. On KeyboardInterrupt `run` stops the tasks that it started, then
+    re-raises it.
     """
 
     def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
