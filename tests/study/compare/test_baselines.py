@@ -1,4 +1,4 @@
-"""Baselines without a world model: judged as models are, by returns that are known."""
+"""Baselines without a world model: evaluated like models, in environments with known returns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLANK = Trial("m", "e", 0, "missing")
 
 
 class Pays(gymnasium.Env):
-    """Ten steps; a step pays 1 if the right one of two buttons is pressed, which the observation shows."""
+    """Ten steps; the reward is 1 if the agent presses the button that the observation shows."""
 
     observation_space = spaces.Dict({"button": spaces.Box(0, 1, (1,), np.float32)})
     action_space: spaces.Space = spaces.Discrete(2)
@@ -74,7 +74,7 @@ def config(**settings) -> Any:
     return resolve(REGISTRY, presets=["debug"], flags=flags)
 
 
-def test_a_policy_is_judged_by_evaluates_own_protocol():
+def test_fixed_policies_are_evaluated_by_the_common_protocol():
     core = CoreSettings()
     knows = FixedPolicy(lambda obs: np.eye(2, dtype=np.float32)[obs["button"][:, 0].astype(int)])
     outcome = evaluate_fixed(knows, Pays, core, 7, None)
@@ -83,7 +83,7 @@ def test_a_policy_is_judged_by_evaluates_own_protocol():
     assert evaluate_fixed(wrong, Pays, core, 3, None).returns == [0.0] * 3
 
 
-def test_random_play_earns_what_chance_does_and_repeats_by_seed(tmp_path):
+def test_random_play_has_the_expected_return_and_repeats_by_seed(tmp_path):
     one, same, other = (
         run_random(BLANK, config(eval={"final_episodes": 100}, seed=seed), Registry(), tmp_path)  # type: ignore[arg-type]
         for seed in (0, 0, 1)
@@ -96,7 +96,7 @@ def test_random_play_earns_what_chance_does_and_repeats_by_seed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
-def test_model_free_learning_is_at_the_models_steps_and_points(tmp_path):
+def test_model_free_training_has_the_steps_and_evaluations_of_models(tmp_path):
     run_config = config(steps=600, eval={"every": 250, "episodes": 4, "final_episodes": 20}, seed=1)
     one, same = (run_model_free(BLANK, run_config, Registry(), tmp_path) for _ in range(2))  # type: ignore[arg-type]
     assert one.returns == same.returns and one.curve == same.curve
@@ -118,7 +118,7 @@ def test_sizes_leave_no_rollout_unlearned_and_no_buffer_empty(name, steps, size,
     assert (list(sizes.values()), total) == ([size], used)
 
 
-def test_the_algorithm_follows_the_actions():
+def test_the_default_algorithm_depends_on_the_action_space():
     button, lever = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
     assert (algorithm_for(button), algorithm_for(lever), algorithm_for(button, "DQN")) == ("PPO", "SAC", "DQN")
     with pytest.raises(ConfigError, match=r"no model-free algorithm named 'PP0'. Did you mean 'PPO'\?"):
@@ -128,7 +128,7 @@ def test_the_algorithm_follows_the_actions():
 
 
 class Shows(Pays):
-    """Pictures of 10 x 16 beside the button."""
+    """`Pays` with images of 10 x 16 pixels."""
 
     observation_space = spaces.Dict(
         {"button": spaces.Box(0, 1, (1,), np.float32), "image": spaces.Box(0, 255, (10, 16, 3), np.uint8)}
@@ -139,7 +139,7 @@ class Shows(Pays):
         return {**super()._obs(), "image": image}
 
 
-def test_small_pictures_are_enlarged_by_whole_pixels():
+def test_small_images_are_upscaled_by_whole_pixels():
     plain, env = Shows(), UpscaledImages(Shows())
     (small, _), (large, _) = plain.reset(seed=0), env.reset(seed=0)
     assert env.observation_space.contains(large) and large["image"].shape == (40, 64, 3)
@@ -151,7 +151,7 @@ def test_small_pictures_are_enlarged_by_whole_pixels():
     assert video_key(spaces_of(Shows)[0]) == "image" and video_key(spaces_of(Pays)[0]) is None
 
 
-def test_judging_draws_nothing_from_the_stream_that_learning_draws_from():
+def test_evaluation_does_not_use_the_random_stream_of_training():
     from worldlab.study.compare.model_free import PeriodicEval
 
     judge = PeriodicEval(lambda episodes, record: torch.rand(episodes), CoreSettings())  # type: ignore[arg-type, return-value]
@@ -162,7 +162,7 @@ def test_judging_draws_nothing_from_the_stream_that_learning_draws_from():
     assert torch.equal(torch.rand(2), expected) and torch.equal(first, second)  # type: ignore[arg-type]
 
 
-def test_what_learns_without_a_model_has_the_minutes_of_those_that_learn_with_one(monkeypatch):
+def test_model_free_training_has_the_time_limit_of_models(monkeypatch):
     from worldlab.study.compare import model_free
 
     now = [0.0]

@@ -1,4 +1,4 @@
-"""One cell in its folder: what it keeps, what it begins anew, and how it says that it failed."""
+"""A cell in its folder: what it keeps, when it resumes or starts over, and how it reports failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spec_of(settings, kind="model") -> CellSpec:
 
 
 class Trainer:
-    """Stands in for worldlab.training.train.train: writes what a run leaves behind, or does as it is told."""
+    """Replaces worldlab.training.train.train: writes the files of a finished run, or raises."""
 
     def __init__(self, monkeypatch):
         self.calls: list[tuple[bool, list[str]]] = []
@@ -100,7 +100,7 @@ def test_a_damaged_cell_file_is_an_error(tmp_path, content):
         read_cell(tmp_path)
 
 
-def test_done_means_finished_and_measured_as_asked(spec):
+def test_done_means_finished_and_measured_as_specified(spec):
     wants = replace(spec, measures=("a",), sizes="full")
     trial = replace(spec.empty_trial, status="finished", measures={"a": Measurement(1.0), "b": Measurement(2.0)})
     assert CellFile(spec, replace(spec.empty_trial, status="finished")).done
@@ -123,7 +123,7 @@ def test_a_run_becomes_a_trial(tmp_path, spec, trainer):
     assert cells.run_cell(folder) == 0 and len(trainer.calls) == 1 and (folder / NAME).read_bytes() == before
 
 
-def test_a_strict_run_that_was_cut_off_is_begun_anew(tmp_path, spec, trainer):
+def test_an_interrupted_strict_run_starts_over(tmp_path, spec, trainer):
     folder = place(tmp_path, spec)
     (folder / "checkpoints" / "step-000000300").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
@@ -132,7 +132,7 @@ def test_a_strict_run_that_was_cut_off_is_begun_anew(tmp_path, spec, trainer):
 
 
 @pytest.mark.parametrize(("checkpoint", "status", "resumes"), [(1, "missing", 1), (0, "missing", 0), (1, "failed", 0)])
-def test_any_other_run_goes_on_from_a_checkpoint_unless_it_failed(
+def test_other_runs_resume_from_a_checkpoint_unless_they_failed(
     tmp_path, trainer, checkpoint, status, resumes, monkeypatch
 ):
     loose = spec_of({"strict": False})
@@ -143,7 +143,7 @@ def test_any_other_run_goes_on_from_a_checkpoint_unless_it_failed(
     assert trainer.calls == [(bool(resumes), [NAME, LOCK, "run.json"] if resumes else [NAME, LOCK])]
 
 
-def test_a_failure_is_an_outcome_and_is_tried_again(tmp_path, spec, trainer):
+def test_a_failure_is_stored_and_run_again(tmp_path, spec, trainer):
     folder = place(tmp_path, spec)
     for error, cause in (
         (DivergedError("loss 'x' is not finite", cause="it grew"), "loss 'x' is not finite: it grew"),
@@ -166,7 +166,7 @@ def test_a_signal_is_no_outcome(tmp_path, spec, trainer, stop):
     assert found(folder).trial.status == "missing"
 
 
-def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, spec, trainer, monkeypatch):
+def test_measures_are_kept_and_only_missing_ones_computed(tmp_path, spec, trainer, monkeypatch):
     import worldlab.study.measures
 
     calls = []
@@ -185,7 +185,7 @@ def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, spe
     assert cells.run_cell(folder) == 0
     assert {name: m.value for name, m in found(folder).trial.measures.items()} == {"a": 3.0}
     kept = tmp_path / "recordings"
-    assert spec.seed == 3  # and yet all models of a comparison are measured on the same episodes
+    assert spec.seed == 3  # but all models of a comparison are measured on the same episodes
     assert calls == [
         (folder, 0, ("a",), False, kept),
         (folder, 0, ("b",), False, kept),
@@ -224,10 +224,8 @@ def test_an_older_model_is_not_measured_in_place_of_a_damaged_one(tmp_path, spec
     )
 
 
-def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_was_asked(
-    tmp_path, spec, trainer, monkeypatch
-):
-    """Measured quickly, then spec for in full: a crash must not leave the quick numbers under the name of the full ones."""
+def test_a_failed_cell_keeps_no_measures_of_other_sizes(tmp_path, spec, trainer, monkeypatch):
+    """If the full measures crash, the quick ones must not be reported in their place."""
     import worldlab.study.measures
 
     monkeypatch.setattr(worldlab.study.measures, "measure", lambda *_, **__: {})
@@ -237,7 +235,7 @@ def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_wa
     assert found(folder).measured == {} == found(folder).trial.measures
 
 
-def test_another_place_with_other_versions_is_refused(tmp_path, spec, trainer):
+def test_a_machine_with_other_versions_is_an_error(tmp_path, spec, trainer):
     folder = place(tmp_path, replace(spec, hash="0" * 64))
     assert cells.run_cell(folder) == 1
     assert "other versions" in found(folder).trial.cause and trainer.calls == []
@@ -258,7 +256,7 @@ def test_a_process_that_outlived_its_comparison_is_waited_for(tmp_path, spec, tr
     assert not thread.is_alive() and trainer.calls == []
 
 
-def test_what_a_process_prints_goes_to_a_file_whoever_prints(tmp_path):
+def test_all_output_of_a_process_goes_to_a_file(tmp_path):
     code = (
         "import os, sys, pathlib; from worldlab.study.compare.cell import _redirect_output\n"
         f"_redirect_output(pathlib.Path({str(tmp_path / 'output.txt')!r}))\n"

@@ -40,16 +40,16 @@ def check_budgets(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[st
     return budget
 
 
-def _leaf(path: str, one: Any, other: Any) -> tuple[str, Any, Any]:
+def _leaf(path: str, first: Any, other: Any) -> tuple[str, Any, Any]:
     """Return the path of the first leaf in which two values differ, and both leaves."""
-    if not isinstance(one, Mapping):
-        return path, one, other
-    key = next(key for key in one if one[key] != other[key])
-    return f"{path}.{key}", one[key], other[key]
+    if not isinstance(first, Mapping):
+        return path, first, other
+    key = next(key for key in first if first[key] != other[key])
+    return f"{path}.{key}", first[key], other[key]
 
 
 def _setting(table: Mapping[str, Any], path: str) -> Any:
-    found: Any = table
+    value: Any = table
     for key in path.split("."):
-        found = found[key]
-    return {key: value for key, value in found.items() if key != "id"} if isinstance(found, Mapping) else found
+        value = value[key]
+    return {key: leaf for key, leaf in value.items() if key != "id"} if isinstance(value, Mapping) else value

@@ -173,11 +173,11 @@ def _measure(
     _check_final_checkpoint(folder)
     # All cells use seed 0 here, not their training seed: every model is measured on the same episodes, recorded once.
     sizes, keep = QUICK if spec.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
-    found = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
-    unmeasured = [name for name in missing if name not in found]
+    measured = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
+    unmeasured = [name for name in missing if name not in measured]
     if unmeasured:
         raise WorldlabError(one_line(f"the measures returned no value for {', '.join(unmeasured)}"))
-    return {**known, **found}
+    return {**known, **measured}
 
 
 def _check_final_checkpoint(folder: Path) -> None:

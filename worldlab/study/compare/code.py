@@ -103,11 +103,11 @@ def _source_files(top: str) -> dict[str, Path]:
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return {top: origin}
-    found = {}
+    files = {}
     for path in origin.parent.rglob("*.py"):
         parts = path.relative_to(origin.parent).with_suffix("").parts
-        found[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
-    return found
+        files[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
+    return files
 
 
 def _parse(path: Path) -> ast.Module:

@@ -31,13 +31,13 @@ def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str =
 
     places: the folder of each cell, by the cell's name. command: the command line, for the report.
     """
-    found = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
-    shown = [(cell, trial) for cell, trial in found if cell.method in plan.methods]
+    results = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
+    shown = [(cell, trial) for cell, trial in results if cell.method in plan.methods]
     order = {method.key: at for at, method in enumerate(plan.methods)}
     trials = sorted((t for _, t in shown), key=lambda t: (order[t.method], plan.matrix.envs.index(t.env), t.seed))
     references = {}
     for env in plan.matrix.envs:
-        reference = find_reference([(cell, trial) for cell, trial in found if cell.env == env])
+        reference = find_reference([(cell, trial) for cell, trial in results if cell.env == env])
         if reference is not None:
             references[env] = reference
     return Comparison(
@@ -53,7 +53,7 @@ def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str =
     )
 
 
-def find_reference(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
+def find_reference(trials: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     """Return the returns that define scores 0 and 1 on one environment, given the cells of that environment.
 
     Score 0 is the mean return of random play. Score 1 is the environment's reward threshold in Gymnasium, if it has
@@ -62,13 +62,13 @@ def find_reference(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     would inflate noise. Returns None before random play has finished, and where there is neither a threshold nor
     MIN_EPISODES of random play.
     """
-    finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
+    finished = [(cell, trial) for cell, trial in trials if trial.status == "finished"]
     random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]
     if not random:
         return None
     zero = float(np.mean(random))
     why = f"0: mean return of {len(random)} episodes of random actions"
-    solved = reward_threshold(found[0][0].config)
+    solved = reward_threshold(trials[0][0].config)
     if solved is not None and solved > zero:
         return Reference(zero, solved, f"{why}; 1: the reward threshold in Gymnasium")
     if len(random) < MIN_EPISODES:
@@ -112,10 +112,10 @@ def _trial(cell: Cell, folder: Path, place: Path, sizes: str) -> Trial:
     return replace(trial, method=cell.method.key, folder=place.relative_to(folder).as_posix())
 
 
-def _updates(found: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
+def _updates(trials: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
     """Return the number of updates per model, if it is the same for all finished models."""
     updates = {
-        trial.updates for cell, trial in found if (cell.kind, cell.env, trial.status) == ("model", env, "finished")
+        trial.updates for cell, trial in trials if (cell.kind, cell.env, trial.status) == ("model", env, "finished")
     }
     return {"updates": float(updates.pop())} if len(updates) == 1 else {}
 
@@ -149,23 +149,23 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
 
 def _commits(places: Sequence[Path]) -> list[str]:
     """Return the git commits recorded in the run folders, with counts: "b9bd76a in 48 runs"."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for place in places:
         if (place / "run.json").is_file():
             git = storage.read_json(place / "run.json").get("git") or {}
             if "commit" in git:
-                found[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
-    return [f"{commit} in {count} runs" for commit, count in found.most_common()]
+                counts[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
+    return [f"{commit} in {count} runs" for commit, count in counts.most_common()]
 
 
 def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:
     """Return the SHA-256 of the recorded data that models learn from, by environment."""
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for cell, place in zip(plan.cells, places, strict=True):
-        if cell.config.core.replay.source and cell.env not in found and (place / "run.json").is_file():
+        if cell.config.core.replay.source and cell.env not in digests and (place / "run.json").is_file():
             data = storage.read_json(place / "run.json").get("data") or {}
-            found |= {cell.env: data["sha256"]} if "sha256" in data else {}
-    return found
+            digests |= {cell.env: data["sha256"]} if "sha256" in data else {}
+    return digests
 
 
 def _processor() -> str:

@@ -136,7 +136,7 @@ def find_launcher(matrix: Matrix, registry: Registry) -> tuple[Registration, Con
 def _check_names(matrix: Matrix, registry: Registry) -> tuple[Quantity, ...]:
     """Check all names in a matrix. Returns the quantities to measure."""
     used = dict.fromkeys((role, name) for spec in matrix.models for role in PARTS if (name := getattr(spec, role)))
-    found: list[Any] = collect_errors(
+    checked: list[Any] = collect_errors(
         [
             *((lambda role=role, name=name: registry.get(role, name)) for role, name in used),
             *((lambda env=env: open_adapter(registry, env)) for env in matrix.envs),
@@ -145,7 +145,7 @@ def _check_names(matrix: Matrix, registry: Registry) -> tuple[Quantity, ...]:
             lambda: _quantities(matrix.measures),
         ]
     )
-    return found[-1]
+    return checked[-1]
 
 
 def _check_settings(matrix: Matrix) -> None:
@@ -165,13 +165,13 @@ def _check_settings(matrix: Matrix) -> None:
             )
 
 
-def _quantities(asked: Sequence[str]) -> tuple[Quantity, ...]:
+def _quantities(names: Sequence[str]) -> tuple[Quantity, ...]:
     """Return the selected quantities. Raises: ConfigError."""
-    if not asked:
+    if not names:
         return ()
     from worldlab.study.measures.catalogue import catalogue, chosen
 
-    _, wanted = chosen(None if asked == (ALL,) else asked)
+    _, wanted = chosen(None if names == (ALL,) else names)
     return tuple(quantity for quantity in catalogue() if quantity.name in wanted)
 
 
@@ -227,7 +227,7 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
     Random play is always included: it defines score 0.
     """
     taken = {method.key.lower() for method in models}
-    found = []
+    baselines = []
     for kind in dict.fromkeys((*matrix.baselines, "random")):
         name, _, algorithm = kind.partition(":")
         key = slug(kind.lower())
@@ -239,8 +239,8 @@ def _baselines(matrix: Matrix, models: Sequence[Method], configs: Mapping[str, R
             of = {env: _freeze_dynamics(config) for env, config in configs.items()}
         if name == "random":
             of = {env: _extend_evaluation(config) for env, config in configs.items()}
-        found.append(_MethodConfigs(method, kind, of, kind in matrix.baselines))
-    return found
+        baselines.append(_MethodConfigs(method, kind, of, kind in matrix.baselines))
+    return baselines
 
 
 def _freeze_dynamics(config: RunConfig) -> RunConfig:
@@ -257,14 +257,14 @@ def _cells(
     entries: Sequence[_MethodConfigs], envs: Sequence[str], seeds: Sequence[int], registry: Registry
 ) -> tuple[Cell, ...]:
     """Return all cells: random play first, then seed by seed, so that an unfinished matrix is a fair comparison."""
-    found, sources = [], {env: env_source(env, registry) for env in envs}
+    cells, sources = [], {env: env_source(env, registry) for env in envs}
     for entry, env in itertools.product(entries, envs):
         for seed in seeds if entry.compared else seeds[:1]:
             config = entry.configs[env]
             config = replace(config, core=config.core.model_copy(update={"seed": seed}))
             digest = fingerprint(entry.kind, config, sources[env], registry)
-            found.append(Cell(entry.method, env, seed, entry.kind, config, digest))
-    return tuple(sorted(found, key=lambda cell: (cell.kind != "random", seeds.index(cell.seed))))
+            cells.append(Cell(entry.method, env, seed, entry.kind, config, digest))
+    return tuple(sorted(cells, key=lambda cell: (cell.kind != "random", seeds.index(cell.seed))))
 
 
 def _resolve_matrix(matrix: Matrix, envs: Sequence[str], models: Sequence[Mix], presets: tuple[str, ...]) -> Matrix:

@@ -212,9 +212,9 @@ def _with_recordings(
     recorded: Sequence[_CellFolder], matrix: Matrix, registry: Registry
 ) -> tuple[Plan, dict[str, str]]:
     """Return the plan in which models learn from the recordings, and the causes of failed recordings by environment."""
-    lacking = {item.cell.env: cause for item in recorded if (cause := _recording_failure(item)) is not None}
-    found = {item.cell.env: item.folder for item in recorded if item.cell.env not in lacking}
-    return plan(matrix, registry, found), lacking
+    failures = {item.cell.env: cause for item in recorded if (cause := _recording_failure(item)) is not None}
+    folders = {item.cell.env: item.folder for item in recorded if item.cell.env not in failures}
+    return plan(matrix, registry, folders), failures
 
 
 def _recording_failure(item: _CellFolder) -> str | None:
