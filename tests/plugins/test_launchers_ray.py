@@ -133,12 +133,12 @@ def launch(nodes: Nodes, tasks: list[Task], jobs: int = 0, hear: Callable[[Event
     """Run tasks to their end; what was told."""
     told: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         told.append(event)
         if hear is not None:
             hear(event)
 
-    RayLauncher(RayConfig(address=nodes.address)).run(tasks, jobs, tell)
+    RayLauncher(RayConfig(address=nodes.address)).run(tasks, jobs, on_event)
     return told
 
 

@@ -35,7 +35,7 @@ def test_encoder(subject, check):
     check(subject)
 ```
 
-A component is checked at small sizes (`Config.small()`, or shrunk by the names of its settings), in a world model with
+A component is checked at the smallest size of `--size` ("nano": its `sized` settings), in a world model with
 simple reference components in the other roles. The checks run again for each other choice of its `Literal` settings.
 Checks of properties that it does not declare (`posterior_kind`, `prior_kind`, `renders`, ...) are skipped.
 
