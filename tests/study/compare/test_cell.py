@@ -169,8 +169,8 @@ def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, ask
 
     calls = []
 
-    def measure(run, registry, seed, names, *, sizes, keep):
-        calls.append((run, seed, names, sizes is worldlab.study.measures.QUICK, keep))
+    def measure(run, registry, seed, names, *, sizes, cache):
+        calls.append((run, seed, names, sizes is worldlab.study.measures.QUICK, cache))
         return {name: Measurement(float(len(calls))) for name in names}
 
     monkeypatch.setattr(worldlab.study.measures, "measure", measure)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from torch import Tensor
 
 from worldlab.distributions import Normal
@@ -50,7 +50,7 @@ class LinearEncoder(GivenEncoder):
         return Latent(dist.mode if generator is None else dist.sample(generator), dist=dist)
 
 
-def specimen(wide: float = 1.0, draws: int = 64, frames: int = 16):
+def build_subject(wide: float = 1.0, draws: int = 64, frames: int = 16):
     rng = np.random.default_rng(0)
     episodes, length = 20, 4
     data = {
@@ -61,9 +61,11 @@ def specimen(wide: float = 1.0, draws: int = 64, frames: int = 16):
         "is_first": np.arange(length)[None].repeat(episodes, 0) == 0,
     }
     forget = GivenDynamics(1, lambda z, a: 0 * a, lambda h: Normal(h.new_zeros(len(h), 2), h.new_ones(len(h), 2)))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), 2, LinearEncoder(wide), forget, LinearDecoder(lambda f: {}))
+    model = build_given_model(
+        PICTURE, ActionSpec("continuous", 1), 2, LinearEncoder(wide), forget, LinearDecoder(lambda f: {})
+    )
     recording = Recording(data, np.full(episodes, length))
-    return specimen_of(model, recording, replace(TINY, draws=draws, frames=frames))
+    return make_subject(model, recording, replace(TINY, draws=draws, frames=frames))
 
 
 def evidence(subject) -> float:
@@ -78,16 +80,16 @@ def evidence(subject) -> float:
 
 
 def test_with_the_exact_posterior_every_bound_is_the_evidence():
-    subject = specimen()
-    found = bits.measured(subject)
+    subject = build_subject()
+    found = bits.measure(subject)
     for name in ("bound", "iw16", "iw64"):
         assert found[f"bits/{name}"].value == pytest.approx(evidence(subject), abs=1e-4)
     assert found["bits/gap"].value == pytest.approx(0, abs=1e-5)
 
 
 def test_with_another_posterior_more_draws_never_say_worse_and_none_says_better_than_the_truth():
-    subject = specimen(wide=2.0)
-    found, exact = bits.measured(subject), evidence(subject)
+    subject = build_subject(wide=2.0)
+    found, exact = bits.measure(subject), evidence(subject)
     bound, few, many = (found[f"bits/{name}"].value for name in ("bound", "iw16", "iw64"))
     assert bound > few > many > exact - 0.01
     # KL(N(m, 4 v) || N(m, v)) in both entries: 2 (4 - 1 - log 4) / 2 nats.
@@ -98,15 +100,15 @@ def test_with_another_posterior_more_draws_never_say_worse_and_none_says_better_
 
 def test_the_parts_of_the_bound_add_up():
     """bound = distortion + KL / (dimensions log 2), on all judged frames and with many draws."""
-    subject = specimen(wide=1.5, frames=32)
-    found, kl = bits.measured(subject), latent.measured(subject)["latent/kl"]
+    subject = build_subject(wide=1.5, frames=32)
+    found, kl = bits.measure(subject), latent.measure(subject)["latent/kl"]
     assert found["bits/bound"].value - found["bits/distortion"].value == pytest.approx(
         kl.value / (4 * math.log(2)), rel=0.02
     )
 
 
 def test_fewer_draws_leave_larger_bounds_undefined():
-    found = bits.measured(specimen(draws=16))
+    found = bits.measure(build_subject(draws=16))
     assert found["bits/iw16"].value is not None and found["bits/iw64"].value is None
     assert "16 draws" in found["bits/iw64"].why
 
@@ -122,15 +124,15 @@ def test_fewer_draws_leave_larger_bounds_undefined():
     ],
 )
 def test_a_missing_density_is_named(part, ability, value, why):
-    subject = specimen()
+    subject = build_subject()
     setattr(subject.model.parts[part], ability, value)
     with pytest.raises(Undefined, match=why):
-        bits.measured(subject)
+        bits.measure(subject)
 
 
 @pytest.mark.parametrize(("kind", "why"), [("critic", "a critic, no density"), ("contrastive", "a ratio")])
 def test_a_decoder_without_a_density_says_what_it_has(kind, why):
-    subject = specimen()
+    subject = build_subject()
     subject.model.decoder.score_kind, subject.model.decoder.likelihood = kind, "undefined"  # type: ignore[assignment]
     with pytest.raises(Undefined, match=why):
-        bits.measured(subject)
+        bits.measure(subject)

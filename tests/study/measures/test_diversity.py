@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from model_kit import gen
 from test_sharpness import PICTURE, SIDE, recording
 
@@ -21,28 +21,28 @@ def test_surroundings_are_counted_among_other_episodes_by_hand():
     real, episode = torch.arange(12.0)[:, None], torch.arange(12)
     radius = [sorted(abs(i - j) for j in range(12) if j != i)[4] for i in range(12)]
     drawn = torch.tensor([[0.0], [6.5], [40.0]])
-    near, covered = diversity.neighbourhoods(real, drawn, episode, torch.full((3,), -1))
+    near, covered = diversity.compute_density_and_coverage(real, drawn, episode, torch.full((3,), -1))
     assert near.tolist() == [sum(abs(d - i) <= radius[i] for i in range(12)) / 5 for d in (0, 6.5, 40)]
     assert covered.tolist() == [float(any(abs(d - i) <= radius[i] for d in (0, 6.5, 40))) for i in range(12)]
     # Its own episode is no neighbour: in two episodes of six, 0 reaches to 10.
-    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([-1]))
+    near, _ = diversity.compute_density_and_coverage(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([-1]))
     inside = [abs(10 - i) <= max(abs(i - j) for j in ((6, 10) if i < 6 else (1, 5))) for i in range(12)]
     assert near.item() * 5 == sum(inside)
     # And a dream is near to nothing of the episode it began in.
-    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([1]))
+    near, _ = diversity.compute_density_and_coverage(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([1]))
     assert near.item() * 5 == sum(inside[:6])
     with pytest.raises(Undefined, match="fewer than 5"):
-        diversity.neighbourhoods(real[:5], drawn, episode[:5], torch.full((3,), -1))
+        diversity.compute_density_and_coverage(real[:5], drawn, episode[:5], torch.full((3,), -1))
 
 
 def test_the_same_distribution_has_density_one_and_is_covered():
     x, y = (torch.randn(400, 4, generator=gen(seed)).double() for seed in (0, 1))
-    near, covered = diversity.neighbourhoods(x, y, torch.arange(400), none := torch.full((400,), -1))
+    near, covered = diversity.compute_density_and_coverage(x, y, torch.arange(400), none := torch.full((400,), -1))
     assert near.mean().item() == pytest.approx(1, abs=0.1)
     assert covered.mean().item() > 0.9  # 1 - 2^-k for large n
-    near, covered = diversity.neighbourhoods(x, y[:1].expand(400, -1), torch.arange(400), none)
+    near, covered = diversity.compute_density_and_coverage(x, y[:1].expand(400, -1), torch.arange(400), none)
     assert covered.mean().item() < 0.1
-    near, covered = diversity.neighbourhoods(x, 5 * y, torch.arange(400), none)
+    near, covered = diversity.compute_density_and_coverage(x, 5 * y, torch.arange(400), none)
     assert near.mean().item() < 0.3
 
 
@@ -51,10 +51,10 @@ def test_one_picture_an_episode_covers_little():
     centre = 3 * torch.randn(8, 4, generator=gen(0)).double().repeat_interleave(6, 0)
     x, y = (centre + torch.randn(48, 4, generator=gen(seed)).double() for seed in (1, 2))
     episode = torch.arange(48) // 6
-    near, covered = diversity.neighbourhoods(x, y, episode, episode)
+    near, covered = diversity.compute_density_and_coverage(x, y, episode, episode)
     assert near.mean().item() == pytest.approx(1, abs=0.25) and covered.mean().item() > 0.8
     one = y[::6].repeat_interleave(6, 0)
-    _, fewer = diversity.neighbourhoods(x, one, episode, episode)
+    _, fewer = diversity.compute_density_and_coverage(x, one, episode, episode)
     assert fewer.mean().item() < covered.mean().item() - 0.1
 
 
@@ -68,9 +68,9 @@ def dreaming(dream, trained, episodes=20):
         return {"image": Normal(picture, torch.ones_like(picture))}
 
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
-    sizes = replace(TINY, pictures=96, trained=2000)
-    return diversity.measured(specimen_of(model, recording(episodes=episodes), sizes, experience=trained))
+    model = build_given_model(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
+    sizes = replace(TINY, images=96, training_images=2000)
+    return diversity.measure(make_subject(model, recording(episodes=episodes), sizes, load_training_episodes=trained))
 
 
 def test_copies_are_nearer_to_what_was_trained_on_than_to_what_was_not():
@@ -98,4 +98,4 @@ def test_without_a_replay_copies_are_undefined_and_the_rest_is_not():
     )
     seen = torch.from_numpy(recording().data["image"][recording().frames("fit")][0]).movedim(-1, 0).float().flatten()
     same = dreaming(lambda h: (seen / 255 - 0.5).expand_as(h), recording)
-    assert same["diversity/copies"].why == "every dreamt picture is one that was recorded"
+    assert same["diversity/copies"].why == "every dreamt image equals a recorded one"

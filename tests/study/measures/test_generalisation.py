@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from test_sharpness import PICTURE, SIDE, recording
 
 from worldlab.distributions import Normal
 from worldlab.experience.replay import Replay
 from worldlab.specs import ActionSpec
 from worldlab.study.measures import generalisation
-from worldlab.study.measures.experience import experience_of, none_kept
-from worldlab.study.measures.recording import padded
+from worldlab.study.measures.recording import pad_episodes
+from worldlab.study.measures.training_episodes import load_training_episodes, raise_no_replay
 from worldlab.study.measures.undefined import Undefined
 
 SIZE = 3 * SIDE * SIDE
@@ -45,14 +45,14 @@ def measured(change, trained, decoder=GivenDecoder):
         return {"image": Normal(picture, torch.ones_like(picture))}
 
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), SIZE, encoder, dynamics, decoder(draw))
-    return generalisation.measured(
-        specimen_of(model, recording(), replace(TINY, pictures=64), experience=lambda: trained)
+    model = build_given_model(PICTURE, ActionSpec("continuous", 1), SIZE, encoder, dynamics, decoder(draw))
+    return generalisation.measure(
+        make_subject(model, recording(), replace(TINY, images=64), load_training_episodes=lambda: trained)
     )
 
 
 def shifted():
-    """Pictures that the judged episodes do not have: no grey level of theirs is the same."""
+    """Images that the judged episodes do not have: no grey level of theirs is the same."""
     other = recording(episodes=6)
     return replace(other, data={k: (v // 2 + 1 if k == "image" else v) for k, v in other.data.items()})
 
@@ -84,10 +84,10 @@ def test_a_model_that_draws_all_alike_has_no_gap():
 
 def test_without_a_replay_it_is_undefined(tmp_path):
     with pytest.raises(Undefined, match="holds no replay"):
-        none_kept()
+        raise_no_replay()
     run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), schema={})
     with pytest.raises(Undefined, match="holds no replay"):
-        experience_of(run, 3, 10)  # type: ignore[arg-type]
+        load_training_episodes(run, 3, 10)  # type: ignore[arg-type]
 
 
 def test_the_earliest_episodes_of_a_replay_are_read_in_order(tmp_path: Path):
@@ -103,12 +103,12 @@ def test_the_earliest_episodes_of_a_replay_are_read_in_order(tmp_path: Path):
                 replay.append(stream, {**step, "is_first": np.bool_(time == 0)})
     replay.flush(sync=True)
     run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path), schema=schema)
-    found = experience_of(run, 4, 6)  # type: ignore[arg-type]
+    found = load_training_episodes(run, 4, 6)  # type: ignore[arg-type]
     assert found.length.tolist() == [4, 6, 2, 5]
     assert found.data["vector"][1, :, 0].tolist() == [10, 11, 12, 13, 14, 15] and found.data["reward"][3, 4] == 104
     assert found.data["vector"][2, 2:].sum() == 0 and found.truth is None
 
 
 def test_padding_is_nothing():
-    one = padded([{"reward": np.ones(2, np.float32)}, {"reward": np.ones(3, np.float32)}], 4)
+    one = pad_episodes([{"reward": np.ones(2, np.float32)}, {"reward": np.ones(3, np.float32)}], 4)
     assert one.data["reward"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]] and one.length.tolist() == [2, 3]

@@ -1,4 +1,4 @@
-"""Pictures that are real, blurred or noise; the kernel distance against its double loop."""
+"""Images that are real, blurred or noise; the kernel distance against its double loop."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from model_kit import gen
 
 from worldlab.distributions import Normal
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 from worldlab.study.measures import sharpness
-from worldlab.study.measures.drawings import Basis
 from worldlab.study.measures.kid import kid, random_features
 from worldlab.study.measures.recording import Recording
+from worldlab.study.measures.rendered import FeatureSpace
 from worldlab.study.measures.undefined import Undefined
 
 SIDE = 16
@@ -46,8 +46,8 @@ def drawing(change, dream=lambda h: h, length=24):
         return {"image": Normal(picture, torch.ones_like(picture))}
 
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
-    return sharpness.measured(specimen_of(model, recording(length), replace(TINY, pictures=96)))
+    model = build_given_model(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
+    return sharpness.measure(make_subject(model, recording(length), replace(TINY, images=96)))
 
 
 def blurred(picture):
@@ -97,24 +97,24 @@ def test_what_is_drawn_by_sampling_is_judged_by_samples():
     decoder = GivenDecoder(lambda features: {"image": Sampler(features[:, -size:].unflatten(1, (3, SIDE, SIDE)))})
     dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(h, torch.full_like(h, 1e-6)))
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, decoder)
+    model = build_given_model(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, decoder)
     for draws, ratio in (("mode", 0.0), ("sample", 1.0)):
         decoder.draws = draws
-        found = sharpness.measured(specimen_of(model, recording(), replace(TINY, pictures=96)))
+        found = sharpness.measure(make_subject(model, recording(), replace(TINY, images=96)))
         assert found["sharpness/ratio_posterior"].value == pytest.approx(ratio)
 
 
 def test_without_two_long_episodes_only_what_lies_between_is_undefined(monkeypatch):
-    monkeypatch.setattr("worldlab.study.measures.drawings._between", lambda specimen, dreamt: None)
+    monkeypatch.setattr("worldlab.study.measures.rendered._compute_midpoints", lambda subject, dreamt: None)
     found = drawing(lambda picture: picture)
     assert "as long as" in found["sharpness/kid_middle"].why and "as long as" in found["sharpness/kid_between"].why
     assert found["sharpness/ratio_posterior"].value == pytest.approx(1)
 
 
 def test_pictures_too_small_to_compare_are_said_to_be():
-    with pytest.raises(Undefined, match="pictures of 7 pixels"):
-        Basis.of({"image": torch.rand(4, 3, 7, 9)})
-    Basis.of({"image": torch.rand(4, 3, 8, 9)})
+    with pytest.raises(Undefined, match="images of 7 pixels"):
+        FeatureSpace.fit({"image": torch.rand(4, 3, 7, 9)})
+    FeatureSpace.fit({"image": torch.rand(4, 3, 8, 9)})
 
 
 def test_without_room_for_a_dream_the_posterior_is_judged_alone():
@@ -129,15 +129,17 @@ def test_a_decoder_that_does_not_draw_has_no_sharpness():
     decoder = GivenDecoder(lambda features: {})
     decoder.renders = False
     dynamics = GivenDynamics(1, lambda z, a: a, lambda h: Normal(h, h))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, GivenEncoder(lambda obs: 0), dynamics, decoder)
+    model = build_given_model(
+        PICTURE, ActionSpec("continuous", 1), size, GivenEncoder(lambda obs: 0), dynamics, decoder
+    )
     with pytest.raises(Undefined, match="does not draw"):
-        sharpness.measured(specimen_of(model, recording()))
-    blind = model_of(
+        sharpness.measure(make_subject(model, recording()))
+    blind = build_given_model(
         ObsSpec((("vector", ArraySpec("vector", (2,))),)), ActionSpec("continuous", 1), 2, decoder=decoder,
         encoder=GivenEncoder(lambda obs: 0), dynamics=dynamics,
     )  # fmt: skip
-    with pytest.raises(Undefined, match="no pictures"):
-        sharpness.measured(specimen_of(blind, recording()))
+    with pytest.raises(Undefined, match="no images"):
+        sharpness.measure(make_subject(blind, recording()))
 
 
 def test_the_laplacian_of_a_dot_by_hand():

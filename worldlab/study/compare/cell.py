@@ -159,12 +159,12 @@ def _measured(
     missing = tuple(name for name in asked.measures if name not in known)
     if not missing:
         return dict(known)
-    from worldlab.study.measures import QUICK, Sizes, measure
+    from worldlab.study.measures import QUICK, SampleSizes, measure
 
     _refuse_older_model(folder)
     # One seed for all cells, whatever they trained with: every model is measured on the same episodes, recorded once.
-    sizes, keep = QUICK if asked.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
-    found = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
+    sizes, cache = QUICK if asked.sizes == "quick" else SampleSizes(), folder.parents[1] / RECORDINGS
+    found = measure(folder, registry, 0, missing, sizes=sizes, cache=cache)
     unanswered = [name for name in missing if name not in found]
     if unanswered:
         raise WorldlabError(one_line(f"nothing came of measuring {', '.join(unanswered)}"))

@@ -32,7 +32,7 @@ ALL, NOTHING = "all", "none"
 BASELINES = ("random", "untrained", "model-free")
 """What a baseline may be; "model-free:NAME" chooses the algorithm of Stable-Baselines3."""
 SIZES = ("full", "quick")
-"""How much is measured of a run: worldlab.study.measures.Sizes() or QUICK."""
+"""How much is measured of a run: worldlab.study.measures.SampleSizes() or QUICK."""
 PLAYERS = ("replay", "random")
 """Who plays what all models learn from: the first of them as it learns, or nobody."""
 SEEDS = 2**32

@@ -160,9 +160,9 @@ def _quantities(asked: Sequence[str]) -> tuple[Quantity, ...]:
     """What is to be measured. Raises: ConfigError."""
     if not asked:
         return ()
-    from worldlab.study.measures.catalogue import catalogue, chosen
+    from worldlab.study.measures.catalogue import catalogue, select
 
-    _, wanted = chosen(None if asked == (ALL,) else asked)
+    _, wanted = select(None if asked == (ALL,) else asked)
     return tuple(quantity for quantity in catalogue() if quantity.name in wanted)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from model_kit import gen
 
-from worldlab.study.measures.scores import crps, energy_score, inside
+from worldlab.study.measures.scoring_rules import coverage_90, crps, energy_score
 
 
 def test_the_energy_score_of_gaussians_is_the_closed_form():
@@ -47,7 +47,7 @@ def test_both_are_their_double_loops():
 def test_the_interval_of_a_right_forecast_holds_nine_in_ten_whatever_the_distribution(count):
     n = 4000
     draws = torch.from_numpy(np.random.default_rng(0).exponential(size=(count + 1, n, 1)))
-    held = inside(draws[1:], draws[0])
+    held = coverage_90(draws[1:], draws[0])
     assert abs(float(held.mean()) - 0.9) < 4 * (0.09 / n) ** 0.5
     with pytest.raises(ValueError, match="20 k - 1"):
-        inside(draws[2:], draws[0])
+        coverage_90(draws[2:], draws[0])
