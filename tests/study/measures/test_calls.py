@@ -40,8 +40,8 @@ def test_each_product_is_one_call(work):
 
 @pytest.mark.parametrize(("parallel", "naive"), [(False, None), (True, 3)])
 def test_a_small_model_by_hand(parallel, naive):
-    """A decoder of two linear layers. A step: one layer to the memory, one to the prior. Naively a step of the parallel one takes
-    the layer for all steps at once, their masked sum, and the prior."""
+    """A decoder of two linear layers. A step: one layer to the memory, one to the prior. Naively a step of the parallel
+    one takes the layer for all steps at once, their masked sum, and the prior."""
     found = calls.measure(make_subject(build_model(parallel=parallel), recording=None))  # type: ignore[arg-type]
     assert (found["calls/frame"].value, found["calls/step"].value) == (2, 2)
     assert found["calls/naive_step"].value == naive

@@ -28,7 +28,8 @@ def found(recording, std=None):
 
 
 def test_the_model_that_knows_the_system_is_scored_as_a_right_forecast_is(recording):
-    """Of a right forecast the score is E|x - x'| / 2: x - x' ~ N(0, 2 S), S = sum over i < k of A^i Q A^i', standardised."""
+    """Of a right forecast the score is E|x - x'| / 2: x - x' ~ N(0, 2 S), S = sum over i < k of A^i Q A^i',
+    standardised."""
     env, result = FullyObserved(**SETTINGS), found(recording)
     std = recording.truth[recording.frames("fit")].std(0, ddof=1)
     rng = np.random.default_rng(0)
@@ -63,7 +64,8 @@ def test_no_change_is_scored_by_how_far_the_state_went(recording):
 
 
 def test_what_a_reading_leaves_unexplained_is_part_of_the_forecast():
-    """A latent of one half of the state only: the other half, which hardly hangs on it, is forecast by its own spread."""
+    """A latent of one half of the state only: the other half, which hardly hangs on it, is forecast by its own
+    spread."""
     recording = record_fully_observed(episodes=20, length=40, **SETTINGS)
     model = build_true_model(FullyObserved(**SETTINGS))
     model.encoder.read = lambda obs: obs["vector"] * torch.tensor([1.0, 0.0])  # type: ignore[assignment]

@@ -30,7 +30,8 @@ def subject():
 
 
 def test_the_difference_is_that_of_the_same_starts(subject):
-    """Counted from the sixth decision on: episodes of 6, 8 and 10 steps pay 1, 3 and 4 (the horizon) times 2; dreams 4 times 3."""
+    """Counted from the sixth decision on: episodes of 6, 8 and 10 steps pay 1, 3 and 4 (the horizon) times 2; dreams 4
+    times 3."""
     found = gap.measure(subject)
     assert found["gap/real"].value == pytest.approx((2 + 6 + 8) / 3)
     for t in ("0.5", "1", "1.5"):

@@ -28,7 +28,8 @@ def test_a_ridge_with_little_to_fear_is_least_squares():
 
 
 def test_a_ridge_that_would_read_noise_is_pulled_to_the_mean():
-    """80 inputs that say nothing, 100 frames: least squares would be wrong by 1 + 80 / 19 variances, the ridge hardly by one."""
+    """80 inputs that say nothing, 100 frames: least squares would be wrong by 1 + 80 / 19 variances, the ridge hardly
+    by one."""
     x, y = torch.randn(400, 80, generator=gen()), torch.randn(400, 1, generator=gen(1)).double()
     read = fit_ridge(Examples((x[:100], y[:100]), (x[100:200], y[100:200])))
     assert float((read(x[200:]) - y[200:]).square().mean()) < 1.3

@@ -13,7 +13,8 @@ from worldlab.study.measures.scoring_rules import coverage_90, crps, energy_scor
 
 
 def test_the_energy_score_of_gaussians_is_the_closed_form():
-    """Forecast and truth N(0, s^2 I) in 3 dimensions: E|x - y| - E|x - x'| / 2 = E|N(0, 2 s^2 I)| / 2 = s Gamma(2) / Gamma(3/2)."""
+    """Forecast and truth N(0, s^2 I) in 3 dimensions: E|x - y| - E|x - x'| / 2 = E|N(0, 2 s^2 I)| / 2 = s Gamma(2) /
+    Gamma(3/2)."""
     s, n = 0.7, 4000
     samples, target = s * torch.randn(10, n, 3, generator=gen()), s * torch.randn(n, 3, generator=gen(1))
     scores = energy_score(samples.double(), target.double())

@@ -35,10 +35,10 @@ def measure(
 ) -> dict[str, Measurement]:
     """Measure a trained run on recorded episodes of its environment.
 
-    seed: seeds the episodes and every random draw. The same seed gives the same values, except for the group "speed", which
-    is wall-clock time. names: quantities, or groups (the part before the slash, such as "probe"); default: all. sizes: how
-    much is measured. reference: a run whose agent plays every second recorded episode; use the same one for all models of a
-    comparison. cache: a folder that stores recordings for the next model. Nothing else is written.
+    seed: seeds the episodes and every random draw. The same seed gives the same values, except for the group "speed",
+    which is wall-clock time. names: quantities, or groups (the part before the slash, such as "probe"); default: all.
+    sizes: how much is measured. reference: a run whose agent plays every second recorded episode; use the same one for
+    all models of a comparison. cache: a folder that stores recordings for the next model. Nothing else is written.
     Raises: ConfigError for an unknown name or a reference run in another environment; what
     `worldlab.training.loaded.load_run` raises.
     """

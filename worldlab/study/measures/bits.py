@@ -1,11 +1,12 @@
 """Bits per dimension of images, where posterior, prior and decoder all have a density; elsewhere nothing is estimated.
 
-    bits = -log2 P(o | h) / dimensions,    log P(o | h) >= log 1/K sum_k  P(o | h, z_k) p(z_k | h) / q(z_k | o, h),    z_k ~ q
+    bits = -log2 P(o | h) / dimensions
+    log P(o | h) >= log 1/K sum_k  P(o | h, z_k) p(z_k | h) / q(z_k | o, h),    z_k ~ q
 
-is the importance-weighted bound (Burda et al. 2015, arXiv:1509.00519) for a frame, given the memory h of the sampled latents
-before it. With K = 1, its mean over frames is the world model's own bound on -log2 P(o_1 .. o_T | actions), whose earlier
-latents are samples as well. With larger K it bounds single frames given h, not the sequence, and shows how loose the first bound
-is.
+is the importance-weighted bound (Burda et al. 2015, arXiv:1509.00519) for a frame, given the memory h of the sampled
+latents before it. With K = 1, its mean over frames is the world model's own bound on -log2 P(o_1 .. o_T | actions),
+whose earlier latents are samples as well. With larger K it bounds single frames given h, not the sequence, and shows
+how loose the first bound is.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def sample_log_terms(
 def bits_by_draws(weights: Tensor, dimensions: int, draws: Sequence[int]) -> dict[int, Tensor]:
     """Compute bits per dimension [M] for each number k of draws inside the logarithm.
 
-    weights: log weights [M, K] in nats, K >= k. The result is the mean over as many groups of k as fit into K, so that on the
-    same draws the bound never gets looser with k.
+    weights: log weights [M, K] in nats, K >= k. The result is the mean over as many groups of k as fit into K, so that
+    on the same draws the bound never gets looser with k.
     """
     out = {}
     for k in draws:

@@ -1,4 +1,4 @@
-"""A disk cache of arrays that are the same for all models of a comparison: recordings, predictions of the supervised network."""
+"""A disk cache for arrays shared by all models of a comparison: recordings, predictions of the supervised network."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def load_or_make(folder: Path | None, kind: str, request: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
-    """Return the arrays for `request` (plain JSON data): loaded from the folder, or made and saved there. Without a folder,
-    make them and save nothing.
+    """Return the arrays for `request` (plain JSON data): loaded from the folder, or made and saved there. Without a
+    folder, make them and save nothing.
 
-    The file is KIND-HASH.safetensors, where HASH is the hash of the request; its header stores the request and the digest of
-    the arrays. A damaged file is replaced. Two processes with the same request at the same time both make the arrays, with
-    the same result. Raises: StorageError.
+    The file is KIND-HASH.safetensors, where HASH is the hash of the request; its header stores the request and the
+    digest of the arrays. A damaged file is replaced. Two processes with the same request at the same time both make the
+    arrays, with the same result. Raises: StorageError.
     """
     if folder is None:
         return make()

@@ -1,8 +1,8 @@
 """The number of sequential network calls per drawn image or imagined step: the cost of sampling on any machine.
 
-A call is a matrix product, a convolution or an attention, counted as torch's functions are called. Each call waits for the one
-before it, so the count is the length of the chain. A masked network that runs once per pixel counts once per pixel; a layer that
-runs on all rows of a batch counts once.
+A call is a matrix product, a convolution or an attention, counted as torch's functions are called. Each call waits for
+the one before it, so the count is the length of the chain. A masked network that runs once per pixel counts once per
+pixel; a layer that runs on all rows of a batch counts once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from worldlab.world_model import WorldModel
 
 _NAMES = """
     linear bilinear matmul __matmul__ __rmatmul__ mm bmm mv addmm addbmm baddbmm addmv einsum tensordot linalg_multi_dot
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention multi_head_attention_forward
-    gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell gru lstm rnn_tanh rnn_relu
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention
+    multi_head_attention_forward gru_cell lstm_cell rnn_tanh_cell rnn_relu_cell gru lstm rnn_tanh rnn_relu
 """
 PRODUCTS = frozenset(_NAMES.split())
 """Last names of the functions that count as a call."""

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasureGroup:
-    """Quantities that are measured together. name: the part of their names before the slash, and the module that measures
-    them."""
+    """Quantities that are measured together. name: the part of their names before the slash, and the module that
+    measures them."""
 
     name: str
     quantities: tuple[Quantity, ...]
 
     def load(self) -> Callable[[MeasuredModel], dict[str, Measurement]]:
-        """Import the group's function. It returns every quantity, or raises worldlab.study.measures.undefined.Undefined for
-        the whole group."""
+        """Import the group's function. It returns every quantity, or raises worldlab.study.measures.undefined.Undefined
+        for the whole group."""
         return importlib.import_module(f"worldlab.study.measures.{self.name}").measure
 
 
@@ -40,7 +40,10 @@ def catalogue() -> tuple[Quantity, ...]:
 
 
 def select(names: Sequence[str] | None) -> tuple[list[MeasureGroup], set[str]]:
-    """Return the groups to measure for the given quantities or groups (None: all), and the quantities. Raises: ConfigError."""
+    """Return the groups to measure for the named quantities or groups (None: all), and the quantities.
+
+    Raises: ConfigError for an unknown name.
+    """
     groups = {group.name: {quantity.name for quantity in group.quantities} for group in GROUPS}
     known = set().union(*groups.values())
     wanted: set[str] = set()

@@ -1,7 +1,8 @@
 """Whether one dreamt step reaches every next state, with the right probability. Needs known transition probabilities.
 
-For each state with several possible outcomes, every action is imagined many times from recorded contexts. The decoder (or the
-probe, if the decoder does not draw) renders each dreamt step, and the environment identifies the state in the image.
+For each state with several possible outcomes, every action is imagined many times from recorded contexts. The decoder
+(or the probe, if the decoder does not draw) renders each dreamt step, and the environment identifies the state in the
+image.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def estimate_transition_probs(
 ) -> np.ndarray:
     """Estimate the distribution of next states under the model after a discrete action.
 
-    carry: contexts [M, ...], each imagined `samples` times. Returns: float64 [states + 1]; the last entry is the share of
-    images that show no state.
+    carry: contexts [M, ...], each imagined `samples` times. Returns: float64 [states + 1]; the last entry is the share
+    of images that show no state.
     """
     many = model.fork(carry, samples)
     step = torch.eye(model.specs.action.dim, device=model.device)[action].expand(len(many["z"]), -1)
@@ -108,12 +109,12 @@ def estimate_transition_probs(
 
 
 def total_variation(dreamt: np.ndarray, exact: np.ndarray) -> float:
-    """Return the total variation between dreamt shares [S + 1], whose last entry is "no state", and probabilities [S]."""
+    """Return the total variation between dreamt shares [S + 1], last entry "no state", and probabilities [S]."""
     return float(0.5 * (np.abs(dreamt[:-1] - exact).sum() + dreamt[-1]))
 
 
 def expected_variation(probs: np.ndarray, draws: int) -> float:
-    """Return the expected total variation of the empirical distribution of `draws` samples from exact probabilities [S].
+    """Return the expected total variation between `draws` samples of probabilities [S] and the probabilities.
 
     No model can be expected to score below it. It is half the sum of mean absolute deviations of binomials,
     2 v (1 - p) P(X = v), v = floor(n p) + 1 (de Moivre 1730).

@@ -1,4 +1,4 @@
-"""Disentanglement (each entry of z represents one factor of the state) and completeness (each factor is in one entry of z).
+"""Disentanglement (one factor of the state per entry of z) and completeness (one entry of z per factor).
 
 Eastwood & Williams 2018, "A framework for the quantitative evaluation of disentangled representations", section 3. The
 importances are the absolute weights of a ridge regression from standardised z to standardised factors.

@@ -1,7 +1,7 @@
 """How much the latent retains of task-irrelevant noise; lower is better.
 
-The setting follows Nguyen et al. 2021 (TPC), arXiv:2106.07156, who use moving backgrounds. Here the noise factors are known, so
-probes measure directly what a latent retains of them, beside what it retains of the state.
+The setting follows Nguyen et al. 2021 (TPC), arXiv:2106.07156, who use moving backgrounds. Here the noise factors are
+known, so probes measure directly what a latent retains of them, beside what it retains of the state.
 """
 
 from __future__ import annotations

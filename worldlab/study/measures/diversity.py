@@ -1,8 +1,8 @@
-"""Whether dreamt images are as diverse as real ones, and new: nearest neighbours in the features of a fixed random network.
+"""Diversity and novelty of dreamt images, by nearest neighbours in the features of a fixed random network.
 
-Density and coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. Blurred images are far from all real ones (low
-density); a model that repeats a few images leaves most real ones without a neighbour (low coverage); a model that repeats its
-training images is closer to them than to an equal number of unseen images (copies below 1).
+Density and coverage: Naeem et al. 2020, arXiv:2002.09797, equations 3 and 4. Blurred images are far from all real ones
+(low density); a model that repeats a few images leaves most real ones without a neighbour (low coverage); a model that
+repeats its training images is closer to them than to an equal number of unseen images (copies below 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEIGHBOURS = 5
 
 
 def measure(subject: MeasuredModel) -> dict[str, Measurement]:
-    """Measure diversity/... Raises: Undefined where the model draws no images, or the episodes are too short for a dream."""
+    """Measure diversity/... Raises: Undefined where the model draws no images, or episodes are too short to dream."""
     images = render_images(subject)
     if images.dream is None:
         raise Undefined(TOO_SHORT)
@@ -39,11 +39,11 @@ def compute_density_and_coverage(
 ) -> tuple[Tensor, Tensor]:
     """Compute density and coverage of drawn features [M, d] with respect to real features [N, d].
 
-    episode int [N]: the episodes of the real images. start_episode int [M]: the episodes in which the dreams started. Frames of
-    one episode are correlated, so neighbours are searched in other episodes only.
-    Returns: for each drawn image, the number of real neighbourhoods that contain it over NEIGHBOURS, [M]; for each real image,
-    whether its neighbourhood contains a drawn one, [N] 0 or 1. Raises: Undefined with fewer than NEIGHBOURS images in other
-    episodes.
+    episode int [N]: the episodes of the real images. start_episode int [M]: the episodes in which the dreams started.
+    Frames of one episode are correlated, so neighbours are searched in other episodes only.
+    Returns: for each drawn image, the number of real neighbourhoods that contain it over NEIGHBOURS, [M]; for each real
+    image, whether its neighbourhood contains a drawn one, [N] 0 or 1.
+    Raises: Undefined with fewer than NEIGHBOURS images in other episodes.
     """
     distance = _distances(real, real).masked_fill(episode[:, None] == episode, torch.inf)
     if len(real) <= NEIGHBOURS or bool(distance.isfinite().sum(1).lt(NEIGHBOURS).any()):
@@ -54,12 +54,12 @@ def compute_density_and_coverage(
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """Compute distances [N, M]. They are exactly 0 between equal rows, which the faster matrix-product formula does not give."""
+    """Compute distances [N, M]: exactly 0 between equal rows, unlike with the faster matrix-product formula."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _measure_copies(subject: MeasuredModel, dreamt: Tensor, episode: Tensor) -> Measurement:
-    """Divide the distance of dreamt images to the nearest training image by that to the nearest of as many unseen images.
+    """Divide the distance from dreams to the nearest training image by that to the nearest of as many unseen images.
 
     Unrealistic images are far from both sets and give a ratio near 1.
     """

@@ -1,11 +1,11 @@
 """How well dreams predict the true state: proper scoring rules in a space that is the same for every kind of dynamics.
 
-A dream consists of samples of features, and a ridge regression predicts a state from each. The forecast of a later state is
+A dream consists of samples of features, and a ridge regression predicts a state from each. A later state's forecast is
 
-    prediction from the features sampled there + a residual of the regression,    both in standard deviations of the state
+    prediction from the features sampled there + a residual of the regression,    both in std of the state
 
-with residuals from episodes that the regression was not fitted to. Without residuals, a poor regression would look like an
-overconfident dream. The forecast is scored against the true state, beside two baselines that use no model.
+with residuals from episodes that the regression was not fitted to. Without residuals, a poor regression would look like
+an overconfident dream. The forecast is scored against the true state, beside two baselines that use no model.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class StateForecaster:
 
 
 def measure(subject: MeasuredModel) -> dict[str, Measurement]:
-    """Measure energy/... Raises: Undefined where the true state is not exposed, or no episode is long enough for a dream."""
+    """Measure energy/... Raises: Undefined where the state is not exposed, or no episode is long enough for a dream."""
     truth, recording = subject.truth, subject.recording
     episode, time = choose_dream_starts(subject, max(HORIZONS))
     dreamt = dream_states(subject, episode, time)

@@ -1,9 +1,9 @@
 """How much worse a model reconstructs held-out images than images it was trained on.
 
-Both sets have the same number of frames: one from the run's own replay, one from the test episodes. Two errors are compared: the
-error of images rendered from posteriors, for every decoder that draws, and the bits of frames given z, for decoders with a
-density. The difference measures memorisation, provided that the run's early experience resembles the test episodes: both are
-random play.
+Both sets have the same number of frames: one from the run's own replay, one from the test episodes. Two errors are
+compared: the error of images rendered from posteriors, for every decoder that draws, and the bits of frames given z,
+for decoders with a density. The difference measures memorisation, provided that the run's early experience resembles
+the test episodes: both are random play.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Optional methods by which an environment exposes ground truth that agents never receive.
 
-    truth()                             the simulator's state (HasTruth); an adapter may provide it for environments that are
-                                        not its own (TruthAdapter)
-    noise_factors()                     the factors behind the noise in an image, and nothing else (HasNoiseFactors)
-    transition_probs(), state_of()      the transition probabilities of a finite environment (HasTransitionProbs)
+    truth()                           the simulator's state (HasTruth); an adapter may provide it for environments that
+                                      are not its own (TruthAdapter)
+    noise_factors()                   the factors behind the noise in an image, and nothing else (HasNoiseFactors)
+    transition_probs(), state_of()    the transition probabilities of a finite environment (HasTransitionProbs)
 
 An environment, a wrapper or an adapter needs no import from here: a method with that name and meaning is enough.
 """
@@ -28,15 +28,14 @@ class HasTruth(Protocol):
 
 @runtime_checkable
 class TruthAdapter(Protocol):
-    """An adapter (worldlab.env.find.EnvAdapter) that reads the state of an environment it built; None where it cannot."""
+    """An adapter (worldlab.env.find.EnvAdapter) that reads the state of its environments, or returns None."""
 
     def truth(self, env: Any) -> Factors | None: ...
 
 
 @runtime_checkable
 class HasNoiseFactors(Protocol):
-    """An environment (or a wrapper) that adds noise to observations and exposes the noise factors, which are independent of
-    the state."""
+    """An environment (or a wrapper) that exposes the factors of its observation noise, independent of the state."""
 
     def noise_factors(self) -> Factors: ...
 
@@ -50,8 +49,8 @@ class HasTransitionProbs(Protocol):
         ...
 
     def state_of(self, obs: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the states int [N] shown by observations {key: [N, ...]} as the environment emits them; S for an observation
-        that shows no state."""
+        """Return the states int [N] shown by observations {key: [N, ...]} as the environment emits them; S for an
+        observation that shows no state."""
         ...
 
 
@@ -69,8 +68,8 @@ def find_layer(env: Any, protocol: type[ProtocolT]) -> ProtocolT | None:
 
 
 def find_truth_reader(adapter: Any, env: Any) -> Callable[[], Factors] | None:
-    """Return a function that reads the state of a running environment, or None. The environment takes precedence over its
-    adapter."""
+    """Return a function that reads the state of a running environment, or None. The environment takes precedence over
+    its adapter."""
     layer = find_layer(env, HasTruth)
     if layer is not None:
         return layer.truth

@@ -1,8 +1,8 @@
 """The kernel distance of images (KID) in the features of a fixed random network, over pairs of different episodes.
 
-Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared MMD with the kernel (x . y / d + 1)^3. A pretrained network would
-favour models whose images resemble its training set; a random network favours none. Frames of one episode are correlated, so
-only pairs of different episodes are compared. The error is the jackknife error over episodes.
+Binkowski et al. 2018, arXiv:1801.01401: the unbiased squared MMD with the kernel (x . y / d + 1)^3. A pretrained
+network would favour models whose images resemble its training set; a random network favours none. Frames of one episode
+are correlated, so only pairs of different episodes are compared. The error is the jackknife error over episodes.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def random_features(images: Tensor) -> Tensor:
 
 
 def kid(x: Tensor, x_episode: Tensor, y: Tensor, y_episode: Tensor) -> tuple[float, float]:
-    """Return the KID between features x [N, d] and y [M, d], and its standard error. x_episode int [N], y_episode int [M].
+    """Return the KID between features x [N, d] and y [M, d], and its standard error. x_episode [N], y_episode [M]: int.
 
-    Frames of the same episode are never compared, within x, within y or across. With a unique episode number for each frame
-    this is the plain estimator. The error is NaN with fewer than three episodes.
+    Frames of the same episode are never compared, within x, within y or across. With a unique episode number for each
+    frame this is the plain estimator. The error is NaN with fewer than three episodes.
     """
     numbers, index = torch.cat([x_episode, y_episode]).unique(return_inverse=True)
     a, b = (F.one_hot(part, len(numbers)).double() for part in index.split([len(x), len(y)]))  # [N, G], [M, G]

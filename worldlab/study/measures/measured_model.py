@@ -34,8 +34,8 @@ ROWS = 8
 
 @dataclass(frozen=True)
 class Trace:
-    """The posterior along a recording. memory [E, T, H] and z [E, T, D] are on the CPU. at(episode, time) returns the Carry
-    [M, ...] of these frames, from which a dream can start."""
+    """The posterior along a recording. memory [E, T, H] and z [E, T, D] are on the CPU. at(episode, time) returns the
+    Carry [M, ...] of these frames, from which a dream can start."""
 
     memory: Tensor
     z: Tensor
@@ -51,11 +51,11 @@ class Trace:
 class MeasuredModel:
     """A trained model with everything that the measures need.
 
-    recording: the episodes. build_untrained: builds the same model with its initial weights. make_env: builds the evaluation
-    environment. make_agent: returns the agent with a random stream of the given seed. seed: seeds every random draw of a
-    measure. deterministic: whether evaluation uses the agent's most likely actions. cache: a folder for results that are the
-    same for all models of an environment. load_training_episodes: loads what the run was trained on; raises Undefined where
-    there is no replay. memo: results shared between measures, by name.
+    recording: the episodes. build_untrained: builds the same model with its initial weights. make_env: builds the
+    evaluation environment. make_agent: returns the agent with a random stream of the given seed. seed: seeds every
+    random draw of a measure. deterministic: whether evaluation uses the agent's most likely actions. cache: a folder
+    for results that are the same for all models of an environment. load_training_episodes: loads what the run was
+    trained on; raises Undefined where there is no replay. memo: results shared between measures, by name.
     """
 
     model: WorldModel
@@ -113,15 +113,15 @@ class MeasuredModel:
 
     @cached_property
     def truth(self) -> Tensor:
-        """The true state of every frame, float64 [E, T, K], standardised over the fit frames. Factors that are constant in
-        these are excluded. Raises: Undefined."""
+        """The true state of every frame, float64 [E, T, K], standardised over the fit frames. Factors that are constant
+        in these are excluded. Raises: Undefined."""
         if self.recording.truth is None:
             raise Undefined("this environment exposes no state: neither it nor its adapter has truth()")
         return self.standardise(self.recording.truth)
 
     def standardise(self, factors: np.ndarray) -> Tensor:
-        """Standardise recorded factors [E, T, *] over the fit frames; constant factors are excluded. Raises: Undefined if all
-        are constant."""
+        """Standardise recorded factors [E, T, *] over the fit frames; constant factors are excluded. Raises: Undefined
+        if all are constant."""
         values = torch.from_numpy(factors)
         scaling = Standardiser.fit(values[self.frames("fit")])
         if not bool(scaling.varies.any()):
@@ -187,7 +187,7 @@ def choose_dream_starts(subject: MeasuredModel, horizon: int) -> tuple[Tensor, T
 
 
 def gather_actions(recording: Recording, episode: Tensor, time: Tensor, horizon: int) -> Tensor:
-    """Return the recorded actions float32 [M, horizon, A] that follow frames (episode, time); 0 after an episode's end."""
+    """Return the recorded actions float32 [M, horizon, A] that follow frames (episode, time); 0 after the end."""
     action = torch.from_numpy(recording.data["prev_action"])
     padded = torch.cat([action, action.new_zeros(len(action), horizon, action.shape[-1])], 1)
     return padded[episode[:, None], time[:, None] + 1 + torch.arange(horizon)]

@@ -1,7 +1,8 @@
 """How well the true state can be predicted from the latent, on a scale between an untrained and a supervised encoder.
 
-Linear and small nonlinear probes; Alain & Bengio 2016, arXiv:1610.01644. The probes read the most likely latents, without
-sampling noise: they are what a deterministic agent uses, and the sampling noise of an untrained encoder would hide its signal.
+Linear and small nonlinear probes; Alain & Bengio 2016, arXiv:1610.01644. The probes read the most likely latents,
+without sampling noise: they are what a deterministic agent uses, and the sampling noise of an untrained encoder would
+hide its signal.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def predict_with_probes(
 
 
 def predict_both(subject: MeasuredModel, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return linear and nonlinear predictions [N, K] in the test frames, from inputs [E, T, F], of targets [E, T, K]."""
+    """Return linear and nonlinear predictions [N, K] of targets [E, T, K] from inputs [E, T, F], in the test frames."""
     examples = split_examples(subject, inputs, target)
     test = inputs[subject.frames("test")]
     predict = fit_mlp(examples, subject.sizes.probe_epochs, torch.Generator().manual_seed(subject.seed))

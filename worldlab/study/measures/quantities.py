@@ -29,8 +29,8 @@ def _probe() -> Iterator[Row]:
             name, title = f"{kind}_r2{suffix}", f"State probed from {inputs}, {kind}"
             untrained = f"the same R2 for the same model with its initial weights, {test}"
             normalised = (
-                "R2 on the scale from the untrained model (0) to the supervised network (1); undefined unless these differ "
-                "by two standard errors"
+                "R2 on the scale from the untrained model (0) to the supervised network (1); undefined unless these "
+                "differ by two standard errors"
             )
             yield name, title, "R2", "higher", f"R2 of {probe} from the most likely {inputs}, {test}"
             yield f"{name}_random", f"{title}, untrained", "R2", None, untrained
@@ -44,8 +44,8 @@ def _distractor() -> Iterator[Row]:
         for suffix, inputs in _INPUTS.items():
             for kind, probe in _PROBES.items():
                 how = (
-                    f"R2 of {probe} from the most likely {inputs} to the factors of env.distractors, each clipped at -1, on "
-                    "test episodes"
+                    f"R2 of {probe} from the most likely {inputs} to the factors of env.distractors, each clipped at "
+                    "-1, on test episodes"
                 )
                 name = f"noise_r2{suffix}{model_suffix}" if kind == "linear" else f"noise_mlp_r2{suffix}{model_suffix}"
                 yield name, f"Noise probed from {inputs}, {kind}{title}", "R2", better, how  # type: ignore[misc]
@@ -56,7 +56,7 @@ def _distractor() -> Iterator[Row]:
 
 
 def _energy() -> Iterator[Row]:
-    space = "in standard deviations of the true state, predicted from dreamt features by a ridge regression plus its residuals"
+    space = "in std of the true state, predicted from dreamt features by a ridge regression plus its residuals"
     baseline = "the same score for a baseline without a model, which predicts"
     for k in HORIZONS:
         ahead = f"{k} step{'s' if k > 1 else ''} ahead"
@@ -104,13 +104,13 @@ def _bits() -> Iterator[Row]:
 
 def _sharpness() -> Iterator[Row]:
     detail = (
-        "energy of the 4-neighbour Laplacian of rendered images over that of real ones: 1 is right, below is blur, above is "
-        "noise; rendered as a sample where the decoder's distribution models the image itself, as the mode where it is noise "
-        "around an image"
+        "energy of the 4-neighbour Laplacian of rendered images over that of real ones: 1 is right, below is blur, "
+        "above is noise; rendered as a sample where the decoder's distribution models the image itself, as the mode "
+        "where it is noise around an image"
     )
     kid = (
-        "unbiased MMD^2 with the cubic kernel in the features of the fixed network worldlab-random-conv-1, over pairs of "
-        "different episodes; error by jackknife over episodes"
+        "unbiased MMD^2 with the cubic kernel in the features of the fixed network worldlab-random-conv-1, over pairs "
+        "of different episodes; error by jackknife over episodes"
     )
     for name, what in (("posterior", "from posteriors"), ("dream", f"after {HORIZONS[-1]} dreamt steps")):
         yield f"ratio_{name}", f"Detail of images {what}", "", None, detail
@@ -124,16 +124,16 @@ def _sharpness() -> Iterator[Row]:
 def _diversity() -> Iterator[Row]:
     space = f"of images after {HORIZONS[-1]} dreamt steps, in the features of worldlab-random-conv-1"
     radius = (
-        "the neighbourhood of a real image extends to its 5th nearest real image in another episode, and only dreams started "
-        "in other episodes count"
+        "the neighbourhood of a real image extends to its 5th nearest real image in another episode, and only dreams "
+        "started in other episodes count"
     )
     density = f"number of real neighbourhoods that contain a dream, over 5 (1 for real images), {space}; {radius}"
     yield "density", "Density of dreamt images", "", "higher", density
     coverage = f"share of real images with a dream in their neighbourhood, {space}; {radius}"
     yield "coverage", "Coverage of real images by dreams", "", "higher", coverage
     copies = (
-        f"distance to the nearest training image over that to the nearest of as many unseen images, {space}: below 1 dreams "
-        "repeat training images"
+        f"distance to the nearest training image over that to the nearest of as many unseen images, {space}: below 1 "
+        "dreams repeat training images"
     )
     yield "copies", "Novelty of dreamt images", "", None, copies
 
@@ -156,8 +156,8 @@ def _dci() -> Iterator[Row]:
 
 def _coverage() -> Iterator[Row]:
     distance = (
-        "total variation between dreamt and true next states, mean over states and actions with several outcomes; images that "
-        "show no state count as wrong; a perfect model gets coverage/by_chance"
+        "total variation between dreamt and true next states, mean over states and actions with several outcomes; "
+        "images that show no state count as wrong; a perfect model gets coverage/by_chance"
     )
     yield "total_variation", "Distance to the true probabilities", "", "lower", distance
     distinct = "share of the possible next states that receive over 1% of the dreams"

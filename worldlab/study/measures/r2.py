@@ -22,9 +22,10 @@ MIN_VARIANCE = 1e-9
 class R2Scores:
     """R2 of P predictions of the same K factors on the same frames.
 
-    sums float64 [G, 1 + (2 + P) K]: for each episode, sums over its frames of 1, the factors, their squares, and the squared
-    errors of each prediction. R2 is the mean over factors of 1 - squared error / squared deviation. Each factor's R2 is
-    clipped at -1, since a nearly constant factor would otherwise dominate the mean. Constant factors are excluded.
+    sums float64 [G, 1 + (2 + P) K]: for each episode, sums over its frames of 1, the factors, their squares, and the
+    squared errors of each prediction. R2 is the mean over factors of 1 - squared error / squared deviation. Each
+    factor's R2 is clipped at -1, since a nearly constant factor would otherwise dominate the mean. Constant factors are
+    excluded.
     """
 
     names: tuple[str, ...]
@@ -33,8 +34,8 @@ class R2Scores:
 
     @classmethod
     def compute(cls, predictions: Mapping[str, Tensor], target: Tensor, episode: Tensor) -> R2Scores:
-        """Accumulate the sums. predictions: by name, [N, K] each, like target; episode int [N]. Raises: Undefined if all
-        factors are constant."""
+        """Accumulate the sums. predictions: by name, [N, K] each, like target; episode int [N]. Raises: Undefined if
+        all factors are constant."""
         target = target.double()
         errors = [(prediction.double() - target).square() for prediction in predictions.values()]
         sums = sum_by_episode(torch.cat([torch.ones(len(target), 1), target, target.square(), *errors], 1), episode)
@@ -56,8 +57,8 @@ class R2Scores:
         return make_measurement(value[at], error[at])
 
     def normalise(self, name: str, zero: str, one: str) -> Measurement:
-        """Return R2 of a prediction on the scale where prediction `zero` scores 0 and prediction `one` scores 1; undefined
-        unless `one` is better than `zero` by MIN_SEPARATION standard errors."""
+        """Return R2 of a prediction on the scale where prediction `zero` scores 0 and prediction `one` scores 1;
+        undefined unless `one` is better than `zero` by MIN_SEPARATION standard errors."""
         at, low, high = (self.names.index(each) for each in (name, zero, one))
         span, unsure = jackknife(self.sums, lambda total: (self.r2(total)[high] - self.r2(total)[low])[None])
         if not float(span) > MIN_SEPARATION * float(unsure.nan_to_num(0.0)):

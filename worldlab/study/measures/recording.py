@@ -1,7 +1,8 @@
 """Records the episodes on which models are measured: fixed episodes with the true state, the same for every model.
 
-No model was trained on them: their seeds differ from those of training and of evaluation. Actions are uniform and each is
-repeated for 1 to 8 decisions, so that systems with inertia move. A reference run's agent may play every second episode instead.
+No model was trained on them: their seeds differ from those of training and of evaluation. Actions are uniform and each
+is repeated for 1 to 8 decisions, so that systems with inertia move. A reference run's agent may play every second
+episode instead.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from worldlab.study.measures.cache import Arrays, digest
 from worldlab.study.measures.ground_truth import Factors, HasNoiseFactors, find_layer, find_truth_reader
 
 STREAM = 40_961
-"""First entry of the recorded episodes' seeds; training and evaluation use seeds of a single number, so none coincide."""
+"""First entry of the recorded episodes' seeds; training and evaluation use single numbers, so no seeds coincide."""
 MAX_HOLD = 8
 """Maximum number of decisions for which a random action is repeated."""
 SPLITS = {"fit": (0, 2, 5, 7), "validation": (3, 8), "test": (1, 4, 6, 9)}
-"""Episode numbers modulo ten that fit probes, that select them (early stopping), and that are the test set. Half of each split
-is odd: odd episodes are those that a reference run plays."""
+"""Episode numbers modulo ten that fit probes, that select them (early stopping), and that are the test set. Half of
+each split is odd: odd episodes are those that a reference run plays."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Recording:
     """E episodes of up to T observations, aligned on arrival as in worldlab.interfaces.Batch; 0 after an episode's end.
 
     data: {"obs key": [E, T, ...] as the environment emits it, "prev_action" [E, T, A], "reward", "cont" [E, T] float32,
-    "is_first" [E, T] bool}. length: int64 [E]. truth, noise: float64 [E, T, K], or None where the environment does not expose
-    them; truth_names, noise_names: names of their K entries.
+    "is_first" [E, T] bool}. length: int64 [E]. truth, noise: float64 [E, T, K], or None where the environment does not
+    expose them; truth_names, noise_names: names of their K entries.
     """
 
     data: dict[str, np.ndarray]

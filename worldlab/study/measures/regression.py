@@ -1,4 +1,4 @@
-"""Probes that predict standardised factors from inputs: ridge regression and a small MLP, selected on validation episodes."""
+"""Probes that predict standardised factors: ridge regression and a small MLP, selected on validation episodes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from worldlab.study.measures.undefined import Undefined
 PENALTIES = (1e-5, 1e-3, 1e-1, 10.0)
 """Candidate ridge penalties per row, for inputs of variance 1; the validation episodes select one."""
 MIN_STD = 1e-6
-"""Relative std below which a value counts as constant: as an input it is rounding noise, as a target there is no variance to
-explain."""
+"""Relative std below which a value counts as constant: as an input it is rounding noise, as a target there is no
+variance to explain."""
 UNITS, LAYERS, BATCH, RATE, PATIENCE = 128, 2, 256, 1e-3, 10
 """Hyperparameters of the MLP: width, hidden layers, frames per update, Adam's learning rate, epochs without a better
 validation error before training stops."""
@@ -48,7 +48,7 @@ class Standardiser:
 
 @dataclass(frozen=True)
 class Examples:
-    """Data that fits a predictor (fit) and data that selects it (validation): inputs [N, F], standardised targets [N, K]."""
+    """Data that fits a predictor and data that selects it: inputs [N, F], standardised targets [N, K] each."""
 
     fit: tuple[Tensor, Tensor]
     validation: tuple[Tensor, Tensor]
@@ -95,8 +95,8 @@ def build_seeded(generator: torch.Generator, build: Callable[[], nn.Module]) -> 
 
 
 def train_with_early_stopping(net: nn.Module, train_round: Callable[[], float], rounds: int, patience: int) -> None:
-    """Call `train_round`, which trains and returns an error, up to `rounds` times; restore the weights with the smallest
-    error."""
+    """Call `train_round`, which trains and returns an error, up to `rounds` times; restore the weights with the
+    smallest error."""
     with torch.enable_grad():
         best, weights, waited = float("inf"), copy.deepcopy(net.state_dict()), 0
         for _ in range(rounds):

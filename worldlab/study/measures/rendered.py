@@ -31,10 +31,10 @@ class RenderedImages:
     """Test frames as recorded and as the model renders them.
 
     space: the feature space of the comparison. episode int [N]: the episodes of the frames. real: the recorded frames.
-    posterior: rendered from sampled latents. dream: rendered at the end of dreams that start HORIZON steps earlier and follow
-    the recorded actions; None where no episode is long enough. midpoints: rendered half-way between the features of two frames,
-    with the number [N] of the pair of episodes, which no test frame has; None where no two episodes outside of the test set
-    are long enough.
+    posterior: rendered from sampled latents. dream: rendered at the end of dreams that start HORIZON steps earlier and
+    follow the recorded actions; None where no episode is long enough. midpoints: rendered half-way between the features
+    of two frames, with the number [N] of the pair of episodes, which no test frame has; None where no two episodes
+    outside of the test set are long enough.
     """
 
     space: FeatureSpace
@@ -47,8 +47,8 @@ class RenderedImages:
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The space in which images are compared: random features, centred at the mean of real frames and divided by their overall
-    spread. One spread for all features: with one per feature, nearly constant features would dominate."""
+    """The space in which images are compared: random features, centred at the mean of real frames and divided by their
+    overall spread. One spread for all features: with one per feature, nearly constant features would dominate."""
 
     centre: dict[str, Tensor]
     spread: dict[str, float]
@@ -72,7 +72,7 @@ class FeatureSpace:
 
 
 def render_images(subject: MeasuredModel) -> RenderedImages:
-    """Render all images, once per subject. Raises: Undefined where no images are observed, or the decoder draws none."""
+    """Render all images, once per subject. Raises: Undefined where none are observed, or the decoder draws none."""
     if "rendered" not in subject.memo:
         subject.memo["rendered"] = _render_all(subject)
     return subject.memo["rendered"]
@@ -106,7 +106,7 @@ def _render_all(subject: MeasuredModel) -> RenderedImages:
 
 
 def _choose_frames(subject: MeasuredModel, horizon: int) -> tuple[Tensor, Tensor] | None:
-    """Choose test frames (episode, time) [N] at least CONTEXT - 1 + horizon steps into an episode; None if there are none."""
+    """Choose test frames (episode, time) [N] at least CONTEXT - 1 + horizon steps into an episode, or return None."""
     episode, time = subject.frames("test")
     late = time >= CONTEXT - 1 + horizon
     if not bool(late.any()):
@@ -117,8 +117,8 @@ def _choose_frames(subject: MeasuredModel, horizon: int) -> tuple[Tensor, Tensor
 def _compute_midpoints(subject: MeasuredModel, horizon: int) -> tuple[Tensor, Tensor] | None:
     """Compute features half-way between two frames [N, F], and the number of the pair of episodes [N].
 
-    The frames come from pairs of episodes outside of the test set, so that no image is compared with its own source, and
-    are as late in their episodes as the test frames. Returns None if no two episodes are long enough.
+    The frames come from pairs of episodes outside of the test set, so that no image is compared with its own source,
+    and are as late in their episodes as the test frames. Returns None if no two episodes are long enough.
     """
     episode, time = subject.frames("fit")
     late = time >= CONTEXT - 1 + horizon
@@ -153,7 +153,8 @@ def render(subject: MeasuredModel, features: Tensor) -> Images:
 
 @torch.no_grad()
 def _dream_features(subject: MeasuredModel, episode: Tensor, time: Tensor) -> Tensor:
-    """Imagine along the recorded actions, from HORIZON steps before frames (episode, time); return the last features [N, F]."""
+    """Imagine HORIZON steps along the recorded actions that lead to frames (episode, time); return the last features
+    [N, F]."""
     model, before = subject.model, time - HORIZON
     actions = gather_actions(subject.recording, episode, before, HORIZON).to(model.device)
     carry = subject.sampled_trace.at(episode.to(model.device), before.to(model.device))

@@ -10,7 +10,8 @@ class SampleSizes:
     """How much data, how many samples and how much compute the measures use."""
 
     episodes: int = 40
-    """Recorded episodes, at least 10. Of every ten, four fit the probes, two stop their training early, four are the test set."""
+    """Recorded episodes, at least 10. Of every ten, four fit the probes, two stop their training early, four are the
+    test set."""
     length: int = 100
     """Maximum number of observations recorded per episode."""
     probe_epochs: int = 100

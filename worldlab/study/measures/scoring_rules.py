@@ -1,7 +1,7 @@
 """Proper scoring rules for forecasts given by samples. Gneiting & Raftery 2007, JASA 102, section 4.
 
-samples: [S, N, D], S independent samples of each of N forecasts; target [N, D], the outcomes. Lower is better. The expected
-score is smallest for a forecaster that samples from the true distribution.
+samples: [S, N, D], S independent samples of each of N forecasts; target [N, D], the outcomes. Lower is better. The
+expected score is smallest for a forecaster that samples from the true distribution.
 """
 
 from __future__ import annotations

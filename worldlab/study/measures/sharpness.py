@@ -1,8 +1,8 @@
 """How much fine detail rendered images have, and whether it is realistic. Images are rendered as the model draws them.
 
-A blurred image lacks energy in the highest frequency band, a noisy one has too much. The ratio measures the amount of detail but
-not its realism, so it is reported beside a distance between rendered and real images (worldlab.study.measures.kid), which noise
-increases.
+A blurred image lacks energy in the highest frequency band, a noisy one has too much. The ratio measures the amount of
+detail but not its realism, so it is reported beside a distance between rendered and real images
+(worldlab.study.measures.kid), which noise increases.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _sum_energy(images: Images) -> Tensor:
 
 
 def laplacian_energy(image: Tensor) -> Tensor:
-    """Compute the mean squared response [N] of the 4-neighbour Laplacian to images [N, C, H, W]: high-frequency energy."""
+    """Compute the mean squared response [N] of the 4-neighbour Laplacian to images [N, C, H, W]."""
     kernel = image.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
     response = F.conv2d(image.flatten(0, 1)[:, None], kernel[None, None])
     return response.square().flatten(1).mean(1).view(image.shape[:2]).mean(1)

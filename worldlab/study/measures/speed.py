@@ -1,6 +1,6 @@
-"""Throughput of drawing images and imagining steps, beside the simulator: wall-clock time on this machine, in this process.
+"""Throughput of drawing images and imagining steps, beside the simulator.
 
-These are the only measures that differ from run to run.
+Timings are wall-clock time on this machine, in this process. These are the only measures that differ from run to run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def measure_rate(
 
 
 def _measure_simulator(subject: MeasuredModel) -> Measurement:
-    """Measure decisions per second of the evaluation environment, including repeated actions and rendering, without resets."""
+    """Measure decisions per second of the evaluation environment, with repeated actions and rendering, without resets."""
     env = subject.make_env()
     spec, rng = action_spec(env.action_space), np.random.default_rng(subject.seed)
     over, action = True, None

@@ -12,7 +12,7 @@ from worldlab.study.results import Measurement
 
 
 def sum_by_episode(values: Tensor, episode: Tensor) -> Tensor:
-    """Sum values [N, ...] over the frames of each episode, float64 [G, ...]. episode: int [N], the episode of each frame."""
+    """Sum values [N, ...] over the frames of each episode, float64 [G, ...]. episode int [N]: of each frame."""
     numbers, index = episode.unique(return_inverse=True)
     sums = torch.zeros(len(numbers), *values.shape[1:], dtype=torch.float64)
     return sums.index_add_(0, index, values.double().cpu())
@@ -21,7 +21,8 @@ def sum_by_episode(values: Tensor, episode: Tensor) -> Tensor:
 def jackknife(sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return a statistic of sums over episodes [G, ...] and its standard error by the leave-one-episode-out jackknife.
 
-    statistic: maps the sum over all episodes [...] to [K]. Returns two tensors [K]; the error is NaN for a single episode.
+    statistic: maps the sum over all episodes [...] to [K]. Returns two tensors [K]; the error is NaN for a single
+    episode.
     Efron & Tibshirani 1993, An introduction to the bootstrap, chapter 11.
     """
     total, count = sums.sum(0), len(sums)

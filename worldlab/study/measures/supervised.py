@@ -27,15 +27,15 @@ WIDTH, UNITS = 8, 128
 SEQUENCES, STEPS = 8, 16
 """Sequences per update, frames per sequence."""
 RATE, WARM_UP, CLIP, AVERAGE = 1e-3, 50, 1.0, 0.1
-"""Adam's learning rate; updates of linear warm-up; gradient norm for clipping, since velocities have heavy tails; weight of each
-update in the running average of the weights, which makes the predictions."""
+"""Adam's learning rate; updates of linear warm-up; gradient norm for clipping, since velocities have heavy tails;
+weight of each update in the running average of the weights, which makes the predictions."""
 CHECK, PATIENCE = 25, 6
 """Updates between validations; validations without a better one before training stops."""
 
 
 class StateNet(nn.Module):
-    """Predicts the standardised state [B, T, K] from the last PAST frames of obs [B, T, ...] and of the actions that led to
-    them [B, T, A]."""
+    """Predicts the standardised state [B, T, K] from the last PAST frames of obs [B, T, ...] and of the actions that
+    led to them [B, T, A]."""
 
     def __init__(self, specs: Specs, outputs: int):
         super().__init__()
@@ -52,7 +52,7 @@ class StateNet(nn.Module):
 
 
 def predict_supervised(subject: MeasuredModel, target: Tensor) -> Tensor:
-    """Train the network on standardised factors float64 [E, T, K] and return its predictions for every frame, [E, T, K].
+    """Train the network on standardised factors float64 [E, T, K]; return predictions [E, T, K] for every frame.
 
     The result does not depend on the model, only on the recording, so it is cached beside the recordings.
     """

@@ -17,8 +17,8 @@ from worldlab.training.loaded import LoadedRun
 def load_training_episodes(run: LoadedRun, episodes: int, length: int) -> Recording:
     """Load up to `episodes` episodes that a run trained on, the first `length` observations of each.
 
-    The earliest episodes are chosen: they are random play, like the test episodes, and the model trained on them most often.
-    Raises: Undefined if the run has no replay; StorageError.
+    The earliest episodes are chosen: they are random play, like the test episodes, and the model trained on them most
+    often. Raises: Undefined if the run has no replay; StorageError.
     """
     folder = run.folder.path / "replay"
     header = read_header(folder) if folder.is_dir() else None
