@@ -1,4 +1,4 @@
-"""Dreams of a linear-Gaussian system by the model that knows it, and by models that know it less well."""
+"""Energy scores of the true model of a linear-Gaussian system, and of models with a wrong variance."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def found(recording, std=None):
     return energy.measure(make_subject(build_true_model(FullyObserved(**SETTINGS), std), recording, SIZES))
 
 
-def test_the_model_that_knows_the_system_is_scored_as_a_right_forecast_is(recording):
-    """Of a right forecast the score is E|x - x'| / 2: x - x' ~ N(0, 2 S), S = sum over i < k of A^i Q A^i',
+def test_true_model_has_the_expected_score(recording):
+    """The expected score of the true forecast is E|x - x'| / 2: x - x' ~ N(0, 2 S), S = sum over i < k of A^i Q A^i',
     standardised."""
     env, result = FullyObserved(**SETTINGS), found(recording)
     std = recording.truth[recording.frames("fit")].std(0, ddof=1)
@@ -46,15 +46,15 @@ def test_the_model_that_knows_the_system_is_scored_as_a_right_forecast_is(record
     assert result["energy/score_1"].value < result["energy/marginal_1"].value / 3
 
 
-def test_a_model_too_sure_or_too_unsure_scores_worse_and_its_interval_says_which(recording):
+def test_over_and_underconfident_models_score_worse_and_coverage_tells_them_apart(recording):
     right, sure, unsure = found(recording), found(recording, 0.02), found(recording, 1.0)
     assert right["energy/score_5"].value < min(sure["energy/score_5"].value, unsure["energy/score_5"].value)
     assert sure["energy/inside90_5"].value < 0.5 and unsure["energy/inside90_5"].value > 0.98
-    for name in ("persistence_5", "marginal_5"):  # these know no model
+    for name in ("persistence_5", "marginal_5"):  # baselines without a model
         assert right[f"energy/{name}"] == sure[f"energy/{name}"]
 
 
-def test_no_change_is_scored_by_how_far_the_state_went(recording):
+def test_persistence_scores_the_distance_travelled(recording):
     subject = make_subject(build_true_model(FullyObserved(**SETTINGS)), recording, SIZES)
     episode, time = choose_dream_starts(subject, 15)
     truth = subject.truth
@@ -63,9 +63,9 @@ def test_no_change_is_scored_by_how_far_the_state_went(recording):
     assert found(recording)["energy/persistence_5"].value == pytest.approx(np.mean(distance))
 
 
-def test_what_a_reading_leaves_unexplained_is_part_of_the_forecast():
-    """A latent of one half of the state only: the other half, which hardly hangs on it, is forecast by its own
-    spread."""
+def test_forecast_includes_the_residuals_of_the_regression():
+    """The latent contains one half of the state: the other half, nearly independent of it, has its own spread as
+    residual."""
     recording = record_fully_observed(episodes=20, length=40, **SETTINGS)
     model = build_true_model(FullyObserved(**SETTINGS))
     model.encoder.read = lambda obs: obs["vector"] * torch.tensor([1.0, 0.0])  # type: ignore[assignment]

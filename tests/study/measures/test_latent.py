@@ -1,4 +1,4 @@
-"""Rank and width of latents that are made to order."""
+"""Rank and width of constructed latents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from measures_kit import FullyObserved, build_true_model, make_subject, record_f
 from worldlab.study.measures import latent
 
 
-def test_a_latent_of_two_directions_has_rank_two():
-    """z = (a, a, b, 0): two directions, made alike in size, three active entries."""
+def test_a_latent_with_two_directions_has_rank_two():
+    """z = (a, a, b, 0): two directions of equal variance, three active entries."""
     recording = record_fully_observed(episodes=20, length=100)
     model = build_true_model(FullyObserved())
     frames = recording.frames("test")

@@ -1,4 +1,4 @@
-"""From a run folder to measurements: all of them, twice the same, each with a value or a reason."""
+"""Measuring a run folder: every quantity has a value or a reason, and repeats exactly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
+def test_measuring_a_run_repeats_exactly(run, tmp_path):
     registry = load_registry()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     one = measure(run, registry, sizes=SIZES, cache=tmp_path)
@@ -62,8 +62,8 @@ def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
     assert all((found.value is None) == bool(found.why) for found in one.values())
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     missing = {name.partition("/")[0] for name, found in one.items() if found.value is None}
-    # No scale of a model that learned nothing, pictures full of blobs that show no cell, fewer draws than asked for, episodes
-    # too short to have many of their pictures compared, or two that lie between others.
+    # The model is hardly trained (no scale), distractors hide the cells, and there are too few draws and too short
+    # episodes for some quantities.
     assert missing <= {"probe", "coverage", "calls", "speed", "bits", "diversity", "sharpness"}
     assert one["sharpness/kid_posterior"].value is not None
 
@@ -77,9 +77,9 @@ def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
     ]
     with safe_open(next(tmp_path.glob("recording-*")), "numpy") as file:
         header = file.metadata()
-    asked = json.loads(header["asked"])
-    assert (asked["env"]["id"], asked["env"]["distractors"], asked["seed"]) == ("worldlab/Branch-v0", 0.4, 0)
-    assert len(header["sha256"]) == 64 and "workers" not in asked["env"]
+    request = json.loads(header["asked"])
+    assert (request["env"]["id"], request["env"]["distractors"], request["seed"]) == ("worldlab/Branch-v0", 0.4, 0)
+    assert len(header["sha256"]) == 64 and "workers" not in request["env"]
 
     alone = measure(run, registry, sizes=SIZES, names=["latent/kl", "gap"])
     assert alone == {name: one[name] for name in one if name == "latent/kl" or name.startswith("gap/")}
@@ -88,7 +88,7 @@ def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_reference_run_plays_half_of_what_is_measured_on(run, tmp_path):
+def test_a_reference_run_plays_half_of_the_episodes(run, tmp_path):
     registry, names = load_registry(), ["latent/kl"]
     measure(run, registry, sizes=SIZES, names=names, cache=tmp_path)
     measure(run, registry, sizes=SIZES, names=names, cache=tmp_path, reference=run)
@@ -102,7 +102,7 @@ def test_a_reference_run_plays_half_of_what_is_measured_on(run, tmp_path):
         measure(run, registry, names=["nonsense"])
 
 
-def measure_that(found):
+def make_group(found):
     quantities = tuple(Quantity(f"toy/{name}", name, "", None, "by hand") for name in ("a", "b"))
 
     class Toy(MeasureGroup):
@@ -119,13 +119,13 @@ def raises(error):
     return measured
 
 
-def test_what_cannot_be_measured_is_undefined_with_its_reason_and_nothing_else_is_swallowed():
+def test_undefined_groups_carry_their_reason_and_other_errors_propagate():
     for error in (Undefined("no state"), ConfigError("no state", fix="none")):
-        found = measure_group(measure_that(raises(error)), None)  # type: ignore[arg-type]
+        found = measure_group(make_group(raises(error)), None)  # type: ignore[arg-type]
         assert found == {name: Measurement(None, why="no state") for name in ("toy/a", "toy/b")}
     with pytest.raises(StorageError):
-        measure_group(measure_that(raises(StorageError("no room", fix="make some"))), None)  # type: ignore[arg-type]
+        measure_group(make_group(raises(StorageError("no room", fix="make some"))), None)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
-        measure_group(measure_that(raises(ZeroDivisionError())), None)  # type: ignore[arg-type]
+        measure_group(make_group(raises(ZeroDivisionError())), None)  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="toy/b"):
-        measure_group(measure_that(lambda subject: {"toy/a": Measurement(1.0)}), None)  # type: ignore[arg-type]
+        measure_group(make_group(lambda subject: {"toy/a": Measurement(1.0)}), None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Readings and their R2 against numpy, least squares and algebra."""
+"""Regressions and R2 against numpy, least squares and algebra."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def examples(x, y, fit=300):
     return Examples((x[:fit], y[:fit]), (x[fit : fit + 100], y[fit : fit + 100]))
 
 
-def test_a_ridge_with_little_to_fear_is_least_squares():
+def test_ridge_with_little_noise_equals_least_squares():
     x = torch.randn(500, 5, generator=gen()).double() * torch.tensor([1.0, 10, 0.1, 3, 1]) + 4
     y = x @ torch.randn(5, 2, generator=gen(1)).double() + 0.1 * torch.randn(500, 2, generator=gen(2)) + 7
     read = fit_ridge(examples(x, y))
@@ -27,18 +27,18 @@ def test_a_ridge_with_little_to_fear_is_least_squares():
     np.testing.assert_allclose(read(x[400:]).numpy(), expected, rtol=1e-3)
 
 
-def test_a_ridge_that_would_read_noise_is_pulled_to_the_mean():
-    """80 inputs that say nothing, 100 frames: least squares would be wrong by 1 + 80 / 19 variances, the ridge hardly
-    by one."""
+def test_ridge_on_noise_shrinks_to_the_mean():
+    """80 uninformative inputs, 100 frames: the error of least squares is 1 + 80 / 19 variances, that of the ridge about
+    one."""
     x, y = torch.randn(400, 80, generator=gen()), torch.randn(400, 1, generator=gen(1)).double()
     read = fit_ridge(Examples((x[:100], y[:100]), (x[100:200], y[100:200])))
     assert float((read(x[200:]) - y[200:]).square().mean()) < 1.3
-    with_dead = torch.cat([x, torch.full((400, 1), 3.0)], 1)  # an input that never moves changes nothing
-    again = fit_ridge(Examples((with_dead[:100], y[:100]), (with_dead[100:200], y[100:200])))
-    torch.testing.assert_close(again(with_dead[200:]), read(x[200:]))
+    with_constant = torch.cat([x, torch.full((400, 1), 3.0)], 1)  # a constant input changes nothing
+    again = fit_ridge(Examples((with_constant[:100], y[:100]), (with_constant[100:200], y[100:200])))
+    torch.testing.assert_close(again(with_constant[200:]), read(x[200:]))
 
 
-def test_a_network_reads_what_no_line_can_and_repeats_itself():
+def test_mlp_fits_a_nonlinear_target_and_is_reproducible():
     x = torch.randn(500, 2, generator=gen())
     y = (x[:, :1].abs() - 0.8).double() / 0.6
     state = torch.get_rng_state()
@@ -49,18 +49,18 @@ def test_a_network_reads_what_no_line_can_and_repeats_itself():
     torch.testing.assert_close(fit_mlp(examples(x, y), 60, gen(3))(x[400:]), read(x[400:]), rtol=0, atol=0)
 
 
-def test_fitting_stops_where_the_stopping_frames_say_so():
-    """Targets that are noise: whatever is learned after the first epochs makes unseen frames worse."""
+def test_training_stops_at_the_smallest_validation_error():
+    """The targets are noise: further training makes predictions of unseen frames worse."""
     x, y = torch.randn(500, 30, generator=gen()), torch.randn(500, 1, generator=gen(1)).double()
     few = Examples((x[:50], y[:50]), (x[50:150], y[50:150]))
     read = fit_mlp(few, 200, gen(3))
-    assert float((read(x[150:]) - y[150:]).square().mean()) < 1.5  # let run on it comes to 2
+    assert float((read(x[150:]) - y[150:]).square().mean()) < 1.5  # without early stopping it is 2
     assert build_seeded(gen(5), lambda: torch.nn.Linear(2, 2)).weight.equal(
         build_seeded(gen(5), lambda: torch.nn.Linear(2, 2)).weight
     )
 
 
-def test_scaling_knows_what_never_moves():
+def test_standardiser_detects_constant_values():
     values = torch.stack([torch.arange(4.0), torch.full((4,), 1e6) + torch.tensor([0, 0.1, 0, 0.1])], 1)
     scaling = Standardiser.fit(values)
     assert scaling.varies.tolist() == [True, False]
@@ -74,12 +74,12 @@ def test_scaling_knows_what_never_moves():
 
 
 @pytest.fixture
-def judged():
+def predicted():
     episode = torch.arange(60) // 6
     target = torch.randn(60, 3, generator=gen()) + episode[:, None] / 5
-    target[:, 2] = 1.5  # does not move
-    readings = {f"r{i}": target + 0.3 * (i + 1) * torch.randn(60, 3, generator=gen(i + 1)) for i in range(3)}
-    return readings, target, episode
+    target[:, 2] = 1.5  # constant
+    predictions = {f"r{i}": target + 0.3 * (i + 1) * torch.randn(60, 3, generator=gen(i + 1)) for i in range(3)}
+    return predictions, target, episode
 
 
 def r2(reading, target):
@@ -87,25 +87,25 @@ def r2(reading, target):
     return np.mean(1 - error[:, :2].sum(0) / deviation[:, :2].sum(0))
 
 
-def test_r2_is_that_of_its_definition_and_its_error_leaves_out_episodes(judged):
-    readings, target, episode = judged
-    explained = R2Scores.compute(readings, target, episode)
+def test_r2_matches_its_definition_and_its_error_is_the_jackknife(predicted):
+    predictions, target, episode = predicted
+    explained = R2Scores.compute(predictions, target, episode)
     y = target.double().numpy()
-    for name, reading in readings.items():
+    for name, reading in predictions.items():
         x = reading.double().numpy()
         score = explained.score(name)
         assert score.value == pytest.approx(r2(x, y))
         without = [r2(x[episode != e], y[episode != e]) for e in range(10)]
         assert score.error == pytest.approx(np.sqrt(9 * np.var(without)))
     with pytest.raises(Undefined, match="constant"):
-        R2Scores.compute(readings, torch.ones(60, 3), episode)
+        R2Scores.compute(predictions, torch.ones(60, 3), episode)
 
 
-def test_a_score_between_two_others_and_no_scale_where_these_are_alike(judged):
-    readings, target, episode = judged
-    readings["mean"] = target.mean(0).expand(60, 3)  # R2 = 0
-    readings["truth"] = target.clone()  # R2 = 1
-    explained = R2Scores.compute(readings, target, episode)
+def test_normalise_scales_between_two_scores_and_is_undefined_if_they_are_close(predicted):
+    predictions, target, episode = predicted
+    predictions["mean"] = target.mean(0).expand(60, 3)  # R2 = 0
+    predictions["truth"] = target.clone()  # R2 = 1
+    explained = R2Scores.compute(predictions, target, episode)
     own = explained.score("r0")
     placed = explained.normalise("r0", "mean", "truth")
     assert placed.value == pytest.approx(own.value) and placed.error == pytest.approx(own.error, rel=0.1)
@@ -118,11 +118,11 @@ def test_a_score_between_two_others_and_no_scale_where_these_are_alike(judged):
         assert nothing.value is None and "no scale" in nothing.why
 
 
-# ---- intervals ----
+# ---- standard errors ----
 
 
-def test_the_error_of_a_mean_is_that_of_independent_episodes():
-    """Equal episodes: the jackknife of a mean is the standard error of the episodes' means."""
+def test_error_of_a_mean_treats_episodes_as_independent():
+    """With episodes of equal length, the jackknife of a mean is the standard error of the episodes' means."""
     values, episode = torch.randn(40, generator=gen()), torch.arange(40) // 4
     found = average_frames(values, episode)
     means = values.view(10, 4).mean(1)
@@ -132,7 +132,7 @@ def test_the_error_of_a_mean_is_that_of_independent_episodes():
     assert alone.value == found.value and alone.error is None
 
 
-def test_sums_by_episode_and_a_statistic_of_them():
+def test_jackknife_of_sums_by_episode():
     values, episode = torch.tensor([[1.0, 2], [3, 4], [5, 6]]), torch.tensor([7, 2, 7])
     sums = sum_by_episode(values, episode)
     assert sums.tolist() == [[3, 4], [6, 8]]
@@ -141,6 +141,6 @@ def test_sums_by_episode_and_a_statistic_of_them():
     assert error.item() == pytest.approx(np.sqrt(np.var([6 / 8, 3 / 4])), abs=1e-12)
 
 
-def test_what_is_not_finite_is_undefined():
+def test_values_that_are_not_finite_are_undefined():
     assert make_measurement(float("nan")).value is None and make_measurement(float("nan")).why
     assert make_measurement(1.0, float("nan")).error is None and make_measurement(1.0, 0.5).error == 0.5

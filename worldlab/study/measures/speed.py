@@ -76,7 +76,7 @@ def measure_rate(
 
 
 def _measure_simulator(subject: MeasuredModel) -> Measurement:
-    """Measure decisions per second of the evaluation environment, with repeated actions and rendering, without resets."""
+    """Measure decisions per second of the evaluation environment, including repeated actions and rendering."""
     env = subject.make_env()
     spec, rng = action_spec(env.action_space), np.random.default_rng(subject.seed)
     over, action = True, None
