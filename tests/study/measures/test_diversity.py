@@ -17,8 +17,7 @@ from worldlab.study.measures.undefined import Undefined
 
 
 def test_neighbourhoods_match_counting_by_hand():
-    """Real images at 0, 1, ... 11, one per episode: the 5th neighbour of 0 is at distance 5, that of 6 at distance
-    3."""
+    """Real images at 0, 1, ... 11, one per episode: the 5th neighbour of 0 is 5 away, that of 6 is 3."""
     real, episode = torch.arange(12.0)[:, None], torch.arange(12)
     radius = [sorted(abs(i - j) for j in range(12) if j != i)[4] for i in range(12)]
     drawn = torch.tensor([[0.0], [6.5], [40.0]])

@@ -37,8 +37,7 @@ def recording(length=24, episodes=20):
 
 
 def drawing(change, dream=lambda h: h, length=24):
-    """Measure a model whose z is the image: it renders change(z), and the next z of a dream is dream(h), h the last
-    z."""
+    """Measure a model whose z is the image: it renders change(z), and a dream's next z is dream(last z)."""
     size = 3 * SIDE * SIDE
     dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(dream(h), torch.full_like(h, 1e-6)))
 
