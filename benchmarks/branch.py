@@ -37,14 +37,14 @@ from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch
 from worldlab.model.schedule import MODEL
 from worldlab.registry import Registry, load_registry
-from worldlab.study.measures.coverage import REACHED, dreamt_odds, total_variation
+from worldlab.study.measures.coverage import REACHED, estimate_transition_probs, total_variation
 from worldlab.training.compose import Composed, compose
 from worldlab.training.session import open_env
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
 WORLD = Branch()
-TRUTH = WORLD.odds()
+TRUTH = WORLD.transition_probs()
 CELLS = len(TRUTH)
 LATENTS = {
     "gaussian": {"latent": "gaussian", "latent_dim": 16},
@@ -101,7 +101,9 @@ def dreamt(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int],
         rows, times = (torch.from_numpy(index[:8].copy()) for index in np.nonzero(cells == cell))
         for action in range(4):
             carry = seen.at(rows, times)
-            odds[cell, action] = dreamt_odds(model, carry, action, samples, WORLD.state_of, CELLS, generator)
+            odds[cell, action] = estimate_transition_probs(
+                model, carry, action, samples, WORLD.state_of, CELLS, generator
+            )
     return odds
 
 

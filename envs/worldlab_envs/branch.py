@@ -50,7 +50,7 @@ class Branch(gymnasium.Env):
 
     ## Exact quantities
     `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`. For
-    worldlab.study.measures: `truth()`, `odds()`, `state_of(obs)`.
+    worldlab.study.measures: `truth()`, `transition_probs()`, `state_of(obs)`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -79,7 +79,7 @@ class Branch(gymnasium.Env):
         """Row and column of the dot, 0 to 3."""
         return {"row": np.array([self._cell // SIDE], float), "column": np.array([self._cell % SIDE], float)}
 
-    def odds(self) -> np.ndarray:
+    def transition_probs(self) -> np.ndarray:
         """P(next cell | cell, action), float64 [cell, action, next cell]."""
         odds = np.zeros((SIDE * SIDE, len(MOVES), SIDE * SIDE))
         for cell, action in np.ndindex(odds.shape[:2]):

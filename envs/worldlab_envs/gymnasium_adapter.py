@@ -69,7 +69,7 @@ class GymnasiumAdapter:
         return build(id, settings)
 
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
-        """The simulator's state (worldlab.study.measures.abilities.TellsTruth); None for simulators we do not know."""
+        """The simulator's state (worldlab.study.measures.ground_truth.HasTruth); None for simulators we do not know."""
         from worldlab_envs.truth import truth
 
         return truth(env)

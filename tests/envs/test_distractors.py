@@ -11,7 +11,7 @@ from worldlab_envs.wrappers import boundary
 
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
-from worldlab.study.measures.abilities import ShowsNoise, able
+from worldlab.study.measures.ground_truth import HasNoiseFactors, find_layer
 
 
 class Grey(gymnasium.Env):
@@ -100,7 +100,7 @@ def test_the_setting_puts_them_on_top_of_what_is_seen():
         return boundary(Grey(), "Grey-v0", EnvSettings(id="Grey-v0", size=16, **settings))
 
     plain, noisy = at_boundary(), at_boundary(distractors=0.5)
-    assert able(plain, ShowsNoise) is None and able(noisy, ShowsNoise) is not None
+    assert find_layer(plain, HasNoiseFactors) is None and find_layer(noisy, HasNoiseFactors) is not None
     obs, _ = noisy.reset(seed=0)
     assert obs["image"].shape == (16, 16, 3) and (obs["image"] != 100).any() and obs["x"] == 1
     assert (plain.reset(seed=0)[0]["image"] == 100).all()
