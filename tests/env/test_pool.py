@@ -215,7 +215,7 @@ def test_an_environment_that_rests_stays_as_it_was(workers):
         before = pool.reset()
         pool.send([7, 7, 7], np.array([False, True, False]))
         after = pool.receive()
-        assert after.rested.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
+        assert after.skipped.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
         assert after.obs["vector"][:, 1].tolist() == [1, 0, 1] and not after.done.any()
         assert (after.obs["vector"][:, 0] == before.obs["vector"][:, 0]).all()
         pool.step([7, 7, 7])

@@ -11,7 +11,7 @@ from model_kit import build_model, gen
 from test_dream_env import Constant
 from test_episodes import OBS, Judged
 
-from worldlab.evaluation.dream_gap import SEEN, Gap
+from worldlab.evaluation.dream_gap import CONTEXT_STEPS, Gap
 from worldlab.evaluation.episodes import evaluate
 from worldlab.experience.acting import ActingAgent
 
@@ -58,7 +58,7 @@ def judged(reward: float, cont: float, horizon: int) -> Gap:
 def test_both_sides_are_counted_from_the_same_decision_on():
     """Episodes of 4, 6, 8 and 10 steps: the first is over before its dream would begin, the others go on for 1, 3, 5."""
     gap = judged(reward=3.0, cont=0.5, horizon=4)
-    assert SEEN == 5
+    assert CONTEXT_STEPS == 5
     assert gap.real == [2.0, 6.0, 8.0]  # the last is cut at the horizon of 4
     assert gap.dreamt == pytest.approx([3 * (1 + 0.5 + 0.25 + 0.125)] * 3)
 

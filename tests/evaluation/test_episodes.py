@@ -8,7 +8,7 @@ from gymnasium import spaces
 from model_kit import build_model, gen
 
 from worldlab.agent import Agent
-from worldlab.evaluation.episodes import evaluate, judging_workers
+from worldlab.evaluation.episodes import eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
 from worldlab.specs import ArraySpec, ObsSpec
 
@@ -107,7 +107,7 @@ def test_summary_is_the_mean_and_the_sample_deviation(acting):
 
 
 def test_judging_in_workers_happens_only_where_training_needs_them():
-    assert judging_workers(0) == 0 and judging_workers(2) >= 1
+    assert eval_workers(0) == 0 and eval_workers(2) >= 1
 
 
 def test_predict_speaks_stable_baselines(acting):

@@ -12,7 +12,7 @@ from worldlab.agent import Agent
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action, encode_action, record_schema
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import Collector, following, random_actions, to_batch
+from worldlab.experience.collect import Collector, next_obs, random_actions, to_batch
 from worldlab.experience.replay import Replay
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 
@@ -191,9 +191,9 @@ def test_following_takes_the_reset_observation_of_ended_episodes_only():
     for _ in range(5):
         arrivals = pool.step(np.zeros((2, 2), np.float32))
     assert arrivals.done.all() and arrivals.reset_obs is not None
-    np.testing.assert_array_equal(following(arrivals)["vector"], arrivals.reset_obs["vector"])
+    np.testing.assert_array_equal(next_obs(arrivals)["vector"], arrivals.reset_obs["vector"])
     later = pool.step(np.zeros((2, 2), np.float32))
-    np.testing.assert_array_equal(following(later)["vector"], later.obs["vector"])
+    np.testing.assert_array_equal(next_obs(later)["vector"], later.obs["vector"])
 
 
 def test_random_actions_are_uniform_and_encoded():
@@ -227,20 +227,20 @@ class Listening(Echo):
         super().__init__()
         self.heard: list[tuple[float, float]] = []
 
-    def episode_over(self, state, ret):
+    def after_episode(self, state, ret):
         self.heard.append((float(state["count"]), ret))
 
-    def resting(self, state):
+    def idle(self, state):
         return torch.zeros_like(state["count"], dtype=torch.bool)
 
-    def progress(self):
+    def metrics(self):
         return {"heard": len(self.heard)}
 
 
 class Tired(Listening):
     """Rests in environment 1 from its second decision on until the others have ended an episode."""
 
-    def resting(self, state):
+    def idle(self, state):
         rests = (state["count"] > 1) & (len(self.heard) < 2)
         return rests & (torch.arange(len(rests)) == 1)
 

@@ -10,7 +10,7 @@ import pytest
 
 import worldlab
 from worldlab.errors import ConfigError
-from worldlab.experience.playback import Recorded
+from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.runs.folder import RunFolder
 
@@ -55,7 +55,7 @@ def everything(replay: Replay, env: int) -> list[tuple[float, float]]:
 
 def test_a_step_is_a_decision_of_each_stream_and_the_reset_that_follows_an_ending(source):
     replay = Replay(SCHEMA, 100, 2)
-    played = Recorded(source, replay)
+    played = Playback(source, replay)
     played.start()
     assert [everything(replay, env) for env in (0, 1)] == [[(0, 0)], [(10, 0)]]
     for _ in range(4):
@@ -73,7 +73,7 @@ def test_two_resets_in_a_row_are_no_decision(tmp_path):
         recorded.append(0, record(0, 0, step))
     recorded.close()
     replay = Replay(SCHEMA, 100, 1)
-    played = Recorded(tmp_path / "source", replay)
+    played = Playback(tmp_path / "source", replay)
     played.start()
     assert [played.end() for _ in range(4)] == [1] * 4 and played.decisions == 4
     assert [step for _, step in everything(replay, 0)] == [0, 1, 2, 0, 0, 1, 0, 1]
@@ -87,11 +87,11 @@ def test_a_recording_without_its_beginning_is_refused(tmp_path):
     recorded.prune()
     recorded.close()
     with pytest.raises(ConfigError, match="lost its beginning"):
-        Recorded(tmp_path / "source", Replay(SCHEMA, 32, 1))
+        Playback(tmp_path / "source", Replay(SCHEMA, 32, 1))
 
 
 def test_it_says_how_much_there_is_and_ends_with_a_reason(source):
-    played = Recorded(source, Replay(SCHEMA, 100, 2))
+    played = Playback(source, Replay(SCHEMA, 100, 2))
     assert played.decisions == 2 * min(map(sum, EPISODES))
     played.start()
     for _ in range(12):
@@ -102,18 +102,18 @@ def test_it_says_how_much_there_is_and_ends_with_a_reason(source):
 
 def test_it_goes_on_where_a_replay_stands_in_the_middle_of_an_episode(source, tmp_path):
     whole, part = Replay(SCHEMA, 100, 2), Replay(SCHEMA, 100, 2, tmp_path / "own")
-    first = Recorded(source, whole)
+    first = Playback(source, whole)
     first.start()
     for _ in range(9):
         first.end()
-    begun = Recorded(source, part)
+    begun = Playback(source, part)
     begun.start()
     for _ in range(5):
         begun.end()
     position = part.position()
     part.close()
     resumed = Replay.open(tmp_path / "own", SCHEMA, 100, 2, position=position)
-    rest = Recorded(source, resumed)
+    rest = Playback(source, resumed)
     rest.start()
     for _ in range(4):
         rest.end()
@@ -131,16 +131,16 @@ def test_the_hash_is_of_the_records_alone(source, tmp_path):
                 for key, value in record(env, episode, step).items():
                     row[key] = value
                 digest.update(row.tobytes())
-    assert Recorded(source, replay).sha256 == digest.hexdigest()
+    assert Playback(source, replay).sha256 == digest.hexdigest()
 
 
 def test_what_does_not_fit_is_refused(source, tmp_path):
     with pytest.raises(ConfigError, match="no recorded experience"):
-        Recorded(tmp_path / "nowhere", Replay(SCHEMA, 100, 2))
+        Playback(tmp_path / "nowhere", Replay(SCHEMA, 100, 2))
     with pytest.raises(ConfigError, match=r"recorded with env\.num_envs 2, this run has 3"):
-        Recorded(source, Replay(SCHEMA, 100, 3))
+        Playback(source, Replay(SCHEMA, 100, 3))
     with pytest.raises(ConfigError, match="other observations"):
-        Recorded(source, Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
+        Playback(source, Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
 
 
 TINY = {

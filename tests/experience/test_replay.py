@@ -294,7 +294,7 @@ def test_records_align_rewards_ends_and_resets():
         is_first=np.array([False, False]),
         reset_obs=obs(7),
         finished=[(0, 1.0, 3), (1, 1.0, 3)],
-        rested=np.array([False, False]),
+        skipped=np.array([False, False]),
     )
     action = np.array([[0.1], [0.2]], np.float32)
     flat = [

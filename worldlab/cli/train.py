@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worldlab.cli.common import emit, prints_to_stderr
 from worldlab.cli.flags import TrainFlags, help_head, help_text, read_flags
-from worldlab.config.provenance import missing
+from worldlab.config.provenance import find_missing
 from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import open_registry
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
         if flags.help:  # what needs no parts can be explained all the same
             print(help_head(), flush=True)
         if isinstance(error, PluginError) and flags.resume and folder is not None:
-            raise missing(folder, registry) or error from None
+            raise find_missing(folder, registry) or error from None
         raise
     if flags.help:
         print(help_text(config, registry))

@@ -38,7 +38,7 @@ def components(config: RunConfig, registry: Registry) -> dict[str, dict[str, str
     return found
 
 
-def missing(run: Path, registry: Registry) -> PluginError | None:
+def find_missing(run: Path, registry: Registry) -> PluginError | None:
     """The error for the first part a run was made with that is not installed now: which version of what to install.
 
     None if nothing is missing, if the run does not say, or if what it needs is there but broken (the registry says why).
@@ -55,15 +55,15 @@ def missing(run: Path, registry: Registry) -> PluginError | None:
     return None
 
 
-def reopened(run: Path, registry: Registry, flags: Mapping[str, Any] | None = None) -> RunConfig:
+def resolve_saved(run: Path, registry: Registry, flags: Mapping[str, Any] | None = None) -> RunConfig:
     """The configuration of a run, flags on top. Raises: ConfigError; PluginError, saying what to install, if a part is missing."""
     try:
         return resolve(registry, files=[run / "config.toml"], flags=flags)
     except PluginError as error:
-        raise missing(run, registry) or error from None
+        raise find_missing(run, registry) or error from None
 
 
-def changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[str, str]]:
+def find_changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[str, str]]:
     """The parts whose plugin is another one now than when the run was made: role, was, now, fix."""
     recorded, current = _recorded(run), components(config, registry)
     return [
@@ -79,7 +79,7 @@ def warn_of_changes(changed: list[dict[str, str]]) -> None:
         log.warning("%s is of %s now; the run was made with %s", one["role"], one["now"], one["was"])
 
 
-def refuse(changed: list[dict[str, str]]) -> PluginError:
+def version_error(changed: list[dict[str, str]]) -> PluginError:
     """The error of a strict run that goes on with another plugin."""
     first = changed[0]
     return PluginError(

@@ -37,14 +37,14 @@ class EnvAdapter(Protocol):
         ...
 
 
-class Registry(Protocol):
+class AdapterRegistry(Protocol):
     """The part of `worldlab.registry.Registry` used here."""
 
     def names(self, role: str) -> Sequence[str]: ...
     def get(self, role: str, name: str) -> Any: ...
 
 
-def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
+def open_adapter(registry: AdapterRegistry, id: str) -> tuple[EnvAdapter, str]:
     """Find who builds an environment.
 
     An adapter registered under the very id comes first, then all in the registry's order. A broken adapter is
@@ -75,7 +75,7 @@ def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
     )
 
 
-def env_names(registry: Registry) -> dict[str, list[str]]:
+def env_names(registry: AdapterRegistry) -> dict[str, list[str]]:
     """Return the ids offered by each registered adapter that loads, by the adapter's name."""
     offered: dict[str, list[str]] = {}
     for name in registry.names("env"):
@@ -86,7 +86,7 @@ def env_names(registry: Registry) -> dict[str, list[str]]:
     return offered
 
 
-def _load(registry: Registry, name: str) -> EnvAdapter:
+def _load(registry: AdapterRegistry, name: str) -> EnvAdapter:
     loaded = registry.get("env", name).load()
     adapter = loaded() if isinstance(loaded, type) else loaded
     if not isinstance(adapter, EnvAdapter):
@@ -180,7 +180,7 @@ def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
     ]
 
 
-def check_env(id: str, registry: Registry) -> dict[str, Any]:
+def check_env(id: str, registry: AdapterRegistry) -> dict[str, Any]:
     """Check an environment as `worldlab check-env` does: its id, whether it can be trained on, and each finding."""
     adapter, env_id = open_adapter(registry, id)
     env = adapter.make(env_id, EnvSettings(id=env_id))

@@ -34,7 +34,7 @@ class Arrivals:
     obs: {key: [N, ...]}; where an episode ended, its final observation. reward: float32 [N]. terminated, truncated:
     bool [N]. is_first: bool [N], true after `reset` only. reset_obs: {key: [N, ...]}, the first observation of the
     next episode, meaningful where `done`; None when nothing ended. finished: (env, return, length in steps) of the
-    episodes that ended. rested: bool [N], true where nothing was stepped: obs is the last one again, reward 0.
+    episodes that ended. skipped: bool [N], true where nothing was stepped: obs is the last one again, reward 0.
     """
 
     obs: Obs
@@ -44,7 +44,7 @@ class Arrivals:
     is_first: np.ndarray
     reset_obs: Obs | None
     finished: list[tuple[int, float, int]]
-    rested: np.ndarray
+    skipped: np.ndarray
 
     @property
     def done(self) -> np.ndarray:
@@ -62,7 +62,7 @@ class _Step:
     truncated: bool = False
     reset_obs: Obs | None = None
     finished: tuple[float, int] | None = None
-    rested: bool = False
+    skipped: bool = False
 
 
 class EnvPool:
@@ -116,14 +116,14 @@ class EnvPool:
         self.send(actions)
         return self.receive()
 
-    def send(self, actions: Sequence[Any] | np.ndarray, resting: np.ndarray | None = None) -> None:
+    def send(self, actions: Sequence[Any] | np.ndarray, idle: np.ndarray | None = None) -> None:
         """Begin a step: workers compute while the caller does something else. `receive` must follow.
 
-        resting: bool [N], environments that are left as they are.
+        idle: bool [N], environments that are left as they are.
         """
         if len(actions) != self.num_envs:
             raise WorldlabError(f"{self.num_envs} environments need as many actions, got {len(actions)}")
-        rests = np.zeros(self.num_envs, bool) if resting is None else resting
+        rests = np.zeros(self.num_envs, bool) if idle is None else idle
         self._send("step", [None if rest else action for action, rest in zip(actions, rests, strict=True)])
 
     def receive(self) -> Arrivals:
@@ -176,7 +176,7 @@ def _stack(steps: list[_Step], first: bool) -> Arrivals:
         is_first=np.full(count, first),
         reset_obs=reset_obs,
         finished=[(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None],
-        rested=np.array([step.rested for step in steps], bool),
+        skipped=np.array([step.skipped for step in steps], bool),
     )
 
 
@@ -212,7 +212,7 @@ class _Episodes:
     def step(self, action: Any) -> _Step:
         """action None: nothing happens."""
         if action is None:
-            return _Step(self._last, rested=True)
+            return _Step(self._last, skipped=True)
         with self._blame("step"):
             obs, reward, terminated, truncated, _ = self.env.step(action)
         self._return += float(reward)

@@ -1,7 +1,7 @@
 """The dream as an environment: the learned world model behind the interfaces of Gymnasium and Stable-Baselines3.
 
-    Dreamer      the engine: one batched forward a step, all environments at once
-    DreamVecEnv  a Stable-Baselines3 VecEnv:       PPO("MlpPolicy", DreamVecEnv(dreamer)).learn(10_000)
+    DreamPool      the engine: one batched forward a step, all environments at once
+    DreamVecEnv  a Stable-Baselines3 VecEnv:       PPO("MlpPolicy", DreamVecEnv(pool)).learn(10_000)
     DreamVectorEnv   a gymnasium.vector.VectorEnv, episodes restart in the step that ends them
     DreamEnv     a plain gymnasium.Env of one dream
 
@@ -63,7 +63,7 @@ def starts_from(model: WorldModel, batch: Batch, generator: torch.Generator) -> 
 
 
 @dataclass(frozen=True)
-class Arrival:
+class DreamStep:
     """One step of all dreams, as numpy. features [N, F] go on from here; where an episode ended they are the new start's,
     and `final` [N, F] holds those it ended with. reward [N] float32; terminated, truncated [N] bool."""
 
@@ -78,7 +78,7 @@ class Arrival:
         return self.terminated | self.truncated
 
 
-class Dreamer:
+class DreamPool:
     """`num_envs` dreams side by side. The model is only read: train it further and the dreams follow.
 
     horizon: steps after which a dream is truncated. temperature: of the prior (worldlab.distributions.tempered).
@@ -116,7 +116,7 @@ class Dreamer:
         return _numpy(self.model.features(self._carry))
 
     @torch.no_grad()
-    def step(self, action: Any) -> Arrival:
+    def step(self, action: Any) -> DreamStep:
         """Step every dream along actions of the action space, [N, ...]."""
         encoded = torch.from_numpy(np.asarray(encode_action(self.action_space, action), np.float32))
         carry, features, reward, cont = self.model.step(
@@ -129,7 +129,7 @@ class Dreamer:
         final = _numpy(features)
         carry, going = self._restart(carry, features, terminated | truncated)
         self._carry = carry
-        return Arrival(going, final, _numpy(reward).astype(np.float32), terminated, truncated)
+        return DreamStep(going, final, _numpy(reward).astype(np.float32), terminated, truncated)
 
     def _restart(self, carry: Carry, features: Tensor, done: np.ndarray) -> tuple[Carry, np.ndarray]:
         if not done.any():
@@ -147,29 +147,29 @@ class DreamVecEnv(VecEnv):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
     render_mode = None
 
-    def __init__(self, dreamer: Dreamer):
-        self.dreamer = dreamer
-        super().__init__(dreamer.num_envs, dreamer.observation_space, dreamer.action_space)
+    def __init__(self, pool: DreamPool):
+        self.pool = pool
+        super().__init__(pool.num_envs, pool.observation_space, pool.action_space)
         self._actions: Any = None
 
     def reset(self) -> np.ndarray:
         seeds = [seed for seed in self._seeds if seed is not None]
         if seeds:
-            self.dreamer.seed(seeds[0])
+            self.pool.seed(seeds[0])
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self.dreamer.reset()
+        return self.pool.reset()
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        came = self.dreamer.step(self._actions)
+        result = self.pool.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for env in np.flatnonzero(came.done):
-            infos[env] = {"terminal_observation": came.final[env], "TimeLimit.truncated": bool(came.truncated[env])}
-        return came.features, came.reward, came.done, infos
+        for env in np.flatnonzero(result.done):
+            infos[env] = {"terminal_observation": result.final[env], "TimeLimit.truncated": bool(result.truncated[env])}
+        return result.features, result.reward, result.done, infos
 
     def close(self) -> None:
         pass
@@ -193,13 +193,13 @@ class DreamVectorEnv(VectorEnv):
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     render_mode = None
 
-    def __init__(self, dreamer: Dreamer):
-        self.dreamer = dreamer
-        self.num_envs = dreamer.num_envs
-        self.single_observation_space = dreamer.observation_space
-        self.single_action_space = dreamer.action_space
-        self.observation_space = gymnasium.vector.utils.batch_space(dreamer.observation_space, self.num_envs)
-        self.action_space = gymnasium.vector.utils.batch_space(dreamer.action_space, self.num_envs)
+    def __init__(self, pool: DreamPool):
+        self.pool = pool
+        self.num_envs = pool.num_envs
+        self.single_observation_space = pool.observation_space
+        self.single_action_space = pool.action_space
+        self.observation_space = gymnasium.vector.utils.batch_space(pool.observation_space, self.num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(pool.action_space, self.num_envs)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -208,44 +208,44 @@ class DreamVectorEnv(VectorEnv):
             first = (
                 int(seed) if isinstance(seed, int | np.integer) else next((one for one in seed if one is not None), 0)
             )
-            self.dreamer.seed(first)
-        return self.dreamer.reset(), {}
+            self.pool.seed(first)
+        return self.pool.reset(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        came = self.dreamer.step(actions)
+        result = self.pool.step(actions)
         infos: dict[str, Any] = {}
-        if came.done.any():
+        if result.done.any():
             final = np.empty(self.num_envs, object)
-            for env in np.flatnonzero(came.done):
-                final[env] = came.final[env]
-            infos = {"final_obs": final, "_final_obs": came.done.copy()}
-        return came.features, came.reward.astype(np.float64), came.terminated, came.truncated, infos
+            for env in np.flatnonzero(result.done):
+                final[env] = result.final[env]
+            infos = {"final_obs": final, "_final_obs": result.done.copy()}
+        return result.features, result.reward.astype(np.float64), result.terminated, result.truncated, infos
 
 
 class DreamEnv(gymnasium.Env):
-    """One dream as a plain Gymnasium environment; `dreamer` must hold exactly one."""
+    """One dream as a plain Gymnasium environment; `pool` must hold exactly one."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
-    def __init__(self, dreamer: Dreamer):
-        assert dreamer.num_envs == 1, "a DreamEnv is one dream"
-        self.dreamer = dreamer
-        self.observation_space = dreamer.observation_space
-        self.action_space = dreamer.action_space
+    def __init__(self, pool: DreamPool):
+        assert pool.num_envs == 1, "a DreamEnv is one dream"
+        self.pool = pool
+        self.observation_space = pool.observation_space
+        self.action_space = pool.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
-            self.dreamer.seed(seed)
-        return self.dreamer.reset()[0], {}
+            self.pool.seed(seed)
+        return self.pool.reset()[0], {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        came = self.dreamer.step(np.asarray(action)[None])
-        return came.final[0], float(came.reward[0]), bool(came.terminated[0]), bool(came.truncated[0]), {}
+        result = self.pool.step(np.asarray(action)[None])
+        return result.final[0], float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), {}
 
 
 def _numpy(value: Tensor) -> np.ndarray:
     return value.cpu().numpy()
 
 
-__all__ = ["Arrival", "DreamEnv", "DreamVecEnv", "DreamVectorEnv", "Dreamer", "Starts", "starts_from"]
+__all__ = ["DreamEnv", "DreamPool", "DreamStep", "DreamVecEnv", "DreamVectorEnv", "Starts", "starts_from"]

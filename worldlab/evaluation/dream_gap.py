@@ -16,7 +16,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.experience.acting import ActingAgent
 
-SEEN = 5
+CONTEXT_STEPS = 5
 """Decisions of an episode after which its dream begins: the model has seen something by then."""
 
 
@@ -62,7 +62,7 @@ class Gap:
 class GapProbe:
     """Follows the first episode of each environment of an evaluation, then lets the agent go on in the dream instead.
 
-    Feed it each decision with `chose` and what came of it with `arrived`; `measure` at the end.
+    Feed it each decision with `record_decision` and what came of it with `record_step`; `measure` at the end.
     """
 
     acting: ActingAgent
@@ -72,29 +72,29 @@ class GapProbe:
     start: Any = None
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     real: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    going: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    active: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
-    def chose(self, state: Any) -> None:
+    def record_decision(self, state: Any) -> None:
         """The acting agent's state right after a decision."""
         self.steps += 1
         if self.steps == 1:
-            self.going = np.ones(len(state["action"]), bool)
-        if self.steps == SEEN + 1:
-            self.rows = np.flatnonzero(self.going)
-            self.real = np.zeros(len(self.going))
-            self.lengths = np.full(len(self.going), self.horizon)
+            self.active = np.ones(len(state["action"]), bool)
+        if self.steps == CONTEXT_STEPS + 1:
+            self.rows = np.flatnonzero(self.active)
+            self.real = np.zeros(len(self.active))
+            self.lengths = np.full(len(self.active), self.horizon)
             # The agent that is judged goes on with its state, so the copy must be one.
             self.start = tree.tree_map(lambda leaf: leaf[self.rows].clone(), state)
 
-    def arrived(self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+    def record_step(self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
         """What each environment returned for that decision."""
-        if self.start is not None and self.steps <= SEEN + self.horizon:
-            self.real += np.where(self.going, reward, 0.0)
+        if self.start is not None and self.steps <= CONTEXT_STEPS + self.horizon:
+            self.real += np.where(self.active, reward, 0.0)
             # A dream knows no time limit, and rightly: what it pays beyond one is no mistake of its.
-            cut = self.going & truncated & ~terminated
-            self.lengths = np.where(cut, self.steps - SEEN, self.lengths)
-        self.going &= ~(terminated | truncated)
+            cut = self.active & truncated & ~terminated
+            self.lengths = np.where(cut, self.steps - CONTEXT_STEPS, self.lengths)
+        self.active &= ~(terminated | truncated)
 
     def measure(self, generator: torch.Generator, temperature: float = 1.0) -> Gap | None:
         """Dream on from where the episodes stood; None if none lasted long enough. temperature: of the dreams."""

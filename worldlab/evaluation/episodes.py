@@ -10,12 +10,12 @@ import gymnasium
 import numpy as np
 import torch
 
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action
 from worldlab.evaluation.dream_gap import Gap, GapProbe
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import following
+from worldlab.experience.collect import next_obs
 from worldlab.runs.machine import available_cores
 
 MAX_ENVS = 10
@@ -59,7 +59,7 @@ class Interrupted(Exception):
     """An evaluation was asked to stop before its end."""
 
 
-def judging_workers(training: int) -> int:
+def eval_workers(training: int) -> int:
     """Processes for judging: all cores, as nothing trains meanwhile; none where training needs none (cheap environments)."""
     return available_cores() if training else 0
 
@@ -88,7 +88,7 @@ def evaluate(
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     frames: list[np.ndarray] = []
     # The candidates that such an agent explores with are no policy: it is judged by the one it would choose.
-    deterministic = deterministic or isinstance(acting.agent, JudgedByEpisodes)
+    deterministic = deterministic or isinstance(acting.agent, LearnsFromEpisodes)
     probe = GapProbe(acting, dream_horizon, deterministic) if dream_horizon else None
     with EnvPool(make, n, workers, seed) as pool:
         arrivals = pool.reset()
@@ -96,15 +96,15 @@ def evaluate(
         while any(len(got) < want for got, want in zip(results, share, strict=True)):
             if stop():
                 raise Interrupted
-            obs = following(arrivals)
+            obs = next_obs(arrivals)
             if record is not None and not results[0]:
                 frames.append(obs[record][0].copy())
             encoded, state = acting.choose(obs, state, first, explore=not deterministic)
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
             if probe is not None:
-                probe.chose(state)
-                probe.arrived(arrivals.reward, arrivals.terminated, arrivals.truncated)
+                probe.record_decision(state)
+                probe.record_step(arrivals.reward, arrivals.terminated, arrivals.truncated)
             for env, ret, length in arrivals.finished:
                 if len(results[env]) < share[env]:
                     results[env].append((float(ret), int(length)))

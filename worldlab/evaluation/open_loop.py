@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-FRAMES_SEEN = 5
+CONTEXT_FRAMES = 5
 """Frames the model sees before it dreams on, as DreamerV3's open-loop videos show them."""
 
 
@@ -34,7 +34,7 @@ class OpenLoop:
     """
 
     real: dict[str, np.ndarray]
-    seen: dict[str, np.ndarray]
+    reconstructed: dict[str, np.ndarray]
     dreamt: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
     start: int
@@ -42,7 +42,7 @@ class OpenLoop:
 
 
 @torch.no_grad()
-def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start: int = FRAMES_SEEN) -> OpenLoop:
+def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start: int = CONTEXT_FRAMES) -> OpenLoop:
     """Let the model see `start` steps of a batch [B, T], then dream the rest along the recorded actions."""
     ctx, seen = model.observe(batch, generator)
     rows, length = batch.is_first.shape
@@ -86,7 +86,7 @@ def picture(shown: OpenLoop, row: int = 0) -> Image:
     if real.ndim == 2:
         return vector_strip(real, dreamt, dream_from=shown.start)
     label = "reconstruction" if shown.drawn_by == "decoder" else "probe"
-    rows = {"real": real, label: shown.seen[key][row], "dream": dreamt}
+    rows = {"real": real, label: shown.reconstructed[key][row], "dream": dreamt}
     return strip(rows, dream_from=shown.start, errors={"dream": shown.errors[key][row]})
 
 
@@ -96,7 +96,7 @@ def video(shown: OpenLoop, row: int = 0) -> np.ndarray | None:
     if shown.real[key].ndim != 5:
         return None
     label = "reconstruction" if shown.drawn_by == "decoder" else "probe"
-    videos = {"real": shown.real[key][row], label: shown.seen[key][row], "dream": shown.dreamt[key][row]}
+    videos = {"real": shown.real[key][row], label: shown.reconstructed[key][row], "dream": shown.dreamt[key][row]}
     return side_by_side(videos, dream_from=shown.start)
 
 
@@ -117,4 +117,4 @@ def save(shown: OpenLoop, folder: Path, name: str, fps: float = 10) -> list[Path
     return paths
 
 
-__all__ = ["FRAMES_SEEN", "OpenLoop", "open_loop", "picture", "sample_unbroken", "save", "video"]
+__all__ = ["CONTEXT_FRAMES", "OpenLoop", "open_loop", "picture", "sample_unbroken", "save", "video"]

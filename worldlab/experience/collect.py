@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldlab import tree
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.pool import Arrivals, EnvPool
 from worldlab.env.spaces import decode_action, encode_action
 from worldlab.experience.acting import ActingAgent
@@ -50,8 +50,8 @@ class Collector:
 
     def begin(self, random: np.random.Generator | None = None) -> None:
         """Decide and set the environments going; workers step while the caller trains. `end` must follow."""
-        resting, agent = None, self.acting.agent
-        judged = isinstance(agent, JudgedByEpisodes)
+        idle, agent = None, self.acting.agent
+        judged = isinstance(agent, LearnsFromEpisodes)
         if random is not None:
             # The agent's filter saw nothing of these steps, so its state starts afresh when it takes over.
             encoded, self._state = self._draw(random), None
@@ -60,15 +60,15 @@ class Collector:
                 self.start()  # half an episode of somebody else's is nothing to be judged by
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
             if judged:
-                resting = agent.resting(self._state["agent"]).cpu().numpy()
+                idle = agent.idle(self._state["agent"]).cpu().numpy()
         self._action = decode_action(self.pool.action_space, encoded)
-        self.pool.send(self._action, resting)
+        self.pool.send(self._action, idle)
 
     def end(self) -> int:
         """Take in what the environments answered. Returns how many were stepped."""
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
-        return int((~arrivals.rested).sum())
+        return int((~arrivals.skipped).sum())
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
         """Uniform actions, each kept for a while."""
@@ -83,14 +83,14 @@ class Collector:
             self.replay.append(env, record)
         self.finished.extend((ret, length) for _, ret, length in arrivals.finished)
         agent = self.acting.agent
-        if isinstance(agent, JudgedByEpisodes) and self._state is not None:
+        if isinstance(agent, LearnsFromEpisodes) and self._state is not None:
             for env, ret, _ in arrivals.finished:
-                agent.episode_over(tree.select(self._state["agent"], env), ret)
-        self._first = np.where(arrivals.rested, self._first, arrivals.is_first | arrivals.done)
-        self._obs = following(arrivals)
+                agent.after_episode(tree.select(self._state["agent"], env), ret)
+        self._first = np.where(arrivals.skipped, self._first, arrivals.is_first | arrivals.done)
+        self._obs = next_obs(arrivals)
 
 
-def following(arrivals: Arrivals) -> dict[str, np.ndarray]:
+def next_obs(arrivals: Arrivals) -> dict[str, np.ndarray]:
     """The observations to act on next: the reset's where an episode ended."""
     if arrivals.reset_obs is None:
         return arrivals.obs

@@ -16,7 +16,7 @@ CHUNK = 256
 """Records read at a time."""
 
 
-class Recorded:
+class Playback:
     """Plays back what another run collected: stands where the Collector stands. `finished` holds (return, length) of ended
     episodes to be read.
 
@@ -131,4 +131,4 @@ class Recorded:
         return sum(reversed(rewards)), len(rewards)
 
 
-__all__ = ["Recorded"]
+__all__ = ["Playback"]

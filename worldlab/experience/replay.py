@@ -324,9 +324,9 @@ def records(arrivals: Arrivals, prev_action: np.ndarray) -> Iterator[tuple[int, 
     """Turn what `EnvPool` returned into (env, replay record): the one place where steps are aligned.
 
     prev_action: encoded float32 [N, A] that was stepped with; ignored (0 is stored) on a reset. An environment whose
-    episode ended yields two records: its last step, then the reset; one that rested yields none.
+    episode ended yields two records: its last step, then the reset; one that was skipped yields none.
     """
-    for env in np.flatnonzero(~arrivals.rested).tolist():
+    for env in np.flatnonzero(~arrivals.skipped).tolist():
         first = bool(arrivals.is_first[env])
         yield (
             env,

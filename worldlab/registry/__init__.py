@@ -77,11 +77,11 @@ class Registration:
 
         Raises: PluginError naming distribution, version and component.
         """
-        from worldlab.registry.tampering import kept_globals
+        from worldlab.registry.side_effects import restore_globals
 
         module, _, attribute = self.target.partition(":")
         try:
-            with kept_globals(environment=False) as changed:
+            with restore_globals(environment=False) as changed:
                 found = reduce(getattr, attribute.split("."), importlib.import_module(module))
         except (Exception, SystemExit) as exc:
             raise self._broken(exc) from exc

@@ -28,7 +28,7 @@ import pluggy
 
 from worldlab.errors import PluginError, closest, one_line
 from worldlab.registry import BUILTIN, BrokenPlugin, Registration, Source, hookspecs
-from worldlab.registry.tampering import kept_globals
+from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
 
 GROUP = "worldlab"
@@ -153,7 +153,7 @@ def install_fix(exc: BaseException) -> str:
 
 
 def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
-    with kept_globals() as changed:
+    with restore_globals() as changed:
         module = load()
         recorder.stage = "fails in worldlab_register"
         _check_hooks(module)

@@ -33,8 +33,8 @@ __all__ = [
     "latest_valid",
     "list_checkpoints",
     "looks_pickled",
-    "older_valid",
     "open_checkpoint",
+    "previous_valid",
     "prune",
     "quarantine",
     "restore_optimizer",
@@ -142,11 +142,11 @@ def save_checkpoint(
     folder = storage.make_folder(folder)
     _refuse_nonfinite(step, tensors)
     before = [path for at, path in list_checkpoints(folder) if at == step]
-    final = _younger(before[-1]) if before else folder / checkpoint_name(step)
+    final = _next_sibling(before[-1]) if before else folder / checkpoint_name(step)
     staging = storage.new_staging(folder)
     try:
         manifest = _write_files(staging, step, tensors, state, dict(manifest_extra or {}))
-        if before and _same(before[-1], manifest):
+        if before and _has_content(before[-1], manifest):
             return before[-1]
         storage.publish_folder(staging, final)
     finally:
@@ -227,13 +227,13 @@ def _refuse_nonfinite(step: int, tensors: Mapping[str, Mapping[str, Tensor]]) ->
                 )
 
 
-def _younger(path: Path) -> Path:
+def _next_sibling(path: Path) -> Path:
     """Where a checkpoint of the same step goes: step-3, step-3.2, step-3.3."""
     stem, _, number = path.name.partition(".")
     return path.with_name(f"{stem}.{int(number or 1) + 1}")
 
 
-def _same(final: Path, manifest: Mapping[str, Any]) -> bool:
+def _has_content(final: Path, manifest: Mapping[str, Any]) -> bool:
     try:
         return open_checkpoint(final).manifest["self_sha256"] == manifest["self_sha256"]
     except CheckpointError:
@@ -292,7 +292,7 @@ def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
     for _, path in reversed(list_checkpoints(folder)):
         try:
             found = open_checkpoint(path)
-        except _TooNew:
+        except _NewerFormatError:
             raise
         except CheckpointError as error:
             failures.append((path, error))
@@ -309,10 +309,10 @@ def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
     raise CheckpointError(first.message, cause=f"none is usable: {'; '.join(reasons)}", fix=first.fix) from first
 
 
-def older_valid(folder: str | Path, than: Checkpoint) -> Checkpoint | None:
+def previous_valid(folder: str | Path, checkpoint: Checkpoint) -> Checkpoint | None:
     """Open the newest checkpoint that verifies of those before another; None if there is none."""
     paths = [path for _, path in list_checkpoints(folder)]
-    for path in reversed(paths[: paths.index(than.path)]):
+    for path in reversed(paths[: paths.index(checkpoint.path)]):
         with suppress(CheckpointError):
             return open_checkpoint(path)
     return None
@@ -341,7 +341,7 @@ def quarantine(path: Path) -> None:
         storage.fsync_folder(path.parent)
 
 
-class _TooNew(CheckpointError):
+class _NewerFormatError(CheckpointError):
     """Made by a newer worldlab: intact, but not readable here."""
 
 
@@ -358,7 +358,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if type(version) is int and version > FORMAT_VERSION:
         maker = manifest.get("created_by")
         made_by = str(maker.get("worldlab") if isinstance(maker, dict) else "?")[:20]
-        raise _TooNew(
+        raise _NewerFormatError(
             f"checkpoint made by worldlab {made_by} (format {version}); this is {worldlab.__version__} "
             f"(format {FORMAT_VERSION})",
             cause=f"{path} needs a newer worldlab",

@@ -10,7 +10,7 @@ import gymnasium
 import numpy
 
 import worldlab
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.find import open_adapter
 from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experience.acting import ActingAgent
@@ -110,7 +110,7 @@ def _specimen(
     run: LoadedRun, registry: Registry, seed: int, sizes: Sizes, reference: Path | None, keep: Path | None
 ) -> Specimen:
     model = run.composed.model.eval()
-    deterministic = run.config.core.eval.deterministic or isinstance(run.composed.agent, JudgedByEpisodes)
+    deterministic = run.config.core.eval.deterministic or isinstance(run.composed.agent, LearnsFromEpisodes)
     recording = recording_of(run, registry, seed, sizes, reference, keep)
     fresh, experience = partial(_fresh, run, registry), partial(experience_of, run, sizes.episodes, sizes.length)
     return Specimen(model, recording, fresh, run.make, run.acting, seed, sizes, deterministic, keep, experience)

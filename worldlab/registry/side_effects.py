@@ -22,7 +22,7 @@ SETTING = "leave the settings of the process to its user, or set them where the 
 
 
 @dataclass(frozen=True)
-class Watched:
+class GlobalState:
     """One piece of global state. what: its name in messages. cure: what a plugin should do instead."""
 
     what: str
@@ -34,14 +34,14 @@ class Watched:
 
 
 @contextlib.contextmanager
-def kept_globals(*, environment: bool = True) -> Iterator[list[Watched]]:
+def restore_globals(*, environment: bool = True) -> Iterator[list[GlobalState]]:
     """Restore the global state that is watched when the block is left; the list names what had changed.
 
     environment: watch environment variables too. Libraries with native code set some when they are first imported,
     so that only a plugin's registration is held to them.
     """
-    before = [(one, one.read()) for one in _watched(environment)]
-    changed: list[Watched] = []
+    before = [(one, one.read()) for one in _global_states(environment)]
+    changed: list[GlobalState] = []
     try:
         yield changed
     finally:
@@ -51,31 +51,31 @@ def kept_globals(*, environment: bool = True) -> Iterator[list[Watched]]:
                 changed.append(one)
 
 
-def _watched(environment: bool) -> list[Watched]:
+def _global_states(environment: bool) -> list[GlobalState]:
     """What can be watched now: of numpy and torch only if they are loaded, for watching must not load them."""
     found = [
-        Watched("the global random state of random", RANDOM, random.getstate, random.setstate),
-        Watched("the start method of multiprocessing", SETTING, _start_method, _set_start_method),
-        Watched("signal handlers", SETTING, _handlers, _set_handlers),
-        Watched("the working folder", SETTING, _folder, os.chdir),
+        GlobalState("the global random state of random", RANDOM, random.getstate, random.setstate),
+        GlobalState("the start method of multiprocessing", SETTING, _start_method, _set_start_method),
+        GlobalState("signal handlers", SETTING, _handlers, _set_handlers),
+        GlobalState("the working folder", SETTING, _folder, os.chdir),
     ]
     if environment:
-        found.append(Watched("environment variables", SETTING, os.environ.copy, _set_environment))
+        found.append(GlobalState("environment variables", SETTING, os.environ.copy, _set_environment))
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         found.append(
-            Watched("the global random state of numpy.random", RANDOM, numpy.get_state, numpy.set_state, _plain)
+            GlobalState("the global random state of numpy.random", RANDOM, numpy.get_state, numpy.set_state, _plain)
         )
     torch = sys.modules.get("torch")
-    return [*found, *_watched_torch(torch)] if hasattr(torch, "get_rng_state") else found
+    return [*found, *_torch_states(torch)] if hasattr(torch, "get_rng_state") else found
 
 
-def _watched_torch(torch: Any) -> list[Watched]:
+def _torch_states(torch: Any) -> list[GlobalState]:
     return [
-        Watched("the global random state of torch", RANDOM, torch.get_rng_state, torch.set_rng_state, _bytes),
-        Watched("torch's number of threads", SETTING, torch.get_num_threads, torch.set_num_threads),
-        Watched("torch's default dtype", SETTING, torch.get_default_dtype, torch.set_default_dtype),
-        Watched("torch's gradient mode", SETTING, torch.is_grad_enabled, torch.set_grad_enabled),
+        GlobalState("the global random state of torch", RANDOM, torch.get_rng_state, torch.set_rng_state, _bytes),
+        GlobalState("torch's number of threads", SETTING, torch.get_num_threads, torch.set_num_threads),
+        GlobalState("torch's default dtype", SETTING, torch.get_default_dtype, torch.set_default_dtype),
+        GlobalState("torch's gradient mode", SETTING, torch.is_grad_enabled, torch.set_grad_enabled),
     ]
 
 
