@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldlab.env.find import EnvAdapter, check_env, env_names, open_adapter
+from worldlab.env.find import EnvAdapter, env_names, inspect_env, open_adapter
 from worldlab.errors import EnvError, PluginError
 
 
@@ -99,7 +99,7 @@ class Walk(gymnasium.Env):
 
 
 def statuses(env) -> dict[str, str]:
-    return {finding["check"]: finding["status"] for finding in check_env(env, seconds=0.05)}
+    return {finding["check"]: finding["status"] for finding in inspect_env(env, seconds=0.05)}
 
 
 def test_check_env_reports_what_it_finds():
@@ -114,4 +114,4 @@ def test_check_env_turns_failures_into_findings():
     env.step = lambda action: 1 / 0  # type: ignore[assignment]
     assert statuses(env) == {"spaces": "ok", "runs": "fail"}
     env.action_space = spaces.MultiBinary(2)
-    assert any("not supported" in finding["detail"] for finding in check_env(env, seconds=0.05))
+    assert any("not supported" in finding["detail"] for finding in inspect_env(env, seconds=0.05))

@@ -142,7 +142,7 @@ def where(exc: BaseException) -> str:
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{exc.filename}:{exc.lineno or 0}"
     frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
-    own = str(Path(__file__).parent) + os.sep  # worldlab_hello is somebody else's
+    own = str(Path(__file__).parent.parent) + os.sep  # worldlab_hello is somebody else's
     outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
 
