@@ -86,7 +86,7 @@ def test_a_recording_without_its_beginning_is_refused(tmp_path):
         recorded.append(0, record(0, 0, step))
     recorded.prune()
     recorded.close()
-    with pytest.raises(ConfigError, match="lost its beginning"):
+    with pytest.raises(ConfigError, match="lacks its beginning"):
         Playback(tmp_path / "source", Replay(SCHEMA, 32, 1))
 
 
@@ -96,7 +96,7 @@ def test_it_says_how_much_there_is_and_ends_with_a_reason(source):
     played.start()
     for _ in range(12):
         played.end()
-    with pytest.raises(ConfigError, match="over after 24 decisions"):
+    with pytest.raises(ConfigError, match="ends after 24 decisions"):
         played.end()
 
 

@@ -1,12 +1,13 @@
-"""The dream as an environment: the learned world model behind the interfaces of Gymnasium and Stable-Baselines3.
+"""Wraps the learned world model as an environment, with the interfaces of Gymnasium and Stable-Baselines3.
 
-    DreamPool      the engine: one batched forward a step, all environments at once
-    DreamVecEnv  a Stable-Baselines3 VecEnv:       PPO("MlpPolicy", DreamVecEnv(pool)).learn(10_000)
-    DreamVectorEnv   a gymnasium.vector.VectorEnv, episodes restart in the step that ends them
-    DreamEnv     a plain gymnasium.Env of one dream
+    DreamPool        steps all dreams together, one batched forward pass per step
+    DreamVecEnv      a Stable-Baselines3 VecEnv:    PPO("MlpPolicy", DreamVecEnv(pool)).learn(10_000)
+    DreamVectorEnv   a gymnasium.vector.VectorEnv; an episode that ends restarts in the same step
+    DreamEnv         a plain gymnasium.Env of one dream
 
-Observations are features = cat(memory, z), float32 [F]. Dreams start at posterior states of replayed experience, end
-where the continue head says so (`terminated`) or at the horizon (`truncated`). Rewards and endings belong to arrival.
+Observations are features = cat(memory, z), float32 [F]. Dreams start at posterior states of replayed experience. They
+end with the probability that the continue head predicts (`terminated`), or at the horizon (`truncated`). Reward and end
+belong to the state arrived at.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ Starts = Callable[[int, torch.Generator], Carry]
 
 
 def feature_space(specs: Specs) -> spaces.Box:
-    """What an agent sees of a dream: features [F]."""
+    """Return the observation space of a dream: features [F]."""
     return spaces.Box(-np.inf, np.inf, (specs.feature_dim,), np.float32)
 
 
 def dream_action_space(action: ActionSpec) -> spaces.Space:
-    """The action space of a dream: Discrete, or a Box in [-1, 1]."""
+    """Return the action space of a dream: Discrete, or a Box in [-1, 1]."""
     return spaces.Discrete(action.dim) if action.kind == "discrete" else spaces.Box(-1, 1, (action.dim,), np.float32)
 
 
 @torch.no_grad()
 def starts_from(model: WorldModel, batch: Batch, generator: torch.Generator) -> Starts:
-    """Starts at the posterior states of a preprocessed batch [B, T], drawn uniformly; episodes that had ended are left out.
+    """Return a function that draws dream starts uniformly from the posterior states of a preprocessed batch [B, T].
 
-    Raises: ValueError if no step of the batch goes on.
+    Terminal states are left out. Raises: ValueError if every step of the batch is terminal.
     """
     _, seen = model.observe(batch, generator)
     rows, times = torch.nonzero((batch.cont > 0) & (batch.mask > 0), as_tuple=True)
@@ -64,8 +65,11 @@ def starts_from(model: WorldModel, batch: Batch, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class DreamStep:
-    """One step of all dreams, as numpy. features [N, F] go on from here; where an episode ended they are the new start's,
-    and `final` [N, F] holds those it ended with. reward [N] float32; terminated, truncated [N] bool."""
+    """The result of one step of all dreams, as numpy arrays.
+
+    final: [N, F], the features arrived at. features: [N, F], those to act on next: the new start's where an episode
+    ended, else the same. reward: float32 [N]. terminated, truncated: bool [N].
+    """
 
     features: np.ndarray
     final: np.ndarray
@@ -79,7 +83,7 @@ class DreamStep:
 
 
 class DreamPool:
-    """`num_envs` dreams side by side. The model is only read: train it further and the dreams follow.
+    """Steps `num_envs` dreams as one batch. It only reads the model, so the dreams follow further training.
 
     horizon: steps after which a dream is truncated. temperature: of the prior (worldlab.distributions.tempered).
     """
@@ -110,14 +114,14 @@ class DreamPool:
 
     @torch.no_grad()
     def reset(self) -> np.ndarray:
-        """Start every dream anew. Returns features [N, F]."""
+        """Restart every dream. Returns: features [N, F]."""
         self._carry = self.starts(self.num_envs, self.generator)
         self._ages[:] = 0
         return _numpy(self.model.features(self._carry))
 
     @torch.no_grad()
     def step(self, action: Any) -> DreamStep:
-        """Step every dream along actions of the action space, [N, ...]."""
+        """Take one step in every dream. action: N actions of the action space, [N, ...]."""
         encoded = torch.from_numpy(np.asarray(encode_action(self.action_space, action), np.float32))
         carry, features, reward, cont = self.model.step(
             self._carry, encoded.to(self.model.device), self.generator, self.temperature
@@ -142,7 +146,7 @@ class DreamPool:
 
 
 class DreamVecEnv(VecEnv):
-    """Dreams as Stable-Baselines3 sees environments."""
+    """Dreams as a Stable-Baselines3 VecEnv."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
     render_mode = None
@@ -178,17 +182,17 @@ class DreamVecEnv(VecEnv):
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise AttributeError(f"the dreams share one model; {attr_name!r} cannot be set for one of them")
+        raise AttributeError(f"the dreams share one model; {attr_name!r} cannot be set for a single dream")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        raise AttributeError(f"the dreams share one model; there is no method {method_name!r} of one of them")
+        raise AttributeError(f"the dreams share one model; {method_name!r} cannot be called on a single dream")
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
 
 
 class DreamVectorEnv(VectorEnv):
-    """Dreams as a Gymnasium vector environment. Autoreset is SAME_STEP: `infos["final_obs"]` holds where episodes ended."""
+    """Dreams as a Gymnasium vector environment. Autoreset is SAME_STEP: final observations are in `infos["final_obs"]`."""
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     render_mode = None
