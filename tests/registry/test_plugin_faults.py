@@ -121,7 +121,7 @@ def test_one_good_among_twelve_broken_trains_and_goes_on_in_another_version(site
     _upgrade(info, "1.1")
     done = worldlab(site, worldlab_command, "train", "--resume", "--run", "run", "--steps", "120")
     assert done.returncode == 0, done.stderr
-    assert "encoder is of worldlab-good 1.1 now; the run was made with worldlab-good 1.0" in done.stderr
+    assert "encoder is now from worldlab-good 1.1; the run was made with worldlab-good 1.0" in done.stderr
     told = json.loads((site.parent / "run" / "run.json").read_text())
     assert told["components"]["encoder"]["version"] == "1.1"
     (change,) = told["changes"]
@@ -223,7 +223,7 @@ def test_a_component_with_side_effects_is_undone_and_told(site, caplog, case):
     with caplog.at_level(logging.WARNING, "worldlab"):
         assert entry.load() == 5
     assert global_state() == before
-    assert f"plugin worldlab-tamper 0.2 (agent 'tamper') changes {what} when imported: put back." in caplog.text
+    assert f"plugin worldlab-tamper 0.2 (agent 'tamper') changes {what} when imported (restored):" in caplog.text
 
 
 def test_the_families_themselves_leave_everything_as_it_was():
@@ -305,7 +305,7 @@ def test_a_run_that_needs_a_missing_plugin_says_what_to_install(site, capsys, di
     for command in (["train", "--resume", "--run", str(folder)], ["eval", str(folder)], ["dream", str(folder)]):
         assert cli.main(command) == 3, command
         lines = capsys.readouterr().err.splitlines()
-        first = next(line for line in lines if line.startswith("run 'made' needs encoder 'gone' of "))
+        first = next(line for line in lines if line.startswith("run 'made' needs encoder 'gone' from "))
         assert f"{distribution} {version}" in first
         assert next(line for line in lines if line.startswith("fix: ")).startswith(f"fix: {fix}")
     assert "gone" not in sys.modules
@@ -333,13 +333,13 @@ def test_a_strict_run_refuses_another_version_and_others_warn(site, caplog):
     with pytest.raises(PluginError) as caught:
         train.train(strict, registry, run=folder, resume=True)
     now = registry.get("encoder", "vae").version
-    assert caught.value.message == (f"encoder is of worldlab {now} now; this strict run was made with worldlab 0.0.1")
-    assert caught.value.fix == "pip install worldlab==0.0.1, or go on with --no-strict" and caught.value.exit_code == 3
+    assert caught.value.message == (f"encoder is now from worldlab {now}; this strict run was made with worldlab 0.0.1")
+    assert caught.value.fix == "pip install worldlab==0.0.1, or resume with --no-strict" and caught.value.exit_code == 3
     assert RunFolder.open(folder).read_run_json()["status"] == "stopped"  # nothing was touched
     loose = resolve(registry, files=[folder / "config.toml"], flags={"strict": False})
     with caplog.at_level(logging.WARNING, "worldlab"), pytest.raises(Exception, match="before its first checkpoint"):
         train.train(loose, registry, run=folder, resume=True)
-    assert f"encoder is of worldlab {now} now; the run was made with worldlab 0.0.1" in caplog.text
+    assert f"encoder is now from worldlab {now}; the run was made with worldlab 0.0.1" in caplog.text
 
 
 # ---- other processes ----

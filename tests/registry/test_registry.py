@@ -85,7 +85,7 @@ def test_of_two_claims_to_a_name_the_later_distribution_is_broken(site, rival):
     assert registry.get("encoder", "x").distribution == winner
     (broken,) = registry.broken
     assert broken.distribution == loser
-    assert broken.reason == f"registers encoder 'x', which {winner} 1.0 already brings"
+    assert broken.reason == f"registers encoder 'x', which {winner} 1.0 already registers"
     assert ("only-mine" in registry.names("agent")) == (winner == "mmm")
 
 

@@ -88,9 +88,9 @@ def test_error_curves_rise_where_the_error_does():
 
 
 def test_videos_of_unequal_length_are_refused_and_of_unequal_size_are_not():
-    with pytest.raises(WorldlabError, match="one length"):
+    with pytest.raises(WorldlabError, match="the same length"):
         pictures.side_by_side({"a": noise(3, 4, 4, 3), "b": noise(2, 4, 4, 3)})
-    with pytest.raises(WorldlabError, match="one length"):
+    with pytest.raises(WorldlabError, match="the same length"):
         pictures.strip({})
     shown = pictures.side_by_side({"a": noise(3, 4, 8, 3), "b": noise(3, 8, 4, 3)})
     assert shown.dtype == np.uint8 and shown.shape[0] == 3 and shown.shape[1] % 2 == shown.shape[2] % 2 == 0

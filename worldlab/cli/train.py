@@ -1,4 +1,4 @@
-"""worldlab train: resolve a configuration from presets, files and flags, and run it."""
+"""worldlab train: resolves a configuration from presets, files and flags, and trains with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
     try:
         config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
     except WorldlabError as error:
-        if flags.help:  # what needs no parts can be explained all the same
+        if flags.help:  # explain at least the settings that need no parts
             print(help_head(), flush=True)
         if isinstance(error, PluginError) and flags.resume and folder is not None:
             raise find_missing(folder, registry) or error from None
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
 
 
 def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:
-    """A resumed run starts from its own config.toml; files and flags given now go on top of it."""
+    """Return run folder and config files. A resumed run reads its own config.toml first; later files override it."""
     if flags.help:
         return None, flags.configs
     if not flags.resume:

@@ -192,7 +192,7 @@ class DreamVecEnv(VecEnv):
 
 
 class DreamVectorEnv(VectorEnv):
-    """Dreams as a Gymnasium vector environment. Autoreset is SAME_STEP: `infos["final_obs"]` has the final ones."""
+    """Dreams as a Gymnasium vector environment, SAME_STEP autoreset: final observations are in `infos["final_obs"]`."""
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     render_mode = None

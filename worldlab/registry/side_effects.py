@@ -1,7 +1,7 @@
-"""What a plugin must leave as it was when it is imported: the global state of a process that belongs to its user.
+"""Detects and undoes global side effects of importing a plugin: the state of the process belongs to the user.
 
-Seen in the wild: a library that seeds the global generators, sets a default dtype or the number of threads, installs a
-signal handler or an environment variable. Here it is noticed, put back and named.
+Real libraries seed the global generators, set a default dtype or the number of threads, or install a signal handler or
+an environment variable. Such changes are detected, restored and reported.
 """
 
 from __future__ import annotations
@@ -17,42 +17,42 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-RANDOM = "use a generator of your own: random.Random(seed), numpy.random.default_rng(seed), torch.Generator()"
-SETTING = "leave the settings of the process to its user, or set them where the component runs and put them back"
+RANDOM = "use your own generator: random.Random(seed), numpy.random.default_rng(seed), torch.Generator()"
+SETTING = "leave process settings to the user, or set them while the component runs and restore them"
 
 
 @dataclass(frozen=True)
 class GlobalState:
-    """One piece of global state. what: its name in messages. cure: what a plugin should do instead."""
+    """One piece of global state. name: as in messages. fix: what a plugin should do instead."""
 
-    what: str
-    cure: str
+    name: str
+    fix: str
     read: Callable[[], Any]
     restore: Callable[[Any], object]
     key: Callable[[Any], Any] = lambda value: value
-    """Makes what `read` gave comparable."""
+    """Makes the result of `read` comparable."""
 
 
 @contextlib.contextmanager
 def restore_globals(*, environment: bool = True) -> Iterator[list[GlobalState]]:
-    """Restore the global state that is watched when the block is left; the list names what had changed.
+    """Restore global state at the end of the block; the list then holds the states that had changed.
 
-    environment: watch environment variables too. Libraries with native code set some when they are first imported,
-    so that only a plugin's registration is held to them.
+    environment: include environment variables. Libraries with native code set some when they are first imported, so
+    they are checked only while a plugin registers.
     """
-    before = [(one, one.read()) for one in _global_states(environment)]
+    before = [(state, state.read()) for state in _global_states(environment)]
     changed: list[GlobalState] = []
     try:
         yield changed
     finally:
-        for one, value in before:
-            if one.key(one.read()) != one.key(value):
-                one.restore(value)
-                changed.append(one)
+        for state, value in before:
+            if state.key(state.read()) != state.key(value):
+                state.restore(value)
+                changed.append(state)
 
 
 def _global_states(environment: bool) -> list[GlobalState]:
-    """What can be watched now: of numpy and torch only if they are loaded, for watching must not load them."""
+    """Return the states to check. Checking must not load numpy or torch, so theirs count only once loaded."""
     found = [
         GlobalState("the global random state of random", RANDOM, random.getstate, random.setstate),
         GlobalState("the start method of multiprocessing", SETTING, _start_method, _set_start_method),
@@ -101,16 +101,16 @@ def _handlers() -> dict[int, Any]:
 
 def _set_handlers(handlers: dict[int, Any]) -> None:
     if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may, and only there could a plugin have set them
+        return  # only the main thread can set handlers, so a plugin could not have
     for number, handler in handlers.items():
-        if signal.getsignal(number) != handler and handler is not None:  # None: set by native code, cannot be put back
+        if signal.getsignal(number) != handler and handler is not None:  # None: set by native code, cannot be restored
             signal.signal(number, handler)
 
 
 def _folder() -> str:
     try:
         return os.getcwd()
-    except OSError:  # deleted under our feet: nothing to go back to
+    except OSError:  # the folder was deleted: it cannot be restored
         return os.sep
 
 
