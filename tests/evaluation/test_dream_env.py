@@ -1,4 +1,4 @@
-"""Dreams behind the interfaces of Gymnasium and Stable-Baselines3: both libraries' checkers, and a dream whose value is known."""
+"""Tests of dreams as environments: the checkers of both libraries, and a dream whose value is known."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_same_seed_dreams_the_same_and_another_does_not():
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
-def test_a_step_is_the_models_step_and_the_horizon_truncates_with_the_observation_arrived_at():
+def test_a_step_is_the_models_step_and_truncation_returns_the_final_observation():
     made = dream_pool("continuous", horizon=2)
     env = DreamVecEnv(made)
     start = env.reset()
@@ -103,7 +103,7 @@ def test_a_step_is_the_models_step_and_the_horizon_truncates_with_the_observatio
 
 
 def test_returns_in_a_known_dream_match_the_closed_form():
-    """Reward 2 a step, going on with probability 0.8, at most 6 steps: E = 2 sum_k 0.8^k."""
+    """Reward 2 per step, continue probability 0.8, at most 6 steps: E = 2 sum_k 0.8^k."""
     made = dream_pool("discrete", num=2000, horizon=6, cont=0.8, reward=2.0)
     env = DreamVecEnv(made)
     env.reset()
@@ -119,7 +119,7 @@ def test_returns_in_a_known_dream_match_the_closed_form():
 
 @pytest.mark.slow
 def test_sb3s_value_of_a_known_dream_matches_the_closed_form():
-    """Reward 1, going on with probability 0.9, a long horizon: V = 1 / (1 - 0.9 gamma) everywhere, whatever the policy."""
+    """Reward 1, continue probability 0.9, a long horizon: V = 1 / (1 - 0.9 gamma) everywhere, for any policy."""
     env = DreamVecEnv(dream_pool("discrete", num=32, horizon=1000, cont=0.9))
     with torch.random.fork_rng():
         algo = PPO("MlpPolicy", env, gamma=0.9, n_steps=16, batch_size=256, learning_rate=3e-3, seed=0, device="cpu")
@@ -130,12 +130,12 @@ def test_sb3s_value_of_a_known_dream_matches_the_closed_form():
 
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
-def test_any_sb3_algorithm_learns_in_it_with_nothing_else_written(action):
+def test_any_sb3_algorithm_learns_in_it_without_further_code(action):
     with torch.random.fork_rng():
         A2C("MlpPolicy", DreamVecEnv(dream_pool(action, cont=0.9)), n_steps=4, device="cpu").learn(100)
 
 
-def test_dreams_start_where_episodes_go_on():
+def test_dreams_start_at_states_that_are_not_terminal():
     model = build_model()
     batch = batch_for(model)
     _, seen = model.observe(batch, gen())
@@ -149,7 +149,7 @@ def test_dreams_start_where_episodes_go_on():
         starts_from(model, type(batch)(**{**vars(batch), "cont": torch.zeros_like(batch.cont)}), gen())
 
 
-def test_temperature_widens_what_can_be_widened_and_nothing_else():
+def test_temperature_widens_only_distributions_that_have_one():
     normal = Normal(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
     assert tempered(normal, 1.0) is normal
     warm: Normal = tempered(normal, 4.0)  # type: ignore[assignment]

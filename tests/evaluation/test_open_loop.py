@@ -24,7 +24,7 @@ def unbroken(model, length: int = 8):
 
 @pytest.mark.parametrize("start", [1, 3, 7])
 def test_open_loop_is_filter_until_start_then_the_dream_along_the_recorded_actions(start):
-    """An independent loop: filter `start` raw observations, then step with the action that led to each next frame."""
+    """Compare with an independent loop: filter `start` observations, then step with the action before each next frame."""
     model = build_model()
     raw = unbroken(model)
     batch = replace(raw, obs=model.preprocess(raw.obs))

@@ -182,7 +182,7 @@ def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
 
 
 def check_env(id: str, registry: AdapterRegistry) -> dict[str, Any]:
-    """Check an environment as `worldlab check-env` does: its id, whether it can be trained on, and each finding."""
+    """Return the result of `worldlab check-env`: the full id, whether no check failed, and all findings."""
     adapter, env_id = open_adapter(registry, id)
     env = adapter.make(env_id, EnvSettings(id=env_id))
     try:
