@@ -116,13 +116,15 @@ def page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     lines = [
         "# All mixes",
         "",
-        f"Made by `python benchmarks/matrix.py` ({machine['cpu']}, one thread, torch {machine['torch']}): the laptop preset",
-        f"on CarRacing, 48 x 48 pixels, the world model alone, {rows[0]['frames_per_update']} frames an update, by the time that the",
-        "processor spent; decoders explain as many of the frames as that preset gives them (`decoder.frames`). The machine is",
-        "shared: read speeds as within a fifth.",
+        f"Made by `python benchmarks/matrix.py` ({machine['cpu']}, one thread, torch {machine['torch']}):",
+        "the world model alone, laptop preset, CarRacing at 48 x 48 pixels, "
+        f"{rows[0]['frames_per_update']} frames per update, in processor time.",
+        "Decoders train on as many of these frames as the preset gives them (`decoder.frames`).",
+        "The machine is shared: speeds are accurate to about a fifth.",
         "",
-        "q, p(z) and P(o): what is known of the posterior, the prior and the picture's 256 levels. Bits per dimension of the",
-        'whole model exist where all three have a density (vae decoders with `likelihood = "learned"`, as timed here): '
+        "q, p(z) and P(o): what is known of the posterior, the prior and the probability of a picture's 256 levels.",
+        "Bits per dimension of the whole model exist where all three have a density",
+        '(with `likelihood = "learned"` for vae decoders, as timed here): '
         f"{sum(row['bits_per_dim'] == 'bound' for row in rows)} of {len(rows)} mixes.",
         "",
         "| encoder | dynamics | decoder | parameters | updates/s | dyn | rep | q | p(z) | P(o) | bits/dim |",

@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from worldlab.config.resolve import resolve
 from worldlab.experience.acting import ActingAgent
 from worldlab.registry import Registry, load_registry
+from worldlab.rollout import Carry
 from worldlab.training.compose import Composed, compose
 from worldlab.training.streams import Streams
 
@@ -79,7 +80,7 @@ def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Com
     """The workload's world model with an agent."""
     flags: dict[str, Any] = {
         "env": {"id": "Pendulum"},
-        "model": {"head_units": 128},
+        "model": {"units": 128},
         "encoder": {"name": "vae", "latent_dim": 32, "units": 128},
         "dynamics": {"name": "vae", "memory": work.memory, "units": work.units},
         "decoder": {"name": "vae", "units": 128},
@@ -134,7 +135,7 @@ def _stable_worldmodel(work: Workload, composed: Composed, carry: Any) -> Decide
 
         def get_cost(self, info: dict[str, Tensor], candidates: Tensor) -> Tensor:
             n, count = candidates.shape[:2]
-            start = {"state": {"h": info["h"].flatten(0, 1)}, "z": info["z"].flatten(0, 1)}
+            start = Carry({"h": info["h"].flatten(0, 1)}, info["z"].flatten(0, 1))
             generator = torch.Generator().manual_seed(0)
             dream = composed.model.imagine(start, candidates.flatten(0, 1), work.horizon, generator)
             return -dream.reward.sum(1).unflatten(0, (n, count))
@@ -149,7 +150,7 @@ def _stable_worldmodel(work: Workload, composed: Composed, carry: Any) -> Decide
     box = gymnasium.vector.utils.batch_space(ACTION, work.envs)
     plan = SimpleNamespace(horizon=work.horizon, action_block=1)
     solver.configure(action_space=box, n_envs=work.envs, config=plan)
-    info = {"h": carry["state"]["h"], "z": carry["z"]}
+    info = {"h": carry.state["h"], "z": carry.z}
 
     def decide() -> object:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
@@ -166,7 +167,7 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
     from torchrl.objectives.value import TDLambdaEstimator
 
     model, generator = composed.model, torch.Generator().manual_seed(0)
-    memory, latent = carry["state"]["h"].shape[-1], carry["z"].shape[-1]
+    memory, latent = carry.state["h"].shape[-1], carry.z.shape[-1]
 
     class DreamEnv(ModelBasedEnvBase):
         """Our world model as an environment of torchrl."""
@@ -180,10 +181,10 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
         def _step(self, tensordict: Any) -> Any:
             shape = tensordict.batch_size
             flat = tensordict.reshape(-1)
-            start = {"state": {"h": flat["h"]}, "z": flat["z"]}
+            start = Carry({"h": flat["h"]}, flat["z"])
             after, _, reward, _ = model.step(start, flat["action"], generator)
             done = torch.zeros(len(reward), 1, dtype=torch.bool)
-            out = {"h": after["state"]["h"], "z": after["z"], "reward": reward[:, None]}
+            out = {"h": after.state["h"], "z": after.z, "reward": reward[:, None]}
             return TensorDict({**out, "done": done, "terminated": done}, [len(reward)]).reshape(shape)
 
         def _reset(self, tensordict: Any, **_: Any) -> Any:
@@ -198,7 +199,7 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
         value = TensorDictModule(lambda z: z.new_zeros(*z.shape[:-1], 1), in_keys=["z"], out_keys=["state_value"])  # type: ignore[arg-type]
         advantage = TDLambdaEstimator(gamma=0.99, lmbda=0.95, value_network=value)
         planner = MPPIPlanner(env, advantage, 0.5, work.horizon, work.iterations, work.candidates, work.elites)
-    start = TensorDict({"h": carry["state"]["h"], "z": carry["z"]}, [work.envs])
+    start = TensorDict({"h": carry.state["h"], "z": carry.z}, [work.envs])
     start["done"] = torch.zeros(work.envs, 1, dtype=torch.bool)
     start["terminated"] = start["done"].clone()
 

@@ -1,7 +1,9 @@
-"""Write the tables of the README from the committed results, so that no number is copied by hand.
+"""Write the result tables of README.md and docs/results.md from the committed results, so that no number is copied by hand.
 
-python benchmarks/tables.py            # rewrite the blocks between <!-- NAME --> and <!-- /NAME -->
-python benchmarks/tables.py --check    # exit 1 if a block is out of date
+Each table stands between <!-- NAME --> and <!-- /NAME --> in one of the two pages.
+
+python benchmarks/tables.py            # rewrite all tables
+python benchmarks/tables.py --check    # exit 1 if a table is out of date
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 MAIN = {
     "cartpole": "CartPole-v1",
     "pendulum": "Pendulum-v1",
@@ -24,7 +27,7 @@ MAIN = {
     "carracing-vae": "CarRacing-v3, `--encoder vae`",
     "carracing-world-models": "CarRacing-v3, `--preset world-models`",
 }
-"""Folders of the main table, in its order, and what each row is called."""
+"""The folders of the main table in order, and the label of each row."""
 FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
 
 
@@ -33,13 +36,13 @@ def read(path: str) -> Any:
 
 
 def spread(values: list[float]) -> str:
-    """One number, or lowest and highest."""
+    """Format one number, or the lowest and the highest."""
     low, high = round(min(values)), round(max(values))
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
 def learned(summary: dict[str, Any]) -> list[str]:
-    """Returns by seed, random agent, margin, steps, updates, minutes."""
+    """Format the cells of `LEARNED` for one benchmark."""
     margin = summary["margin_over_random"]
     low, high = margin["interval_95"]
     return [
@@ -62,12 +65,13 @@ LEARNED = ["seeds", "mean return by seed", "random agent", "margin over random [
 
 
 def learn() -> str:
+    """Tabulate the main results."""
     rows = [[label, *learned(read(f"learn/{name}/summary.json"))] for name, label in MAIN.items()]
     return table(["environment", *LEARNED], rows)
 
 
 def families() -> str:
-    """The pure families: one family in all three roles."""
+    """Tabulate the pure families: one family in all three roles."""
     rows = []
     for path in sorted((RESULTS / "learn").glob("*-pure-*/summary.json")):
         env, _, family = path.parent.name.partition("-pure-")
@@ -76,7 +80,7 @@ def families() -> str:
 
 
 def agents() -> str:
-    """The same world model (vae x 3), other agents."""
+    """Tabulate other agents in the same world model (vae x 3)."""
     rows = []
     for path in sorted((RESULTS / "learn").glob("agent-*/summary.json")):
         summary = json.loads(path.read_text())
@@ -86,6 +90,7 @@ def agents() -> str:
 
 
 def bits() -> str:
+    """Tabulate bits per dimension by decoder."""
     found = read("bits_per_dim.json")
     rows = []
     for row in found["rows"]:
@@ -95,12 +100,13 @@ def bits() -> str:
             )
             continue
         cells = [f"{row['bits_per_dim'][k]['mean']:.3f} ± {row['bits_per_dim'][k]['se']:.3f}" for k in ("1", "64")]
-        estimator = {"exact": "exact given z", "bound": "dequantisation bound given z"}[row["mass"]]
+        estimator = {"exact": "exact", "bound": "dequantisation bound"}[row["mass"]]
         rows.append([row["decoder"], *cells, estimator, f"{row['parameters'] / 1e3:,.0f}k"])
-    return table(["decoder", "1 draw of z (ELBO)", "64 draws", "P(levels given z)", "parameters"], rows)
+    return table(["decoder", "1 sample of z (ELBO)", "64 samples of z", "P(o given z)", "parameters"], rows)
 
 
 def branch() -> str:
+    """Tabulate how well each dynamics models four next states with known probabilities."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in read("branch.json")["rows"]:
         rows.setdefault(row["label"], []).append(row)
@@ -113,11 +119,12 @@ def branch() -> str:
         [label, str(len(found)), *(cell(found, key) for key in ("distinct", "tv", "no_cell"))]
         for label, found in rows.items()
     ]
-    return table(["dynamics", "seeds", "distinct of 4", "total variation", "no cell"], lines)
+    header = ["dynamics", "seeds", "distinct next states (of 4)", "total variation", "share matching no valid state"]
+    return table(header, lines)
 
 
 def planning() -> str:
-    """A planner and workload a row, in milliseconds a decision."""
+    """Tabulate the milliseconds per decision of each planner on each workload."""
     found = read("planning.json")
     rows = []
     for work in found["workloads"]:
@@ -135,17 +142,17 @@ def planning() -> str:
     late, actor = found["deadline"], found["actor"]
     rows.append(
         [
-            f"b2 under a deadline of {late['budget_ms']:.0f} ms: in time {late['in_time']:.1%}", "worldlab",
+            f"b2 with a deadline of {late['budget_ms']:.0f} ms, met by {late['in_time']:.1%} of decisions", "worldlab",
             *(f"{late[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), str(late["decisions"]), "",
         ]
     )  # fmt: skip
     acted = [f"{actor[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
-    rows.append(["b5: an actor instead of a search, 1M model", "worldlab", *acted, str(actor["decisions"]), ""])
-    return table(["workload", "planner", "p50", "p95", "p99", "decisions", "their time over ours [95%]"], rows)
+    rows.append(["b5: an actor network, no search, 1M model", "worldlab", *acted, str(actor["decisions"]), ""])
+    return table(["workload", "planner", "p50", "p95", "p99", "decisions", "time relative to worldlab [95%]"], rows)
 
 
 def roundup() -> str:
-    """A claim a row: its quantity, the figures of its first prediction that has some, the verdict and how it came about."""
+    """Tabulate each claim: quantity, values of its first prediction that has values, verdict and reason."""
     rows = []
     for claim in read("roundup/roundup.json")["claims"]:
         shown = next((one for one in claim["predictions"] if one["x"]), None)
@@ -154,11 +161,11 @@ def roundup() -> str:
             figures += f" and {estimate(shown['y'])}"
         quantity = f"`{claim['quantity']}`{f' [{unit}]' if (unit := claim['unit']) else ''}"
         rows.append([f"{claim['number']}. {claim['claim']}", quantity, figures, claim["verdict"], claim["why"]])
-    return table(["claim", "quantity", "its first prediction [95%]", "verdict", "because"], rows)
+    return table(["claim", "quantity", "first prediction [95%]", "verdict", "reason"], rows)
 
 
 def estimate(found: dict[str, Any]) -> str:
-    """ "1.79 [1.75, 1.83]"."""
+    """Format an estimate and its interval, such as "1.79 [1.75, 1.83]"."""
     return f"{found['estimate']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
 
 
@@ -173,26 +180,34 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def rewrite(text: str) -> str:
-    """The text with each block replaced by what the results say."""
+def rewrite(text: str) -> tuple[str, list[str]]:
+    """Replace each table of a page by what the results say.
+
+    Returns: the new text, and the names of the tables it holds (twice if a table stands there twice).
+    """
+    held: list[str] = []
     for name, make in BLOCKS.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, count = pattern.subn(lambda found, make=make: f"{found[1]}{make()}\n{found[2]}", text)
-        if count != 1:
-            sys.exit(f"README.md has {count} blocks <!-- {name} -->, not one")
-    return text
+        held += [name] * count
+    return text, held
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    page = ROOT / "README.md"
-    old = page.read_text(encoding="utf-8")
-    new = rewrite(old)
+    old = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    new = {page: rewrite(text) for page, text in old.items()}
+    held = [name for _, names in new.values() for name in names]
+    if sorted(held) != sorted(BLOCKS):
+        sys.exit(f"each table must stand in one page once: expected {sorted(BLOCKS)}, found {sorted(held)}")
+    changed = [page for page in PAGES if new[page][0] != old[page]]
     if args.check:
-        sys.exit("README.md is out of date: python benchmarks/tables.py" if new != old else 0)
-    page.write_text(new, encoding="utf-8")
+        names = ", ".join(page.relative_to(ROOT).as_posix() for page in changed)
+        sys.exit(f"{names} out of date: run python benchmarks/tables.py" if changed else 0)
+    for page in changed:
+        page.write_text(new[page][0], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""A hook of mkdocs (mkdocs.yml): the pages of the repository that lie outside of docs/ become pages of the site, too.
+"""A hook of mkdocs (mkdocs.yml) that adds the repository's pages outside docs/, and their pictures, to the site.
 
-Links keep leading where they lead in the repository. Those to what is no page (a folder, a script) become plain text.
+Links between files of the repository become links between pages of the site. A link to anything else (a folder, a
+script) becomes plain text.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {ROOT / "README.md": "readme.md", ROOT / "CONTRIBUTING.md": "contributing.md"}
 OUTSIDE |= {path: f"families/{path.parent.name}.md" for path in sorted((ROOT / "plugins").glob("*/README.md"))}
+OUTSIDE |= {ROOT / "benchmarks" / "results" / "roundup" / "verdicts.svg": "img/verdicts.svg"}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def on_files(files, config):
-    """Add the pages from outside."""
+    """Add the files of OUTSIDE to the site."""
     for path, uri in OUTSIDE.items():
         files.append(File.generated(config, uri, content=path.read_text(encoding="utf-8")))
     return files
@@ -35,7 +37,7 @@ def on_page_markdown(markdown, page, config, files):
         if "://" in target:
             return match[0]
         place, docs = (folder / target).resolve(), Path(config.docs_dir)
-        if not place.exists():  # code that looks like a link; of a link that is broken, mkdocs itself will speak
+        if not place.exists():  # code that looks like a link, or a broken link, which mkdocs reports
             return match[0]
         found = OUTSIDE.get(place) or (place.relative_to(docs).as_posix() if place.is_relative_to(docs) else "")
         if not found:

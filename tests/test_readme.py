@@ -1,4 +1,4 @@
-"""What the documentation says is so: its plugin trains, its commands parse, its tables and links are true."""
+"""The documentation is true: its plugin trains, its commands parse, its tables, paths and links exist."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from worldlab import errors
 from worldlab.cli import COMMANDS
 from worldlab.cli.common import Parser
 from worldlab.cli.flags import read_flags
-from worldlab.cli.scaffold.files import PluginName, single_file
+from worldlab.cli.scaffold.files import PluginName, render_single_file
 from worldlab.config.resolve import preset_names, resolve
 from worldlab.registry import load_registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "plugins").glob("*/README.md"))
 TINY = shlex.split("""
@@ -87,7 +88,7 @@ def test_commands_are_real(page, tmp_path, monkeypatch):
     """Each resolves to a configuration or passes its command's own parser, without running."""
     (tmp_path / "linear.py").write_text(plugin_source())
     hello = tmp_path / "hello.py"  # what new-plugin writes, and the pages on plugins train
-    hello.write_text(single_file(PluginName("hello"), ("encoder", "dynamics", "decoder")))
+    hello.write_text(render_single_file(PluginName("hello"), ("encoder", "dynamics", "decoder")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Parser, "read", _only_read)
     for name, *arguments in commands(page):
@@ -119,7 +120,23 @@ def test_links_lead_somewhere(page):
     assert missing == []
 
 
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_of_ours_that_a_page_names_exist(page):
+    """Paths from the repository's root: worldlab/rollout.py, plugins/worldlab_vae/README.md, benchmarks/results/learn."""
+    named = re.findall(
+        r"`((?:worldlab|plugins|agents|envs|benchmarks|scripts|docs)/[\w./*-]+)`", page.read_text("utf-8")
+    )
+    missing = [path for path in named if not any(ROOT.glob(path.rstrip("/")))]
+    assert missing == []
+
+
 def test_the_first_two_commands_are_one_line_each():
+    blocks = re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert all(block.startswith("python -m venv ") and block.count("\n") == 1 for block in blocks[:2])
     first, second = re.findall(r"^python -m venv .*$", README, re.MULTILINE)
     assert "pip install -e . &&" in first and "worldlab train --encoder cpc --env CarRacing" in first
     assert second.endswith('pip install -e ".[dev]" && .venv/bin/pytest')
@@ -137,11 +154,13 @@ def test_the_table_of_cells_is_true():
 
 
 def test_the_exit_codes_are_true():
-    table = {int(code) for row in re.findall(r"^\| (\d[\d, ]*) \|", README, re.MULTILINE) for code in row.split(",")}
+    table = {
+        int(code) for row in re.findall(r"^\| (\d[\d, ]*) \|", COMMANDS_PAGE, re.MULTILINE) for code in row.split(",")
+    }
     kinds = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.WorldlabError)
     ]
-    assert table == {0, 130, 143, *(kind.exit_code for kind in kinds)}
+    assert table == {0, 1, 130, 143, *(kind.exit_code for kind in kinds)}
 
 
 def test_presets_named_in_the_documentation_exist():
@@ -150,11 +169,11 @@ def test_presets_named_in_the_documentation_exist():
 
 
 def test_every_command_is_in_the_overview():
-    overview = README.partition("## Commands")[2].partition("\n## ")[0]
+    overview = COMMANDS_PAGE.partition("# Commands")[2].partition("\n## ")[0]
     assert set(re.findall(r"^    worldlab ([a-z-]+)", overview, re.MULTILINE)) == set(COMMANDS)
 
 
-def test_the_readmes_tables_are_the_committed_results():
+def test_the_tables_of_results_are_the_committed_results():
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"], capture_output=True, text=True
     )

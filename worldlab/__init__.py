@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from worldlab.registry.hookspecs import hookimpl as hookimpl
     from worldlab.settings import Config as Config
     from worldlab.settings import field as field
+    from worldlab.settings import sized as sized
     from worldlab.training.api import Run as Run
     from worldlab.training.api import load as load
     from worldlab.training.api import resume as resume
@@ -27,11 +28,12 @@ _EXPORTS = {
     "hookimpl": "worldlab.registry.hookspecs:hookimpl",
     "errors": "worldlab.errors:",
     "load": "worldlab.training.api:load",
+    "sized": "worldlab.settings:sized",
     "resume": "worldlab.training.api:resume",
     "train": "worldlab.training.api:train",
 }
 
-__all__ = ["Config", "Run", "errors", "field", "hookimpl", "load", "resume", "train"]
+__all__ = ["Config", "Run", "errors", "field", "hookimpl", "load", "resume", "sized", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from worldlab.interfaces import Context, State
+from worldlab.interfaces import Context, Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
@@ -45,6 +45,12 @@ class Agent(nn.Module, ABC):
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
         super().__init__()
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the agent computes, also for an agent without parameters."""
+        return self.get_buffer("_anchor").device
 
     def initial(self, n: int) -> State:
         """The agent's own memory between steps (a planner's last plan): a tree, [n, ...]; nothing by default."""
@@ -65,8 +71,8 @@ class Agent(nn.Module, ABC):
         state: what `initial` gave or the last call returned, rows of ended episodes replaced by the core.
         """
 
-    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
-        """Parameters and learning rate of each player; none by default, for agents that do not learn."""
+    def players(self) -> dict[str, Player]:
+        """Return the players, each with its learning rate; none by default, for agents that do not learn."""
         return {}
 
     def losses(

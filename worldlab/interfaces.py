@@ -12,7 +12,7 @@ continue heads, optimisers, gradient routing, random streams, checkpoints. docs/
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -140,6 +140,19 @@ class Alarm:
     cure: str
 
 
+@dataclass(frozen=True)
+class Player:
+    """Parameters that one optimiser (Adam) steps.
+
+    rate: its learning rate; None takes train.learning_rate for "main" and train.critic_learning_rate for any other player of
+    a world model. betas: Adam's; an adversarial critic forgets fast with a first of 0 (Karras et al. 2018, arXiv:1812.04948).
+    """
+
+    parameters: list[nn.Parameter]
+    rate: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class Component(nn.Module, ABC):
     """A part with weights. Concrete components are final: they implement a role and are not subclassed.
 
@@ -152,12 +165,15 @@ class Component(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by who optimises them: "main", and for an adversarial part "critic". Each in exactly one."""
-        return {"main": list(self.parameters())}
+    loss_weights: Mapping[str, float] | None = None
+    """Weight of every term that `losses` returns, over all players; None: each weighs 1. Set it where a config has weights."""
+
+    def players(self) -> dict[str, Player]:
+        """Return the parameters by player: "main", and for an adversarial part "critic". Each belongs to exactly one."""
+        return {"main": Player(list(self.parameters()))}
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """Named, unreduced terms [B, T] in nats per frame, weighted as they should be added. None by default."""
+        """Return one player's terms by name: unweighted, unreduced, shaped as ctx.row, in nats per frame. None by default."""
         return {}
 
     def after_step(self, player: str) -> None:
@@ -301,6 +317,22 @@ class Decoder(Component):
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """How well obs fits features, [N]; its meaning is `score_kind`, its unit nats."""
 
+    def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+        """Return -log p(o | features) by observation key, shaped as ctx.row, from the distributions of `decode`.
+
+        A decoder whose distributions have no log_prob, or that trains by another loss, overrides this.
+        """
+        if player != "main":
+            return {}
+        obs = tree.flatten_time(ctx.batch.obs)
+        parts: dict[str, Any] = self.decode(ctx.features.flatten(0, 1))
+        return {key: -_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
+
+
+def _per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
+    """Sum what a distribution leaves of a picture's dimensions: [N, ...] -> shaped as ctx.row."""
+    return log_prob.reshape(ctx.row.numel(), -1).sum(1).view_as(ctx.row)
+
 
 @runtime_checkable
 class HasLogMass(Protocol):
@@ -332,6 +364,7 @@ __all__ = [
     "Obs",
     "ObsSpec",
     "ParallelDynamics",
+    "Player",
     "ScoresLatent",
     "SharesPast",
     "Specs",

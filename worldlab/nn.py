@@ -153,6 +153,28 @@ class GRUCell(nn.Module):
         return h + update * (candidate - h)  # not lerp: under autocast the types differ
 
 
+class RecurrentMemory(nn.Module):
+    """The recurrent memory of a world model: h' = GRU(mlp(z, a), h). Hafner et al. 2018, arXiv:1811.04551, eq. 4.
+
+    inputs: width of cat(z, a). units, layers: of the network before the cell. memory: width H of h.
+    A state is {"h": [N, H]}; a Dynamics calls `initial` and `step` from its own `initial` and `advance`.
+    """
+
+    def __init__(self, inputs: int, units: int, memory: int, layers: int = 1):
+        super().__init__()
+        self.width = memory
+        self.input = mlp(inputs, units, layers)
+        self.cell = GRUCell(units, memory)
+
+    def initial(self, n: int) -> dict[str, Tensor]:
+        """Return the state of n rows before anything was seen: zeros."""
+        return {"h": self.cell.linear.weight.new_zeros(n, self.width)}
+
+    def step(self, state: dict[str, Tensor], z: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """Return the state after z [N, D] and action [N, A]."""
+        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+
+
 def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     """Shift each image by up to `pad` pixels, edges repeated. Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. [N, C, H, W]."""
     n, _, height, side = image.shape
@@ -206,6 +228,7 @@ __all__ = [
     "GRUCell",
     "ObsHead",
     "ObsTrunk",
+    "RecurrentMemory",
     "check_shape",
     "conv_stages",
     "ema_update",

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import tempered
-from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics
+from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics, State
 
-Carry = dict[str, Any]
-"""What one step hands to the next: {"state": the dynamics' State, "z": [N, D]}; a tree, batch first."""
+
+@dataclass(frozen=True)
+class Carry:
+    """What one step hands to the next, batch first. state: the dynamics' State; z: the last latent, [N, D]."""
+
+    state: State
+    z: Tensor
+
 
 Policy = Callable[[Tensor], Tensor]
 """features [N, F] -> encoded action [N, A]."""
@@ -37,14 +42,14 @@ class Observed:
 
 def initial_carry(dynamics: Dynamics, n: int, latent_dim: int) -> Carry:
     """The carry of n rows before anything was seen."""
-    return {"state": dynamics.initial(n), "z": torch.zeros(n, latent_dim, device=dynamics.device)}
+    return Carry(dynamics.initial(n), torch.zeros(n, latent_dim, device=dynamics.device))
 
 
 def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tensor | None) -> tuple[Carry, Tensor]:
     """Replace rows where is_first [N] by the initial carry, and their action by 0. None: no row is reset."""
     if is_first is None:
         return carry, action
-    fresh = initial_carry(dynamics, len(is_first), carry["z"].shape[-1])
+    fresh = initial_carry(dynamics, len(is_first), carry.z.shape[-1])
     return tree.where(is_first, fresh, carry), action * (~is_first)[:, None]
 
 
@@ -65,10 +70,10 @@ def posterior_step(
 ) -> tuple[Carry, Tensor, Latent]:
     """One real step: advance with the last action, then infer z from what is seen. Returns carry, memory [N, H], latent."""
     carry, action = reset_rows(dynamics, carry, action, is_first)
-    state = dynamics.advance(carry["state"], carry["z"], action)
+    state = dynamics.advance(carry.state, carry.z, action)
     memory = dynamics.memory(state)
     latent = encoder.infer(embed, memory if use_memory else None, generator)
-    return {"state": state, "z": latent.z}, memory, latent
+    return Carry(state, latent.z), memory, latent
 
 
 def observe(
@@ -108,20 +113,20 @@ def _observe_memoryless(
     """All latents in one pass, then the dynamics: in one pass too where it can, else step by step."""
     batch = len(is_first)
     latent = tree.unflatten_time(encoder.infer(embed.flatten(0, 1), None, generator), batch)
-    z_before = torch.cat([carry["z"][:, None], latent.z[:, :-1]], 1) * (~is_first)[..., None]
+    z_before = torch.cat([carry.z[:, None], latent.z[:, :-1]], 1) * (~is_first)[..., None]
     if isinstance(dynamics, ParallelDynamics):
         action = prev_action * (~is_first)[..., None]
-        run = dynamics.advance_sequence(carry["state"], z_before, action, is_first)
-        final = {"state": run.final, "z": latent.z[:, -1]}
-        return Observed(run.memory, latent, final, lambda row, t: {"state": run.at(row, t), "z": latent.z[row, t]})
-    states, state = [], carry["state"]
+        run = dynamics.advance_sequence(carry.state, z_before, action, is_first)
+        final = Carry(run.final, latent.z[:, -1])
+        return Observed(run.memory, latent, final, lambda row, t: Carry(run.at(row, t), latent.z[row, t]))
+    states, state = [], carry.state
     for t, first in enumerate(reset_columns(is_first)):
-        before, action = reset_rows(dynamics, {"state": state, "z": z_before[:, t]}, prev_action[:, t], first)
-        state = dynamics.advance(before["state"], before["z"], action)
+        before, action = reset_rows(dynamics, Carry(state, z_before[:, t]), prev_action[:, t], first)
+        state = dynamics.advance(before.state, before.z, action)
         states.append(state)
-    stacked = {"state": tree.stack(states), "z": latent.z}
-    memory = tree.unflatten_time(dynamics.memory(tree.flatten_time(stacked["state"])), batch)
-    final = {"state": state, "z": latent.z[:, -1]}
+    stacked = Carry(tree.stack(states), latent.z)
+    memory = tree.unflatten_time(dynamics.memory(tree.flatten_time(stacked.state)), batch)
+    final = Carry(state, latent.z[:, -1])
     return Observed(memory, latent, final, lambda row, t: tree.select(stacked, (row, t)))
 
 
@@ -129,16 +134,16 @@ def prior_step(
     dynamics: Dynamics, carry: Carry, action: Tensor, generator: torch.Generator | None, temperature: float = 1.0
 ) -> tuple[Carry, Tensor]:
     """One imagined step along action [N, A]. generator None takes the most likely latent. Returns carry, features [N, F]."""
-    state = dynamics.advance(carry["state"], carry["z"], action)
+    state = dynamics.advance(carry.state, carry.z, action)
     memory = dynamics.memory(state)
     prior = tempered(dynamics.predict(memory), temperature)
     z = prior.mode if generator is None else prior.sample(generator)
-    return {"state": state, "z": z}, torch.cat([memory, z], -1)
+    return Carry(state, z), torch.cat([memory, z], -1)
 
 
 def carry_features(dynamics: Dynamics, carry: Carry) -> Tensor:
     """features = cat(memory, z) of a carry, [N, F]."""
-    return torch.cat([dynamics.memory(carry["state"]), carry["z"]], -1)
+    return torch.cat([dynamics.memory(carry.state), carry.z], -1)
 
 
 def imagine(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +11,6 @@ from worldlab import rollout, tree
 from worldlab.distributions import tempered
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
-    Alarm,
     Batch,
     Component,
     Context,
@@ -22,12 +19,11 @@ from worldlab.interfaces import (
     Encoder,
     HasLogMass,
     Obs,
+    Player,
     SharesPast,
 )
-from worldlab.model import health, matching
+from worldlab.model import matching
 from worldlab.model.preprocess import Preprocessor
-from worldlab.model.schedule import JOINT, Stage
-from worldlab.nn import check_shape
 from worldlab.rollout import Carry, Observed, Policy
 from worldlab.settings import ModelSettings
 from worldlab.specs import Specs
@@ -65,14 +61,12 @@ class WorldModel(nn.Module):
         self.dynamics = dynamics
         self.decoder = decoder
         self.rule = matching.choose(encoder, dynamics)
-        width, layers = settings.head_units, settings.head_layers
+        width, layers = settings.units, settings.head_layers
         self.preprocess = Preprocessor(specs.obs, settings.vector_scaling)
         self.reward = TwoHotHead(specs.feature_dim, width, layers)
         self.cont = ContinueHead(specs.feature_dim, width, layers)
         wanted = settings.probe == "yes" or (settings.probe == "auto" and not decoder.renders)
         self.probe = ProbeDecoder(specs.obs, specs.feature_dim, width) if wanted else None
-        # What an untrained encoder tells is the least a trained one must; in a list, so that it is no part of the model.
-        self._untrained = [copy.deepcopy(encoder)]
 
     @property
     def parts(self) -> dict[str, Component]:
@@ -114,7 +108,7 @@ class WorldModel(nn.Module):
     def fork(self, carry: Carry, count: int) -> Carry:
         """`count` futures of each row of a carry [N, ...], row i's at i * count and on; for `imagine` and `step` alone."""
         if isinstance(self.dynamics, SharesPast):
-            return {"state": self.dynamics.fork(carry["state"], count), "z": tree.repeat(carry["z"], count)}
+            return Carry(self.dynamics.fork(carry.state, count), tree.repeat(carry.z, count))
         return tree.repeat(carry, count)
 
     def imagine(self, carry: Carry, policy: Policy | Tensor, horizon: int, generator: torch.Generator | None) -> Dream:
@@ -144,7 +138,7 @@ class WorldModel(nn.Module):
 
         generator: pictures are drawn as the decoder draws them (`Decoder.draws`); None takes modes.
         """
-        features = self._for_decoder(features)
+        features = self.decoder_features(features)
         if self.decoder.renders:
             sampled = self.specs.obs.images if self.decoder.draws == "sample" else ()
             values = {
@@ -194,46 +188,6 @@ class WorldModel(nn.Module):
         )
         return ctx, seen
 
-    def losses(self, ctx: Context, player: str = "main", stage: Stage = JOINT) -> dict[str, Tensor]:
-        """Named, unreduced, weighted terms of one player: [B, T], or [M, 1] for the decoder's chosen frames.
-
-        stage: which parts and heads learn; the others have no terms.
-        """
-        if stage.standard_prior:
-            ctx = replace(ctx, prior=matching.standard_prior(self.specs.latent, ctx.memory.flatten(0, 1)))
-        decoded = self.decoder_context(ctx)
-        out: dict[str, Tensor] = {}
-        for role in sorted(stage.parts):
-            part = self.parts[role]
-            terms = part.losses(decoded if role == "decoder" else ctx, player)
-            for name, term in terms.items():
-                check_shape(term, (None, None), f"loss '{name}' of {type(part).__name__}")
-                out[f"{role}/{name}"] = term
-        if player == "main":
-            out.update(self._matching_losses(ctx, stage))
-            if stage.heads:
-                out.update(self._head_losses(ctx))
-            if self.probe is not None and "decoder" in stage.parts:
-                error = self.probe.losses(decoded.features.flatten(0, 1), tree.flatten_time(decoded.batch.obs))
-                out["probe"] = error.unflatten(0, decoded.features.shape[:2])
-        return out
-
-    def _matching_losses(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
-        if stage.standard_prior:
-            return matching.standard_terms(ctx, self.settings)
-        trains = {"dyn": "dynamics", "rep": "encoder"}
-        terms = matching.terms(self.rule, ctx, self.dynamics, self.settings)
-        return {name: term for name, term in terms.items() if trains[name] in stage.parts}
-
-    def _head_losses(self, ctx: Context) -> dict[str, Tensor]:
-        features = ctx.features if self.settings.reward_grad else ctx.features.detach()
-        # Nothing arrives at a reset: its reward of 0 is a convention, not something to predict.
-        arrived = (~ctx.batch.is_first).to(ctx.batch.reward.dtype)
-        return {
-            "reward": -self.settings.reward_scale * self.reward(features).log_prob(ctx.batch.reward) * arrived,
-            "cont": -self.cont(features).log_prob(ctx.batch.cont) * arrived,
-        }
-
     @property
     def has_log_mass(self) -> bool:
         """Whether pictures have a probability under the decoder."""
@@ -242,18 +196,18 @@ class WorldModel(nn.Module):
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
         """log P(obs | features [N, F]) of pictures' grey levels, [N] in nats, as HasLogMass has it; only where `has_log_mass`."""
         assert isinstance(self.decoder, HasLogMass)
-        return self.decoder.log_mass(self._for_decoder(features), obs, generator)
+        return self.decoder.log_mass(self.decoder_features(features), obs, generator)
 
-    def _for_decoder(self, features: Tensor) -> Tensor:
-        """Features [*, F] as the decoder sees them: the memory is 0 where the mix keeps it out."""
+    def decoder_features(self, features: Tensor) -> Tensor:
+        """Return features [*, F] as the decoder sees them: the memory is 0 where this mix hides it from the decoder."""
         if self.specs.decoder_memory:
             return features
         memory, z = features.split([self.specs.memory_dim, self.specs.latent.dim], -1)
         return torch.cat([torch.zeros_like(memory), z], -1)
 
     def decoder_context(self, ctx: Context) -> Context:
-        """What the decoder's losses read: all frames, or random ones, an unbiased estimate for decoders that are dear."""
-        ctx = replace(ctx, features=self._for_decoder(ctx.features))
+        """Return the context of the decoder's losses: all frames, or a random subset (an unbiased estimate) for costly decoders."""
+        ctx = replace(ctx, features=self.decoder_features(ctx.features))
         wish, total = self.settings.frames_per_update, ctx.row.numel()
         count = self.decoder.frames if wish is None else wish
         if not count or count >= total:
@@ -261,69 +215,24 @@ class WorldModel(nn.Module):
         chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]
         return ctx.frames(ctx.row.flatten()[chosen], ctx.time.flatten()[chosen])
 
-    @torch.no_grad()
-    def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Scalars worth watching: the latent's health and what the parts report."""
-        ctx = ctx.detach()
-        out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
-        obs = tree.flatten_time(ctx.batch.obs)
-        gap = health.features_gap(self.decoder, self._for_decoder(ctx.features).flatten(0, 1), obs)
-        out.update({f"decoder/{name}": value for name, value in gap.items()})
-        for role, part in self.parts.items():
-            seen = replace(ctx, features=self._for_decoder(ctx.features)) if role == "decoder" else ctx
-            out.update({f"{role}/{name}": value for name, value in part.metrics(seen).items()})
-        return {**out, **self._bits_per_dim(ctx)}
+    def players(self) -> dict[str, Player]:
+        """Return the players of all parts, merged by name; "main" holds the heads too.
 
-    def _bits_per_dim(self, ctx: Context) -> dict[str, Tensor]:
-        """The whole model's bound on -log2 P(pictures | actions) per pixel and channel, where all three parts have a
-        density: one draw of E[log P(o | h, z)] - KL(q || p), on every n-th frame."""
-        kl = matching.divergence(ctx)
-        if kl is None or not self.has_log_mass:
-            return {}
-        step = max(1, len(kl) // health.FRAMES)
-        features = ctx.features.flatten(0, 1)[::step]
-        obs = tree.select(tree.flatten_time(ctx.batch.obs), slice(None, None, step))
-        # Its own noise: watching must not move the random stream that training draws from.
-        mass = self.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
-        entries = sum(math.prod(spec.shape) for spec in self.specs.obs.images.values())
-        return {"bits_per_dim": (kl[::step] - mass).mean() / (entries * math.log(2))}
-
-    def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """The latent without its sampling noise, which would hide a collapse; judged beside an untrained encoder's."""
-        memory = ctx.memory.flatten(0, 1) if self.specs.use_memory else None
-        signal = self.encoder.infer(ctx.embed.flatten(0, 1), memory, None).z
-        untrained = self._untrained[0].to(self.device)
-        obs = tree.flatten_time(ctx.batch.obs)
-        blank = None if memory is None else torch.zeros_like(memory)
-        baseline = untrained.infer(untrained.embed(obs), blank, None).z
-        out = health.latent_health(signal)
-        target = health.thumbnail(obs)
-        out["probe_r2"] = health.probe_r2(signal, target)
-        out["probe_r2_untrained"] = health.probe_r2(baseline, target)
-        kl = matching.divergence(ctx)
-        return out if kl is None else {**out, "kl": kl.mean()}
-
-    def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
-        """What the parts themselves see going wrong in the values that `metrics` gave, by role/failure."""
-        found = {}
-        for role, part in self.parts.items():
-            own = {name.removeprefix(f"{role}/"): v for name, v in values.items() if name.startswith(f"{role}/")}
-            found.update({f"{role}/{name}": alarm for name, alarm in part.alarms(own).items()})
-        return found
-
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by player; "main" holds the heads too. Raises AssertionError if a part forgets or doubles one."""
-        out: dict[str, list[nn.Parameter]] = {"main": []}
+        Raises: AssertionError if a part forgets a parameter or lists one twice, or if parts disagree on a player.
+        """
+        heads = [p for head in (self.reward, self.cont, self.probe) if head is not None for p in head.parameters()]
+        out: dict[str, Player] = {"main": Player([])}
         for part in self.parts.values():
             claimed = part.players()
-            ids = [id(p) for group in claimed.values() for p in group]
+            ids = [id(p) for group in claimed.values() for p in group.parameters]
             expected = {id(p) for p in part.parameters() if p.requires_grad}
             assert len(ids) == len(set(ids)) and expected <= set(ids), (
                 f"{type(part).__name__}.players() must hold each parameter once"
             )
-            for player, group in claimed.items():
-                out.setdefault(player, []).extend(p for p in group if p.requires_grad)
-        for head in (self.reward, self.cont, self.probe):
-            if head is not None:
-                out["main"].extend(head.parameters())
+            for name, player in claimed.items():
+                before = out.get(name, replace(player, parameters=[]))
+                assert (before.rate, before.betas) == (player.rate, player.betas), f"player '{name}' has two optimisers"
+                trained = [p for p in player.parameters if p.requires_grad]
+                out[name] = replace(before, parameters=before.parameters + trained)
+        out["main"] = replace(out["main"], parameters=out["main"].parameters + heads)
         return out

@@ -1,22 +1,14 @@
 """Agents that act, learn or plan inside any world model."""
 
+from pathlib import Path
+
 from worldlab import hookimpl
-from worldlab_agents.configs import (
-    CEMConfig,
-    CMAConfig,
-    DreamerConfig,
-    ICEMConfig,
-    MPPIConfig,
-    PPOConfig,
-    RandomConfig,
-    SACConfig,
-    SB3Config,
-    TDMPCConfig,
-)
+from worldlab_agents.configs import CMAConfig, DreamerConfig, PlannerConfig, RandomConfig, SB3Config, TDMPCConfig
 
 
 @hookimpl
 def worldlab_register(register) -> None:
+    register.presets(Path(__file__).with_name("presets"))
     register.agent(
         "random",
         "worldlab_agents.random:RandomAgent",
@@ -33,9 +25,18 @@ def worldlab_register(register) -> None:
         api=1,
     )
     register.agent(
+        "planner",
+        "worldlab_agents.planner:PlannerAgent",
+        config=PlannerConfig,
+        summary="plans at every decision, by a search of your choice",
+        api=1,
+    )
+    register.agent(
         "cem",
         "worldlab_agents.planner:PlannerAgent",
-        config=CEMConfig,
+        config=PlannerConfig,
+        variant_of="planner",
+        preset={"search": "cem"},
         summary="plans by the cross-entropy method",
         paper="Rubinstein 1999; Hafner et al. 2018, arXiv:1811.04551",
         api=1,
@@ -43,7 +44,9 @@ def worldlab_register(register) -> None:
     register.agent(
         "icem",
         "worldlab_agents.planner:PlannerAgent",
-        config=ICEMConfig,
+        config=PlannerConfig,
+        variant_of="planner",
+        preset={"search": "icem", "candidates": 256, "elites": 32, "execute": "best"},
         summary="plans by CEM with coloured noise and kept elites",
         paper="Pinneri et al. 2020, arXiv:2008.06389",
         api=1,
@@ -51,7 +54,9 @@ def worldlab_register(register) -> None:
     register.agent(
         "mppi",
         "worldlab_agents.planner:PlannerAgent",
-        config=MPPIConfig,
+        config=PlannerConfig,
+        variant_of="planner",
+        preset={"search": "mppi"},
         summary="plans by path integrals",
         paper="Williams et al. 2015, arXiv:1509.01149",
         api=1,
@@ -67,7 +72,9 @@ def worldlab_register(register) -> None:
     register.agent(
         "ppo",
         "worldlab_agents.sb3:SB3Agent",
-        config=PPOConfig,
+        config=SB3Config,
+        variant_of="sb3",
+        preset={"algorithm": "PPO"},
         summary="Stable-Baselines3's PPO, trained in dreams",
         paper="Schulman et al. 2017, arXiv:1707.06347",
         api=1,
@@ -75,7 +82,9 @@ def worldlab_register(register) -> None:
     register.agent(
         "sac",
         "worldlab_agents.sb3:SB3Agent",
-        config=SACConfig,
+        config=SB3Config,
+        variant_of="sb3",
+        preset={"algorithm": "SAC", "steps": 512},
         summary="Stable-Baselines3's SAC, trained in dreams (continuous actions)",
         paper="Haarnoja et al. 2018, arXiv:1812.05905",
         api=1,

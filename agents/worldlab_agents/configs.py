@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from worldlab import Config, field
+from worldlab import Config, field, sized
 
 
 class RandomConfig(Config):
@@ -18,50 +18,55 @@ class DreamerConfig(Config):
     """Imagined steps H from each start."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
-    lambda_: float = field(0.95, ge=0, le=1)
-    """Mix of imagined rewards and bootstrapped values in the returns."""
     entropy: float = field(3e-4, ge=0)
     """Weight of the policy's entropy, in units of normalised return."""
-    gradient: Literal["auto", "pathwise", "reinforce"] = "auto"
+    gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """How the actor learns. auto: pathwise for continuous actions where the dynamics can be differentiated."""
-    units: int = field(128, gt=0)
+    units: int = sized("units", gt=0)
     """Width of actor and critic."""
-    layers: int = field(2, ge=1)
-    """Hidden layers of actor and critic."""
     actor_rate: float = field(1e-4, gt=0)
     """Learning rate of the actor."""
     critic_rate: float = field(3e-4, gt=0)
     """Learning rate of the critic."""
-    slow_rate: float = field(0.02, gt=0, le=1)
+    slow_rate: float = field(0.02, gt=0, le=1, expert=True)
     """Rate at which the slow critic follows the critic, per update."""
-    slow_weight: float = field(1.0, ge=0)
+    slow_weight: float = field(1.0, ge=0, expert=True)
     """Weight of the critic's loss towards the slow critic."""
-    slow_target: bool = True
-    """Whether returns end in what the slow critic says (a target network), and baselines are that; else in what the critic
-    says, as in DreamerV3."""
-    average_rate: float = field(0.005, gt=0, le=1)
-    """Rate at which the actor that is judged follows the one that learns, per update; 1 judges the last iterate."""
-    min_std: float = field(0.1, gt=0)
-    """Smallest standard deviation of continuous actions."""
-    unimix: float = field(0.01, ge=0, lt=1)
-    """Share of a uniform mixed into discrete policies."""
+    slow_target: bool = field(True, expert=True)
+    """Whether returns and baselines bootstrap with the slow critic (a target network); else with the critic, as in DreamerV3."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of actor and critic."""
+    lambda_: ClassVar[float] = 0.95
+    """Mix of imagined rewards and bootstrapped values in the returns: DreamerV3's."""
+    average_rate: ClassVar[float] = 0.005
+    """Rate at which the actor that is evaluated follows the one that learns, per update; 1 evaluates the last iterate."""
+    min_std: ClassVar[float] = 0.1
+    """Smallest standard deviation of continuous actions: DreamerV3's."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into discrete policies: DreamerV3's."""
 
 
 class PlannerConfig(Config):
-    """What all planners share."""
+    """A search over plans at every decision: the cross-entropy method, iCEM or MPPI."""
 
+    search: Literal["cem", "icem", "mppi"] = "cem"
+    """Rule by which plans are fitted to scores. icem: CEM with coloured noise, kept elites, fewer candidates each iteration."""
     horizon: int = field(12, ge=1)
     """Steps H of a plan."""
     candidates: int = field(512, ge=4)
-    """Candidate plans dreamt in an iteration."""
+    """Candidate plans dreamt in an iteration (icem: in the first)."""
     iterations: int = field(6, ge=1)
     """Iterations of a search."""
+    elites: int = field(64, ge=1)
+    """Best candidates that the plans are fitted to; half of those tried at most."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
     noise: bool = True
     """Dream candidates with the prior's noise; false follows its most likely latents."""
     execute: Literal["mean", "best"] = "mean"
-    """What is done: the first action of the final plans' mean, or of the best candidate seen (optimistic where dreams vary)."""
+    """Action that is taken: the first of the final plans' mean, or of the best candidate (optimistic where dreams vary)."""
+    temperature: float = field(0.5, gt=0, expert=True)
+    """mppi: softness of the weights, in units of the elites' range of scores."""
     budget_ms: float = field(0.0, ge=0)
     """Deadline of a search in milliseconds, after which the best plan so far is taken; 0: none."""
     exploration: float = field(0.3, ge=0)
@@ -72,56 +77,23 @@ class PlannerConfig(Config):
     """Candidates the guide's actor proposes."""
     guide_with: DreamerConfig = DreamerConfig()
     """Settings of the guide; its discount must be the plans'."""
-
-
-class CEMConfig(PlannerConfig):
-    """The cross-entropy method."""
-
-    elites: int = field(64, ge=1)
-    """Best candidates that the plans are fitted to; half of those tried at most."""
-    keep: float = field(0.1, ge=0, lt=1)
-    """Share of the old mean and width that stays in each fit."""
-    min_std: float = field(0.05, ge=0)
-    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
-
-
-class ICEMConfig(PlannerConfig):
-    """CEM that is worth its samples: coloured noise, elites that are kept and shifted, fewer candidates each iteration."""
-
-    candidates: int = field(256, ge=4)
-    """Candidate plans dreamt in the first iteration."""
-    elites: int = field(32, ge=1)
-    """Best candidates that the plans are fitted to; half of those tried at most."""
-    keep: float = field(0.1, ge=0, lt=1)
-    """Share of the old mean and width that stays in each fit."""
-    min_std: float = field(0.05, ge=0)
-    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
-    beta: float = field(2.0, ge=0)
-    """Colour of the noise: its power falls as 1 / frequency^beta; 0 is white."""
-    decay: float = field(0.8, gt=0, le=1)
-    """Candidates of an iteration over those of the one before."""
-    execute: Literal["mean", "best"] = "best"
-    """What is done: the first action of the final plans' mean, or of the best candidate seen."""
-    reused: int = field(10, ge=0)
-    """Elites tried again in the next iteration and, shifted, at the next step."""
-
-
-class MPPIConfig(PlannerConfig):
-    """Model predictive path integral control: all good candidates count, the better the more."""
-
-    elites: int = field(64, ge=1)
-    """Best candidates that count at all; half of those tried at most."""
-    temperature: float = field(0.5, gt=0)
-    """Softness of the weights, in units of the elites' range of scores."""
-    min_std: float = field(0.05, ge=0)
-    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+    keep: ClassVar[float] = 0.1
+    """cem, icem: share of the old mean and width that stays in each fit: iCEM's, arXiv:2008.06389."""
+    min_std: ClassVar[float] = 0.05
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete), so that a search never freezes."""
+    beta: ClassVar[float] = 2.0
+    """icem: colour of the noise, whose power falls as 1 / frequency^beta: iCEM's range is 2 to 4 for most tasks."""
+    decay: ClassVar[float] = 0.8
+    """icem: candidates of an iteration over those of the one before: iCEM's 1.25 fewer each time."""
+    reused: ClassVar[int] = 10
+    """icem: elites tried again in the next iteration and, shifted, at the next step."""
 
 
 class SB3Config(Config):
     """An algorithm of Stable-Baselines3, trained in dreams."""
 
     algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"] = "PPO"
-    """Which one. DQN needs discrete actions; SAC, TD3 and DDPG continuous ones."""
+    """The algorithm. DQN needs discrete actions; SAC, TD3 and DDPG continuous ones."""
     num_envs: int = field(64, ge=1)
     """Dreams side by side."""
     horizon: int = field(15, ge=1)
@@ -138,8 +110,6 @@ class SB3Config(Config):
     """Learning rate of the algorithm."""
     batch_size: int = field(256, ge=2)
     """Transitions in a minibatch."""
-    epochs: int = field(5, ge=1)
-    """Passes over a round's transitions (PPO)."""
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own."""
     gradient_steps: int = field(4, ge=1)
@@ -148,26 +118,12 @@ class SB3Config(Config):
     """Dreamt transitions kept (DQN, SAC, TD3, DDPG): few, since older ones come from a model that has learned since."""
     exploration: float = field(0.1, ge=0)
     """Noise on actions while collecting: the chance of a random action (DQN), or its std (TD3, DDPG); in dreams too."""
-    units: int = field(128, gt=0)
+    units: int = sized(nano=16, tiny=128, small=128, medium=128, large=128, gt=0)
     """Width of policy and value networks."""
-    layers: int = field(2, ge=1)
-    """Hidden layers of them."""
-
-
-class PPOConfig(SB3Config):
-    """Proximal policy optimisation in dreams."""
-
-    algorithm: Literal["PPO"] = "PPO"
-    """The algorithm of Stable-Baselines3."""
-
-
-class SACConfig(SB3Config):
-    """Soft actor-critic in dreams; for continuous actions."""
-
-    algorithm: Literal["SAC"] = "SAC"
-    """The algorithm of Stable-Baselines3."""
-    steps: int = field(512, ge=1)
-    """Dreamt steps of a round, over all dreams."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of policy and value networks."""
+    epochs: ClassVar[int] = 5
+    """Passes over a round's transitions (PPO): half of Stable-Baselines3's, since dreams cost little."""
 
 
 class TDMPCConfig(Config):
@@ -183,10 +139,8 @@ class TDMPCConfig(Config):
     """Candidates the policy proposes."""
     elites: int = field(64, ge=1)
     """Best candidates that count in a fit; half of those tried at most."""
-    temperature: float = field(0.5, gt=0)
+    temperature: float = field(0.5, gt=0, expert=True)
     """Softness of the weights, in units of the elites' range of scores."""
-    min_std: float = field(0.05, ge=0)
-    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
     noise: bool = True
     """Dream candidates with the prior's noise; false follows its most likely latents."""
     budget_ms: float = field(0.0, ge=0)
@@ -199,12 +153,8 @@ class TDMPCConfig(Config):
     """Q-functions; targets take the smaller of two of them."""
     dreams: int = field(0, ge=0)
     """Steps of dreams whose returns teach the Q-functions too; 0: they learn from what happened alone, as in TD-MPC2."""
-    lambda_: float = field(0.95, ge=0, le=1)
-    """Mix of dreamt rewards and bootstrapped values in those returns."""
-    units: int = field(128, gt=0)
+    units: int = sized(nano=16, tiny=128, small=96, medium=128, large=128, gt=0)
     """Width of policy and Q-functions."""
-    layers: int = field(2, ge=1)
-    """Hidden layers of them."""
     actor_rate: float = field(3e-4, gt=0)
     """Learning rate of the policy."""
     critic_rate: float = field(1e-3, gt=0)
@@ -213,7 +163,13 @@ class TDMPCConfig(Config):
     """Rate at which the slow Q-functions follow, per update."""
     entropy: float = field(0.01, ge=0)
     """Weight of the policy's entropy, in units of the range of Q; with less a discrete policy decides before Q does."""
-    policy_min_std: float = field(0.1, gt=0)
+    lambda_: ClassVar[float] = 0.95
+    """Mix of dreamt rewards and bootstrapped values in the returns of dreams: as the dreamer's."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of policy and Q-functions."""
+    min_std: ClassVar[float] = 0.05
+    """Least width of a plan: a std (continuous), or the share of a uniform (discrete)."""
+    policy_min_std: ClassVar[float] = 0.1
     """Smallest standard deviation of the policy's continuous actions."""
 
 

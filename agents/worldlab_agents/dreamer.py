@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from worldlab.agent import Agent, Experience
 from worldlab.distributions import Normal, OneHot
 from worldlab.heads import TwoHotHead
-from worldlab.interfaces import State
+from worldlab.interfaces import Player, State
 from worldlab.nn import ema_update
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
@@ -84,10 +84,10 @@ class DreamerAgent(Agent):
         frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         return functional_call(self.critic, frozen, (features,)).mean
 
-    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
+    def players(self) -> dict[str, Player]:
         return {
-            "actor": (list(self.actor.parameters()), self.config.actor_rate),
-            "critic": (list(self.critic.parameters()), self.config.critic_rate),
+            "actor": Player(list(self.actor.parameters()), self.config.actor_rate),
+            "critic": Player(list(self.critic.parameters()), self.config.critic_rate),
         }
 
     def losses(

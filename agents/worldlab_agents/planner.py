@@ -5,7 +5,7 @@ Model predictive control with a learned model, as PlaNet does it: Hafner et al. 
 
 from __future__ import annotations
 
-from functools import partial, singledispatch
+from functools import partial
 from typing import final
 
 import torch
@@ -13,37 +13,25 @@ from torch import Tensor
 
 from worldlab.agent import Agent, Experience
 from worldlab.errors import ConfigError
-from worldlab.interfaces import State
+from worldlab.interfaces import Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import draw
-from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
+from worldlab_agents.configs import DreamerConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, plans_of
 from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, boltzmann, propose, search, top
 from worldlab_agents.stopwatch import Stopwatch
 
 
-@singledispatch
 def rule_of(config: PlannerConfig) -> SearchRule:
-    """How a planner searches: the only thing in which planners differ."""
-    raise TypeError(f"no rule for {type(config).__name__}")
-
-
-@rule_of.register
-def _(config: CEMConfig) -> SearchRule:
+    """Return how a planner searches: the only thing in which planners differ."""
+    if config.search == "icem":
+        return SearchRule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
+    if config.search == "mppi":
+        return SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
     return SearchRule(top(config.elites), keep=config.keep, floor=config.min_std)
-
-
-@rule_of.register
-def _(config: ICEMConfig) -> SearchRule:
-    return SearchRule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
-
-
-@rule_of.register
-def _(config: MPPIConfig) -> SearchRule:
-    return SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
 
 
 def _guide_of(config: PlannerConfig) -> DreamerConfig:
@@ -66,16 +54,15 @@ class PlannerAgent(Agent):
         self.config = config
         self.specs = specs
         self.rule = rule_of(config)
-        decay = getattr(config, "decay", 1.0)
+        decay = config.decay if config.search == "icem" else 1.0
         self.budget = Budget(config.candidates, config.iterations, decay, config.budget_ms, least=2 * config.elites)
         self.noise = config.exploration
         self.guide = DreamerAgent(_guide_of(config), specs) if config.guide else None
-        self.register_buffer("where", torch.zeros(()), persistent=False)  # knows the device
         self.watch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
         """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
-        plans = initial_plans(n, self.config.horizon, self.specs.action, self.get_buffer("where").device)
+        plans = initial_plans(n, self.config.horizon, self.specs.action, self.device)
         return planning_state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
 
     @torch.no_grad()
@@ -104,7 +91,7 @@ class PlannerAgent(Agent):
         plans, kept = plans_of(state), state["elites"]
         return search(task, plans, self.rule, self.budget, generator, kept, proposals, self.watch)
 
-    def players(self) -> dict[str, tuple[list[torch.nn.Parameter], float]]:
+    def players(self) -> dict[str, Player]:
         return {} if self.guide is None else self.guide.players()
 
     def losses(

@@ -143,8 +143,8 @@ class SB3Agent(Agent):
         self.dream_temperature = config.temperature
         self.algorithm = build_algorithm(config, specs)
         # Of whole rollouts: a begun one would be finished, and be another round.
-        whole = isinstance(self.algorithm, OnPolicyAlgorithm)
-        self.steps = self.algorithm.n_steps * config.num_envs if whole else config.steps
+        rollout = self.algorithm.n_steps if isinstance(self.algorithm, OnPolicyAlgorithm) else 0
+        self.steps = rollout * config.num_envs or config.steps
         self.policy: nn.Module = self.algorithm.policy
         self._adopt_variables()
         self.updates = 0

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from worldlab.agent import Agent, Experience
 from worldlab.heads import TwoHotHead
-from worldlab.interfaces import Batch, State
+from worldlab.interfaces import Batch, Player, State
 from worldlab.nn import ema_update, frozen
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
@@ -98,10 +98,10 @@ class TDMPCAgent(Agent):
         """Q of the policy's most likely action, averaged over the ensemble: [*]."""
         return self.critic.q(features, self.actor(features).mode).mean(0)
 
-    def players(self) -> dict[str, tuple[list[nn.Parameter], float]]:
+    def players(self) -> dict[str, Player]:
         return {
-            "actor": (list(self.actor.parameters()), self.config.actor_rate),
-            "critic": (list(self.critic.parameters()), self.config.critic_rate),
+            "actor": Player(list(self.actor.parameters()), self.config.actor_rate),
+            "critic": Player(list(self.critic.parameters()), self.config.critic_rate),
         }
 
     def losses(

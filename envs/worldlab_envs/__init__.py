@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from worldlab import hookimpl
 
 
 @hookimpl
 def worldlab_register(register) -> None:
+    register.presets(Path(__file__).with_name("presets"))
     register.env(
         "gymnasium",
         "worldlab_envs.gymnasium_adapter:GymnasiumAdapter",

@@ -66,6 +66,8 @@ class AutoregressiveDecoder(Decoder):
         super().__init__(config, specs)
         self.config, self.obs = config, specs.obs
         self.likelihood = "undefined" if specs.obs.vectors else "exact"
+        auxiliary = {f"{key}_auxiliary": config.auxiliary for key in specs.obs.images}
+        self.loss_weights = {**dict.fromkeys(specs.obs.keys, config.scale), **auxiliary}
         self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
         width, channels, images = specs.feature_dim, config.channels, specs.obs.images
         self.pictures = nn.ModuleDict(
@@ -104,7 +106,7 @@ class AutoregressiveDecoder(Decoder):
         return self.score(features, obs)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """-log p of each key, weighted by `scale`, shaped as ctx.row; with `auxiliary` a second term for each picture.
+        """-log p of each key, shaped as ctx.row; with `auxiliary` a second term for each picture.
 
         That is De Fauw et al. 2019, arXiv:1903.04933, section 3: a decoder that sees no pixel can only learn from z,
         and so z learns what the PixelCNN would at first rather guess from neighbours. README.md has the measurements.
@@ -114,13 +116,13 @@ class AutoregressiveDecoder(Decoder):
         features, obs, out = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs), {}
         for key, net in self.pictures.items():
             condition = net.condition(features)  # type: ignore[operator]
-            out[key] = -self.config.scale * net.picture_log_prob(condition, obs[key])  # type: ignore[operator]
+            out[key] = -net.picture_log_prob(condition, obs[key])  # type: ignore[operator]
             if self.config.auxiliary:
                 alone = log_prob_of_outputs(self.auxiliary[key](condition), to_levels(obs[key]))
-                out[f"{key}_auxiliary"] = -self.config.auxiliary * alone
+                out[f"{key}_auxiliary"] = -alone
         for key, net in self.vectors.items():
             dist = VectorDistribution(features, net)  # type: ignore[arg-type]
-            out[key] = -self.config.scale * dist.log_prob(obs[key])
+            out[key] = -dist.log_prob(obs[key])
         return {key: term.view_as(ctx.row) for key, term in out.items()}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:

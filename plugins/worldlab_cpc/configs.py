@@ -2,71 +2,73 @@
 
 from __future__ import annotations
 
-from worldlab import Config, field
+from typing import ClassVar
+
+from worldlab import Config, field, sized
 
 
 class CPCEncoderConfig(Config):
     """Settings of the contrastive encoder."""
 
-    latent_dim: int = field(64, ge=2)
+    latent_dim: int = sized(nano=8, tiny=64, small=64, medium=64, large=64, ge=2)
     """Width of the latent z."""
     noise: float = field(0.2, gt=0)
     """Std of the Gaussian channel noise added to z; without noise a deterministic z has no density."""
-    width: int = field(32, ge=1)
+    width: int = sized("width", ge=1)
     """Channels after the first convolution; they double at each stage."""
-    units: int = field(256, ge=1)
+    units: int = sized("units", ge=1)
     """Hidden units of the vector trunk and of the critic's projection."""
-    layers: int = field(2, ge=1)
+    layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
-    static_scale: float = field(1.0, ge=0)
-    """Weight of the static InfoNCE between a noisy z and a re-embedded view of its frame; 0 skips the second pass."""
-    static_frames: int = field(128, ge=2)
-    """Random frames of a batch in the static InfoNCE; each is embedded a second time."""
-    temperature: float = field(0.1, gt=0)
-    """Temperature of the static critic's cosine similarity."""
-    shift: int = field(4, ge=0)
-    """Largest random shift of a view, in pixels; capped at 1/16 of the image's shorter side."""
-    jitter: float = field(0.1, ge=0)
+    static_scale: ClassVar[float] = 1.0
+    """Weight of the static InfoNCE between a noisy z and a re-embedded view of its frame, as in TPC; 0 skips the second pass."""
+    static_frames: ClassVar[int] = 128
+    """Random frames of a batch in the static InfoNCE: each costs a second embedding, and its bound is log 128 = 4.9 nats."""
+    temperature: ClassVar[float] = 0.1
+    """Temperature of the static critic's cosine similarity: SimCLR's, arXiv:2002.05709."""
+    shift: ClassVar[int] = 4
+    """Largest random shift of a view, in pixels, as in DrQ; capped at 1/16 of the image's shorter side."""
+    jitter: ClassVar[float] = 0.1
     """Noise of a vector view, as a fraction of each entry's std in the batch."""
 
 
 class CPCDynamicsConfig(Config):
     """Settings of the contrastive dynamics."""
 
-    memory: int = field(256, ge=1)
+    memory: int = sized("memory", ge=1)
     """Width of the recurrent memory h."""
-    units: int = field(256, ge=1)
+    units: int = sized("units", ge=1)
     """Hidden units of the input, prior and k-step networks."""
-    layers: int = field(1, ge=1)
-    """Hidden layers of the input and prior networks."""
-    min_std: float = field(0.1, gt=0)
-    """Smallest std of the predicted Gaussian."""
-    nll_scale: float = field(0.1, ge=0)
-    """Weight of the Gaussian's log-likelihood of the stopped latent, which keeps the critic calibrated for sampling."""
     horizon: int = field(5, ge=0)
     """Farthest step k of the action-conditioned k-step InfoNCE; 0 leaves only the one-step critic."""
-    horizon_scale: float = field(1.0, ge=0)
+    layers: ClassVar[int] = 1
+    """Hidden layers of the input and prior networks."""
+    min_std: ClassVar[float] = 0.1
+    """Smallest std of the predicted Gaussian."""
+    nll_scale: ClassVar[float] = 0.1
+    """Weight of the Gaussian's log-likelihood of the stopped latent, which keeps the critic calibrated for sampling."""
+    horizon_scale: ClassVar[float] = 1.0
     """Weight of the k-step InfoNCE, averaged over the steps k."""
-    projection: int = field(64, ge=1)
+    projection: ClassVar[int] = 64
     """Width of the space in which the k-step heads compare."""
-    temperature: float = field(0.1, gt=0)
-    """Temperature of the k-step heads' cosine similarity."""
+    temperature: ClassVar[float] = 0.1
+    """Temperature of the k-step heads' cosine similarity: as the static critic's."""
 
 
 class CPCDecoderConfig(Config):
     """Settings of the contrastive observation model."""
 
-    projection: int = field(64, ge=1)
-    """Width of the space in which features and observations are compared."""
-    width: int = field(16, ge=1)
+    width: int = sized("width", ge=1)
     """Channels after the first convolution of the observation side."""
-    units: int = field(256, ge=1)
+    units: int = sized("units", ge=1)
     """Hidden units of both sides."""
-    layers: int = field(2, ge=1)
-    """Hidden layers of the vector trunk."""
-    scale: float = field(1.0, ge=0)
-    """Weight of the symmetric InfoNCE."""
-    exclude: int = field(5, ge=0)
-    """Frames of the same row up to this many steps away are no negatives: they look almost the same."""
     frames: int = field(0, ge=0)
     """Random frames of a batch compared in one update; 0 means all of them."""
+    projection: ClassVar[int] = 64
+    """Width of the space in which features and observations are compared."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of the vector trunk."""
+    scale: ClassVar[float] = 1.0
+    """Weight of the symmetric InfoNCE: nats, as every other term."""
+    exclude: ClassVar[int] = 5
+    """Frames of the same row up to this many steps away are no negatives: they look almost the same."""

@@ -32,6 +32,7 @@ class CPCDecoder(Decoder):
     def __init__(self, config: CPCDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config, self.frames = config, config.frames
+        self.loss_weights = {"infonce": config.scale}
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
         self.key = mlp(self.trunk.size, config.units, 1, config.projection)
         self.query = mlp(specs.feature_dim, config.units, 1, config.projection)
@@ -67,7 +68,7 @@ class CPCDecoder(Decoder):
         """`infonce` in nats, shaped as ctx.row: [B, T], or [M, 1] for chosen frames."""
         if player != "main":
             return {}
-        return {"infonce": self.config.scale * (self._contrast(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
+        return {"infonce": (self._contrast(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Accuracy, bound on the mutual information of observations and features, and its cap log K."""

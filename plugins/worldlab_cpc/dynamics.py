@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
-from worldlab.nn import GRUCell, mlp
+from worldlab.nn import RecurrentMemory, mlp
 from worldlab_cpc.configs import CPCDynamicsConfig
 from worldlab_cpc.infonce import Contrast, cosine_scores, info_nce, masked_mean
 
@@ -47,10 +47,10 @@ class CPCDynamics(Dynamics):
     def __init__(self, config: CPCDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
+        self.loss_weights = {"infonce": 1.0, "nll": config.nll_scale, "future": config.horizon_scale}
         self.latent = specs.latent
         dim, action = specs.latent.dim, specs.action.dim
-        self.input = mlp(dim + action, config.units, config.layers)
-        self.cell = GRUCell(config.units, config.memory)
+        self.recurrence = RecurrentMemory(dim + action, config.units, config.memory, config.layers)
         outputs = dim if specs.latent.kind == "categorical" else 2 * dim
         self.head = mlp(config.memory, config.units, config.layers, outputs)
         with torch.no_grad():
@@ -70,11 +70,10 @@ class CPCDynamics(Dynamics):
         return config.memory
 
     def initial(self, n: int) -> State:
-        """{"h": zeros [n, H]}."""
-        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+        return self.recurrence.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+        return self.recurrence.step(state, z, action)
 
     def memory(self, state: State) -> Tensor:
         return state["h"]
@@ -117,10 +116,10 @@ class CPCDynamics(Dynamics):
         nll = -ctx.prior.log_prob(stopped.flatten(0, 1)).view_as(ctx.batch.mask)
         out = {
             "infonce": one_step(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
-            "nll": self.config.nll_scale * nll,
+            "nll": nll,
         }
         if self.config.horizon:
-            out["future"] = self.config.horizon_scale * self._future(ctx, z)
+            out["future"] = self._future(ctx, z)
         return out
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ class CPCEncoder(Encoder):
     def __init__(self, config: CPCEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
+        self.loss_weights = {"static": config.static_scale}
         self.obs = specs.obs
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
         self.linear = nn.Linear(self.trunk.size, config.latent_dim)
@@ -60,7 +61,7 @@ class CPCEncoder(Encoder):
             return {}
         count, total = min(self.config.static_frames, ctx.row.numel()), ctx.row.numel()
         chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]
-        loss = self._static(ctx, chosen, ctx.generator).loss * (self.config.static_scale * total / count)
+        loss = self._static(ctx, chosen, ctx.generator).loss * (total / count)
         out = torch.zeros(total, dtype=loss.dtype, device=loss.device)
         return {"static": out.index_copy(0, chosen, loss).view_as(ctx.row)}
 

@@ -53,8 +53,9 @@ class FlowDecoder(Decoder):
 
     def __init__(self, config: FlowDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
-        self.scale = config.scale
-        self.per_entry = config.weight == "entry"
+        entries = {key: math.prod(spec.shape) if config.weight == "entry" else 1 for key, spec in specs.obs.entries}
+        guides = {f"{key}_guide": config.guide for key in specs.obs.keys}
+        self.loss_weights = {**{key: config.scale / count for key, count in entries.items()}, **guides}
         self.guide = config.guide
         self.vector_noise = config.vector_noise
         features = specs.feature_dim
@@ -125,9 +126,9 @@ class FlowDecoder(Decoder):
         model = self.picture(key)
         maps = model.maps(features)
         fit = self.training and torch.is_grad_enabled()
-        out = {key: -self._weight(image) * model.bound_given(maps, image, generator, fit)}
+        out = {key: -model.bound_given(maps, image, generator, fit)}
         if self.guide:
-            out[f"{key}_guide"] = self.guide * model.sketch_error(maps, image)
+            out[f"{key}_guide"] = model.sketch_error(maps, image)
         return out
 
     def _vector_losses(
@@ -135,13 +136,10 @@ class FlowDecoder(Decoder):
     ) -> dict[str, Tensor]:
         density = self.vectors[key](features)
         noisy = vector + self.vector_noise * normal_like(vector, generator)
-        out = {key: -self._weight(vector) * density.log_prob(noisy)}
+        out = {key: -density.log_prob(noisy)}
         if self.guide:
-            out[f"{key}_guide"] = self.guide * 0.5 * (density.mean - vector).square().sum(-1)
+            out[f"{key}_guide"] = 0.5 * (density.mean - vector).square().sum(-1)
         return out
-
-    def _weight(self, x: Tensor) -> float:
-        return self.scale / x[0].numel() if self.per_entry else self.scale
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """On a few frames: bits per dimension, and the signs of an exploding flow, log|det| and the largest |log scale|."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
-from worldlab.nn import GRUCell, mlp
+from worldlab.nn import RecurrentMemory, mlp
 from worldlab_flow.argmax import ArgmaxFlow, CodeDensity
 from worldlab_flow.configs import FlowDynamicsConfig
 from worldlab_flow.coupling import CouplingFlow
@@ -32,9 +32,7 @@ class FlowDynamics(Dynamics):
     def __init__(self, config: FlowDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         latent, units, layers = specs.latent, config.units, config.layers
-        self.width = config.memory
-        self.input = mlp(latent.dim + specs.action.dim, units, layers)
-        self.cell = GRUCell(units, config.memory)
+        self.recurrence = RecurrentMemory(latent.dim + specs.action.dim, units, config.memory, layers)
         self.context = mlp(config.memory, units, layers)
         if latent.kind == "categorical":
             self.head = None
@@ -50,11 +48,10 @@ class FlowDynamics(Dynamics):
         return config.memory
 
     def initial(self, n: int) -> State:
-        """{"h": zeros [n, H]}."""
-        return {"h": torch.zeros(n, self.width, device=self.device)}
+        return self.recurrence.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+        return self.recurrence.step(state, z, action)
 
     def memory(self, state: State) -> Tensor:
         return state["h"]

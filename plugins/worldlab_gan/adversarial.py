@@ -7,14 +7,16 @@ to rest: Huang et al. 2025 (R3GAN), arXiv:2501.05441.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldlab import tree
+from worldlab.interfaces import Player
 from worldlab_gan.configs import Game
 
 
@@ -48,6 +50,16 @@ def generator_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
     if game.loss == "relativistic":
         return F.softplus(real - fake)
     return F.softplus(-fake) if game.loss == "non_saturating" else -fake
+
+
+def game_players(main: Iterable[nn.Parameter], critic: Iterable[nn.Parameter]) -> dict[str, Player]:
+    """Both sides of a game. The critic forgets fast (beta1 = 0): Karras et al. 2018, arXiv:1812.04948, appendix C."""
+    return {"main": Player(list(main)), "critic": Player(list(critic), betas=(0.0, 0.999))}
+
+
+def critic_weights(game: Game) -> dict[str, float]:
+    """Weights of the terms of `critic_terms`: the game itself, and the penalties R1 and R2 (a weight of 0 drops one)."""
+    return {"critic": 1.0, "r1": 0.5 * game.r1, "r2": 0.5 * game.r2}
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,12 @@ def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) ->
 
 
 def critic_terms(game: Game, trial: Verdicts) -> dict[str, Tensor]:
-    """The critic player's losses, [N] each: the game, and the penalties R1 and R2 where they have a weight."""
+    """Return the critic player's terms, [N] each, unweighted: the game, and the penalties R1 and R2 where they have a weight."""
     out = {"critic": critic_loss(game, trial.real.value, trial.fake.value)}
     if game.r1:
-        out["r1"] = 0.5 * game.r1 * trial.real.slope
+        out["r1"] = trial.real.slope
     if game.r2:
-        out["r2"] = 0.5 * game.r2 * trial.fake.slope
+        out["r2"] = trial.fake.slope
     return out
 
 

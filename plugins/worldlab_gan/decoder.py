@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.distributions import Distribution
-from worldlab.interfaces import Context, Decoder, Obs, Specs
-from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold
+from worldlab.interfaces import Context, Decoder, Obs, Player, Specs
+from worldlab_gan.adversarial import (
+    critic_loss,
+    critic_metrics,
+    critic_terms,
+    critic_weights,
+    game_players,
+    generator_loss,
+    hold,
+)
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDecoderConfig
 from worldlab_gan.critics import Projection
@@ -48,16 +56,21 @@ class GANDecoder(Decoder):
             specs.obs, specs.feature_dim, config.width, config.units, config.layers, config.noise
         )
         self.average = RunningAverage(self.generators, config.average)
-        self.critic = ObsCritic(
-            specs.obs, specs.feature_dim, config.critic_width, config.critic_units, config.critic_layers
-        )
+        self.critic = ObsCritic(specs.obs, specs.feature_dim, config.width, config.units, config.critic_layers)
         # A head of its own: at the end of the game D tells nothing apart, and must not be kept from that.
-        units = config.critic_units
+        units = config.units
+        self.loss_weights = {
+            "matching": config.matching_scale,
+            "adversarial": config.adversarial_scale,
+            "pixels": config.pix_l1,
+            "mismatch": config.mismatch_scale,
+            **critic_weights(self.game),
+        }
         self.match = Projection(units, specs.feature_dim, units) if config.mismatch_scale else None
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
+    def players(self) -> dict[str, Player]:
         match = [] if self.match is None else list(self.match.parameters())
-        return {"main": list(self.generators.parameters()), "critic": [*self.critic.parameters(), *match]}
+        return game_players(self.generators.parameters(), [*self.critic.parameters(), *match])
 
     def decode(self, features: Tensor) -> dict[str, Distribution]:
         """Samples of the averaged generator for each key; the mode is drawn without noise."""
@@ -89,9 +102,7 @@ class GANDecoder(Decoder):
             trial = hold(self.game, self.critic, obs, fake, features)
             terms = critic_terms(self.game, trial)
             if self.match is not None:
-                terms["mismatch"] = self.config.mismatch_scale * self._mismatch(
-                    ctx, self.match, trial.real.seen, features
-                )
+                terms["mismatch"] = self._mismatch(ctx, self.match, trial.real.seen, features)
         else:
             terms = self._main(features, obs, noise)
         return {name: term.view_as(ctx.row) for name, term in terms.items()}
@@ -102,16 +113,14 @@ class GANDecoder(Decoder):
         with torch.no_grad():
             real = self.critic.levels(obs)
         if self.config.matching_scale:
-            out["matching"] = self.config.matching_scale * feature_distance(self.critic.levels(made), real)
+            out["matching"] = feature_distance(self.critic.levels(made), real)
         if self.config.adversarial_scale:
             condition = features.detach()  # a second picture of the same noise: this one knows no encoder
             fooling = self.critic(self._generate(condition, noise), condition)
-            out["adversarial"] = self.config.adversarial_scale * generator_loss(
-                self.game, self.critic.head(real[-1], condition), fooling
-            )
+            out["adversarial"] = generator_loss(self.game, self.critic.head(real[-1], condition), fooling)
         if self.config.pix_l1:
             errors = [(made[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
-            out["pixels"] = self.config.pix_l1 * torch.stack(errors).sum(0)
+            out["pixels"] = torch.stack(errors).sum(0)
         return out
 
     def _mismatch(self, ctx: Context, match: nn.Module, seen: Tensor, features: Tensor) -> Tensor:

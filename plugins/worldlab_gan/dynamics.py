@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import tree
-from worldlab.interfaces import ActionSpec, Alarm, Context, Dynamics, LatentSpec, Specs, State
-from worldlab.nn import GRUCell, mlp
-from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold
+from worldlab.interfaces import ActionSpec, Alarm, Context, Dynamics, LatentSpec, Player, Specs, State
+from worldlab.nn import RecurrentMemory
+from worldlab_gan.adversarial import (
+    critic_loss,
+    critic_metrics,
+    critic_terms,
+    critic_weights,
+    game_players,
+    generator_loss,
+    hold,
+)
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDynamicsConfig
 from worldlab_gan.critics import VectorCritic
@@ -37,32 +45,39 @@ class GANDynamics(Dynamics):
         self.config = config
         self.game = Game(config.loss, config.r1, config.r2)
         dim, action = specs.latent.dim, specs.action.dim
-        self.input = mlp(dim + action, config.units, 1)
-        self.cell = GRUCell(config.units, config.memory)
+        self.recurrence = RecurrentMemory(dim + action, config.units, config.memory)
         self.generator = LatentGenerator(
             config.memory, config.noise, config.units, config.layers, specs.latent, config.unimix
         )
         self.average = RunningAverage(self.generator, config.average)
-        self.critic = VectorCritic(dim, config.memory, config.critic_units, config.critic_layers)
+        critic = critic_weights(self.game)
+        self.loss_weights = {
+            "adversarial": config.adversarial_scale,
+            "energy": config.energy_scale,
+            **critic,
+            "temporal": config.adversarial_scale,
+            **{f"temporal_{name}": weight for name, weight in critic.items()},
+            "temporal_swapped": 1.0,
+        }
+        self.critic = VectorCritic(dim, config.memory, config.units, config.critic_layers)
         self.temporal: VectorCritic | None = None
         if config.temporal:
-            self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.critic_units, config.critic_layers)
+            self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.units, config.critic_layers)
 
     @classmethod
     def memory_size(cls, config: GANDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
         return config.memory
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        main = [part for part in (self.input, self.cell, self.generator) for part in part.parameters()]
-        critic = list(self.critic.parameters())
-        return {"main": main, "critic": critic + ([] if self.temporal is None else list(self.temporal.parameters()))}
+    def players(self) -> dict[str, Player]:
+        temporal = [] if self.temporal is None else list(self.temporal.parameters())
+        main = [*self.recurrence.parameters(), *self.generator.parameters()]
+        return game_players(main, [*self.critic.parameters(), *temporal])
 
     def initial(self, n: int) -> State:
-        """{"h": zeros [n, H]}."""
-        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+        return self.recurrence.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+        return self.recurrence.step(state, z, action)
 
     def memory(self, state: State) -> Tensor:
         return state["h"]
@@ -106,8 +121,8 @@ class GANDynamics(Dynamics):
         fake = self.critic(samples.flatten(0, 1), condition.repeat(count, 1)).unflatten(0, (count, -1))
         fooled = generator_loss(self.game, self.critic(z, condition), fake).mean(0)
         return {
-            "adversarial": self.config.adversarial_scale * fooled,
-            "energy": self.config.energy_scale * energy_score(samples, z),
+            "adversarial": fooled,
+            "energy": energy_score(samples, z),
         }
 
     def _game(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -126,7 +141,7 @@ class GANDynamics(Dynamics):
     def _temporal_main(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
         real = critic(seen.following, seen.condition)
         fooled = generator_loss(self.game, real, critic(self._continue(seen, generator), seen.condition))
-        return {"temporal": self.config.adversarial_scale * at_start(fooled, seen.valid)}
+        return {"temporal": at_start(fooled, seen.valid)}
 
     def _temporal_game(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -166,7 +181,7 @@ class GANDynamics(Dynamics):
         if values.get("spread", 1.0) > 0.5:
             return {}
         says = "dreams of one memory are far more alike than the truth: the generator drops modes"
-        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale against --dynamics.adversarial-scale")}
+        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale")}
 
     def _action_gap(self, ctx: Context, score: Tensor, generator: torch.Generator) -> Tensor:
         batch, z = ctx.batch, ctx.latent.z

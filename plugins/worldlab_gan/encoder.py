@@ -9,9 +9,16 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import normal_like
-from worldlab.interfaces import Alarm, Context, Encoder, Latent, LatentSpec, Obs, Specs
+from worldlab.interfaces import Alarm, Context, Encoder, Latent, LatentSpec, Obs, Player, Specs
 from worldlab.nn import ObsTrunk
-from worldlab_gan.adversarial import critic_metrics, critic_terms, generator_loss, hold
+from worldlab_gan.adversarial import (
+    critic_metrics,
+    critic_terms,
+    critic_weights,
+    game_players,
+    generator_loss,
+    hold,
+)
 from worldlab_gan.configs import Game, GANEncoderConfig
 from worldlab_gan.critics import VectorCritic
 from worldlab_gan.generators import NoisyMLP
@@ -42,15 +49,15 @@ class GANEncoder(Encoder):
         self.net = NoisyMLP(
             self.trunk.size + memory, config.noise, config.units, config.layers, config.latent_dim, NOISE_GAIN
         )
-        self.critic = VectorCritic(config.latent_dim, memory, config.critic_units, config.critic_layers)
+        self.critic = VectorCritic(config.latent_dim, memory, config.units, config.critic_layers)
+        self.loss_weights = {"fool": config.fool_scale, "gauge": config.gauge_scale, **critic_weights(self.game)}
 
     @classmethod
     def latent_spec(cls, config: GANEncoderConfig) -> LatentSpec:
         return LatentSpec(config.latent_dim, "gaussian")
 
-    def players(self) -> dict[str, list[torch.nn.Parameter]]:
-        main = [*self.trunk.parameters(), *self.net.parameters()]
-        return {"main": main, "critic": list(self.critic.parameters())}
+    def players(self) -> dict[str, Player]:
+        return game_players([*self.trunk.parameters(), *self.net.parameters()], self.critic.parameters())
 
     def embed(self, obs: Obs) -> Tensor:
         return self.trunk(obs)
@@ -82,9 +89,9 @@ class GANEncoder(Encoder):
             terms = critic_terms(self.game, hold(self.game, self.critic, prior, z, condition))
             return tree.unflatten_time(terms, len(ctx.row))
         fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
-        out = {"fool": self.config.fool_scale * fool.view_as(ctx.row)}
+        out = {"fool": fool.view_as(ctx.row)}
         if self.config.gauge_scale:
-            out["gauge"] = self.config.gauge_scale * self._gauge(ctx).expand(ctx.row.shape)
+            out["gauge"] = self._gauge(ctx).expand(ctx.row.shape)
         return out
 
     def _gauge(self, ctx: Context) -> Tensor:
@@ -113,7 +120,7 @@ class GANEncoder(Encoder):
         if values.get("noise_share", 0.0) < 0.9:
             return {}
         says = "the implicit encoder emits noise: a frame hardly moves its latent"
-        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale, or --encoder.channel-noise")}
+        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale")}
 
     def _condition(self, ctx: Context) -> Tensor:
         """What the critic knows: the memory where the encoder reads it, cut from the graph, [N, H]; else nothing, [N,

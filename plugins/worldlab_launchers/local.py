@@ -41,7 +41,7 @@ class LocalLauncher:
     def __init__(self, config: LocalConfig) -> None:
         self.config = config
 
-    def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
+    def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
         """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
         waiting = deque((task, 0) for task in tasks)
         running: list[_Running] = []
@@ -49,14 +49,14 @@ class LocalLauncher:
             while waiting or running:
                 while waiting and _fits(waiting[0][0], running, jobs):
                     running.append(_start(*waiting.popleft()))
-                    tell(Event(running[-1].task.name, "started", where=socket.gethostname()))
+                    on_event(Event(running[-1].task.name, "started", where=socket.gethostname()))
                 ended = [one for one in running if one.process.poll() is not None]
                 for one in ended:
                     running.remove(one)
                     event = _event(one)
                     if event.what == "lost":
                         waiting.appendleft((one.task, one.losses + 1))
-                    tell(event)
+                    on_event(event)
                 if not ended:
                     time.sleep(POLL)
         finally:

@@ -59,7 +59,7 @@ class RayLauncher:
         self.config = config
         check_usable(config.address)
 
-    def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
+    def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
         """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cluster has room for.
 
         Raises: StorageError if a node does not see the tasks' folders; ConfigError if no cluster answers, if it has
@@ -71,16 +71,16 @@ class RayLauncher:
         with connected(self.config.address, largest) as ray, marked(tasks) as mark:
             check_room(ray, tasks, may_grow=bool(self.config.address))
             check_nodes(ray, tasks, mark)
-            _Run(ray, mark, tell).finish(tasks, jobs)
+            _Run(ray, mark, on_event).finish(tasks, jobs)
 
 
 class _Run:
     """The tasks of one call, at a cluster. Everything that Ray knows of them is gone when `finish` ends."""
 
-    def __init__(self, ray: Any, mark: FolderMark, tell: Callable[[Event], None]) -> None:
+    def __init__(self, ray: Any, mark: FolderMark, on_event: Callable[[Event], None]) -> None:
         self.ray = ray
         self.mark = mark
-        self.tell = tell
+        self.on_event = on_event
         # max_retries 0: what is lost is told, counted and run again here.
         self.remote = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(ray_node.run_task)
 
@@ -97,7 +97,7 @@ class _Run:
                         running.remove(attempt)
                     if event.what == "lost":
                         waiting.appendleft((attempt.task, attempt.losses + 1))
-                    self.tell(event)
+                    self.on_event(event)
         finally:
             self._stop([attempt.stream for attempt in running])
 

@@ -1,11 +1,14 @@
 """The variational family: amortised posterior, latent-variable dynamics with a learned prior, factorised decoder."""
 
+from pathlib import Path
+
 from worldlab import hookimpl
 from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
 
 
 @hookimpl
 def worldlab_register(register) -> None:
+    register.presets(Path(__file__).with_name("presets"))
     register.encoder(
         "vae",
         "worldlab_vae.encoder:VAEEncoder",

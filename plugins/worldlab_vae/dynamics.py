@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor
 
 from worldlab.interfaces import Dynamics, State
-from worldlab.nn import GRUCell, mlp
+from worldlab.nn import RecurrentMemory
 from worldlab.specs import ActionSpec, LatentSpec, Specs
 from worldlab_vae.configs import VAEDynamicsConfig
 from worldlab_vae.heads import LatentHead
@@ -26,9 +25,7 @@ class VAEDynamics(Dynamics):
 
     def __init__(self, config: VAEDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
-        self.width = config.memory
-        self.mix = mlp(specs.latent.dim + specs.action.dim, config.units, 1)
-        self.cell = GRUCell(config.units, config.memory)
+        self.recurrence = RecurrentMemory(specs.latent.dim + specs.action.dim, config.units, config.memory)
         self.head = LatentHead(config.memory, config.units, specs.latent, config.unimix, config.min_std)
 
     @classmethod
@@ -36,10 +33,10 @@ class VAEDynamics(Dynamics):
         return config.memory
 
     def initial(self, n: int) -> State:
-        return {"h": torch.zeros(n, self.width, device=self.device)}
+        return self.recurrence.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        return {"h": self.cell(self.mix(torch.cat([z, action], -1)), state["h"])}
+        return self.recurrence.step(state, z, action)
 
     def memory(self, state: State) -> Tensor:
         return state["h"]

@@ -48,7 +48,7 @@ class StubWorld:
 
     def imagine(self, carry: Carry, policy: Any, horizon: int, generator: Any) -> Dream:
         self.grad_seen.append(torch.is_grad_enabled())
-        x = carry["z"]
+        x = carry.z
         features, actions, rewards = [torch.cat([x, torch.zeros_like(x)], -1)], [], []
         for _ in range(horizon):
             action = policy(features[-1])

@@ -62,7 +62,7 @@ def test_on_a_combination_lock_the_categorical_search_finds_the_code(kind):
     found = agent.plan(world, start, agent.initial(3), gen())
     assert found.best.argmax(-1)[:2].tolist() == [[2, 0, 3, 1, 1, 2]] * 2
     assert found.best.argmax(-1)[2, :4].tolist() == [3, 1, 1, 2]
-    state, taken, z = agent.initial(1), [], start["z"][:1]
+    state, taken, z = agent.initial(1), [], start.z[:1]
     for _ in range(6):
         action, state = agent.act(world, {"z": z}, z, state, gen(1), False)
         z = world.imagine({"z": z}, action[:, None], 1, None).features[:, 1]
@@ -85,7 +85,7 @@ class Hill:
         self.tick()
         self.calls.append(len(plan))
         reward = 1 - (plan[..., 0] - self.target).square()
-        features = torch.cat([carry["z"][:, None], plan[..., :1]], 1)
+        features = torch.cat([carry.z[:, None], plan[..., :1]], 1)
         return Dream(features, plan, reward, torch.full_like(reward, self.cont))
 
 

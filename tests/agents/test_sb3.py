@@ -40,7 +40,7 @@ class Bandit:
         self.specs = specs_for(action)
 
     def features(self, carry: Carry) -> Tensor:
-        return torch.cat([carry["z"], carry["z"]], -1)
+        return torch.cat([carry.z, carry.z], -1)
 
     def step(self, carry, action, generator, temperature=1.0):
         last = action[:, -1]

@@ -1,4 +1,4 @@
-"""`worldlab check-plugin` names the bug and its cure, and `worldlab plugins` tells what can do what."""
+"""`worldlab check-plugin` names the bug and a fix, and `worldlab plugins` lists the abilities of components."""
 
 from __future__ import annotations
 
@@ -89,24 +89,24 @@ def test_a_sound_file_passes_every_check_in_every_mode(tmp_path, capsys):
     for row in report["components"]:
         assert [one["check"] for one in row["checks"]] == quick
     status = {one["check"]: one["status"] for one in report["components"][0]["checks"]}
-    assert status["E6"] == "skipped"  # the check of codes, and this latent is gaussian
+    assert status["E6"] == "skipped"  # E6 is for categorical latents, and this latent is gaussian
     assert {one["check"]: one["status"] for one in report["components"][1]["checks"]}["E6"] == "ok"
 
 
-def test_a_failure_is_one_line_of_cause_and_one_of_cure(tmp_path, capsys):
+def test_a_failure_is_one_line_of_cause_and_one_of_fix(tmp_path, capsys):
     code, out, _ = check(capsys, plugin_file(tmp_path, "BatchNormed"), "-k", "e2")
     assert code == 1
     lines = [line.strip() for line in out.splitlines()]
-    failed = lines.index("FAILED  E2   rows of a batch do not see each other")
+    failed = lines.index("FAILED  E2   rows of a batch are independent")
     assert lines[failed + 1].startswith("cause: element ") and "influences element" in lines[failed + 1]
     assert lines[failed + 2].startswith("fix:   attend and normalise within a row")
     assert lines[-1].startswith("2 checks: 0 ok, 0 skipped, 2 failed;")
 
 
-def test_whatever_a_component_does_is_a_finding(tmp_path, capsys):
-    """A component that exits cannot make the command succeed; one that prints cannot spoil its JSON."""
+def test_whatever_a_component_does_is_reported(tmp_path, capsys):
+    """A component that exits cannot make the command succeed; a component that prints cannot corrupt the JSON."""
     code, out, _ = check(capsys, plugin_file(tmp_path, "Leaving", "Chatty"), "-k", "P2", "--json")
-    assert code == 0 and json.loads(out)["counts"]["ok"] == 4  # building them is no fault
+    assert code == 0 and json.loads(out)["counts"]["ok"] == 4  # building them succeeds
     code, out, err = check(capsys, plugin_file(tmp_path, "Leaving", "Chatty"), "-k", "E3", "--json")
     report = json.loads(out)
     found = {row["name"]: row["checks"][0] for row in report["components"] if not row["mode"]}
@@ -138,8 +138,8 @@ def test_components_are_named_in_four_ways(tmp_path, capsys, monkeypatch):
         (["vea"], 3, "no component or plugin named 'vea'. Did you mean 'vae'?"),
         (["encoder:vea"], 3, "no encoder named 'vea'. Did you mean 'vae'?"),
         (["nope.py"], 3, "plugin file:nope.py is not a file"),
-        (["vae", "-k", "E99"], 2, "check-plugin: no check is left. Did you mean 'E9'?"),
-        (["vae", "--level", "0.0.1"], 2, "check-plugin: no check is left."),
+        (["vae", "-k", "E99"], 2, "check-plugin: no check matches. Did you mean 'E9'?"),
+        (["vae", "--level", "0.0.1"], 2, "check-plugin: no check matches."),
         (["vae", "--level", "new"], 2, "worldlab check-plugin: argument --level: 'new' must be a version such as 0.1"),
         ([], 2, "worldlab check-plugin: the following arguments are required: WHAT"),
     ],
@@ -175,7 +175,7 @@ def test_a_broken_plugin_is_exit_3_with_its_reason(tmp_path, capsys, monkeypatch
 
 
 def test_a_broken_component_does_not_hide_the_others(tmp_path, capsys):
-    path = Path(plugin_file(tmp_path, "Lost", "Sound"))  # registers Lost, and does not define it
+    path = Path(plugin_file(tmp_path, "Lost", "Sound"))  # registers Lost, but does not define it
     code, out, err = check(capsys, str(path), "-k", "P1", "--json")
     report = json.loads(out)
     assert code == 3 and not report["ok"] and report["counts"] == {"ok": 2, "skipped": 0, "failed": 0}
@@ -184,9 +184,9 @@ def test_a_broken_component_does_not_hide_the_others(tmp_path, capsys):
     assert err.splitlines()[0].startswith(f"plugin file:{path.name} sha256:")
 
 
-def test_roles_without_checks_say_so(capsys):
+def test_roles_without_checks_are_reported(capsys):
     code, out, _ = check(capsys, "random")
-    assert code == 0 and "no checks of the role agent" in out
+    assert code == 0 and "no checks for the role agent" in out
     code, out, _ = check(capsys, "branch")
     assert code == 0 and "worldlab check-env" in out
 
@@ -194,16 +194,20 @@ def test_roles_without_checks_say_so(capsys):
 # ---- worldlab plugins ----
 
 
-def test_the_abilities_are_those_of_a_built_component(capsys):
+def test_abilities_come_from_a_built_component(capsys):
     assert cli.main(["plugins", "--verbose", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["components"]
-    told = {(row["role"], row["name"]): row["abilities"] for row in rows}
-    assert told["encoder", "vae"] == {"posterior_kind": "analytic", "uses_memory": True}
-    assert told["dynamics", "autoregressive"] == {"prior_kind": "log_prob", "reparameterised": True, "parallel": True}
-    assert told["dynamics", "vae"]["parallel"] is False
-    # The class says "undefined": only with pictures there is a likelihood, and only the built decoder knows.
-    assert told["decoder", "flow"] == {"score_kind": "log_density", "likelihood": "bound", "renders": True}
-    assert told["agent", "random"] == {}
+    abilities = {(row["role"], row["name"]): row["abilities"] for row in rows}
+    assert abilities["encoder", "vae"] == {"posterior_kind": "analytic", "uses_memory": True}
+    assert abilities["dynamics", "autoregressive"] == {
+        "prior_kind": "log_prob",
+        "reparameterised": True,
+        "parallel": True,
+    }
+    assert abilities["dynamics", "vae"]["parallel"] is False
+    # The class declares "undefined"; a decoder built for images has a likelihood.
+    assert abilities["decoder", "flow"] == {"score_kind": "log_density", "likelihood": "bound", "renders": True}
+    assert abilities["agent", "random"] == {}
 
 
 def test_a_component_that_cannot_be_loaded_is_a_broken_row(tmp_path, capsys, monkeypatch):
@@ -225,7 +229,7 @@ def test_a_component_that_cannot_be_loaded_is_a_broken_row(tmp_path, capsys, mon
     assert shown["settings"][0]["path"] == "width"
 
 
-def test_settings_are_shown_with_their_rules(tmp_path, capsys, monkeypatch):
+def test_settings_are_shown_with_their_bounds(tmp_path, capsys, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     settings = """

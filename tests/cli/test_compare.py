@@ -1,4 +1,4 @@
-"""`worldlab compare`: flags, mistakes, exit codes; and a real one that is interrupted, killed and gone on with."""
+"""`worldlab compare`: flags, mistakes, exit codes, and a real comparison that is interrupted, killed and resumed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from worldlab.study.compare.matrix import matrix_of
 from worldlab.study.results import Comparison, Method, Trial
 
 
-class Asked:
-    """Stands in for worldlab.study.compare.run.compare: keeps what it was asked, returns trials of these statuses, or raises."""
+class FakeCompare:
+    """Replaces worldlab.study.compare.run.compare: records its calls, and returns trials of these statuses or raises."""
 
     def __init__(self, monkeypatch):
         self.calls: list = []
@@ -39,23 +39,23 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path) -> Asked:
+def fake(monkeypatch, tmp_path) -> FakeCompare:
     monkeypatch.chdir(tmp_path)
-    return Asked(monkeypatch)
+    return FakeCompare(monkeypatch)
 
 
 def worldlab(line: str) -> int:
     return cli.main(shlex.split(line))
 
 
-def test_a_switch_does_not_swallow_the_matrix(asked, tmp_path):
+def test_a_switch_does_not_swallow_the_matrix(fake, tmp_path):
     (tmp_path / "m.toml").write_text('seeds = 1\n[axes]\nenv = "CartPole"\n')
     assert worldlab("compare --no-strict m.toml") == 0
-    ((matrix, _, _),) = asked.calls
+    ((matrix, _, _),) = fake.calls
     assert matrix.envs == ("CartPole",) and str(matrix.settings[0]["strict"]) == "false"
 
 
-def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
+def test_flags_can_express_a_file(fake, tmp_path, capsys):
     line = "compare --env CartPole Pendulum --encoder vae cpc --seeds 3 5 --preset debug --preset few-steps --config a.toml"
     line += " --shared-data random"
     line += " --baselines random model-free:A2C --measures none --sizes quick --jobs 2 --launcher ray --launcher.address auto"
@@ -68,7 +68,7 @@ def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
         "title": "title", "finished": 1, "failed": 0, "report": "there/report.html", "folder": "there"
     }  # fmt: skip
     assert "a library printed this" in err
-    (matrix, folder, command), *_ = asked.calls
+    (matrix, folder, command), *_ = fake.calls
     assert folder == Path("there") and command == "worldlab " + line
     expected = {
         "axes": {"env": ["CartPole", "Pendulum"], "encoder": ["vae", "cpc"]},
@@ -87,31 +87,31 @@ def test_flags_say_what_a_file_can_say(asked, tmp_path, capsys):
     assert matrix == matrix_of(expected)
 
 
-def test_flags_go_on_top_of_a_file_and_its_own_folder_is_gone_on_with(asked, tmp_path):
+def test_flags_override_a_file_and_its_own_folder_is_resumed(fake, tmp_path):
     (tmp_path / "m.toml").write_text('seeds = 4\njobs = 1\n[axes]\nenv = "CartPole"\nencoder = ["vae", "cpc"]\n')
     assert worldlab("compare m.toml --jobs 3 --seeds 2 --encoder flow") == 0
     assert worldlab("compare m.toml") == 0
     (tmp_path / "cells").mkdir()
     assert worldlab("compare m.toml") == 0
-    (top, first, _), (plain, _, _), (_, own, _) = asked.calls
+    (top, first, _), (plain, _, _), (_, own, _) = fake.calls
     assert (top.jobs, top.seeds, top.axes) == (3, (0, 1), {"encoder": ("flow",)})
     assert (plain.jobs, len(plain.seeds), plain.axes) == (1, 4, {"encoder": ("vae", "cpc")})
     assert (first, own) == (Path("comparison"), Path())
 
 
-def test_exit_codes(asked, capsys):
+def test_exit_codes(fake, capsys):
     line = "compare --env CartPole --json"
-    asked.statuses = ["finished", "failed", "missing"]
+    fake.statuses = ["finished", "failed", "missing"]
     assert worldlab(line) == 1
     assert json.loads(capsys.readouterr().out)["failures"] == {"m e seed 1": "why"}
     for error, code in ((KeyboardInterrupt(), 130), (comparing.Terminated(), 143)):
-        asked.error = error
+        fake.error = error
         assert worldlab(line) == code
-        assert "Go on with: worldlab compare comparison/matrix.toml" in capsys.readouterr().err
+        assert "Resume with: worldlab compare comparison/matrix.toml" in capsys.readouterr().err
 
 
 MISTAKES = [
-    ("compare", 2, "compare: no environment to compare on"),
+    ("compare", 2, "compare: no environment is given"),
     (
         "compare --env CartPole --encodr vae",
         2,
@@ -128,17 +128,17 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "code", "first"), MISTAKES, ids=[line for line, _, _ in MISTAKES])
-def test_mistakes(asked, capsys, line, code, first):
+def test_mistakes(fake, capsys, line, code, first):
     assert worldlab(line) == code
     shown = capsys.readouterr().err.splitlines()
     assert shown[0].startswith(first) and len(shown[0]) <= 100 and shown[-1].startswith("fix: ")
-    assert asked.calls == []
+    assert fake.calls == []
 
 
 @pytest.mark.parametrize(
     "line", ["compare --help", "compare", "compare nowhere.toml", "roundup --help", "roundup nowhere.toml"]
 )
-def test_what_runs_nothing_imports_no_torch(line):
+def test_commands_that_run_nothing_import_no_torch(line):
     code = (
         "import sys; from worldlab.cli import main; main(sys.argv[1:]); print('torch' in sys.modules, file=sys.stderr)"
     )
@@ -159,7 +159,7 @@ compare --env CartPole --encoder vae cpc --seeds 2 --jobs 1 --preset laptop --ba
 
 
 class Typed:
-    """The command, in a process group of its own."""
+    """The command in a separate process group."""
 
     def __init__(self, command: list[str], folder: Path):
         self.folder = folder
@@ -168,7 +168,7 @@ class Typed:
         self.process = subprocess.Popen(arguments, text=True, start_new_session=True, **pipes)
 
     def cells(self, finished: bool) -> list[Path]:
-        """Folders of models' cells that have ended well, or are training now."""
+        """Return the folders of models' cells that have finished, or that are training."""
         found = []
         for path in self.folder.glob("cells/*/run.json"):
             cell = read_cell(path.parent)
@@ -177,12 +177,12 @@ class Typed:
         return found
 
     def until(self, finished: int) -> None:
-        """Wait until so many models' cells have ended and another one trains."""
+        """Wait until this number of models' cells have finished and another one trains."""
         end = time.monotonic() + 300
         while len(self.cells(True)) < finished or not self.cells(False):
             if self.process.poll() is not None or time.monotonic() > end:
                 self.process.kill()
-                raise AssertionError(f"it did not come so far: {self.process.communicate()}")
+                raise AssertionError(f"the command ended too early or took too long: {self.process.communicate()}")
             time.sleep(0.01)
 
     def ends(self, code: int) -> tuple[str, str]:
@@ -203,12 +203,12 @@ def group_is_gone(group: int) -> bool:
 
 
 @pytest.mark.slow
-def test_interrupted_killed_and_gone_on_with_it_ends_with_the_same_numbers(worldlab_command, tmp_path):
+def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(worldlab_command, tmp_path):
     first = Typed(worldlab_command, tmp_path / "a")
     first.until(finished=0)
     first.process.send_signal(signal.SIGINT)
     _, err = first.ends(130)
-    assert "Go on with: worldlab compare" in err and group_is_gone(first.process.pid)
+    assert "Resume with: worldlab compare" in err and group_is_gone(first.process.pid)
 
     second = Typed(worldlab_command, tmp_path / "a")
     second.until(finished=1)
@@ -219,7 +219,7 @@ def test_interrupted_killed_and_gone_on_with_it_ends_with_the_same_numbers(world
 
     third = Typed(worldlab_command, tmp_path / "a")
     out, err = third.ends(0)
-    assert json.loads(out)["finished"] == 4 and "done before" in err
+    assert json.loads(out)["finished"] == 4 and "already finished" in err
     assert (kept / "cell.json").stat().st_mtime_ns == before
 
     Typed(worldlab_command, tmp_path / "b").ends(0)

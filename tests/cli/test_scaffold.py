@@ -1,4 +1,4 @@
-"""What `worldlab new-plugin` writes: it is well-formed, installs, passes every check as it stands, and harms nothing."""
+"""`worldlab new-plugin` writes a well-formed plugin that installs and passes every check, and overwrites nothing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import pytest
 
 from worldlab import cli
 from worldlab.cli import new_plugin
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, package_files, single_file
+from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
 from worldlab.errors import ConfigError, StorageError
 from worldlab.registry import load_registry
 
 ROLES = tuple(SUMMARIES)
 SETS = [roles for count in (1, 2, 3) for roles in itertools.combinations(ROLES, count)]
 PUBLIC = {"worldlab", *(f"worldlab.{name}" for name in ("interfaces", "nn", "distributions", "specs", "testing"))}
-LONG = "rectifiedflowinthespaceo"  # as long as names may be
+LONG = "rectifiedflowinthespaceo"  # the maximum length of a name
 FLAGS = "--encoder hello --dynamics hello --decoder hello"
 
 
@@ -72,7 +72,7 @@ def test_one_name_in_every_spelling():
         ("x" * 25, "x" * 24),
     ],
 )
-def test_what_is_no_name_gets_one(typed, suggested):
+def test_an_invalid_name_gets_a_suggestion(typed, suggested):
     with pytest.raises(ConfigError, match="cannot be the name of a plugin") as caught:
         PluginName.read(typed)
     assert caught.value.fix == f"worldlab new-plugin {suggested}" and len(caught.value.message) <= 100
@@ -84,9 +84,9 @@ def test_what_is_no_name_gets_one(typed, suggested):
 
 @pytest.mark.parametrize("roles", SETS, ids="-".join)
 def test_one_file_holds_what_the_package_holds(roles):
-    """The same classes, line for line; only the imports and the places of the targets differ."""
+    """Both have the same classes, line for line; only the imports and the targets differ."""
     name = PluginName("deep-sea")
-    files = package_files(name, roles, "worldlab>=0.1,<0.2")
+    files = render_package(name, roles, "worldlab>=0.1,<0.2")
 
     def classes(text: str) -> dict[str, str]:
         return {node.name: ast.unparse(node) for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
@@ -94,11 +94,11 @@ def test_one_file_holds_what_the_package_holds(roles):
     expected: dict[str, str] = {}
     for path, text in files.items():
         expected |= classes(text) if path.startswith(name.package) else {}
-    assert classes(single_file(name, roles)) == expected and len(expected) == 2 * len(roles)
+    assert classes(render_single_file(name, roles)) == expected and len(expected) == 2 * len(roles)
 
 
 def test_only_the_public_interface_is_used():
-    files = package_files(PluginName("hello"), ROLES, "worldlab")
+    files = render_package(PluginName("hello"), ROLES, "worldlab")
     sources = [ast.parse(text) for path, text in files.items() if path.endswith(".py")]
     nodes = [node for source in sources for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
     modules = {str(node.module) for node in nodes}
@@ -107,8 +107,8 @@ def test_only_the_public_interface_is_used():
     assert not [alias.name for node in nodes for alias in node.names if alias.name.startswith("_")]
 
 
-def test_the_project_file_says_what_pip_needs():
-    project = tomllib.loads(package_files(PluginName("deep-sea"), ROLES, "worldlab>=3.4,<3.5")["pyproject.toml"])
+def test_the_project_file_has_what_pip_needs():
+    project = tomllib.loads(render_package(PluginName("deep-sea"), ROLES, "worldlab>=3.4,<3.5")["pyproject.toml"])
     assert project["project"]["entry-points"] == {"worldlab": {"deep-sea": "worldlab_deep_sea"}}
     assert project["project"]["name"] == "worldlab-deep-sea"
     assert project["project"]["dependencies"][0] == "worldlab>=3.4,<3.5"
@@ -127,14 +127,14 @@ def test_a_plugin_requires_the_minor_version_it_was_written_with(monkeypatch, ve
 
 def test_the_workflow_is_yaml_and_tests():
     yaml = pytest.importorskip("yaml", reason="mkdocs brings it")
-    workflow = yaml.safe_load(package_files(PluginName("hello"), ROLES, "worldlab")[".github/workflows/ci.yml"])
+    workflow = yaml.safe_load(render_package(PluginName("hello"), ROLES, "worldlab")[".github/workflows/ci.yml"])
     steps = workflow["jobs"]["test"]["steps"]
     assert steps[1]["with"]["python-version"] == "${{ matrix.python }}"
     assert [step.get("run") for step in steps][-2:] == ['pip install -e ".[dev]"', "pytest"]
 
 
-def test_what_is_written_is_formatted_and_clean(here):
-    """As the plugin's own settings say, by the tools of its author; whatever the length of the name."""
+def test_the_written_files_are_formatted_and_clean(here):
+    """ruff accepts the files under the plugin's own settings, for short and long names."""
     if not importlib.util.find_spec("ruff"):
         pytest.skip('ruff is not installed: pip install -e ".[dev]"')
     for name, roles in itertools.product(("hello", LONG), SETS):
@@ -153,7 +153,7 @@ def test_what_is_written_is_formatted_and_clean(here):
 # ---- the command ----
 
 
-def test_it_says_what_it_wrote_and_what_comes_next(here, capsys):
+def test_it_prints_the_files_and_the_next_commands(here, capsys):
     assert worldlab("new-plugin hello --role decoder --role encoder --role decoder") == 0
     out = capsys.readouterr().out
     written = everything(here / "worldlab-hello")
@@ -193,17 +193,17 @@ REFUSED = [
     ("new-plugin dreamer --role decoder", 2, "the name 'dreamer' is taken: agent of worldlab 0.1.0"),
     ("new-plugin agents", 2, "the name 'agents' is taken: Python already has a module worldlab_agents"),
     ("new-plugin torch --single-file", 2, "the name 'torch' is taken: Python already has a module torch"),
-    ("new-plugin hello --role agent", 2, "new-plugin writes no agent: there is no small one that stands for all"),
+    ("new-plugin hello --role agent", 2, "new-plugin writes no agent; it writes encoder, dynamics, decoder"),
     ("new-plugin hello --role encodr", 2, "new-plugin: no role named 'encodr'. Did you mean 'encoder'?"),
-    ("new-plugin hello --dir nowhere", 6, "there is no folder 'nowhere' to write into"),
-    ("new-plugin there", 6, "'worldlab-there' is already there; nothing was written"),
-    ("new-plugin there --single-file", 6, "'there.py' is already there; nothing was written"),
-    ("new-plugin linked --single-file", 6, "'linked.py' is already there; nothing was written"),
+    ("new-plugin hello --dir nowhere", 6, "the folder 'nowhere' does not exist"),
+    ("new-plugin there", 6, "'worldlab-there' already exists; nothing was written"),
+    ("new-plugin there --single-file", 6, "'there.py' already exists; nothing was written"),
+    ("new-plugin linked --single-file", 6, "'linked.py' already exists; nothing was written"),
 ]
 
 
 @pytest.mark.parametrize(("line", "code", "first"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_cannot_be_is_refused_and_nothing_is_touched(here, capsys, line, code, first):
+def test_invalid_requests_raise_and_change_nothing(here, capsys, line, code, first):
     (here / "worldlab-there").mkdir()
     (here / "there.py").write_text("mine")
     (here / "linked.py").symlink_to("nowhere-yet.py")
@@ -215,7 +215,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_touched(here, capsys, line, co
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 6])
-def test_a_write_that_fails_leaves_nothing_behind(here, monkeypatch, fails_at):
+def test_a_failed_write_leaves_no_files(here, monkeypatch, fails_at):
     written: list[Path] = []
     write = new_plugin.write_new
 
@@ -228,7 +228,7 @@ def test_a_write_that_fails_leaves_nothing_behind(here, monkeypatch, fails_at):
     monkeypatch.setattr(new_plugin, "write_new", full_disk)
     with pytest.raises(StorageError, match="disk full") as caught:
         new_plugin.run(["hello"])
-    assert caught.value.fix == "write somewhere else: --dir DIR"
+    assert caught.value.fix == "write into another folder: --dir DIR"
     assert list(here.iterdir()) == [] and len(written) == fails_at
 
 
@@ -248,7 +248,7 @@ def test_the_start_stays_free_of_torch(here):
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     path = tmp_path_factory.mktemp("plugin") / "hello.py"
-    path.write_text(single_file(PluginName("hello"), ROLES))
+    path.write_text(render_single_file(PluginName("hello"), ROLES))
     found = load_registry([path])
     found.check_files()
     return found
@@ -257,7 +257,7 @@ def registry(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 def test_every_component_passes_every_check(registry, role):
-    """As it stands, those that train included, in every mode it has."""
+    """The unchanged component passes in every mode, including the checks that train."""
     from worldlab.testing import checks_for, small_config, variants
     from worldlab.testing.checks import evaluate
     from worldlab.testing.runner import make_subject
@@ -285,7 +285,7 @@ def test_together_they_are_a_world_model(registry):
 
 @pytest.mark.slow
 def test_the_package_installs_and_trains(here, worldlab_command):
-    """new-plugin, pip install, check-plugin, train: with a folder of its own on the path, so that no trace is left."""
+    """new-plugin, pip install, check-plugin and train work; the install goes into a temporary folder on the path."""
     site = here / "site"
     environment = dict(os.environ) | {"PYTHONPATH": str(site), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 

@@ -1,4 +1,4 @@
-"""The contract tests run on one thread: many tiny tensors, and CI runs several files at once."""
+"""Run the contract tests on one thread: their tensors are tiny, and CI runs several files at once."""
 
 import pytest
 import torch

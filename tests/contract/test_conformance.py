@@ -1,4 +1,4 @@
-"""Every registered component passes every check; its other modes pass those that train nothing."""
+"""Every registered component passes every check; its other modes pass the checks that do not train."""
 
 from __future__ import annotations
 

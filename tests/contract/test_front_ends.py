@@ -1,4 +1,4 @@
-"""The suite's other front ends: the page of checks and what an author's own pytest gets."""
+"""The other front ends of the suite: the generated page of checks and the pytest plugin."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 from worldlab.testing import all_checks
 from worldlab.testing.page import page
-from worldlab.testing.runner import bench_of
+from worldlab.testing.runner import build_bench
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_is_what_the_checks_say():
+def test_the_page_matches_the_docstrings_of_the_checks():
     written = (ROOT / "docs" / "checks.md").read_text(encoding="utf-8")
     assert written == page(), "python -m worldlab.testing.page > docs/checks.md"
     for check in all_checks():
@@ -31,7 +31,7 @@ def test_the_page_is_what_the_checks_say():
 
 
 def run_pytest(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A suite of somebody else, where nothing but our plugin is loaded."""
+    """Run pytest on a plugin author's test file with only our pytest plugin loaded."""
     (folder / "test_author.py").write_text(source)
     command = [
         sys.executable,
@@ -47,7 +47,7 @@ def run_pytest(folder: Path, source: str, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
 
 
-def test_an_installed_worldlab_brings_the_plugin():
+def test_the_entry_point_names_the_pytest_plugin():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {"worldlab": "worldlab.testing.pytest_plugin"}
 
@@ -67,13 +67,13 @@ def test_nothing_heavy_came_in():
     assert "1 passed" in done.stdout and "warning" not in done.stdout
 
 
-def test_a_suite_that_describes_the_marker_keeps_its_words(tmp_path):
+def test_a_suite_keeps_its_own_description_of_the_marker(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: mine\n")
-    told = [line for line in run_pytest(tmp_path, "", "--markers").stdout.splitlines() if "mark.slow" in line]
-    assert told == ["@pytest.mark.slow: mine"]
+    lines = [line for line in run_pytest(tmp_path, "", "--markers").stdout.splitlines() if "mark.slow" in line]
+    assert lines == ["@pytest.mark.slow: mine"]
 
 
-def test_the_fixtures_give_an_author_what_checks_work_on(tmp_path):
+def test_the_fixtures_build_benches_and_batches(tmp_path):
     source = """
 import torch
 from worldlab.testing.reference import ReferenceEncoder
@@ -93,9 +93,9 @@ def test_batch(worldlab_batch):
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
 
 
-def test_a_bench_takes_names_classes_and_settings():
-    bench = bench_of("dynamics:vae", memory=24)
+def test_build_bench_takes_names_and_settings():
+    bench = build_bench("dynamics:vae", memory=24)
     assert bench.specs.memory_dim == 24 and bench.dynamics.memory(bench.dynamics.initial(2)).shape == (2, 24)
-    assert torch.equal(bench_of("encoder:vae").obs(2)["image"], bench_of("encoder:vae").obs(2)["image"])
+    assert torch.equal(build_bench("encoder:vae").obs(2)["image"], build_bench("encoder:vae").obs(2)["image"])
     with pytest.raises(ValueError, match="nonsense"):
-        bench_of("encoder:vae", nonsense=1)
+        build_bench("encoder:vae", nonsense=1)

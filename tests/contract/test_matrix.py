@@ -1,4 +1,4 @@
-"""Every mix of the installed families: it trains, routes gradients as the matching rule says, dreams, draws, and is saved whole."""
+"""Every mix of the installed families trains, routes gradients by its rule, imagines, renders and can be saved."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from worldlab.experience.collect import Collector, to_batch
 from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch, Context
 from worldlab.model import matching
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import stream
 from worldlab.registry import load_registry
 from worldlab.settings import CoreSettings
@@ -36,7 +37,7 @@ MIXES = list(itertools.product(*NAMES.values()))
 CORE = CoreSettings.model_validate(
     {
         "env": {"id": "branch"},
-        "model": {"head_units": 16, "frames_per_update": 8, "free_nats": 0.0},
+        "model": {"units": 16, "frames_per_update": 8, "free_nats": 0.0},
         "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
     }
 )
@@ -58,7 +59,7 @@ def build(mix: tuple[str, ...], seed: int = 0) -> Composed:
 
 @cache
 def experience() -> Batch:
-    """Random walks of the branch environment through the real boundary and replay; some begin anew midway."""
+    """Return random walks in the branch environment, collected into a real replay; some sequences contain a reset."""
     built = build(MIXES[0])
     acting = ActingAgent(built.model, built.agent, SPACES[1], stream(0))
     with EnvPool(ADAPTER, 4, 0, seed=0) as pool:
@@ -69,7 +70,9 @@ def experience() -> Batch:
         for _ in range(200):
             collector.step(rng)
     sampled = replay.sample(256, 6, rng)
-    order = np.argsort(sampled["cont"][:, :-1].sum(1), kind="stable")[[0, 1, -1, -2]]  # two with an ending, two without
+    order = np.argsort(sampled["cont"][:, :-1].sum(1), kind="stable")[
+        [0, 1, -1, -2]
+    ]  # two with a termination, two without
     chosen = {key: value[order] for key, value in sampled.items()}
     batch = to_batch(chosen, built.model.preprocess, torch.device("cpu"))
     assert batch.is_first[:, 1:].any() and not batch.cont.all()
@@ -77,7 +80,7 @@ def experience() -> Batch:
 
 
 def reached(total: Tensor, inputs: list[Tensor]) -> bool:
-    """Whether any gradient that is not 0 gets from total to one of the inputs."""
+    """Return whether total has a non-zero gradient with respect to any of the inputs."""
     if not total.requires_grad:
         return False
     found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
@@ -85,9 +88,9 @@ def reached(total: Tensor, inputs: list[Tensor]) -> bool:
 
 
 def check_routing(built: Composed, ctx: Context) -> None:
-    """`dyn` and a dynamics' own loss never train the latent they predict, `rep` never the dynamics that predicts it."""
+    """Check that `dyn` and a dynamics' own loss do not train the predicted latent, nor `rep` the dynamics."""
     model, rule = built.model, built.model.rule
-    # The latent apart from the memory, which earlier latents train through time, as they should.
+    # Only the latent is replaced: earlier latents may be trained through the memory.
     apart = tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
     ctx, held = replace(ctx, latent=apart), [x for x in leaves(apart) if x.requires_grad]
     weights = [p for p in model.dynamics.parameters() if p.requires_grad]
@@ -111,7 +114,7 @@ def test_mix(mix: tuple[str, ...]):
     built, batch = build(mix), experience()
     model = built.model
     trainer = Trainer(model, built.agent, CORE.train, Generators(stream(1), stream(2)))
-    trainer.update(batch)  # what starts at 0, or initialises itself from data, has done so
+    trainer.update(batch)  # some parameters start at 0 or are initialised from the first batch
     ctx, _ = model.observe(batch, stream(3))
     check_routing(built, ctx)
     touched = set()
@@ -126,7 +129,7 @@ def test_mix(mix: tuple[str, ...]):
         ctx, seen = model.observe(batch, stream(3))
         dream = _dream(built, seen.final)
         picture = model.render(dream.features[:, -1])
-        values = model.metrics(ctx)
+        values = HealthMonitor(model).metrics(ctx)
     assert torch.isfinite(dream.features).all() and (dream.cont >= 0).all() and (dream.cont <= 1).all()
     (drawn,) = picture.values()
     assert drawn.shape == (4, 16, 16, 3) and drawn.dtype == torch.uint8
@@ -146,5 +149,5 @@ def _dream(built: Composed, carry):
     return built.model.imagine(carry, choose, 3, stream(4))
 
 
-def test_every_family_plays_every_role():
-    assert len(set(map(frozenset, NAMES.values()))) == 1, f"a family is missing in a role: {NAMES}"
+def test_every_family_has_every_role():
+    assert len(set(map(frozenset, NAMES.values()))) == 1, f"a family lacks a role: {NAMES}"

@@ -1,4 +1,4 @@
-"""Whole world models: a few mixes pass the world-model checks, and broken parts are caught by them."""
+"""Whole world models: a few mixes pass the world-model checks, and mixes with a broken component fail them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldlab.registry import load_registry
 from worldlab.testing import check_mix, checks_for, parametrize_with_checks, small_config
 from worldlab.testing.bench import Choice, reference_mix
 from worldlab.testing.reference import ReferenceDynamics, ReferenceEncoder, ReferenceParallelDynamics
-from worldlab.testing.runner import mix_subject
+from worldlab.testing.runner import make_mix_subject
 
 
 def _choice(role: str, name: str) -> Choice:
@@ -25,9 +25,11 @@ def _choice(role: str, name: str) -> Choice:
 
 def _mixes():
     for name in ("vae", "cpc"):
-        yield mix_subject(*(_choice(role, name) for role in ("encoder", "dynamics", "decoder")), label=f"pure-{name}")
+        yield make_mix_subject(
+            *(_choice(role, name) for role in ("encoder", "dynamics", "decoder")), label=f"pure-{name}"
+        )
     parallel = Choice(ReferenceParallelDynamics, ReferenceParallelDynamics.Config())
-    yield mix_subject(_choice("encoder", "cpc"), parallel, _choice("decoder", "vae"), label="cpc-parallel-vae")
+    yield make_mix_subject(_choice("encoder", "cpc"), parallel, _choice("decoder", "vae"), label="cpc-parallel-vae")
 
 
 @parametrize_with_checks(_mixes())
@@ -36,7 +38,7 @@ def test_mix(subject, check):
 
 
 class DelayedAction(ReferenceDynamics):
-    """Acts on the action before the last: every reward is credited one step off."""
+    """Uses the action before the last, so that rewards are credited to the wrong action."""
 
     def initial(self, n):
         return {**super().initial(n), "action": torch.zeros(n, 2)}
@@ -46,14 +48,14 @@ class DelayedAction(ReferenceDynamics):
 
 
 class Blind(ReferenceEncoder):
-    """Sees nothing."""
+    """Ignores the observation."""
 
     def embed(self, obs):
         return 0 * super().embed(obs)
 
 
 class NumpyWeights(ReferenceEncoder):
-    """Initialises from numpy, which nobody seeded."""
+    """Initialises from numpy, which the core does not seed."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -70,14 +72,14 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("check", "changes", "says"), BROKEN, ids=[row[0] for row in BROKEN])
-def test_broken_mixes_are_caught(check, changes, says):
-    sound = reference_mix()
-    mix = replace(sound, **{role: Choice(cls, getattr(sound, role).config) for role, cls in changes.items()})
+@pytest.mark.parametrize(("check", "changes", "message"), BROKEN, ids=[row[0] for row in BROKEN])
+def test_broken_mixes_fail_the_intended_check(check, changes, message):
+    correct = reference_mix()
+    mix = replace(correct, **{role: Choice(cls, getattr(correct, role).config) for role, cls in changes.items()})
     (result,) = check_mix(mix.encoder, mix.dynamics, mix.decoder, only={check})
     assert not result.passed
-    assert says in result.cause
+    assert message in result.cause
 
 
-def test_every_world_model_check_has_its_broken_mix():
+def test_every_world_model_check_has_a_broken_mix():
     assert {c.id for c in checks_for("world_model")} == {row[0] for row in BROKEN}

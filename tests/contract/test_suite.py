@@ -1,4 +1,4 @@
-"""The suite itself: its list, its reports, its estimators against closed forms."""
+"""The suite itself: its list of checks, its results, and its estimators against closed forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worldlab.testing import (
     small_config,
     variants,
 )
-from worldlab.testing.probes import linear_probe, log_density_bias, rows_independent
+from worldlab.testing.probes import linear_probe, log_density_bias, require_independent_rows
 from worldlab.testing.reference import ReferenceDecoder, ReferenceEncoder
 from worldlab.testing.runner import as_subject
 from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action
@@ -42,7 +42,7 @@ def test_every_check_is_documented_and_ids_sort_naturally():
         assert check.doc and "Catches" in check.doc and "Fix:" in check.doc, check.id
 
 
-def test_a_plugin_can_freeze_the_level_it_is_held_to():
+def test_a_plugin_can_fix_the_level_of_its_checks():
     assert checks_for("encoder", since="0.0.9") == ()
     assert checks_for("encoder", since="0.1") == checks_for("encoder")
     with pytest.raises(PluginError):
@@ -54,7 +54,7 @@ class Raising(ReferenceEncoder):
         raise ZeroDivisionError("oops")
 
 
-def test_whatever_a_component_raises_becomes_a_finding_with_its_place():
+def test_an_exception_in_a_component_is_reported_with_its_location():
     (result,) = run_checks("encoder", Raising, only={"E2"})
     assert not result.passed
     assert "ZeroDivisionError: oops" in result.cause and "test_suite.py" in result.cause
@@ -75,12 +75,12 @@ def test_expected_failures_are_strict_and_known():
         parametrize_with_checks([ReferenceDecoder], {"C44": "a reason"})
 
 
-@parametrize_with_checks([AnyPlayer], {"P7": "it answers every player"})
+@parametrize_with_checks([AnyPlayer], {"P7": "it returns losses for every player"})
 def test_a_declared_failure_is_expected(subject, check):
     check(subject)
 
 
-def test_what_has_no_role_is_refused():
+def test_a_class_without_a_role_raises():
     with pytest.raises(PluginError, match="neither an Encoder"):
         as_subject(torch.nn.Linear)  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ class Sized(Config):
     steps: int = 1000
 
 
-def test_small_config_shrinks_known_sizes_and_obeys_the_class():
+def test_small_config_shrinks_known_sizes_within_the_bounds_of_the_class():
     small = small_config(Sized, layers=2)
     assert (small.units, small.critic_units, small.layers, small.steps) == (512, 16, 2, 1000)
 
@@ -109,27 +109,27 @@ def test_density_bias_is_zero_for_a_gaussian_and_not_for_a_wrong_one(std):
     assert abs(log_density_bias(x, dist.log_prob(x) + 0.2, 0)) > 5
 
 
-def test_density_bias_is_zero_for_codes():
+def test_density_bias_is_zero_for_categorical_samples():
     dist = OneHot.with_unimix(torch.randn(1, 2, 4, generator=stream(1)).expand(4000, 2, 4), 0.05)
     x = dist.sample(stream(0))
     assert abs(log_density_bias(x, dist.log_prob(x), 16)) < 4
     assert abs(log_density_bias(x, dist.log_prob(x) - 0.3, 16)) > 5
 
 
-def test_a_linear_probe_finds_what_is_linear():
+def test_a_linear_probe_fits_a_linear_target():
     z = torch.randn(400, 3, generator=stream(0))
     assert linear_probe(z, z @ torch.tensor([1.0, -2.0, 0.5])) > 0.99
     assert linear_probe(z, torch.randn(400, generator=stream(1))) < 0.1
 
 
-def test_rows_independent_sees_a_detached_leak_and_a_hidden_one():
+def test_require_independent_rows_finds_a_detached_leak_and_a_tiny_one():
     x = torch.randn(4, 3, generator=stream(0))
-    rows_independent(lambda v: torch.tanh(v), x, "tanh")
+    require_independent_rows(lambda v: torch.tanh(v), x, "tanh")
     with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
-        rows_independent(lambda v: v + v.mean(0).detach(), x, "a detached mean")
+        require_independent_rows(lambda v: v + v.mean(0).detach(), x, "a detached mean")
     with pytest.raises(CheckFailure, match=r"element \d influences element \d"):
-        # The value rounds the leak away; the gradient does not.
-        rows_independent(lambda v: v + 1e-9 * v.mean(0), x, "a faint mean")
+        # Rounding hides the leak in the values, but not in the gradient.
+        require_independent_rows(lambda v: v + 1e-9 * v.mean(0), x, "a faint mean")
 
 
 def test_toys_are_arrival_aligned():

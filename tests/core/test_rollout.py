@@ -154,8 +154,8 @@ def test_reset_rows_replaces_exactly_the_marked_rows():
     carry = {"state": {"h": torch.ones(3, MEMORY)}, "z": torch.ones(3, 4)}
     mask = torch.tensor([False, True, False])
     after, action = rollout.reset_rows(world.dynamics, carry, torch.ones(3, 2), mask)
-    assert after["state"]["h"].sum(1).tolist() == [MEMORY, 0, MEMORY]
-    assert after["z"].sum(1).tolist() == [4, 0, 4] and action.sum(1).tolist() == [2, 0, 2]
+    assert after.state["h"].sum(1).tolist() == [MEMORY, 0, MEMORY]
+    assert after.z.sum(1).tolist() == [4, 0, 4] and action.sum(1).tolist() == [2, 0, 2]
 
 
 class Counter(Dynamics):

@@ -3,10 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from model_kit import MEMORY, batch_for, build_model, build_parts, gen
+from model_kit import MEMORY, batch_for, build_model, build_parts, gen, weighted_terms
 
 from worldlab import tree
 from worldlab.errors import PluginError
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import noise_batch
 from worldlab.settings import ModelSettings
 from worldlab.testing.reference import ReferenceDecoder, ReferenceDecoderConfig
@@ -29,7 +30,7 @@ class Blind(ReferenceDecoder):  # type: ignore[misc]  # a test double, not a com
 def blind_model(**settings) -> WorldModel:
     specs, encoder, dynamics, _ = build_parts(obs=OBS["dict"])
     decoder = Blind(ReferenceDecoderConfig(), specs)
-    return WorldModel(specs, encoder, dynamics, decoder, ModelSettings(head_units=8, **settings))
+    return WorldModel(specs, encoder, dynamics, decoder, ModelSettings(units=8, **settings))
 
 
 @pytest.mark.parametrize("use_memory, parallel", [(True, False), (False, False), (False, True)])
@@ -97,22 +98,22 @@ def test_dream_rewards_belong_to_arrival():
 def test_losses_are_named_by_role_and_cover_every_part():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())
-    losses = model.losses(ctx)
+    losses = weighted_terms(model, ctx)
     assert set(losses) == {"decoder/reconstruction", "dyn", "rep", "reward", "cont"}
     assert all(term.shape == (3, 8) for term in losses.values())
     arrived = (~ctx.batch.is_first).float()  # at a reset there is nothing to predict
     torch.testing.assert_close(losses["cont"], -model.cont(ctx.features).log_prob(ctx.batch.cont) * arrived)
     assert not losses["reward"][ctx.batch.is_first].any()
     torch.testing.assert_close(losses["reward"], -model.reward(ctx.features).log_prob(ctx.batch.reward) * arrived)
-    assert model.losses(ctx, "critic") == {}
+    assert weighted_terms(model, ctx, "critic") == {}
 
 
 @pytest.mark.parametrize("reward_grad", [True, False])
 def test_reward_grad_decides_whether_heads_train_the_representation(reward_grad):
-    model = build_model(ModelSettings(head_units=8, reward_grad=reward_grad))
+    model = build_model(ModelSettings(units=8, reward_grad=reward_grad))
     torch.nn.init.normal_(model.reward.net[-1].weight)  # type: ignore[arg-type]
     ctx, _ = model.observe(batch_for(model), gen())
-    losses = model.losses(ctx)
+    losses = weighted_terms(model, ctx)
     (losses["reward"] + losses["cont"]).sum().backward()
     reached = [p.grad is not None and bool(p.grad.any()) for p in model.encoder.parameters()]
     assert any(reached) == reward_grad
@@ -120,7 +121,7 @@ def test_reward_grad_decides_whether_heads_train_the_representation(reward_grad)
 
 
 def test_a_random_subset_of_frames_is_an_unbiased_estimate():
-    full, part = build_model(), build_model(ModelSettings(head_units=8, frames_per_update=7))
+    full, part = build_model(), build_model(ModelSettings(units=8, frames_per_update=7))
     batch = batch_for(full)
     ctx, _ = full.observe(batch, gen())
     exact = full.decoder.losses(ctx)["reconstruction"].mean()
@@ -133,13 +134,13 @@ def test_a_random_subset_of_frames_is_an_unbiased_estimate():
 
 def test_a_dear_decoder_chooses_how_many_frames_it_sees_unless_the_user_does():
     asked, told = (
-        build_model(ModelSettings(head_units=8)),
-        build_model(ModelSettings(head_units=8, frames_per_update=0)),
+        build_model(ModelSettings(units=8)),
+        build_model(ModelSettings(units=8, frames_per_update=0)),
     )
     for model, count in ((asked, 5), (told, 24)):
         model.decoder.frames = 5
         ctx, _ = model.observe(batch_for(model), gen())
-        assert model.losses(ctx)["decoder/reconstruction"].numel() == count
+        assert weighted_terms(model, ctx)["decoder/reconstruction"].numel() == count
 
 
 def test_a_loss_of_another_shape_is_refused_by_name():
@@ -147,14 +148,14 @@ def test_a_loss_of_another_shape_is_refused_by_name():
     ctx, _ = model.observe(batch_for(model), gen())
     model.decoder.losses = lambda ctx, player="main": {"wrong": torch.zeros(3)}  # type: ignore[method-assign]
     with pytest.raises(PluginError, match="loss 'wrong' of ReferenceDecoder"):
-        model.losses(ctx)
+        weighted_terms(model, ctx)
 
 
 def test_a_blind_decoder_gets_a_probe_that_trains_alone():
     model = blind_model()
     assert model.probe is not None and model.drawn_by == "probe"
     ctx, _ = model.observe(batch_for(model), gen())
-    losses = model.losses(ctx)
+    losses = weighted_terms(model, ctx)
     losses["probe"].sum().backward()
     assert not any(p.grad is not None for part in model.parts.values() for p in part.parameters())
     assert all(p.grad is not None for p in model.probe.parameters())
@@ -165,7 +166,7 @@ def test_a_blind_decoder_gets_a_probe_that_trains_alone():
 
 def test_the_probe_is_a_choice():
     assert build_model().probe is None and build_model().drawn_by == "decoder"
-    assert build_model(ModelSettings(head_units=8, probe="yes")).probe is not None
+    assert build_model(ModelSettings(units=8, probe="yes")).probe is not None
     assert blind_model(probe="no").probe is None
 
 
@@ -196,7 +197,7 @@ def test_metrics_carry_no_gradient_and_name_the_role():
     model = build_model()
     model.dynamics.metrics = lambda ctx: {"h": ctx.memory.mean()}  # type: ignore[method-assign]
     ctx, _ = model.observe(batch_for(model), gen())
-    out = model.metrics(ctx)
+    out = HealthMonitor(model).metrics(ctx)
     assert {"latent/min_std", "latent/effective_rank", "dynamics/h"} <= set(out)
     assert not any(value.requires_grad for value in out.values())
 
@@ -205,5 +206,5 @@ def test_the_same_seed_gives_the_same_forward_and_loss():
     first, second = build_model(), build_model()
     batch = noise_batch(OBS["vector"], ACTIONS["continuous"], 2, 4, gen())
     for name in ("dyn", "reward"):
-        a = first.losses(first.observe(batch, gen(3))[0])[name]
-        assert torch.equal(a, second.losses(second.observe(batch, gen(3))[0])[name])
+        a = weighted_terms(first, first.observe(batch, gen(3))[0])[name]
+        assert torch.equal(a, weighted_terms(second, second.observe(batch, gen(3))[0])[name])

@@ -175,8 +175,8 @@ def test_a_hotter_dream_strays_further(monkeypatch):
         one: WorldModel = made.model
         carry = one.initial(1)
         made.starts = lambda n, g, carry=carry: {
-            "state": {"h": carry["state"]["h"].expand(n, -1)},
-            "z": carry["z"].expand(n, -1),
+            "state": {"h": carry.state["h"].expand(n, -1)},
+            "z": carry.z.expand(n, -1),
         }
         made.reset()
         z = made.step(np.zeros((500, 2), np.float32)).features[:, one.specs.memory_dim :]

@@ -154,7 +154,7 @@ TINY = {
         "threads": 1,
     },
     "agent.horizon": 3,
-    "model.head_units": 16,
+    "model.units": 16,
     "eval": {"every": 0, "final_episodes": 1},
     "env.time_limit": 20,
     "log": {"pictures": 0, "tensorboard": False, "every": 48},

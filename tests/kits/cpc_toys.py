@@ -39,7 +39,7 @@ def small_model(specs: Specs, settings: ModelSettings | None = None, **dynamics)
         CPCEncoder(encoder, specs),
         CPCDynamics(memory, specs),
         CPCDecoder(decoder, specs),
-        settings or ModelSettings(head_units=16),
+        settings or ModelSettings(units=16),
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 
 import torch
+from model_kit import weighted_terms
 
 from worldlab.interfaces import Batch
 from worldlab.specs import Specs
@@ -40,7 +41,7 @@ def train(model: WorldModel, batches: Iterable[Batch], rate: float = 1e-3) -> li
     trace = []
     for step, batch in enumerate(batches):
         ctx, _ = model.observe(batch, gen(step))
-        loss = torch.stack([term.mean() for term in model.losses(ctx).values()]).sum()
+        loss = torch.stack([term.mean() for term in weighted_terms(model, ctx).values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

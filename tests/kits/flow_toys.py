@@ -93,7 +93,7 @@ def small_model(specs: Specs, settings: ModelSettings | None = None, **config) -
         FlowEncoder(FlowEncoderConfig(**sizes), specs),
         FlowDynamics(FlowDynamicsConfig(memory=specs.memory_dim, units=16), specs),
         decoder(specs, **config),
-        settings or ModelSettings(head_units=16),
+        settings or ModelSettings(units=16),
     )
 
 

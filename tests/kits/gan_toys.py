@@ -55,7 +55,7 @@ def small_decoder(specs: Specs, **config) -> GANDecoder:
 def small_model(specs: Specs, **dynamics) -> WorldModel:
     torch.manual_seed(0)
     parts = (small_encoder(specs), small_dynamics(specs, **dynamics), small_decoder(specs))
-    return WorldModel(specs, *parts, ModelSettings(head_units=16))
+    return WorldModel(specs, *parts, ModelSettings(units=16))
 
 
 def context(

@@ -104,7 +104,7 @@ def model_of(
     obs: ObsSpec, action: ActionSpec, latent: int, encoder: Encoder, dynamics: Any, decoder: Decoder | None = None
 ) -> WorldModel:
     specs = Specs(obs, action, LatentSpec(latent, "point"), dynamics.width, False)
-    settings = ModelSettings(head_units=4, vector_scaling="none")
+    settings = ModelSettings(units=4, vector_scaling="none")
     return WorldModel(specs, encoder, dynamics, decoder or GivenDecoder(lambda features: {}), settings).eval()
 
 

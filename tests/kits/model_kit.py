@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from worldlab.interfaces import Batch, Decoder, Dynamics, Encoder
+from worldlab.interfaces import Batch, Context, Decoder, Dynamics, Encoder
+from worldlab.model.losses import model_losses
 from worldlab.model.noise import noise_batch
+from worldlab.model.schedule import JOINT, Stage
 from worldlab.settings import ModelSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing.reference import (
@@ -47,7 +49,7 @@ def build_parts(
 
 def build_model(settings: ModelSettings | None = None, decoder: Decoder | None = None, **choices) -> WorldModel:
     specs, encoder, dynamics, own = build_parts(**choices)
-    return WorldModel(specs, encoder, dynamics, decoder or own, settings or ModelSettings(head_units=8))
+    return WorldModel(specs, encoder, dynamics, decoder or own, settings or ModelSettings(units=8))
 
 
 def batch_for(model: WorldModel, rows: int = 3, length: int = 8, seed: int = 0) -> Batch:
@@ -62,3 +64,8 @@ def weights(module: torch.nn.Module) -> dict[str, Tensor]:
 def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
     """Names of the entries of state_dict that differ from `before`."""
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def weighted_terms(model: WorldModel, ctx: Context, player: str = "main", stage: Stage = JOINT) -> dict[str, Tensor]:
+    """The terms of one player's loss as they are added: weighted, unreduced."""
+    return {name: term.weighted() for name, term in model_losses(model, ctx, player, stage).items()}

@@ -39,7 +39,7 @@ class TrueLinear:
         return tree.repeat(carry, count)
 
     def imagine(self, carry: Any, policy: Any, horizon: int, generator: torch.Generator | None) -> Dream:
-        x, features, actions, rewards = carry["z"], [carry["z"]], [], []
+        x, features, actions, rewards = carry.z, [carry.z], [], []
         for k in range(horizon):
             u = policy[:, k] if isinstance(policy, Tensor) else policy(x)
             x = x @ self.A.T + u @ self.B.T
@@ -67,9 +67,9 @@ class Lock:
 
     def imagine(self, carry: Any, policy: Any, horizon: int, generator: torch.Generator | None) -> Dream:
         code = torch.tensor([*self.code, -1])
-        state = carry["z"].argmax(-1)
+        state = carry.z.argmax(-1)
         size = len(code)
-        features, actions, rewards = [carry["z"]], [], []
+        features, actions, rewards = [carry.z], [], []
         for k in range(horizon):
             action = policy[:, k] if isinstance(policy, Tensor) else policy(features[-1])
             right = action.argmax(-1) == code[state]

@@ -32,7 +32,7 @@ def build_model(
     decoder = VAEDecoderConfig(likelihood=likelihood, width=4, units=16, layers=1)  # type: ignore[arg-type]
     specs = make_specs(obs, VAEEncoder.latent_spec(encoder))
     parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
-    return WorldModel(specs, *parts, settings or ModelSettings(head_units=16))
+    return WorldModel(specs, *parts, settings or ModelSettings(units=16))
 
 
 def mean_and_error(samples: Tensor) -> tuple[Tensor, Tensor]:

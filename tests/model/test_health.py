@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldlab.interfaces import Alarm
 from worldlab.model import health
+from worldlab.model.health import HealthMonitor
 
 
 def test_latent_health_knows_a_full_and_a_collapsed_latent():
@@ -94,13 +95,13 @@ def test_a_healthy_model_and_missing_values_raise_nothing():
 def test_a_model_reports_its_health_and_the_untrained_encoder_is_no_part_of_it():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())
-    values = model.metrics(ctx)
+    values = HealthMonitor(model).metrics(ctx)
     told = {"kl", "probe_r2", "probe_r2_untrained", "effective_rank", "signal_std", "min_std", "active"}
     assert {f"latent/{name}" for name in told} <= set(values)
     assert all(torch.isfinite(value) for value in values.values())
     # With nothing trained yet both encoders are one; they differ only by the memory, which the untrained one is not given.
     plain = build_model(use_memory=False)
     ctx, _ = plain.observe(batch_for(plain), gen())
-    values = plain.metrics(ctx)
+    values = HealthMonitor(plain).metrics(ctx)
     assert values["latent/probe_r2"] == values["latent/probe_r2_untrained"]
     assert len(list(plain.encoder.parameters())) == len([n for n in plain.state_dict() if n.startswith("encoder.")])

@@ -15,7 +15,7 @@ from worldlab.model import matching
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 
-SETTINGS = ModelSettings(head_units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
+SETTINGS = ModelSettings(units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
 
 
 class Able(torch.nn.Module):

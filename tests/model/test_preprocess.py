@@ -70,10 +70,10 @@ def test_symlog_compresses_both_signs():
 
 
 def test_the_scaling_is_saved_with_the_model():
-    model = build_model(ModelSettings(vector_scaling="normalize", head_units=8))
+    model = build_model(ModelSettings(vector_scaling="normalize", units=8))
     raw = torch.randn(100, 3, generator=gen()) * 7 + 2
     model.preprocess.fit("vector", raw)
-    other = build_model(ModelSettings(vector_scaling="normalize", head_units=8))
+    other = build_model(ModelSettings(vector_scaling="normalize", units=8))
     assert not torch.equal(other.preprocess({"vector": raw})["vector"], model.preprocess({"vector": raw})["vector"])
     other.load_state_dict(model.state_dict())
     assert torch.equal(other.preprocess({"vector": raw})["vector"], model.preprocess({"vector": raw})["vector"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_kit import batch_for, build_parts, changed, gen, weights
+from model_kit import batch_for, build_parts, changed, gen, weighted_terms, weights
 from test_trainer import AdversarialDecoder, ToyAgent
 
 from worldlab.model import matching
@@ -24,7 +24,7 @@ def test_the_order_of_stages():
 def trainer(kind="gaussian", decoder=None, **model) -> Trainer:
     specs, encoder, dynamics, plain = build_parts(kind=kind)
     part = decoder(None, specs) if decoder else plain
-    world = WorldModel(specs, encoder, dynamics, part, ModelSettings(head_units=8, **model))
+    world = WorldModel(specs, encoder, dynamics, part, ModelSettings(units=8, **model))
     return Trainer(world, ToyAgent(specs), TrainSettings(starts=10), Generators(gen(1), gen(2)))
 
 
@@ -81,7 +81,7 @@ def test_frozen_dynamics_have_no_loss_and_do_not_move_and_the_other_losses_are_t
 def test_the_representation_is_tied_to_the_standard_prior(kind):
     made = trainer(kind, free_nats=0.0)
     ctx, _ = made.model.observe(batch_for(made.model), gen())
-    losses = made.model.losses(ctx, "main", REPRESENTATION)
+    losses = weighted_terms(made.model, ctx, "main", REPRESENTATION)
     assert set(losses) == {"decoder/reconstruction", "rep"}
     dist = ctx.latent.dist
     prior = matching.standard_prior(made.model.specs.latent, ctx.memory.flatten(0, 1))
@@ -91,10 +91,10 @@ def test_the_representation_is_tied_to_the_standard_prior(kind):
 
 def test_a_decoder_kept_from_the_memory_sees_zeros_in_its_place_wherever_it_is_used():
     specs, encoder, dynamics, decoder = build_parts()
-    world = WorldModel(replace(specs, decoder_memory=False), encoder, dynamics, decoder, ModelSettings(head_units=8))
+    world = WorldModel(replace(specs, decoder_memory=False), encoder, dynamics, decoder, ModelSettings(units=8))
     ctx, _ = world.observe(batch_for(world), gen())
     blank = torch.cat([torch.zeros_like(ctx.memory), ctx.latent.z], -1)
-    loss = world.losses(ctx)["decoder/reconstruction"]
+    loss = weighted_terms(world, ctx)["decoder/reconstruction"]
     torch.testing.assert_close(loss, decoder.losses(replace(ctx, features=blank))["reconstruction"])
     drawn = world.render(ctx.features[:, 0])
     torch.testing.assert_close(drawn, world.render(blank[:, 0]))

@@ -149,7 +149,7 @@ def bench_of(decoder_config: dict, obs: str, **settings):
         Choice(VAEDynamics, VAEDynamicsConfig(memory=64, units=64)),
         Choice(AutoregressiveDecoder, AutoregressiveDecoderConfig(**decoder_config)),
     )
-    return Subject("decoder", "", (mix,), settings=ModelSettings(head_units=32, **settings)).bench(obs, fresh=True)
+    return Subject("decoder", "", (mix,), settings=ModelSettings(units=32, **settings)).bench(obs, fresh=True)
 
 
 def test_losses_are_weighted_negative_scores_of_all_or_of_chosen_frames():

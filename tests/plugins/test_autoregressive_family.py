@@ -12,7 +12,7 @@ from worldlab_autoregressive.encoder import AutoregressiveEncoder
 from worldlab.model import matching
 from worldlab.testing import check_mix, checks_for, small_config
 from worldlab.testing.bench import Bench, Choice
-from worldlab.testing.runner import mix_subject
+from worldlab.testing.runner import make_mix_subject
 
 ROLES = {"encoder": AutoregressiveEncoder, "dynamics": AutoregressiveDynamics, "decoder": AutoregressiveDecoder}
 
@@ -25,7 +25,7 @@ def choices(**dynamics) -> list[Choice]:
 
 
 def bench(**dynamics) -> Bench:
-    return mix_subject(*choices(**dynamics), "autoregressive").bench("dict")
+    return make_mix_subject(*choices(**dynamics), "autoregressive").bench("dict")
 
 
 @pytest.mark.parametrize("kind", ["transformer", "lstm"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
 from family_kit import registered_without_torch, train
+from model_kit import weighted_terms
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.dynamics import CPCDynamics
@@ -14,7 +15,7 @@ from worldlab_cpc.encoder import CPCEncoder
 from worldlab import Config
 from worldlab.distributions import Normal
 from worldlab.interfaces import Batch, Encoder, Latent, LatentSpec
-from worldlab.model.health import latent_health
+from worldlab.model.health import HealthMonitor, latent_health
 from worldlab.nn import mlp
 from worldlab.settings import ModelSettings
 from worldlab.world_model import WorldModel
@@ -56,14 +57,14 @@ def test_registration_needs_no_torch():
 def test_five_steps_train_every_parameter(obs, frames: int):
     torch.manual_seed(0)
     specs = make_specs(obs=obs)
-    model = small_model(specs, ModelSettings(head_units=16, frames_per_update=frames))
+    model = small_model(specs, ModelSettings(units=16, frames_per_update=frames))
     trace = train(model, (make_batch(specs, rows=4, length=8, seed=i) for i in range(5)))
     assert all(torch.isfinite(torch.tensor(trace)))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum().item() > 0, name
     ctx, seen = model.observe(make_batch(specs), gen())
-    assert all(torch.isfinite(value) for value in model.metrics(ctx).values())
+    assert all(torch.isfinite(value) for value in HealthMonitor(model).metrics(ctx).values())
     dream = model.imagine(seen.final, torch.zeros(4, 3, specs.action.dim), 3, gen())
     assert torch.isfinite(dream.features).all()
     assert set(model.render(dream.features[:, -1])) == set(specs.obs.keys)
@@ -89,7 +90,7 @@ def test_an_analytic_encoder_is_tied_by_the_frozen_score():
     trace = train(model, (make_batch(specs, seed=i) for i in range(3)))
     assert all(torch.isfinite(torch.tensor(trace)))
     ctx, _ = model.observe(make_batch(specs), gen())
-    rep = model.losses(ctx)["rep"].sum()
+    rep = weighted_terms(model, ctx)["rep"].sum()
     to_dynamics = torch.autograd.grad(rep, list(model.dynamics.parameters()), allow_unused=True, retain_graph=True)
     assert all(g is None for g in to_dynamics)
     assert torch.autograd.grad(rep, [ctx.latent.z])[0].abs().sum().item() > 0

@@ -12,6 +12,7 @@ from flow_toys import (
     small_model,
     stirred,
 )
+from model_kit import weighted_terms
 from torch import nn
 from worldlab_flow.argmax import CodeDensity
 from worldlab_flow.location_scale import FlowDensity
@@ -53,7 +54,7 @@ def test_the_matching_rule_trains_it_by_likelihood_and_stops_the_latent():
     model = small_model(specs)
     stirred(model)
     ctx, _ = model.observe(make_batch(specs), gen())
-    losses = model.losses(ctx)
+    losses = weighted_terms(model, ctx)
     z = ctx.latent.z.flatten(0, 1)
     expected = -model.dynamics.predict(ctx.memory.flatten(0, 1)).log_prob(z).view_as(ctx.row)
     reset = ctx.batch.is_first

@@ -10,12 +10,13 @@ from worldlab_flow.dynamics import FlowDynamics
 from worldlab_flow.encoder import FlowEncoder
 
 from worldlab.model import matching
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import stream
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import small_config, toys
 from worldlab.testing.bench import Choice, reference_mix
-from worldlab.testing.runner import mix_subject
+from worldlab.testing.runner import make_mix_subject
 
 
 def test_registration_needs_no_torch():
@@ -38,14 +39,14 @@ def test_they_are_tied_by_a_monte_carlo_kl():
 def test_five_steps_train_every_parameter(obs, frames: int | None):
     torch.manual_seed(0)
     specs = make_specs(obs=obs, use_memory=True)
-    model = small_model(specs, ModelSettings(head_units=16, frames_per_update=frames))
+    model = small_model(specs, ModelSettings(units=16, frames_per_update=frames))
     trace = train(model, [make_batch(specs, seed=i) for i in range(5)])
     assert all(torch.isfinite(torch.tensor(trace)))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum().item() > 0, name
     ctx, seen = model.observe(make_batch(specs), gen())
-    assert all(torch.isfinite(value) for value in model.metrics(ctx).values())
+    assert all(torch.isfinite(value) for value in HealthMonitor(model).metrics(ctx).values())
     dream = model.imagine(seen.final, torch.zeros(4, 3, specs.action.dim), 3, gen())
     assert torch.isfinite(dream.features).all()
     assert set(model.render(dream.features[:, -1])) == set(specs.obs.keys)
@@ -56,7 +57,7 @@ def test_the_dynamics_learns_from_any_encoder(kind: str):
     """Three real updates with the core's trainer, then a dream."""
     reference = reference_mix(kind=kind)
     dynamics = Choice(FlowDynamics, small_config(FlowDynamicsConfig))
-    bench = mix_subject(reference.encoder, dynamics, reference.decoder, kind).bench("vector")
+    bench = make_mix_subject(reference.encoder, dynamics, reference.decoder, kind).bench("vector")
     assert bench.fit(3) == 3
     _, seen = bench.model.observe(bench.batch(), gen())
     dream = bench.model.imagine(seen.final, bench.actions(3, 4), 4, gen())
@@ -85,12 +86,16 @@ def test_pictures_of_a_dot_are_explained_by_the_features():
     reference = reference_mix()
     dynamics = Choice(FlowDynamics, small_config(FlowDynamicsConfig))
     sizes = FlowDecoderConfig(levels=2, depth=2, channels=8, width=8, units=32)
-    bench = mix_subject(reference.encoder, dynamics, Choice(FlowDecoder, sizes), "dot").learning().bench("image")
+    bench = (
+        make_mix_subject(reference.encoder, dynamics, Choice(FlowDecoder, sizes), "dot")
+        .with_default_losses()
+        .bench("image")
+    )
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 32, 4, stream(9))
 
     @torch.no_grad()
     def state() -> tuple[float, float, float]:
-        values = bench.model.metrics(bench.context(batch))
+        values = HealthMonitor(bench.model).metrics(bench.context(batch))
         names = ("decoder/bits_per_dim", "decoder/features_gap", "decoder/features_gap_se")
         return tuple(float(values[name]) for name in names)  # type: ignore[return-value]
 

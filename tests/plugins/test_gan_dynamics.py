@@ -211,7 +211,7 @@ def test_an_analytic_encoder_is_tied_by_the_frozen_score():
     specs = make_specs()
     parts = small_model(specs)
     encoder = ReferenceEncoder(ReferenceEncoderConfig(latent_dim=4), specs)
-    model = WorldModel(specs, encoder, parts.dynamics, parts.decoder, ModelSettings(head_units=16))
+    model = WorldModel(specs, encoder, parts.dynamics, parts.decoder, ModelSettings(units=16))
     rule = choose(encoder, parts.dynamics)
     assert (rule.dyn, rule.rep) == ("own", "score_anchor")
     ctx, _ = model.observe(make_batch(specs), gen())

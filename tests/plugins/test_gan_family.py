@@ -16,6 +16,7 @@ from gan_toys import (
     small_encoder,
     small_model,
 )
+from model_kit import weighted_terms
 from worldlab_gan.decoder import GANDecoder
 from worldlab_gan.dynamics import GANDynamics
 from worldlab_gan.encoder import GANEncoder
@@ -23,6 +24,7 @@ from worldlab_gan.encoder import GANEncoder
 from worldlab import tree
 from worldlab.distributions import Normal
 from worldlab.interfaces import Decoder, Dynamics, Encoder
+from worldlab.model.health import HealthMonitor
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import LatentSpec
 from worldlab.testing import run_checks, small_config
@@ -49,13 +51,13 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
     torch.manual_seed(0)
     specs = make_specs(obs=obs)
     parts = (small_encoder(specs), small_dynamics(specs, temporal=True), small_decoder(specs))
-    model = WorldModel(specs, *parts, ModelSettings(head_units=16, frames_per_update=frames))
+    model = WorldModel(specs, *parts, ModelSettings(units=16, frames_per_update=frames))
     trainer = trainer_of(model)
     for i in range(4):
         scalars = trainer.update(make_batch(specs, seed=i))
         assert all(torch.isfinite(torch.as_tensor(value)) for value in scalars.values())
     ctx, seen = model.observe(make_batch(specs), gen())
-    assert all(torch.isfinite(torch.as_tensor(value)) for value in model.metrics(ctx).values())
+    assert all(torch.isfinite(torch.as_tensor(value)) for value in HealthMonitor(model).metrics(ctx).values())
     dream = model.imagine(seen.final, torch.zeros(4, 3, specs.action.dim), 3, gen())
     assert torch.isfinite(dream.features).all()
     pictures = model.render(dream.features[:, -1])
@@ -67,7 +69,7 @@ def test_each_players_step_moves_its_own_parameters_only():
     model = small_model(specs, temporal=True)
     groups = model.players()
     ctx, _ = model.observe(make_batch(specs), gen())
-    critics = model.losses(ctx.detach(), "critic")
+    critics = weighted_terms(model, ctx.detach(), "critic")
     assert {name.partition("/")[0] for name in critics} == {"encoder", "dynamics", "decoder"}
     total = torch.stack([term.mean() for term in critics.values()]).sum()
     found = torch.autograd.grad(total, groups["main"], allow_unused=True, retain_graph=True)
@@ -82,7 +84,7 @@ def test_the_dynamics_dreams_every_kind_of_latent(kind: str):
     config = ReferenceEncoderConfig(kind=kind, latent_dim=4)  # type: ignore[arg-type]
     specs = make_specs(latent=ReferenceEncoder.latent_spec(config))
     parts = (ReferenceEncoder(config, specs), small_dynamics(specs), small_decoder(specs))
-    model = WorldModel(specs, *parts, ModelSettings(head_units=16))
+    model = WorldModel(specs, *parts, ModelSettings(units=16))
     trainer = trainer_of(model)
     for i in range(3):
         trainer.update(make_batch(specs, seed=i))

@@ -133,12 +133,12 @@ def launch(nodes: Nodes, tasks: list[Task], jobs: int = 0, hear: Callable[[Event
     """Run tasks to their end; what was told."""
     told: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         told.append(event)
         if hear is not None:
             hear(event)
 
-    RayLauncher(RayConfig(address=nodes.address)).run(tasks, jobs, tell)
+    RayLauncher(RayConfig(address=nodes.address)).run(tasks, jobs, on_event)
     return told
 
 
@@ -230,7 +230,7 @@ SMALL = {
     "settings": {
         "steps": 64, "env.time_limit": 60, "train.prefill": 32, "train.pretrain": 1, "train.ratio": 0.05, "train.batch_size": 2,
         "train.batch_length": 8, "train.starts": 4, "agent.horizon": 2, "agent.units": 8, "encoder.units": 8, "dynamics.memory": 8,
-        "dynamics.units": 8, "decoder.units": 8, "model.head_units": 8, "eval.every": 32, "eval.episodes": 1,
+        "dynamics.units": 8, "decoder.units": 8, "model.units": 8, "eval.every": 32, "eval.episodes": 1,
         "eval.final_episodes": 3, "eval.dream_horizon": 0,
     },
 }  # fmt: skip

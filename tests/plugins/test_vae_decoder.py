@@ -13,6 +13,7 @@ from worldlab_vae.likelihoods import DiscretizedLogistic, FixedNormal
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
 from worldlab.interfaces import HasLogMass
+from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import noise_batch
 from worldlab.tree import flatten_time
 
@@ -140,7 +141,7 @@ def test_the_models_bits_per_dimension_are_those_of_its_evidence_bound():
     model = build_model(obs=(IMAGE,), likelihood="learned")
     batch = noise_batch(model.specs.obs, model.specs.action, 3, 8, gen())
     ctx, _ = model.observe(batch, gen())
-    bits = model.metrics(ctx)["bits_per_dim"]
+    bits = HealthMonitor(model).metrics(ctx)["bits_per_dim"]
     elbo = model.decoder.score(ctx.features.flatten(0, 1), {"image": batch.obs["image"].flatten(0, 1)})
     elbo = elbo - flatten_time(ctx.latent.dist).kl(ctx.prior)
     torch.testing.assert_close(bits, -elbo.mean() / (3 * 16 * 16 * math.log(2)))

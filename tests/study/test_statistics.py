@@ -1,5 +1,5 @@
 """worldlab.study.statistics: published numbers, rliable's numbers, hand-counted arrangements,
-and how often intervals hold the truth."""
+and the coverage of intervals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import scipy.stats
 
 from worldlab.study import statistics
 from worldlab.study.statistics import (
+    apply_holm,
     bootstrap,
-    corrected,
     curve_band,
     difference,
     holm,
@@ -30,13 +30,13 @@ from worldlab.study.statistics import (
 )
 
 ATARI = json.loads((Path(__file__).parent / "data" / "atari100k.json").read_text(encoding="utf-8"))
-"""Published returns of 5 runs a game of two agents, and what rliable makes of them (the file says which versions)."""
+"""Published returns of two agents, 5 runs per game, and rliable's results for them (its version is in the file)."""
 AGGREGATES = {"mean": mean, "median": median, "iqm": iqm, "optimality_gap": optimality_gap}
 LOW, HIGH = np.arange(5.0), np.arange(5.0) + 10
 
 
 def human_normalised(method: str) -> np.ndarray:
-    """Scores [5 runs, 26 games]."""
+    """Return human-normalised scores [5 runs, 26 games]."""
     games = ATARI["games"].values()
     scores = [(np.array(game[method]) - game["random"]) / (game["human"] - game["random"]) for game in games]
     return np.stack(scores, axis=1)
@@ -59,7 +59,7 @@ def test_published_aggregates_of_atari_100k(method, published):
 
 @pytest.mark.parametrize("method", ["IRIS", "DIAMOND"])
 @pytest.mark.parametrize("name", AGGREGATES)
-def test_aggregates_and_bootstrap_are_those_of_rliable(method, name):
+def test_aggregates_and_bootstrap_agree_with_rliable(method, name):
     estimate, low, high = ATARI["aggregates"][method][name]
     found = bootstrap(human_normalised(method), AGGREGATES[name], draws=4000)
     assert found.estimate == pytest.approx(estimate, rel=1e-12)
@@ -68,7 +68,7 @@ def test_aggregates_and_bootstrap_are_those_of_rliable(method, name):
     assert found.runs == 5 and not found.few
 
 
-def test_probability_of_improvement_is_that_of_rliable():
+def test_probability_of_improvement_agrees_with_rliable():
     x, y = human_normalised("DIAMOND"), human_normalised("IRIS")
     estimate, low, high = ATARI["improvement"]["DIAMOND over IRIS"]
     found = probability_of_improvement(x, y, method="bootstrap", draws=4000)
@@ -79,7 +79,7 @@ def test_probability_of_improvement_is_that_of_rliable():
     assert found.estimate == pytest.approx(fewer[0], rel=1e-12) and found.runs == 3 and found.few
 
 
-def test_performance_profile_is_that_of_rliable():
+def test_performance_profile_agrees_with_rliable():
     oracle = ATARI["profile"]
     found = performance_profile(human_normalised("DIAMOND"), oracle["thresholds"], method="bootstrap", draws=4000)
     np.testing.assert_allclose(found.estimate, oracle["estimate"], rtol=1e-12)
@@ -103,7 +103,7 @@ def test_iqm_is_a_trimmed_mean_of_all_runs(sizes):
     assert iqm(tasks) == pytest.approx(scipy.stats.trim_mean(np.concatenate(tasks), 0.25), rel=1e-12)
 
 
-def test_tasks_weigh_the_same_whatever_their_runs():
+def test_tasks_have_equal_weight_for_any_number_of_runs():
     tasks = [np.array([0.0, 1.0]), np.array([1.0, 2.0, 6.0, 3.0]), np.array([10.0])]
     assert mean(tasks) == pytest.approx((0.5 + 3 + 10) / 3)
     assert median(tasks) == 3
@@ -120,7 +120,7 @@ def test_statistics_of_many_samples_at_once(statistic):
 
 
 @pytest.mark.parametrize("scores", [[], [np.array([])], [np.array([1.0, np.nan])], np.array([[1.0], [np.inf]])])
-def test_missing_scores_are_refused(scores):
+def test_missing_scores_are_an_error(scores):
     with pytest.raises(ValueError, match="score"):
         mean(scores)
     with pytest.raises(ValueError, match="score"):
@@ -135,7 +135,7 @@ def test_a_list_of_numbers_is_one_task():
 
 
 def test_bootstrap_draws_within_each_task():
-    """Against percentiles over all 27 * 27 equally likely draws."""
+    """Compare with percentiles over all 27 * 27 equally likely samples."""
     first, second = np.array([0.0, 1.0, 10.0]), np.array([100.0, 103.0, 109.0])
     means = [np.array([np.mean(draw) for draw in product(task, repeat=3)]) for task in (first, second)]
     everything = np.add.outer(*means).ravel() / 2
@@ -161,7 +161,7 @@ def test_the_interval_of_a_mean_over_tasks_is_welchs():
 
 
 @pytest.mark.parametrize("sizes", [(3,), (3, 5), (5, 5, 5)])
-def test_the_bootstrap_t_of_a_mean_comes_to_students(sizes):
+def test_the_bootstrap_t_of_a_mean_agrees_with_students_t(sizes):
     tasks = [np.random.default_rng(n).normal(n, 1, n) for n in sizes]
     exact, drawn = interval(tasks, mean), interval(tasks, lambda scores: mean(scores))
     assert drawn.method == "bootstrap t" and exact.method == "Student t"
@@ -175,7 +175,7 @@ def test_enough_runs_of_several_tasks_get_percentiles():
     assert interval(scores[:9], iqm).method == "bootstrap t" and interval(scores[:, :1], iqm).method == "bootstrap t"
 
 
-def test_one_run_has_no_interval_and_agreeing_runs_one_without_width():
+def test_one_run_has_no_interval_and_equal_runs_have_zero_width():
     alone = interval([7.0], iqm)
     assert (
         alone.estimate == 7
@@ -189,7 +189,7 @@ def test_one_run_has_no_interval_and_agreeing_runs_one_without_width():
 
 
 def held(make, truth: float, times: int = 300) -> float:
-    """How often an interval holds the truth."""
+    """Return the coverage of an interval."""
     source = np.random.default_rng(0)
     found = [make(source) for _ in range(times)]
     return float(np.mean([one.low <= truth <= one.high for one in found]))
@@ -198,7 +198,7 @@ def held(make, truth: float, times: int = 300) -> float:
 @pytest.mark.parametrize(
     ("runs", "tasks", "statistic", "percentiles_hold"), [(3, 1, mean, 0.8), (5, 1, mean, 0.88), (3, 2, iqm, 0.88)]
 )
-def test_intervals_hold_the_truth_where_percentiles_do_not(runs, tasks, statistic, percentiles_hold):
+def test_intervals_have_coverage_where_percentiles_do_not(runs, tasks, statistic, percentiles_hold):
     offset = np.arange(tasks) - (tasks - 1) / 2
     honest = held(lambda s: interval(s.normal(size=(runs, tasks)) + offset, statistic, draws=400), 0.0)
     standard = held(lambda s: bootstrap(s.normal(size=(runs, tasks)) + offset, statistic, draws=400), 0.0)
@@ -223,8 +223,8 @@ def test_improvement_counts_pairs_and_half_of_ties():
     assert probability_of_improvement(x, y).estimate == pytest.approx(oracle)
 
 
-def test_improvement_of_runs_that_never_overlap_is_not_certain():
-    """Of 5 against 5 Newcombe's equation, |1 - p| = Z standard errors, is a cubic: its root in between is the limit."""
+def test_improvement_of_runs_without_overlap_is_not_certain():
+    """For 5 runs per side Newcombe's equation, |1 - p| = Z standard errors, is a cubic; its root in (0, 1) is the limit."""
     z = statistics.Z**2 / 25
     # (1 - p)^2 = z p (1 - p) (1 + 4 (1 - p) / (2 - p) + 4 p / (1 + p)), times (2 - p) (1 + p) / (1 - p):
     p = np.polynomial.Polynomial([0, 1])
@@ -241,7 +241,7 @@ def test_improvement_of_runs_that_never_overlap_is_not_certain():
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
-def test_improvement_holds_the_truth_with_five_runs(shift):
+def test_improvement_has_coverage_with_five_runs(shift):
     truth = scipy.stats.norm.cdf(shift / np.sqrt(2))
     share = held(lambda s: probability_of_improvement(s.normal(shift, 1, 5), s.normal(0, 1, 5)), float(truth))
     assert 0.92 <= share <= 0.98
@@ -309,7 +309,7 @@ def all_differences(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def test_permutation_test_over_tasks_with_too_many_arrangements():
-    """Against all 924 * 924 arrangements, which are more than are looked at."""
+    """Compare with all 924 * 924 arrangements, more than the test enumerates."""
     source = np.random.default_rng(1)
     xs, ys = source.normal(0.2, 1, (2, 6)), source.normal(0, 1, (2, 6))
     everything = np.add.outer(*(all_differences(x, y) for x, y in zip(xs, ys))) / 2
@@ -331,8 +331,8 @@ def test_difference_of_one_task_has_welchs_interval():
     assert np.isnan([alone.low, alone.high]).all() and alone.method == "none: one run"
 
 
-def test_methods_that_do_not_differ_are_told_apart_at_the_nominal_rate():
-    """With 5 runs a side 12 of 252 arrangements have p <= 0.05: 4.8%. Exponential scores: no normality is needed."""
+def test_equal_methods_are_significant_at_the_nominal_rate():
+    """With 5 runs per side 12 of 252 arrangements have p <= 0.05: 4.8%. Scores are exponential, not normal."""
     source = np.random.default_rng(0)
     verdicts = [difference(*source.exponential(size=(2, 5))).verdict for _ in range(400)]
     wrong = sum(verdict != "indistinguishable" for verdict in verdicts) / 400
@@ -347,7 +347,7 @@ def test_a_planted_better_method_is_found():
         assert difference(better, worse).verdict == "better" and difference(worse, better).verdict == "worse"
 
 
-def test_reasons_name_the_number_that_decided():
+def test_reasons_contain_the_deciding_number():
     assert difference([1.0, 2, 3], [4.0, 5, 6]).reason == "p cannot fall below 0.1 with 3 runs, 0.05 is needed"
     assert difference(HIGH, LOW).reason == "p = 0.0079, all 252 arrangements"
     assert difference([1.0, 2, 3], [4.0, 5, 6], level=0.1).verdict == "worse"
@@ -368,16 +368,16 @@ def test_holm_by_hand():
     assert holm([]).shape == (0,)
 
 
-def test_many_comparisons_of_few_seeds_cannot_find_anything():
+def test_many_comparisons_with_few_seeds_cannot_be_significant():
     clear, equal = difference(HIGH, LOW), difference(LOW, LOW + 0.1)
-    six = corrected([clear, *[equal] * 5])
+    six = apply_holm([clear, *[equal] * 5])
     assert [one.verdict for one in six] == ["better"] + ["indistinguishable"] * 5
     assert six[0].p_value == pytest.approx(6 * 2 / 252) and six[1].p_value == 1
     assert six[1].smallest_p == pytest.approx(6 * 2 / 252)
-    seven = corrected([clear, *[equal] * 6])
+    seven = apply_holm([clear, *[equal] * 6])
     assert [one.verdict for one in seven] == ["too few seeds"] * 7
     assert seven[0].p_value == seven[0].smallest_p == pytest.approx(7 * 2 / 252)
-    assert corrected([]) == () and corrected([clear]) == (clear,)
+    assert apply_holm([]) == () and apply_holm([clear]) == (clear,)
 
 
 # ---- curves ----
@@ -389,7 +389,7 @@ CURVES = [
 ]
 
 
-def test_curves_hold_their_values_and_begin_together():
+def test_curves_keep_their_values_and_start_together():
     band = curve_band(CURVES, [0, 2, 11, 12, 20.5, 99])
     np.testing.assert_allclose(band.estimate, [np.nan, 3, (2 + 3 + 2) / 3, (2 + 6 + 2) / 3, (4 + 8 + 2) / 3, 7])
     assert np.isnan(band.low[0]) and np.isnan(band.high[0]) and band.runs == 3 and band.few
@@ -408,7 +408,7 @@ def test_a_band_is_an_interval_at_each_point():
     assert band.method == "bootstrap t" and not band.few
 
 
-def test_one_curve_has_no_band_and_no_curve_is_refused():
+def test_one_curve_has_no_band_and_no_curve_is_an_error():
     band = curve_band(CURVES[:1], [0, 10])
     assert band.estimate.tolist() == [1, 2] and np.isnan(band.low).all()
     assert np.isnan(curve_band(CURVES, [-1]).estimate).all()

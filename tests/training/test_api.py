@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "train.ratio": 0.05,
     "train": {"batch_size": 2, "batch_length": 8, "starts": 8, "threads": 1},
     "agent.horizon": 3,
-    "model.head_units": 16,
+    "model.units": 16,
     "dynamics": {"memory": 16, "units": 16},
     "eval": {"every": 0, "final_episodes": 2},
     "env.time_limit": 20,

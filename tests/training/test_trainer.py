@@ -4,7 +4,7 @@ from typing import Any, final
 
 import pytest
 import torch
-from model_kit import batch_for, build_model, build_parts, changed, gen, weights
+from model_kit import batch_for, build_model, build_parts, changed, gen, weighted_terms, weights
 from torch import Tensor, nn
 
 from worldlab.agent import Agent
@@ -80,7 +80,7 @@ class ToyAgent(Agent):
 
 def adversarial(**train) -> Trainer:
     specs, encoder, dynamics, _ = build_parts()
-    model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(head_units=8))
+    model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(units=8))
     settings = TrainSettings(starts=10, **train)
     return Trainer(model, ToyAgent(specs), settings, Generators(gen(1), gen(2)))
 
@@ -170,7 +170,7 @@ def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
     batch.mask[1, 5:] = 0
     out = trainer.update(batch, MODEL)
     ctx, _ = twin.observe(batch, gen(1))
-    losses = twin.losses(ctx)
+    losses = weighted_terms(twin, ctx)
     valid = batch.mask.bool()
     sum(term[valid].mean() for term in losses.values()).backward()  # type: ignore[union-attr]
     optimizer = torch.optim.Adam(twin.parameters(), 1e-2, eps=1e-8)

@@ -1,4 +1,4 @@
-"""worldlab check-plugin WHAT: the conformance list over one component, a file or a whole distribution."""
+"""worldlab check-plugin WHAT: run the conformance checks on a component, a plugin file or a whole distribution."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from worldlab.testing import Check, Result
 
 CHECKED = ("encoder", "dynamics", "decoder")
-"""The roles that have a list of checks."""
+"""The roles that have checks."""
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("check-plugin", "Check what a plugin brings. Exit code 1 if a check fails, 3 if it is broken.")
-    parser.add_argument("what", metavar="WHAT", help="a name, role:name, a distribution, or the path of a plugin file")
-    parser.add_argument("-k", dest="match", metavar="TEXT", help="only the check of this id, or those titled with it")
-    parser.add_argument("--level", type=_version, metavar="V", help="only checks that worldlab V had already, e.g. 0.1")
+    parser = Parser("check-plugin", "Check a plugin's components. Exit code 1 if a check fails, 3 if it is broken.")
+    parser.add_argument("what", metavar="WHAT", help="a component (NAME or ROLE:NAME), distribution or plugin file")
+    parser.add_argument(
+        "-k", dest="match", metavar="TEXT", help="run only the checks with this id or text in the title"
+    )
+    parser.add_argument("--level", type=_version, metavar="V", help="run only the checks that worldlab V had, e.g. 0.1")
     parser.add_argument("--fast", action="store_true", help="leave out the checks that train for seconds")
     add_shared(parser)
     args = parser.read(argv)
-    components = _components(args.what, args.plugin)
+    components = _find_components(args.what, args.plugin)
     start = time.perf_counter()
     report, broken = _Report(quiet=args.json), []
     with prints_to_stderr():
-        chosen = _chosen({entry.role for entry in components} & set(CHECKED), args)
-        _one_thread(bool(chosen))
+        chosen = _select_checks({entry.role for entry in components} & set(CHECKED), args)
+        _limit_threads(bool(chosen))
         for entry in components:
             try:
-                _check(entry, chosen.get(entry.role, []), report)
-            except PluginError as exc:  # it cannot even be built: the others are checked all the same
+                _check_component(entry, chosen.get(entry.role, []), report)
+            except PluginError as exc:  # this component cannot be built; the others are still checked
                 report.component(entry, "", f"BROKEN, {exc.message}")
                 broken.append(exc)
     seconds = round(time.perf_counter() - start, 2)
@@ -52,7 +54,7 @@ def run(argv: list[str]) -> int:
 
 
 class _Report:
-    """What was found. Not quiet: each finding is a line on stdout as soon as it is there."""
+    """The results so far. Unless quiet, each result is printed on stdout as soon as it is known."""
 
     def __init__(self, quiet: bool):
         self._out = None if quiet else sys.stdout
@@ -66,24 +68,24 @@ class _Report:
         title = f"{entry.role} {entry.name}" + (f", {mode}" if mode else f"  [{entry.distribution} {entry.version}]")
         self._line(f"{title}: {note}" if note else title)
 
-    def result(self, found: Result) -> None:
-        status = "skipped" if found.skipped else "ok" if found.passed else "failed"
+    def result(self, result: Result) -> None:
+        status = "skipped" if result.skipped else "ok" if result.passed else "failed"
         self.counts[status] += 1
         self.components[-1]["checks"].append(
             {
-                "check": found.check,
-                "title": found.title,
+                "check": result.check,
+                "title": result.title,
                 "status": status,
-                "cause": one_line(found.cause, 500),
-                "fix": one_line(found.fix, 500),
-                "seconds": round(found.seconds, 3),
+                "cause": one_line(result.cause, 500),
+                "fix": one_line(result.fix, 500),
+                "seconds": round(result.seconds, 3),
             }
         )
-        why = f" ({one_line(found.cause, 120)})" if found.skipped else ""
+        reason = f" ({one_line(result.cause, 120)})" if result.skipped else ""
         shown = status.upper() if status == "failed" else status
-        self._line(f"  {shown:<8}{found.check:<5}{found.title}{why}")
+        self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
-            self._line(f"          cause: {one_line(found.cause, 500)}\n          fix:   {one_line(found.fix, 500)}")
+            self._line(f"          cause: {one_line(result.cause, 500)}\n          fix:   {one_line(result.fix, 500)}")
 
     def summary(self) -> dict[str, Any]:
         return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
@@ -97,51 +99,51 @@ class _Report:
             print(text, file=self._out, flush=True)
 
 
-def _components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
-    """What was named. Raises: PluginError if it is broken, unknown, or brings nothing."""
+def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
+    """Return the components that `what` names. Raises: PluginError if it is broken, unknown or empty."""
     path = Path(what).expanduser()
     if path.suffix != ".py" and not path.is_file():
         return open_registry(plugin_files).named(what)
     registry = open_registry([*plugin_files, path])
-    found = tuple(entry for entry in registry.registrations() if _is_from(entry, registry, path.resolve()))
-    if not found:
+    components = tuple(entry for entry in registry.registrations() if _is_from(entry, registry, path.resolve()))
+    if not components:
         raise PluginError(
             one_line(f"plugin file {path.name} registers no component"),
             fix='call register.encoder("name", ...) in its worldlab_register',
         )
-    return found
+    return components
 
 
 def _is_from(entry: Registration, registry: Registry, path: Path) -> bool:
     return any(source.path == path and source.origin == entry.origin for source in registry.sources)
 
 
-def _one_thread(needed: bool) -> None:
-    """Checks are many tiny computations: more threads only wait for each other."""
+def _limit_threads(needed: bool) -> None:
+    """Use one thread: the checks are many tiny computations, for which more threads only add waiting."""
     if needed:
         import torch
 
         torch.set_num_threads(1)
 
 
-def _check(entry: Registration, chosen: list[Check], report: _Report) -> None:
+def _check_component(entry: Registration, chosen: list[Check], report: _Report) -> None:
     if entry.role not in CHECKED:
-        cure = "worldlab check-env ID checks an environment" if entry.role == "env" else "what it earns is its test"
-        report.component(entry, "", f"no checks of the role {entry.role}; {cure}")
+        hint = "; `worldlab check-env ID` checks an environment" if entry.role == "env" else ""
+        report.component(entry, "", f"no checks for the role {entry.role}{hint}")
         return
     from worldlab.testing import modes
     from worldlab.testing.checks import evaluate_all
 
     for mode, subject in modes(entry):
-        wanted = [check for check in chosen if not (mode and check.slow)]  # what trains is asked of the defaults alone
+        wanted = [check for check in chosen if not (mode and check.slow)]  # only the default mode is trained
         if wanted:
             report.component(entry, mode)
-        for found in evaluate_all(wanted, subject):
-            report.result(found)
+        for result in evaluate_all(wanted, subject):
+            report.result(result)
 
 
-def _chosen(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:
-    """The checks to run, by role. Raises: ConfigError if there are some of these roles and -k and --level leave none."""
+def _select_checks(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:
+    """Return the checks to run, by role. Raises: ConfigError if the options leave no check of these roles."""
     if not roles:
         return {}
     from worldlab.testing import checks_for
@@ -157,9 +159,9 @@ def _chosen(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]
         return chosen
     ids = list(dict.fromkeys(check.id for role in CHECKED if role in roles for check in checks_for(role)))
     raise ConfigError(
-        one_line(f"check-plugin: no check is left.{did_you_mean((args.match or '').upper(), ids)}"),
+        one_line(f"check-plugin: no check matches.{did_you_mean((args.match or '').upper(), ids)}"),
         cause=one_line(f"-k {args.match}, --level {args.level}, --fast {'yes' if args.fast else 'no'}"),
-        fix=f"the ids are {', '.join(ids)}",
+        fix=f"use -k with one of the ids {', '.join(ids)}",
     )
 
 

@@ -1,6 +1,6 @@
-"""worldlab compare: a matrix of models on tasks under equal budgets, its statistics and its report.
+"""worldlab compare: compares a matrix of models on tasks under equal budgets, and writes a report.
 
-What is asked comes from a matrix.toml, from flags, or from both, flags on top. Settings of the runs are flags as in train.
+The matrix comes from a matrix.toml, from flags, or from both; flags win. Settings of the runs are flags as in train.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import open_registry
 from worldlab.settings import CoreSettings
-from worldlab.study.compare.matrix import AXES, PLAYERS, SIZES, matrix_of, read_matrix
+from worldlab.study.compare.matrix import AXES, DATA_SOURCES, SIZES, matrix_of, read_matrix
 
 if TYPE_CHECKING:
     from worldlab.study.results import Comparison
 
 OUT = Path("comparison")
 _EPILOG = """\
-Every setting of a run is a flag as well: --steps N, --train.ratio R, --encoder.NAME.width W (see worldlab train --help).
+Every setting of a run is also a flag: --steps N, --train.ratio R, --encoder.NAME.width W (see worldlab train --help).
 Runs are strict on the CPU, so that an interrupted comparison ends with the same numbers, unless --device cuda,
---minutes or --no-strict is given. Finished cells are kept: run the same command again to go on after an interruption.
-Exit codes: 0 all finished, 1 some cells failed (the report says which), 2 and up nothing was run."""
+--minutes or --no-strict is given. Finished cells are kept: run the same command again to resume a comparison.
+Exit codes: 0 all cells finished, 1 some cells failed (listed in the report), 2 and up nothing was run."""
 
 
 def run(argv: list[str]) -> int:
-    own, settings, launcher = _split(argv)
+    own, settings, launcher = _split_flags(argv)
     args = _parser().read(own)
     layers = [read_matrix(args.matrix)] if args.matrix else []
-    matrix = matrix_of(*layers, _layer(args, settings, launcher))
+    matrix = matrix_of(*layers, _flag_table(args, settings, launcher))
     registry = open_registry(matrix.plugins)
-    out = args.out or _folder_of(args.matrix)
+    out = args.out or _output_folder(args.matrix)
     with prints_to_stderr():
         from worldlab.study.compare.run import Terminated, compare
 
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
             comparison = compare(matrix, registry, out, "worldlab compare " + shlex.join(argv))
         except KeyboardInterrupt as stop:
             print(
-                f"stopped; what was finished is kept. Go on with: worldlab compare {out / 'matrix.toml'}",
+                f"stopped; finished cells are kept. Resume with: worldlab compare {out / 'matrix.toml'}",
                 file=sys.stderr,
             )
             return 143 if isinstance(stop, Terminated) else 130
@@ -59,40 +59,49 @@ def _parser() -> Parser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
-    add("matrix", nargs="?", type=Path, metavar="matrix.toml", help="what to compare; flags go on top of it")
-    add("--env", nargs="+", metavar="ID", help="environments")
+    add("matrix", nargs="?", type=Path, metavar="matrix.toml", help="the matrix to compare; flags override it")
+    add("--env", nargs="+", metavar="ID", help="environments to compare on")
     for role in PARTS:
-        add(f"--{role}", nargs="+", metavar="NAME", help=f"{role} axis: each is crossed with the other axes")
-    add("--seeds", nargs="+", type=at_least(0), metavar="N", help="how many, or which (default: 5)")
-    add("--preset", nargs="+", action="extend", metavar="P", help="packaged presets, later ones on top")
-    add("--config", nargs="+", action="extend", type=Path, metavar="FILE", help="TOML files of settings, likewise")
+        add(f"--{role}", nargs="+", metavar="NAME", help=f"{role} components; models are the product of all axes")
+    add("--seeds", nargs="+", type=at_least(0), metavar="N", help="number of seeds, or a list of seeds (default: 5)")
+    add("--preset", nargs="+", action="extend", metavar="P", help="packaged presets; later ones win")
+    add(
+        "--config", nargs="+", action="extend", type=Path, metavar="FILE", help="TOML files of settings; later ones win"
+    )
     add(
         "--baselines",
         nargs="+",
         metavar="B",
         help="random, untrained, model-free[:ALGORITHM]; all; none (default: all)",
     )
-    add("--measures", nargs="+", metavar="M", help="what is measured of each model: names, groups of them, all, none")
-    add("--sizes", choices=SIZES, help="how much is measured")
+    add("--measures", nargs="+", metavar="M", help="measures of each model: names, groups, all, none")
+    add("--sizes", choices=SIZES, help="how much data the measures use; full takes longer")
     add(
         "--shared-data",
         nargs="?",
-        const=PLAYERS[0],
-        choices=PLAYERS,
-        help="every model learns from one recording: of the first model as it learns, or of random play",
+        const=DATA_SOURCES[0],
+        choices=DATA_SOURCES,
+        help="every model learns from one recording: the replay of the first model, or random play",
     )
-    add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
     add(
-        "--launcher", metavar="L", help="where cells run: a registered launcher; its settings are --launcher.NAME VALUE"
+        "--jobs",
+        type=at_least(0),
+        metavar="N",
+        help="how many cells run at once; 0, the default, lets the launcher decide",
     )
-    add("--title", metavar="TEXT", help="of the report")
-    add("--out", type=Path, metavar="DIR", help=f"where to write, and what to go on with (default: {OUT})")
+    add(
+        "--launcher",
+        metavar="L",
+        help="registered launcher that runs the cells; its settings are --launcher.NAME VALUE",
+    )
+    add("--title", metavar="TEXT", help="title of the report")
+    add("--out", type=Path, metavar="DIR", help=f"output folder; a comparison in it is resumed (default: {OUT})")
     add_shared(parser)
     return parser
 
 
-def _split(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
-    """The flags of the command itself; the settings of its runs; those of its launcher."""
+def _split_flags(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
+    """Split the arguments into flags of the command, settings of the runs and settings of the launcher."""
     tokens, own, settings, launcher = list(argv), [], [], {}
     while tokens:
         token = tokens.pop(0)
@@ -104,7 +113,9 @@ def _split(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
             own.append(token)
             continue
         if root in ("seed", "env.id"):
-            raise ConfigError(f"compare: {name} is not a flag here", fix="--seeds 5" if root == "seed" else "--env ID")
+            raise ConfigError(
+                f"compare: {name} is not a flag here", fix="use --seeds 5" if root == "seed" else "use --env ID"
+            )
         takes = not equals and not name.startswith("--no-")
         value = [tokens.pop(0)] if takes and tokens and not _is_flag(tokens[0]) else []
         if group != "launcher":
@@ -112,17 +123,17 @@ def _split(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
         elif equals or value:
             launcher[leaf] = Text(text if equals else value[0])
         else:
-            raise ConfigError(one_line(f"compare: {name} needs a value"), fix=f"{name} VALUE")
+            raise ConfigError(one_line(f"compare: {name} needs a value"), fix=f"use {name} VALUE")
     return own, read_flags(settings).settings, launcher
 
 
 def _is_flag(token: str) -> bool:
-    """Whether a token begins with a sign and is no number."""
+    """Return whether a token starts with "-" and is not a number."""
     return token.startswith("-") and not token[1:2].isdigit() and token[1:2] != "."
 
 
-def _layer(args: argparse.Namespace, settings: dict[str, Any], launcher: dict[str, Any]) -> dict[str, Any]:
-    """The flags as a table of the form of matrix.toml; what was not given is not in it."""
+def _flag_table(args: argparse.Namespace, settings: dict[str, Any], launcher: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags as a table in the form of matrix.toml, without flags that are not given."""
     seeds = args.seeds[0] if args.seeds and len(args.seeds) == 1 else args.seeds
     table: dict[str, Any] = {
         "axes": {axis: getattr(args, axis) for axis in AXES if getattr(args, axis)},
@@ -142,8 +153,8 @@ def _layer(args: argparse.Namespace, settings: dict[str, Any], launcher: dict[st
     return {key: value for key, value in table.items() if value is not None and value not in ({}, [])}
 
 
-def _folder_of(matrix: Path | None) -> Path:
-    """A comparison's own matrix.toml goes on with it; everything else begins the default one."""
+def _output_folder(matrix: Path | None) -> Path:
+    """Return the output folder: that of the matrix.toml if it belongs to a comparison, else the default."""
     return matrix.parent if matrix is not None and (matrix.parent / "cells").is_dir() else OUT
 
 

@@ -23,7 +23,7 @@ from worldlab.settings import CoreSettings
 
 ALIASES = {"env": ("env", "id"), **{role: (role, "name") for role in PARTS}}
 """Short flags and the settings they stand for."""
-_SWITCHES = ("resume", "explain", "json", "help")
+_SWITCHES = ("resume", "explain", "json", "help", "help_all")
 _NUMBER = re.compile(r"-\.?\d")
 _RUN_HELP = (
     ("--env ID", "environment: a Gymnasium id, a short name (CarRacing) or package.module:Id"),
@@ -36,6 +36,7 @@ _RUN_HELP = (
     ("--explain", "say what was chosen and why"),
     ("--json", "print the result as one JSON object on stdout"),
     ("--debug", "full tracebacks"),
+    ("--help-all", "every setting, also those that few runs change"),
 )
 
 
@@ -51,6 +52,7 @@ class TrainFlags:
     explain: bool = False
     json: bool = False
     help: bool = False
+    help_all: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -81,13 +83,19 @@ def help_head() -> str:
     return "\n".join([*lines, "run:", *_entries(_RUN_HELP), ""])
 
 
-def help_text(config: RunConfig, registry: Registry) -> str:
-    """Explain every setting of the core and of the chosen parts; the values shown are the resolved ones."""
+def help_text(config: RunConfig, registry: Registry, everything: bool = False) -> str:
+    """Explain the settings of the core and of the chosen parts; the values shown are the resolved ones.
+
+    everything: also the settings for experts, which few runs change.
+    """
     lines = [help_head()]
     lines += ["Values in brackets are what applies if the flag is left out. - and _ are the same in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
+        settings = [s for s in settings if everything or not s.expert]
         entries = [(f"--{_dotted(prefix + s.path)} {s.kind}", f"{s.help} [{_value(values, s.path)}]") for s in settings]
         lines += [f"{title}:", *(_entries(entries) or ["  no settings"]), ""]
+    if not everything:
+        lines += ["worldlab train --help-all   also lists what few runs change", ""]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""worldlab new-plugin NAME: write a plugin that trains and passes every check, to be made one's own."""
+"""worldlab new-plugin NAME: write a new plugin that trains and passes every check, as a starting point."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from contextlib import suppress
 from pathlib import Path
 
 from worldlab.cli.common import Parser, add_shared, emit
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, package_files, single_file
+from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
 from worldlab.errors import ConfigError, StorageError, did_you_mean, one_line
 from worldlab.registry import ROLES, load_registry
 from worldlab.runs.storage import make_folder, new_staging, publish_folder, remove_tree, write_new
 
-TRIAL = "--env Pendulum --preset debug"
-"""How the new plugin is trained first: a minute or two."""
+TRIAL_FLAGS = "--env Pendulum --preset debug"
+"""Flags of the suggested first training run, which takes a minute or two."""
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("new-plugin", "Write a new plugin that trains and passes every check, to be made your own.")
-    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits, hyphens: my-idea")
+    parser = Parser("new-plugin", "Write a new plugin that trains and passes every check, as a starting point.")
+    parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and hyphens, e.g. my-idea")
     parser.add_argument("--role", action="append", metavar="ROLE", help=_ROLE_HELP)
-    parser.add_argument("--single-file", action="store_true", help="one file for --plugin instead of a package")
-    parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+    parser.add_argument("--single-file", action="store_true", help="write one file for --plugin instead of a package")
+    parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="folder to write into (default: here)")
     add_shared(parser, plugin=False)
     args = parser.read(argv)
     name, roles = PluginName.read(args.name), _roles(args.role or ["encoder"])
     folder = args.dir.expanduser()
     target = folder / (name.file if args.single_file else name.distribution)
-    _refuse_what_is_there(folder, target)
-    _refuse_taken(name, single=args.single_file)
+    _check_target_is_free(folder, target)
+    _check_name_is_free(name, single=args.single_file)
     try:
         files = _write(target, name, roles, args.single_file)
-    except StorageError as exc:  # the advice it comes with is for runs
-        raise StorageError(exc.message, cause=exc.cause, fix="write somewhere else: --dir DIR") from exc
+    except StorageError as exc:  # its own fix is for run folders
+        raise StorageError(exc.message, cause=exc.cause, fix="write into another folder: --dir DIR") from exc
     _report(name, roles, target, files, args)
     return 0
 
@@ -44,77 +44,77 @@ def run(argv: list[str]) -> int:
 _ROLE_HELP = f"{', '.join(SUMMARIES)}; may be repeated (default: encoder)"
 
 
-def _roles(asked: Sequence[str]) -> list[str]:
-    """The roles in the contract's order, each once. Raises: ConfigError."""
-    for role in asked:
+def _roles(requested: Sequence[str]) -> list[str]:
+    """Return the requested roles in the order of SUMMARIES, each once. Raises: ConfigError for any other role."""
+    for role in requested:
         if role in ROLES and role not in SUMMARIES:
             raise ConfigError(
-                f"new-plugin writes no {role}: there is no small one that stands for all",
-                fix=f'read "{role.capitalize()}" in docs/plugins.md; it is registered as every other part is',
+                f"new-plugin writes no {role}; it writes {', '.join(SUMMARIES)}",
+                fix=f'read "{role.capitalize()}" in docs/plugins.md; it is registered like any other component',
             )
         if role not in SUMMARIES:
             raise ConfigError(
                 one_line(f"new-plugin: no role named {role!r}.{did_you_mean(role, SUMMARIES)}"),
-                fix=f"--role takes {', '.join(SUMMARIES)}",
+                fix=f"use --role with {', '.join(SUMMARIES)}",
             )
-    return [role for role in SUMMARIES if role in asked]
+    return [role for role in SUMMARIES if role in requested]
 
 
-def _refuse_what_is_there(folder: Path, target: Path) -> None:
-    """Raises: StorageError if there is no folder to write into, or something is where the plugin would be."""
+def _check_target_is_free(folder: Path, target: Path) -> None:
+    """Check that the folder exists and the target does not. Raises: StorageError otherwise."""
     if not folder.is_dir():
         raise StorageError(
-            one_line(f"there is no folder '{folder}' to write into"), fix=f"mkdir -p {shlex.quote(str(folder))}"
+            one_line(f"the folder '{folder}' does not exist"), fix=f"mkdir -p {shlex.quote(str(folder))}"
         )
     if target.exists() or target.is_symlink():
         raise StorageError(
-            one_line(f"'{target}' is already there; nothing was written"),
-            cause="new-plugin never writes over anything",
-            fix="choose another name, move it away, or write somewhere else: --dir DIR",
+            one_line(f"'{target}' already exists; nothing was written"),
+            cause="new-plugin never overwrites a file or folder",
+            fix="choose another name, move it, or write into another folder: --dir DIR",
         )
 
 
-def _refuse_taken(name: PluginName, single: bool) -> None:
-    """Raises: ConfigError if an installed plugin has this name, or an installed module the name of the file."""
+def _check_name_is_free(name: PluginName, single: bool) -> None:
+    """Check that no installed component or importable module has the name. Raises: ConfigError otherwise."""
     registry = load_registry()
     for entry in (entry for role in ROLES for entry in registry.registrations(role) if entry.name == name.name):
         raise ConfigError(
             one_line(f"the name {name.name!r} is taken: {entry.role} of {entry.distribution} {entry.version}"),
-            cause="two plugins of one name cannot be told apart; the later one would not load",
-            fix="choose another name; `worldlab plugins` lists those in use",
+            cause="two components with the same name conflict; the one loaded later is broken",
+            fix="choose another name; `worldlab plugins` lists the names in use",
         )
     module = name.file.removesuffix(".py") if single else name.package
     if _importable(module):
         raise ConfigError(
             one_line(f"the name {name.name!r} is taken: Python already has a module {module}"),
-            cause="yours would hide it, or it yours",
-            fix=f"choose another name, as {name.name}-{'plugin' if single else 'two'}",
+            cause="one of the two modules would hide the other",
+            fix=f"choose another name, such as {name.name}-{'plugin' if single else 'two'}",
         )
 
 
 def _importable(module: str) -> bool:
-    with suppress(ImportError, ValueError):  # a module that is half there counts as absent
+    with suppress(ImportError, ValueError):  # a partly installed module counts as absent
         return importlib.util.find_spec(module) is not None
     return False
 
 
 def _requirement() -> str:
-    """What a plugin written today requires: this minor version, within which the contract only grows."""
+    """Return a new plugin's requirement on worldlab: this minor version, in which the contract is only extended."""
     import worldlab
 
-    found = re.match(r"(\d+)\.(\d+)\.", worldlab.__version__)
-    if not found:
+    version = re.match(r"(\d+)\.(\d+)\.", worldlab.__version__)
+    if not version:
         return "worldlab"  # a source tree that was never installed has no version
-    major, minor = int(found[1]), int(found[2])
+    major, minor = int(version[1]), int(version[2])
     return f"worldlab>={major}.{minor},<{major}.{minor + 1}"
 
 
 def _write(target: Path, name: PluginName, roles: Sequence[str], single: bool) -> list[str]:
-    """Write the plugin whole or not at all; return the files' paths in it. Raises: StorageError."""
+    """Write all files of the plugin or none; return their paths in it. Raises: StorageError."""
     if single:
-        write_new(target, [single_file(name, roles).encode()])
+        write_new(target, [render_single_file(name, roles).encode()])
         return [name.file]
-    files = package_files(name, roles, _requirement())
+    files = render_package(name, roles, _requirement())
     staging = new_staging(target.parent)
     try:
         for path, text in files.items():
@@ -129,18 +129,22 @@ def _write(target: Path, name: PluginName, roles: Sequence[str], single: bool) -
 
 
 def _report(name: PluginName, roles: Sequence[str], target: Path, files: Sequence[str], args: Namespace) -> None:
-    """Say what was written and the commands that come next."""
+    """Print what was written and the next commands."""
     flags = " ".join(f"--{role} {name.name}" for role in roles)
     path = shlex.quote(str(target))
     if args.single_file:
-        following = [f"worldlab check-plugin {path}", f"worldlab train --plugin {path} {flags} {TRIAL}"]
+        next_commands = [f"worldlab check-plugin {path}", f"worldlab train --plugin {path} {flags} {TRIAL_FLAGS}"]
     else:
-        following = [f"pip install -e {path}", f"worldlab check-plugin {name.name}", f"worldlab train {flags} {TRIAL}"]
+        next_commands = [
+            f"pip install -e {path}",
+            f"worldlab check-plugin {name.name}",
+            f"worldlab train {flags} {TRIAL_FLAGS}",
+        ]
     if args.json:
-        result = {"name": name.name, "roles": list(roles), "path": target, "files": list(files), "next": following}
+        result = {"name": name.name, "roles": list(roles), "path": target, "files": list(files), "next": next_commands}
         emit(result, as_json=True)
         return
     print(f"wrote {target}")
     if not args.single_file:
         print("\n".join(f"  {file}" for file in files))
-    print("\nnext:\n" + "\n".join(f"  {command}" for command in following))
+    print("\nnext:\n" + "\n".join(f"  {command}" for command in next_commands))

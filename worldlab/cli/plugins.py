@@ -1,7 +1,7 @@
-"""worldlab plugins: what is installed, what is broken and why; `plugins show ROLE NAME`: one component.
+"""worldlab plugins: list installed components and broken plugins; `plugins show ROLE NAME`: show one component.
 
-The plain list imports no component, hence no torch. What a component can do it alone knows: `show` and `--verbose` build
-a small one each, and what cannot be imported or built is one more broken row.
+The plain list imports no component and hence no torch. Abilities are known only after building a component: `show` and
+`--verbose` build a small instance of each, and list a component that cannot be imported or built as broken.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ def run(argv: list[str]) -> int:
     if argv[:1] == ["show"]:
         return _show(argv[1:])
     parser = Parser("plugins", "List the installed components. `plugins show ROLE NAME` shows one with its settings.")
-    parser.add_argument("--role", choices=ROLES, help="only this role")
-    parser.add_argument("--verbose", action="store_true", help="abilities, origins, papers, and where plugins broke")
+    parser.add_argument("--role", choices=ROLES, help="list only this role")
+    parser.add_argument(
+        "--verbose", action="store_true", help="also show abilities, origins and papers, and where plugins failed"
+    )
     add_shared(parser)
     args = parser.read(argv)
     with prints_to_stderr():
         registry = load_registry(args.plugin)
-        rows = [_component(entry, load=args.verbose) for entry in registry.registrations(args.role)]
+        rows = [_describe(entry, load=args.verbose) for entry in registry.registrations(args.role)]
     good = [row for row in rows if row["status"] == "ok"]
-    broken = [row for row in rows if row["status"] != "ok"] + [_broken(plugin) for plugin in registry.broken]
+    broken = [row for row in rows if row["status"] != "ok"] + [_describe_broken(plugin) for plugin in registry.broken]
     slow = [{"distribution": s.distribution, "version": s.version, "cost": s.cost} for s in registry.sources if s.cost]
     if args.json:
         emit({"components": good, "broken": broken, "slow": slow}, as_json=True)
         return 0
-    print(_table(good, broken, args.verbose))
+    print(_format_table(good, broken, args.verbose))
     for row in slow:
-        print(
-            f"slow    {row['distribution']} {row['version']}: {row['cost']}; its components' modules are the place for it"
-        )
+        print(f"slow    {row['distribution']} {row['version']}: {row['cost']}; move this into its components' modules")
     return 0
 
 
 def _show(argv: list[str]) -> int:
-    parser = Parser("plugins show", "Show one component: what it can do, its settings, its paper.")
+    parser = Parser("plugins show", "Show the abilities, settings and paper of one component.")
     parser.add_argument("role", metavar="ROLE", help=", ".join(ROLES))
-    parser.add_argument("name", metavar="NAME", help="see: worldlab plugins")
+    parser.add_argument("name", metavar="NAME", help="a name listed by `worldlab plugins`")
     parser.add_argument("--schema", action="store_true", help="print the JSON schema of its settings")
     add_shared(parser)
     args = parser.read(argv)
     with prints_to_stderr():
         entry = load_registry(args.plugin).get(args.role, args.name)
-        row = {} if args.schema else _component(entry, load=True)
+        row = {} if args.schema else _describe(entry, load=True)
     if args.schema:
         empty = {"type": "object", "properties": {}, "additionalProperties": False}
         print(json.dumps(entry.config.model_json_schema() if entry.config else empty))
@@ -88,8 +88,8 @@ def _setting(setting: Setting, defaults: Any) -> dict[str, Any]:
     }
 
 
-def _component(entry: Registration, load: bool) -> dict[str, Any]:
-    """One row. load: build one, for its abilities; if that fails the row is a broken one."""
+def _describe(entry: Registration, load: bool) -> dict[str, Any]:
+    """Return one row. load: also build the component to list its abilities; if that fails, the row is broken."""
     keys = ("role", "name", "summary", "distribution", "version", "target", "origin", "api", "paper")
     row = {**{key: getattr(entry, key) for key in keys}, "status": "ok"}
     if not load:
@@ -99,17 +99,17 @@ def _component(entry: Registration, load: bool) -> dict[str, Any]:
     try:
         return {**row, "abilities": abilities_of(entry)}
     except PluginError as exc:
-        reason = exc.message.replace(entry.who, f"{entry.role} {entry.name!r}")  # the row says whose it is
+        reason = exc.message.replace(entry.who, f"{entry.role} {entry.name!r}")  # the row has the distribution
         fault = {"reason": reason, "where": exc.cause or "", "fix": exc.fix or ""}
         return {**row, "status": "broken", **fault}
 
 
-def _broken(plugin: BrokenPlugin) -> dict[str, Any]:
+def _describe_broken(plugin: BrokenPlugin) -> dict[str, Any]:
     keys = ("name", "distribution", "version", "origin", "reason", "where", "fix")
     return {**{key: getattr(plugin, key) for key in keys}, "status": "broken"}
 
 
-def _table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bool) -> str:
+def _format_table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bool) -> str:
     cells = [("role", "name", "plugin", "summary")]
     cells += [(row["role"], row["name"], f"{row['distribution']} {row['version']}", row["summary"]) for row in good]
     widths = [max(len(row[column]) for row in cells) for column in range(3)]
@@ -118,7 +118,7 @@ def _table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bo
         lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(shown, widths)), shown[3]]).rstrip())
         if row is not None and verbose:
             lines.append(f"    {row['target']}  [{row['origin']}]  {row['paper']}".rstrip())
-            lines += [f"    {_words(row['abilities'])}"] if row["abilities"] else []
+            lines += [f"    {_format_abilities(row['abilities'])}"] if row["abilities"] else []
     if not good:
         lines.append("(nothing is installed)")
     for row in broken:
@@ -127,11 +127,11 @@ def _table(good: list[dict[str, Any]], broken: list[dict[str, Any]], verbose: bo
             lines.append(f"    at {row['where']}  [{row['origin']}]")
             lines.append(f"    fix: {row['fix'] or 'repair or uninstall it'}")
     if broken and not verbose:
-        lines.append("worldlab plugins --verbose   says where they broke")
+        lines.append("worldlab plugins --verbose   shows where they failed")
     return "\n".join(lines)
 
 
-def _words(abilities: dict[str, Any]) -> str:
-    """{"posterior_kind": "analytic", "uses_memory": True} -> "posterior_kind analytic, uses_memory yes"."""
+def _format_abilities(abilities: dict[str, Any]) -> str:
+    """Format abilities: {"posterior_kind": "analytic", "uses_memory": True} as "posterior_kind analytic, ..."."""
     plain = {True: "yes", False: "no"}
     return ", ".join(f"{key} {plain.get(value, value)}" for key, value in abilities.items())

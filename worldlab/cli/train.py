@@ -23,13 +23,13 @@ def run(argv: list[str]) -> int:
     try:
         config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
     except WorldlabError as error:
-        if flags.help:  # explain at least the settings that need no parts
+        if flags.help or flags.help_all:  # explain at least the settings that need no parts
             print(help_head(), flush=True)
         if isinstance(error, PluginError) and flags.resume and folder is not None:
             raise find_missing(folder, registry) or error from None
         raise
-    if flags.help:
-        print(help_text(config, registry))
+    if flags.help or flags.help_all:
+        print(help_text(config, registry, flags.help_all))
         return 0
     log.info("%s", _summary(config))
     with prints_to_stderr():
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
 
 def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:
     """Return run folder and config files. A resumed run reads its own config.toml first; later files override it."""
-    if flags.help:
+    if flags.help or flags.help_all:
         return None, flags.configs
     if not flags.resume:
         return (checked_run_path(flags.run) if flags.run else None), flags.configs

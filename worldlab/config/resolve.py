@@ -1,7 +1,8 @@
 """The configuration of a run: which parts, with which settings, resolved from layers.
 
-Lowest first: defaults in code, presets/defaults.toml, the presets asked for, config files, flags. A file holds
-core settings at its top level and one table for each part:
+Lowest first: defaults in code, the size, the preset "defaults", the chosen presets, config files, flags. A preset is made of
+the core's file of that name (config/presets) and those of plugins (`register.presets`). A file holds core settings at its
+top level and one table for each part:
 
     [train]
     learning_rate = 3e-4
@@ -30,7 +31,7 @@ from typing import Any
 from worldlab.config.schema import NONE, Value, build, flatten, nested_config, settings_of, unknown_setting
 from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.registry import Registry
-from worldlab.settings import Config, CoreSettings, EnvSettings
+from worldlab.settings import DIAL, Config, CoreSettings, EnvSettings, Size
 
 PARTS = ("encoder", "dynamics", "decoder", "agent")
 """The roles a run chooses by name; each is a table of the config file."""
@@ -99,7 +100,7 @@ def resolve(
     """
     given = [*map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
     names = _preset_names(presets, given)
-    layers = [_read_preset(name) for name in ("defaults", *names)] + given
+    layers = [layer for name in ("defaults", *names) for layer in _read_preset(name, registry)] + given
     layers = _with_env_tables(layers, registry)
     for layer in layers:
         _check_top_level(layer, registry)
@@ -109,19 +110,28 @@ def resolve(
         table = flatten(_core_table(layer), CoreSettings, layer.source)
         core.update(table)
         asked.update(() if layer.packaged else table)
+    size = build(CoreSettings, core).size
+    core = {**_at_size(CoreSettings, size, {}), **core}
     settings = build(CoreSettings, core)
     if settings.strict and "minutes" not in asked:
         # A preset's wall-clock budget is a convenience; a strict run ends by its steps alone.
         settings = settings.model_copy(update={"minutes": None})
     _check_together(settings)
-    parts = {role: _resolve_part(role, layers, registry) for role in PARTS}
+    dial = {name: getattr(settings.model, name) for name in DIAL}
+    parts = {role: _resolve_part(role, layers, registry, size, dial) for role in PARTS}
     return RunConfig(core=settings, presets=tuple(names), **parts)
 
 
-def preset_names() -> tuple[str, ...]:
-    """Return the packaged presets that `--preset` accepts."""
-    found = (item.name.removesuffix(".toml") for item in _preset_folder().iterdir() if item.name.endswith(".toml"))
-    return tuple(sorted(name for name in found if name != "defaults"))
+def preset_names(registry: Registry) -> tuple[str, ...]:
+    """Return the presets that `--preset` accepts: the core's and those that plugins bring."""
+    folders = [_preset_folder(), *registry.preset_folders]
+    found = {
+        item.name.removesuffix(".toml")
+        for folder in folders
+        for item in folder.iterdir()
+        if item.name.endswith(".toml")
+    }
+    return tuple(sorted(found - {"defaults"}))
 
 
 def default_preset(device: str = "auto") -> str:
@@ -143,15 +153,31 @@ def _preset_folder() -> Any:
     return resources.files("worldlab.config") / "presets"
 
 
-def _read_preset(name: str) -> _Layer:
-    known = preset_names()
+def _read_preset(name: str, registry: Registry) -> list[_Layer]:
+    """Read a preset from the core's folder and from each plugin's; all [for] tables come after all that is for every task."""
+    known = preset_names(registry)
     if name not in (*known, "defaults"):
         raise ConfigError(
             one_line(f"no preset named {one_line(name, 30)!r}.{did_you_mean(name, known)} Presets: {', '.join(known)}"),
             fix="choose one of these; a file of your own is given with --config FILE",
         )
-    text = (_preset_folder() / f"{name}.toml").read_text(encoding="utf-8")
-    return _Layer(tomllib.loads(text), f"preset {name}", packaged=True)
+    files = [folder / f"{name}.toml" for folder in (_preset_folder(), *registry.preset_folders)]
+    tables = [_read_toml(file) for file in files if file.is_file()]
+    always = [{key: value for key, value in table.items() if key != "for"} for table in tables]
+    special = [{"for": table["for"]} for table in tables if "for" in table]
+    return [_Layer(table, f"preset {name}", packaged=True) for table in (*always, *special)]
+
+
+def _read_toml(file: Any) -> dict[str, Any]:
+    """Read a preset of a plugin or of ours. Raises: ConfigError naming the file."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            one_line(f"config: the preset {one_line(file, 60)} cannot be read"),
+            cause=one_line(exc, 200),
+            fix="repair the file, or reinstall the plugin that brings it",
+        ) from exc
 
 
 def _read_file(path: Path) -> _Layer:
@@ -161,8 +187,7 @@ def _read_file(path: Path) -> _Layer:
     except FileNotFoundError as exc:
         folder = path.parent
         near = did_you_mean(path.name, [p.name for p in folder.glob("*.toml")] if folder.is_dir() else [])
-        preset = path.name in preset_names()
-        fix = f"--preset {path.name}" if preset else "check the path; it is taken from the current folder"
+        fix = "check the path; it is taken from the current folder. A preset is chosen with --preset NAME"
         raise ConfigError(one_line(f"config: no file {one_line(path, 50)}.{near}"), fix=fix) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
@@ -252,7 +277,15 @@ class _Options:
     plain: bool
 
 
-def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry) -> Part:
+def _at_size(config: type[Config], size: Size, dial: Mapping[str, int]) -> dict[str, Value]:
+    return {path: Value(value, f"size {size}") for path, value in config.at_size(size, dial).items()}
+
+
+def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size: Size, dial: Mapping[str, int]) -> Part:
+    """Choose a role's component and resolve its settings.
+
+    Lowest first: the size, what the component's name brings (`preset`), the layers. dial: the sizes of `--model.units` etc.
+    """
     name: str | None = None
     options: list[_Options] = []
     for layer in layers:
@@ -262,10 +295,11 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry) -> Pa
     if name is None:
         names = ", ".join(registry.names(role)) or "none"
         raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
-    config = part_config(registry, role, name)
-    values: dict[str, Value] = {}
+    config, registered = part_config(registry, role, name), registry.get(role, name)
+    values = _at_size(config, size, dial)
+    values.update(flatten(registered.preset, config, f"{role} {name}", f"{role}."))
     for item in options:
-        if item.component in (name, None):
+        if item.component in (name, registered.variant_of, None):
             values.update(flatten(item.table, config, item.layer.source, f"{role}."))
         elif item.component in registry.names(role):
             other = part_config(registry, role, item.component)

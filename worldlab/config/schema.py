@@ -43,12 +43,13 @@ class Value:
 @dataclass(frozen=True)
 class Setting:
     """One leaf of a Config class. path: ("train", "learning_rate"). help: its docstring. bounds: by the names `field`
-    takes: {"gt": 0, "le": 1}."""
+    takes: {"gt": 0, "le": 1}. expert: few runs change it."""
 
     path: tuple[str, ...]
     annotation: Any
     help: str
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    expert: bool = False
 
     @property
     def optional(self) -> bool:
@@ -88,7 +89,9 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
                 for key, _ in _BOUNDS.values()
                 if (value := getattr(rule, key, None)) is not None
             }
-            yield Setting((*prefix, name), info.annotation, info.description or "", bounds)
+            extra = info.json_schema_extra
+            expert = isinstance(extra, dict) and bool(extra.get("expert"))
+            yield Setting((*prefix, name), info.annotation, info.description or "", bounds, expert)
 
 
 def nested_config(annotation: Any) -> type[Config] | None:

@@ -106,7 +106,7 @@ class DreamPool:
         self.observation_space = feature_space(model.specs)
         self.action_space = dream_action_space(model.specs.action)
         self.generator = torch.Generator(model.device).manual_seed(seed)
-        self._carry: Carry = {}
+        self._carry: Carry | None = None
         self._ages = np.zeros(num_envs, int)
 
     def seed(self, seed: int) -> None:
@@ -122,6 +122,7 @@ class DreamPool:
     @torch.no_grad()
     def step(self, action: Any) -> DreamStep:
         """Take one step in every dream. action: N actions of the action space, [N, ...]."""
+        assert self._carry is not None, "reset comes before step"
         encoded = torch.from_numpy(np.asarray(encode_action(self.action_space, action), np.float32))
         carry, features, reward, cont = self.model.step(
             self._carry, encoded.to(self.model.device), self.generator, self.temperature

@@ -7,15 +7,22 @@ uses, and by whether the decoder can tell its features from another frame's.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.interfaces import Alarm, Decoder, Obs
+from worldlab.interfaces import Alarm, Context, Decoder, Obs
+from worldlab.model import matching
+
+if TYPE_CHECKING:
+    from worldlab.world_model import WorldModel
 
 FRAMES = 64
 """Frames on which the decoder's score is asked twice."""
@@ -126,39 +133,104 @@ RULES: tuple[_Rule, ...] = (
 )
 
 
-@dataclass
-class Watch:
-    """Raises an alarm when a failure shows on two log lines in a row, once until it is gone.
+class HealthMonitor:
+    """Measures a model at every log line, and raises an alarm when a failure shows on two lines in a row.
 
-    seen: on how many lines in a row, by name. raised: every name that ever was. Both are plain data that a checkpoint keeps.
+    Build it before the first update: it keeps a copy of the untrained encoder, which is the least a trained one must match.
+    raised: the names of all alarms so far.
     """
 
-    seen: dict[str, int] = field(default_factory=dict)
-    raised: list[str] = field(default_factory=list)
+    def __init__(self, model: WorldModel):
+        self.model = model
+        self.raised: list[str] = []
+        self._seen: dict[str, int] = {}
+        self._untrained = copy.deepcopy(model.encoder)
 
-    def look(self, values: Values, updates: int, own: Mapping[str, Alarm]) -> list[Alarm]:
-        """The alarms that are new at this log line. own: those that the parts raise by their own metrics."""
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as plain data."""
+        return {"seen": self._seen, "raised": self.raised}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self._seen, self.raised = dict(state["seen"]), list(state["raised"])
+
+    @torch.no_grad()
+    def metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """Return scalars: the latent's health, what the parts report, and bits per dimension where they are defined."""
+        model, ctx = self.model, ctx.detach()
+        out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
+        seen = replace(ctx, features=model.decoder_features(ctx.features))
+        obs = tree.flatten_time(ctx.batch.obs)
+        gap = features_gap(model.decoder, seen.features.flatten(0, 1), obs)
+        out.update({f"decoder/{name}": value for name, value in gap.items()})
+        for role, part in model.parts.items():
+            own = part.metrics(seen if role == "decoder" else ctx)
+            out.update({f"{role}/{name}": value for name, value in own.items()})
+        return {**out, **bits_per_dim(model, ctx)}
+
+    def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
+        """Measure the latent without its sampling noise, which would hide a collapse, beside an untrained encoder's."""
+        memory = ctx.memory.flatten(0, 1) if self.model.specs.use_memory else None
+        signal = self.model.encoder.infer(ctx.embed.flatten(0, 1), memory, None).z
+        obs = tree.flatten_time(ctx.batch.obs)
+        blank = None if memory is None else torch.zeros_like(memory)
+        untrained = self._untrained.to(self.model.device)
+        baseline = untrained.infer(untrained.embed(obs), blank, None).z
+        out = latent_health(signal)
+        target = thumbnail(obs)
+        out["probe_r2"] = probe_r2(signal, target)
+        out["probe_r2_untrained"] = probe_r2(baseline, target)
+        kl = matching.divergence(ctx)
+        return out if kl is None else {**out, "kl": kl.mean()}
+
+    def update(self, values: Values, updates: int) -> list[Alarm]:
+        """Return the alarms that are new at this log line. values: the metrics as numbers; updates: made so far."""
         if updates < SETTLED:
             return []
-        tripped = {name: alarm for name, rule, alarm in RULES if rule(values)} | dict(own)
-        self.seen = {name: self.seen.get(name, 0) + 1 for name in tripped}
-        new = [alarm for name, alarm in tripped.items() if self.seen[name] == 2]
-        for name, count in self.seen.items():
+        tripped = {name: alarm for name, rule, alarm in RULES if rule(values)} | self._part_alarms(values)
+        self._seen = {name: self._seen.get(name, 0) + 1 for name in tripped}
+        new = [alarm for name, alarm in tripped.items() if self._seen[name] == 2]
+        for name, count in self._seen.items():
             if count >= 2:
                 self.note(name)
         return new
 
+    def _part_alarms(self, values: Values) -> dict[str, Alarm]:
+        found = {}
+        for role, part in self.model.parts.items():
+            own = {name.removeprefix(f"{role}/"): v for name, v in values.items() if name.startswith(f"{role}/")}
+            found.update({f"{role}/{name}": alarm for name, alarm in part.alarms(own).items()})
+        return found
+
     def note(self, name: str) -> bool:
-        """Keep that an alarm was raised. Returns whether it is the first time."""
+        """Record that an alarm was raised. Returns whether it is the first time."""
         first = name not in self.raised
         if first:
             self.raised.append(name)
         return first
 
 
+def bits_per_dim(model: WorldModel, ctx: Context) -> dict[str, Tensor]:
+    """Return the model's bound on -log2 P(pictures | actions) per pixel and channel, {} where a part has no density.
+
+    One draw of E[log P(o | h, z)] - KL(q || p), on every n-th frame.
+    """
+    kl = matching.divergence(ctx)
+    if kl is None or not model.has_log_mass:
+        return {}
+    step = max(1, len(kl) // FRAMES)
+    features = ctx.features.flatten(0, 1)[::step]
+    obs = tree.select(tree.flatten_time(ctx.batch.obs), slice(None, None, step))
+    # Noise of its own: measuring must not move the random stream that training draws from.
+    mass = model.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
+    entries = sum(math.prod(spec.shape) for spec in model.specs.obs.images.values())
+    return {"bits_per_dim": (kl[::step] - mass).mean() / (entries * math.log(2))}
+
+
 __all__ = [
     "RULES",
-    "Watch",
+    "HealthMonitor",
+    "bits_per_dim",
     "features_gap",
     "latent_health",
     "probe_r2",

@@ -34,7 +34,6 @@ from worldlab.distributions import (
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
 from worldlab.nn import frozen
-from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 
 SAMPLED_KL = ("entropy_nll", "logq_nll")
@@ -101,14 +100,14 @@ def standard_prior(latent: LatentSpec, like: Tensor) -> Distribution:
     return Normal(zeros, torch.ones_like(zeros))
 
 
-def standard_terms(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
+def standard_terms(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     """What ties the encoder to a standard prior in ctx.prior: the KL of a plain VAE, weight 1, with free nats; nothing
     for encoders without a density, which have losses of their own."""
     kl = divergence(ctx)
     if kl is None:
         return {}
     exact = isinstance(ctx.latent.dist, HasKL)
-    kl = kl.clamp(min=settings.free_nats) if exact else _above(kl, settings.free_nats)
+    kl = kl.clamp(min=free_nats) if exact else _above(kl, free_nats)
     return {"rep": kl.unflatten(0, ctx.memory.shape[:2])}
 
 
@@ -117,26 +116,32 @@ def _above(sampled: Tensor, free_nats: float) -> Tensor:
     return sampled * (sampled.detach().mean() > free_nats) if free_nats else sampled
 
 
-def terms(rule: Rule, ctx: Context, dynamics: Dynamics, settings: ModelSettings) -> dict[str, Tensor]:
-    """The matching losses of a batch, weighted, each [B, T], in nats per frame."""
+def terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dict[str, Tensor]:
+    """Return the matching losses of a batch, unweighted, each [B, T], in nats per frame.
+
+    dyn trains the dynamics, rep the encoder; anchor holds an encoder tied by a score to a standard prior.
+    """
     batch = ctx.memory.shape[0]
     z = ctx.latent.z.flatten(0, 1)
     out: dict[str, Tensor] = {}
     if rule.dyn == "kl":
-        out.update(_balanced_kl(ctx, settings))
+        out.update(_balanced_kl(ctx, free_nats))
     elif rule.dyn == "nll":
         assert isinstance(ctx.prior, HasLogProb)
-        out["dyn"] = settings.dyn_scale * -ctx.prior.log_prob(z.detach()).unflatten(0, (batch, -1))
+        out["dyn"] = -ctx.prior.log_prob(z.detach()).unflatten(0, (batch, -1))
     if rule.rep not in ("kl", "none"):
         memory = ctx.memory.flatten(0, 1).detach()
-        term = _rep_term(rule.rep, tree.flatten_time(ctx.latent), memory, dynamics, settings)
+        latent = tree.flatten_time(ctx.latent)
+        term = _rep_term(rule.rep, latent, memory, dynamics)
         if rule.rep in SAMPLED_KL:
-            term = _above(term, settings.free_nats)
-        out["rep"] = settings.rep_scale * term.unflatten(0, (batch, -1))
+            term = _above(term, free_nats)
+        out["rep"] = term.unflatten(0, (batch, -1))
+        if rule.rep == "score_anchor":
+            out["anchor"] = _anchor(latent).unflatten(0, (batch, -1))
     return out
 
 
-def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
+def _balanced_kl(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     """KL balancing with free nats: Hafner et al. 2023, arXiv:2301.04104, eq. 5. Both terms see the same KL value."""
     posterior: Any = tree.flatten_time(ctx.latent.dist)
     prior: Any = ctx.prior
@@ -150,11 +155,10 @@ def _balanced_kl(ctx: Context, settings: ModelSettings) -> dict[str, Tensor]:
     batch = ctx.memory.shape[0]
     dyn = tree.detach(posterior).kl(prior).unflatten(0, (batch, -1))
     rep = posterior.kl(tree.detach(prior)).unflatten(0, (batch, -1))
-    floor = settings.free_nats
-    return {"dyn": settings.dyn_scale * dyn.clamp(min=floor), "rep": settings.rep_scale * rep.clamp(min=floor)}
+    return {"dyn": dyn.clamp(min=free_nats), "rep": rep.clamp(min=free_nats)}
 
 
-def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, settings: ModelSettings) -> Tensor:
+def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics) -> Tensor:
     """What trains the encoder, [N]: gradients reach z (and q) only; the dynamics' weights and memory are stopped."""
     with frozen(dynamics):
         if kind == "score_anchor":
@@ -164,9 +168,7 @@ def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics, set
             prior = dynamics.predict(memory)
             assert isinstance(prior, HasLogProb)
             fit = -prior.log_prob(latent.z)
-    if kind == "score_anchor":
-        return fit + settings.prior_anchor / max(settings.rep_scale, 1e-8) * _anchor(latent)
-    return fit + _negative_entropy(latent)
+    return fit if kind == "score_anchor" else fit + _negative_entropy(latent)
 
 
 def _negative_entropy(latent: Latent) -> Tensor:

@@ -10,8 +10,8 @@ import importlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -61,6 +61,8 @@ class Registration:
     version: str
     origin: str
     paper: str = ""
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    variant_of: str = ""
 
     @property
     def file(self) -> str:
@@ -151,10 +153,12 @@ class Registry:
         registrations: Iterable[Registration] = (),
         broken: Iterable[BrokenPlugin] = (),
         sources: Iterable[Source] = (),
+        preset_folders: Iterable[Path] = (),
     ):
         self._table = {(r.role, r.name): r for r in registrations}
         self.broken: tuple[BrokenPlugin, ...] = tuple(broken)
         self.sources: tuple[Source, ...] = tuple(sources)
+        self.preset_folders: tuple[Path, ...] = tuple(preset_folders)
 
     def names(self, role: str) -> tuple[str, ...]:
         """Return the sorted names registered for a role."""

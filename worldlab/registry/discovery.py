@@ -17,7 +17,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partialmethod
 from pathlib import Path
@@ -57,10 +57,29 @@ class _Recorder:
 
     source: Source
     found: list[Registration] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
     stage: str = "cannot be imported"
 
+    def presets(self, folder: Path) -> None:
+        """Note a folder of presets."""
+        if not Path(folder).is_dir():
+            caller = sys._getframe(1)
+            here = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+            raise _Fault(f"registers presets in {folder}, which is no folder", where=here)
+        self.folders.append(Path(folder))
+
     def _add(
-        self, role: str, name: str, target: str, *, config: type[Config] | None, summary: str, api=1, paper: str = ""
+        self,
+        role: str,
+        name: str,
+        target: str,
+        *,
+        config: type[Config] | None,
+        summary: str,
+        api=1,
+        paper: str = "",
+        preset: Mapping[str, Any] | None = None,
+        variant_of: str = "",
     ) -> None:
         caller = sys._getframe(1)
         here = f"{caller.f_code.co_filename}:{caller.f_lineno}"
@@ -75,6 +94,8 @@ class _Recorder:
             self.source.version,
             self.source.origin,
             paper,
+            dict(preset or {}),
+            variant_of,
         )
         self.found.append(entry)
         if api != hookspecs.API_VERSION:
@@ -105,8 +126,10 @@ class _PluginManager(pluggy.PluginManager):
 
 def discover(
     plugin_files: Sequence[Path] = (), *, builtin_only: bool = False
-) -> tuple[list[Registration], list[BrokenPlugin], list[Source]]:
-    """Load the installed plugins and the given files. Returns: registrations, broken plugins, sources in use.
+) -> tuple[list[Registration], list[BrokenPlugin], list[Source], list[Path]]:
+    """Load the installed plugins and the given files.
+
+    Returns: registrations, broken plugins, sources in use, and folders of presets.
 
     The order is fixed (built-ins, then by distribution and entry point, then the files as given), so of two plugins
     that register the same name, always the same one is rejected.
@@ -114,6 +137,7 @@ def discover(
     table: dict[tuple[str, str], Registration] = {}
     broken: list[BrokenPlugin] = []
     sources: list[Source] = []
+    folders: list[Path] = []
     for source, load in [*_installed(builtin_only), *_files(plugin_files)]:
         recorder = _Recorder(source)
         start, modules = time.perf_counter(), set(sys.modules)
@@ -125,7 +149,8 @@ def discover(
         else:
             table.update({(entry.role, entry.name): entry for entry in recorder.found})
             sources.append(replace(source, cost=_cost(start, modules)))
-    return list(table.values()), broken, sources
+            folders += recorder.folders
+    return list(table.values()), broken, sources, folders
 
 
 def explain(exc: BaseException) -> str:

@@ -14,11 +14,14 @@ which registers its components without importing torch:
     @hookimpl
     def worldlab_register(register):
         register.encoder("hello", "worldlab_hello.model:HelloEncoder", config=HelloConfig, summary="...")
+        register.presets(Path(__file__).with_name("presets"))  # if it has settings for them
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import pluggy
 
@@ -37,11 +40,22 @@ class RegisterRole(Protocol):
 
     name: what users type; letters, digits, ".", "_", "-". target: "module:Attribute", imported only when the
     component is used. config: its settings; None if it has none. summary: one sentence for lists.
-    api: version of the plugin API that it was written for. paper: its source, e.g. "arXiv:1312.6114".
+    api: version of the plugin API that it was written for. paper: its source, e.g. "arXiv:1312.6114". preset: settings
+    of this name that override the defaults of `config`. variant_of: another name of the same config, whose tables in
+    files apply too.
     """
 
     def __call__(
-        self, name: str, target: str, *, config: type[Config] | None, summary: str, api: int = 1, paper: str = ""
+        self,
+        name: str,
+        target: str,
+        *,
+        config: type[Config] | None,
+        summary: str,
+        api: int = 1,
+        paper: str = "",
+        preset: Mapping[str, Any] | None = None,
+        variant_of: str = "",
     ) -> None: ...
 
 
@@ -60,6 +74,10 @@ class Register(Protocol):
     def env(self) -> RegisterRole: ...
     @property
     def launcher(self) -> RegisterRole: ...
+
+    def presets(self, folder: Path) -> None:
+        """Register a folder of presets: its laptop.toml overrides the core's preset "laptop"; a new name is a new preset."""
+        ...
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""What a comparison found, as plain data: what statistics and reports read, and nothing else."""
+"""The results of a comparison as plain data, which statistics and reports read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ Status = Literal["finished", "failed", "missing"]
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that is measured of a trained model. name: "probe/linear_r2", a key of `Trial.measures`; unit: "" if it has
-    none; better: which way is better, None if neither; estimator: how the number comes about, one sentence."""
+    """A quantity that is measured of a trained model.
+
+    name: a key of `Trial.measures`, e.g. "probe/linear_r2". unit: "" if it has none. better: the better direction,
+    None if neither is. estimator: one sentence on how the value is computed.
+    """
 
     name: str
     title: str
@@ -25,7 +28,11 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One value with its standard error (within this run; None if it has none), or None and the reason why it is undefined."""
+    """The value of a quantity in one run.
+
+    value: None if it is undefined. error: the standard error within this run, None if there is none. why: the reason
+    why the value is undefined.
+    """
 
     value: float | None
     error: float | None = None
@@ -34,9 +41,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared: a mix and its agent, or a baseline. key: short, unique, safe as a file name; label: for people.
+    """A compared method: a world model with its agent, or a baseline.
 
-    encoder, dynamics, decoder, agent: registered names, "" where a baseline has none.
+    key: short, unique, safe as a file name. label: the name to display. encoder, dynamics, decoder, agent: registered
+    names; "" if a baseline has none.
     """
 
     key: str
@@ -50,8 +58,11 @@ class Method:
 
 @dataclass(frozen=True)
 class Trial:
-    """One method on one environment with one seed. returns: of the final evaluation's episodes; curve: (env_steps, mean
-    return) of each evaluation, the final one last; folder: relative to the comparison's; cause: of a failure."""
+    """The results of a method on an environment with one seed.
+
+    folder: relative to the folder of the comparison. cause: of a failure. returns: of the episodes of the final
+    evaluation. curve: (env_steps, mean return) of each evaluation, the final one last.
+    """
 
     method: str
     env: str
@@ -75,7 +86,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Reference:
-    """The two returns between which scores of an environment are normalised: 0 and 1. why: where they come from."""
+    """The returns that define normalised scores 0 and 1 on an environment. why: the source of both."""
 
     zero: float
     one: float
@@ -84,8 +95,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report needs. methods and envs in the order they are shown; budgets: by env, what every trial was given
-    ("env_steps", "updates", ...); about: command, preset, versions, hardware, data hash, dates."""
+    """The complete data of a report.
+
+    methods, envs: in the order of display. budgets: the budget of every trial, by environment ("env_steps", "updates",
+    ...). about: command, presets, versions, hardware, data hashes, date.
+    """
 
     title: str
     methods: tuple[Method, ...]
@@ -98,15 +112,15 @@ class Comparison:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, method: str, env: str) -> tuple[Trial, ...]:
-        """The trials of a method on an environment, by seed."""
-        found = (trial for trial in self.trials if (trial.method, trial.env) == (method, env))
-        return tuple(sorted(found, key=lambda trial: trial.seed))
+        """Return the trials of a method on an environment, sorted by seed."""
+        trials = (trial for trial in self.trials if (trial.method, trial.env) == (method, env))
+        return tuple(sorted(trials, key=lambda trial: trial.seed))
 
     def scores(self, method: str, env: str) -> np.ndarray:
-        """Mean returns float64 [n] of the finished trials, one a seed."""
+        """Return the mean returns float64 [n] of the finished trials, one per seed."""
         return np.array([trial.score for trial in self.of(method, env) if trial.status == "finished"], float)
 
     def normalised(self, method: str, env: str) -> np.ndarray:
-        """The same on the environment's scale from 0 to 1. Raises: KeyError if it has no reference."""
+        """Return `scores` normalised by the environment's reference. Raises: KeyError if it has none."""
         reference = self.references[env]
         return (self.scores(method, env) - reference.zero) / (reference.one - reference.zero)

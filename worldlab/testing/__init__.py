@@ -1,4 +1,4 @@
-"""The conformance suite: what every component must satisfy, checked by meaning and not only by shape.
+"""The conformance suite: checks of the behaviour of components, not only of their shapes.
 
     from worldlab.testing import parametrize_with_checks
 
@@ -6,7 +6,7 @@
     def test_hello(subject, check):
         check(subject)
 
-Without pytest: `run_checks("encoder", HelloEncoder)` returns one Result a check. Torch is imported on first use.
+Without pytest, `run_checks("encoder", HelloEncoder)` returns one Result per check. Torch is imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a component declares it can do, read off one that is built: some abilities depend on settings and observations."""
+"""The declared abilities of a component, read from a built instance: some depend on settings and observations."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ ABILITIES = {
     "dynamics": ("prior_kind", "reparameterised"),
     "decoder": ("score_kind", "likelihood", "renders"),
 }
-"""What is declared, by role."""
+"""The attributes that declare abilities, by role."""
 
 
 def abilities_of(registration: Registration) -> dict[str, Any]:
-    """The abilities of a component with its default choices, for pictures where it takes them; {} for agents and envs.
+    """Return the abilities of a component in its small configuration, with image observations if it supports them.
 
-    Raises: PluginError if it cannot be imported or built, or does not implement its role.
+    Agents, environments and launchers have none: {}.
+    Raises: PluginError if the component cannot be imported or built, or does not implement its role.
     """
     if registration.role not in ABILITIES:
         registration.load()
         return {}
-    part = _built(registration)
-    found = {name: getattr(part, name) for name in ABILITIES[registration.role] if hasattr(part, name)}
-    return {**found, "parallel": isinstance(part, ParallelDynamics)} if isinstance(part, Dynamics) else found
+    part = _build(registration)
+    abilities = {name: getattr(part, name) for name in ABILITIES[registration.role] if hasattr(part, name)}
+    return {**abilities, "parallel": isinstance(part, ParallelDynamics)} if isinstance(part, Dynamics) else abilities
 
 
-def _built(registration: Registration) -> Component:
+def _build(registration: Registration) -> Component:
     _, subject = next(modes(registration))
     try:
         try:
             return subject.bench("image").part
         except NotApplicable:
             return subject.bench().part
-    except CheckFailure as exc:  # it refuses everything
+    except CheckFailure as exc:  # it supports no observation, or cannot be built
         raise PluginError(one_line(f"{registration.who} {exc.message}"), fix=exc.fix) from exc
     except (Exception, SystemExit) as exc:  # a plugin may raise anything
         raise PluginError(

@@ -1,10 +1,10 @@
-"""What a check works on: a component under test, built into a whole world model with reference partners."""
+"""The bench of a check: a component under test, built into a whole world model with reference partners."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,12 +31,18 @@ from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 JITTER = 0.05
-"""Parameters are moved by this share of themselves before structure is probed, those at 0 by this much: a zero-initialised
-layer hides every path through it, wanted or not."""
+"""Std of the noise added to parameters before a check, relative to the parameter, or absolute where it is 0: a
+zero-initialised layer would hide every dependence through it."""
 
 
 Toy = Callable[[ObsSpec, ActionSpec, int, int, torch.Generator], Batch]
-"""Makes a batch [B, T] of toy data."""
+"""A function that makes a batch [B, T] of toy data from an observation, an action, B, T and a generator."""
+
+
+class _Strict(TrainSettings):
+    """Training that ends at the first update that is not finite."""
+
+    max_skips: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Mix:
-    """The three choices of a world model."""
+    """The encoder, dynamics and decoder of a world model, with their configurations."""
 
     encoder: Choice
     dynamics: Choice
@@ -57,7 +63,7 @@ class Mix:
 
 
 def reference_mix(**latent: Any) -> Mix:
-    """The reference partners; latent: settings of ReferenceEncoderConfig."""
+    """Return the three reference components. latent: settings of ReferenceEncoderConfig."""
     return Mix(
         Choice(ReferenceEncoder, ReferenceEncoderConfig(**latent)),
         Choice(ReferenceDynamics, ReferenceDynamicsConfig()),
@@ -66,20 +72,20 @@ def reference_mix(**latent: Any) -> Mix:
 
 
 class IdleAgent(Agent):
-    """Learns nothing: the trainer then fits the world model alone."""
+    """An agent without parameters, so that the trainer trains only the world model."""
 
     def __init__(self, config: Any, specs: Specs) -> None:
         super().__init__(config, specs)
         self.width = specs.action.dim
 
     def act(self, model: WorldModel, carry: Any, features: Tensor, state: Any, generator: Any) -> tuple[Tensor, Any]:
-        """The zero action [N, A]."""
+        """Return the zero action [N, A]."""
         return features.new_zeros(len(features), self.width), state
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One built world model and the role in it that is under test."""
+    """A world model and the role of the component under test."""
 
     role: str
     mix: Mix
@@ -108,42 +114,42 @@ class Bench:
 
     @property
     def config(self) -> Config:
-        """Its configuration."""
+        """The configuration of the component under test."""
         return getattr(self.mix, self.role).config
 
     def obs(self, n: int, seed: int = 0) -> Obs:
-        """Structureless observations {key: [n, ...]}."""
+        """Return observations of noise, {key: [n, ...]}."""
         return noise_obs(self.specs.obs, (n,), stream(seed))
 
     def latents(self, *shape: int, seed: int = 0) -> Tensor:
-        """Random latents [*shape, D]."""
+        """Return random latents [*shape, D]."""
         return toys.latents(self.specs.latent, shape, stream(100 + seed))
 
     def actions(self, *shape: int, seed: int = 0) -> Tensor:
-        """Random actions [*shape, A]."""
+        """Return random actions [*shape, A]."""
         return actions(self.specs.action, shape, stream(200 + seed))
 
     def features(self, n: int, seed: int = 0) -> Tensor:
-        """Random features [n, F]: a normal memory and a latent of the declared kind."""
+        """Return random features [n, F]: a normal memory and a latent of the declared kind."""
         memory = torch.randn(n, self.specs.memory_dim, generator=stream(300 + seed))
         return torch.cat([memory, self.latents(n, seed=seed)], -1)
 
     def batch(self, rows: int = 3, length: int = 8, seed: int = 0, scale: float = 1.0) -> Batch:
-        """A structureless batch with a reset in the middle of row 0."""
+        """Return a batch of noise with a reset in the middle of row 0."""
         return noise_batch(self.specs.obs, self.specs.action, rows, length, stream(seed), scale)
 
     def context(self, batch: Batch | None = None, seed: int = 0) -> Context:
-        """The posterior's context of a batch."""
+        """Return the context of a forward pass over the batch (default: `self.batch()`)."""
         return self.model.observe(batch if batch is not None else self.batch(), stream(seed))[0]
 
     def updates(
         self, steps: int, make: Callable[[torch.Generator], Batch], lr: float = 3e-3
     ) -> Iterator[dict[str, Tensor]]:
-        """Train with the real trainer on batches make(generator); yields its scalars after each update.
+        """Train with the real trainer on the batches of make(generator); yield its scalars after each update.
 
-        Raises DivergedError at the first update that is not finite.
+        Raises: DivergedError at the first update that is not finite.
         """
-        settings = TrainSettings(learning_rate=lr, critic_learning_rate=lr, max_skips=1)
+        settings = _Strict(learning_rate=lr, critic_learning_rate=lr)
         trainer = Trainer(self.model, IdleAgent(None, self.specs), settings, Generators(stream(1), stream(2)))
         source = stream(3)
         for _ in range(steps):
@@ -157,7 +163,7 @@ class Bench:
         length: int = 4,
         until: Callable[[], bool] | None = None,
     ) -> int:
-        """Train on a toy; stop early once `until`, asked every 25 updates, is true. Returns the updates taken."""
+        """Train on toy data and return the number of updates. `until`, called every 25 updates, stops early if True."""
         done = 0
         for _ in self.updates(steps, lambda gen: toy(self.specs.obs, self.specs.action, rows, length, gen)):
             done += 1
@@ -168,14 +174,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a component among reference partners, or (role "world_model") a whole mix."""
+    """The subject of a check: a component with reference partners, or (role "world_model") a whole world model."""
 
     role: str
     label: str
     mixes: tuple[Mix, ...]
-    """In order of preference: a dynamics need not accept every kind of latent."""
+    """World models in order of preference: a dynamics need not support every kind of latent."""
     registration: Any = None
-    settings: ModelSettings = field(default_factory=lambda: ModelSettings(head_units=16, free_nats=0.0))
+    settings: ModelSettings = field(default_factory=lambda: ModelSettings(units=16, free_nats=0.0))
 
     @property
     def choice(self) -> Choice:
@@ -190,64 +196,69 @@ class Subject:
         seed: int = 0,
         fresh: bool = False,
     ) -> Bench:
-        """Build a world model on the first observation (of those named, or of all) and partners the component accepts.
+        """Build a world model with the first observation and the first partners that the component supports.
 
-        use_memory None: as the core's "auto" does. fresh: keep the initial weights as they are, else jitter them.
-        obs: names in toys.OBS; "" for all of them.
+        obs: names in toys.OBS separated by spaces, tried in order; "" tries all of them. use_memory: whether the
+        encoder gets the memory; None follows the core's "auto" rule. fresh: keep the initial weights instead of
+        jittering them.
 
-        Raises NotApplicable if the component refuses what was named, CheckFailure if it refuses everything.
+        Raises: NotApplicable if the component supports none of the named observations, CheckFailure if it supports none
+        at all.
         """
-        refusal = ""
+        reason = ""
         for name in obs.split() or toys.OBS:
             for mix in self.mixes:
                 try:
                     return self._build(mix, name, action, use_memory, seed, fresh)
                 except ConfigError as exc:
-                    refusal = refusal or exc.message
+                    reason = reason or exc.message
         if obs:
-            raise NotApplicable(f"refuses {obs} with {action} actions: {refusal}")
-        raise CheckFailure(f"accepts none of the observations {', '.join(toys.OBS)}: {refusal}", "support one of them")
+            raise NotApplicable(f"does not support {obs} with {action} actions: {reason}")
+        raise CheckFailure(f"supports none of the observations {', '.join(toys.OBS)}: {reason}", "support one of them")
 
-    def only(self, **latent: Any) -> Subject:
-        """The same component with one kind of reference latent, e.g. kind="categorical"."""
+    def with_latent(self, **latent: Any) -> Subject:
+        """Return the same component with a reference latent such as kind="categorical"; an encoder is unchanged."""
         if self.role == "encoder":
             return self
         encoder = reference_mix(**latent).encoder
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
 
-    def sized_by(self, config: Config) -> Subject:
-        """The same component with another configuration."""
+    def with_config(self, config: Config) -> Subject:
+        """Return the same component with another configuration."""
         mixes = tuple(
             replace(mix, **{self.role: replace(getattr(mix, self.role), config=config)}) for mix in self.mixes
         )
         return replace(self, mixes=mixes)
 
-    def learning(self) -> Subject:
-        """The same under the core's own loss settings. Structure is checked without free nats: they close paths."""
-        return replace(self, settings=ModelSettings(head_units=32))
+    def with_default_losses(self) -> Subject:
+        """Return the same subject with the core's default loss settings.
+
+        The other checks use no free nats, because free nats cut gradients.
+        """
+        return replace(self, settings=ModelSettings(units=32))
 
     def _build(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
         try:
-            return self._built(mix, obs, action, use_memory, seed, fresh)
+            return self._build_bench(mix, obs, action, use_memory, seed, fresh)
         except (ConfigError, CheckFailure):
             raise
         except Exception as exc:
             raise CannotBuild(
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
-                "worldlab train --plugin FILE shows the same; docs/plugins.md has what each role must have",
+                "compare it with the members of its role in docs/plugins.md",
             ) from exc
 
-    def _built(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
+    def _build_bench(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
         encoder, dynamics, decoder = mix.encoder, mix.dynamics, mix.decoder
         latent = encoder.cls.latent_spec(encoder.config)
         act = toys.ACTIONS[action]
-        reads = not hasattr(dynamics.cls, "advance_sequence") if use_memory is None else use_memory
+        offers_memory = not hasattr(dynamics.cls, "advance_sequence") if use_memory is None else use_memory
         specs = Specs(
             obs=toys.OBS[obs],
             action=act,
             latent=latent,
             memory_dim=dynamics.cls.memory_size(dynamics.config, latent, act),
-            use_memory=reads and encoder.cls.uses_memory,
+            use_memory=offers_memory and encoder.cls.uses_memory,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -264,13 +275,15 @@ class Subject:
 
 @torch.no_grad()
 def jitter(part: torch.nn.Module, seed: int) -> None:
-    """Move every parameter by noise, JITTER of its size or of 1 where it is 0: nothing rests exactly at its initial value, and
-    what must stay positive does."""
+    """Add noise to every parameter, with a std of JITTER times its value, or of JITTER where it is 0.
+
+    Positive parameters stay positive.
+    """
     gen = stream(seed + 1000)
     for p in part.parameters():
         p.add_(JITTER * torch.where(p == 0, 1.0, p.abs()) * torch.randn(p.shape, generator=gen))
 
 
 def clone(value: Any) -> Any:
-    """A deep copy of a tree of tensors, cut from the graph."""
+    """Return a detached copy of a tree of tensors."""
     return tree.tree_map(lambda leaf: leaf.detach().clone(), value)

@@ -1,4 +1,4 @@
-"""Checks that hold for every component, whatever its role."""
+"""Checks that apply to every component, whatever its role."""
 
 from __future__ import annotations
 
@@ -27,47 +27,51 @@ from worldlab.testing.checks import CheckFailure, check
 from worldlab.testing.probes import same
 
 
-@check("P1", role="component", title="the configuration is closed, valid by default and survives TOML")
+@check("P1", role="component", title="the configuration rejects unknown keys, has valid defaults and survives TOML")
 def configuration(subject: Subject) -> None:
-    """The default configuration is valid, round-trips through TOML, and an unknown key is refused.
+    """The default configuration is valid and round-trips through TOML, and an unknown key raises an error.
 
-    Catches defaults that break their own rules, values a run folder cannot store, misspelt keys that pass silently.
-    Fix: subclass worldlab.Config; use plain numbers, texts, booleans, lists.
+    Catches defaults that violate their own validation rules, values that a run folder cannot store, and misspelt keys
+    that are silently ignored. Fix: subclass worldlab.Config; use only numbers, strings, booleans and lists as values.
     """
     cls = type(subject.choice.config)
     default = cls()
     written = tomli_w.dumps({k: v for k, v in default.model_dump(mode="json").items() if v is not None})
     if cls.model_validate(tomllib.loads(written)) != default:
-        raise CheckFailure("the configuration read back from TOML is another one", "use values TOML can hold")
+        raise CheckFailure(
+            "the configuration differs after a round trip through TOML", "use values that TOML can represent"
+        )
     try:
         cls.model_validate({"no_such_setting": 1})
     except ValidationError:
         return
     raise CheckFailure(
-        "the configuration accepts a key it does not know", "subclass worldlab.Config, which forbids extras"
+        "the configuration accepts an unknown key", "subclass worldlab.Config, which forbids unknown keys"
     )
 
 
 @check("P2", role="component", title="the same seed builds the same parameters")
 def seeded_parameters(subject: Subject) -> None:
-    """Two builds under one seed have equal parameters and buffers.
+    """Two components built with the same seed have equal parameters and buffers.
 
-    Catches initialisation from numpy, `random`, time or an own unseeded generator. Fix: initialise with torch.nn.init.
+    Catches initialisation from numpy, `random`, the clock or an unseeded generator. Fix: initialise with torch.nn.init,
+    which the core seeds.
     """
     first, second = (subject.bench(fresh=True, seed=3).part.state_dict() for _ in range(2))
     for name, value in first.items():
         if not torch.equal(value, second[name]):
             raise CheckFailure(
-                f"'{name}' differs between two builds with one seed",
+                f"'{name}' differs between two builds with the same seed",
                 "initialise with torch.nn.init, which the core seeds",
             )
 
 
 @check("P3", role="component", title="each parameter belongs to exactly one player")
 def players_partition(subject: Subject) -> None:
-    """players() lists every trainable parameter once, "main" among the players.
+    """players() lists every trainable parameter exactly once, and one of the players is "main". A player is a set of
+    parameters with its own optimiser.
 
-    Catches a parameter stepped by two optimisers, or by none. Fix: build the groups from disjoint submodules.
+    Catches a parameter that two optimisers update, or none. Fix: build the parameter lists from disjoint submodules.
     """
     part = subject.bench().part
     names = {id(p): name for name, p in part.named_parameters()}
@@ -75,30 +79,32 @@ def players_partition(subject: Subject) -> None:
     players = part.players()
     if "main" not in players:
         raise CheckFailure(
-            f'players() has no "main": {", ".join(players) or "nobody"}', 'the core trains "main"; name yours so'
+            f'players() has no "main", only {", ".join(players) or "no players"}',
+            'name the player that trains the model "main"',
         )
     for player, group in players.items():
-        for p in group:
-            name = names.get(id(p), "a parameter that is not this component's")
+        for p in group.parameters:
+            name = names.get(id(p), "a parameter of another component")
             if id(p) in owner or id(p) not in names:
                 raise CheckFailure(
                     f"players(): '{name}' is in {owner.get(id(p), 'no module')} and in {player}",
-                    "give each parameter to one player",
+                    "list each parameter under exactly one player",
                 )
             owner[id(p)] = player
     for name, p in part.named_parameters():
         if p.requires_grad and id(p) not in owner:
             raise CheckFailure(
-                f"players(): nobody optimises '{name}'",
-                "add it to a player, or set requires_grad=False if it is a target",
+                f"players(): no player optimises '{name}'",
+                "add it to a player, or set requires_grad=False if it is a target network",
             )
 
 
 @check("P4", role="component", title="every trainable parameter is trained")
 def gradients_arrive(subject: Subject) -> None:
-    """Within a few updates of a whole model, each trainable parameter gets a gradient that is not 0 from its player.
+    """Within six updates of a whole model, each trainable parameter receives a non-zero gradient from its player.
 
-    Catches dead branches, a stray detach, losses that forget a head. Fix: use it in losses, or requires_grad=False.
+    Catches unused layers, a stray detach, and losses that leave out a head. Fix: use the parameter in a loss, or set
+    requires_grad=False.
     """
     bench = subject.bench(fresh=True)
     waiting = {name: p for name, p in bench.part.named_parameters() if p.requires_grad}
@@ -109,38 +115,40 @@ def gradients_arrive(subject: Subject) -> None:
     name = next(iter(waiting))
     more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
     raise CheckFailure(
-        f"'{name}'{more} never gets a gradient", "use it in a loss or drop it; look for a detach on its way"
+        f"'{name}'{more} never gets a gradient",
+        "use it in a loss or remove it; look for a detach between it and the loss",
     )
 
 
-@check("P5", role="component", title="loss terms are named, per frame and finite")
+@check("P5", role="component", title="loss terms are named, finite and have one value per frame")
 def loss_terms(subject: Subject) -> None:
-    """losses() returns {name: [B, T]} for each player, finite at initialisation.
+    """losses() returns {name: [B, T]} for each player, and every value is finite at initialisation.
 
-    Catches losses averaged by the plugin (masks and weights then cannot apply) and infinities at the start.
-    Fix: sum over latent or pixel dimensions only; leave batch and time to the core.
+    Catches losses that the plugin has already averaged (so that masks and weights cannot be applied) and infinite
+    losses at initialisation. Fix: sum over latent or pixel dimensions only; the core averages over batch and time.
     """
     bench = subject.bench(fresh=True)
     batch = bench.batch()
     ctx = bench.context(batch)
     for player in bench.part.players():
-        for name, term in _terms(bench.part, ctx if player == "main" else ctx.detach(), player).items():
+        for name, term in _loss_terms(bench.part, ctx if player == "main" else ctx.detach(), player).items():
             if tuple(term.shape) != tuple(batch.mask.shape):
                 raise CheckFailure(
                     f"loss '{name}' has shape {list(term.shape)}, not [B, T] = {list(batch.mask.shape)}",
-                    "return one value a frame; the core averages",
+                    "return one value per frame; the core averages",
                 )
             if not torch.isfinite(term).all():
                 raise CheckFailure(
-                    f"loss '{name}' is not finite at initialisation", "bound scales and logs away from 0"
+                    f"loss '{name}' is not finite at initialisation", "keep scales and arguments of log away from 0"
                 )
 
 
 @check("P6", role="component", title="20 updates at ten times the input scale stay finite")
-def loud_inputs(subject: Subject) -> None:
-    """Training on observations and rewards ten times too large stays finite.
+def large_inputs(subject: Subject) -> None:
+    """Training stays finite on observations and rewards that are ten times as large as usual.
 
-    Catches exp() of unbounded outputs, missing normalisation, std that reaches 0. Fix: bound what is exponentiated.
+    Catches exp() of unbounded outputs, missing normalisation, and a std that reaches 0. Fix: bound the argument of
+    exp().
     """
     bench = subject.bench(fresh=True)
     specs = bench.specs
@@ -148,46 +156,49 @@ def loud_inputs(subject: Subject) -> None:
         for _ in bench.updates(20, lambda gen: noise_batch(specs.obs, specs.action, 3, 5, gen, scale=10.0)):
             pass
     except DivergedError as exc:
-        raise CheckFailure(f"diverges on inputs at 10x scale: {exc.message}", "bound scales; clamp logs") from exc
+        raise CheckFailure(f"diverges on inputs at 10x scale: {exc.message}", "bound scales; clamp log-scales") from exc
 
 
-@check("P7", role="component", title="a critic's step moves only the critic")
+@check("P7", role="component", title="a critic's loss trains only the critic")
 def critic_isolation(subject: Subject) -> None:
-    """A critic's losses, on the detached context, give no gradient to main; unknown players have no losses.
+    """A critic's losses, on a detached context, give no gradient to main's parameters, and a player that the component
+    does not have gets no losses.
 
-    Catches a generator run inside the critic's loss without detach, and parts that ignore `player`, so that their
-    main losses are counted twice. Fix: detach what main produced; `if player != "main": return {}`.
+    Catches a generator that runs inside the critic's loss without a detach, and a component that ignores `player`, so
+    that its main losses count twice. Fix: detach main's outputs in the critic's loss; `if player != "main": return {}`.
     """
     bench = subject.bench()
     part, ctx = bench.part, bench.context()
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     if part.losses(ctx.detach(), "nobody"):
         raise CheckFailure(
-            "losses() answers a player it does not have: its losses would train another part's critic",
+            "losses() returns losses for a player it does not have: they would train another component's critic",
             'return {} unless player is one of players(): if player != "main": return {}',
         )
     for player, group in groups.items():
         if player == "main":
             continue
         names = {id(p): name for name, p in part.named_parameters()}
-        total = _total(_terms(part, ctx.detach(), player))
+        total = _total(_loss_terms(part, ctx.detach(), player))
         others = [p for other, held in groups.items() if other != player for p in held]
         leaks = [p for p, grad in zip(others, _gradients(total, others)) if grad is not None and grad.abs().sum() > 0]
         if leaks:
             raise CheckFailure(
-                f"the {player}'s loss trains '{names[id(leaks[0])]}', which is main's: the critic leaks into main",
-                f"detach what main produced inside losses(ctx, '{player}')",
+                f"the {player}'s loss trains '{names[id(leaks[0])]}', of main: the critic leaks into main",
+                f"detach main's outputs inside losses(ctx, '{player}')",
             )
         if not any(grad is not None and grad.abs().sum() > 0 for grad in _gradients(total, group)):
-            raise CheckFailure(f"the {player}'s loss does not train the {player}", f"check losses(ctx, '{player}')")
+            raise CheckFailure(f"the {player}'s loss gives the {player} no gradient", f"check losses(ctx, '{player}')")
 
 
-@check("P8", role="component", title="saving and copying keep every number")
+@check("P8", role="component", title="saving, loading and copying reproduce the losses bit for bit")
 def state_round_trip(subject: Subject) -> None:
-    """A state_dict loaded into another build, and a deep copy, give bit-equal losses; it holds tensors only.
+    """Loading the state_dict into a second instance, and a deep copy, give bit-equal losses; the state_dict holds only
+    tensors.
 
-    Catches weights kept outside the module (plain tensors, lists of modules) and state that cannot be checkpointed.
-    Fix: register_buffer, nn.ModuleList, nn.ParameterDict.
+    Catches weights kept outside the module (plain tensors, Python lists of modules) and state that cannot be
+    checkpointed.
+    Fix: use register_buffer, nn.ModuleList and nn.ParameterDict.
     """
     trained, other = subject.bench(seed=1), subject.bench(seed=2)
     for _ in trained.updates(2, lambda gen: trained.batch()):
@@ -201,16 +212,16 @@ def state_round_trip(subject: Subject) -> None:
         if not same(expected, _losses(Bench(subject.role, trained.mix, made)), 0.0):
             raise CheckFailure(
                 f"after {how} the losses differ: some state is outside parameters and buffers",
-                "register_buffer what is not trained; nn.ModuleList for lists of modules",
+                "use register_buffer for untrained tensors, nn.ModuleList for lists of modules",
             )
 
 
-@check("P9", role="component", title="no global random numbers are drawn")
+@check("P9", role="component", title="no random numbers come from global generators")
 def global_randomness(subject: Subject) -> None:
-    """The forward pass and losses leave torch's, numpy's and Python's global random states as they were.
+    """The forward pass, the losses and the metrics do not change the global random states of torch, numpy and Python.
 
-    Catches torch.randn, dropout, torch.distributions' sample(), numpy.random: runs that no seed repeats.
-    Fix: draw from the generator that is handed in (worldlab.distributions.normal_like).
+    Catches torch.randn, dropout, sample() of torch.distributions and numpy.random: such a run cannot be reproduced from
+    its seed. Fix: draw from the generator you are given (worldlab.distributions.normal_like).
     """
     bench = subject.bench()
     before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
@@ -221,16 +232,16 @@ def global_randomness(subject: Subject) -> None:
     for source, a, b in zip(("torch", "numpy", "random"), before, after):
         if not (torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b):
             raise CheckFailure(
-                f"it draws from {source}'s global random stream", "draw from ctx.generator or the generator argument"
+                f"it draws from {source}'s global random generator", "draw from ctx.generator or the generator argument"
             )
 
 
-@check("P10", role="component", title="what it is given stays as it was")
-def inputs_untouched(subject: Subject) -> None:
-    """The forward pass and losses change neither the batch nor the context.
+@check("P10", role="component", title="the batch and the context are not modified")
+def inputs_unchanged(subject: Subject) -> None:
+    """The forward pass and the losses modify neither the batch nor the context.
 
-    Catches in-place arithmetic on observations, actions or states that others read afterwards.
-    Fix: x = x + 1 instead of x += 1; clone before writing.
+    Catches in-place arithmetic on observations, actions or states that other components read later.
+    Fix: write x = x + 1 instead of x += 1; clone before writing.
     """
     bench = subject.bench()
     batch = bench.batch()
@@ -242,28 +253,30 @@ def inputs_untouched(subject: Subject) -> None:
         bench.part.losses(given, player)
     for was, now, what in ((kept, batch, "the batch"), (snapshot, given, "the context")):
         if not same(was, now, 0.0):
-            raise CheckFailure(f"it changes {what} in place", "write x = x + 1, not x += 1; clone before writing")
+            raise CheckFailure(f"it modifies {what} in place", "write x = x + 1, not x += 1; clone before writing")
 
 
 @check("P11", role="component", title="the same seed gives the same losses")
 def seeded_losses(subject: Subject) -> None:
-    """Two forward passes from generators of one seed give bit-equal losses.
+    """Two forward passes with generators of the same seed give bit-equal losses.
 
-    Catches generators of its own and state kept between calls. Fix: pass the given generator on; keep no caches.
+    Catches a private generator and state kept between calls. Fix: draw from the given generator; keep no caches in
+    self.
     """
     bench = subject.bench()
     if not same(_losses(bench), _losses(bench), 0.0):
         raise CheckFailure(
-            "two passes with one seed give different losses",
+            "two passes with the same seed give different losses",
             "draw only from the given generator; keep no state in self",
         )
 
 
-@check("P12", role="component", title="it is silent and writes no files")
-def silence(subject: Subject) -> None:
-    """Building, running and training print nothing and create no files.
+@check("P12", role="component", title="it prints nothing and writes no files")
+def no_output(subject: Subject) -> None:
+    """Building, running and training the component print nothing and create no files.
 
-    Catches leftover prints and debug dumps: a command with --json must print one object. Fix: use metrics(ctx).
+    Catches leftover prints and debug dumps: a command with --json must print exactly one object. Fix: return the
+    numbers from metrics(ctx).
     """
     out = StringIO()
     with (
@@ -273,7 +286,7 @@ def silence(subject: Subject) -> None:
         redirect_stderr(out),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("always")  # a warning that another check saw is not given a second time
+        warnings.simplefilter("always")  # else a warning that an earlier check triggered is not shown again
         bench = subject.bench()
         for _ in bench.updates(1, lambda gen: bench.batch()):
             pass
@@ -283,14 +296,18 @@ def silence(subject: Subject) -> None:
     if out.getvalue():
         raise CheckFailure(f"it prints {out.getvalue().strip()[:40]!r}", "return numbers from metrics(ctx) instead")
     if files:
-        raise CheckFailure(f"it writes the file {Path(files[0]).name!r}", "leave files to the core")
+        raise CheckFailure(
+            f"it writes the file {Path(files[0]).name!r}",
+            "write no files; the core stores checkpoints, metrics and videos",
+        )
 
 
-@check("P13", role="component", title="bfloat16 autocast stays finite")
+@check("P13", role="component", title="losses stay finite under bfloat16 autocast")
 def mixed_precision(subject: Subject) -> None:
-    """A forward pass with losses under bfloat16 autocast is finite.
+    """A forward pass and its losses run without an error and stay finite under bfloat16 autocast.
 
-    Catches hard-coded float32 buffers in matrix products, and exponentials or logs that overflow in 8 bits.
+    Catches hard-coded float32 buffers in matrix products, and exponentials or logs that overflow with 8 bits of
+    precision.
     Fix: cast explicitly where precision matters (x.float()).
     """
     bench = subject.bench(fresh=True)
@@ -300,18 +317,18 @@ def mixed_precision(subject: Subject) -> None:
     except RuntimeError as exc:
         raise CheckFailure(
             f"it fails under bfloat16 autocast at {where(exc)}: {one_line(exc, 90)}",
-            "let dtypes promote (a + w * (b - a), not torch.lerp); cast explicitly where two meet",
+            "use operations that promote dtypes (a + w * (b - a), not torch.lerp), or cast explicitly",
         ) from exc
     for name, term in terms.items():
         if not torch.isfinite(term).all():
-            raise CheckFailure(f"loss '{name}' is not finite in bfloat16", "compute logs and exps in float32")
+            raise CheckFailure(f"loss '{name}' is not finite in bfloat16", "compute log and exp in float32")
 
 
-@check("P14", role="component", title="metrics are scalars")
+@check("P14", role="component", title="metrics are finite scalars")
 def scalar_metrics(subject: Subject) -> None:
-    """metrics(ctx) returns finite scalar tensors from a detached context.
+    """metrics(ctx) returns finite scalar tensors, computed from a detached context.
 
-    Catches curves and pictures in the metrics stream, which is JSON numbers. Fix: reduce to one number each.
+    Catches curves and images among the metrics, which are stored as JSON numbers. Fix: reduce each to one number.
     """
     bench = subject.bench()
     with torch.no_grad():
@@ -321,56 +338,60 @@ def scalar_metrics(subject: Subject) -> None:
             raise CheckFailure(f"metric '{name}' is not one finite number", "reduce it, e.g. with mean()")
 
 
-@check("P15", role="component", title="what it declares are words that the core knows")
-def known_words(subject: Subject) -> None:
-    """posterior, prior, score_kind, likelihood and draws are each one of the words in worldlab.interfaces.
+@check("P15", role="component", title="declared kinds are ones that the core knows")
+def declared_kinds(subject: Subject) -> None:
+    """posterior_kind, prior_kind, score_kind, likelihood and draws each have one of the values listed in
+    worldlab.interfaces.
 
-    Catches a misspelt ability: what is not known is not asked, and an encoder whose posterior is "analytical" would be trained
-    without a KL. Fix: copy the word.
+    Catches a misspelt kind: the core would treat it as an unknown kind, and train an encoder whose posterior_kind is
+    "analytical" without a KL. Fix: copy the value from worldlab.interfaces.
     """
     if wrong := misdeclared(subject.bench().part):
-        raise CheckFailure(wrong, "copy the word from worldlab.interfaces")
+        raise CheckFailure(wrong, "copy the value from worldlab.interfaces")
 
 
-@check("P16", role="component", title="it runs in its default sizes")
+@check("P16", role="component", title="it runs at its default sizes")
 def default_sizes(subject: Subject) -> None:
-    """A world model with the default configuration sees a batch, and has finite losses.
+    """A world model with the default configuration processes a batch and has finite losses.
 
-    Catches layers that do not fit together where there are more than one: all other checks shrink stacks to one.
-    Fix: build with the defaults and look at the shapes.
+    Catches layers whose sizes do not match when there are several: the other checks use small sizes, often with one
+    layer.
+    Fix: build the component with its defaults and compare the layers' input and output sizes.
     """
-    bench = subject.sized_by(type(subject.choice.config)()).bench(fresh=True)
+    bench = subject.with_config(type(subject.choice.config)()).bench(fresh=True)
     with torch.no_grad():
         for name, term in _losses(bench, bench.batch(2, 3)).items():
             if not torch.isfinite(term).all():
-                raise CheckFailure(f"'{name}' is not finite in the default sizes", "bound scales and logs away from 0")
+                raise CheckFailure(
+                    f"'{name}' is not finite at the default sizes", "keep scales and arguments of log away from 0"
+                )
 
 
 def _losses(bench: Bench, batch: Batch | None = None) -> dict[str, Tensor]:
-    """The component's terms for all its players, on a fixed batch and seed."""
+    """Return the component's loss terms for all its players, on a fixed batch and seed, and the features."""
     ctx = bench.context(batch)
     out = {}
     for player in bench.part.players():
-        terms = _terms(bench.part, ctx if player == "main" else ctx.detach(), player)
+        terms = _loss_terms(bench.part, ctx if player == "main" else ctx.detach(), player)
         out.update({f"{player}/{name}": term for name, term in terms.items()})
-    # A component may train through the matching rule alone; then its part in the context is what counts.
+    # A component may train through the matching rule alone; then only the features show a change.
     return {**out, "features": ctx.features}
 
 
-def _terms(part: Component, ctx: Context, player: str) -> dict[str, Tensor]:
-    """What losses() gives. Raises: CheckFailure if that is no dict of tensors."""
+def _loss_terms(part: Component, ctx: Context, player: str) -> dict[str, Tensor]:
+    """Return losses(ctx, player). Raises: CheckFailure if the result is not a dict of tensors."""
     terms = part.losses(ctx, player)
     if not isinstance(terms, dict) or not all(isinstance(term, Tensor) for term in terms.values()):
         raise CheckFailure(
-            f"losses(ctx, {player!r}) gives {one_line(repr(terms), 60)}, not {{name: tensor [B, T]}}",
-            "return a dict; {} where there is nothing to learn",
+            f"losses(ctx, {player!r}) returns {one_line(repr(terms), 60)}, not {{name: tensor [B, T]}}",
+            "return a dict; {} if the player has no losses",
         )
     return terms
 
 
 def _total(terms: dict[str, Tensor]) -> Tensor:
     if not terms:
-        raise CheckFailure("losses() gives a player that it has nothing to learn", "give it a loss, or drop the player")
+        raise CheckFailure("losses() returns no losses for one of its players", "add a loss, or remove the player")
     return torch.stack([term.sum() for term in terms.values()]).sum()
 
 

@@ -1,4 +1,4 @@
-"""Checks of decoders: p(o | h, z)."""
+"""Checks of decoders, p(o | h, z)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from worldlab.testing.probes import (
     depends,
     metropolis_drift,
     require_density,
+    require_independent_rows,
     require_shape,
-    rows_independent,
     same,
 )
 from worldlab.tree import tree_map
 
 
-@check("C1", role="decoder", title="decode gives a distribution for each observation, of its shape and range")
+@check(
+    "C1", role="decoder", title="decode returns a distribution of the right shape and range for each observation key"
+)
 def decoded_shapes(subject: Subject) -> None:
-    """decode returns one distribution an observation key, mode [N, *shape], if `renders`; nothing if not.
+    """If `renders` is True, decode returns one distribution per observation key, with mode [N, *shape]; if it is False,
+    an empty dict.
 
-    Catches hard-coded sizes, missing keys, pictures in [0, 255] where the model sees [-0.5, 0.5], a false `renders`.
+    Catches hard-coded sizes, missing keys, images in [0, 255] where the model uses [-0.5, 0.5], and a wrong `renders`.
     Fix: take keys and shapes from specs.obs.
     """
     for name in toys.OBS:
@@ -44,24 +47,26 @@ def decoded_shapes(subject: Subject) -> None:
                 entry = bench.specs.obs[key]
                 require_shape(dist.mode, (rows, *entry.shape), f"the mode of '{key}' on {name} observations")
                 if entry.kind == "image" and dist.mode.abs().mean() > 2:
-                    raise CheckFailure(f"the mode of '{key}' is far outside [-0.5, 0.5]", "pictures are in [-0.5, 0.5]")
+                    raise CheckFailure(
+                        f"the mode of '{key}' is far outside [-0.5, 0.5]", "predict images in [-0.5, 0.5]"
+                    )
 
 
 def _require_keys(bench: Bench, found: list[str]) -> None:
     expected = list(bench.specs.obs.keys) if bench.decoder.renders else []
     if sorted(found) != sorted(expected):
         raise CheckFailure(
-            f"decode gives {found}, not {expected}, with renders = {bench.decoder.renders}",
+            f"decode returns {found}, not {expected}, with renders = {bench.decoder.renders}",
             "return every key of specs.obs, or declare renders = False and return {}",
         )
 
 
-@check("C2", role="decoder", title="rows of a batch do not see each other in decode and score")
+@check("C2", role="decoder", title="rows of a batch are independent in decode and score")
 def batch_independence(subject: Subject) -> None:
-    """Row j of features or observations has no influence on row i's pictures or score, in eval and train mode.
+    """Row j of the features or observations does not influence the mode and score of row i, in eval and train mode.
 
-    Catches BatchNorm and attention over the batch; contrastive terms may compare rows, but only inside losses.
-    Fix: LayerNorm or ChannelNorm; keep batch comparisons out of score.
+    Catches BatchNorm and attention over the batch dimension. Contrastive terms may compare rows, but only in losses.
+    Fix: use LayerNorm or ChannelNorm; compare rows only in losses, not in score.
     """
     bench = subject.bench()
     inputs = {"features": bench.features(4), "obs": bench.obs(4)}
@@ -72,14 +77,15 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.decoder.train(mode)
-        rows_independent(run, inputs, f"the decoder in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the decoder in {'train' if mode else 'eval'} mode")
 
 
-@check("C3", role="decoder", title="score is one finite number a row, of a declared kind")
+@check("C3", role="decoder", title="score is one finite number per row, of a known score_kind")
 def scores(subject: Subject) -> None:
-    """score gives finite [N] for observations of any of the supported shapes; score_kind is one of the known kinds.
+    """score returns finite values [N] for every supported kind of observation, and score_kind is one of the known
+    kinds.
 
-    Catches scores averaged over the batch or left per pixel. Fix: sum over everything but dim 0.
+    Catches scores averaged over the batch or not summed over pixels. Fix: sum over all dimensions except dim 0.
     """
     for name in toys.OBS:
         try:
@@ -88,19 +94,21 @@ def scores(subject: Subject) -> None:
             continue
         if bench.decoder.score_kind not in get_args(ScoreKind):
             raise CheckFailure(
-                f"score_kind is {bench.decoder.score_kind!r}", f"one of {', '.join(get_args(ScoreKind))}"
+                f"score_kind is {bench.decoder.score_kind!r}", f"use one of {', '.join(get_args(ScoreKind))}"
             )
         for rows in (1, 7):
             with torch.no_grad():
                 require_shape(bench.decoder.score(bench.features(rows), bench.obs(rows)), (rows,), "the score")
 
 
-@check("C4", role="decoder", title="features are read and trained")
+@check("C4", role="decoder", title="the decoder uses the memory and the latent, and trains both")
 def features_matter(subject: Subject) -> None:
-    """decode, of each key, and score depend on the memory's and the latent's part of the features; main's losses train both.
+    """score, and decode for each key, depend on the memory and on the latent in the features; the main losses have a
+    gradient with respect to both.
 
-    Catches a decoder that models the observation alone (posterior collapse by design) and a stray detach.
-    Fix: condition every path on features; do not detach them in main's losses.
+    Catches a decoder that models the observation without the features (posterior collapse by design) and a stray
+    detach.
+    Fix: condition every output on all features; do not detach them in the main losses.
     """
     bench = subject.bench()
     split, features, obs = bench.specs.memory_dim, bench.features(3), bench.obs(3)
@@ -117,13 +125,13 @@ def features_matter(subject: Subject) -> None:
             )
         for key in bench.decoder.decode(features):
 
-            def drawn(x: Tensor, given: Any = given, key: str = key) -> list[Tensor]:
+            def decoded(x: Tensor, given: Any = given, key: str = key) -> list[Tensor]:
                 dist = bench.decoder.decode(given(x))[key]
                 return [dist.mode, dist.sample(stream(0))]
 
-            if not depends(drawn, features[:, part].clone()):
+            if not depends(decoded, features[:, part].clone()):
                 raise CheckFailure(
-                    f"the decoder ignores the {what} where it draws '{key}'", "condition every output on all features"
+                    f"the decoder ignores the {what} when it decodes '{key}'", "condition every output on all features"
                 )
     ctx = bench.context()
     terms = bench.decoder.losses(ctx, "main")
@@ -134,16 +142,17 @@ def features_matter(subject: Subject) -> None:
         grad = torch.autograd.grad(total, x, allow_unused=True, retain_graph=True)[0] if total.requires_grad else None
         if grad is None or not grad.abs().sum() > 0:
             raise CheckFailure(
-                f"the decoder's main losses do not train the {what}", "do not detach ctx.features for main"
+                f"the decoder's main losses give the {what} no gradient", "do not detach ctx.features for main"
             )
 
 
 @check("C5", role="decoder", title="losses work on a random subset of frames")
 def frame_subsets(subject: Subject) -> None:
-    """On a context of chosen frames [M, 1] the losses are finite [M, 1], for each player.
+    """On a context of M selected frames, shaped [M, 1], the losses of each player are finite and shaped [M, 1].
 
-    Catches assumptions about neighbouring frames: dear decoders are trained on a few frames an update.
-    Fix: take a frame's place from ctx.row and ctx.time, not from its index.
+    Catches assumptions about neighbouring frames: expensive decoders are trained on a random subset of frames per
+    update.
+    Fix: read a frame's position in the batch from ctx.row and ctx.time, not from its index.
     """
     bench = subject.bench()
     ctx = bench.context()
@@ -151,17 +160,18 @@ def frame_subsets(subject: Subject) -> None:
     for player in bench.decoder.players():
         terms = bench.decoder.losses(chosen if player == "main" else chosen.detach(), player)
         for name, term in terms.items():
-            require_shape(term, (5, 1), f"loss '{name}' of 5 chosen frames")
+            require_shape(term, (5, 1), f"loss '{name}' of 5 selected frames")
 
 
-@check("C6", role="decoder", title="it learns to tell the true observation from another", slow=True)
+@check("C6", role="decoder", title="it learns to score the true observation above others", slow=True)
 def learns(subject: Subject) -> None:
-    """Within 150 updates on a moving dot score(features, its obs) exceeds score(features, another obs) on average.
+    """Within 150 updates on a moving dot, score(features, true obs) exceeds score(features, obs of another row) by more
+    than four standard errors on average.
 
-    Catches decoders that fit the average picture, flipped signs, a score unrelated to the losses.
-    Fix: condition on features everywhere; score must rise as main's losses fall.
+    Catches decoders that fit the average image, flipped signs, and a score unrelated to the losses.
+    Fix: condition every output on the features; score must rise as the main losses fall.
     """
-    bench = subject.learning().bench("vector image", fresh=True)
+    bench = subject.with_default_losses().bench("vector image", fresh=True)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
 
     @torch.no_grad()
@@ -175,18 +185,18 @@ def learns(subject: Subject) -> None:
     mean, error = margin()
     if not mean > 4 * error:
         raise CheckFailure(
-            f"after 150 updates the true observation scores {mean:.2f} +- {error:.2f} above another",
-            "let every output depend on features; make score the quantity the losses raise",
+            f"after 150 updates the true observation scores only {mean:.2f} +- {error:.2f} above another",
+            "condition every output on the features; make score the quantity that the losses maximise",
         )
 
 
-@check("C7", role="decoder", title="decode and score repeat and keep their inputs")
+@check("C7", role="decoder", title="decode and score are reproducible and do not modify their inputs")
 def repeatable(subject: Subject) -> None:
-    """Two calls of decode(...).mode and score agree bit for bit, and change neither features nor observations. A sample
-    [N, *shape] is the generator's: one seed draws one, and leaves the global random stream alone.
+    """Two calls of decode(...).mode and of score agree bit for bit and do not modify the features and observations. A
+    sample is [N, *shape], depends only on the given generator, and does not advance torch's global generator.
 
-    Catches noise that no stream controls, running statistics, in-place scaling.
-    Fix: draw from a generator argument inside `sample` only; clone before writing.
+    Catches noise from another source than the generator, running statistics, and in-place scaling.
+    Fix: draw noise only in `sample`, from its generator argument; clone before writing.
     """
     bench = subject.bench()
     features, obs = bench.features(3), bench.obs(3)
@@ -197,9 +207,9 @@ def repeatable(subject: Subject) -> None:
             for _ in range(2)
         ]
     if not same(runs[0], runs[1], 0.0):
-        raise CheckFailure("two calls give different results", "keep noise inside sample(generator)")
+        raise CheckFailure("two calls give different results", "draw noise only in sample(generator)")
     if not same(kept, (features, obs), 0.0):
-        raise CheckFailure("decode or score changes its inputs in place", "clone before writing")
+        raise CheckFailure("decode or score modifies its inputs in place", "clone before writing")
     with torch.no_grad():
         for key, dist in bench.decoder.decode(features).items():
             before = torch.get_rng_state()
@@ -207,24 +217,27 @@ def repeatable(subject: Subject) -> None:
             require_shape(drawn, tuple(obs[key].shape), f"a sample of '{key}'")
             if not torch.equal(before, torch.get_rng_state()) or not same(drawn, dist.sample(stream(1)), 0.0):
                 raise CheckFailure(
-                    f"two samples of '{key}' with one seed differ, or it draws from the global stream",
+                    f"two samples of '{key}' with the same seed differ, or sample() uses the global generator",
                     "draw from the generator that sample() is given",
                 )
 
 
-@check("C9", role="decoder", title="the mass it declares is one")
+@check("C9", role="decoder", title="a declared likelihood comes with a valid log_mass")
 def declared_mass(subject: Subject) -> None:
-    """With likelihood "exact" or "bound" there is a log_mass, [N]: another picture has another, and what is exact is at most 0.
+    """If likelihood is "exact" or "bound", log_mass returns [N] and differs for a different image; if it is "exact",
+    log_mass is at most 0.
 
-    Catches a density where a probability belongs, a constant, and a declaration without the method: bits per dimension
-    rest on it. Fix: the probability of the grey level, log(cdf(x + 1/510) - cdf(x - 1/510)).
+    Catches a density in place of a probability, a constant, and a declared likelihood without the method; bits per
+    dimension are computed from log_mass. Fix: use the probability of each grey level, log(cdf(x + 1/510) - cdf(x -
+    1/510)).
     """
     bench = subject.bench("image")
     if bench.decoder.likelihood == "undefined":
-        raise NotApplicable("its likelihood is undefined")
+        raise NotApplicable("the likelihood is undefined")
     if not isinstance(bench.decoder, HasLogMass):
         raise CheckFailure(
-            f"likelihood is '{bench.decoder.likelihood}' but there is no log_mass", "offer it, or declare 'undefined'"
+            f"likelihood is '{bench.decoder.likelihood}' but there is no log_mass",
+            "implement log_mass, or declare 'undefined'",
         )
     features = bench.features(5)
     obs = tree_map(lambda x: ((x + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5, bench.obs(5))
@@ -234,46 +247,46 @@ def declared_mass(subject: Subject) -> None:
         if bench.decoder.likelihood == "exact" and float(mass.max()) > 1e-3:
             raise CheckFailure(
                 f"log_mass is {float(mass.max()):.1f}: no probability exceeds 1",
-                "a probability of levels, not a density",
+                "return the log-probability of the grey levels, not a density",
             )
         other = bench.decoder.log_mass(features, {key: -x for key, x in obs.items()}, stream(0))
         if same(mass, other, 0.0):
             raise CheckFailure(
-                "log_mass is the same for another picture", "the probability of the observation it is given"
+                "log_mass is the same for a different image", "return the log-probability of the given observation"
             )
 
 
-@check("C8", role="decoder", title="a log-density is one, and that of the samples")
-def honest_score(subject: Subject) -> None:
-    """With score_kind "log_density": exp(score) of a number integrates to 1, and a Metropolis step under score leaves the
-    samples of decode distributed as they were, for vectors and pictures.
+@check("C8", role="decoder", title="a log_density score is normalised and matches the samples")
+def score_matches_samples(subject: Subject) -> None:
+    """With score_kind "log_density": for scalar observations exp(score) integrates to 1; for vectors and images a
+    Metropolis step under score does not change the distribution of the samples of decode.
 
-    Catches a missing log std or log-determinant, a pixel that sees itself or what follows it, samples of something else
-    than what is scored. Fix: score and sample one and the same distribution.
+    Catches a missing log std or log-determinant, an autoregressive mask that lets an entry depend on itself or on later
+    entries, and samples from a different distribution than the one scored. Fix: score and sample the same distribution.
     """
-    asked = 0
+    tested = 0
     for name in ("scalar", "vector", "image"):
         try:
             bench = subject.bench(name)
         except NotApplicable:
             continue
         if bench.decoder.score_kind != "log_density":
-            raise NotApplicable(f"its score is a {bench.decoder.score_kind}")
-        asked += 1
+            raise NotApplicable(f"score_kind is {bench.decoder.score_kind}")
+        tested += 1
         bench.model.eval()
         with torch.no_grad():
-            _require_honest_score(bench, name)
-    if not asked:
-        raise NotApplicable("it refuses vectors and pictures of 16 x 16")
+            _require_score_matches_samples(bench, name)
+    if not tested:
+        raise NotApplicable("it supports neither vectors nor images of 16 x 16")
 
 
-def _require_honest_score(bench: Bench, name: str) -> None:
+def _require_score_matches_samples(bench: Bench, name: str) -> None:
     count = 1000 if name == "image" else 4000
     one = bench.features(1)
-    drawn = bench.decoder.decode(one.expand(count, -1))
-    if not drawn:
-        raise NotApplicable("decode draws nothing")
-    ((key, dist),) = drawn.items()
+    decoded = bench.decoder.decode(one.expand(count, -1))
+    if not decoded:
+        raise NotApplicable("decode returns no distribution")
+    ((key, dist),) = decoded.items()
     samples = dist.sample(stream(0))
 
     def log_density(x: Tensor) -> Tensor:
@@ -284,10 +297,10 @@ def _require_honest_score(bench: Bench, name: str) -> None:
     levels = (samples + 0.5) * 255
     whole = name == "image" and bool((levels - levels.round()).abs().max() < 1e-2)
     if whole and bench.decoder.likelihood != "exact":
-        return  # a density over more than the 256 levels: untrained, most of it lies beside them
+        return  # a density on more values than the 256 grey levels: untrained, it puts most of its mass elsewhere
     drift = metropolis_drift(samples, log_density, whole)
     if drift > 5:
         raise CheckFailure(
-            f"{name}s drawn by decode do not follow score: a step that must not move them does ({drift:.0f} errors)",
-            "score and sample the same distribution; let no entry see itself or its successors",
+            f"{name} samples of decode do not follow score: a Metropolis step moves them by {drift:.0f} errors",
+            "score and sample the same distribution; no entry may depend on itself or on later entries",
         )

@@ -1,4 +1,4 @@
-"""Checks of one step of a dynamics: its state, its memory and its prior. Checks over time are in time_checks."""
+"""Checks of one step of a dynamics: its state, its memory and its prior. Checks of sequences are in time_checks."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, NotApplicable, check
 from worldlab.testing.probes import (
     depends,
-    disturbed,
-    floats,
+    float_leaves,
     gradient_reaches,
     log_density_bias,
+    perturb,
     require_density,
     require_entropy,
+    require_independent_rows,
     require_joint,
     require_rows,
     require_shape,
-    rows_independent,
     same,
     with_grad,
 )
 
 
-def by_kind(subject: Subject) -> Iterator[Bench]:
-    """A bench for numbers and one for codes, as far as they are accepted. Priors of the two share little code."""
+def benches_by_latent_kind(subject: Subject) -> Iterator[Bench]:
+    """Yield a bench with Gaussian latents and one with categorical latents, where the dynamics supports them.
+
+    The two kinds of prior share little code, so both are checked.
+    """
     for kind in ("gaussian", "categorical"):
         with suppress(NotApplicable):
-            yield subject.only(kind=kind).bench("vector")
+            yield subject.with_latent(kind=kind).bench("vector")
 
 
-def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
-    """A state [rows, ...] after a few random steps."""
+def warm_state(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
+    """Return a state [rows, ...] after `steps` steps with random latents and actions."""
     state = bench.dynamics.initial(rows)
     z, action = bench.latents(rows, steps, seed=seed), bench.actions(rows, steps, seed=seed)
     for t in range(steps):
@@ -51,19 +54,20 @@ def warm(bench: Bench, rows: int, steps: int = 3, seed: int = 0) -> State:
     return tree.detach(state)
 
 
-@check("D1", role="dynamics", title="shapes, rows and finite values for every latent and action kind")
+@check("D1", role="dynamics", title="shapes, devices and finite values for every kind of latent and action")
 def shapes(subject: Subject) -> None:
-    """States are trees of [N, ...] with one structure from initial on, on the weights' device; memory is [N, H], samples and
-    modes [N, D].
+    """A State is a tree of tensors [N, ...] on the device of the weights, and advance keeps every shape and dtype of
+    initial(n), whose rows are equal; memory is [N, H], samples and modes of the prior are [N, D].
 
-    Catches wrong widths, a squeezed batch of one, states that change shape between steps (they are stacked over time),
-    initial rows that differ, and a hard-coded CPU. Fix: allocate every leaf in initial; pad caches to a fixed size.
+    Catches wrong widths, squeeze() on a batch of one, states that change shape between steps (the core stacks them over
+    time), initial rows that differ, and a hard-coded CPU. Fix: allocate every leaf in initial; pad caches to a fixed
+    size.
     """
     accepted = 0
     for kind in ("gaussian", "point", "categorical"):
         for action in toys.ACTIONS:
             try:
-                bench = subject.only(kind=kind).bench("vector", action)
+                bench = subject.with_latent(kind=kind).bench("vector", action)
             except NotApplicable:
                 continue
             accepted += 1
@@ -71,19 +75,20 @@ def shapes(subject: Subject) -> None:
                 _step_shapes(bench, rows)
             _device(bench)
     if not accepted:
-        raise CheckFailure("it refuses every kind of latent and action", "support at least gaussian latents")
+        raise CheckFailure("it supports no kind of latent and action", "support at least gaussian latents")
 
 
 def _device(bench: Bench) -> None:
-    """The meta device stands for a GPU: what is made on another one than the weights' shows without having one."""
+    """Check that initial(n) allocates on the device of the weights. The meta device replaces a GPU, so none is
+    needed."""
     try:
         state = copy.deepcopy(bench.dynamics).to("meta").initial(2)
-    except Exception:  # what reads numbers cannot run without them
+    except Exception:  # code that reads values cannot run on the meta device
         return
     for leaf in tree.leaves(state):
         if leaf.device.type != "meta":
             raise CheckFailure(
-                f"initial(n) makes a leaf on the {leaf.device} although the weights are elsewhere",
+                f"initial(n) creates a leaf on the {leaf.device} although the weights are on another device",
                 "torch.zeros(n, H, device=self.device)",
             )
 
@@ -94,14 +99,14 @@ def _step_shapes(bench: Bench, rows: int) -> None:
     require_rows(start, rows, "initial(n)")
     if not same(start, tree.select(start, torch.zeros(rows, dtype=torch.long)), 0.0):
         raise CheckFailure(
-            "the rows of initial(n) differ", "every row starts alike; learn one initial state and expand it"
+            "the rows of initial(n) differ", "use the same initial state in every row; expand a learned one"
         )
     state = dynamics.advance(start, bench.latents(rows), bench.actions(rows))
     for before, after in zip(tree.leaves(start), tree.leaves(state), strict=True):
         if before.shape != after.shape or before.dtype != after.dtype:
             raise CheckFailure(
-                f"advance turns a leaf {list(before.shape)} {before.dtype} into {list(after.shape)} {after.dtype}",
-                "keep each leaf's shape and dtype from initial on: pad caches to their full size",
+                f"advance changes a leaf {list(before.shape)} {before.dtype} to {list(after.shape)} {after.dtype}",
+                "keep the shape and dtype that each leaf has in initial(n); pad caches to their full size",
             )
     memory = dynamics.memory(state)
     require_shape(memory, (rows, bench.specs.memory_dim), "memory(state)")
@@ -110,15 +115,16 @@ def _step_shapes(bench: Bench, rows: int) -> None:
     require_shape(prior.sample(stream(0)), (rows, bench.specs.latent.dim), "the prior's sample")
 
 
-@check("D2", role="dynamics", title="rows of a batch do not see each other")
+@check("D2", role="dynamics", title="rows of a batch are independent")
 def batch_independence(subject: Subject) -> None:
-    """Row j of state, z or action has no influence on row i's next state, memory and prediction, in both modes.
+    """Row j of the state, z or action does not influence the next state, memory and prior of row i, in eval and train
+    mode.
 
-    Catches attention over the batch (a transformer without batch_first=True) and BatchNorm.
-    Fix: attend over time; LayerNorm, not BatchNorm.
+    Catches attention over the batch dimension (a transformer without batch_first=True) and BatchNorm.
+    Fix: attend over time; use LayerNorm, not BatchNorm.
     """
     bench = subject.bench()
-    inputs = {"state": warm(bench, 4), "z": bench.latents(4), "action": bench.actions(4)}
+    inputs = {"state": warm_state(bench, 4), "z": bench.latents(4), "action": bench.actions(4)}
 
     def run(given: dict[str, Any]) -> list[Any]:
         state = bench.dynamics.advance(given["state"], given["z"], given["action"])
@@ -128,38 +134,38 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.dynamics.train(mode)
-        rows_independent(run, inputs, f"the dynamics in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the dynamics in {'train' if mode else 'eval'} mode")
 
 
-@check("D3", role="dynamics", title="rows can be repeated, picked and shuffled")
+@check("D3", role="dynamics", title="rows of the state can be repeated, selected and reordered")
 def state_algebra(subject: Subject) -> None:
-    """Advancing repeated or re-ordered rows equals repeating or re-ordering the advanced rows.
+    """Advancing repeated, selected or reordered rows equals repeating, selecting or reordering the advanced rows.
 
-    Catches global positions, caches indexed by row number, leaves without a batch dimension: agents branch one state
-    into many candidate plans. Fix: keep everything per row.
+    Catches positions shared by the batch, caches indexed by row number, and leaves without a batch dimension: planners
+    branch one state into many candidate plans. Fix: keep positions and caches per row.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 4), bench.latents(4), bench.actions(4)
+    state, z, action = warm_state(bench, 4), bench.latents(4), bench.actions(4)
     with torch.no_grad():
         expected = bench.dynamics.advance(state, z, action)
         for index in (torch.tensor([2, 0, 3, 1]), torch.tensor([1]), torch.arange(4).repeat_interleave(3)):
             found = bench.dynamics.advance(tree.select(state, index), z[index], action[index])
             if not same(tree.select(expected, index), found):
                 raise CheckFailure(
-                    "advancing picked or repeated rows differs from picking advanced rows",
-                    "keep positions and caches per row, nothing shared by the batch",
+                    "advancing selected or repeated rows differs from selecting advanced rows",
+                    "keep positions and caches per row; share nothing between rows",
                 )
 
 
-@check("D4", role="dynamics", title="inputs stay as they were")
-def inputs_untouched(subject: Subject) -> None:
-    """advance, memory and predict change nothing they are given.
+@check("D4", role="dynamics", title="inputs are not modified")
+def inputs_unchanged(subject: Subject) -> None:
+    """advance, memory and predict do not modify their inputs.
 
-    Catches caches written in place: a planner that branches one state would corrupt its siblings.
-    Fix: build new tensors (torch.where, cat, index_copy without underscore), or clone before writing.
+    Catches caches written in place: a planner that branches one state would corrupt the other branches.
+    Fix: build new tensors (torch.where, torch.cat, index_copy without underscore), or clone before writing.
     """
     bench = subject.bench()
-    given = warm(bench, 3), bench.latents(3), bench.actions(3)
+    given = warm_state(bench, 3), bench.latents(3), bench.actions(3)
     kept = clone(given)
     with torch.no_grad():
         memory = bench.dynamics.memory(bench.dynamics.advance(*given))
@@ -167,58 +173,58 @@ def inputs_untouched(subject: Subject) -> None:
         bench.dynamics.predict(memory).sample(stream(0))
     if not same(kept, given, 0.0) or not same(before, memory, 0.0):
         raise CheckFailure(
-            "advance changes its inputs in place", "return new tensors; clone a cache before writing into it"
+            "advance modifies its inputs in place", "return new tensors; clone a cache before writing into it"
         )
 
 
-@check("D5", role="dynamics", title="the state is all the state")
+@check("D5", role="dynamics", title="the State holds all state")
 def no_hidden_state(subject: Subject) -> None:
-    """Advancing A, then B, then A again gives the same for A; a copied state continues alike.
+    """Advancing state A, then B, then a copy of A gives the same memory for A both times.
 
-    Catches hidden module state (self.h, self.cache): it leaks over resets, rows, and from collecting into training.
-    Fix: everything that changes from step to step lives in the State.
+    Catches state hidden in the module (self.h, self.cache): it leaks across resets and rows, and from data collection
+    into training. Fix: keep everything that changes from step to step in the State.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 3), bench.latents(3), bench.actions(3)
+    state, z, action = warm_state(bench, 3), bench.latents(3), bench.actions(3)
     with torch.no_grad():
         after = bench.dynamics.advance(state, z, action)
         first = bench.dynamics.memory(after)
-        warm(bench, 3, seed=5)
+        warm_state(bench, 3, seed=5)
         read = bench.dynamics.memory(after)
         again = bench.dynamics.memory(bench.dynamics.advance(clone(state), z, action))
     if not same(first, again, 0.0) or not same(first, read, 0.0):
         raise CheckFailure(
-            "the same state, z and action give another memory the second time: "
+            "the same state, z and action give a different memory the second time: "
             "hidden state in the module leaks over resets",
-            "move what changes from step to step from self into the State",
+            "move everything that changes from step to step from self into the State",
         )
 
 
-@check("D6", role="dynamics", title="every leaf of the state is carried on")
+@check("D6", role="dynamics", title="every leaf of the state is used")
 def leaves_carried(subject: Subject) -> None:
-    """Each float leaf of a warm state influences the memory, at once or after further steps.
+    """After four steps, each float leaf of the state influences the memory now or after one or two further steps.
 
-    Catches a part of the state that is returned but never read again (an LSTM whose cell is dropped).
-    Fix: read every leaf in advance; drop those that nothing needs.
+    Catches a part of the state that is returned and never read (an LSTM whose cell state is ignored).
+    Fix: read every leaf in advance; remove unused leaves.
     """
     bench = subject.bench()
-    state, z, action = warm(bench, 2, steps=4), bench.latents(2), bench.actions(2)
+    state, z, action = warm_state(bench, 2, steps=4), bench.latents(2), bench.actions(2)
     leaves = tree.leaves(state)
 
-    def following(moved: int) -> Any:
-        chosen = iter([disturbed(leaf) if i == moved else leaf for i, leaf in enumerate(leaves)])
-        moved_state = tree.tree_map(lambda _: next(chosen), state)
-        after = bench.dynamics.advance(moved_state, z, action)
-        # At once: a transformer keeps its last output only to be read. Two steps: a leaf may act on one that is read.
-        return [bench.dynamics.memory(s) for s in (moved_state, bench.dynamics.advance(after, z, action))]
+    def memories(perturbed: int) -> Any:
+        chosen = iter([perturb(leaf) if i == perturbed else leaf for i, leaf in enumerate(leaves)])
+        start = tree.tree_map(lambda _: next(chosen), state)
+        after = bench.dynamics.advance(start, z, action)
+        # Now: a transformer stores its last output only for memory(). Two steps: a leaf may act through another leaf.
+        return [bench.dynamics.memory(s) for s in (start, bench.dynamics.advance(after, z, action))]
 
     with torch.no_grad():
-        base = following(-1)
+        base = memories(-1)
         for i, leaf in enumerate(leaves):
-            if leaf.is_floating_point() and same(base, following(i), 0.0):
+            if leaf.is_floating_point() and same(base, memories(i), 0.0):
                 raise CheckFailure(
-                    f"state leaf {_paths(state)[i]} is never read: it is dropped at every step",
-                    "use it in advance, or take it out of the state",
+                    f"state leaf {_paths(state)[i]} is never read: it does not affect the memory",
+                    "use it in advance, or remove it from the state",
                 )
 
 
@@ -228,18 +234,20 @@ def _paths(value: Any, prefix: str = "") -> list[str]:
     return [prefix or "(root)"] * len(tree.leaves(value))
 
 
-@check("D7", role="dynamics", title="the action matters")
+@check("D7", role="dynamics", title="the memory and the prior depend on the action")
 def action_sensitivity(subject: Subject) -> None:
-    """The memory after a step, and the prediction from it, depend on the action taken, continuous and discrete.
+    """The memory after a step, and the prior predicted from it, depend on the action, for continuous and discrete
+    actions.
 
-    Catches a dynamics that ignores its action: every plan then looks equally good. Fix: feed cat(z, action).
+    Catches a dynamics that ignores the action: all plans would then have the same value. Fix: feed cat(z, action) into
+    advance.
     """
     for kind in toys.ACTIONS:
         try:
             bench = subject.bench(action=kind)
         except CheckFailure:
-            continue  # D1 judges what is refused
-        state, z = warm(bench, 3), bench.latents(3)
+            continue  # D1 reports unsupported actions
+        state, z = warm_state(bench, 3), bench.latents(3)
 
         def run(action: Tensor, bench: Bench = bench, state: State = state, z: Tensor = z) -> list[Tensor]:
             memory = bench.dynamics.memory(bench.dynamics.advance(state, z, action))
@@ -247,95 +255,106 @@ def action_sensitivity(subject: Subject) -> None:
 
         if not depends(run, bench.actions(3)):
             raise CheckFailure(
-                f"neither memory nor prediction depends on a {kind} action", "feed the action into advance"
+                f"neither the memory nor the prior depends on a {kind} action", "feed the action into advance"
             )
 
 
-@check("D8", role="dynamics", title="the reparameterised flag is true")
+@check("D8", role="dynamics", title="the flag reparameterised is correct")
 def reparameterised_truthful(subject: Subject) -> None:
-    """A sample's gradient with respect to the memory is non-zero if and only if `reparameterised`.
+    """The gradient of a prior sample with respect to the memory is non-zero if and only if `reparameterised` is True.
 
-    Catches samples detached inside a distribution library: an agent that differentiates through the dream learns
-    nothing. Fix: rsample or straight-through, or declare reparameterised = False.
+    Catches samples that a distribution library detaches: an agent that differentiates through imagination would learn
+    nothing.
+    Fix: use rsample or a straight-through estimator, or declare reparameterised = False.
     """
-    for bench in by_kind(subject):
-        dynamics, memory = bench.dynamics, bench.dynamics.memory(warm(bench, 4))
+    for bench in benches_by_latent_kind(subject):
+        dynamics, memory = bench.dynamics, bench.dynamics.memory(warm_state(bench, 4))
         found = gradient_reaches(lambda m, dynamics=dynamics: dynamics.predict(m).sample(stream(0)), memory)
         if found != dynamics.reparameterised:
             raise CheckFailure(
                 f"reparameterised = {dynamics.reparameterised}, but {bench.specs.latent.kind} samples "
                 f"{'do' if found else 'do not'} carry gradients to the memory",
-                "mean + std * noise or straight-through; or declare it the other way",
+                "use mean + std * noise or a straight-through sample, or change the declared flag",
             )
 
 
-@check("D9", role="dynamics", title="what it declares of p is there")
+@check("D9", role="dynamics", title="the prior offers what prior_kind declares")
 def declared_prior(subject: Subject) -> None:
-    """analytic: log_prob and kl; log_prob: log_prob; critic and sampler with score_latent: [N], with gradient to z.
+    """prior_kind "analytic": the prior has log_prob and kl; "log_prob": it has log_prob. score_latent, if there is one,
+    returns [N] and has a gradient with respect to z. detach() cuts the prior from the memory.
 
-    Catches abilities claimed and not given, and a prior that detach() does not cut from the memory.
-    Fix: a frozen dataclass of tensors; declare what the distribution offers.
+    Catches a declared method that is missing, and a prior that detach() does not cut from the memory.
+    Fix: make the prior a frozen dataclass of tensors; declare only what the distribution offers.
     """
     bench = subject.bench()
     dynamics = bench.dynamics
-    memory = dynamics.memory(warm(bench, 4)).requires_grad_()
+    memory = dynamics.memory(warm_state(bench, 4)).requires_grad_()
     prior, z = dynamics.predict(memory), bench.latents(4)
     if dynamics.prior_kind in ("analytic", "log_prob"):
         if not isinstance(prior, HasLogProb):
             raise CheckFailure(
-                f"prior is '{dynamics.prior_kind}' but has no log_prob", "offer log_prob, or declare 'sampler'"
+                f"prior_kind is '{dynamics.prior_kind}' but the prior has no log_prob",
+                "implement log_prob, or declare 'sampler'",
             )
         require_shape(prior.log_prob(z), (4,), "log_prob(z)")
     if dynamics.prior_kind == "analytic" and not isinstance(prior, HasKL):
-        raise CheckFailure("prior is 'analytic' but has no kl", "offer kl(other), or declare 'log_prob'")
+        raise CheckFailure(
+            "prior_kind is 'analytic' but the prior has no kl", "implement kl(other), or declare 'log_prob'"
+        )
     cut = tree.detach(prior).sample(stream(0))
     if cut.requires_grad and torch.autograd.grad(cut.sum(), memory, allow_unused=True)[0] is not None:
         raise CheckFailure("detach() does not cut the prior from the memory", "make it a frozen dataclass of tensors")
     if isinstance(dynamics, ScoresLatent):
         require_shape(dynamics.score_latent(memory, z), (4,), "score_latent")
         if not gradient_reaches(lambda x: dynamics.score_latent(memory, x), z):
-            raise CheckFailure("score_latent gives z no gradient: it cannot train an encoder", "do not detach z")
+            raise CheckFailure(
+                "score_latent has no gradient with respect to z: it cannot train an encoder", "do not detach z"
+            )
 
 
-@check("D10", role="dynamics", title="the prior's density integrates to 1 and is that of its samples")
-def honest_density(subject: Subject) -> None:
-    """On a one-dimensional latent the density integrates to 1 and its distribution function fits 4000 samples; on six codes
-    the probabilities sum to 1. On eight numbers, and on two codes of four, 4000 samples are as likely as the density says,
-    and what is drawn together is scored together; entropy, where it is offered, is what their log-densities average to.
+@check("D10", role="dynamics", title="the prior's density integrates to 1 and matches its samples")
+def density_matches_samples(subject: Subject) -> None:
+    """For a one-dimensional latent, the density integrates to 1 and its distribution function fits 4000 samples; for
+    one categorical variable of six classes, the probabilities sum to 1. For an eight-dimensional latent, and for two
+    categorical variables of four classes, log_prob matches 4000 samples: the mean of r(z) / p(z) is 1 for a known
+    density r, and dimensions sampled jointly are also scored jointly, not as a product of marginals. The entropy, if
+    offered, is the mean of -log p(z).
 
-    Catches a missing log std or log-determinant, a mean where a sum over dimensions belongs, a joint mixture scored as a
-    factorised one, and samples from another distribution than the one scored.
-    Fix: sum over D of -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi.
+    Catches a missing log std or log-determinant, a mean over dimensions in place of a sum, a joint mixture scored as a
+    factorised one, and a log_prob that belongs to a different distribution than the samples.
+    Fix: for a Gaussian, sum -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi over D.
     """
-    asked = 0
+    tested = 0
     for settings in ({"kind": "gaussian", "latent_dim": 1}, {"kind": "categorical", "groups": 1, "classes": 6}):
         try:
-            bench = subject.only(**settings).bench("vector")
+            bench = subject.with_latent(**settings).bench("vector")
         except NotApplicable:
             continue
-        memory = bench.dynamics.memory(warm(bench, 1)).detach()
+        memory = bench.dynamics.memory(warm_state(bench, 1)).detach()
         prior = bench.dynamics.predict(memory)
         if not isinstance(prior, HasLogProb) or bench.dynamics.prior_kind not in ("analytic", "log_prob"):
-            raise NotApplicable(f"the prior is {bench.dynamics.prior_kind}")
-        asked += 1
+            raise NotApplicable(f"prior_kind is {bench.dynamics.prior_kind}")
+        tested += 1
         with torch.no_grad():
-            _integrates(bench, memory) if settings["kind"] == "gaussian" else _sums_to_one(bench, memory)
+            _require_unit_integral(bench, memory) if settings["kind"] == "gaussian" else _require_unit_sum(
+                bench, memory
+            )
     for settings in ({"kind": "gaussian", "latent_dim": 8}, {"kind": "categorical", "groups": 2, "classes": 4}):
         with suppress(NotApplicable), torch.no_grad():
-            bench = subject.only(**settings).bench("vector")
+            bench = subject.with_latent(**settings).bench("vector")
             if bench.dynamics.prior_kind in ("analytic", "log_prob"):
-                asked += 1
-                _fits_its_samples(bench)
-    if not asked:
-        raise NotApplicable("the prior has no density, or it refuses what it was asked about")
+                tested += 1
+                _require_samples_match(bench)
+    if not tested:
+        raise NotApplicable("the prior has no density, or the dynamics does not support these latents")
 
 
-def _fits_its_samples(bench: Bench) -> None:
-    latent, memory = bench.specs.latent, bench.dynamics.memory(warm(bench, 1))
-    # An untrained mixture's components lie on each other; a memory ten times as large draws them apart.
-    apart: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
+def _require_samples_match(bench: Bench) -> None:
+    latent, memory = bench.specs.latent, bench.dynamics.memory(warm_state(bench, 1))
+    # The components of an untrained mixture coincide; a memory ten times as large separates them.
+    separated: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
     block = latent.classes if latent.kind == "categorical" else 1
-    require_joint(apart.sample(stream(1)), apart.log_prob, block)
+    require_joint(separated.sample(stream(1)), separated.log_prob, block)
     prior: Any = bench.dynamics.predict(memory.expand(4000, -1))
     samples = prior.sample(stream(0))
     log_prob = prior.log_prob(samples)
@@ -343,8 +362,8 @@ def _fits_its_samples(bench: Bench) -> None:
     bias = log_density_bias(samples, log_prob, codes)
     if abs(bias) > 5:
         raise CheckFailure(
-            f"{latent.kind} samples are not as likely as log_prob says (E[r / p] is {bias:.0f} standard errors from 1)",
-            "sum log_prob over the dimensions; sample what is scored",
+            f"log_prob does not match {latent.kind} samples (E[r / p] is {bias:.0f} standard errors from 1)",
+            "sum log_prob over the dimensions; sample from the distribution that log_prob describes",
         )
     if isinstance(prior, HasEntropy):
         require_entropy(prior.entropy(), log_prob)
@@ -355,54 +374,61 @@ def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:
     return prior.log_prob(z)
 
 
-def _integrates(bench: Bench, memory: Tensor) -> None:
+def _require_unit_integral(bench: Bench, memory: Tensor) -> None:
     samples = bench.dynamics.predict(memory.expand(4000, -1)).sample(stream(0))
     require_density(samples[:, 0], lambda z: _log_density(bench, memory, z[:, None]), "the prior")
 
 
-def _sums_to_one(bench: Bench, memory: Tensor) -> None:
+def _require_unit_sum(bench: Bench, memory: Tensor) -> None:
     total = float(_log_density(bench, memory, torch.eye(6)).double().exp().sum())
     if abs(total - 1) > 1e-3:
-        raise CheckFailure(f"the probabilities of all codes sum to {total:.3f}, not 1", "normalise the logits")
+        raise CheckFailure(f"the probabilities of all classes sum to {total:.3f}, not 1", "normalise the logits")
 
 
 @check("D11", role="dynamics", title="the same generator seed gives the same sample")
 def seeded_samples(subject: Subject) -> None:
-    """Two samples of one prior with one seed agree, of a density those of two seeds do not; the mode never changes.
+    """Two samples of a prior with the same seed are equal; if the prior has a density, samples with different seeds
+    differ. The mode is float and never changes.
 
-    Catches a hidden random stream: dreams no seed repeats. Fix: draw from the generator that sample() is given.
+    Catches a hidden random generator: dreams would not be reproducible from their seed. Fix: draw from the generator
+    that sample() is given.
     """
-    for bench in by_kind(subject):
-        prior = bench.dynamics.predict(bench.dynamics.memory(warm(bench, 64)))
+    for bench in benches_by_latent_kind(subject):
+        prior = bench.dynamics.predict(bench.dynamics.memory(warm_state(bench, 64)))
         if not same(prior.sample(stream(1)), prior.sample(stream(1)), 0.0):
-            raise CheckFailure("two samples with one seed differ", "draw from the generator that sample() is given")
+            raise CheckFailure(
+                "two samples with the same seed differ", "draw from the generator that sample() is given"
+            )
         dense = bench.dynamics.prior_kind in ("analytic", "log_prob")
         if dense and same(prior.sample(stream(1)), prior.sample(stream(2)), 0.0):
-            raise CheckFailure("samples of two seeds are the same", "draw from the generator that sample() is given")
+            raise CheckFailure(
+                "samples with different seeds are the same", "draw from the generator that sample() is given"
+            )
         if not same(prior.mode, prior.mode, 0.0):
-            raise CheckFailure("two modes of one prior differ", "the mode is without noise")
-        if not floats(prior.mode):
+            raise CheckFailure("two modes of the same prior differ", "compute the mode without noise")
+        if not float_leaves(prior.mode):
             raise CheckFailure("the mode is not float", "return floats")
 
 
 @check("D12", role="dynamics", title="its own losses do not train the latents they predict")
 def stopped_targets(subject: Subject) -> None:
-    """Beside a posterior with a density, the dynamics' main losses give its latents no gradient but through the memory.
+    """With an encoder that has a density, the dynamics' main losses give ctx.latent no gradient except through the
+    memory.
 
-    Catches an un-stopped likelihood of the next latent: it is minimised by killing the latent.
+    Catches a likelihood of the next latent without a stop-gradient: collapsing the latent would minimise it.
     Fix: detach ctx.latent where it is the target; the matching rule trains the encoder.
     """
     bench = subject.bench()
     ctx = bench.context()
-    apart = with_grad(ctx.latent)
-    ctx = replace(ctx, latent=apart, features=torch.cat([ctx.memory, apart.z], -1))
+    target = with_grad(ctx.latent)
+    ctx = replace(ctx, latent=target, features=torch.cat([ctx.memory, target.z], -1))
     terms = bench.dynamics.losses(ctx, "main")
     if not terms:
         raise NotApplicable("it has no losses of its own")
     total = torch.stack([term.sum() for term in terms.values()]).sum()
-    found = torch.autograd.grad(total, floats(apart), allow_unused=True) if total.requires_grad else ()
+    found = torch.autograd.grad(total, float_leaves(target), allow_unused=True) if total.requires_grad else ()
     if any(grad is not None and grad.abs().sum() > 0 for grad in found):
         raise CheckFailure(
-            f"its losses ({', '.join(terms)}) train the latents they predict: a dead latent is the easiest to predict",
+            f"its losses ({', '.join(terms)}) train the latents they predict, which rewards a collapsed latent",
             "detach ctx.latent; the matching rule trains the encoder",
         )

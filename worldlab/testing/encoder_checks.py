@@ -1,4 +1,4 @@
-"""Checks of encoders: q(z | o, h)."""
+"""Checks of encoders, q(z | o, h)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from worldlab.testing.probes import (
     linear_probe,
     log_density_bias,
     require_entropy,
+    require_independent_rows,
     require_rows,
     require_shape,
-    rows_independent,
     same,
 )
 
 
 def _memory(bench: Bench, rows: int) -> Tensor | None:
-    """A random memory [rows, H] where the mix reads it."""
+    """Return a random memory [rows, H], or None if the world model gives the encoder no memory."""
     if not bench.specs.use_memory:
         return None
     return torch.randn(rows, bench.specs.memory_dim, generator=stream(5))
@@ -37,11 +37,15 @@ def _infer(bench: Bench, rows: int, seed: int | None = 0) -> Latent:
     return bench.encoder.infer(bench.encoder.embed(bench.obs(rows)), _memory(bench, rows), generator)
 
 
-@check("E1", role="encoder", title="shapes, dtypes and finite values on pictures of any size, vectors and both")
+@check(
+    "E1", role="encoder", title="shapes, dtypes and finite values for images of any size, vectors, and both together"
+)
 def shapes(subject: Subject) -> None:
-    """embed gives [N, E] and infer z [N, D] as latent_spec says, for 16, 64 and 96 pixels, vectors, both; N = 1, 7.
+    """embed returns [N, E] and infer returns z [N, D] with the D of latent_spec, for N = 1 and 7: images of 16, 64 and
+    96 pixels, vectors, and images with vectors.
 
-    Catches hard-coded 64 x 64 pictures, squeezed batches of one, a latent wider than declared.
+    Catches a hard-coded image size of 64 x 64, squeeze() on a batch of one, and a latent wider than latent_spec
+    declares.
     Fix: take every size from specs.obs; test with N = 1.
     """
     accepted = 0
@@ -60,22 +64,23 @@ def shapes(subject: Subject) -> None:
                 raise _cannot(name, exc) from exc
             require_shape(latent.z, (rows, bench.specs.latent.dim), f"z on {name} observations")
     if not accepted:
-        raise CheckFailure("it refuses every kind of observation", "support pictures or vectors")
+        raise CheckFailure("it supports no kind of observation", "support images or vectors")
 
 
 def _cannot(name: str, exc: Exception) -> CheckFailure:
     return CheckFailure(
         f"it fails on {name} observations: {type(exc).__name__}: {str(exc)[:90]}",
-        "take sizes from specs.obs, or raise ConfigError at build time for what you do not support",
+        "take sizes from specs.obs; raise ConfigError in __init__ for observations you do not support",
     )
 
 
-@check("E2", role="encoder", title="rows of a batch do not see each other")
+@check("E2", role="encoder", title="rows of a batch are independent")
 def batch_independence(subject: Subject) -> None:
-    """Row j of the observations and memory has no influence on row i's embedding and latent, in eval and train mode.
+    """Row j of the observations and of the memory does not influence the embedding and latent of row i, in eval and
+    train mode.
 
-    Catches attention over the batch and BatchNorm: acting on one frame then differs from training on many.
-    Fix: LayerNorm or ChannelNorm; batch_first=True in attention.
+    Catches attention over the batch dimension and BatchNorm: the latent of a frame would depend on which other frames
+    are in the batch. Fix: use LayerNorm or ChannelNorm; set batch_first=True in attention.
     """
     bench = subject.bench()
     inputs = {"obs": bench.obs(4), "memory": _memory(bench, 4)}
@@ -87,33 +92,35 @@ def batch_independence(subject: Subject) -> None:
 
     for mode in (False, True):
         bench.encoder.train(mode)
-        rows_independent(run, inputs, f"the encoder in {'train' if mode else 'eval'} mode")
+        require_independent_rows(run, inputs, f"the encoder in {'train' if mode else 'eval'} mode")
 
 
-@check("E3", role="encoder", title="noise comes from the generator alone")
+@check("E3", role="encoder", title="all noise comes from the generator")
 def determinism(subject: Subject) -> None:
-    """Without a generator two calls agree; generators of one seed give one sample, and of two seeds two.
+    """With generator=None two calls agree; the same seed gives the same sample, and different seeds give different
+    samples unless the posterior is deterministic.
 
-    Catches sampling where the most likely z was asked for, and hidden random streams: evaluation would not repeat.
-    Fix: `if generator is None` return the mode; draw all noise from the generator.
+    Catches sampling where the most likely z is required, and hidden random generators: evaluation would not be
+    reproducible.
+    Fix: return the mode if generator is None; draw all noise from the generator.
     """
     bench = subject.bench()
-    for seed, when in ((None, "generator=None"), (3, "one seed")):
+    for seed, when in ((None, "generator=None"), (3, "the same seed")):
         if not same(_infer(bench, 5, seed), _infer(bench, 5, seed), 0.0):
             raise CheckFailure(
                 f"two calls with {when} give different latents",
-                "draw noise from the generator only, none if it is None",
+                "draw noise only from the generator, and none if it is None",
             )
     if bench.encoder.posterior_kind != "deterministic" and same(_infer(bench, 64, 3).z, _infer(bench, 64, 4).z, 0.0):
-        raise CheckFailure("two seeds give the same latents", "draw from the generator that infer() is given")
+        raise CheckFailure("different seeds give the same latents", "draw from the generator that infer() is given")
 
 
-@check("E4", role="encoder", title="the memory is read if and only if the mix says so")
+@check("E4", role="encoder", title="the memory is used if and only if specs.use_memory")
 def memory_use(subject: Subject) -> None:
-    """With specs.use_memory z depends on the memory; without, infer works on memory=None.
+    """If specs.use_memory is True, z depends on the memory; if it is False, infer works with memory=None.
 
-    Catches an encoder that declares uses_memory and drops it, and one that cannot run in parallel over time.
-    Fix: read `memory` in infer, or declare uses_memory = False.
+    Catches an encoder that declares uses_memory = True and ignores the memory, and one that fails without a memory, so
+    that it cannot encode whole sequences in one pass. Fix: use `memory` in infer, or declare uses_memory = False.
     """
     apart = subject.bench(use_memory=False)
     require_shape(_infer(apart, 3).z, (3, apart.specs.latent.dim), "z without memory")
@@ -125,16 +132,17 @@ def memory_use(subject: Subject) -> None:
     if not depends(lambda m: bench.encoder.infer(embed, m, stream(0)), memory):
         raise CheckFailure(
             "z does not depend on the memory although uses_memory is True",
-            "read memory in infer, or declare uses_memory = False",
+            "use memory in infer, or declare uses_memory = False",
         )
 
 
-@check("E5", role="encoder", title="z carries gradients from what is seen")
+@check("E5", role="encoder", title="z has a gradient with respect to the embedding")
 def differentiable(subject: Subject) -> None:
-    """The gradient of a sampled z with respect to the embedding is not 0.
+    """The gradient of z with respect to the embedding is not 0, for a sample and (unless z is categorical) for the
+    mode.
 
-    Catches samples that are neither reparameterised nor straight-through: no loss on z trains the encoder.
-    Fix: mean + std * noise, or onehot + probs - probs.detach().
+    Catches samples that are neither reparameterised nor straight-through: no loss on z would train the encoder.
+    Fix: z = mean + std * noise, or z = onehot + probs - probs.detach().
     """
     bench = subject.bench()
     embed = bench.encoder.embed(bench.obs(4))
@@ -142,7 +150,7 @@ def differentiable(subject: Subject) -> None:
     for generator in (0, None):
         given = None if generator is None else stream(generator)
         if generator is None and bench.specs.latent.kind == "categorical":
-            continue  # the mode of a one-hot has no gradient, and acting needs none
+            continue  # the mode of a one-hot has no gradient, and acting does not need one
         if not gradient_reaches(lambda e, g=given: bench.encoder.infer(e, memory, g).z, embed):
             raise CheckFailure(
                 "no gradient reaches the embedding through z: the sample is not reparameterised",
@@ -150,11 +158,13 @@ def differentiable(subject: Subject) -> None:
             )
 
 
-@check("E6", role="encoder", title="categorical latents are one-hots, tokens agree")
+@check("E6", role="encoder", title="categorical latents are one-hot and agree with their tokens")
 def one_hots(subject: Subject) -> None:
-    """A categorical z is one-hot in each group, and tokens, where given, are its indices.
+    """A categorical z is one-hot in each group, and tokens, if returned, are the indices of the ones.
 
-    Catches soft or unnormalised codes and tokens of another sample than z. Fix: derive both from one draw.
+    Catches probabilities or unnormalised values in place of one-hots, and tokens that come from a different sample than
+    z.
+    Fix: derive z and tokens from the same sample.
     """
     bench = subject.bench()
     spec = bench.specs.latent
@@ -162,7 +172,8 @@ def one_hots(subject: Subject) -> None:
         raise NotApplicable(f"the latent is {spec.kind}")
     if spec.dim != spec.groups * spec.classes:
         raise CheckFailure(
-            f"latent dim {spec.dim} is not {spec.groups} groups x {spec.classes} classes", "dim = product"
+            f"latent dim {spec.dim} is not {spec.groups} groups x {spec.classes} classes",
+            "set dim = groups * classes in latent_spec",
         )
     for seed in (0, None):
         latent = _infer(bench, 6, seed)
@@ -171,15 +182,17 @@ def one_hots(subject: Subject) -> None:
         if not same(codes, hot.float(), 1e-5):
             raise CheckFailure("a categorical z is not one-hot", "straight-through: onehot + probs - probs.detach()")
         if latent.tokens is not None and not torch.equal(latent.tokens, codes.argmax(-1)):
-            raise CheckFailure("tokens are not the indices of z's one-hots", "derive tokens and z from one draw")
+            raise CheckFailure("tokens are not the indices of z's one-hots", "derive tokens and z from the same sample")
 
 
-@check("E7", role="encoder", title="what it declares of q is there")
+@check("E7", role="encoder", title="the posterior offers what posterior_kind declares")
 def declared_posterior(subject: Subject) -> None:
-    """analytic: dist has log_prob, entropy and kl; own_logq: log_q is [N]. The latent is a tree of rows.
+    """posterior_kind "analytic": dist has log_prob, entropy and kl; "own_logq": log_q is a tensor [N]. Every tensor in
+    the Latent has N rows.
 
-    Catches abilities claimed and not given, and distributions hidden from the core, which stacks latents over time:
-    an opaque object would silently stay that of the first step. Fix: a frozen dataclass of tensors [N, ...].
+    Catches a declared method that is missing, and a distribution whose tensors the core cannot see: the core stacks
+    latents over time, and an opaque object would silently keep the values of the first step. Fix: make dist a frozen
+    dataclass of tensors [N, ...]; declare only what it offers.
     """
     bench = subject.bench()
     latent = _infer(bench, 4)
@@ -191,11 +204,12 @@ def declared_posterior(subject: Subject) -> None:
         missing = [ability for ability, has in _abilities(latent.dist).items() if not has]
         if missing:
             raise CheckFailure(
-                f"posterior is 'analytic' but dist has no {', '.join(missing)}", "offer it, or declare less"
+                f"posterior_kind is 'analytic' but dist has no {', '.join(missing)}",
+                "implement it, or declare another posterior_kind",
             )
     if posterior == "own_logq":
         if latent.log_q is None:
-            raise CheckFailure("posterior is 'own_logq' but log_q is None", "return log q of the very z")
+            raise CheckFailure("posterior_kind is 'own_logq' but log_q is None", "return log q(z) of the z you return")
         require_shape(latent.log_q, (4,), "log_q")
 
 
@@ -207,16 +221,17 @@ def _abilities(dist: object) -> dict[str, bool]:
     }
 
 
-@check("E8", role="encoder", title="log q is the density of the samples")
-def honest_density(subject: Subject) -> None:
-    """E over samples of r(z) / q(z) is 1 for a known density r; entropy, where it is offered, is what log q averages to.
+@check("E8", role="encoder", title="log q is the log-density of the samples")
+def density_matches_samples(subject: Subject) -> None:
+    """Over samples z of q, the mean of r(z) / q(z) is 1 for a known density r; the entropy, if offered, is the mean of
+    -log q(z).
 
-    Catches a missing log-determinant or log std, and samples of another distribution than the one scored.
-    Fix: -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi, summed over D; for flows minus log |det|.
+    Catches a missing log-determinant or log std, and a log q that belongs to a different distribution than the samples.
+    Fix: for a Gaussian, sum -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi over D; for a flow, subtract log |det|.
     """
     bench = subject.bench()
     if bench.encoder.posterior_kind not in ("analytic", "own_logq"):
-        raise NotApplicable(f"the posterior is {bench.encoder.posterior_kind}")
+        raise NotApplicable(f"posterior_kind is {bench.encoder.posterior_kind}")
     spec, count = bench.specs.latent, 4000
     with torch.no_grad():
         embed = bench.encoder.embed(bench.obs(1)).expand(count, -1)
@@ -227,12 +242,12 @@ def honest_density(subject: Subject) -> None:
     require_shape(log_q, (count,), "log q")
     codes = float(spec.classes**spec.groups) if spec.kind == "categorical" else 0.0
     if codes > count:
-        raise NotApplicable("too many codes to sample each of them")
+        raise NotApplicable("too many codes to estimate their probabilities from 4000 samples")
     bias = log_density_bias(latent.z, log_q, codes)
     if abs(bias) > 5:
         raise CheckFailure(
-            f"log q is not the density of the samples ({bias:+.0f} standard errors)",
-            "add the log std or log-determinant you left out; score the distribution you sample",
+            f"log q is not the log-density of the samples ({bias:+.0f} standard errors)",
+            "add the missing log std or log-determinant; evaluate log q of the distribution you sample",
         )
     if isinstance(latent.dist, HasEntropy):
         require_entropy(latent.dist.entropy(), log_q)
@@ -240,33 +255,34 @@ def honest_density(subject: Subject) -> None:
 
 @check("E9", role="encoder", title="the latent does not collapse", slow=True)
 def no_collapse(subject: Subject) -> None:
-    """Within 300 updates on a moving dot a linear probe reads the dot's place from a sampled z (R2 on unseen frames).
+    """Within 300 updates on a moving dot, a linear probe predicts the dot's position from a sampled z (R2 of at least
+    0.2 on held-out frames).
 
-    Catches representations that training kills (a likelihood of the next latent that reaches the encoder). Std and
-    effective rank do not show it where the sampling noise fills them: both looked healthy on dead latents.
-    Fix: stop the gradient of prediction targets; add a contrastive or reconstruction term.
+    Catches representation collapse, for example when the likelihood of the next latent trains the encoder. Std and
+    effective rank do not reveal it: sampling noise kept both at healthy values for collapsed latents. Fix: stop the
+    gradient of prediction targets; add a contrastive or reconstruction term.
     """
-    bench = subject.learning().bench("image vector dict", fresh=True)
+    bench = subject.with_default_losses().bench("image vector dict", fresh=True)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()
-    def found() -> float:
+    def probe_r2() -> float:
         return linear_probe(bench.context(batch).latent.z.flatten(0, 1), batch.reward.flatten())
 
-    bench.fit(300, until=lambda: found() > 0.2)
-    r2 = found()
+    bench.fit(300, until=lambda: probe_r2() > 0.2)
+    r2 = probe_r2()
     if r2 < 0.2:
         raise CheckFailure(
-            f"the latent collapses: a linear probe finds the dot with R2 {r2:.2f}",
-            "stop gradients of prediction targets; add a term that keeps z informative",
+            f"the latent collapses: a linear probe predicts the dot's position with R2 {r2:.2f}",
+            "stop the gradient of prediction targets; add a loss that keeps z informative",
         )
 
 
-@check("E11", role="encoder", title="every observation is read")
+@check("E11", role="encoder", title="z depends on every observation key")
 def every_key_read(subject: Subject) -> None:
-    """With a picture and a vector to see, z depends on each of them.
+    """When the observation has an image and a vector, z depends on both.
 
-    Catches an encoder that sees the picture only and forgets the vector beside it. Fix: embed every key of specs.obs.
+    Catches an encoder that uses the image and ignores the vector. Fix: embed every key of specs.obs.
     """
     bench = subject.bench("dict")
     obs, memory = bench.obs(3), _memory(bench, 3)
@@ -279,11 +295,11 @@ def every_key_read(subject: Subject) -> None:
             raise CheckFailure(f"z does not depend on the observation '{key}'", "embed every key of specs.obs")
 
 
-@check("E10", role="encoder", title="what it is given stays as it was, frame by frame")
-def inputs_untouched(subject: Subject) -> None:
-    """embed and infer change neither observations nor embedding nor memory.
+@check("E10", role="encoder", title="inputs are not modified")
+def inputs_unchanged(subject: Subject) -> None:
+    """embed and infer modify neither the observations nor the embedding nor the memory.
 
-    Catches in-place scaling of pictures, which the decoder's target then shares. Fix: clone before writing.
+    Catches in-place scaling of images, which also changes the decoder's targets. Fix: clone before writing.
     """
     bench = subject.bench()
     obs, memory = bench.obs(4), _memory(bench, 4)
@@ -293,4 +309,4 @@ def inputs_untouched(subject: Subject) -> None:
         before = embed.clone(), None if memory is None else memory.clone()
         bench.encoder.infer(embed, memory, stream(0))
     if not same(kept, obs, 0.0) or not same(before, (embed, memory), 0.0):
-        raise CheckFailure("it changes its inputs in place", "write x = x + 1, not x += 1; clone before writing")
+        raise CheckFailure("it modifies its inputs in place", "write x = x + 1, not x += 1; clone before writing")

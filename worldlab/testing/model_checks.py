@@ -1,4 +1,4 @@
-"""Checks of a whole world model: that its parts work together and learn what the toys teach."""
+"""Checks of a whole world model: its parts work together and learn from toy data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.model.losses import model_losses
 from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
@@ -13,34 +14,35 @@ from worldlab.testing.checks import CheckFailure, check
 from worldlab.testing.probes import r2, same
 
 
-@check("W1", role="world_model", title="dreamed rewards belong to the action that earned them", slow=True)
+@check("W1", role="world_model", title="imagined rewards follow the action that earned them", slow=True)
 def reward_alignment(subject: Subject) -> None:
-    """Where the reward on arrival is the action that led there, the dream's reward[k] follows action[k], not its
-    neighbours.
+    """After training on data in which each reward equals the action that led to it, imagined reward[k] correlates with
+    action[k] and not with action[k - 1] or action[k + 1].
 
-    Catches rewards off by one in storage, training or dreams: an agent then credits the wrong action.
-    Fix: arrival alignment everywhere: prev_action[t] led to obs[t], where reward[t] was received.
+    Catches rewards that are off by one step in storage, training or imagination: an agent would credit the wrong
+    action.
+    Fix: align by arrival everywhere: prev_action[t] led to obs[t], where reward[t] was received.
     """
-    bench = subject.learning().bench("vector image")
+    bench = subject.with_default_losses().bench("vector image")
     batch = toys.rewarded_action(bench.specs.obs, bench.specs.action, 64, 4, stream(9))
     plan = bench.actions(64, 6)
 
     @torch.no_grad()
-    def fits() -> dict[str, float]:
+    def correlations() -> dict[str, float]:
         carry = bench.model.observe(batch, stream(0))[1].final
         reward = bench.model.imagine(carry, plan, 6, stream(0)).reward[:, 1:5]
         return {f"action[k{lag:+d}]": _correlation(plan[:, 1 + lag : 5 + lag, 0], reward) for lag in (0, 1, -1)}
 
     def aligned() -> bool:
-        at, *near = fits().values()
-        return at > 0.7 and at > max(near) + 0.4
+        aligned_value, *shifted = correlations().values()
+        return aligned_value > 0.7 and aligned_value > max(shifted) + 0.4
 
     bench.fit(200, toys.rewarded_action, rows=16, length=6, until=aligned)
     if not aligned():
-        told = ", ".join(f"{name} {value:.2f}" for name, value in fits().items())
+        values = ", ".join(f"{name} {value:.2f}" for name, value in correlations().items())
         raise CheckFailure(
-            f"the dream's reward[k] does not follow action[k] (correlation with {told})",
-            "align rewards with arrival, in every loop",
+            f"imagined reward[k] does not follow action[k] (correlation with {values})",
+            "align rewards by arrival in every loop",
         )
 
 
@@ -48,58 +50,63 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1].nan_to_num())
 
 
-@check("W2", role="world_model", title="it learns the moving dot", slow=True)
+@check("W2", role="world_model", title="it learns the position of a moving dot", slow=True)
 def moving_dot(subject: Subject) -> None:
-    """Within 300 updates the reward head explains over 90 % of an unseen reward that is the dot's place.
+    """Within 300 updates the reward head explains over 90 % of the variance of the reward, the dot's position, on
+    held-out data.
 
-    Catches representations that lose the one thing that moves, and gradients that never reach the encoder.
-    Fix: see which loss trains the encoder; raise its weight.
+    Catches representations that lose the only moving object, and gradients that never reach the encoder.
+    Fix: find the loss that trains the encoder; increase its weight.
     """
-    bench = subject.learning().bench("image vector")
+    bench = subject.with_default_losses().bench("image vector")
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
 
     @torch.no_grad()
-    def explained() -> float:
+    def reward_r2() -> float:
         features = bench.context(batch).features
         return r2(batch.reward[:, 1:], bench.model.reward(features).mean[:, 1:])
 
-    bench.fit(300, rows=16, length=8, until=lambda: explained() > 0.9)
-    if explained() < 0.9:
+    bench.fit(300, rows=16, length=8, until=lambda: reward_r2() > 0.9)
+    if reward_r2() < 0.9:
         raise CheckFailure(
-            f"reward R2 on a moving dot is {explained():.2f} after 300 updates", "check what trains the encoder"
+            f"reward R2 on a moving dot is {reward_r2():.2f} after 300 updates", "check which loss trains the encoder"
         )
 
 
 @check("W3", role="world_model", title="each player's losses train only its own parameters")
 def player_isolation(subject: Subject) -> None:
-    """The players hold every trainable parameter once, and a critic's losses give no gradient to anyone else.
+    """The players of the model list every trainable parameter exactly once, and a critic's losses give no gradient to
+    the parameters of another player.
 
-    Catches a critic that leaks into main through another part. Fix: detach what main produced.
+    Catches a critic that leaks into main through another component. Fix: detach main's outputs in the critic's losses.
     """
     bench = subject.bench()
-    players = bench.model.players()
+    players = {name: player.parameters for name, player in bench.model.players().items()}
     held = [id(p) for group in players.values() for p in group]
     missing = {id(p) for p in bench.model.parameters() if p.requires_grad} - set(held)
     if missing or len(held) != len(set(held)):
-        raise CheckFailure("players() does not hold every parameter exactly once", "see checks P3 of the parts")
+        raise CheckFailure("players() does not list every parameter exactly once", "run check P3 on each component")
     ctx = bench.context()
     for player, group in players.items():
         if player == "main":
             continue
         others = [p for p in bench.model.parameters() if p.requires_grad and id(p) not in {id(q) for q in group}]
-        terms = bench.model.losses(ctx.detach(), player)
-        total = torch.stack([term.sum() for term in terms.values()]).sum()
+        terms = model_losses(bench.model, ctx.detach(), player)
+        total = torch.stack([term.value.sum() for term in terms.values()]).sum()
         found = torch.autograd.grad(total, others, allow_unused=True)
         if any(grad is not None and grad.abs().sum() > 0 for grad in found):
-            raise CheckFailure(f"the {player}'s losses train parameters of another player", "see check P7 of the parts")
+            raise CheckFailure(
+                f"the {player}'s losses train parameters of another player", "run check P7 on each component"
+            )
 
 
-@check("W4", role="world_model", title="acting follows what training sees")
+@check("W4", role="world_model", title="acting and training compute the same features")
 def filter_is_observe(subject: Subject) -> None:
-    """filter, step by step on raw uint8 pictures and raw vectors, gives the features observe gives on the sequence.
+    """filter, applied step by step to raw uint8 images and raw vectors, gives the same features as observe on the whole
+    sequence.
 
-    Catches observations scaled one way in acting and another in training, and paths that treat resets differently.
-    Fix: scale in the core's Preprocessor only; derive both paths from one function.
+    Catches observations that are scaled differently in acting and in training, and paths that treat resets differently.
+    Fix: scale only in the core's Preprocessor; build both paths from one function.
     """
     for use_memory in (True, False):
         bench = subject.bench(use_memory=use_memory)
@@ -110,18 +117,18 @@ def filter_is_observe(subject: Subject) -> None:
             expected = bench.model.observe(batch, None)[0].features
             carry, found = bench.model.initial(3), []
             for t in range(6):
-                seen = {key: value[:, t] for key, value in raw.items()}
-                carry, features = bench.model.filter(carry, seen, batch.prev_action[:, t], batch.is_first[:, t], None)
+                obs = {key: value[:, t] for key, value in raw.items()}
+                carry, features = bench.model.filter(carry, obs, batch.prev_action[:, t], batch.is_first[:, t], None)
                 found.append(features)
         if not same(expected, torch.stack(found, 1), 1e-3):
             raise CheckFailure(
                 "filter on raw observations differs from observe on the same sequence",
-                "scale observations in one place; let both run the same step",
+                "scale observations in one place; use the same step function in both",
             )
 
 
 def _raw(bench: Bench, rows: int, length: int) -> dict[str, Tensor]:
-    """Observations as an environment gives them: uint8 [B, T, H, W, C] and float [B, T, n]."""
+    """Return random observations in the format of an environment: uint8 [B, T, H, W, C] and float [B, T, n]."""
     gen, out = stream(6), {}
     for key, entry in bench.specs.obs.entries:
         if entry.kind == "image":
@@ -137,11 +144,13 @@ def _with_obs(batch: toys.Batch, obs: dict[str, Tensor]) -> toys.Batch:
     return toys.Batch(obs, batch.prev_action, batch.reward, batch.cont, batch.is_first, batch.mask)
 
 
-@check("W5", role="world_model", title="a dream starts where observation ended")
+@check("W5", role="world_model", title="imagination starts from the last observed state")
 def dream_continues(subject: Subject) -> None:
-    """imagine begins at the features of its carry, and one imagined step equals `step`; pictures have the env's units.
+    """The first features of imagine are those of its carry, each imagined step equals a call of `step`, and render
+    returns uint8 images [N, H, W, C].
 
-    Catches dreams that start a step late or from another state than the one observed. Fix: features[:, 0] is the carry.
+    Catches imagination that starts one step late or from a different state than the last observed one.
+    Fix: return the carry's features as features[:, 0].
     """
     bench = subject.bench()
     model, plan = bench.model, bench.actions(3, 2)
@@ -153,8 +162,8 @@ def dream_continues(subject: Subject) -> None:
         pictures = model.render(dream.features[:, 1])
     chosen = seen.at(torch.arange(3), torch.full((3,), 5))
     for expected, found, what in (
-        (ctx.features[:, -1], dream.features[:, 0], "features[:, 0] is not where observation ended"),
-        (seen.final, chosen, "observe's `at` and `final` disagree about the last step"),
+        (ctx.features[:, -1], dream.features[:, 0], "features[:, 0] differs from the last observed features"),
+        (seen.final, chosen, "`at` and `final` of observe give different last steps"),
         ((features, reward), (dream.features[:, 1], dream.reward[:, 0]), "one imagined step differs from step()"),
         (follow, dream.features[:, 2], "two imagined steps differ from two calls of step()"),
     ):
@@ -164,15 +173,17 @@ def dream_continues(subject: Subject) -> None:
         channels, height, width = entry.shape
         if pictures[key].dtype != torch.uint8 or tuple(pictures[key].shape) != (3, height, width, channels):
             raise CheckFailure(
-                f"render gives '{key}' as {pictures[key].dtype} {list(pictures[key].shape)}", "uint8 [N,H,W,C]"
+                f"render returns '{key}' as {pictures[key].dtype} {list(pictures[key].shape)}",
+                "return uint8 [N, H, W, C]",
             )
 
 
-@check("W6", role="world_model", title="two builds with one seed learn the same numbers")
+@check("W6", role="world_model", title="training with the same seed gives the same parameters")
 def repeatable_training(subject: Subject) -> None:
-    """Three updates from one seed give bit-equal parameters.
+    """Three updates of two models built with the same seed give bit-equal parameters.
 
-    Catches global randomness and order-dependent state anywhere in the mix. Fix: see P2, P9 and P11 of the parts.
+    Catches global random generators and order-dependent state anywhere in the world model. Fix: run checks P2, P9 and
+    P11 on each component.
     """
     states = []
     for _ in range(2):
@@ -181,5 +192,5 @@ def repeatable_training(subject: Subject) -> None:
         states.append(bench.model.state_dict())
     if not same(tree.tree_map(torch.clone, states[0]), tree.tree_map(torch.clone, states[1]), 0.0):
         raise CheckFailure(
-            "two runs with one seed end with different parameters", "draw from the given generators only"
+            "two runs with the same seed end with different parameters", "draw only from the given generators"
         )

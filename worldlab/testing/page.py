@@ -1,4 +1,4 @@
-"""The page "Which checks exist and why", made of the checks' own docstrings.
+"""Write the page "Which checks exist and why" from the docstrings of the checks.
 
 python -m worldlab.testing.page > docs/checks.md
 """
@@ -14,16 +14,17 @@ from worldlab.testing.checks import Check, all_checks
 INTRO = """\
 # Which checks exist and why
 
-Shape tests do not protect a library of parts: a transformer that attends across the batch, a dynamics without memory and a reset that
-leaks all have the right shapes. So each check here asks for meaning, and for each there is a small component with just this bug
-(`tests/contract/zoo/`) that it must catch.
+Shape tests are not enough for interchangeable components: a transformer that attends across the batch, a dynamics
+without memory and a reset that leaks state all return tensors of the right shape. Each check on this page tests
+behaviour. For each check, `tests/contract/zoo/` has a small component with exactly the bug that the check must catch.
 
 ```bash
 worldlab check-plugin encoder:vae -k E2
 ```
 
-runs one check of a component, with a line of cause and one of cure if it fails. Without `-k` all are run; `--level 0.1` leaves
-out those that worldlab 0.1 had not, `--fast` those that train for seconds (marked *trains*). In pytest:
+runs one check of a component and prints the cause and a fix if it fails. Without `-k`, all checks of the component run.
+`--level 0.1` runs only the checks that worldlab 0.1 had. `--fast` leaves out the checks that train for seconds (marked
+*trains*). In pytest:
 
 ```python
 from worldlab.testing import parametrize_with_checks
@@ -34,21 +35,26 @@ def test_encoder(subject, check):
     check(subject)
 ```
 
-A component is checked in small sizes (`Config.small()`, or shrunk by the names of its settings) among reference partners, and
-once more for each other choice of its `Literal` settings. What it does not promise (`posterior`, `prior`, `renders`, ...) is
-skipped.
+A component is checked at the smallest size of `--size` ("nano": its `sized` settings), in a world model with
+simple reference components in the other roles. The checks run again for each other choice of its `Literal` settings.
+Checks of properties that it does not declare (`posterior_kind`, `prior_kind`, `renders`, ...) are skipped.
 
-This page is written by `python -m worldlab.testing.page > docs/checks.md` from the checks' docstrings; a test fails while they differ.
+`python -m worldlab.testing.page > docs/checks.md` writes this page from the docstrings of the checks; a test fails if
+they differ.
 """
 
 GROUPS = {
-    "component": ("Every component", "Hold for encoders, dynamics and decoders alike."),
-    "encoder": ("Encoders", "q(z given o, h)."),
-    "dynamics": ("Dynamics", "h' = f(h, z, a) and p(z given h). The T checks are about whole sequences."),
-    "decoder": ("Decoders", "p(o given h, z)."),
+    "component": ("Every component", "These checks apply to encoders, dynamics and decoders."),
+    "encoder": ("Encoders", "An encoder infers the latent: q(z given o, h)."),
+    "dynamics": (
+        "Dynamics",
+        "A dynamics predicts the next latent: h' = f(h, z, a) and p(z given h). The T checks test whole sequences.",
+    ),
+    "decoder": ("Decoders", "A decoder explains the observation: p(o given h, z)."),
     "world_model": (
         "World models",
-        "Three parts together; run over mixes of the installed families, not by `check-plugin`.",
+        "These checks test an encoder, a dynamics and a decoder together. `check-plugin` does not run them;\n"
+        "`check_mix` of `worldlab.testing` does, and worldlab's own tests run it over mixes of the installed families.",
     ),
 }
 
@@ -57,7 +63,7 @@ _PARTS = re.compile(r"(?P<what>.+?) Catches (?P<catches>.+?) Fix: (?P<fix>.+)")
 
 
 def page() -> str:
-    """The page's Markdown text."""
+    """Return the Markdown text of the page."""
     parts = [INTRO]
     for role, (title, what) in GROUPS.items():
         parts.append(f"## {title}\n\n{what}\n")
@@ -66,15 +72,15 @@ def page() -> str:
 
 
 def _entry(check: Check) -> str:
-    """One check: its title, what it asks, what it catches and the usual fix, as its docstring says them."""
-    found = _PARTS.fullmatch(" ".join(check.doc.split()))
-    assert found, f"the docstring of {check.id} must say what it Catches, then the Fix:"
+    """Return the entry of one check: its title, what it tests, what it catches and the usual fix."""
+    match = _PARTS.fullmatch(" ".join(check.doc.split()))
+    assert match, f"the docstring of {check.id} must have a part 'Catches ...' and then a part 'Fix: ...'"
     marks = f"since {check.since}" + (", trains" if check.slow else "")
-    items = [_wrapped("- Catches " + found["catches"]), _wrapped("- Fix: " + found["fix"])]
-    return f"### {check.id} {check.title}\n\n{_wrapped(found['what'])} *({marks})*\n\n" + "\n".join(items) + "\n"
+    items = [_wrap("- Catches " + match["catches"]), _wrap("- Fix: " + match["fix"])]
+    return f"### {check.id} {check.title}\n\n{_wrap(match['what'])} *({marks})*\n\n" + "\n".join(items) + "\n"
 
 
-def _wrapped(text: str) -> str:
+def _wrap(text: str) -> str:
     return textwrap.fill(
         text, 120, subsequent_indent="  " * text.startswith("- "), break_long_words=False, break_on_hyphens=False
     )

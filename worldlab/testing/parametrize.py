@@ -10,18 +10,18 @@ from worldlab.errors import PluginError, did_you_mean
 from worldlab.registry import Registration, load_registry
 from worldlab.testing.bench import Subject
 from worldlab.testing.checks import Check, CheckFailure, NotApplicable, all_checks, checks_for
-from worldlab.testing.runner import Named, as_subject, modes
+from worldlab.testing.runner import ComponentLike, as_subject, modes
 
 
 def parametrize_with_checks(
-    components: Iterable[Named], expected_failures: Mapping[str, str] | None = None, *, since: str | None = None
+    components: Iterable[ComponentLike], expected_failures: Mapping[str, str] | None = None, *, since: str | None = None
 ) -> Any:
-    """Parametrise a test over (subject, check) for every check of every component, as `worldlab check-plugin` runs them.
+    """Parametrise a test over (subject, check) for the checks of each component, as in `worldlab check-plugin`.
 
-    components: "encoder:vae" (a registered name) or a Registration, whose other modes (the choices of its Literal settings) are
-    held to the checks that train nothing; or a component class. expected_failures: {check id: reason}; such a check must fail
-    in the defaults, and passing is an error, so that the list never goes stale; other modes are not asked.
-    since: the level of checks to hold the components to.
+    components: a registered name such as "encoder:vae", a Registration, or a component class. A registered component
+    also runs in its other modes (the other choices of its Literal settings), with the checks that do not train.
+    expected_failures: {check id: reason}. Such a check must fail in the default mode: passing is an error, so that the
+    list stays up to date. It does not run in other modes. since: leave out checks introduced after this version.
 
     Raises: PluginError for an unknown name or check id.
     """
@@ -34,27 +34,29 @@ def parametrize_with_checks(
             raise PluginError(f"expected_failures: no check {id!r}.{did_you_mean(id, known)}")
     rows = []
     for component in components:
-        for mode, subject in _in_each_mode(component):
+        for mode, subject in _subjects_by_mode(component):
             for check in checks_for(subject.role, since=since):
                 if mode and (check.slow or check.id in expected):
                     continue
                 marks: list[Any] = [pytest.mark.slow] if check.slow else []
                 if check.id in expected:
                     marks.append(pytest.mark.xfail(strict=True, raises=CheckFailure, reason=expected[check.id]))
-                rows.append(pytest.param(subject, _promised(check), id=f"{subject.label}-{check.id}", marks=marks))
+                rows.append(
+                    pytest.param(subject, _pass_if_not_applicable(check), id=f"{subject.label}-{check.id}", marks=marks)
+                )
     return pytest.mark.parametrize(("subject", "check"), rows)
 
 
-def _in_each_mode(component: Named) -> Iterable[tuple[str, Subject]]:
+def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, Subject]]:
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)
     return modes(component) if isinstance(component, Registration) else [("", as_subject(component))]
 
 
-def _promised(check: Check) -> Any:
+def _pass_if_not_applicable(check: Check) -> Any:
     def run(subject: Any) -> None:
-        with contextlib.suppress(NotApplicable):  # what a component does not promise, it cannot break
+        with contextlib.suppress(NotApplicable):  # a component cannot violate what it does not declare
             check(subject)
 
     return run

@@ -1,6 +1,6 @@
-"""Questions asked of functions: does this row depend on that one, does the output depend on this input at all?
+"""Tests of functions: are rows independent, does an output depend on an input, is a density correct?
 
-Each is asked twice, of values and of gradients: a hard choice hides a leak from the one, a detach from the other.
+Dependence is tested by values and by gradients: rounding can hide it in the values, a detach hides it in the gradients.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from worldlab.model.noise import stream
 from worldlab.testing.checks import CheckFailure
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to 1 + |value|, that reordered float32 sums may cause."""
+"""Largest difference, relative to 1 + |value|, attributed to the order of float32 sums."""
 
 
-def floats(value: Any) -> list[Tensor]:
-    """The floating-point leaves of a tree."""
+def float_leaves(value: Any) -> list[Tensor]:
+    """Return the floating-point leaves of a tree."""
     return [leaf for leaf in tree.leaves(value) if leaf.is_floating_point()]
 
 
-def gap(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b| relative to 1 + |a|, elementwise; where one is not finite 0 if the other is the same, else infinite."""
+def relative_error(a: Tensor, b: Tensor) -> Tensor:
+    """Return |a - b| / (1 + |a|) per element; where a or b is not finite, 0 if they are equal, else infinity."""
     a, b = a.detach().double(), b.detach().double()
     difference = (a - b).abs() / (1 + a.abs())
     alike = (a == b) | (a.isnan() & b.isnan())
@@ -34,25 +34,28 @@ def gap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def same(a: Any, b: Any, tolerance: float = TOLERANCE) -> bool:
-    """Whether two trees hold the same numbers, up to tolerance (0: bit for bit)."""
+    """Return whether two trees hold the same numbers, up to a relative tolerance (0: bit for bit)."""
     left, right = tree.leaves(a), tree.leaves(b)
     if len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right)):
         return False
-    return all(bool((gap(x, y) <= tolerance).all()) for x, y in zip(left, right))
+    return all(bool((relative_error(x, y) <= tolerance).all()) for x, y in zip(left, right))
 
 
 def with_grad(value: Any) -> Any:
-    """The same tree with fresh float leaves that record gradients."""
+    """Return a copy of the tree whose float leaves require gradients."""
     return tree.tree_map(lambda x: x.detach().clone().requires_grad_() if x.is_floating_point() else x, value)
 
 
-def disturbed(x: Tensor, seed: int = 7) -> Tensor:
-    """The tensor with every float entry moved by normal noise; other dtypes as they are."""
+def perturb(x: Tensor, seed: int = 7) -> Tensor:
+    """Return the tensor with standard normal noise added; other dtypes than float are returned unchanged."""
     return x.detach() + torch.randn(x.shape, generator=stream(seed)).to(x.dtype) if x.is_floating_point() else x
 
 
 def gradient(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """Gradients of a random projection of `out` (a plain sum can cancel, as a softmax's does); 0 where unconnected."""
+    """Return the gradients of a random projection of `out`; 0 for an unconnected input.
+
+    A plain sum could cancel, as the sum of a softmax does.
+    """
     if not out.requires_grad:
         return [torch.zeros_like(x) for x in inputs]
     weight = torch.randn(out.shape, generator=stream(11)).to(out.dtype)
@@ -61,35 +64,38 @@ def gradient(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
 
 
 def gradient_reaches(run: Callable[[Tensor], Any], x: Tensor) -> bool:
-    """Whether any float output of run has a gradient with respect to x that is not 0."""
+    """Return whether any float output of run has a non-zero gradient with respect to x."""
     leaf = x.detach().clone().requires_grad_()
-    return any(bool(gradient(out, [leaf])[0].abs().sum() > 0) for out in floats(run(leaf)))
+    return any(bool(gradient(out, [leaf])[0].abs().sum() > 0) for out in float_leaves(run(leaf)))
 
 
 def depends(run: Callable[[Tensor], Any], x: Tensor) -> bool:
-    """Whether the output of run(x) changes with x, by gradient or by value."""
-    return gradient_reaches(run, x) or not same(run(x), run(disturbed(x)), 0.0)
+    """Return whether the output of run(x) depends on x, by gradient or by value."""
+    return gradient_reaches(run, x) or not same(run(x), run(perturb(x)), 0.0)
 
 
-def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
-    """Raise CheckFailure if row j of the inputs influences row i of the outputs. run: tree -> tree, both of rows."""
+def require_independent_rows(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
+    """Raise CheckFailure if row j of the inputs influences row i of the outputs.
+
+    run: a function of a tree that returns a tree; every leaf of both has one entry per row in dim 0.
+    """
     rows = len(tree.leaves(inputs)[0])
     base = run(tree.tree_map(torch.clone, inputs))
     if not same(base, run(tree.tree_map(torch.clone, inputs)), 0.0):
         raise CheckFailure(
-            f"{what} gives another result for the same input: rows cannot be told apart",
-            "keep no state in self, and draw no noise but the generator's",
+            f"{what} gives different results for the same input, so that rows cannot be compared",
+            "keep no state in self, and draw noise only from the generator",
         )
     for j in (0, rows - 1):
         changed = tree.tree_map(lambda x, j=j: _with_row(x, j), inputs)
         for a, b in zip(tree.leaves(base), tree.leaves(run(changed)), strict=True):
-            moved = gap(a, b).reshape(rows, -1).amax(1) > TOLERANCE
+            moved = relative_error(a, b).reshape(rows, -1).amax(1) > TOLERANCE
             moved[j] = False
             if moved.any():
                 raise _leak(j, int(moved.nonzero()[0]), what)
     traced = with_grad(inputs)
-    for out in floats(run(traced)):
-        for grad in gradient(out[0], floats(traced)):
+    for out in float_leaves(run(traced)):
+        for grad in gradient(out[0], float_leaves(traced)):
             others = grad.reshape(rows, -1).abs().amax(1)[1:]
             if (others > 0).any():
                 raise _leak(int(others.argmax()) + 1, 0, what)
@@ -97,27 +103,27 @@ def rows_independent(run: Callable[[Any], Any], inputs: Any, what: str) -> None:
 
 def _leak(j: int, i: int, what: str) -> CheckFailure:
     return CheckFailure(
-        f"element {j} influences element {i} in {what}: you mix rows of the batch",
+        f"element {j} influences element {i} in {what}: rows of the batch are mixed",
         "attend and normalise within a row, never over dim 0 (batch_first=True; LayerNorm, not BatchNorm)",
     )
 
 
 def _with_row(x: Tensor, row: int) -> Tensor:
-    return torch.cat([x[:row], disturbed(x[row : row + 1]), x[row + 1 :]]) if len(x) else x
+    return torch.cat([x[:row], perturb(x[row : row + 1]), x[row + 1 :]]) if len(x) else x
 
 
 def require_rows(value: Any, rows: int, what: str) -> None:
-    """Raise CheckFailure unless every leaf is a tensor of `rows` rows, and there is a leaf."""
+    """Raise CheckFailure unless the tree has a leaf and every leaf is a tensor with `rows` rows."""
     leaves = tree.leaves(value)
     if not leaves:
         raise CheckFailure(
-            f"{what} holds no tensors the core can see", "use a dict or a frozen dataclass of tensors, [N, ...] each"
+            f"{what} holds no tensors the core can see", "use a dict or a frozen dataclass of tensors [N, ...]"
         )
     for leaf in leaves:
         if leaf.dim() == 0 or len(leaf) != rows:
             raise CheckFailure(
                 f"{what} has a leaf of shape {list(leaf.shape)} for {rows} rows",
-                "keep one entry a row on every leaf, positions and counters included",
+                "give every leaf one entry per row, also positions and counters",
             )
 
 
@@ -130,13 +136,15 @@ def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
             f"{what} has shape {list(x.shape)}, not {list(shape)}", "see the method's docstring in interfaces"
         )
     if x.dtype != torch.float32:
-        raise CheckFailure(f"{what} is {x.dtype}, not torch.float32", "return float32: what follows multiplies it")
+        raise CheckFailure(f"{what} is {x.dtype}, not torch.float32", "return float32, as the following layers expect")
     if not torch.isfinite(x).all():
-        raise CheckFailure(f"{what} holds NaN or infinity at initialisation", "bound scales and logs away from 0")
+        raise CheckFailure(
+            f"{what} holds NaN or infinity at initialisation", "keep scales and arguments of log away from 0"
+        )
 
 
 def require_density(samples: Tensor, log_density: Callable[[Tensor], Tensor], what: str) -> None:
-    """Raise CheckFailure unless a density of numbers integrates to 1 and its distribution function fits the samples.
+    """Raise CheckFailure unless a 1-D density integrates to 1 and its distribution function fits the samples.
 
     samples [S]; log_density: [N] -> [N] in nats.
     """
@@ -147,23 +155,25 @@ def require_density(samples: Tensor, log_density: Callable[[Tensor], Tensor], wh
     if abs(float(mass[-1]) - 1) > 0.02:
         raise CheckFailure(
             f"{what}'s density integrates to {float(mass[-1]):.3f}, not 1",
-            "add the log std or log-determinant you left out",
+            "add the missing log std or log-determinant",
         )
-    # Kolmogorov-Smirnov: 4000 samples stray by more than 0.04 with probability below 1e-5.
+    # Kolmogorov-Smirnov: for 4000 samples the distance exceeds 0.04 with probability below 1e-5.
     at = torch.searchsorted(grid, samples.contiguous()).clamp(1, len(mass)) - 1
     distance = (mass[at] - torch.linspace(0, 1, len(samples)).double()).abs().max()
     if distance > 0.04:
         raise CheckFailure(
-            f"samples do not follow {what}'s log-density (largest gap {float(distance):.2f})", "sample what is scored"
+            f"samples do not follow {what}'s log-density (Kolmogorov-Smirnov distance {float(distance):.2f})",
+            "sample from the distribution that log_prob or score describes",
         )
 
 
 def metropolis_drift(samples: Tensor, log_density: Callable[[Tensor], Tensor], whole_levels: bool) -> float:
-    """By how many standard errors one Metropolis step under log_density moves what is known of the samples.
+    """Return by how many standard errors a Metropolis step under log_density shifts three statistics of the samples.
 
-    Samples of a density stay so under such a step, whatever its constant (Metropolis et al. 1953): then the result is
-    the largest of three standard normals. A step moves one random entry of each sample; what is watched is that entry,
-    its square and the log-density. samples [S, *shape]; whole_levels: entries are k / 255 - 0.5 with k from 0 to 255.
+    The step leaves the distribution of samples of the density unchanged, also if log_density lacks a constant
+    (Metropolis et al. 1953); the result is then the largest of three standard normals. The step moves one random entry
+    of each sample. The statistics are that entry, its square and the log-density. samples [S, *shape]; whole_levels:
+    entries are k / 255 - 0.5 with k from 0 to 255.
     """
     gen, count = stream(12), len(samples)
     before = samples.flatten(1).double()
@@ -184,10 +194,11 @@ def metropolis_drift(samples: Tensor, log_density: Callable[[Tensor], Tensor], w
 
 
 def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
-    """By how many standard errors E[r(x) / p(x)] misses 1, for samples x ~ p and a known density r.
+    """Return by how many standard errors E[r(x) / p(x)] differs from 1, for samples x ~ p and a known density r.
 
-    True of any honest log-density with the samples' support. r is a narrowed Gaussian fitted to the samples, or, for
-    codes, uniform over `size` of them (size 0: continuous). samples [S, D], log_prob [S].
+    The expectation is 1 for every correct log-density p whose support contains that of r. r is a narrowed Gaussian
+    fitted to the samples, or, for categorical samples, uniform over `size` codes (size 0: continuous). samples [S, D],
+    log_prob [S].
     """
     if size:
         ratio = torch.exp(-log_prob.double()) / size
@@ -201,12 +212,14 @@ def log_density_bias(samples: Tensor, log_prob: Tensor, size: float) -> float:
 
 
 def require_joint(samples: Tensor, log_density: Callable[[Tensor], Tensor], block: int = 1) -> None:
-    """Raise CheckFailure if numbers that are drawn together are scored as if each was drawn alone.
+    """Raise CheckFailure if dimensions that are sampled jointly are scored as a product of marginals.
 
-    Samples are told from the same with each block of columns shuffled, of which only the dependence is gone: an honest
-    log-density is higher on the first by KL(p || q) + KL(q || p), q the product of the marginals, which is about the square of
-    the largest correlation or more; one that is a sum over blocks by exactly 0. Nothing is asked where samples show no
-    dependence. samples [S, D]; log_density: [S, D] -> [S] in nats; block: columns of one number or code.
+    The test compares the mean log-density of the samples with that of the same samples after shuffling the rows of each
+    block of columns, which removes only the dependence between blocks. A correct log-density is higher on the original
+    samples by KL(p || q) + KL(q || p), where q is the product of the marginals; this is at least about the square of
+    the largest correlation. A log-density that is a sum over blocks differs by exactly 0. Samples without dependence
+    pass untested. samples [S, D]; log_density: [S, D] -> [S] in nats; block: number of columns of one dimension or
+    code.
     """
     count, columns = samples.shape
     scaled = samples.double() - samples.double().mean(0)
@@ -220,31 +233,31 @@ def require_joint(samples: Tensor, log_density: Callable[[Tensor], Tensor], bloc
     gain = float((log_density(samples).double() - log_density(shuffled).double()).mean())
     if gain < 0.1 * strongest**2:
         raise CheckFailure(
-            f"entries of a sample depend on each other (correlation {strongest:.2f}) and log_prob scores each alone",
-            "score what is drawn: a mixture of joint components is a logsumexp of sums, not a sum of logsumexps",
+            f"entries of a sample are correlated ({strongest:.2f}) but log_prob scores them as independent",
+            "score the joint: a mixture of joint components is a logsumexp of sums, not a sum of logsumexps",
         )
 
 
 def require_entropy(entropy: Tensor, log_prob: Tensor) -> None:
-    """Raise CheckFailure unless an entropy is what the log-densities of samples average to, both [S] in nats."""
-    missed, error = float((entropy + log_prob).mean()), float(log_prob.std()) / len(log_prob) ** 0.5
-    if abs(missed) > 5 * error + 1e-3:
+    """Raise CheckFailure unless the entropy is the mean of -log_prob over samples; both are [S], in nats."""
+    difference, error = float((entropy + log_prob).mean()), float(log_prob.std()) / len(log_prob) ** 0.5
+    if abs(difference) > 5 * error + 1e-3:
         raise CheckFailure(
-            f"entropy() is {missed:+.2f} nats from what the log-densities of samples average to",
-            "the entropy is minus the mean of log_prob over samples",
+            f"entropy() is {difference:+.2f} nats away from the mean of -log_prob over samples",
+            "return the mean of -log_prob, in closed form or estimated from the sample",
         )
 
 
 def r2(target: Tensor, prediction: Tensor) -> float:
-    """Share of the target's variance that is explained: 1 is perfect, 0 no better than the mean."""
+    """Return the share of the target's variance that the prediction explains: 1 is perfect, 0 equals the mean."""
     error = (target - prediction).square().mean()
     return float(1 - error / target.var(correction=0).clamp(min=1e-8))
 
 
 def linear_probe(z: Tensor, target: Tensor) -> float:
-    """R2, on the second half of the rows, of a ridge regression of target [N] on z [N, D] fitted to the first half."""
+    """Return the R2 of a ridge regression of target [N] on z [N, D]: fitted on half of the rows, tested on the rest."""
     inputs = torch.cat([z, torch.ones(len(z), 1)], 1).double()
     half = len(z) // 2
-    seen, truth = inputs[:half], target[:half].double()
-    weight = torch.linalg.solve(seen.T @ seen + 1e-3 * torch.eye(inputs.shape[1]).double(), seen.T @ truth)
+    fitted, truth = inputs[:half], target[:half].double()
+    weight = torch.linalg.solve(fitted.T @ fitted + 1e-3 * torch.eye(inputs.shape[1]).double(), fitted.T @ truth)
     return r2(target[half:].double(), inputs[half:] @ weight)

@@ -1,7 +1,7 @@
-"""What pytest gets from an installed worldlab: the marker `slow`, and fixtures for a plugin author's own tests.
+"""The pytest plugin of worldlab: the marker `slow`, and fixtures for a plugin author's own tests.
 
-Loaded by the entry point `pytest11` in every run of pytest on the machine, so it imports nothing but pytest; the
-fixtures import torch when a test asks for one.
+The entry point `pytest11` loads it in every run of pytest in the environment, so it imports only pytest; the fixtures
+import torch when a test uses them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, unless the suite describes it in words of its own."""
+    """Register the marker `slow`, unless the test suite has already described it."""
     lines = config.getini("markers")
     if not any(line.partition(":")[0].strip() == "slow" for line in lines):
-        config.addinivalue_line("markers", "slow: trains something, for a second or more (set by worldlab.testing)")
+        config.addinivalue_line("markers", "slow: trains a model for a second or more (set by worldlab.testing)")
 
 
 @pytest.fixture
 def worldlab_generator() -> torch.Generator:
-    """A CPU generator, the same numbers in every test: what a component draws its noise from."""
+    """Return a CPU generator with the same seed in every test, for the noise of a component."""
     from worldlab.model.noise import stream
 
     return stream(0)
@@ -35,28 +35,28 @@ def worldlab_generator() -> torch.Generator:
 
 @pytest.fixture
 def worldlab_bench() -> Callable[..., Bench]:
-    """Build a component into a whole world model with reference partners.
+    """Return a function that builds a component into a whole world model with reference partners.
 
-    Called with a component class, a Registration or "role:name", and settings of its config; the others stay small:
+    Call it with a component class, a Registration or "role:name", and settings of its config; others stay small:
 
         def test_hello(worldlab_bench):
             bench = worldlab_bench(HelloEncoder, latent_dim=4)
             assert bench.encoder.embed(bench.obs(5)).shape == (5, 16)
 
-    obs: a name of `worldlab.testing.toys.OBS` ("image", "vector", "dict", ...), by default the first it accepts.
-    `bench.part` is the component, `bench.batch()` and `bench.context()` are what its losses read, `bench.fit(steps)`
-    trains it on a moving dot.
+    obs: a name of `worldlab.testing.toys.OBS` ("image", "vector", "dict", ...), by default the first that the component
+    supports. `bench.part` is the component, `bench.batch()` and `bench.context()` are the inputs of its losses, and
+    `bench.fit(steps)` trains it on a moving dot.
     """
-    from worldlab.testing.runner import bench_of
+    from worldlab.testing.runner import build_bench
 
-    return bench_of
+    return build_bench
 
 
 @pytest.fixture
 def worldlab_batch() -> Callable[..., Batch]:
-    """Make a batch [rows, length] of toy data: a moving dot, its reward its place.
+    """Return a function that makes a batch [rows, length] of toy data: a moving dot, with its position as the reward.
 
-    Called with (obs="image", action="continuous", rows=4, length=8, seed=0).
+    Call it with (obs="image", action="continuous", rows=4, length=8, seed=0).
     """
 
     def make(obs: str = "image", action: str = "continuous", rows: int = 4, length: int = 8, seed: int = 0) -> Any:

@@ -1,4 +1,4 @@
-"""Small, correct components: the partners a single component is checked with, and the shortest example of each role."""
+"""Small, correct components: the partners in the checks of a component, and the shortest example of each role."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ReferenceEncoderConfig(Config):
     latent_dim: int = field(8, gt=0)
     """Width of a gaussian or point latent."""
     groups: int = field(2, gt=0)
-    """Categorical variables."""
+    """Number of categorical variables."""
     classes: int = field(4, gt=1)
-    """Classes of each."""
+    """Classes per categorical variable."""
 
 
 def latent_distribution(out: Tensor, latent: LatentSpec) -> Normal | OneHot:
-    """Network outputs [N, D or 2 D] as a distribution of the latent's kind."""
+    """Return network outputs [N, D or 2 D] as a distribution of the latent's kind."""
     if latent.kind == "categorical":
         return OneHot.with_unimix(out.unflatten(-1, (latent.groups, latent.classes)), 0.01)
     mean, raw = out.chunk(2, -1)
@@ -43,7 +43,7 @@ def _outputs(latent: LatentSpec) -> int:
 
 @final
 class ReferenceEncoder(Encoder):
-    """A linear posterior on an ObsTrunk; a point latent is its mean plus channel noise of 0.1."""
+    """A linear posterior on an ObsTrunk; a point latent is the mean plus Gaussian channel noise with std 0.1."""
 
     Config = ReferenceEncoderConfig
     posterior_kind = "analytic"
@@ -104,7 +104,7 @@ class ReferenceDynamics(Dynamics):
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
         candidate, gate = self.cell(torch.cat([z, action, state["h"]], -1)).chunk(2, -1)
-        # h stays float32 under autocast: a recurrence in bfloat16 would round away slow changes.
+        # h stays float32 under autocast, because a bfloat16 recurrence would round slow changes to 0.
         return {"h": state["h"] + torch.sigmoid(gate) * (torch.tanh(candidate) - state["h"])}
 
     def memory(self, state: State) -> Tensor:
@@ -116,7 +116,7 @@ class ReferenceDynamics(Dynamics):
 
 @final
 class ReferenceParallelDynamics(Dynamics):
-    """h' = decay h + W (z, a): linear, so a whole sequence is one masked product. memory = tanh(h)."""
+    """h' = decay h + W (z, a), memory = tanh(h). It is linear in h, so one masked product computes a sequence."""
 
     Config = ReferenceDynamicsConfig
     prior_kind = "analytic"
@@ -139,16 +139,16 @@ class ReferenceParallelDynamics(Dynamics):
         return {"h": self.get_buffer("decay") * state["h"] + self.inputs(torch.cat([z, action], -1))}
 
     def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
-        """h_t = sum of decay^(t - s) x_s over s <= t with no reset in (s, t]; the start counts as s = -1."""
+        """Compute h_t = sum of decay^(t - s) x_s over s <= t with no reset in (s, t]; the initial state is s = -1."""
         x = torch.cat([state["h"][:, None], self.inputs(torch.cat([z, action], -1))], 1)  # [B, 1 + T, H]
         time = torch.arange(x.shape[1], device=x.device)
         lag = (time[:, None] - time).clamp(min=0)
-        weight = self.get_buffer("decay") ** lag[..., None] * self.reads(is_first)[..., None]  # [B, 1 + T, 1 + T, H]
+        weight = self.get_buffer("decay") ** lag[..., None] * self.mask(is_first)[..., None]  # [B, 1 + T, 1 + T, H]
         h = torch.einsum("btsh,bsh->bth", weight, x)[:, 1:]
         return Unrolled(torch.tanh(h), {"h": h[:, -1]}, lambda row, t: {"h": h[row, t]})
 
-    def reads(self, is_first: Tensor) -> Tensor:
-        """Which step t may read which s: s <= t, same episode. is_first [B, T] -> bool [B, 1 + T, 1 + T]."""
+    def mask(self, is_first: Tensor) -> Tensor:
+        """Return whether step t reads step s: s <= t, same episode. is_first [B, T] -> bool [B, 1 + T, 1 + T]."""
         episode = torch.cat([torch.zeros_like(is_first[:, :1]), is_first], 1).cumsum(1)
         return (episode[:, :, None] == episode[:, None]).tril()
 
@@ -160,12 +160,12 @@ class ReferenceParallelDynamics(Dynamics):
 
 
 class ReferenceDecoderConfig(Config):
-    """A decoder without settings."""
+    """A configuration without settings."""
 
 
 @final
 class ReferenceDecoder(Decoder):
-    """A Gaussian of unit variance around an ObsHead's output."""
+    """A Gaussian of unit variance around the output of an ObsHead."""
 
     Config = ReferenceDecoderConfig
     score_kind = "log_density"
@@ -179,7 +179,7 @@ class ReferenceDecoder(Decoder):
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         parts = self.decode(features)
-        # Normal sums over the last dimension only; a picture has two more.
+        # Normal sums over the last dimension only; an image has two more.
         return torch.stack(
             [
                 dist.log_prob(obs[key]).flatten(1).sum(1) if obs[key].dim() > 2 else dist.log_prob(obs[key])

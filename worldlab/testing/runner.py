@@ -1,4 +1,4 @@
-"""Run the checks on a class, a registered component or a whole mix, without pytest."""
+"""Run the checks on a class, a registered component or a whole world model, without pytest."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from worldlab.testing.checks import Result, checks_for, evaluate_all
 from worldlab.testing.sizes import small_config, variants
 from worldlab.training.compose import load_part
 
-Named = str | Registration | type[Component] | Subject
-"""What can be named: "encoder:vae", a registration, a class, or a subject made before."""
+ComponentLike = str | Registration | type[Component] | Subject
+"""A component to check: a registered name such as "encoder:vae", a registration, a class, or a subject."""
 
 _ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 
 
 def make_subject(role: str, cls: type[Component], config: Config | None = None, label: str = "") -> Subject:
-    """A component among reference partners. config: small_config of its class if None.
+    """Return a component with reference partners. config: small_config of its class if None.
 
-    Raises: PluginError if role is none of encoder, dynamics, decoder.
+    Raises: PluginError if role is not encoder, dynamics or decoder.
     """
     if role not in _ROLES:
         raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(_ROLES)}")
@@ -37,11 +37,12 @@ def make_subject(role: str, cls: type[Component], config: Config | None = None, 
     return Subject(role, label or f"{role}-{cls.__name__}", mixes)
 
 
-def bench_of(component: Named, obs: str = "", **settings: Any) -> Bench:
-    """A component built into a world model with reference partners. settings: of its config; the rest stays small.
+def build_bench(component: ComponentLike, obs: str = "", **settings: Any) -> Bench:
+    """Build a component into a world model with reference partners. settings: of its config; the others stay small.
 
-    obs: a name of toys.OBS; "" takes the first that the component accepts.
-    Raises: PluginError if nothing of that name is installed; NotApplicable if it refuses obs; pydantic's error for settings.
+    obs: a name in toys.OBS; "" takes the first that the component supports.
+    Raises: PluginError if no component of that name is installed; NotApplicable if the component does not support obs;
+    pydantic's ValidationError for invalid settings.
     """
     subject = as_subject(component)
     cls, small = subject.choice.cls, subject.choice.config
@@ -49,47 +50,51 @@ def bench_of(component: Named, obs: str = "", **settings: Any) -> Bench:
     return make_subject(subject.role, cls, config).bench(obs)
 
 
-def mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
-    """A whole world model as a subject."""
+def make_mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
+    """Return a whole world model as a subject."""
     return Subject("world_model", label, (Mix(encoder, dynamics, decoder),))
 
 
-def as_subject(component: Named) -> Subject:
-    """Look up what was named. Raises: PluginError if nothing of that name is installed or the class has no role."""
+def as_subject(component: ComponentLike) -> Subject:
+    """Return the subject of a component.
+
+    Raises: PluginError if no component of that name is installed, or the class implements no role.
+    """
     if isinstance(component, Subject):
         return component
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)
     if isinstance(component, Registration):
-        return _registered(component, _small(component))
+        return _make_registered_subject(component, _small(component))
     for role, base in _ROLES.items():
         if issubclass(component, base):
             return make_subject(role, component)
     raise PluginError(
         one_line(f"{component.__name__} is neither an Encoder nor a Dynamics nor a Decoder"),
-        fix="implement one of the three roles of worldlab.interfaces",
+        fix="subclass Encoder, Dynamics or Decoder of worldlab.interfaces",
     )
 
 
 def modes(registration: Registration) -> Iterator[tuple[str, Subject]]:
-    """Yield (mode, subject): the component in its small configuration as "", then each other choice of a Literal setting.
+    """Yield (mode, subject): "" and the component in its small configuration, then each other choice of its Literals.
 
-    The first is held to every check of its role, the others to those that train nothing (`Check.slow`).
-    Raises: PluginError if its role has no checks, its module fails or its defaults are not valid.
+    All checks of the role apply to the first; the checks that do not train (`not Check.slow`) apply to the others.
+    Raises: PluginError if the role has no checks, the module cannot be imported or the defaults are not valid.
     """
     small = _small(registration)
-    yield "", _registered(registration, small)
+    yield "", _make_registered_subject(registration, small)
     for mode, config in variants(small):
-        yield mode, _registered(registration, config, mode)
+        yield mode, _make_registered_subject(registration, config, mode)
 
 
 def run_checks(
     role: str, cls: type[Component], config: Config | None = None, *, only: Collection[str] | None = None
 ) -> list[Result]:
-    """Run a role's checks on a class. config: small sizes by default. only: ids of the checks to run.
+    """Run the checks of a role on a class. config: small sizes by default. only: ids of the checks to run.
 
-    Returns one Result a check, in order; nothing a component raises escapes. Raises: PluginError for an unknown role.
+    Returns: one Result per check, in order; an exception in a component becomes a failed Result.
+    Raises: PluginError for an unknown role.
     """
     return _run(make_subject(role, cls, config), only)
 
@@ -97,7 +102,7 @@ def run_checks(
 def check_component(registration: Registration, *, only: Collection[str] | None = None) -> list[Result]:
     """Run the checks on a registered component with a small configuration.
 
-    Raises: PluginError if its module cannot be imported or its role has no checks.
+    Raises: PluginError if the module cannot be imported or the role has no checks.
     """
     return _run(as_subject(registration), only)
 
@@ -105,23 +110,23 @@ def check_component(registration: Registration, *, only: Collection[str] | None 
 def check_mix(
     encoder: Choice, dynamics: Choice, decoder: Choice, *, only: Collection[str] | None = None
 ) -> list[Result]:
-    """Run the world-model checks on three choices."""
-    return _run(mix_subject(encoder, dynamics, decoder, "world_model"), only)
+    """Run the world-model checks on an encoder, a dynamics and a decoder."""
+    return _run(make_mix_subject(encoder, dynamics, decoder, "world_model"), only)
 
 
 def _small(registration: Registration) -> Config:
-    """What training would build it with, in small sizes. Raises: PluginError if its defaults are not valid."""
+    """Return the component's configuration at small sizes. Raises: PluginError if its defaults are not valid."""
     try:
         return small_config(registration.config or NoOptions)
     except (ValidationError, AssertionError) as exc:
         raise PluginError(
             one_line(f"{registration.who}: its default settings are not valid"),
             cause=one_line(exc, 300),
-            fix="give every setting a default that its own rules allow",
+            fix="give every setting a default that its own validation rules allow",
         ) from exc
 
 
-def _registered(registration: Registration, config: Config, mode: str = "") -> Subject:
+def _make_registered_subject(registration: Registration, config: Config, mode: str = "") -> Subject:
     label = f"{registration.role}-{registration.name}" + (f"-{mode}" if mode else "")
     if registration.role not in _ROLES:
         raise PluginError(one_line(f"no checks for the role {registration.role!r}"), fix=f"roles: {', '.join(_ROLES)}")

@@ -1,4 +1,4 @@
-"""Toy data with known answers, in the shape of replayed batches."""
+"""Toy data with known solutions, in the format of replayed batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec
 
 
 def image(side: int) -> tuple[str, ArraySpec]:
-    """An RGB picture entry of side x side pixels."""
+    """Return the entry of an RGB image of side x side pixels."""
     return "image", ArraySpec("image", (3, side, side))
 
 
@@ -24,12 +24,12 @@ OBS: dict[str, ObsSpec] = {
     "image64": ObsSpec((image(64),)),
     "image96": ObsSpec((image(96),)),
 }
-"""Observations by name; the first are tried first."""
+"""Observations by name, in the order in which checks try them."""
 ACTIONS = {"continuous": ActionSpec("continuous", 2), "discrete": ActionSpec("discrete", 3)}
 
 
 def latents(spec: LatentSpec, shape: tuple[int, ...], gen: torch.Generator) -> Tensor:
-    """Random latents [*shape, D] of the declared kind."""
+    """Return random latents [*shape, D] of the declared kind."""
     if spec.kind == "categorical":
         codes = torch.randint(spec.classes, (*shape, spec.groups), generator=gen)
         return torch.eye(spec.classes)[codes].flatten(-2)
@@ -37,9 +37,10 @@ def latents(spec: LatentSpec, shape: tuple[int, ...], gen: torch.Generator) -> T
 
 
 def moving_dot(obs: ObsSpec, action: ActionSpec, rows: int, length: int, gen: torch.Generator) -> Batch:
-    """A bright dot pushed by the first action entry; the reward on arrival is its x, in [-1, 1].
+    """Return sequences of a bright dot that the first action entry moves; the reward on arrival is its x, in [-1, 1].
 
-    Vectors hold (x, y, x * y), or the first of these; y never changes. No resets but at the start, no terminations.
+    Vectors hold (x, y, x * y), or the first entries of it; y never changes. The only reset is at the start, and no
+    episode terminates.
     """
     push = actions(action, (rows, length), gen)
     push[:, 0] = 0
@@ -48,15 +49,15 @@ def moving_dot(obs: ObsSpec, action: ActionSpec, rows: int, length: int, gen: to
     for t in range(1, length):
         x.append((x[-1] + 0.5 * (push[:, t, 0] - (0.33 if action.kind == "discrete" else 0))).clamp(-1, 1))
     xs, ys = torch.stack(x, 1), y[:, None].expand(rows, length)
-    return _batch({key: _picture_or_vector(entry, xs, ys) for key, entry in obs.entries}, push, xs)
+    return _batch({key: _image_or_vector(entry, xs, ys) for key, entry in obs.entries}, push, xs)
 
 
 def rewarded_action(obs: ObsSpec, action: ActionSpec, rows: int, length: int, gen: torch.Generator) -> Batch:
-    """Nothing to see; the reward on arrival is the first entry of the action that led there."""
+    """Return sequences with blank observations; the reward on arrival is the first entry of the preceding action."""
     push = actions(action, (rows, length), gen)
     push[:, 0] = 0
-    dull = {key: torch.zeros(rows, length, *entry.shape) for key, entry in obs.entries}
-    return _batch(dull, push, push[..., 0].clone())
+    blank = {key: torch.zeros(rows, length, *entry.shape) for key, entry in obs.entries}
+    return _batch(blank, push, push[..., 0].clone())
 
 
 def _batch(obs: Obs, prev_action: Tensor, reward: Tensor) -> Batch:
@@ -66,7 +67,7 @@ def _batch(obs: Obs, prev_action: Tensor, reward: Tensor) -> Batch:
     return Batch(obs, prev_action, reward * (~is_first), ones, is_first, ones)
 
 
-def _picture_or_vector(entry: ArraySpec, x: Tensor, y: Tensor) -> Tensor:
+def _image_or_vector(entry: ArraySpec, x: Tensor, y: Tensor) -> Tensor:
     if entry.kind == "vector":
         return torch.stack([x, y, x * y], -1)[..., : entry.shape[0]]
     _, height, side = entry.shape

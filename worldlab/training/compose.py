@@ -86,8 +86,7 @@ def compose(
         )
     staged = config.core.train.schedule == "staged"
     reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
-    decoder_memory = _decide(config.core.model.memory_in_decoder, not staged)
-    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory)
+    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory=not staged)
     built = {
         role: _build(registration, classes[role], part.options, specs, streams)
         for role, (registration, part) in chosen.items()

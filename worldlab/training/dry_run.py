@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.errors import PluginError, WorldlabError, one_line
-from worldlab.interfaces import Batch, Context, ParallelDynamics, misdeclared
+from worldlab.interfaces import Batch, Context, ParallelDynamics, Player, misdeclared
 from worldlab.model import matching
 from worldlab.model.noise import noise_batch, stream
 from worldlab.registry import Registration
@@ -184,10 +184,18 @@ def _ask_losses(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, 
     decoded = model.decoder_context(ctx)
     for role, witness in asked.items():
         own = decoded if role == "decoder" else ctx
+        names: set[str] = set()
         for player in _players(witness):
             given = own if player == "main" else own.detach()
-            _terms(witness, "losses", witness.ask("losses", given, player), own)
-    terms = _together(asked, "predict", lambda: matching.terms(model.rule, ctx, model.dynamics, model.settings))
+            terms = witness.ask("losses", given, player)
+            _terms(witness, "losses", terms, own)
+            names |= set(terms)
+        if role == "decoder" and not names and any(p.requires_grad for p in witness.part.parameters()):
+            raise witness.fault("losses", "gives no terms, expected at least one: nothing would train this decoder")
+        _weights(witness, names)
+    terms = _together(
+        asked, "predict", lambda: matching.terms(model.rule, ctx, model.dynamics, model.settings.free_nats)
+    )
     _terms(asked["dynamics"], "predict", terms, ctx)
 
 
@@ -212,12 +220,27 @@ def _players(witness: _Witness) -> list[str]:
     """The players of a part, each parameter of which must belong to exactly one."""
     players = witness.ask("players")
     if not isinstance(players, dict) or "main" not in players:
-        raise witness.fault("players", 'gives no "main", expected {"main": [parameters], ...}')
-    held = [id(p) for group in players.values() for p in group]
+        raise witness.fault("players", 'gives no "main", expected {"main": Player([parameters]), ...}')
+    for name, player in players.items():
+        if not isinstance(player, Player):
+            raise witness.fault("players", f"gives a {type(player).__name__} as '{name}', expected a Player")
+    held = [id(p) for player in players.values() for p in player.parameters]
     for name, p in witness.part.named_parameters():
         if p.requires_grad and held.count(id(p)) != 1:
             raise witness.fault("players", f"lists '{name}' {held.count(id(p))} times, expected once")
     return list(players)
+
+
+def _weights(witness: _Witness, names: set[str]) -> None:
+    """Hold declared weights to the terms there are: numbers, one for each term."""
+    weights = getattr(witness.part, "loss_weights", None)
+    if weights is None:
+        return
+    if not isinstance(weights, Mapping) or not all(isinstance(weight, int | float) for weight in weights.values()):
+        raise witness.fault("loss_weights", f"is {one_line(weights, 60)}, expected {{name: number}} or None")
+    if unweighted := names - set(weights):
+        known = ", ".join(weights) or "none"
+        raise witness.fault("losses", f"gives '{min(unweighted)}', which loss_weights does not have ({known})")
 
 
 def _terms(witness: _Witness, method: str, terms: Any, ctx: Context) -> None:

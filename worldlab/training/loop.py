@@ -215,9 +215,9 @@ class Loop:
             with torch.no_grad():
                 source = torch.Generator(session.device).manual_seed(counters.env_steps)
                 ctx, _ = session.composed.model.observe(batch, source)
-                seen = {k: float(v) for k, v in session.composed.model.metrics(ctx).items()}
-            values.update(seen)
-            for alarm in session.watch.look(seen, counters.updates, session.composed.model.alarms(seen)):
+                measured = {k: float(v) for k, v in session.health.metrics(ctx).items()}
+            values.update(measured)
+            for alarm in session.health.update(measured, counters.updates):
                 self._tell(alarm)
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
@@ -237,7 +237,7 @@ class Loop:
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
 
     def _warn(self, name: str, alarm: Alarm) -> None:
-        if self.session.watch.note(name):
+        if self.session.health.note(name):
             self._tell(alarm)
 
     def _tell(self, alarm: Alarm) -> None:
@@ -312,7 +312,7 @@ class Loop:
             "env_steps": counters.env_steps,
             "updates": counters.updates,
             "wall_seconds": round(self.clock.elapsed(), 1),
-            "alarms": sorted(self.session.watch.raised),
+            "alarms": sorted(self.session.health.raised),
             **outcome.summary(),
         }
 

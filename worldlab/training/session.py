@@ -23,7 +23,7 @@ from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector
 from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
-from worldlab.model.health import Watch
+from worldlab.model.health import HealthMonitor
 from worldlab.registry import PluginFiles, Registry
 from worldlab.runs.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.runs.machine import available_cores
@@ -73,7 +73,7 @@ class Session:
     trainer: Trainer
     collector: Collector | Playback
     counters: Counters
-    watch: Watch
+    health: HealthMonitor
 
     @property
     def core(self) -> CoreSettings:
@@ -177,7 +177,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
     state = checkpoint.state if checkpoint else {}  # read and verified at each asking
-    counters, watch = Counters(**state.get("counters", {})), Watch(**state.get("watch", {}))
+    counters = Counters(**state.get("counters", {}))
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
     with ExitStack() as opened:
@@ -193,6 +193,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         opened.callback(replay.close)
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
+        health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise
@@ -201,7 +202,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         if isinstance(collector, Playback):
             opened.callback(collector.close)
         session = Session(
-            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, watch
+            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, health
         )
         if checkpoint:
             _restore(session, checkpoint, state)
@@ -247,7 +248,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
         tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
     state = {
         "counters": vars(session.counters),
-        "watch": vars(session.watch),
+        "health": session.health.state(),
         "replay": session.replay.position(),
         "random": random_state,
         "optimizers": optimizers,
@@ -267,6 +268,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
 
 def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     load_weights(session.composed, checkpoint)
+    session.health.restore(state["health"])
     for name, optimizer in session.optimizers.items():
         tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
         restore_optimizer(optimizer, tensors, state["optimizers"][name])

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.errors import DivergedError
-from worldlab.interfaces import Batch, Context
+from worldlab.interfaces import Batch, Context, Player
+from worldlab.model.losses import Term, model_losses
 from worldlab.model.schedule import JOINT, Stage
 from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
@@ -42,30 +43,23 @@ class Trainer:
         self.skips = 0
         self.updates = 0
         self._skipped = False
-        groups = model.players()
-        self.groups: dict[str, list[nn.Parameter]] = {f"model/{player}": group for player, group in groups.items()}
-        rates = {name: settings.critic_learning_rate for name in self.groups}
-        rates["model/main"] = settings.learning_rate
-        for player, (group, rate) in agent.players().items():
-            self.groups[f"agent/{player}"] = group
-            rates[f"agent/{player}"] = rate
-        self.rates = rates
-        # An adversarial critic forgets fast (beta1 = 0), as Karras et al. 2019 train theirs; all else is plain Adam.
-        self.optimizers = {
-            name: torch.optim.Adam(group, rates[name], betas=(0.9 if self._plain(name) else 0.0, 0.999), fused=True)
-            for name, group in self.groups.items()
-        }
+        players = model.players()
+        self.main = _adam(players.pop("main"), settings.learning_rate)
+        self.critics = {name: _adam(player, settings.critic_learning_rate) for name, player in players.items()}
+        self.agents = {name: _adam(player) for name, player in agent.players().items()}
 
-    @staticmethod
-    def _plain(name: str) -> bool:
-        return name == "model/main" or name.startswith("agent/")
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimiser by the name under which a checkpoint keeps it."""
+        model = {"main": self.main, **self.critics}
+        return {f"model/{k}": v for k, v in model.items()} | {f"agent/{k}": v for k, v in self.agents.items()}
 
     def anneal(self, progress: float) -> None:
         """Set learning rates for a run that is `progress` (0 to 1) of its way."""
         share = 1 - (1 - self.settings.final_rate) * min(progress, 1.0)
-        for name, optimizer in self.optimizers.items():
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = self.rates[name] * share
+                group["lr"] = optimizer.defaults["lr"] * share
 
     def update(self, batch: Batch, stage: Stage = JOINT) -> dict[str, Tensor]:
         """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""
@@ -90,22 +84,19 @@ class Trainer:
         parts = [part for role, part in self.model.parts.items() if role not in stage.parts]
         return parts if stage.heads else [*parts, self.model.reward, self.model.cont]
 
-    def _update_critics(self, ctx: Context, stage: Stage = JOINT) -> dict[str, Tensor]:
+    def _update_critics(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
+        """Step each critic on a context cut from the graph."""
         out: dict[str, Tensor] = {}
-        for name in self.groups:
-            player = name.removeprefix("model/")
-            if self._plain(name):
-                continue
-            losses = self.model.losses(ctx.detach(), player, stage)
-            out.update(self._step(name, losses, ctx.batch.mask))
+        for player, optimizer in self.critics.items():
+            losses = model_losses(self.model, ctx.detach(), player, stage)
+            out.update(self._step(player, optimizer, losses))
             self._after(player, stage)
         return out
 
-    def _update_main(self, ctx: Context, stage: Stage = JOINT) -> dict[str, Tensor]:
-        critics = [p for name, group in self.groups.items() if not self._plain(name) for p in group]
-        with frozen_parameters(critics):
-            losses = self.model.losses(ctx, "main", stage)
-            out = self._step("model/main", losses, ctx.batch.mask)
+    def _update_main(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
+        """Step all but the critics, with the critics' weights frozen."""
+        with frozen_parameters(p for optimizer in self.critics.values() for p in _parameters(optimizer)):
+            out = self._step("main", self.main, model_losses(self.model, ctx, "main", stage))
         self._after("main", stage)
         return out
 
@@ -113,13 +104,13 @@ class Trainer:
         for role in sorted(stage.parts):
             self.model.parts[role].after_step(player)
 
-    def _step(self, name: str, losses: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
-        scalars = {key: _average(term, mask) for key, term in losses.items()}
+    def _step(self, player: str, optimizer: torch.optim.Optimizer, losses: dict[str, Term]) -> dict[str, Tensor]:
+        scalars = {name: term.mean() for name, term in losses.items()}
         if not scalars:
             return {}
         total = torch.stack(list(scalars.values())).sum()
-        out = {f"loss/{key}": value.detach() for key, value in scalars.items()}
-        out[f"grad_norm/{name}"] = self._apply({name: total}, scalars)
+        out = {f"loss/{name}": value.detach() for name, value in scalars.items()}
+        out[f"grad_norm/model/{player}"] = self._apply({f"model/{player}": (total, optimizer)}, scalars)
         return out
 
     # ---- the agent ----
@@ -136,7 +127,8 @@ class Trainer:
         named = {f"agent/{player}": loss for player, loss in losses.items()}
         out = {f"loss/{name}": loss.detach() for name, loss in named.items()}
         out.update(metrics)
-        out["grad_norm/agent"] = self._apply(named, named)
+        steps = {f"agent/{player}": (loss, self.agents[player]) for player, loss in losses.items()}
+        out["grad_norm/agent"] = self._apply(steps, named)
         self.agent.after_step()
         return out
 
@@ -153,32 +145,35 @@ class Trainer:
 
     # ---- optimisers ----
 
-    def _apply(self, losses: dict[str, Tensor], terms: dict[str, Tensor]) -> Tensor:
-        """Backward and step the named players, or skip all of them if anything is not finite. Returns the gradient norm."""
-        for name in losses:
-            self.optimizers[name].zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+    def _apply(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> Tensor:
+        """Backward and step, or skip all if anything is not finite. Returns the largest gradient norm.
+
+        steps: a scalar loss and its optimiser, by name. terms: the scalars whose names an error gives.
+        """
+        for _, optimizer in steps.values():
+            optimizer.zero_grad(set_to_none=True)
+        torch.stack([loss for loss, _ in steps.values()]).sum().backward()
         norms = [
-            torch.nn.utils.clip_grad_norm_(self.groups[name], self.settings.clip, error_if_nonfinite=False)
-            for name in losses
+            torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.settings.clip, error_if_nonfinite=False)
+            for _, optimizer in steps.values()
         ]
         norm = torch.stack(norms).max()
         if not torch.isfinite(norm):
-            self._skip(losses, terms)
+            self._skip(steps, terms)
             return norm
-        for name in losses:
-            self.optimizers[name].step()
+        for _, optimizer in steps.values():
+            optimizer.step()
         return norm
 
-    def _skip(self, losses: dict[str, Tensor], terms: dict[str, Tensor]) -> None:
+    def _skip(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> None:
         # One count for all players: a healthy critic or agent must not hide a model that no longer learns.
         self.skips += not self._skipped
         self._skipped = True
-        for name in losses:
-            self.optimizers[name].zero_grad(set_to_none=True)
+        for _, optimizer in steps.values():
+            optimizer.zero_grad(set_to_none=True)
         if self.skips >= self.settings.max_skips:
             bad = [key for key, value in terms.items() if not torch.isfinite(value)]
-            blame = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(losses)}"
+            blame = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
             raise DivergedError(
                 f"{blame} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
                 cause="the loss or its gradient left the finite numbers; a skipped update changes none of its player's weights",
@@ -186,8 +181,12 @@ class Trainer:
             )
 
 
-def _average(term: Tensor, mask: Tensor) -> Tensor:
-    """Mean over valid steps of [B, T]; a decoder's chosen frames [M, 1] are all valid."""
-    if term.shape != mask.shape:
-        return term.mean()
-    return (term * mask).sum() / mask.sum().clamp(min=1.0)
+def _adam(player: Player, rate: float | None = None) -> torch.optim.Optimizer:
+    """Build a player's optimiser. rate: for a player that declares none."""
+    chosen = rate if player.rate is None else player.rate
+    assert chosen is not None, "an agent's player declares its learning rate"
+    return torch.optim.Adam(player.parameters, chosen, betas=player.betas, fused=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

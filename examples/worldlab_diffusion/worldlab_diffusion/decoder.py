@@ -35,6 +35,8 @@ class RectifiedFlowDecoder(Decoder):
     def __init__(self, config: RectifiedFlowDecoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config, self.obs = config, specs.obs
+        guides = {f"{key}_guide": config.guide for key in specs.obs.images}
+        self.loss_weights = {**dict.fromkeys(specs.obs.keys, config.scale), **guides}
         self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
         self.flows = nn.ModuleDict({key: _flow(entry, specs.feature_dim, config) for key, entry in specs.obs.entries})
 
@@ -65,9 +67,9 @@ class RectifiedFlowDecoder(Decoder):
             if self.training and torch.is_grad_enabled():
                 flow.denoiser.watch(x, mask)
             weight = flow.denoiser.units.std.square() if entry.kind == "image" else 1.0
-            out[key] = self.config.scale * weight * flow.loss(x, features, ctx.generator)
+            out[key] = weight * flow.loss(x, features, ctx.generator)
             if entry.kind == "image" and self.config.guide:
-                out[f"{key}_guide"] = self.config.guide * weight * flow.guide(x, features)
+                out[f"{key}_guide"] = weight * flow.guide(x, features)
         return {name: term.view_as(ctx.row) for name, term in out.items()}
 
     def after_step(self, player: str) -> None:

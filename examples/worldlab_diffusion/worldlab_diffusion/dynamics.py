@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
-from worldlab.nn import GRUCell, mlp
+from worldlab.nn import RecurrentMemory
 
 from worldlab_diffusion.configs import RectifiedFlowDynamicsConfig
 from worldlab_diffusion.denoisers import CodeDenoiser, RealDenoiser
@@ -33,9 +33,9 @@ class RectifiedFlowDynamics(Dynamics):
     def __init__(self, config: RectifiedFlowDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
+        self.loss_weights = {"flow": config.scale}
         latent, units = specs.latent, config.units
-        self.input = mlp(latent.dim + specs.action.dim, units, 1)
-        self.cell = GRUCell(units, config.memory)
+        self.recurrence = RecurrentMemory(latent.dim + specs.action.dim, units, config.memory)
         settings = FlowSettings(config.steps, config.solver, config.unconditional, config.draws, config.nodes)
         codes = latent.kind == "categorical"
         net = VectorVelocity(latent.dim, (1 if codes else 2) * latent.dim, config.memory, units, config.layers)
@@ -47,11 +47,10 @@ class RectifiedFlowDynamics(Dynamics):
         return config.memory
 
     def initial(self, n: int) -> State:
-        """{"h": zeros [n, H]}."""
-        return {"h": torch.zeros(n, self.config.memory, device=self.device)}
+        return self.recurrence.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
+        return self.recurrence.step(state, z, action)
 
     def memory(self, state: State) -> Tensor:
         return state["h"]
@@ -74,7 +73,7 @@ class RectifiedFlowDynamics(Dynamics):
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
         if self.training and torch.is_grad_enabled():
             self.flow.denoiser.watch(z, ctx.batch.mask.flatten())
-        return {"flow": self.config.scale * self.flow.loss(z, memory, ctx.generator).view_as(ctx.row)}
+        return {"flow": self.flow.loss(z, memory, ctx.generator).view_as(ctx.row)}
 
     def after_step(self, player: str) -> None:
         if player == "main":

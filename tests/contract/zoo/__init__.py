@@ -1,8 +1,8 @@
-"""Small, deliberately broken components: each is a reference component with one bug and names the check that sees it.
+"""Small, deliberately broken components: each is a reference component with one bug and names its check.
 
-Subclassing a concrete component is what the style forbids elsewhere; here it shows the bug and nothing but the bug.
+The style forbids subclassing a concrete component elsewhere; here it leaves only the bug in the subclass.
 """
 
-from zoo.animals import ANIMALS, Animal
+from zoo.registry import BROKEN_COMPONENTS, BrokenComponent
 
-__all__ = ["ANIMALS", "Animal"]
+__all__ = ["BROKEN_COMPONENTS", "BrokenComponent"]

@@ -1,4 +1,4 @@
-"""Decoders with one bug each, and adversarial parts that leak."""
+"""Decoders with one bug each, including adversarial decoders that leak gradients."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from torch import nn
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDecoder
 from worldlab.tree import flatten_time
-from zoo.animals import broken
+from zoo.registry import broken
 
 
 @broken("C1", "renders = True")
 class MissingKey(ReferenceDecoder):
-    """Forgets all but one observation key."""
+    """Decodes only one observation key."""
 
     def decode(self, features):
         return {"image": next(iter(super().decode(features).values()))}
 
 
-@broken("C2", "you mix rows of the batch")
+@broken("C2", "rows of the batch are mixed")
 class BatchNormed(ReferenceDecoder):
-    """Normalises features by the batch's statistics."""
+    """Normalises features with the statistics of the batch."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -44,27 +45,27 @@ class MeanScore(ReferenceDecoder):
 
 @broken("C4", "ignores the latent")
 class LatentBlind(ReferenceDecoder):
-    """Explains observations from the memory alone: the latent is free to die."""
+    """Decodes observations from the memory alone, so that the latent can collapse."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
         self.memory_dim = specs.memory_dim
 
     def decode(self, features):
-        seen = torch.arange(features.shape[-1]) < self.memory_dim
-        return super().decode(features * seen)
+        mask = torch.arange(features.shape[-1]) < self.memory_dim
+        return super().decode(features * mask)
 
 
-@broken("C4", "where it draws 'image'")
+@broken("C4", "when it decodes 'image'")
 class BlindPictures(ReferenceDecoder):
-    """Draws pictures without the features; the vector beside them reads all."""
+    """Decodes images without the features; the vector depends on all of them."""
 
     def decode(self, features):
         blind = super().decode(torch.zeros_like(features))
         return {key: blind[key] if key == "image" else dist for key, dist in super().decode(features).items()}
 
 
-@broken("C5", "chosen frames")
+@broken("C5", "selected frames")
 class NeedsNeighbours(ReferenceDecoder):
     """Compares each frame with the one before it in its row."""
 
@@ -85,7 +86,7 @@ class FlippedSign(ReferenceDecoder):
 
 @dataclass(frozen=True)
 class FlatSamples(Normal):
-    """Draws pictures as rows of numbers."""
+    """A Gaussian that samples images as flat vectors."""
 
     def sample(self, generator):
         return super().sample(generator).flatten(1)
@@ -93,7 +94,7 @@ class FlatSamples(Normal):
 
 @broken("C7", "a sample of")
 class FlatPictures(ReferenceDecoder):
-    """Its samples have another shape than observations."""
+    """Has samples of a different shape than the observations."""
 
     def decode(self, features):
         return {key: FlatSamples(d.mean, d.std) for key, d in super().decode(features).items()}
@@ -101,14 +102,14 @@ class FlatPictures(ReferenceDecoder):
 
 @broken("C9", "there is no log_mass")
 class EmptyPromise(ReferenceDecoder):
-    """Declares a likelihood that it does not offer."""
+    """Declares a likelihood without a log_mass."""
 
     likelihood = "exact"
 
 
 @broken("C9", "no probability exceeds 1")
 class DensityForMass(ReferenceDecoder):
-    """Gives a density where a probability belongs."""
+    """Returns a density instead of a probability."""
 
     likelihood = "exact"
 
@@ -118,7 +119,7 @@ class DensityForMass(ReferenceDecoder):
 
 @broken("C7", "in place")
 class ScalesPictures(ReferenceDecoder):
-    """Rescales the caller's observations before it scores them."""
+    """Clamps the caller's observations in place before scoring them."""
 
     def score(self, features, obs):
         for value in obs.values():
@@ -128,7 +129,7 @@ class ScalesPictures(ReferenceDecoder):
 
 @broken("C8", "do not follow score")
 class SeesItsSuccessor(ReferenceDecoder):
-    """Its mask looks the wrong way: scoring an entry it reads the next one, which is not there yet when it draws."""
+    """Has a reversed mask: the score of an entry depends on the next entry, which is sampled later."""
 
     def score(self, features, obs):
         noise = [(obs[key] - mean).flatten(1) for key, mean in self.net(features).items()]
@@ -138,7 +139,7 @@ class SeesItsSuccessor(ReferenceDecoder):
 
 @broken("C8", "integrates to")
 class NoLogDeterminant(ReferenceDecoder):
-    """Stretches observations before it scores them, and does not count by how much."""
+    """Rescales observations before scoring them, without the log-determinant."""
 
     def decode(self, features):
         return {key: Normal(d.mean, d.std / 2) for key, d in super().decode(features).items()}
@@ -150,7 +151,7 @@ class NoLogDeterminant(ReferenceDecoder):
 
 @broken("P5", "not [B, T]")
 class ScalarLoss(ReferenceDecoder):
-    """Averages its loss, so that masks and weights no longer apply."""
+    """Averages its loss, so that masks and weights cannot be applied."""
 
     def losses(self, ctx, player="main"):
         return {name: term.mean() for name, term in super().losses(ctx, player).items()}
@@ -158,7 +159,7 @@ class ScalarLoss(ReferenceDecoder):
 
 @broken("P10", "the batch|the context")
 class ShiftsTargets(ReferenceDecoder):
-    """Moves its target in place; whoever reads the batch next sees other pictures."""
+    """Modifies its target in place, so that later components get different images."""
 
     def losses(self, ctx, player="main"):
         if player == "main":
@@ -168,20 +169,20 @@ class ShiftsTargets(ReferenceDecoder):
 
 
 class Adversarial(ReferenceDecoder):
-    """A decoder with a critic of vectors; sound."""
+    """A correct decoder with a critic of vectors."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
         if "vector" not in specs.obs.keys:
-            raise ConfigError("the critic judges vectors")
+            raise ConfigError("the critic needs vectors")
         # No bias: it cancels between real and fake.
         self.critic = nn.Linear(specs.obs["vector"].shape[0], 1, bias=False)
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.critic.parameters())}
+        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.critic.parameters()))}
 
     def fake(self, ctx):
-        """Vectors as the decoder makes them."""
+        """Return the vectors that the decoder generates."""
         return self.decode(ctx.features.flatten(0, 1))["vector"].mode
 
     def losses(self, ctx, player="main"):
@@ -209,7 +210,7 @@ class CriticLeaks(Adversarial):
 
 @broken("P7", "a player it does not have")
 class AnyPlayer(ReferenceDecoder):
-    """Ignores whose losses were asked for: a critic elsewhere in the mix would step on them."""
+    """Ignores `player`: the critic of another component would be trained by its losses."""
 
     def losses(self, ctx, player="main"):
         return super().losses(ctx, "main")
@@ -217,23 +218,23 @@ class AnyPlayer(ReferenceDecoder):
 
 @broken("P3", "is in main and in critic")
 class SharedParameter(Adversarial):
-    """Gives its generator to both players."""
+    """Lists its generator under both players."""
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.parameters())}
+        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.parameters()))}
 
 
 @broken("P3", 'no "main"')
 class NamelessPlayer(ReferenceDecoder):
-    """Calls its main player otherwise."""
+    """Has no player named "main"."""
 
     def players(self):
-        return {"generator": list(self.net.parameters())}
+        return {"generator": Player(list(self.net.parameters()))}
 
 
 @broken("P5", "not {name: tensor [B, T]}")
 class ForgottenReturn(ReferenceDecoder):
-    """Computes its losses and forgets to return them."""
+    """Computes its losses but does not return them."""
 
     def losses(self, ctx, player="main"):
         super().losses(ctx, player)

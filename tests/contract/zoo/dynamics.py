@@ -1,4 +1,4 @@
-"""Dynamics with one bug each, seen in a single step or a short rollout."""
+"""Dynamics with one bug each that shows in a single step or a short rollout."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import torch
 from torch import nn
 
 from worldlab.distributions import Normal, OneHot
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
-from zoo.animals import broken
 from zoo.encoders import NoLogStd, Opaque
+from zoo.registry import broken
 
 
 @broken("D1", "rows of initial")
 class UnequalStart(ReferenceDynamics):
-    """Starts each row elsewhere."""
+    """Starts each row from a different state."""
 
     def initial(self, n):
         return {"h": torch.linspace(0, 1, n)[:, None].expand(n, self.width).clone()}
 
 
-@broken("D2", "you mix rows of the batch")
+@broken("D2", "rows of the batch are mixed")
 class BatchLeakyTransformer(ReferenceDynamics):
-    """Attends over dim 0, which is the batch and not time: batch_first was forgotten."""
+    """Attends over dim 0, the batch instead of time: batch_first is missing."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -34,9 +35,9 @@ class BatchLeakyTransformer(ReferenceDynamics):
         return {"h": (h + self.attention(h, h, h, need_weights=False)[0])[:, 0]}
 
 
-@broken("D3", "picked or repeated rows")
+@broken("D3", "selected or repeated rows")
 class RowNumber(ReferenceDynamics):
-    """Adds something that depends on the row's place in the batch."""
+    """Adds the row's position in the batch to the memory."""
 
     def advance(self, state, z, action):
         return {"h": super().advance(state, z, action)["h"] + 0.1 * torch.arange(len(z))[:, None]}
@@ -52,9 +53,9 @@ class CacheInPlace(ReferenceDynamics):
 
 
 @broken("D5", "leaks over resets")
-@broken("T2", "what came before the reset")
+@broken("T2", "inputs before a reset")
 class HiddenState(ReferenceDynamics):
-    """Keeps its real memory in the module, where no reset reaches it."""
+    """Keeps its memory in the module, where no reset reaches it."""
 
     hidden: torch.Tensor | None = None
 
@@ -67,7 +68,7 @@ class HiddenState(ReferenceDynamics):
 
 @broken("D6", "['c'] is never read")
 class DroppedCell(ReferenceDynamics):
-    """An LSTM whose cell is returned and never read again."""
+    """An LSTM whose cell state is returned and never read."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -83,7 +84,7 @@ class DroppedCell(ReferenceDynamics):
 
 @broken("D7", "action")
 class ActionBlind(ReferenceDynamics):
-    """Ignores what was done."""
+    """Ignores the action."""
 
     def advance(self, state, z, action):
         return super().advance(state, z, torch.zeros_like(action))
@@ -99,7 +100,7 @@ class DetachedNormal(Normal):
 
 @broken("D8", "do not carry gradients")
 class FalsePathwise(ReferenceDynamics):
-    """Claims reparameterised samples and detaches them."""
+    """Declares reparameterised samples and detaches them."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -108,7 +109,7 @@ class FalsePathwise(ReferenceDynamics):
 
 @broken("D9", "does not cut")
 class OpaquePrior(ReferenceDynamics):
-    """Its prior cannot be detached: the encoder's loss would train the dynamics."""
+    """Has a prior that cannot be detached: the encoder's loss would train the dynamics."""
 
     def predict(self, memory):
         return Opaque(super().predict(memory))
@@ -116,7 +117,7 @@ class OpaquePrior(ReferenceDynamics):
 
 @broken("D10", "integrates to")
 class WrongPriorDensity(ReferenceDynamics):
-    """Left the log std out of its log-density."""
+    """Has a log-density without the log std."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -125,13 +126,13 @@ class WrongPriorDensity(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class GlobalNormal(Normal):
-    """A Gaussian that samples from torch's global stream."""
+    """A Gaussian that samples from torch's global generator."""
 
     def sample(self, generator):
         return self.mean + self.std * torch.randn_like(self.mean)
 
 
-@broken("D11", "two samples with one seed")
+@broken("D11", "two samples with the same seed")
 class Unseeded(ReferenceDynamics):
     """Ignores the generator that sample() is given."""
 
@@ -148,12 +149,12 @@ class Forgetful(ReferenceDynamics):
         return super().advance({"h": 0 * state["h"]}, z, action)
 
 
-@broken("P3", "nobody optimises")
+@broken("P3", "no player optimises")
 class Orphan(ReferenceDynamics):
-    """Forgets its head when it lists its parameters."""
+    """Does not list its head in players()."""
 
     def players(self):
-        return {"main": list(self.cell.parameters())}
+        return {"main": Player(list(self.cell.parameters()))}
 
 
 @broken("P4", "never gets a gradient")
@@ -175,7 +176,7 @@ class Exploding(ReferenceDynamics):
 
 @broken("D12", "train the latents they predict")
 class UnstoppedLikelihood(ReferenceDynamics):
-    """Maximises the likelihood of the next latent itself and does not stop it: the latent dies, and the loss looks excellent."""
+    """Maximises the likelihood of the next latent without a stop-gradient, so that the latent collapses."""
 
     def losses(self, ctx, player="main"):
         if player != "main":
@@ -192,9 +193,9 @@ class MeanLogProb(Normal):
         return super().log_prob(x) / x.shape[-1]
 
 
-@broken("D10", "not as likely as log_prob says")
+@broken("D10", "log_prob does not match")
 class AveragesDimensions(ReferenceDynamics):
-    """Averages log p over the dimensions of z; on one dimension nobody would see it."""
+    """Averages log p over the dimensions of z; with one dimension the bug would not show."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -203,7 +204,7 @@ class AveragesDimensions(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class TwoTogether:
-    """Either all numbers are high or all are low; scored as if each chose for itself."""
+    """A joint mixture in which all entries are high or all are low, scored as a product of marginals."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -224,9 +225,9 @@ class TwoTogether:
         return TwoTogether(self.mean.detach(), self.std.detach())
 
 
-@broken("D10", "log_prob scores each alone")
+@broken("D10", "log_prob scores them as independent")
 class JointScoredAlone(ReferenceDynamics):
-    """Draws one component for all of z, and sums a mixture over each number; on one dimension the two are the same."""
+    """Samples one component for all of z but scores a mixture per entry; with one dimension both are the same."""
 
     prior_kind = "log_prob"
 
@@ -245,7 +246,7 @@ class HalfEntropy(Normal):
 
 @broken("D10", "entropy() is")
 class WrongEntropy(ReferenceDynamics):
-    """Miscounts its entropy."""
+    """Reports a wrong entropy."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -254,15 +255,15 @@ class WrongEntropy(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class GlobalCodes(OneHot):
-    """Codes drawn from torch's global stream."""
+    """A categorical distribution that samples from torch's global generator."""
 
     def sample(self, generator):
         return super().sample(torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
 
 
-@broken("D11", "two samples with one seed")
+@broken("D11", "two samples with the same seed")
 class UnseededCodes(ReferenceDynamics):
-    """Ignores the generator for codes only."""
+    """Ignores the generator for categorical latents only."""
 
     def predict(self, memory):
         dist = super().predict(memory)
@@ -271,24 +272,24 @@ class UnseededCodes(ReferenceDynamics):
 
 @dataclass(frozen=True)
 class OneSeed(Normal):
-    """A Gaussian with a seed of its own."""
+    """A Gaussian that samples with its own fixed seed."""
 
     def sample(self, generator):
         return super().sample(torch.Generator().manual_seed(0))
 
 
-@broken("D11", "samples of two seeds are the same")
+@broken("D11", "samples with different seeds are the same")
 class SeedsItself(ReferenceDynamics):
-    """Every dream is the same dream."""
+    """Samples the same noise every time."""
 
     def predict(self, memory):
         dist = super().predict(memory)
         return OneSeed(dist.mean, dist.std) if isinstance(dist, Normal) else dist
 
 
-@broken("D1", "although the weights are elsewhere")
+@broken("D1", "although the weights are on another device")
 class OnTheCpu(ReferenceDynamics):
-    """Allocates its state where it was written, not where it runs."""
+    """Allocates its state on the CPU instead of the device of the weights."""
 
     def initial(self, n):
         return {"h": torch.zeros(n, self.width)}
@@ -296,7 +297,7 @@ class OnTheCpu(ReferenceDynamics):
 
 @broken("P16", "cannot be multiplied")
 class UnchainedLayers(ReferenceDynamics):
-    """Its layers do not fit together; with one of them nobody would see it."""
+    """Has layers whose sizes do not match; with one layer the bug would not show."""
 
     class Config(ReferenceDynamicsConfig):
         layers: int = 2
@@ -314,7 +315,7 @@ class UnchainedLayers(ReferenceDynamics):
 
 @broken("D5", "hidden state in the module")
 class ReadsItself(ReferenceDynamics):
-    """Its memory is the module's, not the state's."""
+    """Reads its memory from the module instead of the state."""
 
     def advance(self, state, z, action):
         self.last = super().advance(state, z, action)

@@ -14,12 +14,12 @@ from worldlab.distributions import Normal, normal_like
 from worldlab.interfaces import Latent
 from worldlab.settings import Config
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
-from zoo.animals import broken
+from zoo.registry import broken
 
 
 @broken("E1", "image96")
 class Only64(ReferenceEncoder):
-    """A linear layer sized for 64 x 64 pictures."""
+    """Has a linear layer sized for 64 x 64 images."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -32,7 +32,7 @@ class Only64(ReferenceEncoder):
 
 @broken("E2", "influences")
 class BatchNormed(ReferenceEncoder):
-    """Normalises by the statistics of the batch."""
+    """Normalises with the statistics of the batch."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -44,15 +44,15 @@ class BatchNormed(ReferenceEncoder):
 
 @broken("E3", "generator=None")
 class NoisyMode(ReferenceEncoder):
-    """Samples even when the most likely z was asked for."""
+    """Samples even when generator is None."""
 
     def infer(self, embed, memory, generator):
         return super().infer(embed, memory, generator or torch.Generator().manual_seed(random.getrandbits(32)))
 
 
-@broken("E3", "two seeds give the same")
+@broken("E3", "different seeds give the same")
 class SeedsItself(ReferenceEncoder):
-    """Draws from a seed of its own."""
+    """Samples with its own fixed seed."""
 
     def infer(self, embed, memory, generator):
         return super().infer(embed, memory, None if generator is None else torch.Generator().manual_seed(0))
@@ -60,14 +60,14 @@ class SeedsItself(ReferenceEncoder):
 
 @broken("P15", "posterior_kind is 'analytical'")
 class Misspelt(ReferenceEncoder):
-    """Declares an ability that nobody knows: it would be trained without a KL."""
+    """Declares an unknown posterior_kind: it would be trained without a KL."""
 
     posterior_kind = "analytical"
 
 
 @broken("E11", "the observation 'vector'")
 class SeesPicturesOnly(ReferenceEncoder):
-    """Forgets the vector beside a picture."""
+    """Ignores the vector when there is an image."""
 
     def embed(self, obs):
         alone = len(obs) == 1
@@ -76,7 +76,7 @@ class SeesPicturesOnly(ReferenceEncoder):
 
 @broken("E4", "does not depend on the memory")
 class MemoryDropper(ReferenceEncoder):
-    """Declares that it reads the memory, and does not."""
+    """Declares uses_memory = True and ignores the memory."""
 
     def infer(self, embed, memory, generator):
         return super().infer(embed, None if memory is None else torch.zeros_like(memory), generator)
@@ -84,7 +84,7 @@ class MemoryDropper(ReferenceEncoder):
 
 @broken("E5", "not reparameterised")
 class DetachedSample(ReferenceEncoder):
-    """Samples as torch.distributions' sample() does: without a gradient."""
+    """Samples without a gradient, like sample() of torch.distributions."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
@@ -93,7 +93,7 @@ class DetachedSample(ReferenceEncoder):
 
 @broken("E6", "not one-hot", kind="categorical")
 class SoftCodes(ReferenceEncoder):
-    """Hands out probabilities where one-hots were declared."""
+    """Returns probabilities although it declares one-hots."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
@@ -101,7 +101,7 @@ class SoftCodes(ReferenceEncoder):
 
 
 class Opaque:
-    """A distribution that is no tree of tensors."""
+    """A distribution that is not a tree of tensors."""
 
     def __init__(self, dist):
         self.log_prob, self.entropy, self.kl, self.sample = dist.log_prob, dist.entropy, dist.kl, dist.sample
@@ -110,7 +110,7 @@ class Opaque:
 
 @broken("E7", "no tensors the core can see")
 class OpaquePosterior(ReferenceEncoder):
-    """Hides its distribution's tensors: stacked over time, it would stay that of the first step."""
+    """Hides its distribution's tensors: stacked over time, it would keep the values of the first step."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
@@ -125,9 +125,9 @@ class NoLogStd(Normal):
         return super().log_prob(x) + self.std.log().sum(-1)
 
 
-@broken("E8", "not the density of the samples")
+@broken("E8", "not the log-density of the samples")
 class WrongPosteriorDensity(ReferenceEncoder):
-    """Scores z with a density that integrates to the product of its stds."""
+    """Returns a density that integrates to the product of its stds."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
@@ -136,7 +136,7 @@ class WrongPosteriorDensity(ReferenceEncoder):
 
 @broken("E9", "collapses", kind="point")
 class Collapsing(ReferenceEncoder):
-    """Pulls all frames together and pushes none apart: positives without negatives."""
+    """Pulls the latents of all frames together: a contrastive loss with positives but without negatives."""
 
     def losses(self, ctx, player="main"):
         z = ctx.latent.z
@@ -145,7 +145,7 @@ class Collapsing(ReferenceEncoder):
 
 @broken("E10", "in place")
 class InPlace(ReferenceEncoder):
-    """Rescales the caller's observations."""
+    """Rescales the caller's observations in place."""
 
     def embed(self, obs):
         for value in obs.values():
@@ -154,12 +154,12 @@ class InPlace(ReferenceEncoder):
 
 
 class LooseConfig(Config):
-    """A configuration that lets unknown keys pass."""
+    """A configuration that accepts unknown keys."""
 
     model_config: ClassVar = {"extra": "ignore"}
 
 
-@broken("P1", "does not know")
+@broken("P1", "unknown key")
 class Loose(ReferenceEncoder):
     """Ignores misspelt settings."""
 
@@ -175,7 +175,7 @@ class Loose(ReferenceEncoder):
 
 @broken("P2", "between two builds")
 class NumpyInit(ReferenceEncoder):
-    """Initialises from numpy, which the core did not seed."""
+    """Initialises from numpy, which the core does not seed."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -183,9 +183,9 @@ class NumpyInit(ReferenceEncoder):
             self.head.bias.copy_(torch.from_numpy(np.random.default_rng().normal(size=self.head.bias.shape)))
 
 
-@broken("P9", "global random stream")
+@broken("P9", "global random generator")
 class GlobalNoise(ReferenceEncoder):
-    """Draws its noise from torch's global stream."""
+    """Draws its noise from torch's global generator."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
@@ -194,7 +194,7 @@ class GlobalNoise(ReferenceEncoder):
 
 @broken("P11", "different losses")
 class OwnStream(ReferenceEncoder):
-    """Draws from a generator of its own, that no one resets."""
+    """Draws from a private generator that is never reset."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -207,7 +207,7 @@ class OwnStream(ReferenceEncoder):
 
 @broken("P12", "prints")
 class Chatty(ReferenceEncoder):
-    """Left a print behind."""
+    """Contains a leftover print."""
 
     def embed(self, obs):
         print("embed", len(obs))
@@ -216,7 +216,7 @@ class Chatty(ReferenceEncoder):
 
 @broken("P8", "deepcopy|state_dict")
 class WeightOutside(ReferenceEncoder):
-    """Keeps a projection in a plain tensor, which no checkpoint holds."""
+    """Keeps a projection in a plain tensor, which is not saved in checkpoints."""
 
     def __init__(self, config, specs):
         super().__init__(config, specs)
@@ -228,7 +228,7 @@ class WeightOutside(ReferenceEncoder):
 
 @broken("P13", "bfloat16")
 class MixedDtypes(ReferenceEncoder):
-    """Interpolates a float32 buffer with what autocast made bfloat16."""
+    """Interpolates a float32 tensor with a tensor that autocast made bfloat16."""
 
     def infer(self, embed: Tensor, memory, generator) -> Latent:
         latent = super().infer(embed, memory, generator)
@@ -238,7 +238,7 @@ class MixedDtypes(ReferenceEncoder):
 
 @broken("P14", "one finite number")
 class MetricCurve(ReferenceEncoder):
-    """Reports a curve where a number was asked for."""
+    """Returns a curve as a metric instead of a number."""
 
     def metrics(self, ctx):
         return {"curve": ctx.latent.z.mean(-1)}
@@ -254,7 +254,7 @@ class HalfEntropy(Normal):
 
 @broken("E8", "entropy() is")
 class WrongEntropy(ReferenceEncoder):
-    """Miscounts its entropy."""
+    """Reports a wrong entropy."""
 
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)

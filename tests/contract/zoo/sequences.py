@@ -1,4 +1,4 @@
-"""Dynamics whose bugs need a sequence: the parallel pass, resets inside it, windows that end."""
+"""Dynamics with bugs that show in a sequence: in the parallel pass, at resets, or when a window is full."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ import torch
 from torch import nn
 
 from worldlab.testing.reference import ReferenceDynamics, ReferenceParallelDynamics
-from zoo.animals import broken
+from zoo.registry import broken
 
 
 @broken("T3", "looks ahead")
 class NonCausal(ReferenceParallelDynamics):
-    """Forgot the causal mask."""
+    """Has no causal mask."""
 
-    def reads(self, is_first):
-        past = super().reads(is_first)
+    def mask(self, is_first):
+        past = super().mask(is_first)
         return past | past.transpose(1, 2)
 
 
 @broken("T2", "in advance_sequence")
 class IgnoresResets(ReferenceParallelDynamics):
-    """Runs straight through episode ends when it trains in parallel."""
+    """Ignores resets in the parallel pass."""
 
-    def reads(self, is_first):
-        return super().reads(torch.zeros_like(is_first))
+    def mask(self, is_first):
+        return super().mask(torch.zeros_like(is_first))
 
 
 @broken("T2", "in advance_sequence")
 class LateReset(ReferenceParallelDynamics):
     """Applies each reset one step late."""
 
-    def reads(self, is_first):
-        return super().reads(torch.cat([torch.zeros_like(is_first[:, :1]), is_first[:, :-1]], 1))
+    def mask(self, is_first):
+        return super().mask(torch.cat([torch.zeros_like(is_first[:, :1]), is_first[:, :-1]], 1))
 
 
 @broken("T4", "from a warm state")
 class ColdSequence(ReferenceParallelDynamics):
-    """Starts its parallel pass from zeros, whatever state it is given."""
+    """Starts its parallel pass from zeros instead of the given state."""
 
     def advance_sequence(self, state, z, action, is_first):
         return super().advance_sequence({"h": torch.zeros_like(state["h"])}, z, action, is_first)
@@ -44,7 +44,7 @@ class ColdSequence(ReferenceParallelDynamics):
 
 @broken("T6", "differently from copies")
 class ShuffledFutures(ReferenceDynamics):
-    """Hands its futures out in turn, not row by row."""
+    """Returns its futures in the wrong order."""
 
     def fork(self, state, count):
         return {"h": state["h"].repeat(count, 1)}
@@ -64,7 +64,7 @@ class Window(ReferenceDynamics):
         return {"cache": torch.zeros(n, self.SIZE, self.width), "pos": torch.zeros(n, dtype=torch.long)}
 
     def place(self, pos):
-        """Where the step at pos [N] is written, and its position."""
+        """Return the cache index of the step at pos [N]."""
         return pos
 
     def advance(self, state, z, action):
@@ -81,12 +81,12 @@ class Window(ReferenceDynamics):
 
 @broken("T5", "position table ends there")
 class LearnedPositions(Window):
-    """Its table of positions ends after 8 steps."""
+    """Has a table of positions for 8 steps only."""
 
 
-@broken("T5", "drops what is new")
+@broken("T5", "drops new entries")
 class FullCache(Window):
-    """Once full it no longer writes."""
+    """Does not write into its cache once the cache is full."""
 
     limit = Window.SIZE
 

@@ -1,4 +1,4 @@
-"""Baselines without a world model: judged as models are, by returns that are known."""
+"""Baselines without a world model: evaluated like models, in environments with known returns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from worldlab.config.resolve import resolve
 from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.settings import CoreSettings, EvalSettings
-from worldlab.study.compare.baselines import FixedPolicy, judged, picture_of, random_trial, spaces_of
-from worldlab.study.compare.model_free import EnlargedPictures, algorithm_for, model_free_trial, sizes_for
+from worldlab.study.compare.baselines import FixedPolicy, evaluate_fixed, run_random, spaces_of, video_key
+from worldlab.study.compare.model_free import UpscaledImages, algorithm_for, choose_sizes, run_model_free
 from worldlab.study.results import Trial
 
 REGISTRY = load_registry()
@@ -23,7 +23,7 @@ BLANK = Trial("m", "e", 0, "missing")
 
 
 class Pays(gymnasium.Env):
-    """Ten steps; a step pays 1 if the right one of two buttons is pressed, which the observation shows."""
+    """Ten steps; the reward is 1 if the agent presses the button that the observation shows."""
 
     observation_space = spaces.Dict({"button": spaces.Box(0, 1, (1,), np.float32)})
     action_space: spaces.Space = spaces.Discrete(2)
@@ -74,18 +74,18 @@ def config(**settings) -> Any:
     return resolve(REGISTRY, presets=["debug"], flags=flags)
 
 
-def test_a_policy_is_judged_by_evaluates_own_protocol():
+def test_fixed_policies_are_evaluated_by_the_common_protocol():
     core = CoreSettings()
     knows = FixedPolicy(lambda obs: np.eye(2, dtype=np.float32)[obs["button"][:, 0].astype(int)])
-    outcome = judged(knows, Pays, core, 7, None)
+    outcome = evaluate_fixed(knows, Pays, core, 7, None)
     assert outcome.returns == [10.0] * 7 and outcome.lengths == [10] * 7 and outcome.frames == []
     wrong = FixedPolicy(lambda obs: np.eye(2, dtype=np.float32)[1 - obs["button"][:, 0].astype(int)])
-    assert judged(wrong, Pays, core, 3, None).returns == [0.0] * 3
+    assert evaluate_fixed(wrong, Pays, core, 3, None).returns == [0.0] * 3
 
 
-def test_random_play_earns_what_chance_does_and_repeats_by_seed(tmp_path):
+def test_random_play_has_the_expected_return_and_repeats_by_seed(tmp_path):
     one, same, other = (
-        random_trial(BLANK, config(eval={"final_episodes": 100}, seed=seed), Registry(), tmp_path)  # type: ignore[arg-type]
+        run_random(BLANK, config(eval={"final_episodes": 100}, seed=seed), Registry(), tmp_path)  # type: ignore[arg-type]
         for seed in (0, 0, 1)
     )
     assert one.returns == same.returns != other.returns and len(one.returns) == 100
@@ -96,9 +96,9 @@ def test_random_play_earns_what_chance_does_and_repeats_by_seed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
-def test_model_free_learning_is_at_the_models_steps_and_points(tmp_path):
-    asked = config(steps=600, eval={"every": 250, "episodes": 4, "final_episodes": 20}, seed=1)
-    one, same = (model_free_trial(BLANK, asked, Registry(), tmp_path) for _ in range(2))  # type: ignore[arg-type]
+def test_model_free_training_has_the_steps_and_evaluations_of_models(tmp_path):
+    run_config = config(steps=600, eval={"every": 250, "episodes": 4, "final_episodes": 20}, seed=1)
+    one, same = (run_model_free(BLANK, run_config, Registry(), tmp_path) for _ in range(2))  # type: ignore[arg-type]
     assert one.returns == same.returns and one.curve == same.curve
     assert one.env_steps == 600 and [step for step, _ in one.curve] == [250, 500, 600]
     assert one.updates == 10 * -(-600 // 64)  # PPO's 10 epochs over minibatches of 64
@@ -114,21 +114,21 @@ def test_model_free_learning_is_at_the_models_steps_and_points(tmp_path):
 def test_sizes_leave_no_rollout_unlearned_and_no_buffer_empty(name, steps, size, used):
     import stable_baselines3
 
-    sizes, total = sizes_for(getattr(stable_baselines3, name), steps)
+    sizes, total = choose_sizes(getattr(stable_baselines3, name), steps)
     assert (list(sizes.values()), total) == ([size], used)
 
 
-def test_the_algorithm_follows_the_actions():
+def test_the_default_algorithm_depends_on_the_action_space():
     button, lever = spaces.Discrete(3), spaces.Box(-1, 1, (2,))
     assert (algorithm_for(button), algorithm_for(lever), algorithm_for(button, "DQN")) == ("PPO", "SAC", "DQN")
     with pytest.raises(ConfigError, match=r"no model-free algorithm named 'PP0'. Did you mean 'PPO'\?"):
         algorithm_for(button, "PP0")
-    with pytest.raises(ConfigError, match="model-free:DQN cannot do with these actions"):
+    with pytest.raises(ConfigError, match="model-free:DQN does not support this action space"):
         algorithm_for(lever, "DQN")
 
 
 class Shows(Pays):
-    """Pictures of 10 x 16 beside the button."""
+    """`Pays` with images of 10 x 16 pixels."""
 
     observation_space = spaces.Dict(
         {"button": spaces.Box(0, 1, (1,), np.float32), "image": spaces.Box(0, 255, (10, 16, 3), np.uint8)}
@@ -139,8 +139,8 @@ class Shows(Pays):
         return {**super()._obs(), "image": image}
 
 
-def test_small_pictures_are_enlarged_by_whole_pixels():
-    plain, env = Shows(), EnlargedPictures(Shows())
+def test_small_images_are_upscaled_by_whole_pixels():
+    plain, env = Shows(), UpscaledImages(Shows())
     (small, _), (large, _) = plain.reset(seed=0), env.reset(seed=0)
     assert env.observation_space.contains(large) and large["image"].shape == (40, 64, 3)
     for row, column in ((0, 0), (3, 3), (1, 2)):  # each pixel is four by four
@@ -148,13 +148,13 @@ def test_small_pictures_are_enlarged_by_whole_pixels():
     assert np.array_equal(large["button"], small["button"])
     both = env.observation({"image": np.stack([small["image"]] * 2)})
     assert np.array_equal(both["image"][1], large["image"])
-    assert picture_of(spaces_of(Shows)[0]) == "image" and picture_of(spaces_of(Pays)[0]) is None
+    assert video_key(spaces_of(Shows)[0]) == "image" and video_key(spaces_of(Pays)[0]) is None
 
 
-def test_judging_draws_nothing_from_the_stream_that_learning_draws_from():
-    from worldlab.study.compare.model_free import Judge
+def test_evaluation_does_not_use_the_random_stream_of_training():
+    from worldlab.study.compare.model_free import PeriodicEval
 
-    judge = Judge(lambda episodes, record: torch.rand(episodes), CoreSettings())  # type: ignore[arg-type, return-value]
+    judge = PeriodicEval(lambda episodes, record: torch.rand(episodes), CoreSettings())  # type: ignore[arg-type, return-value]
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -162,13 +162,15 @@ def test_judging_draws_nothing_from_the_stream_that_learning_draws_from():
     assert torch.equal(torch.rand(2), expected) and torch.equal(first, second)  # type: ignore[arg-type]
 
 
-def test_what_learns_without_a_model_has_the_minutes_of_those_that_learn_with_one(monkeypatch):
+def test_model_free_training_has_the_time_limit_of_models(monkeypatch):
     from worldlab.study.compare import model_free
 
     now = [0.0]
     monkeypatch.setattr(model_free.time, "monotonic", lambda: now[0])
     timed, free = (
-        model_free.Judge(lambda episodes, record: None, CoreSettings(minutes=minutes, eval=EvalSettings(every=0)))  # type: ignore[arg-type, return-value]
+        model_free.PeriodicEval(
+            lambda episodes, record: None, CoreSettings(minutes=minutes, eval=EvalSettings(every=0))
+        )  # type: ignore[arg-type, return-value]
         for minutes in (2.0, None)
     )
     for judge in (timed, free):

@@ -1,4 +1,4 @@
-"""One cell in its folder: what it keeps, what it begins anew, and how it says that it failed."""
+"""A cell in its folder: what it keeps, when it resumes or starts over, and how it reports failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worldlab.registry import load_registry
 from worldlab.runs import storage
 from worldlab.runs.checkpoint import save_checkpoint
 from worldlab.study.compare import cell as cells
-from worldlab.study.compare.cell_file import LOCK, NAME, Asked, CellFile, read_cell, write_cell
+from worldlab.study.compare.cell_file import LOCK, NAME, CellFile, CellSpec, read_cell, write_cell
 from worldlab.study.compare.matrix import matrix_of
 from worldlab.study.compare.plan import plan
 from worldlab.study.results import Measurement
@@ -29,18 +29,18 @@ REGISTRY = load_registry()
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
-    return asked_of({})
+def spec() -> CellSpec:
+    return spec_of({})
 
 
-def asked_of(settings, kind="model") -> Asked:
+def spec_of(settings, kind="model") -> CellSpec:
     table = {"axes": {"env": "CartPole"}, "seeds": [3], "presets": "debug", "measures": "none", "settings": settings}
     found = next(cell for cell in plan(matrix_of(table), REGISTRY).cells if cell.kind == kind)
-    return Asked("vae", found.env, found.seed, kind, found.hash, found.config.to_mapping())
+    return CellSpec("vae", found.env, found.seed, kind, found.hash, found.config.to_mapping())
 
 
 class Trainer:
-    """Stands in for worldlab.training.train.train: writes what a run leaves behind, or does as it is told."""
+    """Replaces worldlab.training.train.train: writes the files of a finished run, or raises."""
 
     def __init__(self, monkeypatch):
         self.calls: list[tuple[bool, list[str]]] = []
@@ -64,9 +64,9 @@ def trainer(monkeypatch) -> Trainer:
     return Trainer(monkeypatch)
 
 
-def place(tmp_path: Path, asked: Asked, **file) -> Path:
+def place(tmp_path: Path, spec: CellSpec, **file) -> Path:
     folder = storage.make_folder(tmp_path / "cells" / "one")
-    write_cell(folder, CellFile(asked, **{"trial": asked.blank, **file}))
+    write_cell(folder, CellFile(spec, **{"trial": spec.empty_trial, **file}))
     return folder
 
 
@@ -76,19 +76,21 @@ def found(folder: Path) -> CellFile:
     return file
 
 
-def test_a_cell_file_is_read_back_as_it_was_written(tmp_path, asked):
+def test_a_cell_file_is_read_back_as_it_was_written(tmp_path, spec):
     assert read_cell(tmp_path) is None
     measures = {"a/b": Measurement(1.5, 0.1), "c": Measurement(None, why="no"), "d": Measurement(float("inf"), 1.0)}
-    trial = replace(asked.blank, status="finished", returns=(1.0, 2.5), curve=((3, 4.0),), updates=7, measures=measures)
+    trial = replace(
+        spec.empty_trial, status="finished", returns=(1.0, 2.5), curve=((3, 4.0),), updates=7, measures=measures
+    )
     file = CellFile(
-        replace(asked, measures=("c",), plugins=("../../p.py",), sizes="quick"), trial, 12.5, "quick", "here"
+        replace(spec, measures=("c",), plugins=("../../p.py",), sizes="quick"), trial, 12.5, "quick", "here"
     )
     write_cell(tmp_path, file)
     back = found(tmp_path)
-    assert back.trial.measures["d"] == Measurement(None, why="it came out as inf")
+    assert back.trial.measures["d"] == Measurement(None, why="the value was inf")
     assert replace(back, trial=replace(back.trial, measures=measures)) == file
-    write_cell(tmp_path, CellFile(asked, asked.blank))
-    assert found(tmp_path) == CellFile(asked, asked.blank)
+    write_cell(tmp_path, CellFile(spec, spec.empty_trial))
+    assert found(tmp_path) == CellFile(spec, spec.empty_trial)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "other", "format_version": 1}', "{}"])
@@ -98,18 +100,18 @@ def test_a_damaged_cell_file_is_an_error(tmp_path, content):
         read_cell(tmp_path)
 
 
-def test_done_means_finished_and_measured_as_asked(asked):
-    wants = replace(asked, measures=("a",), sizes="full")
-    trial = replace(asked.blank, status="finished", measures={"a": Measurement(1.0), "b": Measurement(2.0)})
-    assert CellFile(asked, replace(asked.blank, status="finished")).done
+def test_done_means_finished_and_measured_as_specified(spec):
+    wants = replace(spec, measures=("a",), sizes="full")
+    trial = replace(spec.empty_trial, status="finished", measures={"a": Measurement(1.0), "b": Measurement(2.0)})
+    assert CellFile(spec, replace(spec.empty_trial, status="finished")).done
     assert CellFile(wants, trial, sizes="full").done
     assert not CellFile(wants, trial, sizes="quick").done
     assert not CellFile(replace(wants, measures=("c",)), trial, sizes="full").done
-    assert not CellFile(asked, replace(trial, status="failed")).done and not CellFile(asked, asked.blank).done
+    assert not CellFile(spec, replace(trial, status="failed")).done and not CellFile(spec, spec.empty_trial).done
 
 
-def test_a_run_becomes_a_trial(tmp_path, asked, trainer):
-    folder = place(tmp_path, asked)
+def test_a_run_becomes_a_trial(tmp_path, spec, trainer):
+    folder = place(tmp_path, spec)
     assert cells.run_cell(folder) == 0
     file = found(folder)
     trial = file.trial
@@ -121,8 +123,8 @@ def test_a_run_becomes_a_trial(tmp_path, asked, trainer):
     assert cells.run_cell(folder) == 0 and len(trainer.calls) == 1 and (folder / NAME).read_bytes() == before
 
 
-def test_a_strict_run_that_was_cut_off_is_begun_anew(tmp_path, asked, trainer):
-    folder = place(tmp_path, asked)
+def test_an_interrupted_strict_run_starts_over(tmp_path, spec, trainer):
+    folder = place(tmp_path, spec)
     (folder / "checkpoints" / "step-000000300").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
     assert cells.run_cell(folder) == 0
@@ -130,19 +132,19 @@ def test_a_strict_run_that_was_cut_off_is_begun_anew(tmp_path, asked, trainer):
 
 
 @pytest.mark.parametrize(("checkpoint", "status", "resumes"), [(1, "missing", 1), (0, "missing", 0), (1, "failed", 0)])
-def test_any_other_run_goes_on_from_a_checkpoint_unless_it_failed(
+def test_other_runs_resume_from_a_checkpoint_unless_they_failed(
     tmp_path, trainer, checkpoint, status, resumes, monkeypatch
 ):
-    loose = asked_of({"strict": False})
-    folder = place(tmp_path, loose, trial=replace(loose.blank, status=status))
+    loose = spec_of({"strict": False})
+    folder = place(tmp_path, loose, trial=replace(loose.empty_trial, status=status))
     (folder / "run.json").write_text("{}")
     monkeypatch.setattr(cells, "_has_checkpoint", lambda folder: bool(checkpoint))
     assert cells.run_cell(folder) == 0
     assert trainer.calls == [(bool(resumes), [NAME, LOCK, "run.json"] if resumes else [NAME, LOCK])]
 
 
-def test_a_failure_is_an_outcome_and_is_tried_again(tmp_path, asked, trainer):
-    folder = place(tmp_path, asked)
+def test_a_failure_is_stored_and_run_again(tmp_path, spec, trainer):
+    folder = place(tmp_path, spec)
     for error, cause in (
         (DivergedError("loss 'x' is not finite", cause="it grew"), "loss 'x' is not finite: it grew"),
         (ZeroDivisionError("by\nzero"), "ZeroDivisionError: by zero"),
@@ -156,15 +158,15 @@ def test_a_failure_is_an_outcome_and_is_tried_again(tmp_path, asked, trainer):
 
 
 @pytest.mark.parametrize("stop", [SystemExit(143), SystemExit(130), KeyboardInterrupt()])
-def test_a_signal_is_no_outcome(tmp_path, asked, trainer, stop):
-    folder = place(tmp_path, asked)
+def test_a_signal_is_no_outcome(tmp_path, spec, trainer, stop):
+    folder = place(tmp_path, spec)
     trainer.raises = stop
     with pytest.raises(type(stop)):
         cells.run_cell(folder)
     assert found(folder).trial.status == "missing"
 
 
-def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, asked, trainer, monkeypatch):
+def test_measures_are_kept_and_only_missing_ones_computed(tmp_path, spec, trainer, monkeypatch):
     import worldlab.study.measures
 
     calls = []
@@ -174,16 +176,16 @@ def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, ask
         return {name: Measurement(float(len(calls))) for name in names}
 
     monkeypatch.setattr(worldlab.study.measures, "measure", measure)
-    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"))
+    folder = place(tmp_path, replace(spec, measures=("a",), sizes="full"))
     assert cells.run_cell(folder) == 0
-    write_cell(folder, replace(found(folder), asked=replace(asked, measures=("a", "b"), sizes="full")))
+    write_cell(folder, replace(found(folder), spec=replace(spec, measures=("a", "b"), sizes="full")))
     assert cells.run_cell(folder) == 0
     assert {name: m.value for name, m in found(folder).trial.measures.items()} == {"a": 1.0, "b": 2.0}
-    write_cell(folder, replace(found(folder), asked=replace(asked, measures=("a",), sizes="quick")))
+    write_cell(folder, replace(found(folder), spec=replace(spec, measures=("a",), sizes="quick")))
     assert cells.run_cell(folder) == 0
     assert {name: m.value for name, m in found(folder).trial.measures.items()} == {"a": 3.0}
     kept = tmp_path / "recordings"
-    assert asked.seed == 3  # and yet all models of a comparison are measured on the same episodes
+    assert spec.seed == 3  # but all models of a comparison are measured on the same episodes
     assert calls == [
         (folder, 0, ("a",), False, kept),
         (folder, 0, ("b",), False, kept),
@@ -192,57 +194,55 @@ def test_what_was_measured_is_kept_and_what_is_missing_is_measured(tmp_path, ask
     assert len(trainer.calls) == 1
 
 
-def test_a_measure_that_crashes_fails_the_cell_and_keeps_the_training(tmp_path, asked, trainer, monkeypatch):
+def test_a_measure_that_crashes_fails_the_cell_and_keeps_the_training(tmp_path, spec, trainer, monkeypatch):
     import worldlab.study.measures
 
     monkeypatch.setattr(worldlab.study.measures, "measure", lambda *_, **__: {})
-    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"))
+    folder = place(tmp_path, replace(spec, measures=("a",), sizes="full"))
     for _ in range(2):
         assert cells.run_cell(folder) == 1
-        assert found(folder).trial.cause == "nothing came of measuring a"
+        assert found(folder).trial.cause == "the measures returned no value for a"
     assert len(trainer.calls) == 1
 
 
-def test_an_older_model_is_not_measured_in_place_of_a_damaged_one(tmp_path, asked, trainer, monkeypatch):
+def test_an_older_model_is_not_measured_in_place_of_a_damaged_one(tmp_path, spec, trainer, monkeypatch):
     import worldlab.study.measures
 
     monkeypatch.setattr(worldlab.study.measures, "measure", lambda *_, **__: {"a": Measurement(1.0)})
-    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"))
+    folder = place(tmp_path, replace(spec, measures=("a",), sizes="full"))
     save_checkpoint(folder / "checkpoints", 500, {"model": {"w": torch.zeros(2)}}, {})
     monkeypatch.setattr(cells, "_train", lambda *_, **__: trainer(None, None, run=folder, resume=False))
     assert cells.run_cell(folder) == 0
-    write_cell(folder, CellFile(found(folder).asked, asked.blank))
+    write_cell(folder, CellFile(found(folder).spec, spec.empty_trial))
     for path in (folder / "checkpoints" / "step-000000600").glob("model*"):
         path.write_bytes(b"flipped")
     monkeypatch.setattr(cells, "_train", lambda *_, **__: None)
     assert cells.run_cell(folder) == 1
     cause = found(folder).trial.cause
     assert cause.startswith(
-        "the run ended at step 600, and its newest sound checkpoint is of step 500: checkpoint step-600"
+        "the run ended at step 600, but its newest intact checkpoint is of step 500: checkpoint step-600"
     )
 
 
-def test_what_was_measured_in_other_sizes_is_not_taken_for_what_a_failed_cell_was_asked(
-    tmp_path, asked, trainer, monkeypatch
-):
-    """Measured quickly, then asked for in full: a crash must not leave the quick numbers under the name of the full ones."""
+def test_a_failed_cell_keeps_no_measures_of_other_sizes(tmp_path, spec, trainer, monkeypatch):
+    """If the full measures crash, the quick ones must not be reported in their place."""
     import worldlab.study.measures
 
     monkeypatch.setattr(worldlab.study.measures, "measure", lambda *_, **__: {})
-    quick = replace(asked.blank, status="finished", measures={"a": Measurement(1.0)})
-    folder = place(tmp_path, replace(asked, measures=("a",), sizes="full"), trial=quick, sizes="quick")
+    quick = replace(spec.empty_trial, status="finished", measures={"a": Measurement(1.0)})
+    folder = place(tmp_path, replace(spec, measures=("a",), sizes="full"), trial=quick, sizes="quick")
     assert cells.run_cell(folder) == 1
     assert found(folder).measured == {} == found(folder).trial.measures
 
 
-def test_another_place_with_other_versions_is_refused(tmp_path, asked, trainer):
-    folder = place(tmp_path, replace(asked, hash="0" * 64))
+def test_a_machine_with_other_versions_is_an_error(tmp_path, spec, trainer):
+    folder = place(tmp_path, replace(spec, hash="0" * 64))
     assert cells.run_cell(folder) == 1
     assert "other versions" in found(folder).trial.cause and trainer.calls == []
 
 
-def test_a_process_that_outlived_its_comparison_is_waited_for(tmp_path, asked, trainer, capsys):
-    folder = place(tmp_path, asked)
+def test_a_process_that_outlived_its_comparison_is_waited_for(tmp_path, spec, trainer, capsys):
+    folder = place(tmp_path, spec)
     lock = FileLock(folder / LOCK, thread_local=False)
     lock.acquire()
     thread = threading.Thread(target=cells.run_cell, args=(folder,))
@@ -250,16 +250,16 @@ def test_a_process_that_outlived_its_comparison_is_waited_for(tmp_path, asked, t
     until = time.monotonic() + 60
     while "waiting for it to end" not in capsys.readouterr().err and time.monotonic() < until:
         time.sleep(0.01)
-    write_cell(folder, CellFile(asked, replace(asked.blank, status="finished")))  # the other one ends well
+    write_cell(folder, CellFile(spec, replace(spec.empty_trial, status="finished")))  # the other one ends well
     lock.release()
     thread.join(60)
     assert not thread.is_alive() and trainer.calls == []
 
 
-def test_what_a_process_prints_goes_to_a_file_whoever_prints(tmp_path):
+def test_all_output_of_a_process_goes_to_a_file(tmp_path):
     code = (
-        "import os, sys, pathlib; from worldlab.study.compare.cell import _print_into\n"
-        f"_print_into(pathlib.Path({str(tmp_path / 'output.txt')!r}))\n"
+        "import os, sys, pathlib; from worldlab.study.compare.cell import _redirect_output\n"
+        f"_redirect_output(pathlib.Path({str(tmp_path / 'output.txt')!r}))\n"
         "print('python'); sys.stdout.flush(); os.write(2, b'library')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -268,8 +268,8 @@ def test_what_a_process_prints_goes_to_a_file_whoever_prints(tmp_path):
 
 @pytest.mark.slow
 def test_a_cell_is_a_command(tmp_path):
-    asked = asked_of({"eval.final_episodes": 21, "env.time_limit": 20}, kind="random")
-    folder = place(tmp_path, asked)
+    spec = spec_of({"eval.final_episodes": 21, "env.time_limit": 20}, kind="random")
+    folder = place(tmp_path, spec)
     command = [sys.executable, "-P", "-m", "worldlab.study.compare.cell", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

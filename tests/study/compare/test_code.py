@@ -84,14 +84,14 @@ def test_an_edit_of_the_code_changes_its_hash(pack, old, new):
         "import importlib\ndef load(name):\n    return importlib.import_module(f'pack.{name}')",
     ],
 )
-def test_whatever_a_module_reaches_counts(pack, line):
+def test_all_reached_modules_are_hashed(pack, line):
     (pack / "inner" / "part.py").write_text(PART + line)
     before = digest("pack.inner.part:Part")
     (pack / "late.py").write_text("x = 2")
     assert digest("pack.inner.part:Part") != before
 
 
-def test_what_a_module_does_not_reach_does_not_count(pack):
+def test_unreached_modules_are_not_hashed(pack):
     before = digest("pack.inner.part:Part")
     (pack / "other.py").write_text("x = 2")
     (pack / "notes.txt").write_text("no code")
@@ -100,7 +100,7 @@ def test_what_a_module_does_not_reach_does_not_count(pack):
     assert digest("pack.inner.part:Part") != before
 
 
-def test_names_that_a_package_exports_lazily_count(pack):
+def test_lazy_exports_of_a_package_are_hashed(pack):
     (pack / "__init__.py").write_text("EXPORTS = {'x': 'pack.late:x'}\ndef __getattr__(name): ...")
     (pack / "inner" / "part.py").write_text(PART + "from pack import x")
     before = digest("pack.inner.part:Part")
@@ -108,7 +108,7 @@ def test_names_that_a_package_exports_lazily_count(pack):
     assert digest("pack.inner.part:Part") != before
 
 
-def test_code_that_no_parser_reads_counts_by_its_bytes(pack):
+def test_code_that_cannot_be_parsed_is_hashed_by_its_bytes(pack):
     (pack / "inner" / "part.py").write_text("print 'Python 2'")
     before = digest("pack.inner.part:Part")
     (pack / "inner" / "part.py").write_text("print 'Python 2.7'")
@@ -121,9 +121,11 @@ def test_code_without_source_has_no_hash():
     assert digest("worldlab_vae.encoder:VAEEncoder") != digest("worldlab_gan.encoder:GANEncoder")
 
 
-def test_of_worldlab_itself_only_what_runs_before_the_numbers_are_known_counts():
+def test_of_worldlab_only_code_that_can_change_numbers_is_hashed():
     package = code._Package("worldlab")
     reached = package.reached(CELL)
     names = {name.removeprefix("worldlab.") for name in reached}
-    assert names >= {"rollout", "loop", "trainer", "compare.cell", "measures.bits"}
-    assert not [name for name in names if name.split(".")[0] in ("cli", "commands", "report", "roundup", "scaffold")]
+    assert names >= {"rollout", "training.loop", "training.trainer", "study.compare.cell", "study.measures.bits"}
+    assert not [
+        name for name in names if name.split(".")[0] == "cli" or name.startswith(("study.report", "study.roundup"))
+    ]

@@ -1,4 +1,4 @@
-"""The scale of scores: where its 0 and its 1 come from."""
+"""The score references: which returns define scores 0 and 1."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from worldlab.registry import load_registry
 from worldlab.settings import EnvSettings
-from worldlab.study.compare.cell_file import Asked, CellFile, write_cell
-from worldlab.study.compare.collect import EPISODES, collect, reference_of, reward_threshold
+from worldlab.study.compare.cell_file import CellFile, CellSpec, write_cell
+from worldlab.study.compare.collect import MIN_EPISODES, collect, find_reference, reward_threshold
 from worldlab.study.compare.matrix import matrix_of
 from worldlab.study.compare.plan import plan
 from worldlab.study.results import Measurement, Method, Trial
@@ -27,61 +27,64 @@ def found(kind: str, label: str, *returns: float, status="finished", env="Unknow
     return cell, Trial(label, env, 0, status, returns=returns)
 
 
-def test_zero_is_random_play_and_one_the_best_mean():
+def test_0_is_random_play_and_1_the_best_mean():
     play = [found("random", "r", *[1, 3] * 3), found("random", "r", *[5, 7] * 3)]
     rows = [*play, found("model", "a", 8, 10), found("model", "a", 20)]
-    reference = reference_of([*rows, found("model", "b", 13), found("model", "c", 99, status="failed")])
+    reference = find_reference([*rows, found("model", "b", 13), found("model", "c", 99, status="failed")])
     assert reference is not None and (reference.zero, reference.one) == (4.0, 14.5)
-    assert reference.why == "0: random actions, the mean of 12 episodes; 1: the best mean here, of a"
+    assert (
+        reference.why
+        == "0: mean return of 12 episodes of random actions; 1: the best mean return in this comparison (a)"
+    )
 
 
-def test_one_is_where_the_environment_counts_as_solved_if_it_says_so():
+def test_1_is_the_reward_threshold_if_there_is_one():
     rows = [found("random", "r", 20, env="CartPole-v1"), found("model", "a", 500, env="CartPole-v1")]
-    reference = reference_of(rows)
+    reference = find_reference(rows)
     assert reference is not None and (reference.zero, reference.one) == (20.0, 475.0)
-    assert "Gymnasium calls it solved" in reference.why
+    assert "reward threshold in Gymnasium" in reference.why
 
 
-def test_where_nothing_is_better_than_random_the_scale_still_is_one():
+def test_1_is_a_standard_deviation_above_random_play_if_no_model_is_better():
     rows = [found("random", "r", *[1, 3] * 5), found("model", "a", -5)]
-    reference = reference_of(rows)
+    reference = find_reference(rows)
     assert reference is not None and (reference.zero, reference.one) == (2.0, 3.0)
-    assert reference.why.endswith("1: a standard deviation of these, as nobody's mean is further above")
-    assert reference_of([found("model", "a", 5)]) is None
+    assert reference.why.endswith("1: a standard deviation above it, as no mean return is higher")
+    assert find_reference([found("model", "a", 5)]) is None
 
 
-def test_a_few_episodes_of_random_play_are_no_scale():
-    """The spread of one episode is 0, and agents that play at random came out seven such widths below random play."""
-    few = [found("random", "r", *[0.58] * (EPISODES - 1)), found("model", "a", -6.4)]
-    assert reference_of(few) is None
-    assert reference_of([*few, found("random", "r", 0.58)]) is not None
+def test_there_is_no_reference_with_few_episodes_of_random_play():
+    """With few episodes the standard deviation is unreliable: random agents were seven of them below random play."""
+    few = [found("random", "r", *[0.58] * (MIN_EPISODES - 1)), found("model", "a", -6.4)]
+    assert find_reference(few) is None
+    assert find_reference([*few, found("random", "r", 0.58)]) is not None
 
 
 @pytest.mark.parametrize("least", [5.5, np.nextafter(4.0, 5.0), 4.0])
-def test_chance_makes_no_scale(least):
-    """A best mean within a standard deviation of random play says nothing of what can be had; random play is no best."""
+def test_1_is_at_least_a_standard_deviation_above_0(least):
+    """A best mean within a standard deviation of random play does not define score 1; neither does random play."""
     rows = [
         found("random", "r", *[2, 6] * 2),
         found("random", "r", *[4, 4] * 2),
         found("random", "r", *[2, 6] * 2),
         found("model", "a", least),
     ]
-    reference = reference_of(rows)
+    reference = find_reference(rows)
     assert reference is not None and reference.zero == 4.0 and reference.one == pytest.approx(4.0 + (16 / 6) ** 0.5)
 
 
-def test_equal_returns_of_random_play_have_no_spread_but_for_rounding():
+def test_returns_that_are_equal_up_to_rounding_have_no_spread():
     rows = [found("random", "r", *[-1.97404] * 50), found("model", "a", -1.97404 + 1e-15)]
-    reference = reference_of(rows)
+    reference = find_reference(rows)
     assert reference is not None and reference.one == pytest.approx(reference.zero + 1.0)
-    assert "1: 1 more" in reference.why
+    assert "1: a return of 1 above it" in reference.why
 
 
 @pytest.mark.parametrize(
     ("env", "settings", "threshold"),
     [
         ("CartPole-v1", {}, 475.0),
-        ("CartPole-v1", {"time_limit": 200}, None),  # 475 cannot be had in 200 steps
+        ("CartPole-v1", {"time_limit": 200}, None),  # a return of 475 is impossible in 200 steps
         ("CartPole-v1", {"time_limit": 200, "repeat": 3}, 475.0),
         ("CartPole-v1", {"time_limit": 500}, 475.0),
         ("Pendulum-v1", {}, None),
@@ -92,7 +95,7 @@ def test_a_threshold_holds_only_for_the_task_as_registered(env, settings, thresh
     assert reward_threshold(config(env, **settings)) == threshold
 
 
-def test_what_was_measured_in_other_sizes_is_not_measured(tmp_path):
+def test_measures_of_other_sizes_are_dropped(tmp_path):
     table = {
         "axes": {"env": "CartPole"},
         "seeds": 1,
@@ -106,17 +109,19 @@ def test_what_was_measured_in_other_sizes_is_not_measured(tmp_path):
         (cell,) = [cell for cell in planned.cells if cell.kind == "model"]
         folder = tmp_path / "cells" / cell.name
         if sizes == "quick":
-            asked = Asked("vae", cell.env, 0, "model", cell.hash, {}, ("latent/kl",), "quick")
-            trial = replace(asked.blank, status="finished", returns=(1.0,), measures={"latent/kl": Measurement(2.0)})
+            spec = CellSpec("vae", cell.env, 0, "model", cell.hash, {}, ("latent/kl",), "quick")
+            trial = replace(
+                spec.empty_trial, status="finished", returns=(1.0,), measures={"latent/kl": Measurement(2.0)}
+            )
             folder.mkdir(parents=True)
-            write_cell(folder, CellFile(asked, trial, sizes="quick"))
+            write_cell(folder, CellFile(spec, trial, sizes="quick"))
         places = {one.name: tmp_path / "cells" / one.name for one in planned.cells}
         (trial,) = collect(planned, tmp_path, places).trials
         measured[sizes] = (trial.score, dict(trial.measures))
     assert measured == {"quick": (1.0, {"latent/kl": Measurement(2.0)}), "full": (1.0, {})}
 
 
-def test_what_was_not_run_is_missing_and_the_hidden_reference_is_no_method(tmp_path):
+def test_unfinished_cells_are_missing_and_the_hidden_reference_is_no_method(tmp_path):
     table = {"axes": {"env": "CartPole"}, "seeds": 2, "presets": "debug", "measures": "none", "baselines": "none"}
     planned = plan(matrix_of(table), load_registry())
     comparison = collect(

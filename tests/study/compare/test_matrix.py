@@ -1,4 +1,4 @@
-"""What a matrix asks for: layers, crossing, values, and matrix.toml read back."""
+"""The matrix: layers, axes, values, and the round trip through matrix.toml."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 
 from worldlab.config.schema import Text
 from worldlab.errors import ConfigError
-from worldlab.study.compare.matrix import Contender, matrix_of, read_matrix, texts
+from worldlab.study.compare.matrix import ModelSpec, matrix_of, nest_settings, read_matrix
 
 AXES = {"axes": {"env": ["A-v0", "B-v0"], "encoder": ["vae", "cpc"], "agent": "dreamer"}}
 
 
-def test_axes_are_crossed_and_a_part_that_is_not_named_is_left_to_the_preset():
+def test_models_are_the_product_of_the_axes():
     matrix = matrix_of({"axes": {"env": "A-v0", "encoder": ["a", "b"], "decoder": ["x", "y"]}})
-    assert matrix.contenders == tuple(Contender(encoder=e, decoder=d) for e in "ab" for d in "xy")
-    assert matrix_of({"axes": {"env": "A-v0"}}).contenders == (Contender(),)
+    assert matrix.models == tuple(ModelSpec(encoder=e, decoder=d) for e in "ab" for d in "xy")
+    assert matrix_of({"axes": {"env": "A-v0"}}).models == (ModelSpec(),)
 
 
-def test_defaults_are_those_of_the_issue():
+def test_defaults():
     matrix = matrix_of(AXES)
     assert (matrix.seeds, matrix.launcher, matrix.jobs) == ((0, 1, 2, 3, 4), "local", 0)
     assert (matrix.baselines, matrix.measures) == (("random", "untrained", "model-free"), ("all",))
 
 
-def test_later_layers_win_and_settings_are_laid_over_each_other(tmp_path):
+def test_later_layers_win_and_settings_are_layered(tmp_path):
     above = tmp_path / "b.toml"
     above.write_text('seed = 3\nsteps = 7\nenv = {id = "X", repeat = 2}\n', encoding="utf-8")
     first = {**AXES, "seeds": 2, "settings": {"train": {"ratio": 0.3}, "steps": 5}, "configs": ["a.toml"]}
@@ -36,9 +36,9 @@ def test_later_layers_win_and_settings_are_laid_over_each_other(tmp_path):
     below, file, flags = matrix.settings
     assert (below, flags) == ({"train": {"ratio": 0.3}, "steps": 5}, {"train": {"ratio": "0.5"}})
     assert file == {"steps": 7, "env": {"repeat": 2}}, (
-        "above the settings it came after, without what a matrix has many of"
+        "above the settings of the earlier layer, without seed and environment"
     )
-    assert isinstance(flags["train"]["ratio"], Text)  # read by the setting's type, as a flag's text is
+    assert isinstance(flags["train"]["ratio"], Text)  # parsed by the type of the setting, as a flag is
     assert matrix.configs == (Path("a.toml"),) and matrix.jobs == 3 and matrix.seeds == (0, 1)
     assert matrix_of(tomllib.loads(matrix.to_toml())).settings == matrix.settings
 
@@ -49,9 +49,11 @@ def test_another_launcher_does_not_inherit_settings():
     assert matrix_of(base, {"launcher": "local"}).launcher_settings == {}
 
 
-def test_dotted_and_nested_settings_are_one():
-    assert texts({"a.b": 1, "a": {"c.d": "x"}}) == {"a": {"b": 1, "c": {"d": "x"}}}
-    assert texts({"for": {"pkg.mod:Env*": {"train.ratio": 1}}}) == {"for": {"pkg.mod:Env*": {"train": {"ratio": 1}}}}
+def test_dotted_settings_are_nested():
+    assert nest_settings({"a.b": 1, "a": {"c.d": "x"}}) == {"a": {"b": 1, "c": {"d": "x"}}}
+    assert nest_settings({"for": {"pkg.mod:Env*": {"train.ratio": 1}}}) == {
+        "for": {"pkg.mod:Env*": {"train": {"ratio": 1}}}
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,16 +87,16 @@ def test_a_matrix_is_read_back_from_its_own_toml(table):
     assert matrix_of(tomllib.loads(matrix.to_toml())) == matrix
 
 
-def test_paths_in_a_file_are_found_from_its_folder(tmp_path):
+def test_paths_in_a_file_are_relative_to_its_folder(tmp_path):
     (tmp_path / "matrix.toml").write_text('configs = ["c/x.toml"]\nplugins = ["p.py"]\n[axes]\nenv = "A-v0"\n')
     matrix = matrix_of(read_matrix(tmp_path / "matrix.toml"))
     assert matrix.configs == (tmp_path / "c/x.toml",) and matrix.plugins == (tmp_path / "p.py",)
 
 
 MISTAKES = [
-    ({}, "compare: no environment to compare on"),
+    ({}, "compare: no environment is given"),
     ({**AXES, "sedes": 3}, "compare: 'sedes' is not a key of a matrix. Did you mean 'seeds'?"),
-    ({"axes": {"env": "A", "encodr": "x"}}, "compare: 'encodr' is no axis. Did you mean 'encoder'?"),
+    ({"axes": {"env": "A", "encodr": "x"}}, "compare: 'encodr' is not an axis. Did you mean 'encoder'?"),
     ({"axes": {"env": ["A", "A"]}}, "compare: axes.env has 'A' twice"),
     ({"axes": {"env": 3}}, "compare: axes.env = 3 must be a list of names"),
     ({**AXES, "seeds": 0}, "compare: seeds = 0 must be a count"),
@@ -104,11 +106,11 @@ MISTAKES = [
     ({**AXES, "shared_data": "nobody"}, "compare: shared_data = 'nobody' must be replay or random"),
     ({**AXES, "jobs": -1}, "compare: jobs = -1 must be a whole number"),
     ({**AXES, "baselines": ["randm"]}, "compare: no baseline named 'randm'. Did you mean 'random'?"),
-    ({**AXES, "baselines": ["none", "random"]}, "compare: baselines = ['none', 'random']: all and none stand alone"),
+    ({**AXES, "baselines": ["none", "random"]}, "compare: baselines = ['none', 'random']: all and none exclude other names"),
     ({**AXES, "settings": 3}, "compare: settings must be a table, got 3"),
     ({**AXES, "model": [{"encoder": "x"}]}, "compare: [[model]] tables and the axis 'encoder' exclude each other"),
     ({"axes": {"env": "A"}, "model": [{"encodr": "x"}]}, "compare: [[model]] 1 has no key 'encodr'. Did you mean 'encoder'?"),
-    ({"axes": {"env": "A"}, "model": [{"encoder": 3}]}, "compare: [[model]] 1: parts and name are texts"),
+    ({"axes": {"env": "A"}, "model": [{"encoder": 3}]}, "compare: [[model]] 1: parts and name must be strings"),
 ]  # fmt: skip
 
 

@@ -1,11 +1,11 @@
-"""Names of what is compared say what varies, and nothing else."""
+"""Names of models contain the parts that vary, and nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
 from worldlab.errors import ConfigError
-from worldlab.study.compare.naming import name_models, slug, title_of, varying
+from worldlab.study.compare.naming import make_title, name_models, slug, varying_roles
 
 
 def mix(encoder="vae", dynamics="vae", decoder="vae", agent="dreamer"):
@@ -21,9 +21,9 @@ def test_one_axis_gives_the_bare_name():
     assert named(mix(agent="cem"), mix(agent="ppo")) == [("cem", "cem"), ("ppo", "ppo")]
 
 
-def test_several_axes_name_all_that_varies_and_leave_out_the_rest():
+def test_several_axes_give_names_of_all_varying_roles():
     models = mix(), mix("cpc"), mix("vae", "flow")
-    assert varying(models) == ["encoder", "dynamics"]
+    assert varying_roles(models) == ["encoder", "dynamics"]
     assert named(*models) == [
         ("vae-vae", "vae encoder, vae dynamics"),
         ("cpc-vae", "cpc encoder, vae dynamics"),
@@ -31,7 +31,7 @@ def test_several_axes_name_all_that_varies_and_leave_out_the_rest():
     ]
 
 
-def test_families_pure_in_all_that_varies_go_by_their_family():
+def test_models_of_one_family_are_named_by_it():
     pure = [mix(f, f, f) for f in ("vae", "gan")]
     assert named(*pure) == [("vae", "vae"), ("gan", "gan")]
     assert named(mix("vae", "cpc", "cpc")) == [("vae-cpc-cpc", "vae encoder, cpc dynamics, cpc decoder")]
@@ -45,8 +45,8 @@ def test_a_users_own_name_is_the_label_and_makes_a_safe_key():
     ]
 
 
-def test_two_that_would_be_called_alike_are_refused():
-    with pytest.raises(ConfigError, match="two models would both be called 'vae'"):
+def test_equal_names_are_an_error():
+    with pytest.raises(ConfigError, match="two models would have the same name 'vae'"):
         named(mix(), mix("cpc"), own=["", "VAE"])
 
 
@@ -54,8 +54,8 @@ def test_slugs_are_short_and_safe():
     assert slug("worldlab/Branch-v0") == "worldlab-Branch-v0" and slug("é/") == "x" and len(slug("a" * 99)) == 60
 
 
-def test_titles_count_what_is_compared():
-    assert title_of([mix(), mix("cpc")], ["A", "B"], 5) == "2 encoders on A, B; 5 seeds"
-    assert title_of([mix(), mix(dynamics="cpc")], ["A"], 1) == "2 dynamics on A; 1 seed"
-    assert title_of([mix(), mix("cpc"), mix("vae", "cpc")], ["A"], 2) == "3 models on A; 2 seeds"
-    assert title_of([mix()], ["A"], 2) == "one model on A; 2 seeds"
+def test_titles_count_models_and_seeds():
+    assert make_title([mix(), mix("cpc")], ["A", "B"], 5) == "2 encoders on A, B; 5 seeds"
+    assert make_title([mix(), mix(dynamics="cpc")], ["A"], 1) == "2 dynamics on A; 1 seed"
+    assert make_title([mix(), mix("cpc"), mix("vae", "cpc")], ["A"], 2) == "3 models on A; 2 seeds"
+    assert make_title([mix()], ["A"], 2) == "one model on A; 2 seeds"

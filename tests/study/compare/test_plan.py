@@ -15,11 +15,11 @@ from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import load_registry
 from worldlab.study.compare.code import code_digest
-from worldlab.study.compare.configs import goes_on
-from worldlab.study.compare.identity import _task, env_source, fingerprint
+from worldlab.study.compare.configs import can_resume
+from worldlab.study.compare.identity import _task_source, env_source, fingerprint
 from worldlab.study.compare.matrix import matrix_of
-from worldlab.study.compare.plan import check_mixes, launcher_of, plan
-from worldlab.study.compare.shared_data import recorders
+from worldlab.study.compare.plan import check_cells, find_launcher, plan
+from worldlab.study.compare.shared_data import recording_cells
 
 REGISTRY = load_registry()
 BASE = {
@@ -38,7 +38,7 @@ def hashes(found):
     return {(cell.method.key, cell.env, cell.seed): cell.hash for cell in found.cells}
 
 
-def test_every_method_meets_every_environment_with_every_seed():
+def test_every_method_runs_on_every_environment_with_every_seed():
     found = planned()
     keys = ["vae", "cpc", "random", "untrained", "model-free"]
     assert [method.key for method in found.methods] == keys
@@ -47,17 +47,17 @@ def test_every_method_meets_every_environment_with_every_seed():
     )
     assert len({cell.hash for cell in found.cells}) == len(found.cells) == 20
     assert all(cell.config.core.seed == cell.seed and cell.config.core.env.id == cell.env for cell in found.cells)
-    assert [cell.kind for cell in found.cells[:4]] == ["random"] * 4  # what scores are scaled by comes first
-    assert [cell.seed for cell in found.cells[4:]] == [0] * 8 + [1] * 8  # half a matrix is a fair one
+    assert [cell.kind for cell in found.cells[:4]] == ["random"] * 4  # random play, which defines score 0, comes first
+    assert [cell.seed for cell in found.cells[4:]] == [0] * 8 + [1] * 8  # half a matrix is a fair comparison
 
 
-def test_random_play_is_there_for_the_scale_even_where_it_is_no_method():
+def test_random_play_is_included_even_if_it_is_no_baseline():
     found = planned(baselines="none")
     assert [method.key for method in found.methods] == ["vae", "cpc"]
     (extra,) = [c for c in found.cells if c.kind == "random" and c.env == "CartPole-v1"]
     assert (extra.method.key, extra.seed) == ("random", 0) and extra.method not in found.methods
     assert hashes(planned())["random", "CartPole-v1", 0] == extra.hash
-    assert extra.config.core.eval.final_episodes == 20, "two episodes of the models' would be no scale"
+    assert extra.config.core.eval.final_episodes == 20, "the models' two episodes are too few to define score 0"
 
 
 def test_the_untrained_baseline_differs_from_the_first_model_in_its_frozen_dynamics_alone():
@@ -71,49 +71,53 @@ def test_the_untrained_baseline_differs_from_the_first_model_in_its_frozen_dynam
     assert control.core.train.freeze == ("encoder", "dynamics"), "what the model freezes is frozen here too"
 
 
-def test_runs_are_strict_on_one_thread_unless_the_clock_or_a_gpu_is_asked_for():
+def test_runs_are_strict_on_one_thread_unless_a_time_limit_or_gpu_is_set():
     def core(**settings):
         return planned(seeds=1, settings=settings).cells[-1].config.core
 
     assert (core().strict, core().device, core().minutes, core().train.threads) == (True, "cpu", None, 1)
-    assert core().log.checkpoint == core().steps  # begun anew if cut off: a checkpoint in between would serve nobody
+    assert core().log.checkpoint == core().steps  # an interrupted strict run starts over, so it needs no checkpoint
     clock = core(minutes=0.5)
     assert (clock.strict, clock.minutes, clock.log.checkpoint) == (False, 0.5, clock.steps)
     loose = core(strict=False, log={"pictures": 7})
     assert (loose.strict, loose.log.checkpoint, loose.log.pictures, loose.log.tensorboard) == (False, 60, 7, False)
     assert core(device="cuda").strict is False
-    assert [goes_on(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [False, False, True]
+    assert [can_resume(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [
+        False,
+        False,
+        True,
+    ]
 
 
-def test_a_presets_clock_is_no_wish_of_the_user():
+def test_a_time_limit_of_a_preset_is_ignored():
     matrix = matrix_of({**BASE, "axes": {"env": "CarRacing"}, "presets": "laptop"})  # 18 minutes there
     core = plan(matrix, REGISTRY).cells[-1].config.core
     assert core.strict and core.minutes is None and core.env.size == 48
 
 
-def test_a_device_that_is_said_for_an_environment_counts_as_said():
+def test_a_device_in_a_for_table_is_respected():
     table = {"for": {"CartPole*": {"device": "cuda"}}}
     strict = {cell.env: cell.config.core.strict for cell in planned(settings=table).cells}
     assert strict == {"CartPole-v1": False, "Pendulum-v1": True}
 
 
-def test_a_flag_lies_over_all_that_a_file_says():
-    """Within one table [for] comes last; a flag is a table of its own, above the file's."""
+def test_flags_override_files():
+    """Within one table [for] wins; a flag is a separate table above that of the file."""
     file = {"settings": {"for": {"CartPole*": {"steps": 20_000}}, "decoder": {"vae": {"units": 8}}}}
     found = planned(file, {"settings": {"steps": "400", "decoder.units": "16"}})
     assert {cell.config.core.steps for cell in found.cells} == {400}
     assert {c.config.decoder.options.model_dump()["units"] for c in found.cells if c.method.key == "vae"} == {16}
 
 
-def test_the_code_of_a_task_is_part_of_its_cells(tmp_path, monkeypatch):
-    """An environment of one's own, registered with Gymnasium by its module: with another reward it is another task."""
+def test_the_code_of_a_task_is_in_the_hash(tmp_path, monkeypatch):
+    """A user's environment, registered with Gymnasium: a different reward makes a different task."""
     monkeypatch.syspath_prepend(str(tmp_path))
     path = tmp_path / "task_of_mine.py"
     digests = []
     for reward in (1, -5):
         path.write_text(TASK.replace("REWARD", str(reward)))
         code_digest.cache_clear()
-        _task.cache_clear()
+        _task_source.cache_clear()
         table = {**BASE, "axes": {"env": ["task_of_mine:Mine-v0", "CartPole"], "encoder": "vae"}}
         digests.append(hashes(plan(matrix_of(table), REGISTRY)))
     changed = {key[1] for key in digests[0] if digests[0][key] != digests[1][key]}
@@ -138,7 +142,7 @@ if "Mine-v0" not in gymnasium.registry:
 """
 
 
-def test_the_hash_changes_with_what_can_change_the_numbers_and_with_nothing_else():
+def test_the_hash_changes_only_with_what_can_change_the_numbers():
     base = hashes(planned())
     same = hashes(planned(settings={"log": {"every": 7}, "env": {"workers": 1, "num_envs": 1}}, jobs=2))
     assert same == base
@@ -160,7 +164,7 @@ def test_a_cell_keeps_its_hash_when_the_matrix_grows_by_an_axis():
     assert grown["vae-vae", "CartPole-v1", 1] == hashes(planned())["vae", "CartPole-v1", 1]
 
 
-def test_a_plugin_file_is_part_of_what_its_cells_are(tmp_path):
+def test_a_plugin_file_is_in_the_hash(tmp_path):
     cells = []
     for line in ("", "# another"):
         path = tmp_path / "mine.py"
@@ -182,7 +186,7 @@ def worldlab_register(register):
 """
 
 
-def test_recorded_experience_counts_by_its_bytes_not_by_its_path(tmp_path):
+def test_recorded_data_is_hashed_by_its_bytes_not_by_its_path(tmp_path):
     config = planned(seeds=1).cells[-1].config
     env = env_source(config.core.env.id, REGISTRY)
 
@@ -197,7 +201,7 @@ def test_recorded_experience_counts_by_its_bytes_not_by_its_path(tmp_path):
     assert one == same and one[0] != other[0] and one[1] == other[1]
 
 
-def test_the_matrix_comes_back_written_out_and_means_the_same():
+def test_the_resolved_matrix_gives_the_same_plan():
     found = planned(seeds=1)
     assert found.matrix.envs == ("CartPole-v1", "Pendulum-v1")
     assert found.matrix.axes == {
@@ -209,7 +213,7 @@ def test_the_matrix_comes_back_written_out_and_means_the_same():
     assert plan(matrix_of(tomllib.loads(found.matrix.to_toml())), REGISTRY) == found
 
 
-def test_models_one_by_one_have_names_and_settings_of_their_own():
+def test_listed_models_have_their_own_names_and_settings():
     rows = [{"name": "small", "settings": {"encoder.units": "16"}}, {"name": "large"}, {"encoder": "cpc"}]
     found = plan(
         matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY
@@ -224,7 +228,7 @@ def test_models_one_by_one_have_names_and_settings_of_their_own():
     [{"encoder": {"vae": {"units": 8}}}, {"for": {"CartPole*": {"encoder": {"units": 8}}}}, {"encoder": {"units": 8}}],
     ids=["by the component's name", "for the environment", "alike"],
 )
-def test_what_a_model_says_of_itself_counts_before_what_is_said_of_all(common):
+def test_settings_of_a_model_override_common_settings(common):
     rows = [{"name": "own", "settings": {"encoder": {"units": 16}}}, {"name": "other"}, {"encoder": "cpc"}]
     table = {"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none", "settings": common}
     found = plan(matrix_of(table), REGISTRY)
@@ -251,7 +255,7 @@ def test_budgets_are_those_of_the_runs():
         ({"eval": {"final_episodes": Text("5")}}, "eval.final_episodes is 2 for vae, 5 for b"),
     ],
 )
-def test_unequal_budgets_are_refused_by_name(settings, named):
+def test_unequal_budgets_are_an_error_that_names_the_setting(settings, named):
     rows = [{"encoder": "vae"}, {"name": "b", "settings": settings}]
     with pytest.raises(ConfigError) as error:
         plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
@@ -260,16 +264,16 @@ def test_unequal_budgets_are_refused_by_name(settings, named):
 
 def test_presets_are_the_same_for_all_models():
     rows = [{"encoder": "vae"}, {"name": "b", "settings": {"presets": ["gpu"]}}]
-    with pytest.raises(ConfigError, match=r"presets are no settings of a \[\[model\]\]"):
+    with pytest.raises(ConfigError, match=r"a \[\[model\]\] cannot set presets"):
         plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
 
 
-def test_a_baseline_of_the_name_of_a_model_steps_aside():
+def test_a_baseline_with_the_name_of_a_model_is_renamed():
     found = planned({"axes": {"encoder": "vae", "agent": ["dreamer", "random"]}}, baselines=["random"])
     assert [method.key for method in found.methods] == ["dreamer", "random", "baseline-random"]
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_one_error_reports_all_mistakes():
     with pytest.raises(PluginError) as error:
         planned({"axes": {"encoder": ["vea", "cpc"], "decoder": "gna", "env": ["CartPol", "Pendulum"]}})
     assert error.value.message.startswith("no encoder named 'vea'. Did you mean 'vae'?")
@@ -282,12 +286,12 @@ def test_all_that_is_wrong_is_said_at_once():
     [
         (
             {"axes": {"env": ["CartPole", "CartPole-v1"]}},
-            "compare: two names of one environment: CartPole, CartPole-v1",
+            "compare: two names for the same environment: CartPole, CartPole-v1",
         ),
         ({"launcher": "locl"}, "no launcher named 'locl'. Did you mean 'local'?"),
         ({"launcher": {"name": "local", "adress": 1}}, "config: launcher.adress is not a setting."),
-        ({"settings": {"seed": 3}}, "compare: seed and env.id are no settings of a matrix"),
-        ({"settings": {"env": {"id": "x"}}}, "compare: seed and env.id are no settings of a matrix"),
+        ({"settings": {"seed": 3}}, "compare: seed and env.id cannot be set under [settings]"),
+        ({"settings": {"env": {"id": "x"}}}, "compare: seed and env.id cannot be set under [settings]"),
         ({"settings": {"train.rato": 1}}, "config: train.rato is not a setting. Did you mean train.ratio?"),
         ({"settings": {"encoder.temperature": 1}}, "config: encoder.temperature is not a setting."),
         ({"presets": "debg"}, "no preset named 'debg'. Did you mean 'debug'?"),
@@ -308,47 +312,49 @@ def test_a_mistake_is_found_before_anything_runs(layer, message):
     assert error.value.message.startswith(message) and len(error.value.message) <= 100
 
 
-def test_env_tables_apply_each_to_its_own():
+def test_for_tables_apply_to_matching_environments():
     found = planned(settings={"for": {"CartPole*": {"steps": 900}}})
     assert (found.budgets["CartPole-v1"]["env_steps"], found.budgets["Pendulum-v1"]["env_steps"]) == (900, 600)
 
 
-def test_a_clock_for_one_environment_leaves_the_others_strict():
+def test_a_time_limit_for_one_environment_keeps_the_others_strict():
     found = planned(settings={"for": {"CartPole*": {"minutes": 2}}})
     strict = {cell.env: cell.config.core.strict for cell in found.cells if cell.kind == "model"}
     assert strict == {"CartPole-v1": False, "Pendulum-v1": True}
 
 
-def test_mixes_that_cannot_be_are_named_together(tmp_path):
+def test_one_error_reports_all_invalid_cells(tmp_path):
     found = planned({"axes": {"encoder": "vae", "agent": ["sac", "dreamer"]}}, baselines=["model-free:TD3"], seeds=1)
     with pytest.raises(ConfigError) as error:
-        check_mixes(found.cells, REGISTRY, shared=False)
+        check_cells(found.cells, REGISTRY, shared=False)
     texts = f"{error.value.message}\n{error.value.cause}"
-    assert "SAC cannot do with discrete actions" in texts and "model-free:TD3 cannot do with these actions" in texts
-    check_mixes([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
+    assert (
+        "SAC cannot do with discrete actions" in texts and "model-free:TD3 does not support this action space" in texts
+    )
+    check_cells([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
 
 
-def test_an_agent_that_learns_from_its_own_episodes_alone_is_refused_where_data_is_shared():
+def test_an_agent_that_needs_its_own_episodes_cannot_use_shared_data():
     found = planned(
         {"axes": {"env": "CartPole", "encoder": "vae", "agent": "cma"}},
         {"settings": {"agent.where": "real"}},
         baselines="none",
         seeds=1,
     )
-    check_mixes(found.cells, REGISTRY, shared=False)
+    check_cells(found.cells, REGISTRY, shared=False)
     with pytest.raises(ConfigError, match="learns from the episodes it plays"):
-        check_mixes(found.cells, REGISTRY, shared=True)
+        check_cells(found.cells, REGISTRY, shared=True)
 
 
-def test_data_is_shared_or_named_but_not_both(tmp_path):
+def test_shared_data_and_replay_source_exclude_each_other(tmp_path):
     with pytest.raises(ConfigError, match=r"shared data and replay\.source exclude each other"):
         planned(settings={"replay.source": str(tmp_path)}, shared_data=True)
 
 
 @pytest.mark.parametrize("player", ["replay", "random"])
-def test_shared_data_is_recorded_once_an_environment(player):
+def test_shared_data_is_recorded_once_per_environment(player):
     found = planned(shared_data=player, seeds=[3, 4])
-    cells = recorders(found, REGISTRY)
+    cells = recording_cells(found, REGISTRY)
     assert [(cell.env, cell.seed, cell.kind) for cell in cells] == [
         ("CartPole-v1", 3, "data"),
         ("Pendulum-v1", 3, "data"),
@@ -362,7 +368,7 @@ def test_shared_data_is_recorded_once_an_environment(player):
 
 
 def test_the_launchers_settings_are_those_of_its_class():
-    entry, options = launcher_of(matrix_of(BASE, {"launcher": {"name": "ray", "address": "auto"}}), REGISTRY)
+    entry, options = find_launcher(matrix_of(BASE, {"launcher": {"name": "ray", "address": "auto"}}), REGISTRY)
     assert entry.name == "ray" and options.model_dump()["address"] == "auto"
 
 

@@ -1,4 +1,4 @@
-"""What is told of a comparison in progress, and when it will end."""
+"""The progress display of a comparison, and the estimate of its remaining time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worldlab.study.compare.progress import MatrixProgress, remaining
+from worldlab.study.compare.progress import MatrixProgress, estimate_remaining
 from worldlab.study.results import Method, Trial
 
 A, B, C = ("a", "x"), ("b", "x"), ("a", "y")
@@ -31,11 +31,11 @@ def cell(key: str, env: str = "x", seed: int = 0) -> Any:
         ([], [], {A: [10]}, 4, 0),
     ],
 )
-def test_what_is_left_is_what_cells_of_a_kind_took(waiting, running, took, jobs, seconds):
-    assert remaining(waiting, running, took, jobs) == seconds
+def test_the_estimate_is_made_of_durations_of_similar_cells(waiting, running, took, jobs, seconds):
+    assert estimate_remaining(waiting, running, took, jobs) == seconds
 
 
-def test_a_line_for_each_end_and_none_else_without_a_terminal():
+def test_without_a_terminal_there_is_one_line_per_event():
     stream = io.StringIO()
     cells = [cell("a"), cell("b"), cell("a", seed=1)]
     with MatrixProgress(cells, done=2, stream=stream) as progress:
@@ -47,11 +47,11 @@ def test_a_line_for_each_end_and_none_else_without_a_terminal():
         progress.ended("b-x-0", Trial("b", "x", 0, "failed", cause="it \x1b[2Jbroke"))
     first, lost, second = stream.getvalue().splitlines()
     assert first == "[3/5]  A on x, seed 0: return 2.5  (0 s)  eta 0:00:00"
-    assert lost == "b-x-0 was lost on node7; it is run again"
+    assert lost == "b-x-0 was lost on node7; it will run again"
     assert second == "[4/5]  B on x, seed 0: FAILED: it broke  (0 s)  1 failed  eta 0:00:00"
 
 
-def test_a_place_may_be_gone_before_it_said_that_the_cell_began():
+def test_a_host_may_die_before_it_reports_the_start():
     stream = io.StringIO()
     with MatrixProgress([cell("a")], stream=stream) as progress:
         progress.lost("a-x-0", "node7")
@@ -59,7 +59,7 @@ def test_a_place_may_be_gone_before_it_said_that_the_cell_began():
     assert stream.getvalue().splitlines()[-1].startswith("[1/1]  A on x, seed 0: FAILED: no node lives long enough")
 
 
-def test_a_terminal_sees_a_line_that_is_wiped_at_the_end():
+def test_a_terminal_shows_a_status_line_that_is_erased_at_the_end():
     stream = io.StringIO()
     with MatrixProgress([cell("a")], stream=stream, live=True) as progress:
         progress.started("a-x-0")

@@ -17,7 +17,7 @@ import worldlab.study.roundup.conduct as conducting
 from worldlab import cli
 from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
-from worldlab.study.compare.cell_file import Asked, CellFile, write_cell
+from worldlab.study.compare.cell_file import CellFile, CellSpec, write_cell
 from worldlab.study.compare.plan import plan
 from worldlab.study.results import Comparison, Measurement, Method, Quantity, Trial
 from worldlab.study.roundup.answers import Judged, judge, tally
@@ -389,7 +389,7 @@ def ran(monkeypatch) -> list:
 
     monkeypatch.setattr(conducting, "compare", compare)
     monkeypatch.setattr(conducting, "_check_names", lambda questions, planned: None)  # these methods are in no plan
-    monkeypatch.setattr(conducting, "look", lambda matrix, registry, folder, command: CLEAR)
+    monkeypatch.setattr(conducting, "load_results", lambda matrix, registry, folder, command: CLEAR)
     return calls
 
 
@@ -408,12 +408,12 @@ def test_a_part_of_other_code_is_not_wiped_out_of_the_report(ran, tmp_path, monk
     """Its cells are there and none is what would be run today: as it is not run now, nothing is written over its figures."""
     conduct(QUESTIONS, load_registry(), tmp_path)
     before = (tmp_path / "roundup.json").read_bytes()
-    asked = Asked("low", "CartPole-v1", 0, "model", "0" * 64, {})
+    spec = CellSpec("low", "CartPole-v1", 0, "model", "0" * 64, {})
     cell = tmp_path / "parts" / "toy" / "cells" / "low"
     cell.mkdir(parents=True)
-    write_cell(cell, CellFile(asked, replace(asked.blank, status="finished")))
+    write_cell(cell, CellFile(spec, replace(spec.empty_trial, status="finished")))
     blank = replace(CLEAR, trials=tuple(replace(trial, status="missing") for trial in CLEAR.trials))
-    monkeypatch.setattr(conducting, "look", lambda matrix, registry, folder, command: blank)
+    monkeypatch.setattr(conducting, "load_results", lambda matrix, registry, folder, command: blank)
     with pytest.raises(ConfigError, match="part 'toy' was run with other questions or other code") as error:
         conduct(QUESTIONS, load_registry(), tmp_path, ["other"])
     assert "--parts toy" in error.value.fix and (tmp_path / "roundup.json").read_bytes() == before

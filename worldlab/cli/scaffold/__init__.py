@@ -1,4 +1,4 @@
-"""What `worldlab new-plugin` writes: the texts of a plugin, as a package or as one file.
+"""The files that `worldlab new-plugin` writes: a plugin as a package or as a single file.
 
-templates/ holds one text a file; `$word` in them is filled in by `worldlab.cli.scaffold.files`.
+templates/ holds one template per file; `worldlab.cli.scaffold.files` replaces each `$word` in them.
 """

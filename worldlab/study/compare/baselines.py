@@ -1,7 +1,7 @@
-"""What a world model has to beat, judged as it is: here random play, and how anything without a model is judged.
+"""Runs random play, and evaluates policies that have no world model by the models' protocol.
 
-Learning without a model is worldlab.study.compare.model_free; dynamics that do not learn are a run like any other, with
-train.freeze = ["dynamics"].
+The model-free baseline is worldlab.study.compare.model_free. The baseline with untrained dynamics is an ordinary
+training run with train.freeze = ["dynamics"].
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from worldlab.training.session import Make, open_env, set_up_machine, spaces_of
 
 
 class FixedPolicy:
-    """What `evaluate` asks of something that acts, around a function of observations {key: [N, ...]} that gives encoded
-    actions [N, A]: nothing is remembered, nothing explores."""
+    """A memoryless policy, in the form that `evaluate` needs.
+
+    act: maps observations {key: [N, ...]} to encoded actions [N, A].
+    """
 
     agent = None
     model = SimpleNamespace(device=torch.device("cpu"))
@@ -45,23 +47,27 @@ class FixedPolicy:
         return self._act(obs), state
 
 
-def random_trial(blank: Trial, config: RunConfig, registry: Registry, folder: Path) -> Trial:
-    """Uniform actions in the real environment, over the episodes of every method's final evaluation."""
+def run_random(empty_trial: Trial, config: RunConfig, registry: Registry, folder: Path) -> Trial:
+    """Evaluate uniform actions in the real environment, on the episodes of every method's final evaluation."""
     start = time.perf_counter()
     set_up_machine(config.core)
     _, make = open_env(config, registry)
     obs_space, action_space = spaces_of(make)
     spec, rng = action_spec(action_space), np.random.default_rng([EVAL_SEED, config.core.seed])
     policy = FixedPolicy(lambda obs: random_actions(spec, len(next(iter(obs.values()))), rng))
-    outcome = judged(policy, make, config.core, config.core.eval.final_episodes, picture_of(obs_space))
-    film(outcome, folder)
+    outcome = evaluate_fixed(policy, make, config.core, config.core.eval.final_episodes, video_key(obs_space))
+    save_video(outcome, folder)
     mean = float(np.mean(outcome.returns))
     seconds = round(time.perf_counter() - start, 1)
-    return replace(blank, status="finished", returns=tuple(outcome.returns), curve=((0, mean),), wall_seconds=seconds)
+    return replace(
+        empty_trial, status="finished", returns=tuple(outcome.returns), curve=((0, mean),), wall_seconds=seconds
+    )
 
 
-def judged(policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, record: str | None) -> Evaluation:
-    """Play the episodes that every method is judged by. record: an observation to film."""
+def evaluate_fixed(
+    policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, record: str | None
+) -> Evaluation:
+    """Evaluate a policy on the same episodes as every other method. record: the image observation to record."""
     return evaluate(
         cast(ActingAgent, policy),
         make,
@@ -73,12 +79,12 @@ def judged(policy: FixedPolicy, make: Make, core: CoreSettings, episodes: int, r
     )
 
 
-def picture_of(obs_space: spaces.Dict) -> str | None:
-    """The observation that is filmed."""
+def video_key(obs_space: spaces.Dict) -> str | None:
+    """Return the key of the first image observation, which videos show; None if there is none."""
     return next((key for key, space in obs_space.spaces.items() if len(space.shape or ()) == 3), None)
 
 
-def film(outcome: Evaluation, folder: Path) -> None:
-    """Keep the first episode where a run keeps it, if it was recorded."""
+def save_video(outcome: Evaluation, folder: Path) -> None:
+    """Save the recorded first episode, if any, at the path that a training run uses."""
     if outcome.frames:
         save_webp(np.stack(outcome.frames), make_folder(folder / "videos") / "evaluation.webp", fps=15)

@@ -1,4 +1,4 @@
-"""Equal budgets by construction: models that were not given the same are not compared."""
+"""Enforces equal budgets: a comparison of models with different budgets or tasks is an error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ EQUAL = (
     ("train.batch_size", "batch_size"), ("train.batch_length", "batch_length"), ("eval.every", ""),
     ("eval.episodes", ""), ("eval.final_episodes", "eval_episodes"), ("eval.deterministic", ""), ("env", ""),
 )  # fmt: skip
-"""Settings in which all models must agree on an environment, and what each is called among its budgets."""
+"""Settings that must be equal for all models on an environment, with their names in the budgets ("": not listed)."""
 
 
-def common_budget(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[str, float]:
-    """What every model is given on an environment. Raises: ConfigError naming the setting in which they differ."""
+def check_budgets(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[str, float]:
+    """Return the budget that all models have on an environment.
+
+    Raises: ConfigError naming the first setting in which they differ.
+    """
     budget: dict[str, float] = {}
     for path, name in EQUAL:
         values = [(label, _setting(config.core.model_dump(), path)) for label, config in configs]
@@ -29,7 +32,7 @@ def common_budget(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[st
             path, value, instead = _leaf(path, value, instead)
             raise ConfigError(
                 one_line(f"compare: unequal budgets on {env}: {path} is {value} for {first}, {instead} for {other}"),
-                cause="a difference in results would be one of budgets or tasks, not of models",
+                cause="the results would differ because of budgets or tasks, not because of models",
                 fix=f"set {path} once under [settings], not in a [[model]]",
             )
         if name and value is not None:
@@ -37,16 +40,16 @@ def common_budget(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[st
     return budget
 
 
-def _leaf(path: str, one: Any, other: Any) -> tuple[str, Any, Any]:
-    """The first leaf in which two values differ."""
-    if not isinstance(one, Mapping):
-        return path, one, other
-    key = next(key for key in one if one[key] != other[key])
-    return f"{path}.{key}", one[key], other[key]
+def _leaf(path: str, first: Any, other: Any) -> tuple[str, Any, Any]:
+    """Return the path of the first leaf in which two values differ, and both leaves."""
+    if not isinstance(first, Mapping):
+        return path, first, other
+    key = next(key for key in first if first[key] != other[key])
+    return f"{path}.{key}", first[key], other[key]
 
 
 def _setting(table: Mapping[str, Any], path: str) -> Any:
-    found: Any = table
+    value: Any = table
     for key in path.split("."):
-        found = found[key]
-    return {key: value for key, value in found.items() if key != "id"} if isinstance(found, Mapping) else found
+        value = value[key]
+    return {key: leaf for key, leaf in value.items() if key != "id"} if isinstance(value, Mapping) else value

@@ -1,8 +1,8 @@
 """Runs one cell of a comparison in its folder: `python -m worldlab.study.compare.cell FOLDER`.
 
-FOLDER/cell.json says what is asked. What was finished before is kept: a training that has ended is not begun again, a cell
-that is done ends at once. Whatever goes wrong is written down as the cell's outcome. Exit codes: 0 it finished, 1 it
-failed, 130 and 143 it was stopped by a signal and will go on, or begin anew, when it is run again.
+FOLDER/cell.json holds the cell's configuration. Finished work is kept: a finished training is not repeated, and a
+finished cell exits at once. Any error is stored as the cell's outcome. Exit codes: 0 finished, 1 failed, 130 and 143
+stopped by a signal; a stopped cell resumes, or starts over, when it is run again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from worldlab.runs import storage
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.runs.folder import BESIDE
 from worldlab.runs.metrics import read_metrics
-from worldlab.study.compare.cell_file import LOCK, NAME, OUTPUT, Asked, CellFile, read_cell, write_cell
-from worldlab.study.compare.configs import goes_on
+from worldlab.study.compare.cell_file import LOCK, NAME, OUTPUT, CellFile, CellSpec, read_cell, write_cell
+from worldlab.study.compare.configs import can_resume
 from worldlab.study.compare.identity import env_source, fingerprint
 from worldlab.study.results import Measurement, Trial
 
@@ -40,7 +40,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0]).absolute()
-    _print_into(folder / OUTPUT)
+    _redirect_output(folder / OUTPUT)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
     try:
         return run_cell(folder)
@@ -52,60 +52,66 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_cell(folder: Path) -> int:
-    """Do what is left of a cell. Returns the exit code. Raises: SystemExit or KeyboardInterrupt if a signal stops it."""
-    with _alone(folder):
+    """Run the unfinished part of a cell.
+
+    Returns: the exit code. Raises: SystemExit or KeyboardInterrupt if a signal stops it.
+    """
+    with _exclusive(folder):
         cell = read_cell(folder)
-        assert cell is not None, f"{folder / NAME} says what to do"
+        assert cell is not None, f"there is no {folder / NAME}"
         if cell.done:
             return 0
         start = time.monotonic()
         try:
-            trial = _carried_out(cell, folder)
+            trial = _execute(cell, folder)
         except (Exception, SystemExit) as error:
             if isinstance(error, SystemExit) and error.code in STOPPED:
                 raise
             traceback.print_exc()
-            trial = replace(cell.trial, status="failed", cause=cause_of(error), measures=cell.measured)
+            trial = replace(cell.trial, status="failed", cause=describe_failure(error), measures=cell.measured)
         seconds = time.monotonic() - start + (cell.seconds if cell.trial.status == "finished" else 0.0)
-        ended = CellFile(cell.asked, trial, seconds, cell.asked.sizes, socket.gethostname())
+        ended = CellFile(cell.spec, trial, seconds, cell.spec.sizes, socket.gethostname())
         write_cell(folder, ended)
         return 0 if trial.status == "finished" else 1
 
 
-def cause_of(error: BaseException) -> str:
-    """Why a cell failed, on one line."""
+def describe_failure(error: BaseException) -> str:
+    """Return the cause of a cell's failure as one line."""
     if isinstance(error, WorldlabError):
         return one_line(": ".join(filter(None, (error.message, error.cause))), 500)
     return one_line(f"{type(error).__name__}: {error}", 500)
 
 
-def _carried_out(cell: CellFile, folder: Path) -> Trial:
-    asked = cell.asked
-    registry = open_registry([(folder / path).resolve() for path in asked.plugins])
-    config = resolve(registry, flags=asked.config)
-    _refuse_another_place(asked, config, registry)
-    kind, _, name = asked.kind.partition(":")
+def _execute(cell: CellFile, folder: Path) -> Trial:
+    spec = cell.spec
+    registry = open_registry([(folder / path).resolve() for path in spec.plugins])
+    config = resolve(registry, flags=spec.config)
+    _check_hash(spec, config, registry)
+    kind, _, name = spec.kind.partition(":")
     if kind == "random":
-        from worldlab.study.compare.baselines import random_trial
+        from worldlab.study.compare.baselines import run_random
 
-        return random_trial(asked.blank, config, registry, folder)
+        return run_random(spec.empty_trial, config, registry, folder)
     if kind == "model-free":
-        from worldlab.study.compare.model_free import model_free_trial
+        from worldlab.study.compare.model_free import run_model_free
 
-        return model_free_trial(asked.blank, config, registry, folder, name)
-    # A run that failed would fail again where it stopped.
-    _train(config, registry, folder, resume=cell.trial.status == "missing" and goes_on(config))
-    trial = trial_of_run(asked.blank, folder)
-    return replace(trial, measures=_measured(asked, cell.measured, registry, folder))
+        return run_model_free(spec.empty_trial, config, registry, folder, name)
+    # A failed run would fail again at the same step, so it starts over.
+    _train(config, registry, folder, resume=cell.trial.status == "missing" and can_resume(config))
+    trial = read_trial(spec.empty_trial, folder)
+    return replace(trial, measures=_measure(spec, cell.measured, registry, folder))
 
 
-def _refuse_another_place(asked: Asked, config: RunConfig, registry: Registry) -> None:
-    """Raises: PluginError where this place would not compute what was asked for: it has other versions."""
-    if fingerprint(asked.kind, config, env_source(asked.env, registry), registry) != asked.hash:
+def _check_hash(spec: CellSpec, config: RunConfig, registry: Registry) -> None:
+    """Check that this machine would compute the planned cell.
+
+    Raises: PluginError if its versions, and so the cell's hash, differ.
+    """
+    if fingerprint(spec.kind, config, env_source(spec.env, registry), registry) != spec.hash:
         raise PluginError(
-            "this place has other versions of worldlab, its plugins or libraries than where the comparison was begun",
-            cause=f"on {socket.gethostname()} the cell has another hash",
-            fix="install the same versions everywhere, or run the comparison again with those of today",
+            "other versions of worldlab, plugins or libraries here than where the comparison was started",
+            cause=f"the hash of the cell differs on {socket.gethostname()}",
+            fix="install the same versions everywhere, or start the comparison again with the current ones",
         )
 
 
@@ -113,7 +119,10 @@ def _refuse_another_place(asked: Asked, config: RunConfig, registry: Registry) -
 
 
 def _train(config: RunConfig, registry: Registry, folder: Path, resume: bool) -> None:
-    """Train to the end, unless that was done. resume: go on from a checkpoint, if there is one, instead of beginning anew."""
+    """Train to the end, unless the training has finished already.
+
+    resume: continue from a checkpoint, if there is one; else start over.
+    """
     if (folder / "result.json").is_file():
         return
     from worldlab.training import train
@@ -134,14 +143,14 @@ def _has_checkpoint(folder: Path) -> bool:
     return True
 
 
-def trial_of_run(blank: Trial, folder: Path) -> Trial:
-    """What a finished run found: its result, its size, and the evaluations on its way."""
+def read_trial(empty_trial: Trial, folder: Path) -> Trial:
+    """Return a finished run's trial: its result, its size and its evaluations during training."""
     result, facts = storage.read_json(folder / "result.json"), storage.read_json(folder / "run.json")
     curve = {
         line["step"]: line["eval/return"] for line in read_metrics(folder / "metrics.jsonl") if "eval/return" in line
     }
     return replace(
-        blank,
+        empty_trial,
         status="finished",
         env_steps=result["env_steps"],
         updates=result["updates"],
@@ -152,32 +161,35 @@ def trial_of_run(blank: Trial, folder: Path) -> Trial:
     )
 
 
-def _measured(
-    asked: Asked, known: Mapping[str, Measurement], registry: Registry, folder: Path
+def _measure(
+    spec: CellSpec, known: Mapping[str, Measurement], registry: Registry, folder: Path
 ) -> dict[str, Measurement]:
-    """All that is asked, measuring what is not known yet."""
-    missing = tuple(name for name in asked.measures if name not in known)
+    """Return all measures in the spec; only those not in `known` are computed."""
+    missing = tuple(name for name in spec.measures if name not in known)
     if not missing:
         return dict(known)
     from worldlab.study.measures import QUICK, Sizes, measure
 
-    _refuse_older_model(folder)
-    # One seed for all cells, whatever they trained with: every model is measured on the same episodes, recorded once.
-    sizes, keep = QUICK if asked.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
-    found = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
-    unanswered = [name for name in missing if name not in found]
-    if unanswered:
-        raise WorldlabError(one_line(f"nothing came of measuring {', '.join(unanswered)}"))
-    return {**known, **found}
+    _check_final_checkpoint(folder)
+    # All cells use seed 0 here, not their training seed: every model is measured on the same episodes, recorded once.
+    sizes, keep = QUICK if spec.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
+    measured = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
+    unmeasured = [name for name in missing if name not in measured]
+    if unmeasured:
+        raise WorldlabError(one_line(f"the measures returned no value for {', '.join(unmeasured)}"))
+    return {**known, **measured}
 
 
-def _refuse_older_model(folder: Path) -> None:
-    """Raises: CheckpointError where the model that the run ended with is damaged: an older one is another model."""
+def _check_final_checkpoint(folder: Path) -> None:
+    """Check that the final model is intact.
+
+    Raises: CheckpointError if it is damaged or gone: an older checkpoint is a different model.
+    """
     newest, ended = latest_valid(folder / "checkpoints", move=False), storage.read_json(folder / "result.json")
     if newest.step < ended["env_steps"]:
         raise CheckpointError(
-            f"the run ended at step {ended['env_steps']}, and its newest sound checkpoint is of step {newest.step}",
-            cause="; ".join(newest.skipped) or "a younger one is gone",
+            f"the run ended at step {ended['env_steps']}, but its newest intact checkpoint is of step {newest.step}",
+            cause="; ".join(newest.skipped) or "newer checkpoints are gone",
             fix=f"remove {folder} and run the comparison again",
         )
 
@@ -186,14 +198,16 @@ def _refuse_older_model(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Any:
-    """Within: no other process is at this cell. One that outlived the comparison that started it is waited for: it may
-    be nearly done."""
+def _exclusive(folder: Path) -> Any:
+    """Hold the cell's lock, so that no other process runs this cell.
+
+    Waits for a process that outlived the comparison that started it: it may be nearly done.
+    """
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("another process is at this cell; waiting for it to end", file=sys.stderr, flush=True)
+        print("another process runs this cell; waiting for it to end", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield
@@ -201,8 +215,8 @@ def _alone(folder: Path) -> Any:
         lock.release()
 
 
-def _print_into(path: Path) -> None:
-    """From here on all that is printed, by libraries and crashes too, goes to a file."""
+def _redirect_output(path: Path) -> None:
+    """Redirect stdout and stderr to a file, including what libraries and crash handlers print."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

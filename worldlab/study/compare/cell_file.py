@@ -1,4 +1,4 @@
-"""cell.json: what a cell is asked, and, once it has ended, what came of it. Written whole or not at all."""
+"""Reads and writes cell.json: a cell's spec and, once the cell has ended, its outcome. Writes are atomic."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from worldlab.study.results import Measurement, Trial
 
 NAME, LOCK, OUTPUT = BESIDE
 FORMAT, FORMAT_VERSION = "worldlab-cell", 1
-_FOUND = ("status", "cause", "env_steps", "updates", "wall_seconds", "parameters")
+_OUTCOME_KEYS = ("status", "cause", "env_steps", "updates", "wall_seconds", "parameters")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a cell is asked. config: a whole run configuration as plain data. measures: names, none where there is no world
-    model; sizes: how much is measured. plugins: files to load, relative to the cell's folder. hash: of
-    worldlab.study.compare.identity."""
+class CellSpec:
+    """The specification of a cell: all that its process needs.
+
+    kind: as in `worldlab.study.compare.plan.Cell`. hash: as computed by worldlab.study.compare.identity. config: a
+    complete run configuration as plain data. measures: names of quantities; empty for methods without a world model.
+    sizes: how much data measures use, "full" or "quick". plugins: plugin files, relative to the cell's folder.
+    """
 
     method: str
     env: str
@@ -35,17 +38,20 @@ class Asked:
     plugins: tuple[str, ...] = ()
 
     @property
-    def blank(self) -> Trial:
-        """The trial before anything was found."""
+    def empty_trial(self) -> Trial:
+        """The trial of this cell before it has an outcome."""
         return Trial(self.method, self.env, self.seed, "missing")
 
 
 @dataclass(frozen=True)
 class CellFile:
-    """The content of a cell.json. trial: "missing" until the cell has ended. seconds: it took, training and measuring;
-    sizes: with which its measures were taken; host: where it ran."""
+    """The content of a cell.json.
 
-    asked: Asked
+    trial: its status is "missing" until the cell has ended. seconds: duration of training and measuring. sizes: the
+    sizes that its measures used. host: the machine that ran it.
+    """
+
+    spec: CellSpec
     trial: Trial
     seconds: float = 0.0
     sizes: str = ""
@@ -53,13 +59,13 @@ class CellFile:
 
     @property
     def measured(self) -> Mapping[str, Measurement]:
-        """What was measured as is asked now."""
-        return self.trial.measures if self.sizes == self.asked.sizes else {}
+        """The stored measures; empty if they used other sizes than the spec has."""
+        return self.trial.measures if self.sizes == self.spec.sizes else {}
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do: it finished, and all that is asked was measured."""
-        return self.trial.status == "finished" and set(self.asked.measures) <= set(self.measured)
+        """Whether the cell has finished and has all measures of its spec."""
+        return self.trial.status == "finished" and set(self.spec.measures) <= set(self.measured)
 
 
 def write_cell(folder: Path, cell: CellFile) -> None:
@@ -67,15 +73,15 @@ def write_cell(folder: Path, cell: CellFile) -> None:
     trial, outcome = cell.trial, None
     if trial.status != "missing":
         outcome = {
-            **{key: getattr(trial, key) for key in _FOUND},
+            **{key: getattr(trial, key) for key in _OUTCOME_KEYS},
             "returns": list(trial.returns),
             "curve": [list(point) for point in trial.curve],
-            "measures": {name: _finite(measured) for name, measured in trial.measures.items()},
+            "measures": {name: _to_json(measured) for name, measured in trial.measures.items()},
             "seconds": round(cell.seconds, 1),
             "sizes": cell.sizes,
             "host": cell.host,
         }
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "asked": asdict(cell.asked), "outcome": outcome}
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "asked": asdict(cell.spec), "outcome": outcome}
     storage.atomic_write_json(folder / NAME, content)
 
 
@@ -86,8 +92,8 @@ def read_cell(folder: Path) -> CellFile | None:
         if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format']!r} {content['format_version']!r}")
         row = content["asked"]
-        asked = Asked(**{**row, "measures": tuple(row["measures"]), "plugins": tuple(row["plugins"])})
-        return _with_outcome(asked, content["outcome"])
+        spec = CellSpec(**{**row, "measures": tuple(row["measures"]), "plugins": tuple(row["plugins"])})
+        return _with_outcome(spec, content["outcome"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -98,24 +104,24 @@ def read_cell(folder: Path) -> CellFile | None:
         ) from error
 
 
-def _with_outcome(asked: Asked, outcome: Mapping[str, Any] | None) -> CellFile:
+def _with_outcome(spec: CellSpec, outcome: Mapping[str, Any] | None) -> CellFile:
     if outcome is None:
-        return CellFile(asked, asked.blank)
+        return CellFile(spec, spec.empty_trial)
     trial = Trial(
-        asked.method,
-        asked.env,
-        asked.seed,
-        **{key: outcome[key] for key in _FOUND},
+        spec.method,
+        spec.env,
+        spec.seed,
+        **{key: outcome[key] for key in _OUTCOME_KEYS},
         returns=tuple(outcome["returns"]),
         curve=tuple((int(step), float(value)) for step, value in outcome["curve"]),
         measures={name: Measurement(**values) for name, values in outcome["measures"].items()},
     )
-    return CellFile(asked, trial, outcome["seconds"], outcome["sizes"], outcome["host"])
+    return CellFile(spec, trial, outcome["seconds"], outcome["sizes"], outcome["host"])
 
 
-def _finite(measured: Measurement) -> dict[str, Any]:
-    """JSON holds finite numbers only; a value that is none is undefined."""
+def _to_json(measured: Measurement) -> dict[str, Any]:
+    """Return a measurement as JSON data; JSON holds finite numbers only, so other values become undefined."""
     value, error = measured.value, measured.error
     if value is not None and not math.isfinite(value):
-        return {"value": None, "error": None, "why": measured.why or f"it came out as {value}"}
+        return {"value": None, "error": None, "why": measured.why or f"the value was {value}"}
     return {**asdict(measured), "error": error if error is not None and math.isfinite(error) else None}

@@ -16,10 +16,11 @@ from worldlab.runs import storage
 
 @cache
 def code_digest(target: str) -> str | None:
-    """Return the SHA-256, in hex, of the code that importing "module" or "module:Attribute" reaches in its own top-level package.
+    """Return the SHA-256, in hex, of the code that "module" or "module:Attribute" reaches in its top-level package.
 
-    A version does not cover edits: with `pip install -e` it stays. Other packages count by their versions. Nothing is imported.
-    Returns None where no source is found, e.g. for a file given by --plugin, which counts by its own digest.
+    An editable install (`pip install -e`) keeps its version when it is edited, so versions are not enough. Other
+    top-level packages are covered by their versions. No module is imported. Returns None if no source is found. A file
+    given by --plugin has none here; it is covered by the digest of its bytes.
     Raises: StorageError for a file that cannot be read.
     """
     module = target.partition(":")[0]
@@ -32,7 +33,7 @@ def code_digest(target: str) -> str | None:
 
 
 class _Package:
-    """A top-level package seen from its source files. files: by dotted name of the module; empty where there is no source."""
+    """The source files of a top-level package. files: by dotted name of the module; empty if there is no source."""
 
     def __init__(self, name: str):
         self.name = name
@@ -60,10 +61,10 @@ class _Package:
                 package = imported.rpartition(".")[0]
                 if imported not in self.files and package in self.files and package not in lazy:
                     lazy.add(package)  # a package may import what it exports on first use, by name
-                    waiting += self._named(package)
+                    waiting += self._named_in_strings(package)
                 waiting += [imported, package]
             if not self._is_package(name):
-                waiting += self._named(name)
+                waiting += self._named_in_strings(name)
         return reached
 
     def _is_package(self, name: str) -> bool:
@@ -80,8 +81,8 @@ class _Package:
                 source = ".".join([*base, *([node.module] if node.module else [])])
                 yield from (f"{source}.{alias.name}" for alias in node.names)
 
-    def _named(self, name: str) -> Iterator[str]:
-        """Yield the modules that a module names in texts, as `import_module` takes them: "a.b:Class", f"a.{name}"."""
+    def _named_in_strings(self, name: str) -> Iterator[str]:
+        """Yield the modules that a module names in string literals, for `import_module`: "a.b:Class", f"a.{name}"."""
         for node in ast.walk(self.tree(name)):
             if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
                 continue
@@ -102,11 +103,11 @@ def _source_files(top: str) -> dict[str, Path]:
     origin = Path(spec.origin)
     if spec.submodule_search_locations is None:
         return {top: origin}
-    found = {}
+    files = {}
     for path in origin.parent.rglob("*.py"):
         parts = path.relative_to(origin.parent).with_suffix("").parts
-        found[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
-    return found
+        files[".".join([top, *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
+    return files
 
 
 def _parse(path: Path) -> ast.Module:
@@ -114,15 +115,15 @@ def _parse(path: Path) -> ast.Module:
         source = path.read_bytes()
     try:
         tree = ast.parse(source, str(path))
-    except (SyntaxError, ValueError):  # code for another Python counts by its bytes
+    except (SyntaxError, ValueError):  # code for another version of Python: hash its bytes
         return ast.Module([ast.Expr(ast.Constant(source))], [])
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            body[:] = [item for item in body if not _is_text(item)]
+            body[:] = [item for item in body if not _is_docstring(item)]
     return tree
 
 
-def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is only a text: a docstring of a module, class, function or field."""
+def _is_docstring(node: ast.AST) -> bool:
+    """Return whether a statement is a bare string: a docstring of a module, class, function or field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

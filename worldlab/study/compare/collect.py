@@ -1,4 +1,4 @@
-"""From the cells' files to a Comparison: trials, the scale of the scores, budgets, and what was run where."""
+"""Builds a Comparison from the cells' files: trials, score references, budgets, versions and hardware."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from worldlab.runs.folder import git_state, versions
 from worldlab.runs.machine import available_cores
 from worldlab.study.compare.cell_file import read_cell
 from worldlab.study.compare.plan import Cell, Plan
-from worldlab.study.compare.shared_data import told
+from worldlab.study.compare.shared_data import data_source_text
 from worldlab.study.results import Comparison, Reference, Trial
 
-EPISODES = 10
-"""Episodes of random play that tell how far returns stray."""
+MIN_EPISODES = 10
+"""Episodes of random play from which their standard deviation is used as a scale."""
 
 
 def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str = "") -> Comparison:
-    """Read what there is of a comparison, finished or not. places: each cell's folder, by the cell's name."""
-    found = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
-    shown = [(cell, trial) for cell, trial in found if cell.method in plan.methods]
+    """Read a comparison from its folder, finished or not.
+
+    places: the folder of each cell, by the cell's name. command: the command line, for the report.
+    """
+    results = [(cell, _trial(cell, folder, places[cell.name], plan.matrix.sizes)) for cell in plan.cells]
+    shown = [(cell, trial) for cell, trial in results if cell.method in plan.methods]
     order = {method.key: at for at, method in enumerate(plan.methods)}
     trials = sorted((t for _, t in shown), key=lambda t: (order[t.method], plan.matrix.envs.index(t.env), t.seed))
     references = {}
     for env in plan.matrix.envs:
-        reference = reference_of([(cell, trial) for cell, trial in found if cell.env == env])
+        reference = find_reference([(cell, trial) for cell, trial in results if cell.env == env])
         if reference is not None:
             references[env] = reference
     return Comparison(
@@ -50,24 +53,25 @@ def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str =
     )
 
 
-def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
-    """The scale of one environment's scores, of its cells; None before random play has finished.
+def find_reference(trials: Sequence[tuple[Cell, Trial]]) -> Reference | None:
+    """Return the returns that define scores 0 and 1 on one environment, given the cells of that environment.
 
-    0 is random play. 1 is the return at which Gymnasium calls the environment solved, if it says so of the task as it is
-    played here; else the best method's mean, or a standard deviation of random play where nobody is that much better: a
-    scale whose width is chance would make much of nothing, so there is none where random play has fewer than EPISODES and
-    nobody calls the task solved. Raises nothing.
+    Score 0 is the mean return of random play. Score 1 is the environment's reward threshold in Gymnasium, if it has
+    one that applies to the task as configured here. Else it is the mean return of the best method, but at least one
+    standard deviation of random play (1 if its returns are all equal) above 0, because a scale as narrow as chance
+    would inflate noise. Returns None before random play has finished, and where there is neither a threshold nor
+    MIN_EPISODES of random play.
     """
-    finished = [(cell, trial) for cell, trial in found if trial.status == "finished"]
+    finished = [(cell, trial) for cell, trial in trials if trial.status == "finished"]
     random = [value for cell, trial in finished if cell.kind == "random" for value in trial.returns]
     if not random:
         return None
     zero = float(np.mean(random))
-    why = f"0: random actions, the mean of {len(random)} episodes"
-    solved = reward_threshold(found[0][0].config)
+    why = f"0: mean return of {len(random)} episodes of random actions"
+    solved = reward_threshold(trials[0][0].config)
     if solved is not None and solved > zero:
-        return Reference(zero, solved, f"{why}; 1: the return at which Gymnasium calls it solved")
-    if len(random) < EPISODES:
+        return Reference(zero, solved, f"{why}; 1: the reward threshold in Gymnasium")
+    if len(random) < MIN_EPISODES:
         return None
     scores: dict[str, list[float]] = {}
     for cell, trial in finished:
@@ -76,15 +80,18 @@ def reference_of(found: Sequence[tuple[Cell, Trial]]) -> Reference | None:
     means = {label: float(np.mean(of)) for label, of in scores.items()}
     best = max(means, key=means.__getitem__, default="")
     spread = float(np.std(random))
-    width = spread if spread > 1e-9 * abs(zero) else 1.0  # equal returns, but for rounding
+    width = spread if spread > 1e-9 * abs(zero) else 1.0  # the returns are equal up to rounding
     if best and means[best] >= zero + width:
-        return Reference(zero, means[best], f"{why}; 1: the best mean here, of {best}")
-    unit = "a standard deviation of these" if width == spread else "1 more"
-    return Reference(zero, zero + width, f"{why}; 1: {unit}, as nobody's mean is further above")
+        return Reference(zero, means[best], f"{why}; 1: the best mean return in this comparison ({best})")
+    unit = "a standard deviation" if width == spread else "a return of 1"
+    return Reference(zero, zero + width, f"{why}; 1: {unit} above it, as no mean return is higher")
 
 
 def reward_threshold(config: RunConfig) -> float | None:
-    """The return at which Gymnasium calls an environment solved; None if it does not say, or if episodes are cut earlier."""
+    """Return the reward threshold of an environment in Gymnasium, at which it counts as solved.
+
+    Returns None if there is none, or if the configured time limit is shorter than the registered one.
+    """
     env = config.core.env
     try:
         spec = gymnasium.spec(env.id.rpartition(":")[2])
@@ -99,14 +106,16 @@ def _trial(cell: Cell, folder: Path, place: Path, sizes: str) -> Trial:
     known = read_cell(place)
     trial = known.trial if known is not None else Trial("", cell.env, cell.seed, "missing")
     if known is not None and known.sizes != sizes:
-        trial = replace(trial, measures={})  # measured less, or more, than is asked now: to be measured again
+        trial = replace(
+            trial, measures={}
+        )  # these used other sizes than the matrix has now, so they are measured again
     return replace(trial, method=cell.method.key, folder=place.relative_to(folder).as_posix())
 
 
-def _updates(found: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
-    """The updates that every model was given, if that was one number."""
+def _updates(trials: Sequence[tuple[Cell, Trial]], env: str) -> dict[str, float]:
+    """Return the number of updates per model, if it is the same for all finished models."""
     updates = {
-        trial.updates for cell, trial in found if (cell.kind, cell.env, trial.status) == ("model", env, "finished")
+        trial.updates for cell, trial in trials if (cell.kind, cell.env, trial.status) == ("model", env, "finished")
     }
     return {"updates": float(updates.pop())} if len(updates) == 1 else {}
 
@@ -128,9 +137,9 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
         "git": git_state(),
     }
     if any(config.minutes is not None for config in configs):
-        about["minutes"] = "training ended by the clock where steps took longer: not bit-reproducible"
+        about["minutes"] = "training stopped at a time limit where steps took longer: not bit-reproducible"
     if plan.matrix.shared_data:
-        about["data_played_by"] = told(plan)
+        about["data_played_by"] = data_source_text(plan)
     commits = _commits(places)
     if len(commits) > 1:
         about["commits"] = commits
@@ -139,28 +148,28 @@ def _about(plan: Plan, places: Sequence[Path], command: str) -> dict[str, Any]:
 
 
 def _commits(places: Sequence[Path]) -> list[str]:
-    """The checkouts that the runs were made in, where they say: "b9bd76a in 48 runs"."""
-    found: Counter[str] = Counter()
+    """Return the git commits recorded in the run folders, with counts: "b9bd76a in 48 runs"."""
+    counts: Counter[str] = Counter()
     for place in places:
         if (place / "run.json").is_file():
             git = storage.read_json(place / "run.json").get("git") or {}
             if "commit" in git:
-                found[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
-    return [f"{commit} in {count} runs" for commit, count in found.most_common()]
+                counts[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
+    return [f"{commit} in {count} runs" for commit, count in counts.most_common()]
 
 
 def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of the recorded experience that models learned from, by environment."""
-    found: dict[str, str] = {}
+    """Return the SHA-256 of the recorded data that models learn from, by environment."""
+    digests: dict[str, str] = {}
     for cell, place in zip(plan.cells, places, strict=True):
-        if cell.config.core.replay.source and cell.env not in found and (place / "run.json").is_file():
+        if cell.config.core.replay.source and cell.env not in digests and (place / "run.json").is_file():
             data = storage.read_json(place / "run.json").get("data") or {}
-            found |= {cell.env: data["sha256"]} if "sha256" in data else {}
-    return found
+            digests |= {cell.env: data["sha256"]} if "sha256" in data else {}
+    return digests
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """Return the name of the processor, from /proc/cpuinfo on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

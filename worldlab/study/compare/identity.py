@@ -1,4 +1,4 @@
-"""What makes two cells the same experiment: a hash of all that can change its numbers, and of nothing else."""
+"""Computes the hash of a cell: it covers everything that can change the cell's numbers, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from worldlab.runs import folder, storage
 from worldlab.study.compare.code import code_digest
 
 FORMAT = 1
-"""Raised when what a cell does changes in a way that no version tells."""
+"""Incremented when the behaviour of cells changes without a change of version or code."""
 _IRRELEVANT = (("presets",), ("log",), ("env", "workers"), ("train", "threads"))
 _WITHOUT_MODEL = {
     "random": ("env", "eval", "seed"),
     "model-free": ("env", "eval", "seed", "steps", "minutes", "strict", "device"),
 }
-"""The settings that matter to a baseline that has no world model."""
+"""The settings that affect a baseline without a world model."""
 CELL = "worldlab.study.compare.cell"
-"""The module that runs a cell: what it reaches of the core is what can change a cell's numbers."""
+"""The module that runs a cell. The core modules that it reaches can change a cell's numbers."""
 
 
 def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], registry: Registry) -> str:
-    """SHA-256 in hex of a cell: its kind, its configuration, and the versions and code of what it is made of.
+    """Return the SHA-256 of a cell in hex: of its kind, its configuration, and the versions and code of its parts.
 
-    kind: "model", "untrained", "random" or "model-free" (":NAME"). env: of `env_source`.
-    Raises: PluginError if a part is not here; StorageError for recorded experience that cannot be read.
+    kind: "model", "untrained", "random", "model-free" (":NAME") or "data". env: as returned by `env_source`.
+    Raises: PluginError if a part is not installed; StorageError if recorded data cannot be read.
     """
     settings = config.to_mapping()
     for *groups, leaf in _IRRELEVANT:
@@ -59,7 +59,10 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
 
 @cache
 def recording_digest(folder: Path) -> str:
-    """SHA-256 in hex of recorded experience: the segment files of a run folder, by name. Raises: StorageError."""
+    """Return the SHA-256 of recorded data in hex: of the segment files of a run folder, by name.
+
+    Raises: StorageError.
+    """
     place = folder / "replay" if (folder / "replay").is_dir() else folder
     with storage.storage_errors(place, "read"):
         digests = [[path.name, storage.sha256_file(path).sha256] for path in sorted(place.glob("seg-*.log"))]
@@ -67,10 +70,12 @@ def recording_digest(folder: Path) -> str:
 
 
 def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
-    """An environment's full id, and the plugin that builds it: distribution, version, sha256 (of a file, else None), code.
-    task, task_code: the packages, with versions, that registered it with Gymnasium and hold its class; and their code.
+    """Return an environment's full id and the versions and digests of its source.
 
-    Raises: EnvError if nobody knows the id; PluginError.
+    Keys: id; distribution, version, sha256 (of a plugin file, else None) and code of the plugin that builds it.
+    Environments that are registered with Gymnasium also have task (the packages, with versions, that register the
+    environment and define its class) and task_code (the digests of their code).
+    Raises: EnvError for an unknown id; PluginError.
     """
     adapter, full = open_adapter(registry, env_id)
     digests = {(source.distribution, source.version): source.sha256 for source in registry.sources}
@@ -78,7 +83,7 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
         try:
             loaded = entry.load()
         except PluginError:
-            continue  # not the one that was opened
+            continue  # it is not the adapter that was opened
         if loaded is adapter or type(adapter) is loaded:
             sha256 = digests.get((entry.distribution, entry.version))
             code = code_digest(entry.target)
@@ -88,22 +93,23 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
                 "version": entry.version,
                 "sha256": sha256,
                 "code": code,
-                **_task(full, entry.target.partition(":")[0].partition(".")[0]),
+                **_task_source(full, entry.target.partition(":")[0].partition(".")[0]),
             }
-    raise AssertionError("an adapter that was opened is registered")
+    raise AssertionError("the adapter that was opened is not registered")
 
 
 @cache
-def _task(full: str, adapter: str) -> dict[str, str | None]:
-    """Who wrote an environment that Gymnasium has registered, and what: with another reward it is another task of the same name.
+def _task_source(full: str, adapter: str) -> dict[str, str | None]:
+    """Return the packages behind an environment of Gymnasium, with versions, and the digests of their code.
 
-    full: "Id" or "package.module:Id"; adapter: the top-level package that was digested already.
+    The digest tells apart two tasks of the same name, e.g. with different rewards.
+    full: "Id" or "package.module:Id". adapter: the adapter's top-level package, which has a digest of its own.
     """
     registering, _, name = full.rpartition(":")
     try:
         entry = gymnasium.spec(name).entry_point
     except gymnasium.error.Error:
-        return {}  # an adapter's own, or one that it has yet to register
+        return {}  # the adapter defines it, or has yet to register it
     module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
     owners = [name for name in dict.fromkeys((registering, module)) if name and name.partition(".")[0] != adapter]
     if not owners:
@@ -117,6 +123,6 @@ def _task(full: str, adapter: str) -> dict[str, str | None]:
 
 @cache
 def _version(top: str) -> str:
-    """Of the distribution that a top-level package came with."""
+    """Return the version of the distribution that contains a top-level package."""
     distributions = metadata.packages_distributions().get(top)
     return metadata.version(distributions[0]) if distributions else "of no version"

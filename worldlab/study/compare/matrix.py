@@ -1,14 +1,14 @@
-"""What a comparison is asked for: which models on which tasks, seeds and baselines; read from matrix.toml and flags.
+"""The matrix of a comparison: its models, tasks, seeds and baselines, read from matrix.toml and flags.
 
 seeds = 5
 presets = ["debug"]
 baselines = ["random", "model-free"]
-[axes]                       # crossed; a part that is not named is the preset's choice
+[axes]                       # models are the product of the axes; the preset chooses parts without an axis
 env = ["CarRacing", "Pendulum"]
 encoder = ["vae", "cpc"]
-[settings]                   # as in a run's config, its highest layer; or [[settings]], one laid over the other
+[settings]                   # settings of all runs, on top of presets and config files; or several [[settings]]
 train.ratio = 0.3
-[[model]]                    # instead of axes of parts: mixes one by one, with a name and settings of their own
+[[model]]                    # instead of axes of parts: one model each, with its own name and settings
 name = "wide"
 encoder = "vae"
 settings.encoder.units = 256
@@ -28,17 +28,17 @@ from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, did_you_mean, one_line
 
 AXES = ("env", *PARTS)
-ALL, NOTHING = "all", "none"
+ALL, NONE = "all", "none"
 BASELINES = ("random", "untrained", "model-free")
-"""What a baseline may be; "model-free:NAME" chooses the algorithm of Stable-Baselines3."""
+"""Kinds of baselines; "model-free:NAME" chooses an algorithm of Stable-Baselines3."""
 SIZES = ("full", "quick")
-"""How much is measured of a run: worldlab.study.measures.Sizes() or QUICK."""
-PLAYERS = ("replay", "random")
-"""Who plays what all models learn from: the first of them as it learns, or nobody."""
-SEEDS = 2**32
-"""Seeds are below this."""
-FILES = ("configs", "plugins")
-"""Keys of a matrix whose values are paths."""
+"""How much data measures use: worldlab.study.measures.Sizes() or QUICK."""
+DATA_SOURCES = ("replay", "random")
+"""Sources of shared data: the replay of the first model as it trains, or random play."""
+SEED_LIMIT = 2**32
+"""Seeds must be less than this."""
+PATH_KEYS = ("configs", "plugins")
+"""Keys of a matrix whose values are paths of files."""
 _KEYS = (
     "title",
     "seeds",
@@ -58,9 +58,12 @@ _KEYS = (
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model that is compared. Parts: registered names, "" is the preset's choice. name: of its own, where the parts do
-    not tell it from others. settings: of its own, nested as a config file's."""
+class ModelSpec:
+    """A model of the comparison, as the user gives it.
+
+    encoder, dynamics, decoder, agent: registered names; "" leaves the choice to the preset. name: overrides the name
+    that is made of the parts. settings: override common settings; nested as in a config file.
+    """
 
     encoder: str = ""
     dynamics: str = ""
@@ -72,17 +75,18 @@ class Contender:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What is asked. Made by `matrix_of`.
+    """The definition of a comparison. Made by `matrix_of`.
 
-    axes: the parts that are crossed, by role; models: those listed one by one instead. presets, configs, settings: the
-    layers of every run's configuration, as in worldlab.config.resolve.resolve, of settings the later ones above. measures: names
-    or groups of names, or "all"; sizes: how much is measured, one of SIZES. shared_data: who plays what all models learn from,
-    one of PLAYERS, or "". jobs: cells at a time, 0 as many as the launcher has room for.
+    axes: names of components by role; models are their product. listed_models: the [[model]] tables, used instead of
+    axes. presets, configs, settings: the layers of every run's configuration, as in worldlab.config.resolve.resolve;
+    later tables of settings win. measures: names or groups of names, or "all". sizes: how much data measures use, one
+    of SIZES. shared_data: the source of the data that all models learn from, one of DATA_SOURCES; "" if each model
+    collects its own. jobs: how many cells run at once; 0 lets the launcher decide.
     """
 
     envs: tuple[str, ...]
     axes: Mapping[str, tuple[str, ...]]
-    models: tuple[Contender, ...]
+    listed_models: tuple[ModelSpec, ...]
     seeds: tuple[int, ...]
     presets: tuple[str, ...]
     configs: tuple[Path, ...]
@@ -98,15 +102,15 @@ class Matrix:
     title: str = ""
 
     @property
-    def contenders(self) -> tuple[Contender, ...]:
-        """The models: those listed, or the product of the axes."""
-        if self.models:
-            return self.models
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models to compare: the listed ones, or the product of the axes."""
+        if self.listed_models:
+            return self.listed_models
         crossed = itertools.product(*(self.axes.get(role, ("",)) for role in PARTS))
-        return tuple(Contender(encoder, dynamics, decoder, agent) for encoder, dynamics, decoder, agent in crossed)
+        return tuple(ModelSpec(encoder, dynamics, decoder, agent) for encoder, dynamics, decoder, agent in crossed)
 
     def to_toml(self) -> str:
-        """As matrix.toml: read back it is this matrix, paths as they stand here."""
+        """Return the content of a matrix.toml that reads back as this matrix; paths are written unchanged."""
         import tomli_w
 
         table: dict[str, Any] = {"title": self.title} if self.title else {}
@@ -115,76 +119,78 @@ class Matrix:
             "presets": list(self.presets),
             "configs": [path.as_posix() for path in self.configs],
             "plugins": [path.as_posix() for path in self.plugins],
-            "baselines": list(self.baselines) or [NOTHING],
-            "measures": list(self.measures) or [NOTHING],
+            "baselines": list(self.baselines) or [NONE],
+            "measures": list(self.measures) or [NONE],
             "sizes": self.sizes,
             "jobs": self.jobs,
             "shared_data": self.shared_data or False,
             "launcher": {"name": self.launcher, **self.launcher_settings},
             "axes": {"env": list(self.envs), **{role: list(names) for role, names in self.axes.items()}},
             "settings": self.settings[0] if len(self.settings) == 1 else list(self.settings),
-            "model": [_without_blanks(model) for model in self.models],
+            "model": [_non_empty(model) for model in self.listed_models],
         }
         return tomli_w.dumps({key: value for key, value in table.items() if value not in ({}, [])})
 
 
 def matrix_of(*layers: Mapping[str, Any]) -> Matrix:
-    """The matrix that tables of the form of matrix.toml ask for, later ones winning. Raises: ConfigError.
+    """Build a matrix from tables in the form of matrix.toml; later tables win.
 
-    In settings, texts are read by the setting's type, as flags are; keys may be dotted.
+    Strings in settings are parsed by the type of the setting, as flags are; keys may be dotted. Raises: ConfigError.
     """
-    table = _merged([_read_toml(Path(__file__).with_name("defaults.toml")), *layers])
+    table = _merge([_read_toml(Path(__file__).with_name("defaults.toml")), *layers])
     axes = {role: names for role, value in table["axes"].items() if (names := _names(value, f"axes.{role}"))}
     envs = axes.pop("env", ())
-    models = tuple(_contender(row, number) for number, row in enumerate(table.get("model", []), 1))
+    models = tuple(_model_spec(row, number) for number, row in enumerate(table.get("model", []), 1))
     if not envs:
-        raise ConfigError("compare: no environment to compare on", fix="--env ID, or several")
+        raise ConfigError("compare: no environment is given", fix="--env ID, or several IDs")
     if models and axes:
         raise ConfigError(
             f"compare: [[model]] tables and the axis '{next(iter(axes))}' exclude each other",
-            cause="either models are listed one by one, or parts are crossed",
-            fix="name that part in each [[model]], or leave the tables out",
+            cause="models are either listed one by one or made as the product of the axes",
+            fix="set this part in each [[model]], or remove the [[model]] tables",
         )
     launcher = dict(table["launcher"])
     return Matrix(
         envs=envs,
         axes=axes,
-        models=models,
+        listed_models=models,
         seeds=_seeds(table["seeds"]),
         presets=_names(table.get("presets", []), "presets"),
         configs=_paths(table.get("configs", [])),
         plugins=_paths(table.get("plugins", [])),
         settings=tuple(table["settings"]),
-        baselines=_chosen(table["baselines"], "baselines", BASELINES),
-        measures=_chosen(table["measures"], "measures", ()),
+        baselines=_selection(table["baselines"], "baselines", BASELINES),
+        measures=_selection(table["measures"], "measures", ()),
         sizes=_one_of(table["sizes"], "sizes", SIZES),
         launcher=str(launcher.pop("name")),
         launcher_settings=launcher,
-        jobs=_whole(table["jobs"], "jobs"),
-        shared_data=_player(table["shared_data"]),
+        jobs=_whole_number(table["jobs"], "jobs"),
+        shared_data=_data_source(table["shared_data"]),
         title=one_line(table.get("title", "")),
     )
 
 
 def read_matrix(path: Path) -> dict[str, Any]:
-    """The table of a matrix.toml; what it names by path is found from its own folder. Raises: ConfigError."""
-    return with_paths_from(path.parent, _read_toml(path))
+    """Read the table of a matrix.toml; its paths are relative to the folder of the file. Raises: ConfigError."""
+    return resolve_paths(path.parent, _read_toml(path))
 
 
-def with_paths_from(folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a matrix, with what it names by path found from a folder. Raises: ConfigError."""
-    paths = {key: [str(folder / name) for name in _names(table[key], key)] for key in FILES if key in table}
+def resolve_paths(folder: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of a matrix with its paths resolved relative to a folder. Raises: ConfigError."""
+    paths = {key: [str(folder / name) for name in _names(table[key], key)] for key in PATH_KEYS if key in table}
     return {**table, **paths}
 
 
 def _read_toml(
-    path: Path, fix: str = "give the path of a matrix.toml, or flags: worldlab compare --env ID"
+    path: Path, fix: str = "pass the path of a matrix.toml, or flags: worldlab compare --env ID"
 ) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         shown = one_line(path, 60)
-        raise ConfigError(f"compare: {shown} is not valid TOML", cause=one_line(exc, 200), fix="correct it") from exc
+        raise ConfigError(
+            f"compare: {shown} is not valid TOML", cause=one_line(exc, 200), fix="correct the file"
+        ) from exc
     except OSError as exc:
         raise ConfigError(one_line(f"compare: cannot read {one_line(path, 60)}: {exc.strerror}"), fix=fix) from exc
 
@@ -192,7 +198,7 @@ def _read_toml(
 # Layers
 
 
-def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merge(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"axes": {}, "settings": [], "launcher": {}}
     for layer in layers:
         for key, value in layer.items():
@@ -200,7 +206,7 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 raise ConfigError(
                     one_line(f"compare: {one_line(key, 40)!r} is not a key of a matrix.{did_you_mean(key, _KEYS)}"),
                     cause=f"keys: {', '.join(_KEYS)}",
-                    fix=f"settings of the runs belong under [settings]: settings.{key} = ...",
+                    fix=f"put settings of the runs under [settings]: settings.{key} = ...",
                 )
             if key == "launcher":
                 table = {"name": value} if isinstance(value, str) else _table(key, value)
@@ -218,17 +224,18 @@ def _merged(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _add_settings(out: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay a layer's config files, and its settings over them, over the settings that are there."""
+    """Add a layer's config files and settings to the lower layers, in this order."""
     files = _names(layer.get("configs", []), "configs")
     if out["settings"]:
-        # Config files lie under all settings. These belong above some, so they become settings themselves.
+        # Config files rank below all settings. These must rank above earlier settings, so they become settings
+        # themselves.
         read = (_read_toml(Path(name).expanduser(), "check the path given with --config") for name in files)
-        out["settings"] += map(_without_own, read)
+        out["settings"] += map(_without_seed_and_env, read)
     else:
         out["configs"] = [*out.get("configs", []), *files]
     own = layer.get("settings", [])
     tables = own if isinstance(own, list | tuple) else [own]
-    out["settings"] += [texts(table) for table in (_table("settings", one) for one in tables) if table]
+    out["settings"] += [nest_settings(table) for table in (_table("settings", entry) for entry in tables) if table]
 
 
 def _table(key: str, value: Any) -> Mapping[str, Any]:
@@ -237,8 +244,8 @@ def _table(key: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _without_own(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration without what a matrix has many of: its seed and environment."""
+def _without_seed_and_env(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's configuration without seed and environment, which the matrix sets."""
     env = table.get("env")
     out = {key: value for key, value in table.items() if key != "seed"}
     if isinstance(env, Mapping):
@@ -250,60 +257,61 @@ def _check_axes(table: Mapping[str, Any]) -> None:
     for role in table:
         if role not in AXES:
             raise ConfigError(
-                one_line(f"compare: {one_line(role, 40)!r} is no axis.{did_you_mean(role, AXES)}"),
+                one_line(f"compare: {one_line(role, 40)!r} is not an axis.{did_you_mean(role, AXES)}"),
                 fix=f"axes: {', '.join(AXES)}",
             )
 
 
-def texts(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as flags give them: dotted keys nested, every text to be read by its setting's type."""
+def nest_settings(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with dotted keys nested, and every string marked to be parsed by the type of its setting."""
     out: dict[str, Any] = {}
     for path, value in table.items():
         *groups, leaf = path.split(".") if path != "for" else [path]
         node = out
         for group in groups:
             node = node.setdefault(group, {})
-        if path == "for" and isinstance(value, Mapping):  # its keys are patterns, which may have dots
+        if path == "for" and isinstance(value, Mapping):  # its keys are patterns, which may contain dots
             node[leaf] = {
-                pattern: texts(inner) if isinstance(inner, Mapping) else inner for pattern, inner in value.items()
+                pattern: nest_settings(inner) if isinstance(inner, Mapping) else inner
+                for pattern, inner in value.items()
             }
         elif isinstance(value, Mapping):
-            node[leaf] = laid_over(node.get(leaf, {}), texts(value))
+            node[leaf] = overlay(node.get(leaf, {}), nest_settings(value))
         else:
             node[leaf] = Text(value) if type(value) is str else value
     return out
 
 
-def laid_over(table: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """A new table: what `top` sets, and the rest of `table`; the same of the tables in them."""
+def overlay(table: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `table` in which the values of `top` win, recursively."""
     out = dict(table)
     for key, value in top.items():
         below = out.get(key)
-        out[key] = laid_over(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+        out[key] = overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
     return out
 
 
 # Values
 
 
-def _contender(row: Any, number: int) -> Contender:
-    known = tuple(Contender.__dataclass_fields__)
-    wrong = [key for key in row if key not in known] if isinstance(row, Mapping) else [repr(row)]
-    if wrong:
+def _model_spec(row: Any, number: int) -> ModelSpec:
+    known = tuple(ModelSpec.__dataclass_fields__)
+    unknown = [key for key in row if key not in known] if isinstance(row, Mapping) else [repr(row)]
+    if unknown:
         raise ConfigError(
             one_line(
-                f"compare: [[model]] {number} has no key {one_line(wrong[0], 30)!r}.{did_you_mean(wrong[0], known)}"
+                f"compare: [[model]] {number} has no key {one_line(unknown[0], 30)!r}.{did_you_mean(unknown[0], known)}"
             ),
             fix=f"keys: {', '.join(known)}",
         )
     own = row.get("settings", {})
     if not isinstance(own, Mapping) or not all(isinstance(row.get(key, ""), str) for key in (*PARTS, "name")):
-        raise ConfigError(f"compare: [[model]] {number}: parts and name are texts, settings is a table")
+        raise ConfigError(f"compare: [[model]] {number}: parts and name must be strings, settings a table")
     named: dict[str, Any] = {key: row[key] for key in row if key != "settings"}
-    return Contender(**named, settings=texts(own))
+    return ModelSpec(**named, settings=nest_settings(own))
 
 
-def _without_blanks(model: Contender) -> dict[str, Any]:
+def _non_empty(model: ModelSpec) -> dict[str, Any]:
     return {key: value for key, value in vars(model).items() if value}
 
 
@@ -311,9 +319,9 @@ def _names(value: Any, key: str) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(one_line(f"compare: {key} = {value!r} must be a list of names"))
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(one_line(f"compare: {key} has {twice!r} twice"), fix="name each once")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise ConfigError(one_line(f"compare: {key} has {duplicate!r} twice"), fix="list each name once")
     return tuple(names)
 
 
@@ -321,31 +329,34 @@ def _paths(value: list[str]) -> tuple[Path, ...]:
     return tuple(Path(name).expanduser() for name in dict.fromkeys(value))
 
 
-def _chosen(value: Any, key: str, known: Sequence[str]) -> tuple[str, ...]:
-    """Names, or "all" or "none" alone. known: what they may be; nothing: whatever they are."""
+def _selection(value: Any, key: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a selection, which may also be "all" or "none".
+
+    known: the accepted names; empty accepts any name.
+    """
     names = _names(value, key)
-    if ALL in names or NOTHING in names:
+    if ALL in names or NONE in names:
         if len(names) > 1:
-            raise ConfigError(one_line(f"compare: {key} = {list(names)}: {ALL} and {NOTHING} stand alone"))
-        return () if names == (NOTHING,) else tuple(known) or (ALL,)
+            raise ConfigError(one_line(f"compare: {key} = {list(names)}: {ALL} and {NONE} exclude other names"))
+        return () if names == (NONE,) else tuple(known) or (ALL,)
     for name in names:
         if known and name.partition(":")[0] not in known:
             raise ConfigError(
                 one_line(f"compare: no baseline named {one_line(name, 30)!r}.{did_you_mean(name, known)}"),
-                fix=f"{key}: {', '.join((*known, NOTHING))}",
+                fix=f"{key}: {', '.join((*known, NONE))}",
             )
     return names
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    """A count n stands for the seeds 0 to n - 1; a list is the seeds themselves."""
+    """Return the seeds: 0 to n - 1 for a count n, or the listed ones."""
     seeds: Any = range(value) if type(value) is int and value <= 10_000 else value
     listed = isinstance(seeds, list | tuple | range) and len(seeds) > 0
-    if listed and all(type(seed) is int and 0 <= seed < SEEDS for seed in seeds) and len(set(seeds)) == len(seeds):
+    if listed and all(type(seed) is int and 0 <= seed < SEED_LIMIT for seed in seeds) and len(set(seeds)) == len(seeds):
         return tuple(seeds)
     raise ConfigError(
         one_line(f"compare: seeds = {value!r} must be a count of at least 1, or a list of different seeds"),
-        fix="--seeds 5 for the seeds 0 to 4, --seeds 3 7 for these two",
+        fix="--seeds 5 for seeds 0 to 4, --seeds 3 7 for seeds 3 and 7",
     )
 
 
@@ -355,12 +366,12 @@ def _one_of(value: Any, key: str, known: Sequence[str]) -> str:
     return value
 
 
-def _player(value: Any) -> str:
-    """True is the first of PLAYERS, false nobody: every model plays for itself."""
-    return (PLAYERS[0] if value else "") if type(value) is bool else _one_of(value, "shared_data", PLAYERS)
+def _data_source(value: Any) -> str:
+    """Return the source of shared data: the first of DATA_SOURCES for true, "" for false."""
+    return (DATA_SOURCES[0] if value else "") if type(value) is bool else _one_of(value, "shared_data", DATA_SOURCES)
 
 
-def _whole(value: Any, key: str) -> int:
+def _whole_number(value: Any, key: str) -> int:
     if type(value) is not int or value < 0:
         raise ConfigError(one_line(f"compare: {key} = {value!r} must be a whole number >= 0"))
     return value

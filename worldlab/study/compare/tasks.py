@@ -1,4 +1,4 @@
-"""What a launcher is: it runs tasks somewhere, several at a time, and tells what becomes of each."""
+"""The interface of launchers, which run tasks somewhere, several at once, and report the events of each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True)
 class Task:
-    """One cell to be run. argv: a command that does it in `folder`, goes on where it was stopped, does nothing if it is done
-    and ends with 0 unless it failed; env: environment variables it needs; cpus, gpus: what it may use."""
+    """A cell to run.
+
+    argv: a command that runs the cell in `folder`. It resumes an interrupted cell, does nothing for a finished one,
+    and exits with 0 unless the cell fails. env: environment variables that it needs. cpus, gpus: the resources that it
+    may use.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -23,7 +27,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a task. code: the exit code of one that ended; where: the host, for people."""
+    """An event of a task. code: the exit code of a task that ended. where: the host, for display."""
 
     task: str
     what: Literal["started", "ended", "lost"]
@@ -32,12 +36,16 @@ class Event:
 
 
 class Launcher(Protocol):
-    """Runs tasks. Built as `Cls(config)`; registered by `register.launcher`. Every place it runs on must see the folder.
+    """Runs tasks. Built as `Cls(config)`; registered by `register.launcher`. Every host must have access to the folder.
 
-    `run` returns when every task has ended. A task whose place died (a node, a killed process) is "lost" and run again;
-    one that ends with another code than 0 is not. On KeyboardInterrupt it stops what it started, then raises it.
+    `run` returns when every task has ended. A task whose node or process was killed is "lost" and run again; a task
+    that exits with a code other than 0 is not. On KeyboardInterrupt `run` stops the tasks that it started, then
+    re-raises it.
     """
 
-    def run(self, tasks: Sequence[Task], jobs: int, tell: Callable[[Event], None]) -> None:
-        """jobs: how many at a time (0: as many as fit). tell: called from this thread, as things happen."""
+    def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
+        """Run the tasks.
+
+        jobs: how many tasks run at once; 0 lets the launcher decide. on_event: called with each event, in this thread.
+        """
         ...

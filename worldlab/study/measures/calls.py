@@ -100,6 +100,6 @@ def naively(model: WorldModel, rows: int, past: int) -> Work:
     action = torch.zeros(rows, past, specs.action.dim, device=model.device)
     first = torch.zeros(rows, past, dtype=torch.bool, device=model.device)
     generator = torch.Generator(model.device).manual_seed(0)
-    return lambda: dynamics.predict(parallel.advance_sequence(start["state"], z, action, first).memory[:, -1]).sample(
+    return lambda: dynamics.predict(parallel.advance_sequence(start.state, z, action, first).memory[:, -1]).sample(
         generator
     )

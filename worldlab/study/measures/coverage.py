@@ -92,7 +92,7 @@ def dreamt_odds(
     """Shares float64 [states + 1] of the states that one step along a discrete action leads to from a carry [M, ...], each dreamt
     `samples` times; the last is that of pictures that show none."""
     many = model.fork(carry, samples)
-    step = torch.eye(model.specs.action.dim, device=model.device)[action].expand(len(many["z"]), -1)
+    step = torch.eye(model.specs.action.dim, device=model.device)[action].expand(len(many.z), -1)
     _, features, _, _ = model.step(many, step, generator)
     found = []
     for some in features.split(CHUNK):

@@ -1,5 +1,5 @@
 """Which methods are held against which, and what came of it. Comparisons that answer one question are corrected together
-(`statistics.corrected`), so what questions are asked is fixed before anybody looks at scores."""
+(`statistics.apply_holm`), so what questions are asked is fixed before anybody looks at scores."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def contests(
         return [known[pair] for pair in pairs]
 
     def contest(against: str, kind: str, pairs: Sequence[tuple[str, str]]) -> Contest:
-        corrected = statistics.corrected(differ(pairs)) if pairs else ()
+        corrected = statistics.apply_holm(differ(pairs)) if pairs else ()
         return Contest(scope, against, kind, tuple(Pair(x, y, one) for (x, y), one in zip(pairs, corrected)))
 
     there = [method for method in methods if method.key in scores]

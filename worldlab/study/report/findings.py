@@ -131,7 +131,7 @@ def _failures(comparison: Comparison) -> dict[tuple[str, str], Interval]:
             ended = [trial for trial in comparison.of(method.key, env) if trial.status in ("finished", "failed")]
             if ended:
                 failed = [not (trial.status == "finished" and np.isfinite(trial.score)) for trial in ended]
-                found[method.key, env] = statistics.share(np.array(failed, float))
+                found[method.key, env] = statistics.proportion(np.array(failed, float))
     return found
 
 

@@ -57,7 +57,7 @@ def judge(claim: Claim, parts: Mapping[str, Comparison]) -> Judged:
     """Judge a claim by the comparisons that were run, by part. Raises nothing for what is missing: it is undefined."""
     pending = [_asked(prediction, claim, parts) for prediction in claim.predictions]
     tested = [one for one in pending if isinstance(one, _Tested)]
-    corrected = iter(statistics.corrected([one.difference for one in tested]) if tested else ())
+    corrected = iter(statistics.apply_holm([one.difference for one in tested]) if tested else ())
     answers = tuple(
         _decided(replace(one, difference=next(corrected))) if isinstance(one, _Tested) else one for one in pending
     )
@@ -148,7 +148,7 @@ def _against_number(prediction: Prediction, quantity: Quantity, values: np.ndarr
     assert not isinstance(prediction.y, str)
     limits = _allowed(prediction, math.log(prediction.y) if prediction.log else prediction.y)
     over_runs = (
-        statistics.share(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
+        statistics.proportion(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
     )
     decides = _widened(over_runs, within)
     outcome, why = _placed(decides, *limits)

@@ -11,8 +11,8 @@ from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.registry import Registry
 from worldlab.runs import storage
 from worldlab.study.compare.matrix import Matrix, matrix_of
-from worldlab.study.compare.plan import Plan, gather, plan
-from worldlab.study.compare.run import CELLS, compare, look, readable
+from worldlab.study.compare.plan import Plan, collect_errors, plan
+from worldlab.study.compare.run import CELLS, compare, load_results, read_valid_cell
 from worldlab.study.results import Comparison
 from worldlab.study.roundup.answers import Judged, judge
 from worldlab.study.roundup.publish import publish
@@ -39,14 +39,14 @@ def conduct(
     """
     wanted = [questions.part(name) for name in chosen] or list(questions.parts)
     matrices = {part.name: _matrix(part, layers) for part in questions.parts}
-    planned = gather(lambda name=part.name: (name, plan(matrices[name], registry)) for part in wanted)
+    planned = collect_errors(lambda name=part.name: (name, plan(matrices[name], registry)) for part in wanted)
     _check_names(questions, dict(planned))
     folder = storage.make_folder(folder).absolute()
     found: dict[str, Comparison] = {}
     for part in questions.parts:
         place = folder / PARTS / part.name
         if (place / "matrix.toml").is_file():
-            found[part.name] = look(matrices[part.name], registry, place, command)
+            found[part.name] = load_results(matrices[part.name], registry, place, command)
             if part not in wanted:
                 _refuse_others(part.name, place, found[part.name])
     for part in wanted:
@@ -54,7 +54,7 @@ def conduct(
         try:
             found[part.name] = compare(matrices[part.name], registry, folder / PARTS / part.name, command)
         except KeyboardInterrupt:
-            found[part.name] = look(matrices[part.name], registry, folder / PARTS / part.name, command)
+            found[part.name] = load_results(matrices[part.name], registry, folder / PARTS / part.name, command)
             _publish(questions, found, folder)
             raise
         judged = _publish(questions, found, folder)
@@ -64,7 +64,7 @@ def conduct(
 def _refuse_others(name: str, place: Path, found: Comparison) -> None:
     """Raises: ConfigError where a part has been run, and nothing of it is of these questions and this code: its figures would
     be wiped out of the report."""
-    there = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
+    there = [cell for cell in map(read_valid_cell, place.glob(f"{CELLS}/*")) if cell is not None]
     if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
         raise ConfigError(
             one_line(f"roundup: part '{name}' was run with other questions or other code, and is not among --parts"),

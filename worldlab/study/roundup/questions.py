@@ -27,7 +27,7 @@ from typing import Any
 
 from worldlab.config.resolve import PARTS
 from worldlab.errors import ConfigError, did_you_mean, one_line
-from worldlab.study.compare.matrix import with_paths_from
+from worldlab.study.compare.matrix import resolve_paths
 
 PACKAGED = Path(__file__).with_name("roundup.toml")
 RELATIONS = ("above", "below", "not above", "not below", "about")
@@ -149,7 +149,7 @@ def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
 def _matrix(table: Any, folder: Path) -> dict[str, Any]:
     if not isinstance(table, Mapping):
         raise ConfigError(one_line(f"roundup: a matrix must be a table, got {table!r}"), fix="matrix.seeds = 5")
-    return with_paths_from(folder, table)
+    return resolve_paths(folder, table)
 
 
 def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:

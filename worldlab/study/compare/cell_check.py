@@ -1,4 +1,4 @@
-"""Whether a cell could run, asked before any does: its environment, model and agent are built, tried and thrown away."""
+"""Checks that a cell can run, before any cell runs: builds and tries its environment, model and agent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from worldlab.training.session import check_agent_can_use_recording, compose_che
 from worldlab.training.streams import Streams
 
 
-def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any], given: bool) -> None:
-    """Build what a cell needs. spaces: (observations, actions) by environment, filled as they become known. given: whether it
-    learns from what others played.
+def check_cell(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any], recorded: bool) -> None:
+    """Build and dry-run what a cell needs.
 
-    Raises: ConfigError, PluginError, EnvError if it cannot be.
+    spaces: caches (observation space, action space) by environment. recorded: whether the cell learns from a
+    recording.
+    Raises: ConfigError, PluginError, EnvError if the cell cannot run.
     """
     env_id = config.core.env.id
     if env_id not in spaces:
@@ -28,5 +29,5 @@ def check_mix(kind: str, config: RunConfig, registry: Registry, spaces: dict[str
         algorithm_for(actions, kind.partition(":")[2])
     else:
         composed = compose_checked(config, registry, observations, actions, Streams(0), torch.device("cpu"))
-        if given:
+        if recorded:
             check_agent_can_use_recording(composed.agent)
