@@ -86,18 +86,18 @@ class Agent(nn.Module, ABC):
 
 
 @runtime_checkable
-class JudgedByEpisodes(Protocol):
+class LearnsFromEpisodes(Protocol):
     """An agent that wants to know what the episodes it played while collecting came to; it plays them from their start."""
 
-    def episode_over(self, state: State, ret: float) -> None:
+    def after_episode(self, state: State, ret: float) -> None:
         """An episode ended with return `ret`; state: what the agent last returned for that environment, without a batch."""
         ...
 
-    def progress(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What is worth logging: numbers by name."""
         ...
 
-    def resting(self, state: State) -> Tensor:
+    def idle(self, state: State) -> Tensor:
         """Environments [N] bool that should not be stepped: nobody is there to play in them. state: as `act` returned it."""
         ...
 

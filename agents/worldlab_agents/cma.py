@@ -152,12 +152,12 @@ class CMAAgent(Agent):
         mine = range(row, len(self._fitness), rows)
         return next((index for index in mine if len(self._fitness[index]) < self.config.episodes), None)
 
-    def resting(self, state: State) -> Tensor:
+    def idle(self, state: State) -> Tensor:
         """Rows that have played all of their candidates wait for the others."""
         waits = state["candidate"] == UNASSIGNED
         return torch.zeros_like(waits) if self.config.where == "dream" else waits
 
-    def episode_over(self, state: State, ret: float) -> None:
+    def after_episode(self, state: State, ret: float) -> None:
         """An episode of one environment ended with return `ret`; state: its row of the agent's state."""
         candidate = int(state["candidate"])
         if self.config.where == "dream" or candidate == UNASSIGNED or not self._fitness:
@@ -170,7 +170,7 @@ class CMAAgent(Agent):
             self._fitness = []
             self._reported = {"fitness": float(np.mean(means)), "best": max(means)}
 
-    def progress(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Mean and best score of the last generation that was played, the step size, and how many generations there were."""
         return {**self._reported, "sigma": float(self.sigma), "generation": float(self.generation)}
 

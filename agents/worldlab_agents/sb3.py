@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.agent import Agent, Experience
 from worldlab.errors import ConfigError
-from worldlab.evaluation.dream_env import Dreamer, DreamVecEnv, Starts, dream_action_space, feature_space
+from worldlab.evaluation.dream_env import DreamPool, DreamVecEnv, Starts, dream_action_space, feature_space
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
@@ -148,7 +148,7 @@ class SB3Agent(Agent):
         self.policy: nn.Module = self.algorithm.policy
         self._adopt_variables()
         self.updates = 0
-        self._dreamer: Dreamer | None = None
+        self._pool: DreamPool | None = None
 
     def _adopt_variables(self) -> None:
         """Make parameters that an algorithm keeps outside its policy (SAC's entropy weight) this module's."""
@@ -207,16 +207,16 @@ class SB3Agent(Agent):
     def _enter(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
         """Let the algorithm dream in the model as it is now, from new starts."""
         config, algorithm = self.config, self.algorithm
-        if self._dreamer is None or self._dreamer.model is not model:
-            dreamer = Dreamer(model, starts, config.num_envs, config.horizon, temperature=config.temperature)
-            self._dreamer = dreamer
-            algorithm.set_env(DreamVecEnv(dreamer))
+        if self._pool is None or self._pool.model is not model:
+            pool = DreamPool(model, starts, config.num_envs, config.horizon, temperature=config.temperature)
+            self._pool = pool
+            algorithm.set_env(DreamVecEnv(pool))
             algorithm.device = model.device
             for buffer in (getattr(algorithm, "rollout_buffer", None), getattr(algorithm, "replay_buffer", None)):
                 if buffer is not None:
                     buffer.device = model.device
-        self._dreamer.starts = starts
-        self._dreamer.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        self._pool.starts = starts
+        self._pool.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
         algorithm._last_obs = None  # begin new dreams: the old ones started in a model that has learned since
 
 

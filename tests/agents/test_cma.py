@@ -104,7 +104,7 @@ def play(agent: CMAAgent, rows: int, episodes: int, noise: torch.Generator) -> N
     for number in range(episodes):
         action, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
         row = number % rows
-        agent.episode_over(select(state, row), float(1 - (action[row, 0] - 0.5) ** 2))
+        agent.after_episode(select(state, row), float(1 - (action[row, 0] - 0.5) ** 2))
         state["candidate"][row] = UNASSIGNED
 
 
@@ -128,11 +128,11 @@ def test_a_row_plays_its_candidates_in_turn_and_then_waits_for_the_others():
     played: list[list[int]] = [[] for _ in range(rows)]
     for _ in range(4):  # rows 0 and 1 have two candidates of two episodes each, rows 2 and 3 have one
         _, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
-        rests = agent.resting(state)
+        rests = agent.idle(state)
         for row in range(rows):
             if not rests[row]:
                 played[row].append(int(state["candidate"][row]) % 6)
-            agent.episode_over(select(state, row), 1.0)
+            agent.after_episode(select(state, row), 1.0)
         state["candidate"][:] = UNASSIGNED
     assert played == [[0, 0, 4, 4], [1, 1, 5, 5], [2, 2], [3, 3]]
     assert agent.generation == 1
@@ -162,7 +162,7 @@ def test_settling_and_averaging_begin_anew_with_the_episodes():
     while agent.generation == 30 or not played:
         state = agent.initial(1)
         _, state = agent.act(None, {}, torch.ones(1, 2), state, noise, True)  # type: ignore[arg-type]
-        agent.episode_over(select(state, 0), float(torch.randn((), generator=noise)))
+        agent.after_episode(select(state, 0), float(torch.randn((), generator=noise)))
         played = agent.generation == 31
     assert agent._strategy.sp.cmean == 1.0 and torch.equal(agent.average, agent.mean)
 

@@ -165,7 +165,7 @@ def test_what_an_algorithm_keeps_outside_its_policy_is_saved_and_trained():
         assert tensors  # every one was stepped
 
 
-def test_dreams_start_where_episodes_go_on():
+def test_dreams_start_at_states_that_are_not_terminal():
     seen = replace(experience(), cont=torch.tensor([0, 1.0, 0, 0, 1, 0, 0, 0]))
     drawn = starts_of(seen)(100, gen())["z"]
     assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4])["z"].flatten().tolist())

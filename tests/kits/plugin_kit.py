@@ -118,7 +118,7 @@ BROKEN: dict[str, tuple[str, str, int | None]] = {
     ),
     "target": (HOOK + "    register.agent('x', 'os.system', config=None, summary='s')\n", r"not 'module:Attribute'", 4),
     "config": (HOOK + f"    register.agent('x', '{TARGET}', config=dict, summary='s')\n", r"not a worldlab.Config", 4),
-    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name is made of", 4),
+    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name may contain", 4),
     "summary": (HOOK + f"    register.agent('x', '{TARGET}', config=None, summary=' ')\n", r"summary is empty", 4),
     "keyword": (HOOK + f"    register.agent('x', '{TARGET}', nonsense=1)\n", r"TypeError: .*'nonsense'", 4),
     "role": (HOOK + "    register.encoders('x')\n", r"AttributeError: .*'encoders'", 4),

@@ -64,7 +64,7 @@ def test_a_loaded_run_acts_judges_and_dreams(tmp_path):
     alone, state = run.agent.predict(obs, deterministic=True)
     assert np.array_equal(alone, action[0])
     assert np.shape(run.agent.predict(obs, state, episode_start=np.array([False]))[0]) == ()
-    with pytest.raises(ConfigError, match="not one that this model"):
+    with pytest.raises(ConfigError, match="does not match the observations"):
         run.agent.predict({key: value[None, None] for key, value in obs.items()})
     assert len(run.evaluate(3)["returns"]) == 3
     files = run.dream(horizon=5, count=1, out=tmp_path / "pictures")["files"]

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.config.provenance import reopened
+from worldlab.config.provenance import resolve_saved
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
@@ -66,7 +66,7 @@ def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settin
     from worldlab.training import train as training
 
     registry, folder = _registry(plugins), find_run(str(run))
-    resolved = reopened(folder, registry, _nested(settings or {}))
+    resolved = resolve_saved(folder, registry, _nested(settings or {}))
     _trained(lambda: training.train(resolved, registry, run=folder, resume=True))
     return Run(folder, registry)
 
@@ -93,7 +93,7 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The whole configuration."""
-        return reopened(self.path, self._registry)
+        return resolve_saved(self.path, self._registry)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -141,7 +141,7 @@ class Run:
 
         Observations are the model's features, actions the environment's (continuous ones in [-1, 1]). Dreams start where the
         run's agent, exploring, comes to in fresh episodes. horizon: steps after which they are truncated. temperature: of the
-        prior. `run.dream_env().dreamer` is what worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv are made of.
+        prior. `run.dream_env().pool` is what worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv are made of.
         Raises: ConfigError where the dynamics has no such temperature.
         """
         from worldlab.evaluation.dream_env import DreamVecEnv

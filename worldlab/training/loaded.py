@@ -17,7 +17,7 @@ from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import ConfigError
 from worldlab.evaluation import open_loop
-from worldlab.evaluation.episodes import EVAL_SEED, evaluate, judging_workers
+from worldlab.evaluation.episodes import EVAL_SEED, eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, to_batch
 from worldlab.experience.replay import Replay
@@ -31,7 +31,7 @@ from worldlab.training.compose import Composed, compose
 from worldlab.training.streams import Streams
 
 if TYPE_CHECKING:
-    from worldlab.evaluation.dream_env import Dreamer
+    from worldlab.evaluation.dream_env import DreamPool
 
 log = logging.getLogger("worldlab")
 
@@ -62,8 +62,8 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     """Read a run from its folder, without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
-    config = provenance.reopened(folder.path, registry, flags)
-    provenance.warn_of_changes(provenance.changes(folder.path, config, registry))
+    config = provenance.resolve_saved(folder.path, registry, flags)
+    provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
     checkpoint = latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
@@ -96,7 +96,7 @@ def evaluate_run(
         loaded.make,
         episodes=episodes or core.eval.final_episodes,
         seed=seed,
-        workers=judging_workers(core.env.workers),
+        workers=eval_workers(core.env.workers),
         record=images[0] if video is not None else None,
         deterministic=core.eval.deterministic,
         dream_horizon=core.eval.dream_horizon,
@@ -119,7 +119,7 @@ def draw_dreams(
 
     Returns the files written and the open-loop error by step.
     """
-    length = open_loop.FRAMES_SEEN + horizon
+    length = open_loop.CONTEXT_FRAMES + horizon
     replay = play(loaded, count, 2 * length, seed)
     batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)
     generator = torch.Generator(loaded.device).manual_seed(seed)
@@ -139,12 +139,12 @@ def draw_dreams(
     }
 
 
-def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> Dreamer:
+def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> DreamPool:
     """Dreams of a loaded run, to be learned in. They start where its agent, exploring, comes to in fresh episodes.
 
     Raises: ConfigError where the dynamics has no such temperature.
     """
-    from worldlab.evaluation.dream_env import Dreamer, starts_from  # Stable-Baselines3: only who dreams in it pays
+    from worldlab.evaluation.dream_env import DreamPool, starts_from  # Stable-Baselines3: only who dreams in it pays
 
     model = loaded.composed.model
     model.check_temperature(temperature)
@@ -152,7 +152,7 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
     sampled = replay.sample(STARTS[0] * STARTS[1] // STARTS[2], STARTS[2], np.random.default_rng(seed))
     batch = to_batch(sampled, model.preprocess, model.device)
     starts = starts_from(model, batch, torch.Generator(model.device).manual_seed(seed))
-    return Dreamer(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
+    return DreamPool(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
 
 
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:

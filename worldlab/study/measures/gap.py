@@ -11,8 +11,8 @@ import torch
 from worldlab.distributions import HasTemperature
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action
-from worldlab.evaluation.dream_gap import SEEN, Gap, GapProbe
-from worldlab.experience.collect import following
+from worldlab.evaluation.dream_gap import CONTEXT_STEPS, Gap, GapProbe
+from worldlab.experience.collect import next_obs
 from worldlab.study.measures.measured_model import MeasuredModel
 from worldlab.study.measures.quantities import TEMPERATURES
 from worldlab.study.measures.standard_errors import make_measurement
@@ -34,7 +34,7 @@ def measure(subject: MeasuredModel) -> dict[str, Measurement]:
             continue
         gap = probe.measure(subject.generator("gap"), temperature)
         if gap is None:
-            raise Undefined(f"every episode was over within {SEEN} decisions")
+            raise Undefined(f"every episode was over within {CONTEXT_STEPS} decisions")
         out[name] = make_measurement(gap.difference, gap.error)
         out["gap/real"] = _average_real(gap)
     return out
@@ -53,12 +53,12 @@ def _play(subject: MeasuredModel) -> GapProbe:
     probe = GapProbe(acting, horizon, subject.deterministic)
     with EnvPool(subject.make_env, count, 0, [STREAM, subject.seed]) as pool:
         arrivals, state, first = pool.reset(), None, np.ones(count, bool)
-        for _ in range(SEEN + horizon):
-            encoded, state = acting.choose(following(arrivals), state, first, explore=not subject.deterministic)
+        for _ in range(CONTEXT_STEPS + horizon):
+            encoded, state = acting.choose(next_obs(arrivals), state, first, explore=not subject.deterministic)
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
-            probe.chose(state)
-            probe.arrived(arrivals.reward, arrivals.terminated, arrivals.truncated)
+            probe.record_decision(state)
+            probe.record_step(arrivals.reward, arrivals.terminated, arrivals.truncated)
     return probe
 
 

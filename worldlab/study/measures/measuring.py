@@ -10,7 +10,7 @@ import gymnasium
 import numpy
 
 import worldlab
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.find import open_adapter
 from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experience.acting import ActingAgent
@@ -123,7 +123,7 @@ def _prepare(
         make_agent=run.acting,
         seed=seed,
         sizes=sizes,
-        deterministic=run.config.core.eval.deterministic or isinstance(run.composed.agent, JudgedByEpisodes),
+        deterministic=run.config.core.eval.deterministic or isinstance(run.composed.agent, LearnsFromEpisodes),
         cache=cache,
         load_training_episodes=partial(load_training_episodes, run, sizes.episodes, sizes.length),
     )
