@@ -127,7 +127,7 @@ def _measures(method: Method, skill: float, rng: np.random.Generator) -> dict[st
     }
 
 
-def film(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
+def moving_disc(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
     """A disc on its way over a picture, in the method's own tint: uint8 [T, H, W, 3]."""
     rng = np.random.default_rng([ord(letter) for letter in key])
     tint = rng.integers(90, 230, 3)
@@ -141,14 +141,14 @@ def film(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
 
 
 def run_folders(found: Comparison, folder: Path) -> None:
-    """The pictures that the trials' runs would have left: films for the first environment, strips for all."""
+    """The pictures that the trials' runs would have left: clips for the first environment, strips for all."""
     for trial in found.trials:
         method = next(one for one in found.methods if one.key == trial.method)
         if trial.status != "finished" or method.kind == "baseline" or trial.seed > 1:
             continue
         videos = folder / trial.folder / "videos"
         videos.mkdir(parents=True)
-        frames = film(trial.method)
+        frames = moving_disc(trial.method)
         wide = np.concatenate([frames, np.roll(frames, 1, 0), np.roll(frames, 2, 0)], 2)
         picture = strip(
             {"real": frames, "reconstruction": np.roll(frames, 1, 0), "dream": np.roll(frames, 2, 0)}, dream_from=4

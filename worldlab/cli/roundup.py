@@ -1,4 +1,4 @@
-"""worldlab roundup: what is said of generative families, as predictions, judged by comparisons on control tasks."""
+"""worldlab roundup: what is said of generative families, as predictions, results by comparisons on control tasks."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 from worldlab.cli.common import Parser, add_shared, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
-from worldlab.study.roundup.questions import PACKAGED, read_questions
+from worldlab.study.roundup.claims import PACKAGED, read_roundup
 
 if TYPE_CHECKING:
-    from worldlab.study.roundup.answers import Judged
+    from worldlab.study.roundup.verdicts import ClaimResult
 
 OUT = Path("roundup")
 _EPILOG = """\
-Its comparisons are gone on with where they were stopped: run the same command again. Exit codes: 0 all was run and judged,
-130 and 143 stopped (what there is was judged and written), 2 and up nothing was run."""
+Its comparisons are gone on with where they were stopped: run the same command again. Exit codes: 0 all was run and results,
+130 and 143 stopped (what there is was results and written), 2 and up nothing was run."""
 
 
 def run(argv: list[str]) -> int:
     args = _parser().read(argv)
-    questions = read_questions(args.questions)
+    roundup = read_roundup(args.roundup)
     registry = open_registry(args.plugin)
-    layers = [*([questions.quick] if args.quick else []), _layer(args)]
+    layers = [*([roundup.quick] if args.quick else []), _layer(args)]
     with prints_to_stderr():
         from worldlab.study.compare.run import Terminated
-        from worldlab.study.roundup.conduct import conduct
+        from worldlab.study.roundup.run import run_roundup
 
         try:
-            judged = conduct(
-                questions, registry, args.out, args.parts or (), layers, f"worldlab roundup {shlex.join(argv)}".rstrip()
+            results = run_roundup(
+                roundup, registry, args.out, args.parts or (), layers, f"worldlab roundup {shlex.join(argv)}".rstrip()
             )
         except KeyboardInterrupt as stop:
             print("stopped; what was finished is kept. Go on with the same command.", file=sys.stderr)
             return 143 if isinstance(stop, Terminated) else 130
     if not args.json:
-        width = max(len(one.verdict) for one in judged)
-        for one in judged:
+        width = max(len(one.verdict) for one in results)
+        for one in results:
             print(f"{one.claim.number:>2}  {one.verdict:<{width}}  {one.claim.claim}")
-    emit(_result(judged, args.out, args.json), args.json)
+    emit(_result(results, args.out, args.json), args.json)
     return 0
 
 
@@ -78,12 +78,12 @@ def _layer(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value not in (None, [])}
 
 
-def _result(judged: list[Judged], out: Path, whole: bool) -> dict[str, Any]:
-    from worldlab.study.roundup.answers import tally
+def _result(results: list[ClaimResult], out: Path, whole: bool) -> dict[str, Any]:
+    from worldlab.study.roundup.verdicts import tally
 
-    verdicts = {f"{one.claim.number}. {one.claim.claim}": one.verdict for one in judged}
+    verdicts = {f"{one.claim.number}. {one.claim.claim}": one.verdict for one in results}
     return {
-        "tally": tally(judged),
+        "tally": tally(results),
         **({"verdicts": verdicts} if whole else {}),
         "report": str(out / "roundup.html"),
         "folder": str(out),

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from report_kit import BEST, ENVS, GROUPS, METHODS, comparison, hostile, run_folders
-from test_roundup import CLEAR, QUESTIONS
+from test_roundup import CLEAR, ROUNDUP
 
 from worldlab.study import report
-from worldlab.study.report.findings import find
-from worldlab.study.roundup.answers import judge
+from worldlab.study.report.findings import compute_findings
 from worldlab.study.roundup.publish import publish
+from worldlab.study.roundup.verdicts import evaluate_claim
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
@@ -188,11 +188,11 @@ def test_the_page_is_whole(browser, page, width, scheme):
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_a_round_up_is_whole_too(browser, tmp_path, width):
-    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
-    written = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)["roundup.html"]
+    results = [evaluate_claim(one, {"toy": CLEAR}) for one in ROUNDUP.claims]
+    written = publish(ROUNDUP, results, {"toy": CLEAR}, tmp_path)["roundup.html"]
     browser.open(written, width)
     assert troubles(browser, written) == []
-    assert browser.ask("document.querySelectorAll('figure svg').length") == len(judged)
+    assert browser.ask("document.querySelectorAll('figure svg').length") == len(results)
 
 
 def test_it_is_whole_with_hostile_names_too(browser, tmp_path):
@@ -209,7 +209,7 @@ def test_it_sorts_and_hides(browser, page):
     head = "document.querySelector('#scores table').tHead.rows[0].cells[2]"
     before = browser.ask(names)
     browser.ask(f"{head}.querySelector('button').click()")
-    scores = find(comparison()).aggregates
+    scores = compute_findings(comparison()).aggregates
     labels = {method.key: method.label for method in METHODS}
     rising = [labels[key] for key in sorted(scores, key=lambda key: scores[key]["iqm"].estimate)]
     assert browser.ask(names) == rising != before

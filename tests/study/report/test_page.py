@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 import pytest
 from report_kit import BLANK, ENVS, GROUPS, METHODS, QUANTITIES, comparison, hostile
 
-from worldlab.study.report.films import Clip, LeftOut
-from worldlab.study.report.findings import Findings, find
-from worldlab.study.report.formats import interval
-from worldlab.study.report.page import page
+from worldlab.study.report.clips import Clip, LeftOut
+from worldlab.study.report.findings import Findings, compute_findings
+from worldlab.study.report.formats import format_interval
+from worldlab.study.report.page import render_page
 from worldlab.study.report.verdict import conclude
 from worldlab.study.results import Comparison
 from worldlab.training.panel import plain_text
@@ -57,9 +57,9 @@ class Page(HTMLParser):
         return Counter((tag, *sorted(attrs)) for tag, attrs in kept)
 
 
-def rendered(found: Comparison, films=None, left=()) -> Page:
-    findings: Findings = find(found)
-    return Page(page(findings, conclude(findings), films or {env: [] for env in found.envs}, list(left)))
+def rendered(found: Comparison, clips=None, left=()) -> Page:
+    findings: Findings = compute_findings(found)
+    return Page(render_page(findings, conclude(findings), clips or {env: [] for env in found.envs}, list(left)))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_it_asks_nobody_for_anything(shown):
 
 
 def test_every_number_has_n_and_interval(shown):
-    findings = find(comparison())
+    findings = compute_findings(comparison())
     text = " ".join(shown.texts)
     for one in [*findings.returns.values(), *(a["iqm"] for a in findings.aggregates.values())]:
         assert one.runs >= 4
@@ -95,8 +95,8 @@ def test_every_number_has_n_and_interval(shown):
         (label,) = [label for label in drawn if label.startswith(f"Mean return on {env}:")]
         for method in METHODS:
             one = findings.returns[method.key, env]
-            assert f"{method.label} {interval(one.estimate, one.low, one.high)}, n = {one.runs}" in label
-    assert "gan n 4" in text and "Given to every model: env steps 20,000, updates 4,000." in text
+            assert f"{method.label} {format_interval(one.estimate, one.low, one.high)}, n = {one.runs}" in label
+    assert "gan n 4" in text and "Budget of every model: env steps 20,000, updates 4,000." in text
 
 
 def test_what_was_run_is_written(shown):
@@ -113,17 +113,17 @@ def test_what_was_run_is_written(shown):
     for reference in comparison().references.values():
         assert reference.why in text
     assert "DivergedError: the loss of the critic left the finite numbers" in text
-    assert conclude(find(comparison())).lead in text
+    assert conclude(compute_findings(comparison())).lead in text
 
 
-def film(method: str) -> Clip:
+def clip(method: str) -> Clip:
     return Clip(method, 0, "dream-1.png", "strip", 1, "data:image/png;base64,", "", 10, 10)
 
 
 def attacked(payload: str) -> Page:
     found = hostile(payload)
-    films = {env: [film(found.methods[0].key)] for env in found.envs}
-    return rendered(found, films, [LeftOut(payload, payload)])
+    clips = {env: [clip(found.methods[0].key)] for env in found.envs}
+    return rendered(found, clips, [LeftOut(payload, payload)])
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_few_seeds_are_said_loudly(seeds):
 
 
 def test_sections_without_content_are_left_out():
-    """One method, no reference, no measure, no baseline, no film: neither headings nor links to them."""
+    """One method, no reference, no measure, no baseline, no clip: neither headings nor links to them."""
     given = replace(comparison(methods=METHODS[:1]), references={}, quantities=(), about={}, budgets={})
     shown = rendered(given)
     ids = {a["id"] for _, a in shown.elements if "id" in a}

@@ -12,7 +12,7 @@ from report_kit import ENVS, QUANTITIES, comparison
 from report_payloads import PAYLOADS
 
 from worldlab.runs.storage import dump_json, parse_json
-from worldlab.study.report.findings import find
+from worldlab.study.report.findings import compute_findings
 from worldlab.study.report.records import results_csv, summary
 from worldlab.study.report.verdict import conclude
 from worldlab.study.results import Method
@@ -67,7 +67,7 @@ def test_numbers_below_zero_stay_numbers():
 
 
 def test_the_summary_is_the_findings():
-    findings = find(comparison())
+    findings = compute_findings(comparison())
     conclusion = conclude(findings)
     found = parse_json(dump_json(summary(findings, conclusion)))
     for method, aggregates in findings.aggregates.items():
@@ -86,7 +86,7 @@ def test_the_summary_is_the_findings():
     assert {(r["x"], r["y"]): r["low"] for r in found["improvement"]} == {
         k: one.low for k, one in findings.improvement.items()
     }
-    pairs = [pair for contest in findings.contests for pair in contest.pairs]
+    pairs = [pair for family in findings.families for pair in family.pairs]
     assert [(r["x"], r["y"], r["p_value"], r["verdict"]) for r in found["comparisons"]] == [
         (pair.x, pair.y, pair.difference.p_value, pair.difference.verdict) for pair in pairs
     ]
@@ -104,7 +104,7 @@ def test_texts_that_are_no_unicode_and_numbers_that_are_none_become_json():
     """A lone surrogate, NaN in what came from elsewhere."""
     given = comparison(seeds=(0,), methods=comparison().methods[:1])
     given = replace(given, title="a\ud800b", about={"x\x1b[1m": float("nan"), "path": given})
-    findings = find(given)
+    findings = compute_findings(given)
     found = parse_json(dump_json(summary(findings, conclude(findings))))
     assert found["title"] == "ab" and found["about"]["x"] is None
     assert found["returns"][0]["low"] is None  # one run has no interval

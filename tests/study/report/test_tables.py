@@ -8,9 +8,9 @@ import pytest
 from report_kit import ENVS, comparison
 from report_payloads import PAYLOADS
 
-from worldlab.study.report.findings import find
-from worldlab.study.report.formats import interval
-from worldlab.study.report.page import tables
+from worldlab.study.report.findings import compute_findings
+from worldlab.study.report.formats import format_interval
+from worldlab.study.report.page import make_tables
 from worldlab.study.report.tables import Column, Entry, Table, latex, markdown
 from worldlab.training.panel import plain_text
 
@@ -106,12 +106,12 @@ def test_footnotes_are_shared_and_sorting_puts_undefined_last():
 
 def test_the_numbers_are_the_findings():
     """Every interval of the statistics stands in the tables, in the form that people read."""
-    findings = find(comparison())
-    made = {one.title: one for one in tables(findings)}
+    findings = compute_findings(comparison())
+    made = {one.title: one for one in make_tables(findings)}
     rows = {row[0].text: row for row in made["Normalised scores"].rows}
     for method in comparison().methods:
         one = findings.aggregates[method.key]["iqm"]
-        assert rows[method.label][2].line == interval(one.estimate, one.low, one.high, 2)
+        assert rows[method.label][2].line == format_interval(one.estimate, one.low, one.high, 2)
         assert rows[method.label][1].text == ("4 + 5" if method.key == "gan" else "5 + 5")
     rows = {row[0].text: row for row in made[f"Returns on {ENVS[0]}"].rows}
     assert rows["gan"][1].text == "4 of 5" and rows["vae"][4].text == "–"

@@ -1,4 +1,4 @@
-"""What is said of generative families, measured on control tasks: claims with predictions, judged from comparisons.
+"""What is said of generative families, measured on control tasks: claims with predictions, results from comparisons.
 
-`questions` reads what is asked (roundup.toml), `answers` judges it, `conduct` runs the comparisons, `publish` writes what came of it.
+`roundup` reads what is asked (roundup.toml), `prediction_results` judges it, `conduct` runs the comparisons, `publish` writes what came of it.
 """

@@ -14,55 +14,55 @@ from worldlab.study.compare.matrix import Matrix, matrix_of
 from worldlab.study.compare.plan import Plan, gather, plan
 from worldlab.study.compare.run import CELLS, compare, look, readable
 from worldlab.study.results import Comparison
-from worldlab.study.roundup.answers import Judged, judge
+from worldlab.study.roundup.claims import Roundup, RoundupPart
+from worldlab.study.roundup.method_values import TRIAL_QUANTITIES, find_quantity, is_rankable
 from worldlab.study.roundup.publish import publish
-from worldlab.study.roundup.questions import Questions, RoundupPart
-from worldlab.study.roundup.readings import OWN, known, ranks_methods
+from worldlab.study.roundup.verdicts import ClaimResult, evaluate_claim
 
 log = logging.getLogger("worldlab")
 PARTS = "parts"
 
 
-def conduct(
-    questions: Questions,
+def run_roundup(
+    roundup: Roundup,
     registry: Registry,
     folder: Path,
     chosen: Sequence[str] = (),
     layers: Sequence[Mapping[str, Any]] = (),
     command: str = "",
-) -> list[Judged]:
+) -> list[ClaimResult]:
     """Run parts of a round-up and judge every claim by the parts that are there.
 
     chosen: names of parts to be run, none for all; others are taken as they lie in the folder. layers: tables of the form of
-    matrix.toml, laid over each part's. Returns the claims, judged. Raises: ConfigError, PluginError, EnvError before anything
+    matrix.toml, laid over each part's. Returns the claims, results. Raises: ConfigError, PluginError, EnvError before anything
     runs; what worldlab.study.compare.run.compare raises, the report written first.
     """
-    wanted = [questions.part(name) for name in chosen] or list(questions.parts)
-    matrices = {part.name: _matrix(part, layers) for part in questions.parts}
+    wanted = [roundup.part(name) for name in chosen] or list(roundup.parts)
+    matrices = {part.name: _part_matrix(part, layers) for part in roundup.parts}
     planned = gather(lambda name=part.name: (name, plan(matrices[name], registry)) for part in wanted)
-    _check_names(questions, dict(planned))
+    _check_names(roundup, dict(planned))
     folder = storage.make_folder(folder).absolute()
     found: dict[str, Comparison] = {}
-    for part in questions.parts:
+    for part in roundup.parts:
         place = folder / PARTS / part.name
         if (place / "matrix.toml").is_file():
             found[part.name] = look(matrices[part.name], registry, place, command)
             if part not in wanted:
-                _refuse_others(part.name, place, found[part.name])
+                _refuse_stale_part(part.name, place, found[part.name])
     for part in wanted:
         log.info("part %s: %s", part.name, part.about)
         try:
             found[part.name] = compare(matrices[part.name], registry, folder / PARTS / part.name, command)
         except KeyboardInterrupt:
             found[part.name] = look(matrices[part.name], registry, folder / PARTS / part.name, command)
-            _publish(questions, found, folder)
+            _publish(roundup, found, folder)
             raise
-        judged = _publish(questions, found, folder)
-    return judged
+        results = _publish(roundup, found, folder)
+    return results
 
 
-def _refuse_others(name: str, place: Path, found: Comparison) -> None:
-    """Raises: ConfigError where a part has been run, and nothing of it is of these questions and this code: its figures would
+def _refuse_stale_part(name: str, place: Path, found: Comparison) -> None:
+    """Raises: ConfigError where a part has been run, and nothing of it is of these roundup and this code: its figures would
     be wiped out of the report."""
     there = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
     if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
@@ -73,18 +73,20 @@ def _refuse_others(name: str, place: Path, found: Comparison) -> None:
         )
 
 
-def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
+def _check_names(roundup: Roundup, planned: Mapping[str, Plan]) -> None:
     """Raises: ConfigError for a quantity or a method that a prediction names and its part does not have."""
-    for claim in questions.claims:
+    for claim in roundup.claims:
         for one in (one for one in claim.predictions if one.part in planned):
             part = planned[one.part]
             columns = claim.columns if one.quantity == "rank" else ()
             methods = [side for side in (one.x, one.y) if isinstance(side, str)]
             quantities = [name for name in (one.quantity, one.y_quantity, *columns) if name]
             where = f"claim {claim.number}", f"part '{one.part}'"
-            _find("method", methods, [method.label for method in part.methods], where)
-            _find("quantity", quantities, [*OWN, *(quantity.name for quantity in part.quantities)], where)
-            unfit = next((name for name in columns if not ranks_methods(known(name))), None)
+            _check_known("method", methods, [method.label for method in part.methods], where)
+            _check_known(
+                "quantity", quantities, [*TRIAL_QUANTITIES, *(quantity.name for quantity in part.quantities)], where
+            )
+            unfit = next((name for name in columns if not is_rankable(find_quantity(name))), None)
             if unfit is not None:
                 raise ConfigError(
                     one_line(f"roundup: {where[0]}: methods cannot be ranked by {unfit!r}"),
@@ -93,7 +95,7 @@ def _check_names(questions: Questions, planned: Mapping[str, Plan]) -> None:
                 )
 
 
-def _find(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[str, str]) -> None:
+def _check_known(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[str, str]) -> None:
     """Raises: ConfigError for the first of some names that is not there. where: the claim, and the part."""
     name = next((name for name in names if name not in there), None)
     if name is not None:
@@ -104,18 +106,18 @@ def _find(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[st
         )
 
 
-def _publish(questions: Questions, found: Mapping[str, Comparison], folder: Path) -> list[Judged]:
-    judged = [judge(claim, found) for claim in questions.claims]
-    publish(questions, judged, found, folder)
-    return judged
+def _publish(roundup: Roundup, found: Mapping[str, Comparison], folder: Path) -> list[ClaimResult]:
+    results = [evaluate_claim(claim, found) for claim in roundup.claims]
+    publish(roundup, results, found, folder)
+    return results
 
 
-def _matrix(part: RoundupPart, layers: Sequence[Mapping[str, Any]]) -> Matrix:
+def _part_matrix(part: RoundupPart, layers: Sequence[Mapping[str, Any]]) -> Matrix:
     matrix = matrix_of(part.matrix, *layers)
     if len(matrix.envs) != 1:
         raise ConfigError(
             one_line(f"roundup: part '{part.name}' is on {len(matrix.envs)} environments"),
-            cause="a claim is judged on one environment",
+            cause="a claim is results on one environment",
             fix="make one part of each",
         )
     return matrix

@@ -13,7 +13,7 @@ matrix.axes.env = "Branch"            # the rest as in a matrix.toml
 number = 1
 claim = "what is said"
 part = "small"
-quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.readings.OWN
+quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.method_values.OWN
 predictions = [{ x = "b decoder", is = "below", y = "a" }]
 """
 
@@ -86,7 +86,7 @@ class RoundupPart:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Roundup:
     """All of a round-up. quick: laid over every part's matrix to try it out."""
 
     title: str
@@ -106,7 +106,7 @@ class Questions:
         )
 
 
-def read_questions(path: Path = PACKAGED) -> Questions:
+def read_roundup(path: Path = PACKAGED) -> Roundup:
     """Read a roundup.toml. Raises: ConfigError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -114,30 +114,28 @@ def read_questions(path: Path = PACKAGED) -> Questions:
         raise ConfigError(one_line(f"roundup: cannot read {one_line(path, 60)}: {exc.strerror}")) from exc
     except ValueError as exc:
         raise ConfigError(f"roundup: {one_line(path, 60)} is not valid TOML", cause=one_line(exc, 200)) from exc
-    _known(table, ("title", "part", "claim", "quick"), "roundup.toml")
+    _check_keys(table, ("title", "part", "claim", "quick"), "roundup.toml")
     parts = tuple(_part(row, path.parent) for row in table.get("part", []))
     claims = tuple(_claim(row) for row in table.get("claim", []))
-    questions = Questions(
-        str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent)
-    )
+    roundup = Roundup(str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent))
     for claim in claims:
         for prediction in claim.predictions:
-            questions.part(prediction.part)
+            roundup.part(prediction.part)
     if not parts or not claims:
         raise ConfigError(
             f"roundup: {one_line(path, 60)} asks nothing", fix="give it a [[part]] and a [[claim]] at least"
         )
-    return questions
+    return roundup
 
 
 def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
-    _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
+    _check_keys(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
     matrix = _matrix(row.get("matrix", {}), folder)
     missing = [key for key in ("name", *(("base", "families") if "mixes" in row else ())) if key not in row]
     if missing:
         raise ConfigError(one_line(f"roundup: [[part]] {row.get('name', '?')} has no {missing[0]!r}"))
     if "mixes" in row:
-        matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
+        matrix["model"] = [*make_mixes(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
     if "agent" in row:
         if matrix.get("model"):
             matrix["model"] = [{"agent": row["agent"], **model} for model in matrix["model"]]
@@ -152,7 +150,7 @@ def _matrix(table: Any, folder: Path) -> dict[str, Any]:
     return with_paths_from(folder, table)
 
 
-def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
+def make_mixes(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
     """Tables of models: the pure families, by their names, and the base with one role from another one ("b decoder")."""
     roles = [role for role in PARTS if role != "agent"]
     models = [{"name": name, **dict.fromkeys(roles, name)} for name in families if PURE in kinds or name == base]
@@ -163,7 +161,7 @@ def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:
-    _known(row, [one.name for one in fields(Claim)], "[[claim]]")
+    _check_keys(row, [one.name for one in fields(Claim)], "[[claim]]")
     try:
         own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
         predictions = tuple(_prediction(prediction, row) for prediction in row["predictions"])
@@ -185,7 +183,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
 
 
 def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
-    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
+    _check_keys(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
     if row["is"] not in RELATIONS:
         raise ConfigError(
             one_line(
@@ -196,13 +194,13 @@ def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
     y = row["y"] if isinstance(row["y"], str) else float(row["y"])
     quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
     margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
-    wrong = _no_margin(row["is"], margin, log, y)
+    wrong = _margin_error(row["is"], margin, log, y)
     if wrong:
         raise ConfigError(one_line(f"roundup: claim {claim['number']}: {wrong}"))
     return Prediction(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
 
 
-def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
+def _margin_error(relation: str, margin: float, log: bool, y: str | float) -> str:
     """What is wrong with a margin, or with taking logarithms."""
     if margin and relation in ("above", "below"):
         return f"'{relation}' has no margin; 'not above', 'not below' and 'about' do"
@@ -215,7 +213,7 @@ def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
     return ""
 
 
-def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def _check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     wrong = next((key for key in row if key not in keys), None)
     if wrong is not None:
         raise ConfigError(

@@ -16,8 +16,8 @@ import numpy as np
 
 from worldlab.study import statistics
 from worldlab.study.results import Comparison, Quantity
-from worldlab.study.roundup.questions import Claim, Prediction
-from worldlab.study.roundup.readings import Readings, known, read
+from worldlab.study.roundup.claims import Claim, Prediction
+from worldlab.study.roundup.method_values import MethodValues, collect_values, find_quantity
 from worldlab.study.statistics import Difference, Interval
 
 LEVEL = 0.05
@@ -27,7 +27,7 @@ Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class PredictionResult:
     """What became of a prediction. x, y: means over seeds, None where undefined; x with the interval that decided, where it was held
     against a number. difference: of x and y, or of their logarithms; p_value: corrected, None where an interval decided; why: one
     clause."""
@@ -43,39 +43,41 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim with its answers. readings: of its own quantity, all methods of its part; None if that part was not run."""
+class ClaimResult:
+    """A claim with its prediction_results. method_values: of its own quantity, all methods of its part; None if that part was not run."""
 
     claim: Claim
     verdict: Verdict
     why: str
-    answers: tuple[Answer, ...]
-    readings: Readings | None
+    prediction_results: tuple[PredictionResult, ...]
+    method_values: MethodValues | None
 
 
-def judge(claim: Claim, parts: Mapping[str, Comparison]) -> Judged:
+def evaluate_claim(claim: Claim, parts: Mapping[str, Comparison]) -> ClaimResult:
     """Judge a claim by the comparisons that were run, by part. Raises nothing for what is missing: it is undefined."""
-    pending = [_asked(prediction, claim, parts) for prediction in claim.predictions]
-    tested = [one for one in pending if isinstance(one, _Tested)]
+    pending = [_evaluate(prediction, claim, parts) for prediction in claim.predictions]
+    tested = [one for one in pending if isinstance(one, _PendingTest)]
     corrected = iter(statistics.corrected([one.difference for one in tested]) if tested else ())
-    answers = tuple(
-        _decided(replace(one, difference=next(corrected))) if isinstance(one, _Tested) else one for one in pending
+    prediction_results = tuple(
+        _decide(replace(one, difference=next(corrected))) if isinstance(one, _PendingTest) else one for one in pending
     )
     count = {
-        outcome: sum(answer.outcome == outcome for answer in answers)
+        outcome: sum(result.outcome == outcome for result in prediction_results)
         for outcome in ("holds", "fails", "open", "undefined")
     }
     verdict: Verdict = (
-        "REFUTED" if count["fails"] else "CONFIRMED" if count["holds"] == len(answers) else "INCONCLUSIVE"
+        "REFUTED" if count["fails"] else "CONFIRMED" if count["holds"] == len(prediction_results) else "INCONCLUSIVE"
     )
     why = ", ".join(f"{number} {outcome}" for outcome, number in count.items() if number)
     comparison = parts.get(claim.part)
-    readings = _read(comparison, claim.quantity, claim) if comparison else None
-    return Judged(claim, verdict, f"of {len(answers)} predictions: {why}", answers, readings)
+    method_values = _method_values(comparison, claim.quantity, claim) if comparison else None
+    return ClaimResult(
+        claim, verdict, f"of {len(prediction_results)} predictions: {why}", prediction_results, method_values
+    )
 
 
 @dataclass(frozen=True)
-class _Tested:
+class _PendingTest:
     """A prediction that waits for the correction of its p."""
 
     prediction: Prediction
@@ -85,89 +87,95 @@ class _Tested:
     difference: Difference
 
 
-def _asked(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]) -> Answer | _Tested:
+def _evaluate(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparison]) -> PredictionResult | _PendingTest:
     comparison = parts.get(prediction.part)
-    sides: list[tuple[Readings, str]] = []
+    sides: list[tuple[MethodValues, str]] = []
     for label, name in (
         (prediction.x, prediction.quantity),
         (prediction.y, prediction.y_quantity or prediction.quantity),
     ):
         if not isinstance(label, str):
             continue
-        readings = _read(comparison, name, claim) if comparison else None
-        if readings is None:
-            return Answer(prediction, known(name), "undefined", f"part '{prediction.part}' has not measured it")
-        if label not in readings.values:
-            return Answer(
-                prediction, readings.quantity, "undefined", f"no method '{label}' in part '{prediction.part}'"
+        method_values = _method_values(comparison, name, claim) if comparison else None
+        if method_values is None:
+            return PredictionResult(
+                prediction, find_quantity(name), "undefined", f"part '{prediction.part}' has not measured it"
             )
-        if not len(readings.values[label]):
-            return Answer(prediction, readings.quantity, "undefined", f"{label}: {readings.why[label] or 'no value'}")
-        sides.append((readings, label))
+        if label not in method_values.values:
+            return PredictionResult(
+                prediction, method_values.quantity, "undefined", f"no method '{label}' in part '{prediction.part}'"
+            )
+        if not len(method_values.values[label]):
+            return PredictionResult(
+                prediction, method_values.quantity, "undefined", f"{label}: {method_values.why[label] or 'no value'}"
+            )
+        sides.append((method_values, label))
     quantity = sides[0][0].quantity
-    x, *ys = (readings.values[label] for readings, label in sides)
-    x_shown, *ys_shown = (readings.interval(label) for readings, label in sides)
+    x, *ys = (method_values.values[label] for method_values, label in sides)
+    x_shown, *ys_shown = (method_values.interval(label) for method_values, label in sides)
     y_shown = ys_shown[0] if ys_shown else None
     if prediction.log and not all(bool((values > 0).all()) for values in (x, *ys)):
-        return Answer(
+        return PredictionResult(
             prediction, quantity, "undefined", "values that are not above 0 have no logarithm", x_shown, y_shown
         )
     if prediction.log:
         x, *ys = (np.log(values) for values in (x, *ys))
     if not ys:
-        return _against_number(prediction, quantity, x, _within(prediction, *sides[0]))
+        return _compare_with_number(prediction, quantity, x, _shared_error(prediction, *sides[0]))
     if sides[0][1] == sides[1][1]:
-        return _paired(prediction, quantity, sides, (x_shown, y_shown))
+        return _compare_paired(prediction, quantity, sides, (x_shown, y_shown))
     difference = statistics.difference([x], [ys[0]], level=LEVEL)
     if prediction.relation in ("above", "below"):
-        return _Tested(prediction, quantity, x_shown, y_shown, difference)
-    outcome, why = _placed(difference.estimate, *_allowed(prediction, 0.0))
-    return Answer(prediction, quantity, outcome, why, x_shown, y_shown, difference.estimate)
+        return _PendingTest(prediction, quantity, x_shown, y_shown, difference)
+    outcome, why = _locate(difference.estimate, *_limits(prediction, 0.0))
+    return PredictionResult(prediction, quantity, outcome, why, x_shown, y_shown, difference.estimate)
 
 
-def _read(comparison: Comparison, name: str, claim: Claim) -> Readings | None:
+def _method_values(comparison: Comparison, name: str, claim: Claim) -> MethodValues | None:
     among = [side for prediction in claim.predictions for side in (prediction.x, prediction.y) if isinstance(side, str)]
     try:
-        return read(comparison, name, claim.columns, among)
+        return collect_values(comparison, name, claim.columns, among)
     except KeyError:
         return None
 
 
-def _decided(one: _Tested) -> Answer:
+def _decide(one: _PendingTest) -> PredictionResult:
     verdict = one.difference.verdict
     wanted = "better" if one.prediction.relation == "above" else "worse"
     outcome: Outcome = "holds" if verdict == wanted else "fails" if verdict in ("better", "worse") else "open"
     why = f"{verdict}: {one.difference.reason}" if verdict == "too few seeds" else one.difference.reason
-    return Answer(
+    return PredictionResult(
         one.prediction, one.quantity, outcome, why, one.x, one.y, one.difference.estimate, one.difference.p_value
     )  # fmt: skip
 
 
-def _against_number(prediction: Prediction, quantity: Quantity, values: np.ndarray, within: float) -> Answer:
+def _compare_with_number(
+    prediction: Prediction, quantity: Quantity, values: np.ndarray, within: float
+) -> PredictionResult:
     """within: the error that all runs may have in common, as they are measured on the same frames: more seeds do not lessen it."""
     assert not isinstance(prediction.y, str)
-    limits = _allowed(prediction, math.log(prediction.y) if prediction.log else prediction.y)
+    limits = _limits(prediction, math.log(prediction.y) if prediction.log else prediction.y)
     over_runs = (
         statistics.share(values) if quantity.name == "failed" else statistics.interval([values], statistics.mean)
     )
-    decides = _widened(over_runs, within)
-    outcome, why = _placed(decides, *limits)
+    decides = _widen(over_runs, within)
+    outcome, why = _locate(decides, *limits)
     if within:
         why += ", the error that all runs share included"
-    return Answer(prediction, quantity, outcome, why, _powers(decides) if prediction.log else decides)
+    return PredictionResult(prediction, quantity, outcome, why, _exp(decides) if prediction.log else decides)
 
 
-def _powers(of: Interval) -> Interval:
+def _exp(of: Interval) -> Interval:
     """Of logarithms, as the numbers they are of: the interval of a geometric mean."""
     return replace(of, estimate=math.exp(of.estimate), low=math.exp(of.low), high=math.exp(of.high))
 
 
-def _within(prediction: Prediction, readings: Readings, label: str) -> float:
-    error = readings.error[label]
-    return error / float(readings.values[label].mean()) if prediction.log else error
+def _shared_error(prediction: Prediction, method_values: MethodValues, label: str) -> float:
+    error = method_values.error[label]
+    return error / float(method_values.values[label].mean()) if prediction.log else error
 
 
-def _widened(interval: Interval, error: float) -> Interval:
+def _widen(interval: Interval, error: float) -> Interval:
     low, high = (
         interval.estimate + side * math.hypot(end - interval.estimate, statistics.Z * error)
         for side, end in ((-1, interval.low), (1, interval.high))
@@ -175,25 +183,25 @@ def _widened(interval: Interval, error: float) -> Interval:
     return replace(interval, low=low, high=high)
 
 
-def _paired(
+def _compare_paired(
     prediction: Prediction,
     quantity: Quantity,
-    sides: Sequence[tuple[Readings, str]],
+    sides: Sequence[tuple[MethodValues, str]],
     shown: tuple[Interval | None, Interval | None],
-) -> Answer:
+) -> PredictionResult:
     """Two quantities of the same runs: the mean of their differences, run by run, against 0."""
     by_seed = [dict(zip(one.seeds[label], one.values[label], strict=True)) for one, label in sides]
     both = sorted(set(by_seed[0]) & set(by_seed[1]))
     if not both:
-        return Answer(prediction, quantity, "undefined", "no run has both quantities", *shown)
+        return PredictionResult(prediction, quantity, "undefined", "no run has both quantities", *shown)
     change = math.log if prediction.log else float
     differences = np.array([change(by_seed[0][seed]) - change(by_seed[1][seed]) for seed in both])
     estimate = statistics.interval([differences], statistics.mean)
-    outcome, why = _placed(estimate, *_allowed(prediction, 0.0))
-    return Answer(prediction, quantity, outcome, f"{why}, of differences run by run", *shown, estimate)
+    outcome, why = _locate(estimate, *_limits(prediction, 0.0))
+    return PredictionResult(prediction, quantity, outcome, f"{why}, of differences run by run", *shown, estimate)
 
 
-def _allowed(prediction: Prediction, number: float) -> tuple[float, float, bool]:
+def _limits(prediction: Prediction, number: float) -> tuple[float, float, bool]:
     """Between what x, or its difference from y, may lie; and whether the limits themselves are too much: 0 is not above 0."""
     margin = math.log(prediction.margin) if prediction.log and prediction.margin else prediction.margin
     return {
@@ -205,7 +213,7 @@ def _allowed(prediction: Prediction, number: float) -> tuple[float, float, bool]
     }[prediction.relation]
 
 
-def _placed(interval: Interval, low: float, high: float, strict: bool) -> tuple[Outcome, str]:
+def _locate(interval: Interval, low: float, high: float, strict: bool) -> tuple[Outcome, str]:
     if math.isnan(interval.low):
         return "open", "one run has no interval"
     inside = low < interval.low and interval.high < high if strict else low <= interval.low and interval.high <= high
@@ -216,7 +224,7 @@ def _placed(interval: Interval, low: float, high: float, strict: bool) -> tuple[
     return "open", "its 95% interval lies across the limit"
 
 
-def tally(judged: Sequence[Judged]) -> str:
+def tally(results: Sequence[ClaimResult]) -> str:
     """ "3 confirmed, 1 refuted, 16 inconclusive"."""
-    verdicts = [one.verdict for one in judged]
+    verdicts = [one.verdict for one in results]
     return ", ".join(f"{verdicts.count(kind)} {kind.lower()}" for kind in ("CONFIRMED", "REFUTED", "INCONCLUSIVE"))

@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 from report_kit import METHODS
 
-from worldlab.study.report.marks import COLOURS, marks
+from worldlab.study.report.method_styles import COLOURS, method_styles
 from worldlab.study.report.svg import MARKERS
 from worldlab.study.results import Method
 
@@ -45,7 +45,7 @@ def test_contrast(sheet):
 def test_no_two_look_the_same():
     models = [Method(f"m{at}", f"m{at}", "model") for at in range(40)]
     baselines = [Method(f"b{at}", f"b{at}", "baseline") for at in range(10)]
-    found = marks([*models, *baselines])
+    found = method_styles([*models, *baselines])
     assert len({(one.colour, one.dash, one.marker, one.hollow) for one in found.values()}) == 50
     assert {found[method.key].colour for method in baselines} == {"grey"}
     for few in (models[:COLOURS], baselines[:5]):  # without their colours, too
@@ -54,6 +54,6 @@ def test_no_two_look_the_same():
 
 def test_looks_do_not_depend_on_what_else_there_is():
     """A figure without a method that failed shows the others as all figures do."""
-    found = marks(METHODS)
+    found = method_styles(METHODS)
     assert {one.marker for one in found.values()} <= set(MARKERS)
     assert len({one.series for one in found.values()}) == len(METHODS)
