@@ -1,4 +1,4 @@
-"""worldlab roundup: what is said of generative families, as predictions, results by comparisons on control tasks."""
+"""worldlab roundup: test published claims about the model families with comparisons on control tasks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 OUT = Path("roundup")
 _EPILOG = """\
-Its comparisons are gone on with where they were stopped: run the same command again. Exit codes: 0 all was run and results,
-130 and 143 stopped (what there is was results and written), 2 and up nothing was run."""
+To resume a stopped round-up, run the same command again. Exit codes: 0 everything ran and the report is written,
+130 and 143 stopped (the report covers what has finished), 2 and above nothing was run."""
 
 
 def run(argv: list[str]) -> int:
@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
                 roundup, registry, args.out, args.parts or (), layers, f"worldlab roundup {shlex.join(argv)}".rstrip()
             )
         except KeyboardInterrupt as stop:
-            print("stopped; what was finished is kept. Go on with the same command.", file=sys.stderr)
+            print("stopped; finished runs are kept. Resume with the same command.", file=sys.stderr)
             return 143 if isinstance(stop, Terminated) else 130
     if not args.json:
         width = max(len(one.verdict) for one in results)
@@ -46,24 +46,26 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("roundup", "Judge what is said of generative families, by comparisons on control tasks.")
+    parser = Parser("roundup", "Test published claims about the model families with comparisons on control tasks.")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
     add(
-        "questions",
+        "roundup",
         nargs="?",
         type=Path,
         default=PACKAGED,
         metavar="roundup.toml",
-        help="claims and parts (default: ours)",
+        help="file with claims and parts (default: the packaged one)",
     )
-    add("--parts", nargs="+", metavar="PART", help="which comparisons to run now (default: all)")
-    add("--quick", action="store_true", help="small and few runs, to see that it works; nothing is shown by it")
-    add("--seeds", type=at_least(1), metavar="N", help="in place of each part's own number of seeds")
-    add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
-    add("--launcher", metavar="L", help="where cells run: a registered launcher")
-    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where to write, and what to go on with (default: {OUT})")
+    add("--parts", nargs="+", metavar="PART", help="comparisons to run now (default: all)")
+    add("--quick", action="store_true", help="few, small runs that only check that everything works")
+    add("--seeds", type=at_least(1), metavar="N", help="number of seeds (default: each part's own)")
+    add(
+        "--jobs", type=at_least(0), metavar="N", help="how many cells run at once; 0 (default) lets the launcher decide"
+    )
+    add("--launcher", metavar="L", help="registered launcher that runs the cells")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder to write to, or to resume (default: {OUT})")
     add_shared(parser)
     return parser
 

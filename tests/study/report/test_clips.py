@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and what it says of those that it leaves out."""
+"""Which images a report shows, and how it lists those that it leaves out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_seed_that_failed_shows_nothing(folder):
     assert {one.seed for one in shown[ENVS[0]]} == {1}
 
 
-def test_what_has_no_room_is_named(folder):
+def test_files_over_the_size_limit_are_listed(folder):
     given = comparison(methods=MODELS)
     everything, _ = clips.collect_clips(given, folder)
     sizes = {
@@ -77,7 +77,7 @@ def test_what_has_no_room_is_named(folder):
     assert left[-1].path.endswith("/videos/evaluation.webp")
 
 
-def test_what_cannot_be_read_is_named(folder, monkeypatch):
+def test_unreadable_files_are_listed(folder, monkeypatch):
     given = comparison(methods=MODELS[:1])
     videos = folder / given.of("vae", ENVS[0])[0].folder / "videos"
     (videos / "dream-000020000.webp").write_bytes(b"RIFF no picture")
@@ -87,13 +87,13 @@ def test_what_cannot_be_read_is_named(folder, monkeypatch):
     assert [f.kind for f in shown[ENVS[0]]] == ["evaluation"]
     assert [one.path.rpartition("/")[2] for one in left] == ["dream-000020000.webp", "dream-000020000.png"]
     assert all(one.why.startswith("it cannot be read: ") for one in left)
-    monkeypatch.setattr(clips, "LARGEST", 100)
+    monkeypatch.setattr(clips, "MAX_CLIP_BYTES", 100)
     _, left = clips.collect_clips(given, folder)
     assert left[-1].why == "it is larger than 0.1 kB"
 
 
 def test_nothing_outside_is_read(folder, tmp_path_factory):
-    """No link, no other name, no folder above the comparison's."""
+    """Links, other file names and folders outside the comparison's are ignored."""
     given = comparison(methods=MODELS[:1])
     outside = tmp_path_factory.mktemp("outside") / "videos"
     outside.mkdir()

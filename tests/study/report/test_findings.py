@@ -1,4 +1,4 @@
-"""The numbers of a report are those that the statistics give for the comparison's own scores."""
+"""The numbers of a report equal the statistics of the comparison's own scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_verdicts_find_what_was_planted(found):
 
 
 def test_a_pair_has_one_verdict_in_a_report():
-    """Two models beside the first: in the environment's table the same p as among all pairs, corrected for as many."""
+    """With three models, the environment's table shows the same corrected p as the list of all pairs."""
     found = compute_findings(comparison(seeds=tuple(range(8)), methods=METHODS[:3]))
     one_env = compute_findings(replace(found.comparison, references={}))
     for scope in one_env.scopes:
@@ -98,7 +98,7 @@ def test_a_measure_of_some_seeds():
 
 
 def test_scopes():
-    """Over all environments that have a reference, if there are two; the others each by itself."""
+    """The result is over all environments with a reference if there are two; other environments are separate."""
     given = comparison(methods=METHODS[:2])
     assert compute_findings(given).scopes == (OVERALL,)
     assert compute_findings(replace(given, references={})).scopes == ENVS

@@ -1,4 +1,4 @@
-"""The sentences say what the comparisons found, neither more nor less."""
+"""The sentences of the result state exactly what the comparisons show."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANDOM = Method("random", "random actions", "baseline", agent="random")
 def made(
     means: dict[str, float], seeds: int = 5, envs: tuple[str, ...] = ("one", "two"), spread: float = 0.1
 ) -> Comparison:
-    """A comparison of models with such means; "random" is the baseline of that name."""
+    """Make a comparison of models with these means; "random" is the baseline of that name."""
     methods = tuple(RANDOM if key == "random" else Method(key, key, "model") for key in means)
     trials = []
     for at, (key, mean) in enumerate(means.items()):
@@ -44,7 +44,8 @@ def test_a_clear_best():
 
 def test_a_lead_that_is_real_over_some_only():
     assert lead(made({"a": 5.02, "b": 5.0, "c": 0.1})) == (
-        "Over 2 environments (n = 5 seeds each), a scores highest, but its lead over b may be chance; its lead over the others is real. "
+        "Over 2 environments (n = 5 seeds each), a scores highest, but its lead over b may be chance; "
+        "its lead over the others is real. "
         "Among the others, b is better than c."
     )
 
@@ -70,25 +71,25 @@ def test_identical_models_under_two_names():
 
 
 def test_the_winner_comes_first_whatever_the_order():
-    """Two models: a pair is written as winner over loser, and its interval turned with it."""
+    """A pair is written as winner over loser, and its interval changes sign with it."""
     there = conclude(compute_findings(made({"a": 5.0, "b": 1.0}))).sentences[0]
     back = conclude(compute_findings(made({"b": 1.0, "a": 5.0}))).sentences[0]
     assert there.text.startswith("a is better than b, by 4.00 [3.") and there.real
     assert back.text.startswith("a is better than b, by 4.00 [3.") and back.real
 
 
-def test_few_seeds_say_so_and_decide_nothing():
+def test_few_seeds_are_reported_and_decide_nothing():
     conclusion = conclude(compute_findings(made({"a": 0.0, "b": 9.0}, seeds=3, envs=("one",))))
-    assert (
-        conclusion.lead
-        == "On one, these runs cannot distinguish a and b: with n = 3 seeds each, no difference can be significant, even if the scores never overlap."
+    assert conclusion.lead == (
+        "On one, these runs cannot distinguish a and b: with n = 3 seeds each, no difference can be significant, "
+        "even if the scores never overlap."
     )
     assert conclusion.cautions[0].title == "Only 3 seeds: fewer than 5"
     assert [one.tag for one in conclusion.sentences] == ["too few seeds"]
     assert "p cannot fall below 0.1" in conclusion.sentences[0].text
 
 
-def test_one_environment_holds_all_against_the_first():
+def test_on_one_environment_all_are_compared_with_the_first():
     """Five models, five seeds: too few for ten comparisons, enough for four."""
     conclusion = conclude(compute_findings(made({"a": 1.0, "b": 5.0, "c": 0.99, "d": 1.0, "e": -4.0}, envs=("one",))))
     assert (
@@ -110,7 +111,7 @@ def test_baselines():
     assert conclusion.lead == "a is the only method of its kind with results, so there is nothing to compare it with."
 
 
-def test_failures_are_said():
+def test_failures_are_reported():
     conclusion = conclude(compute_findings(comparison()))
     assert [one.title for one in conclusion.cautions] == ["Seeds failed or are missing in 1 of 16 cells"]
     assert "gan on CarRacing-v3 (4 of 5)" in conclusion.cautions[0].text
@@ -131,10 +132,12 @@ def test_a_method_that_finished_nowhere_is_named():
 
 
 @pytest.mark.parametrize("references", [{}, {ENVS[0]: Reference(-30, 900, "")}])
-def test_without_references_each_environment_is_judged(references):
+def test_without_references_each_environment_is_compared_separately(references):
     conclusion = conclude(compute_findings(replace(comparison(), references=references)))
     assert all(f"On {env} (" in conclusion.lead for env in ENVS)
-    assert conclusion.remarks[-1].startswith("Each environment is compared separately, because there are no reference scores for")
+    assert conclusion.remarks[-1].startswith(
+        "Each environment is compared separately, because there are no reference scores for"
+    )
     assert len([one for one in conclusion.sentences if one.text.startswith("On ")]) == len(ENVS) * len(BASELINES)
 
 

@@ -16,9 +16,12 @@ from worldlab.study.report.formats import format_interval, format_number
 from worldlab.study.report.method_styles import MethodStyle
 
 WIDTH = 360.0
-"""Width of every drawing, in SVG units. It is close to the pixel width of a phone, so that 11-unit text stays readable."""
+"""Width of every drawing, in SVG units.
+
+It is close to the pixel width of a phone, so that 11-unit text stays readable.
+"""
 _ROW, _LABEL, _FOOT, _LONGEST = 21.0, 13.5, 30.0, 122.0
-"""In SVG units: height of a row of bars, distance between two line labels, space below a chart, width of the longest label."""
+"""In SVG units: height of a row of bars, distance between line labels, space below a chart, largest label width."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,10 @@ def _line(one: Line, x_scale: svg.Scale, y_scale: svg.Scale) -> list[Markup]:
 
 
 def _leader(one: Line, x_scale: svg.Scale, y_scale: svg.Scale, foot: float) -> Markup:
-    """Draw the line from a curve's end to its label. A curve that ends early is first extended horizontally to the edge."""
+    """Draw the line from a curve's end to its label.
+
+    A curve that ends early is first extended horizontally to the edge.
+    """
     known = _points(one.x, one.y, x_scale, y_scale)
     return svg.path([*known[-1:], (x_scale.end, known[-1][1]), (x_scale.end + 11, foot - 4)], "leader")
 

@@ -30,8 +30,8 @@ _TYPES = {"WEBP": "image/webp", "PNG": "image/png"}
 class Clip:
     """An image or an animation.
 
-    step: training step of the dream, 0 for other kinds. data: data URI. still: data URI of the first frame of an animation,
-    "" for an image. width, height: in pixels.
+    step: training step of the dream, 0 for other kinds. data: data URI. still: data URI of the first frame of an
+    animation, "" for an image. width, height: in pixels.
     """
 
     method: str

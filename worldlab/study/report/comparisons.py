@@ -17,7 +17,7 @@ from worldlab.study.results import Method
 from worldlab.study.statistics import Difference
 
 LEVEL = 0.05
-"""Family-wise error rate: the probability that any difference in one family is called real although scored is none."""
+"""Family-wise error rate: the probability that any difference in one family is called real although there is none."""
 OVERALL = ""
 """The scope of comparisons over all environments that have a reference score."""
 AMONG_MODELS = "rivals"
@@ -37,8 +37,8 @@ class Pair:
 class ComparisonFamily:
     """Comparisons whose p values are corrected together.
 
-    scope: OVERALL or an environment. against: key of the method that all others are compared with, "" where every pair is
-    compared. kind: kind of the methods that are compared with it.
+    scope: OVERALL or an environment. against: key of the method that all others are compared with, "" where every pair
+    is compared. kind: kind of the methods that are compared with it.
     """
 
     scope: str
@@ -52,11 +52,12 @@ def compare_methods(
 ) -> list[ComparisonFamily]:
     """Run all comparisons of a scope and return them as families.
 
-    scores: by method key, one array [n] per task, for the methods that have scores. seeds: number of seeds that were planned,
-    including those that failed.
-    for_result: whether the report's result is drawn from this scope. If so, the models are compared with each other and with
-    each baseline. Models are compared in all pairs, or each with the first if so few seeds could never make that many pairs
-    significant. The table of an environment compares every method with the first method and with random actions.
+    scores: by method key, one array [n] per task, for the methods that have scores. seeds: number of seeds that were
+    planned, including those that failed.
+    for_result: whether the report's result is drawn from this scope. If so, the models are compared with each other and
+    with each baseline. Models are compared in all pairs, or each with the first if so few seeds could never make that
+    many pairs significant. The table of an environment compares every method with the first method and with random
+    actions.
     """
     known: dict[tuple[str, str], Difference] = {}
 
@@ -91,11 +92,11 @@ def compare_methods(
 
 
 def main_methods(methods: Sequence[Method]) -> list[Method]:
-    """Return the models; if scored are none, all methods."""
+    """Return the models; if there are none, all methods."""
     return [method for method in methods if method.kind == "model"] or list(methods)
 
 
 def table_targets(methods: Sequence[Method]) -> list[str]:
-    """Return the keys that an environment's table compares all methods with: the first method, and random actions if present."""
+    """Return the keys that an environment's table compares all methods with: the first method, and random actions."""
     chance = [m.key for m in methods if m.kind == "baseline" and "random" in (m.agent, m.key.rpartition("-")[2])]
     return list(dict.fromkeys([method.key for method in methods[:1]] + chance[:1]))

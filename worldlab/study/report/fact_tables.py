@@ -39,7 +39,7 @@ def measure_table(findings: Findings, env: str) -> Table:
     columns = (Column("Measure", "text"), *(Column(f"{labels[key]}, n = {finished[key]}") for key in shown))
     remarks = [
         "Means over seeds with 95% intervals; ↑ higher is better, ↓ lower is better, no arrow: neither. "
-        "With n = 1 recorded is no interval, and ± is the standard error within the run."
+        "With n = 1 there is no interval, and ± is the standard error within the run."
     ]
     undefined_by_reason: dict[str, list[str]] = {}
     for key in (key for key in finished if key not in shown):
@@ -57,8 +57,8 @@ def quantity_title(quantity: Quantity) -> str:
 def _measure_cell(one: MeasureSummary, places: int, finished: int) -> Entry:
     """Make the cell of one measure.
 
-    An undefined value has its reason as a footnote. A mean over some of the seeds shows their number, with the reasons of the
-    undefined ones as a footnote. A single run shows ± its standard error.
+    An undefined value has its reason as a footnote. A mean over some of the seeds shows their number, with the reasons
+    of the undefined ones as a footnote. A single run shows ± its standard error.
     """
     if one.interval is None:
         return undefined_cell("; ".join(one.why))
@@ -73,7 +73,7 @@ def _measure_cell(one: MeasureSummary, places: int, finished: int) -> Entry:
 
 
 def failures_table(findings: Findings) -> Table | None:
-    """Make the table of all trials without a result, with their causes; None if recorded are none."""
+    """Make the table of all trials without a result, with their causes; None if there are none."""
     comparison, labels = findings.comparison, findings.labels
     planned = {(m.key, env, seed) for m in comparison.methods for env in comparison.envs for seed in comparison.seeds}
     recorded = {(trial.method, trial.env, trial.seed): trial for trial in comparison.trials}
@@ -137,8 +137,8 @@ def budget_table(comparison: Comparison) -> Table:
     columns = (Column("Environment", "text"), *(Column(name.replace("_", " ")) for name in names))
     baselines = any(method.kind == "baseline" for method in comparison.methods)
     remark = (
-        "The model-free baseline has the same environment steps, minutes and evaluations, but the batches and updates of its own "
-        "algorithm. Random actions do not learn. Parameter counts are not matched; each result shows its own."
+        "The model-free baseline has the same environment steps, minutes and evaluations, but the batches and updates of "
+        "its own algorithm. Random actions do not learn. Parameter counts are not matched; each result shows its own."
     )
     return Table("Budgets, the same for every model", columns, tuple(rows), (remark,) if baselines else ())
 

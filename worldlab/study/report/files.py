@@ -17,8 +17,8 @@ from worldlab.study.results import Comparison
 def write(comparison: Comparison, folder: Path) -> dict[str, Path]:
     """Write report.html, results.csv, summary.json, tables.md and tables.tex, and return their paths by name.
 
-    folder: the comparison's folder, which contains the run folders of its trials. Each file is replaced atomically, and equal
-    comparisons give equal bytes. Raises: StorageError.
+    folder: the comparison's folder, which contains the run folders of its trials. Each file is replaced atomically, and
+    equal comparisons give equal bytes. Raises: StorageError.
     """
     findings = compute_findings(comparison)
     conclusion = conclude(findings)

@@ -30,8 +30,8 @@ THRESHOLDS = 101
 class MeasureSummary:
     """A quantity summarised over seeds.
 
-    interval: of the mean over the defined values, None if no value is defined. error: standard error within the run, if there
-    is only one run. why: the distinct reasons of the undefined values. missing: number of undefined values.
+    interval: of the mean over the defined values, None if no value is defined. error: standard error within the run, if
+    there is only one run. why: the distinct reasons of the undefined values. missing: number of undefined values.
     """
 
     interval: Interval | None
@@ -44,7 +44,8 @@ class MeasureSummary:
 class Findings:
     """All numbers of a report.
 
-    Keys of the mappings: method, (method, env), (x, y) for P(x > y), or (env, quantity, method). Undefined values have no key.
+    Keys of the mappings: method, (method, env), (x, y) for P(x > y), or (env, quantity, method). Undefined values have
+    no key.
     labels: a distinct display name per method. scopes: the scopes that the result is drawn from. returns: mean return.
     failures: of the runs that ended, the share without a score. referenced: environments with a reference score.
     aggregates, published: by method and name in AGGREGATES; published has percentile bootstrap intervals.
@@ -80,8 +81,8 @@ class Findings:
     def pair(self, scope: str, x: str, y: str) -> Pair | None:
         """Return the comparison of x with y.
 
-        Two models are taken from the family among models if this scope has one, so that a pair has only one verdict in a
-        report. Other pairs are corrected together with all methods of x's kind.
+        Two models are taken from the family among models if this scope has one, so that a pair has only one verdict in
+        a report. Other pairs are corrected together with all methods of x's kind.
         """
         models = self.among_models(scope)
         for pair in models.pairs if models else ():

@@ -15,7 +15,7 @@ SCALED = 2
 
 
 def decimals_for(values: Iterable[float | None], digits: int = 3) -> int:
-    """Return the decimals that show the largest value with `digits` significant digits: at most 4, and 0 if all are integers."""
+    """Return the decimals that show the largest value with `digits` significant digits: at most 4; 0 for integers."""
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
     if all(float(size).is_integer() for size in sizes):
         return 0

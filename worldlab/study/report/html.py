@@ -1,7 +1,7 @@
 """Renders a self-contained HTML page that makes no network request.
 
-Its content security policy allows only the embedded style and script, by their hashes. So an untrusted text could do no harm
-even if it were not escaped.
+Its content security policy allows only the embedded style and script, by their hashes. So an untrusted text could do no
+harm even if it were not escaped.
 """
 
 from __future__ import annotations

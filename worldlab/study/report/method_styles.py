@@ -12,7 +12,7 @@ from worldlab.study.report.svg import MARKERS
 from worldlab.study.results import Method
 
 COLOURS = 7
-"""Number of colours in templates/report.css: those of Okabe & Ito (2008, "Color Universal Design") that are visible on white."""
+"""Colours in templates/report.css: those of Okabe & Ito (2008, "Color Universal Design") that are visible on white."""
 _DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "14 4")
 
 
@@ -20,7 +20,8 @@ _DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "14 4")
 class MethodStyle:
     """The style of one method.
 
-    colour: CSS class of the colour. dash: SVG stroke-dasharray, "" for a solid line. hollow: draw only the marker's outline.
+    colour: CSS class of the colour. dash: SVG stroke-dasharray, "" for a solid line. hollow: draw only the marker's
+    outline.
     series: CSS class of every element on the page that belongs to the method.
     """
 

@@ -175,7 +175,10 @@ def _difference(one: Difference) -> dict[str, Any]:
 
 
 def to_json_value(value: Any) -> Any:
-    """Convert a value to JSON types. Texts lose control characters and lone surrogates; numbers that are not finite are null."""
+    """Convert a value to JSON types.
+
+    Texts lose control characters and lone surrogates; numbers that are not finite are null.
+    """
     if isinstance(value, Mapping):
         return {plain_text(key): to_json_value(item) for key, item in value.items()}
     if isinstance(value, str):

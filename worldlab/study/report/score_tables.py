@@ -1,4 +1,4 @@
-"""Makes the tables of a report that hold scores: aggregates, single environments, probabilities of improvement, comparisons."""
+"""Makes the tables of scores: aggregates, single environments, probabilities of improvement, comparisons."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ def aggregate_table(findings: Findings, styles: dict[str, MethodStyle]) -> Table
     columns = (Column("Method", "text"), Column("n"), *map(Column, titles))
     kinds = {one.method for found in findings.aggregates.values() for one in found.values() if one.runs > 1}
     remarks = (
-        f"n: runs on {', '.join(findings.referenced)}. ↑ higher is better, ↓ lower is better. 95% intervals, stratified by "
-        f"environment{': ' if kinds else ''}{', '.join(sorted(kinds))}. {ONE_RUN}",
-        "Percentile bootstrap intervals, which most papers report but which are too narrow for few runs, are in summary.json.",
+        f"n: runs on {', '.join(findings.referenced)}. ↑ higher is better, ↓ lower is better. 95% intervals, stratified "
+        f"by environment{': ' if kinds else ''}{', '.join(sorted(kinds))}. {ONE_RUN}",
+        "summary.json also has percentile bootstrap intervals, which most papers report but which are too narrow for few "
+        "runs.",
     )
     return Table("Normalised scores", columns, tuple(rows), remarks if findings.aggregates else ())
 
@@ -101,7 +102,7 @@ _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def env_table(findings: Findings, env: str, styles: dict[str, MethodStyle]) -> Table:
-    """Make the table of one environment: mean returns, differences from the first method and from random actions, and costs."""
+    """Make the table of one environment: mean returns, differences from the table's targets, and costs."""
     found = findings.comparison
     targets = table_targets(found.methods)
     places = decimals_for(
@@ -125,8 +126,8 @@ def env_table(findings: Findings, env: str, styles: dict[str, MethodStyle]) -> T
     columns += [Column("Mean return ↑")]
     columns += [Column(f"Against {findings.labels[target]}") for target in targets]
     remark = (
-        "Mean return of the final evaluation, averaged over n seeds, with 95% intervals. Better and worse mark real differences, "
-        "corrected for all models (or all baselines) of the column. Costs are per seed. " + ONE_RUN
+        "Mean return of the final evaluation, averaged over n seeds, with 95% intervals. Better and worse mark real "
+        "differences, corrected for all models (or all baselines) of the column. Costs are per seed. " + ONE_RUN
     )
     if some_failed:
         remark += " Failed: share of runs that ended without a score, with Wilson's 95% interval."
@@ -209,8 +210,8 @@ def comparisons_table(findings: Findings) -> Table:
     titles = ("X minus Y", "P(X > Y)", "n", "p", "Corrected for")
     columns = (Column("X", "text"), Column("Y", "text"), Column("Where", "text"), *map(Column, titles))
     remark = (
-        "X minus Y: difference of normalised scores over several environments, or of mean returns on one; 95% intervals (Welch). "
-        "p: permutation test, corrected by Holm's method for the number of comparisons in the next column."
+        "X minus Y: difference of normalised scores over several environments, or of mean returns on one; 95% intervals "
+        "(Welch). p: permutation test, corrected by Holm's method for the number of comparisons in the next column."
     )
     return Table("All comparisons", (*columns, Column("Verdict", "text")), tuple(rows), (remark,))
 

@@ -20,7 +20,10 @@ _LETTERS = {letter: width for width, letters in _WIDTHS.items() for letter in le
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """Return an SVG element. `class_` becomes class, `stroke_width` stroke-width; None omits the attribute. All text is escaped."""
+    """Return an SVG element.
+
+    `class_` becomes class, `stroke_width` stroke-width; None omits the attribute. All text is escaped.
+    """
     written = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), plain_text(_format(value)))
         for key, value in attributes.items()

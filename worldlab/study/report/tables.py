@@ -1,4 +1,4 @@
-"""Defines a table and writes it as Markdown and as LaTeX; the HTML page renders the same object, so that the three agree."""
+"""Defines tables, which the HTML page renders, and writes them as Markdown and LaTeX, so that the three agree."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SORT_LAST = math.nan
 class Entry:
     """A table cell.
 
-    text: never empty. below: a detail such as the interval, shown on a second line of the page. sort: the value to sort by,
-    None to sort by the text. note: a footnote. css_class: class in the style sheet. style: the style of the method whose name
-    this cell holds, drawn before the name.
+    text: never empty. below: a detail such as the interval, shown on a second line of the page. sort: the value to sort
+    by, None to sort by the text. note: a footnote. css_class: class in the style sheet. style: the style of the method
+    whose name this cell holds, drawn before the name.
     """
 
     text: str
@@ -52,7 +52,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. columns: the first one names the rows. remarks: sentences below the table. notes: the distinct footnotes."""
+    """A table.
+
+    columns: the first one names the rows. remarks: sentences below the table. notes: the distinct footnotes.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -103,7 +106,10 @@ def _md(text: str) -> str:
 
 
 def latex(tables: Sequence[Table], title: str) -> str:
-    """Return all tables as LaTeX floats in booktabs style, for \\input. A table longer than a page is split into several."""
+    """Return all tables as LaTeX floats in booktabs style, for \\input.
+
+    A table longer than a page is split into several.
+    """
     head = f"% {plain_text(title)}\n% needs \\usepackage{{booktabs,graphicx}}"
     pages = [page for table in tables for page in _pages(table)]
     return "\n\n".join([head, *(_latex(table, at) for at, table in enumerate(pages, 1))]) + "\n"

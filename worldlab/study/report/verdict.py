@@ -25,7 +25,10 @@ MAX_SENTENCES = 12
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of the result. tag: the verdict in a word or two. facts: n and p. real: whether the difference is significant."""
+    """One sentence of the result.
+
+    tag: the verdict in a word or two. facts: n and p. real: whether the difference is significant.
+    """
 
     tag: str
     text: str
@@ -246,9 +249,10 @@ def _method_remark(findings: Findings, families: Sequence[ComparisonFamily]) -> 
     together = f" for {format_range(sizes)} comparisons" if max(sizes) > 1 else ""
     scale = "normalised scores" if findings.scopes[0] == OVERALL else "mean returns"
     return (
-        f"Differences are of {scale}, with 95% intervals (Welch). Real: significant in a permutation test of the runs, p at most "
-        f"{LEVEL:g} after Holm's correction{together}. Not shown: not significant, which does not mean that there is no difference. "
-        f"The tests account for training seeds only: all runs on an environment are evaluated on the same{_episodes(findings)} episodes."
+        f"Differences are of {scale}, with 95% intervals (Welch). Real: significant in a permutation test of the runs, p at "
+        f"most {LEVEL:g} after Holm's correction{together}. Not shown: not significant, which does not mean that there is no "
+        f"difference. The tests account for training seeds only: all runs on an environment are evaluated on the "
+        f"same{_episodes(findings)} episodes."
     )
 
 
@@ -266,8 +270,8 @@ def _first_only_remark(findings: Findings, families: Sequence[ComparisonFamily])
         return []
     where = f" on {join_words(family.scope for family in found)}" if len(found) < len(families) else ""
     return [
-        f"With so few seeds, no difference could be significant after correction for all pairs. So each model is compared only "
-        f"with the first, {findings.labels[found[0].against]}{where}."
+        f"With so few seeds, no difference could be significant after correction for all pairs. So each model is compared "
+        f"only with the first, {findings.labels[found[0].against]}{where}."
     ]
 
 
@@ -307,7 +311,8 @@ def _scope_remarks(findings: Findings) -> list[str]:
         absent = [method.key for method in found.methods if method.key not in findings.aggregates]
         return (
             [
-                f"Not compared over all environments, because no run finished on at least one: {_join_labels(findings, absent)}."
+                "Not compared over all environments, because no run finished on at least one: "
+                f"{_join_labels(findings, absent)}."
             ]
             if absent
             else []

@@ -1,17 +1,17 @@
-"""What a round-up asks: comparisons to be run (parts), and claims whose predictions they decide. Read from roundup.toml.
+"""Reads a roundup.toml: the comparisons to run (parts), and the claims whose predictions they decide.
 
 [[part]]
 name = "small"
-about = "what is compared, as a sentence"
-base = "a"                            # mixes are made of families: the pure ones, and the base with one role swapped
+about = "What is compared"            # a sentence for the report
+base = "a"                            # `mixes` makes the models: pure families, and the base with one role replaced
 families = ["a", "b"]
 mixes = ["pure", "encoder", "dynamics", "decoder"]
-agent = "random"                      # of all models; the preset's where it is not said
-matrix.axes.env = "Branch"            # the rest as in a matrix.toml
+agent = "random"                      # agent of all models; default: the preset's
+matrix.axes.env = "Branch"            # other keys as in a matrix.toml
 
 [[claim]]
 number = 1
-claim = "what is said"
+claim = "the claim, as a sentence"
 part = "small"
 quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.method_values.OWN
 predictions = [{ x = "b decoder", is = "below", y = "a" }]
@@ -31,15 +31,18 @@ from worldlab.study.compare.matrix import with_paths_from
 
 PACKAGED = Path(__file__).with_name("roundup.toml")
 RELATIONS = ("above", "below", "not above", "not below", "about")
-"""What a prediction may say of x and y. The last three have a margin; with it "not above" means x <= y + margin."""
+"""Relations between x and y. The last three take a margin; "not above" then means x <= y + margin."""
 PURE = "pure"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction: x is above y. x, y: labels of methods; y may be a number. margin: what is as good as nothing, on the
-    quantity's scale or, if log, as a factor. quantity, part: the claim's where they are not given; y_quantity: of y, where it
-    is another one than that of x."""
+    """One prediction, such as "x is above y".
+
+    x, y: labels of methods; y may be a number. margin: the largest difference that counts as none, in units of the
+    quantity, or as a factor if log. quantity, part: default to the claim's. y_quantity: the quantity of y if it differs
+    from x's.
+    """
 
     x: str
     relation: str
@@ -52,7 +55,7 @@ class Prediction:
 
     @property
     def sentence(self) -> str:
-        """As words: "a is below b"."""
+        """The prediction as a sentence: "a is below b"."""
         allowed = f" (within {'a factor of ' if self.log else ''}{self.margin:g})" if self.margin else ""
         y = self.y if isinstance(self.y, str) else f"{self.y:g}"
         at = f" ({self.y_quantity})" if self.y_quantity else ""
@@ -61,9 +64,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that is said, and the predictions that would show it. said: where, or in which words; trap: what would
-    mislead; amended: what of its predictions was changed after a run, and why; columns: the quantities that methods are ranked
-    by, where that is the quantity."""
+    """A published claim, and the predictions that test it.
+
+    said: the published wording. trap: a caveat for readers. amended: what was changed in the claim after a run, and
+    why.
+    columns: the quantities to rank methods by, if the quantity is "rank".
+    """
 
     number: int
     claim: str
@@ -78,7 +84,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class RoundupPart:
-    """A comparison. matrix: a table of the form of matrix.toml, with paths as they are from here."""
+    """One comparison of a round-up.
+
+    matrix: a table in the form of matrix.toml, with paths relative to the current folder.
+    """
 
     name: str
     about: str
@@ -87,7 +96,7 @@ class RoundupPart:
 
 @dataclass(frozen=True)
 class Roundup:
-    """All of a round-up. quick: laid over every part's matrix to try it out."""
+    """A round-up: its parts and claims. quick: overrides for every part's matrix in a quick trial run."""
 
     title: str
     parts: tuple[RoundupPart, ...]
@@ -95,7 +104,7 @@ class Roundup:
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> RoundupPart:
-        """Raises: ConfigError."""
+        """Return a part by name. Raises: ConfigError for an unknown name."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -151,7 +160,7 @@ def _matrix(table: Any, folder: Path) -> dict[str, Any]:
 
 
 def make_mixes(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
-    """Tables of models: the pure families, by their names, and the base with one role from another one ("b decoder")."""
+    """Return [[model]] tables: pure families, and the base family with one role of another family ("b decoder")."""
     roles = [role for role in PARTS if role != "agent"]
     models = [{"name": name, **dict.fromkeys(roles, name)} for name in families if PURE in kinds or name == base]
     for role in (role for role in roles if role in kinds):
@@ -171,7 +180,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
     if not predictions:
         raise ConfigError(f"{where} predicts nothing", fix="predictions = [{ x = ..., is = ..., y = ... }]")
     if "rank" in {own["quantity"], *(one.quantity for one in predictions)} and not row.get("columns"):
-        raise ConfigError(f"{where}: ranks of what?", fix='columns = ["bits/bound", "probe/linear_r2"]')
+        raise ConfigError(f"{where}: rank needs columns to rank by", fix='columns = ["bits/bound", "probe/linear_r2"]')
     return Claim(
         **own,
         predictions=predictions,
@@ -201,7 +210,7 @@ def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
 
 
 def _margin_error(relation: str, margin: float, log: bool, y: str | float) -> str:
-    """What is wrong with a margin, or with taking logarithms."""
+    """Return what is wrong with a margin or a logarithm, "" if nothing is."""
     if margin and relation in ("above", "below"):
         return f"'{relation}' has no margin; 'not above', 'not below' and 'about' do"
     if log and margin and margin <= 1:

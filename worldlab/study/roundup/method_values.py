@@ -1,4 +1,4 @@
-"""A quantity of every method, one value a seed: measures of trained models, and a few that trials tell themselves."""
+"""Collects a quantity's values for every method, one per seed: measures of models and properties of trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRIAL_QUANTITIES = {
     one.name: one
     for one in (
         Quantity("return", "Mean return", "", "higher", "mean return of the final evaluation's episodes"),
-        Quantity("parameters", "Parameters", "", None, "weights of the world model"),
+        Quantity("parameters", "Parameters", "", None, "number of weights of the world model"),
         Quantity("failed", "Failed runs", "", "lower", "share of runs that ended without a result"),
         Quantity(
             "spread", "Spread of returns over seeds", "", "lower",
@@ -25,23 +25,26 @@ TRIAL_QUANTITIES = {
         ),
         Quantity(
             "rank", "Mean rank", "", "lower",
-            "rank among the methods compared, ties averaged, mean over the quantities that all of them have",
+            "rank among the compared methods, ties averaged, mean over the quantities that all of them have",
         ),
     )
 }  # fmt: skip
-"""Quantities that are no measure of a model, by name."""
+"""Quantities of trials rather than of models, by name."""
 
 
 def find_quantity(name: str) -> Quantity:
-    """A quantity by its name, measured or not; one that nobody knows is called what it is called."""
+    """Return a quantity by name. An unknown name gets a quantity with that name as its title."""
     every = (*TRIAL_QUANTITIES.values(), *catalogue())
     return next((one for one in every if one.name == name), Quantity(name, name, "", None, ""))
 
 
 @dataclass(frozen=True)
 class MethodValues:
-    """By method's label. values: float64 [n], one a seed that has one; seeds: which; why: reasons of those that have none; error:
-    the root mean square of the standard errors within runs, 0 where a quantity has none."""
+    """The values of one quantity, by method label.
+
+    values: float64 [n], one per seed with a defined value. seeds: those seeds. why: the reasons of undefined values.
+    error: root mean square of the standard errors within runs, 0 if the quantity has none.
+    """
 
     quantity: Quantity
     values: Mapping[str, np.ndarray]
@@ -50,21 +53,27 @@ class MethodValues:
     error: Mapping[str, float]
 
     def interval(self, label: str) -> Interval | None:
-        """The mean over seeds; None where there is no value."""
+        """Return the mean over seeds with its interval; None if there is no value."""
         values = self.values[label]
         return statistics.interval([values], statistics.mean) if len(values) else None
 
 
 def is_rankable(quantity: Quantity) -> bool:
-    """Whether methods can be ranked by it, seed by seed: it has a better side, and a run that finished has a value."""
+    """Return whether methods can be ranked by this quantity, per seed.
+
+    One direction must be better, and every finished run must have a value.
+    """
     return quantity.better is not None and quantity.name not in ("failed", "rank")
 
 
 def collect_values(
     comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()
 ) -> MethodValues:
-    """A quantity of every method of a comparison of one environment. columns, among: the quantities, and the labels of the
-    methods, that ranks are of. Raises: KeyError for one that was not asked."""
+    """Collect a quantity for every method of a comparison on one environment.
+
+    columns, among: for the quantity "rank", the quantities to rank by and the labels of the methods to rank.
+    Raises: KeyError for a quantity that the comparison did not measure.
+    """
     quantity = TRIAL_QUANTITIES.get(name) or next((one for one in comparison.quantities if one.name == name), None)
     if quantity is None:
         raise KeyError(name)
@@ -113,12 +122,15 @@ def _rank_methods(
     columns: Sequence[str],
     among: Sequence[str],
 ) -> MethodValues:
-    """The mean rank of each method, one a seed that all of them have, over the columns in which all of them have a value."""
+    """Compute each method's mean rank, for every seed that all methods finished.
+
+    The mean is over the columns in which all methods have a value.
+    """
     chosen = {label: runs for label, runs in trials.items() if label in among}
     finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
     seeds = sorted(set.intersection(*finished)) if finished else []
     wanted = [collect_values(comparison, name).quantity for name in columns]
-    assert all(map(is_rankable, wanted)), "looked at before anything ran"
+    assert all(map(is_rankable, wanted)), "checked before the run"
     found: dict[str, list[float]] = {label: [] for label in chosen}
     ranked = []
     for seed in seeds:
@@ -134,7 +146,7 @@ def _rank_methods(
             ranked.append(seed)
             for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
                 found[label].append(float(mean))
-    why = "no seed of which all have a quantity" if chosen else "nothing is ranked"
+    why = "no seed for which all methods have a quantity" if chosen else "no method to rank"
     return MethodValues(
         quantity,
         {label: np.array(found.get(label, [])) for label in trials},

@@ -1,4 +1,4 @@
-"""What a round-up found, written once: roundup.html, roundup.md, roundup.json, and verdicts.svg, the picture of it."""
+"""Writes the results of a round-up: roundup.html, roundup.md, roundup.json, and a drawing, verdicts.svg."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TAG_CLASSES = {"CONFIRMED": "real", "REFUTED": "real", "INCONCLUSIVE": ""}
 def publish(
     roundup: Roundup, results: Sequence[ClaimResult], parts: Mapping[str, Comparison], folder: Path
 ) -> dict[str, Path]:
-    """Write the files; return their paths by name. Each is replaced whole. Raises: StorageError."""
+    """Write the files and return their paths by name. Each file is replaced atomically. Raises: StorageError."""
     shown = [_claim_view(one, parts) for one in results]
     budgets = [_budget(name, comparison) for name, comparison in parts.items()]
     texts = {
@@ -55,7 +55,7 @@ def publish(
 
 
 def summary_table(results: Sequence[ClaimResult]) -> Table:
-    """A claim a row: what is said, what decides it, the verdict."""
+    """Make the table of verdicts: one row per claim."""
     rows = [
         (
             Entry(str(one.claim.number), sort=float(one.claim.number)),
@@ -66,14 +66,14 @@ def summary_table(results: Sequence[ClaimResult]) -> Table:
         )
         for one in results
     ]
-    columns = (Column("#", "text"), Column("Claim", "text"), Column("Measured by", "text"), Column("Verdict", "text"))
+    columns = (Column("#", "text"), Column("Claim", "text"), Column("Measure", "text"), Column("Verdict", "text"))
     return Table(
         "Verdicts",
         (*columns, Column("Because", "text")),
         tuple(rows),
         (
-            "Confirmed: all predictions hold. Refuted: the opposite of one is shown. Inconclusive: neither is shown, which does not "
-            "mean that the claim is wrong.",
+            "Confirmed: all predictions hold. Refuted: the opposite of at least one prediction is shown. Inconclusive: "
+            "neither, which does not mean that the claim is wrong.",
         ),
     )
 
@@ -84,7 +84,7 @@ def _metric(one: ClaimResult) -> str:
 
 
 def predictions_table(one: ClaimResult) -> Table:
-    """A prediction a row, with what it rests on."""
+    """Make the table of a claim's predictions, with the values that decided them."""
     rows = []
     for result in one.prediction_results:
         places = decimals_for([side.estimate for side in (result.x, result.y) if side])
@@ -106,7 +106,7 @@ def predictions_table(one: ClaimResult) -> Table:
         (*columns, Column("Outcome", "text"), Column("Because", "text")),
         tuple(rows),
         tuple(
-            f"{head}: {text}." for head, text in (("Beware", one.claim.trap), ("Amended", one.claim.amended)) if text
+            f"{head}: {text}." for head, text in (("Caveat", one.claim.trap), ("Amended", one.claim.amended)) if text
         ),
     )
 
@@ -131,26 +131,26 @@ def _reason_text(result: PredictionResult) -> str:
 
 
 def _claim_view(one: ClaimResult, parts: Mapping[str, Comparison]) -> dict[str, Any]:
-    """A claim as the page shows it."""
-    silent = []
+    """Return the template's view of a claim."""
+    undefined = []
     if one.method_values:
-        silent = [
+        undefined = [
             f"{label}: {why or 'no value'}"
             for label, why in one.method_values.why.items()
             if not len(one.method_values.values[label])
         ]
     return {
-        "results": one,
+        "result": one,
         "sign": SIGNS[one.verdict],
         "tag_class": _TAG_CLASSES[one.verdict],
         "predictions": predictions_table(one),
         "figure": claim_figure(one, parts[one.claim.part].methods) if one.method_values else None,
-        "silent": silent,
+        "undefined": undefined,
     }
 
 
 def claim_figure(one: ClaimResult, methods: Sequence[Method]) -> Figure | None:
-    """The claim's quantity for every method that has it."""
+    """Draw the claim's quantity for every method that has a value; None if no method has one."""
     method_values = one.method_values
     assert method_values is not None
     styles, rows = method_styles(methods), []
@@ -164,13 +164,13 @@ def claim_figure(one: ClaimResult, methods: Sequence[Method]) -> Figure | None:
     if not rows:
         return None
     places = decimals_for([row.value for row in rows])
-    said = f"{_metric(one)}: " + "; ".join(f"{row.label} {format_number(row.value, places)}" for row in rows)
+    alt_text = f"{_metric(one)}: " + "; ".join(f"{row.label} {format_number(row.value, places)}" for row in rows)
     most = max(row.n for row in rows)
-    return Figure(_metric(one), f"mean and 95% interval, n = {most}", charts.bars(rows, said, _metric(one), places))
+    return Figure(_metric(one), f"mean and 95% interval, n = {most}", charts.bars(rows, alt_text, _metric(one), places))
 
 
 def verdicts_drawing(results: Sequence[ClaimResult]) -> Markup:
-    """The verdicts as a drawing that stands by itself, in light and in dark."""
+    """Draw the verdicts as a standalone SVG for light and dark mode."""
     row, width = 22.0, 860.0
     style = svg.element(
         "style",
@@ -188,8 +188,8 @@ def verdicts_drawing(results: Sequence[ClaimResult]) -> Markup:
             svg.text(36.0, y, svg.shorten(one.claim.claim, 600.0)),
             svg.text(width, y, f"{SIGNS[one.verdict]} {one.verdict.lower()}", "end", tone),
         ]
-    said = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in results)
-    drawing = svg.drawing(width, row * len(results) + 8, said, *drawn)
+    alt_text = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in results)
+    drawing = svg.drawing(width, row * len(results) + 8, alt_text, *drawn)
     return Markup(str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
@@ -211,7 +211,7 @@ def _budget(name: str, comparison: Comparison) -> Table:
 
 
 def to_record(roundup: Roundup, results: Sequence[ClaimResult], parts: Mapping[str, Comparison]) -> dict[str, Any]:
-    """All of it as plain data."""
+    """Return the content of roundup.json as plain data."""
     return {
         "title": roundup.title,
         "tally": tally(results),

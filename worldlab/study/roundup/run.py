@@ -1,4 +1,4 @@
-"""Runs a round-up: its comparisons one after the other, each gone on with where it was stopped, and its report after each."""
+"""Runs a round-up: runs or resumes its comparisons one after the other, and writes the report after each."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def run_roundup(
     layers: Sequence[Mapping[str, Any]] = (),
     command: str = "",
 ) -> list[ClaimResult]:
-    """Run parts of a round-up and judge every claim by the parts that are there.
+    """Run parts of a round-up, and evaluate every claim with the parts that have results.
 
-    chosen: names of parts to be run, none for all; others are taken as they lie in the folder. layers: tables of the form of
-    matrix.toml, laid over each part's. Returns the claims, results. Raises: ConfigError, PluginError, EnvError before anything
-    runs; what worldlab.study.compare.run.compare raises, the report written first.
+    chosen: names of the parts to run; empty runs all. Results of other parts are read from the folder. layers: tables
+    in the form of matrix.toml that override each part's matrix.
+    Returns one result per claim. Raises: ConfigError, PluginError, EnvError before anything runs; after writing the
+    report, whatever `worldlab.study.compare.run.compare` raises.
     """
     wanted = [roundup.part(name) for name in chosen] or list(roundup.parts)
     matrices = {part.name: _part_matrix(part, layers) for part in roundup.parts}
@@ -62,19 +63,22 @@ def run_roundup(
 
 
 def _refuse_stale_part(name: str, place: Path, found: Comparison) -> None:
-    """Raises: ConfigError where a part has been run, and nothing of it is of these roundup and this code: its figures would
-    be wiped out of the report."""
+    """Raise ConfigError if a part has finished cells but none of them has the current settings and code.
+
+    The report would otherwise lose this part's results. Texts of roundup.toml (titles, claims, `about`) and prose in
+    the code do not count: cells are identified by settings, versions and code without docstrings and comments.
+    """
     there = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
     if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
         raise ConfigError(
-            one_line(f"roundup: part '{name}' was run with other questions or other code, and is not among --parts"),
-            cause=f"of its {len(there)} cells none is what would be run today",
-            fix=one_line(f"run it too: --parts {name} ...; or keep that report, and write another: --out DIR"),
+            one_line(f"roundup: part '{name}' was run with other settings or code, and is not in --parts"),
+            cause=f"none of its {len(there)} cells has the current settings and code",
+            fix=one_line(f"run it again: --parts {name} ...; or write to another folder: --out DIR"),
         )
 
 
 def _check_names(roundup: Roundup, planned: Mapping[str, Plan]) -> None:
-    """Raises: ConfigError for a quantity or a method that a prediction names and its part does not have."""
+    """Raise ConfigError if a prediction names a quantity or a method that its part does not have."""
     for claim in roundup.claims:
         for one in (one for one in claim.predictions if one.part in planned):
             part = planned[one.part]
@@ -90,19 +94,19 @@ def _check_names(roundup: Roundup, planned: Mapping[str, Plan]) -> None:
             if unfit is not None:
                 raise ConfigError(
                     one_line(f"roundup: {where[0]}: methods cannot be ranked by {unfit!r}"),
-                    cause="neither a higher nor a lower value of it is better, or a finished run has none",
-                    fix="leave it out of columns",
+                    cause="neither higher nor lower values are better, or finished runs have no value",
+                    fix="remove it from columns",
                 )
 
 
-def _check_known(kind: str, names: Sequence[str], there: Sequence[str], where: tuple[str, str]) -> None:
-    """Raises: ConfigError for the first of some names that is not there. where: the claim, and the part."""
-    name = next((name for name in names if name not in there), None)
+def _check_known(kind: str, names: Sequence[str], known: Sequence[str], where: tuple[str, str]) -> None:
+    """Raise ConfigError for the first name that is not in `known`. where: the claim, and the part."""
+    name = next((name for name in names if name not in known), None)
     if name is not None:
         raise ConfigError(
-            one_line(f"roundup: {where[0]}: no {kind} {name!r} in {where[1]}.{did_you_mean(name, there)}"),
-            cause=one_line(f"it has {', '.join(there)}", 300),
-            fix="name one of these, or add it to the part's matrix",
+            one_line(f"roundup: {where[0]}: no {kind} {name!r} in {where[1]}.{did_you_mean(name, known)}"),
+            cause=one_line(f"it has {', '.join(known)}", 300),
+            fix="use one of these names, or add it to the part's matrix",
         )
 
 
@@ -116,8 +120,8 @@ def _part_matrix(part: RoundupPart, layers: Sequence[Mapping[str, Any]]) -> Matr
     matrix = matrix_of(part.matrix, *layers)
     if len(matrix.envs) != 1:
         raise ConfigError(
-            one_line(f"roundup: part '{part.name}' is on {len(matrix.envs)} environments"),
-            cause="a claim is results on one environment",
-            fix="make one part of each",
+            one_line(f"roundup: part '{part.name}' has {len(matrix.envs)} environments"),
+            cause="a claim is evaluated on one environment",
+            fix="make one part per environment",
         )
     return matrix

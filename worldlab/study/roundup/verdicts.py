@@ -1,8 +1,9 @@
-"""Does a prediction hold? Judged by runs, never by one number: a permutation test where two methods are held against each
-other, a 95% interval where a margin or a number is.
+"""Decides whether predictions hold and which verdict a claim gets.
 
-CONFIRMED: every prediction of the claim holds. REFUTED: one of them fails, that is, its opposite is shown. INCONCLUSIVE: neither; not
-shown does not mean untrue.
+Two methods are compared with a permutation test over runs. A margin, or a comparison with a number, is decided by a 95%
+interval.
+CONFIRMED: every prediction of the claim holds. REFUTED: at least one fails, that is, its opposite is shown.
+INCONCLUSIVE: neither. A prediction that is not shown can still be true.
 """
 
 from __future__ import annotations
@@ -21,16 +22,26 @@ from worldlab.study.roundup.method_values import MethodValues, collect_values, f
 from worldlab.study.statistics import Difference, Interval
 
 LEVEL = 0.05
-"""Of all tests, corrected by Holm's method for those of one claim."""
+"""Significance level of all tests, after Holm's correction within a claim."""
 Outcome = Literal["holds", "fails", "open", "undefined"]
 Verdict = Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
+_VERBS = {
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "open": ("is open", "are open"),
+    "undefined": ("is undefined", "are undefined"),
+}
+"""By outcome, the verb for one prediction and for several."""
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What became of a prediction. x, y: means over seeds, None where undefined; x with the interval that decided, where it was held
-    against a number. difference: of x and y, or of their logarithms; p_value: corrected, None where an interval decided; why: one
-    clause."""
+    """The outcome of a prediction.
+
+    x, y: means over seeds, None if undefined. If x was compared with a number, x has the interval that decided.
+    difference: x minus y, or the difference of their logarithms. p_value: corrected, None if an interval decided. why:
+    a clause.
+    """
 
     prediction: Prediction
     quantity: Quantity
@@ -44,7 +55,10 @@ class PredictionResult:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim with its prediction_results. method_values: of its own quantity, all methods of its part; None if that part was not run."""
+    """A claim with its verdict.
+
+    method_values: the claim's quantity for all methods of its part; None if the part was not run.
+    """
 
     claim: Claim
     verdict: Verdict
@@ -54,7 +68,10 @@ class ClaimResult:
 
 
 def evaluate_claim(claim: Claim, parts: Mapping[str, Comparison]) -> ClaimResult:
-    """Judge a claim by the comparisons that were run, by part. Raises nothing for what is missing: it is undefined."""
+    """Evaluate a claim.
+
+    parts: the comparisons that were run, by name. Predictions without data are undefined, not errors.
+    """
     pending = [_evaluate(prediction, claim, parts) for prediction in claim.predictions]
     tested = [one for one in pending if isinstance(one, _PendingTest)]
     corrected = iter(statistics.corrected([one.difference for one in tested]) if tested else ())
@@ -68,7 +85,7 @@ def evaluate_claim(claim: Claim, parts: Mapping[str, Comparison]) -> ClaimResult
     verdict: Verdict = (
         "REFUTED" if count["fails"] else "CONFIRMED" if count["holds"] == len(prediction_results) else "INCONCLUSIVE"
     )
-    why = ", ".join(f"{number} {outcome}" for outcome, number in count.items() if number)
+    why = ", ".join(f"{number} {_VERBS[outcome][number > 1]}" for outcome, number in count.items() if number)
     comparison = parts.get(claim.part)
     method_values = _method_values(comparison, claim.quantity, claim) if comparison else None
     return ClaimResult(
@@ -78,7 +95,7 @@ def evaluate_claim(claim: Claim, parts: Mapping[str, Comparison]) -> ClaimResult
 
 @dataclass(frozen=True)
 class _PendingTest:
-    """A prediction that waits for the correction of its p."""
+    """A tested prediction whose p value is not corrected yet."""
 
     prediction: Prediction
     quantity: Quantity
@@ -99,7 +116,7 @@ def _evaluate(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparis
         method_values = _method_values(comparison, name, claim) if comparison else None
         if method_values is None:
             return PredictionResult(
-                prediction, find_quantity(name), "undefined", f"part '{prediction.part}' has not measured it"
+                prediction, find_quantity(name), "undefined", f"part '{prediction.part}' did not measure it"
             )
         if label not in method_values.values:
             return PredictionResult(
@@ -116,7 +133,7 @@ def _evaluate(prediction: Prediction, claim: Claim, parts: Mapping[str, Comparis
     y_shown = ys_shown[0] if ys_shown else None
     if prediction.log and not all(bool((values > 0).all()) for values in (x, *ys)):
         return PredictionResult(
-            prediction, quantity, "undefined", "values that are not above 0 have no logarithm", x_shown, y_shown
+            prediction, quantity, "undefined", "values of 0 or below have no logarithm", x_shown, y_shown
         )
     if prediction.log:
         x, *ys = (np.log(values) for values in (x, *ys))
@@ -152,7 +169,11 @@ def _decide(one: _PendingTest) -> PredictionResult:
 def _compare_with_number(
     prediction: Prediction, quantity: Quantity, values: np.ndarray, within: float
 ) -> PredictionResult:
-    """within: the error that all runs may have in common, as they are measured on the same frames: more seeds do not lessen it."""
+    """Compare x with a number.
+
+    within: the standard error that all runs share because they are measured on the same frames. More seeds do not
+    reduce it.
+    """
     assert not isinstance(prediction.y, str)
     limits = _limits(prediction, math.log(prediction.y) if prediction.log else prediction.y)
     over_runs = (
@@ -161,13 +182,13 @@ def _compare_with_number(
     decides = _widen(over_runs, within)
     outcome, why = _locate(decides, *limits)
     if within:
-        why += ", the error that all runs share included"
+        why += ", including the error that all runs share"
     return PredictionResult(prediction, quantity, outcome, why, _exp(decides) if prediction.log else decides)
 
 
-def _exp(of: Interval) -> Interval:
-    """Of logarithms, as the numbers they are of: the interval of a geometric mean."""
-    return replace(of, estimate=math.exp(of.estimate), low=math.exp(of.low), high=math.exp(of.high))
+def _exp(log: Interval) -> Interval:
+    """Convert an interval of logarithms to the interval of the geometric mean."""
+    return replace(log, estimate=math.exp(log.estimate), low=math.exp(log.low), high=math.exp(log.high))
 
 
 def _shared_error(prediction: Prediction, method_values: MethodValues, label: str) -> float:
@@ -189,7 +210,7 @@ def _compare_paired(
     sides: Sequence[tuple[MethodValues, str]],
     shown: tuple[Interval | None, Interval | None],
 ) -> PredictionResult:
-    """Two quantities of the same runs: the mean of their differences, run by run, against 0."""
+    """Compare two quantities of the same runs: test the mean of their per-run differences against 0."""
     by_seed = [dict(zip(one.seeds[label], one.values[label], strict=True)) for one, label in sides]
     both = sorted(set(by_seed[0]) & set(by_seed[1]))
     if not both:
@@ -198,11 +219,13 @@ def _compare_paired(
     differences = np.array([change(by_seed[0][seed]) - change(by_seed[1][seed]) for seed in both])
     estimate = statistics.interval([differences], statistics.mean)
     outcome, why = _locate(estimate, *_limits(prediction, 0.0))
-    return PredictionResult(prediction, quantity, outcome, f"{why}, of differences run by run", *shown, estimate)
+    return PredictionResult(
+        prediction, quantity, outcome, f"{why}, of paired differences (run by run)", *shown, estimate
+    )
 
 
 def _limits(prediction: Prediction, number: float) -> tuple[float, float, bool]:
-    """Between what x, or its difference from y, may lie; and whether the limits themselves are too much: 0 is not above 0."""
+    """Return the limits that a prediction sets for x, or for x minus y, and whether they are strict: 0 is not above 0."""
     margin = math.log(prediction.margin) if prediction.log and prediction.margin else prediction.margin
     return {
         "above": (number, math.inf, True),
@@ -215,16 +238,16 @@ def _limits(prediction: Prediction, number: float) -> tuple[float, float, bool]:
 
 def _locate(interval: Interval, low: float, high: float, strict: bool) -> tuple[Outcome, str]:
     if math.isnan(interval.low):
-        return "open", "one run has no interval"
+        return "open", "a single run has no interval"
     inside = low < interval.low and interval.high < high if strict else low <= interval.low and interval.high <= high
     if inside:
-        return "holds", "its 95% interval lies within what is predicted"
+        return "holds", "its 95% interval lies within the predicted range"
     if interval.high < low or interval.low > high:
-        return "fails", "its 95% interval lies outside of what is predicted"
-    return "open", "its 95% interval lies across the limit"
+        return "fails", "its 95% interval lies outside the predicted range"
+    return "open", "its 95% interval contains the limit of the predicted range"
 
 
 def tally(results: Sequence[ClaimResult]) -> str:
-    """ "3 confirmed, 1 refuted, 16 inconclusive"."""
+    """Count the verdicts: "3 confirmed, 1 refuted, 16 inconclusive"."""
     verdicts = [one.verdict for one in results]
     return ", ".join(f"{verdicts.count(kind)} {kind.lower()}" for kind in ("CONFIRMED", "REFUTED", "INCONCLUSIVE"))
