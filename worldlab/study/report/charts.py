@@ -193,7 +193,7 @@ def _ticks(scale: svg.Scale, most: int) -> list[tuple[float, str]]:
 
 
 _UNITS = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))
-"""(smallest value that uses the unit, divisor, letter)."""
+"""Units of tick labels: (smallest value that uses the unit, divisor, letter)."""
 
 
 def _exact_decimals(values: Iterable[float]) -> int:

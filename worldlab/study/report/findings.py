@@ -71,8 +71,8 @@ class Findings:
         return SCALED if scope == OVERALL else decimals_for(means)
 
     def family(self, scope: str, against: str, kind: str) -> ComparisonFamily | None:
-        wanted = (scope, against, kind)
-        return next((one for one in self.families if (one.scope, one.against, one.kind) == wanted), None)
+        key = (scope, against, kind)
+        return next((one for one in self.families if (one.scope, one.against, one.kind) == key), None)
 
     def among_models(self, scope: str) -> ComparisonFamily | None:
         """Return the comparisons of the models with each other (or with the first model)."""

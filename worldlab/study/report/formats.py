@@ -48,7 +48,7 @@ def format_bounds(low: float | None, high: float | None, places: int) -> str:
 
 
 def decimals_to_show(value: float, places: int) -> int:
-    """Return `places`, or more decimals if a nonzero value would default round to 0."""
+    """Return `places`, or more decimals if a nonzero value would otherwise round to 0."""
     while value != 0 and places < 9 and float(f"{value:.{places}f}") == 0:
         places += 1
     return places

@@ -249,9 +249,9 @@ def _method_remark(findings: Findings, families: Sequence[ComparisonFamily]) -> 
     together = f" for {format_range(sizes)} comparisons" if max(sizes) > 1 else ""
     scale = "normalised scores" if findings.scopes[0] == OVERALL else "mean returns"
     return (
-        f"Differences are of {scale}, with 95% intervals (Welch). Real: significant in a permutation test of the runs, p at "
-        f"most {LEVEL:g} after Holm's correction{together}. Not shown: not significant, which does not mean that there is no "
-        f"difference. The tests account for training seeds only: all runs on an environment are evaluated on the "
+        f"Differences are of {scale}, with 95% intervals (Welch). Real: significant in a permutation test of the runs, "
+        f"p at most {LEVEL:g} after Holm's correction{together}. Not shown: not significant, which does not mean that "
+        "there is no difference. The tests account for training seeds only: all runs on an environment are evaluated on the "
         f"same{_episodes(findings)} episodes."
     )
 

@@ -13,7 +13,7 @@ matrix.axes.env = "Branch"            # other keys as in a matrix.toml
 number = 1
 claim = "the claim, as a sentence"
 part = "small"
-quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.method_values.OWN
+quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.method_values.TRIAL_QUANTITIES
 predictions = [{ x = "b decoder", is = "below", y = "a" }]
 """
 
@@ -132,7 +132,8 @@ def read_roundup(path: Path = PACKAGED) -> Roundup:
             roundup.part(prediction.part)
     if not parts or not claims:
         raise ConfigError(
-            f"roundup: {one_line(path, 60)} asks nothing", fix="give it a [[part]] and a [[claim]] at least"
+            f"roundup: {one_line(path, 60)} has no parts or no claims",
+            fix="add at least one [[part]] and one [[claim]]",
         )
     return roundup
 

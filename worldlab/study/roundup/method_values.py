@@ -129,13 +129,13 @@ def _rank_methods(
     chosen = {label: runs for label, runs in trials.items() if label in among}
     finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
     seeds = sorted(set.intersection(*finished)) if finished else []
-    wanted = [collect_values(comparison, name).quantity for name in columns]
-    assert all(map(is_rankable, wanted)), "checked before the run"
+    rank_by = [collect_values(comparison, name).quantity for name in columns]
+    assert all(map(is_rankable, rank_by)), "checked before the run"
     found: dict[str, list[float]] = {label: [] for label in chosen}
     ranked = []
     for seed in seeds:
         ranks = []
-        for one in wanted:
+        for one in rank_by:
             values = [
                 _trial_value(next(run for run in runs if run.seed == seed), one.name, runs) for runs in chosen.values()
             ]

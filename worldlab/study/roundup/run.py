@@ -38,9 +38,9 @@ def run_roundup(
     Returns one result per claim. Raises: ConfigError, PluginError, EnvError before anything runs; after writing the
     report, whatever `worldlab.study.compare.run.compare` raises.
     """
-    wanted = [roundup.part(name) for name in chosen] or list(roundup.parts)
+    selected = [roundup.part(name) for name in chosen] or list(roundup.parts)
     matrices = {part.name: _part_matrix(part, layers) for part in roundup.parts}
-    planned = gather(lambda name=part.name: (name, plan(matrices[name], registry)) for part in wanted)
+    planned = gather(lambda name=part.name: (name, plan(matrices[name], registry)) for part in selected)
     _check_names(roundup, dict(planned))
     folder = storage.make_folder(folder).absolute()
     found: dict[str, Comparison] = {}
@@ -48,9 +48,9 @@ def run_roundup(
         place = folder / PARTS / part.name
         if (place / "matrix.toml").is_file():
             found[part.name] = look(matrices[part.name], registry, place, command)
-            if part not in wanted:
+            if part not in selected:
                 _refuse_stale_part(part.name, place, found[part.name])
-    for part in wanted:
+    for part in selected:
         log.info("part %s: %s", part.name, part.about)
         try:
             found[part.name] = compare(matrices[part.name], registry, folder / PARTS / part.name, command)
@@ -68,11 +68,11 @@ def _refuse_stale_part(name: str, place: Path, found: Comparison) -> None:
     The report would otherwise lose this part's results. Texts of roundup.toml (titles, claims, `about`) and prose in
     the code do not count: cells are identified by settings, versions and code without docstrings and comments.
     """
-    there = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
-    if any(cell.trial.status == "finished" for cell in there) and all(one.status == "missing" for one in found.trials):
+    cells = [cell for cell in map(readable, place.glob(f"{CELLS}/*")) if cell is not None]
+    if any(cell.trial.status == "finished" for cell in cells) and all(one.status == "missing" for one in found.trials):
         raise ConfigError(
             one_line(f"roundup: part '{name}' was run with other settings or code, and is not in --parts"),
-            cause=f"none of its {len(there)} cells has the current settings and code",
+            cause=f"none of its {len(cells)} cells has the current settings and code",
             fix=one_line(f"run it again: --parts {name} ...; or write to another folder: --out DIR"),
         )
 
