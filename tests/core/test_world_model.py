@@ -6,7 +6,7 @@ import torch
 from model_kit import MEMORY, batch_for, build_model, build_parts, gen, weighted_terms
 
 from worldlab import tree
-from worldlab.errors import PluginError
+from worldlab.interfaces import Player
 from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import noise_batch
 from worldlab.settings import ModelSettings
@@ -147,7 +147,7 @@ def test_a_loss_of_another_shape_is_refused_by_name():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())
     model.decoder.losses = lambda ctx, player="main": {"wrong": torch.zeros(3)}  # type: ignore[method-assign]
-    with pytest.raises(PluginError, match="loss 'wrong' of ReferenceDecoder"):
+    with pytest.raises(AssertionError, match="loss 'wrong' of ReferenceDecoder"):
         weighted_terms(model, ctx)
 
 
@@ -181,14 +181,14 @@ def test_render_restores_the_units_of_the_environment():
 @pytest.mark.parametrize("blind", [False, True])
 def test_every_parameter_has_exactly_one_player(blind):
     model = blind_model() if blind else build_model()
-    ids = [id(p) for group in model.players().values() for p in group]
+    ids = [id(p) for player in model.players().values() for p in player.parameters]
     assert len(ids) == len(set(ids))
     assert set(ids) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
 def test_a_part_that_forgets_a_parameter_is_our_bug_or_a_plugins_and_is_named():
     model = build_model()
-    model.decoder.players = lambda: {"main": list(model.decoder.parameters())[1:]}  # type: ignore[method-assign]
+    model.decoder.players = lambda: {"main": Player(list(model.decoder.parameters())[1:])}  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="ReferenceDecoder"):
         model.players()
 

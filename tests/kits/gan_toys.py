@@ -90,7 +90,7 @@ def play(
     The rate falls linearly to a tenth. draw(step): the context. also: a further loss of main, a scalar. modules:
     trained with main. Yields after each step.
     """
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     critics = torch.optim.Adam(groups["critic"], rate, betas=(0.0, 0.999))
     main = torch.optim.Adam([*groups["main"], *(p for m in modules for p in m.parameters())], rate)
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, steps) for o in (critics, main)]

@@ -46,7 +46,7 @@ def test_the_encoder_is_tied_by_its_entropy_and_to_the_frozen_density_of_the_dyn
     model = bench().model
     ctx, _ = model.observe(bench().batch(), gen())
     rule = matching.choose(model.encoder, model.dynamics)
-    terms = matching.terms(rule, ctx, model.dynamics, model.settings)
+    terms = matching.terms(rule, ctx, model.dynamics, model.settings.free_nats)
     assert (rule.dyn, rule.rep) == ("nll", "logq_nll")
     expected = model.settings.rep_scale * (
         -ctx.latent.dist.entropy() - ctx.prior.log_prob(ctx.latent.z.flatten(0, 1)).view_as(ctx.row)

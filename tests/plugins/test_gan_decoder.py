@@ -94,7 +94,7 @@ def test_adversarial_gradient_to_features_is_exactly_zero():
     loss = decoder.losses(ctx)
     assert set(loss) == {"adversarial"}
     found = torch.autograd.grad(
-        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"]], allow_unused=True
+        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"].parameters], allow_unused=True
     )
     assert found[0] is None and all(g is not None and torch.isfinite(g).all() for g in found[1:])
 

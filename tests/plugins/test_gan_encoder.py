@@ -65,7 +65,7 @@ def test_fool_reaches_z_and_nothing_else():
     prior = NoisyMLP(6, 3, 8, 1, 4)
     ctx = context(z, memory, Generated(memory, prior))
     fool = encoder.losses(ctx)["fool"].sum()
-    wanted = [z, memory, *prior.parameters(), *encoder.players()["main"]]
+    wanted = [z, memory, *prior.parameters(), *encoder.players()["main"].parameters]
     found = torch.autograd.grad(fool, wanted, allow_unused=True)
     assert found[0] is not None and found[0].abs().sum() > 0
     assert all(g is None for g in found[1:])

@@ -67,7 +67,7 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
 def test_each_players_step_moves_its_own_parameters_only():
     specs = make_specs(obs=(IMAGE, VECTOR))
     model = small_model(specs, temporal=True)
-    groups = model.players()
+    groups = {name: player.parameters for name, player in model.players().items()}
     ctx, _ = model.observe(make_batch(specs), gen())
     critics = weighted_terms(model, ctx.detach(), "critic")
     assert {name.partition("/")[0] for name in critics} == {"encoder", "dynamics", "decoder"}

@@ -15,7 +15,7 @@ from torch import nn
 from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions, Part, RunConfig
 from worldlab.errors import ConfigError, PluginError
-from worldlab.interfaces import Latent
+from worldlab.interfaces import Latent, Player
 from worldlab.registry import Registration, Registry, load_registry
 from worldlab.settings import CoreSettings
 from worldlab.testing import small_config
@@ -157,8 +157,8 @@ REPLACED: dict[str, list[tuple[str, dict[str, Any], str]]] = {  # method to blam
         ("embed", {"embed": leaving}, r"raised SystemExit: 0"),
         ("infer", {"infer": lambda self, embed, memory: None}, r"raised TypeError: .*positional"),
         ("infer", {"posterior_kind": "own_logq"}, r"Latent.log_q is a NoneType, expected a float tensor \[N\] = \[3\]"),
-        ("players", {"players": lambda self: {"main": []}}, r"lists '.*' 0 times, expected once"),
-        ("players", {"players": lambda self: {"main": [*self.parameters()] * 2}}, r"2 times, expected once"),
+        ("players", {"players": lambda self: {"main": Player([])}}, r"lists '.*' 0 times, expected once"),
+        ("players", {"players": lambda self: {"main": Player([*self.parameters()] * 2)}}, r"2 times, expected once"),
         ("players", {"players": lambda self: [1]}, r'gives no "main"'),
         ("losses", {"losses": loss(lambda ctx: ctx.latent.z.mean())}, rf"'x' is \[\], {BT}"),
         ("losses", {"losses": loss(lambda ctx: ctx.latent.z.sum(-1).T)}, rf"'x' is \[4, 3\], {BT}"),

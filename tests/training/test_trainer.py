@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldlab.agent import Agent
 from worldlab.distributions import Normal
 from worldlab.errors import DivergedError
-from worldlab.interfaces import Context, Decoder
+from worldlab.interfaces import Context, Decoder, Player
 from worldlab.model.schedule import JOINT, MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.training.trainer import Generators, Trainer
@@ -30,8 +30,9 @@ class AdversarialDecoder(Decoder):
         self.critic = nn.Linear(3 + specs.feature_dim, 1)
         self.trace: list[str] = []
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        return {"main": list(self.generator.parameters()), "critic": list(self.critic.parameters())}
+    def players(self) -> dict[str, Player]:
+        critic = Player(list(self.critic.parameters()), betas=(0.0, 0.999))
+        return {"main": Player(list(self.generator.parameters())), "critic": critic}
 
     def decode(self, features: Tensor):
         mean = self.generator(features)
@@ -65,7 +66,7 @@ class ToyAgent(Agent):
         return features[:, :2], state
 
     def players(self):
-        return {"a": (list(self.a.parameters()), 1e-2), "b": (list(self.b.parameters()), 1e-3)}
+        return {"a": Player(list(self.a.parameters()), 1e-2), "b": Player(list(self.b.parameters()), 1e-3)}
 
     def losses(self, model, seen, generator):
         self.seen = seen
@@ -101,10 +102,10 @@ def test_a_players_step_moves_its_own_parameters_and_nothing_else():
     model = trainer.model
     ctx, _ = model.observe(batch_for(model), gen())
     before = weights(model)
-    trainer._update_critics(ctx)
+    trainer._update_critics(ctx, JOINT)
     assert changed(model, before) == critic_names(model)
     before, agent = weights(model), weights(trainer.agent)
-    trainer._update_main(ctx)
+    trainer._update_main(ctx, JOINT)
     moved = changed(model, before)
     assert not moved & critic_names(model)
     assert {"decoder.generator.weight", "encoder.head.weight", "dynamics.cell.weight", "cont.net.0.weight"} <= moved
@@ -115,7 +116,7 @@ def test_no_gradient_ever_touches_the_critic_in_mains_turn():
     trainer = adversarial()
     model = trainer.model
     ctx, _ = model.observe(batch_for(model), gen())
-    trainer._update_main(ctx)
+    trainer._update_main(ctx, JOINT)
     decoder: Any = model.decoder
     assert decoder.critic.weight.grad is None and decoder.critic.weight.requires_grad
     assert decoder.generator.weight.grad is not None
@@ -186,8 +187,8 @@ def test_gradients_are_clipped_to_the_global_norm():
     trainer = adversarial(clip=0.01)
     out = trainer.update(batch_for(trainer.model), MODEL)
     assert out["grad_norm/model/main"] > 0.1  # reported before clipping
-    for name in ("model/main", "model/critic"):
-        grads = [p.grad for p in trainer.groups[name] if p.grad is not None]
+    for optimizer in (trainer.main, trainer.critics["critic"]):
+        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
         assert torch.stack([g.norm() for g in grads]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 

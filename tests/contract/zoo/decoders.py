@@ -9,6 +9,7 @@ from torch import nn
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDecoder
 from worldlab.tree import flatten_time
 from zoo.animals import broken
@@ -178,7 +179,8 @@ class Adversarial(ReferenceDecoder):
         self.critic = nn.Linear(specs.obs["vector"].shape[0], 1, bias=False)
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.critic.parameters())}
+        critic = Player(list(self.critic.parameters()), betas=(0.0, 0.999))
+        return {"main": Player(list(self.net.parameters())), "critic": critic}
 
     def fake(self, ctx):
         """Vectors as the decoder makes them."""
@@ -220,7 +222,7 @@ class SharedParameter(Adversarial):
     """Gives its generator to both players."""
 
     def players(self):
-        return {"main": list(self.net.parameters()), "critic": list(self.parameters())}
+        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.parameters()))}
 
 
 @broken("P3", 'no "main"')
@@ -228,7 +230,7 @@ class NamelessPlayer(ReferenceDecoder):
     """Calls its main player otherwise."""
 
     def players(self):
-        return {"generator": list(self.net.parameters())}
+        return {"generator": Player(list(self.net.parameters()))}
 
 
 @broken("P5", "not {name: tensor [B, T]}")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from worldlab.distributions import Normal, OneHot
+from worldlab.interfaces import Player
 from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
 from zoo.animals import broken
 from zoo.encoders import NoLogStd, Opaque
@@ -153,7 +154,7 @@ class Orphan(ReferenceDynamics):
     """Forgets its head when it lists its parameters."""
 
     def players(self):
-        return {"main": list(self.cell.parameters())}
+        return {"main": Player(list(self.cell.parameters()))}
 
 
 @broken("P4", "never gets a gradient")
