@@ -105,6 +105,9 @@ def check_routing(built: Composed, ctx: Context) -> None:
     assert ("rep" in terms) == (rule.rep != "none")
     if "rep" in terms:
         assert reached(terms["rep"], held) and not reached(terms["rep"], weights)
+    assert ("anchor" in terms) == (rule.rep == "score_anchor")
+    if "anchor" in terms:
+        assert reached(terms["anchor"], held) and not reached(terms["anchor"], weights)
 
 
 @pytest.mark.slow

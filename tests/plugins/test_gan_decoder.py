@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gan_toys import IMAGE, VECTOR, context, gen, make_batch, make_specs, play, small_decoder, small_model
+from model_kit import weighted_losses
 from torch import Tensor, nn
 from worldlab_gan.decoder import GANDecoder
 from worldlab_gan.observations import (
@@ -111,7 +112,7 @@ def test_matching_is_the_only_term_that_trains_the_features():
 
 def test_pix_l1_adds_the_gradient_of_the_absolute_error():
     decoder, ctx = build(matching_scale=0.0, pix_l1=2.0), frames(seed=3)
-    term = decoder.losses(ctx)["pixels"]
+    term = weighted_losses(decoder, ctx)["pixels"]
     features = ctx.features.flatten(0, 1)
     made = decoder._generate(features, decoder._draw(features, gen(3)))
     expected = 2 * sum((made[k] - ctx.batch.obs[k][:, 0]).abs().flatten(1).mean(1) for k in ("image", "state"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_kit import weighted_terms
 from vae_toys import build_model, gen, grad_sum
 
 from worldlab import tree
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def kl_terms(model, seed: int = 0):
     batch = noise_batch(model.specs.obs, model.specs.action, 3, 5, gen(seed))
     ctx, _ = model.observe(batch, gen(seed))
-    return ctx, matching.terms(model.rule, ctx, model.dynamics, model.settings.free_nats)
+    return ctx, weighted_terms(model, ctx)
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "categorical"])
