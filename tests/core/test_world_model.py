@@ -193,6 +193,34 @@ def test_a_part_that_forgets_a_parameter_is_our_bug_or_a_plugins_and_is_named():
         model.players()
 
 
+def test_players_of_one_name_are_merged_and_keep_their_optimiser():
+    model = build_model()
+    head, own = list(model.dynamics.head.parameters()), list(model.dynamics.cell.parameters())  # type: ignore[union-attr]
+    forgetful = {"rate": 3e-4, "betas": (0.0, 0.99)}
+    model.dynamics.players = lambda: {"main": Player(own), "critic": Player(head, **forgetful)}  # type: ignore[method-assign]
+    bias, rest = model.decoder.net.vectors[-1].bias, []  # type: ignore[union-attr]
+    rest = [p for p in model.decoder.parameters() if p is not bias]
+    model.decoder.players = lambda: {"main": Player(rest), "critic": Player([bias], **forgetful)}  # type: ignore[method-assign]
+    players = model.players()
+    assert set(players) == {"main", "critic"}
+    assert [id(p) for p in players["critic"].parameters] == [id(p) for p in [*head, bias]]
+    assert (players["critic"].rate, players["critic"].betas) == (3e-4, (0.0, 0.99))
+    assert (players["main"].rate, players["main"].betas) == (None, (0.9, 0.999))
+    held = {id(p) for player in players.values() for p in player.parameters}
+    assert held == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("other", [{"betas": (0.9, 0.999)}, {"betas": (0.0, 0.999), "rate": 1e-3}])
+def test_parts_that_disagree_on_a_players_optimiser_are_refused(other):
+    model = build_model()
+    for part, options in ((model.dynamics, {"betas": (0.0, 0.999)}), (model.decoder, other)):
+        first, *rest = part.parameters()
+        players = {"main": Player(rest), "critic": Player([first], **options)}
+        part.players = lambda players=players: players  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="player 'critic' has two optimisers"):
+        model.players()
+
+
 def test_metrics_carry_no_gradient_and_name_the_role():
     model = build_model()
     model.dynamics.metrics = lambda ctx: {"h": ctx.memory.mean()}  # type: ignore[method-assign]

@@ -131,6 +131,33 @@ def test_the_critic_has_its_own_optimiser_and_rate():
     assert groups["model/critic"]["betas"][0] == 0 and groups["model/main"]["betas"][0] == 0.9
 
 
+def test_a_players_own_rate_and_betas_reach_its_optimiser_and_are_annealed():
+    specs, encoder, dynamics, _ = build_parts()
+    decoder, agent = AdversarialDecoder(None, specs), ToyAgent(specs)
+    generator, critic = list(decoder.generator.parameters()), list(decoder.critic.parameters())
+    decoder.players = lambda: {"main": Player(generator), "critic": Player(critic, 7e-4, (0.5, 0.9))}  # type: ignore[method-assign]
+    agent.players = lambda: {"a": Player(list(agent.parameters()), 1e-2, (0.8, 0.95))}  # type: ignore[method-assign]
+    model = WorldModel(specs, encoder, dynamics, decoder, ModelSettings(head_units=8))
+    settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=5e-4, final_rate=0.1)
+    trainer = Trainer(model, agent, settings, Generators(gen(1), gen(2)))
+    groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
+    found = {name: (group["lr"], group["betas"]) for name, group in groups.items()}
+    assert found == {
+        "model/main": (1e-3, (0.9, 0.999)), "model/critic": (7e-4, (0.5, 0.9)), "agent/a": (1e-2, (0.8, 0.95))
+    }  # fmt: skip
+    assert [id(p) for p in groups["model/critic"]["params"]] == [id(p) for p in critic]
+    trainer.anneal(1.0)
+    assert [group["lr"] for group in groups.values()] == pytest.approx([1e-4, 7e-5, 1e-3])
+
+
+def test_a_player_of_an_agent_without_a_rate_is_refused():
+    model = build_model()
+    agent = ToyAgent(model.specs)
+    agent.players = lambda: {"a": Player(list(agent.parameters()))}  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="an agent's player declares its learning rate"):
+        Trainer(model, agent, TrainSettings(), Generators(gen(1), gen(2)))
+
+
 def test_the_agents_step_leaves_the_model_alone_and_its_players_apart():
     trainer = adversarial()
     model = trainer.model
