@@ -19,6 +19,7 @@ from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab import tree
 from worldlab.errors import ConfigError
+from worldlab.rollout import Carry
 from worldlab.specs import ActionSpec
 from worldlab.world_model import Dream
 
@@ -46,7 +47,7 @@ def test_on_the_true_linear_system_the_cost_is_within_5_percent_of_lqr(kind):
             if name == "lqr":
                 u = (-x @ gain.T).clamp(-1, 1)
             else:
-                u, state = agent.act(world, {"z": x}, x, state, gen(int(total.sum() * 100)), False)
+                u, state = agent.act(world, Carry({}, x), x, state, gen(int(total.sum() * 100)), False)
             x = x @ world.A.T + u @ world.B.T + w
             total = total + ((x @ world.W) * x).sum(-1) + ((u @ world.U) * u).sum(-1)
         costs[name] = total.mean().item()
@@ -58,14 +59,14 @@ def test_on_a_combination_lock_the_categorical_search_finds_the_code(kind):
     world: Any = Lock((2, 0, 3, 1, 1, 2))
     config = kind(horizon=6, candidates=512, elites=32, iterations=10, execute="best")
     agent = PlannerAgent(config, world.specs)
-    start = {"z": torch.eye(7)[[0, 0, 2]]}
+    start = Carry({}, torch.eye(7)[[0, 0, 2]])
     found = agent.plan(world, start, agent.initial(3), gen())
     assert found.best.argmax(-1)[:2].tolist() == [[2, 0, 3, 1, 1, 2]] * 2
     assert found.best.argmax(-1)[2, :4].tolist() == [3, 1, 1, 2]
     state, taken, z = agent.initial(1), [], start.z[:1]
     for _ in range(6):
-        action, state = agent.act(world, {"z": z}, z, state, gen(1), False)
-        z = world.imagine({"z": z}, action[:, None], 1, None).features[:, 1]
+        action, state = agent.act(world, Carry({}, z), z, state, gen(1), False)
+        z = world.imagine(Carry({}, z), action[:, None], 1, None).features[:, 1]
         taken.append(int(action.argmax()))
     assert tuple(taken) == world.code
 
@@ -94,7 +95,7 @@ def hill(target=0.7, **options) -> Any:
 
 
 def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_value_at_the_end():
-    task = PlanningTask(hill(0.0, cont=0.5), {"z": torch.zeros(2, 1)}, gamma=0.8, value=lambda f: 100 * f[..., 0])
+    task = PlanningTask(hill(0.0, cont=0.5), Carry({}, torch.zeros(2, 1)), gamma=0.8, value=lambda f: 100 * f[..., 0])
     plans = torch.tensor([[[0.0], [1.0], [0.5]]])[None].expand(2, 1, 3, 1)
     # rewards 1, 0, 0.75 arrive while the dream is alive with probability 1, 0.4, 0.16; the end is worth 50
     torch.testing.assert_close(task.scores(plans, gen()), torch.full((2, 1), 1 + 0.16 * 0.75 + 0.064 * 50))
@@ -103,7 +104,7 @@ def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_
 @pytest.mark.parametrize("weigh", [top(8), boltzmann(0.5, 8)])
 def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
-    task = PlanningTask(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(hill(), Carry({}, torch.zeros(1, 1)), gamma=1.0)
     found = search(task, plans, SearchRule(weigh, floor=0.01), Budget(64, 8), gen())
     torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.05, rtol=0)
     good = GaussianPlans(torch.full((1, 3, 1), 0.7), torch.ones(1, 3, 1))
@@ -111,7 +112,7 @@ def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
 
 
 def test_proposals_compete_and_win_where_they_are_best():
-    task = PlanningTask(hill(0.9), {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(hill(0.9), Carry({}, torch.zeros(1, 1)), gamma=1.0)
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
     found = search(task, narrow, SearchRule(top(1)), Budget(4, 1), gen(), proposals=proposal)
@@ -133,7 +134,7 @@ def test_of_few_candidates_half_are_chosen(weigh):
     """All of them would be no choice: the plans would stay where they were, as wide as they were."""
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
     found = search(
-        PlanningTask(hill(), {"z": torch.zeros(1, 1)}, gamma=1.0), plans, SearchRule(weigh), Budget(64, 8), gen()
+        PlanningTask(hill(), Carry({}, torch.zeros(1, 1)), gamma=1.0), plans, SearchRule(weigh), Budget(64, 8), gen()
     )
     torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.1, rtol=0)
 
@@ -155,7 +156,7 @@ def test_a_score_that_is_not_finite_never_wins(weigh):
     for edge, mean in ((0.0, -0.5), (-2.0, 0.0)):
         world.edge = edge
         plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
-        task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+        task = PlanningTask(world, Carry({}, torch.zeros(1, 1)), gamma=1.0)
         found = search(task, plans, SearchRule(weigh, floor=0.01), Budget(256, 6), gen())
         assert found.best[..., 0].max() <= max(edge, 0.0)
         if edge == 0.0:
@@ -171,7 +172,7 @@ def test_under_a_deadline_what_promises_most_is_dreamt_first(monkeypatch):
     world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
-    task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(world, Carry({}, torch.zeros(1, 1)), gamma=1.0)
     watch = Stopwatch(15)  # time for one chunk
     watch.start()
     found = search(task, narrow, SearchRule(top(8)), Budget(512, 6), gen(), proposals=proposal, watch=watch)
@@ -220,7 +221,7 @@ def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monke
     monkeypatch.setattr("worldlab_agents.stopwatch.time.perf_counter", lambda: now[0])
     world = hill()
     world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
-    task = PlanningTask(world, {"z": torch.zeros(1, 1)}, gamma=1.0)
+    task = PlanningTask(world, Carry({}, torch.zeros(1, 1)), gamma=1.0)
     plans = GaussianPlans(torch.full((1, 3, 1), 0.25), torch.ones(1, 3, 1))
     watch = Stopwatch(10)
     watch.took(8, 0.02)  # the last search's chunk took longer than there is
@@ -237,7 +238,7 @@ def test_the_next_search_starts_from_the_last_plan_shifted():
     world: Any = hill(0.7)
     agent = PlannerAgent(ICEMConfig(horizon=3, candidates=32, elites=4, reused=3), TrueLinear(LinearGaussian(2)).specs)
     z = torch.zeros(2, 1)
-    _, state = agent.act(world, {"z": z}, z, agent.initial(2), gen(), False)
+    _, state = agent.act(world, Carry({}, z), z, agent.initial(2), gen(), False)
     torch.testing.assert_close(state["plans"]["mean"], torch.full((2, 3, 1), 0.7), atol=0.15, rtol=0)
     assert state["elites"].shape == (2, 3, 3, 1) and (state["elites"] - 0.7).abs().max() < 0.3
 
@@ -250,7 +251,7 @@ def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
     world: Any = TrueLinear(LinearGaussian(2))
     guide = agent.guide
     assert guide is not None
-    proposed = propose(world, {"z": torch.zeros(4, 2)}, lambda f: draw(guide.actor, f, gen()), 5, 3, gen())
+    proposed = propose(world, Carry({}, torch.zeros(4, 2)), lambda f: draw(guide.actor, f, gen()), 5, 3, gen())
     assert proposed.shape == (4, 5, 3, 1) and proposed.abs().max() <= 1 and proposed.std() > 0.1
     assert PlannerAgent(CEMConfig(), specs).players() == {}
 

@@ -49,7 +49,7 @@ class Bandit:
 
 
 def experience(n: int = 8) -> Experience:
-    return Experience({"z": torch.linspace(-1, 1, n)[:, None]}, torch.zeros(n), torch.ones(n))
+    return Experience(Carry({}, torch.linspace(-1, 1, n)[:, None]), torch.zeros(n), torch.ones(n))
 
 
 def agent(action: ActionSpec, config: SB3Config) -> SB3Agent:
@@ -167,8 +167,8 @@ def test_what_an_algorithm_keeps_outside_its_policy_is_saved_and_trained():
 
 def test_dreams_start_where_episodes_go_on():
     seen = replace(experience(), cont=torch.tensor([0, 1.0, 0, 0, 1, 0, 0, 0]))
-    drawn = starts_of(seen)(100, gen())["z"]
-    assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4])["z"].flatten().tolist())
+    drawn = starts_of(seen)(100, gen()).z
+    assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4]).z.flatten().tolist())
 
 
 def test_seeded_depends_on_the_generator_alone():

@@ -94,7 +94,9 @@ def check_routing(built: Composed, ctx: Context) -> None:
     apart = tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
     ctx, held = replace(ctx, latent=apart), [x for x in leaves(apart) if x.requires_grad]
     weights = [p for p in model.dynamics.parameters() if p.requires_grad]
-    terms = {name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings).items()}
+    terms = {
+        name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings.free_nats).items()
+    }
     own = {name: term.sum() for name, term in model.dynamics.losses(ctx).items()}
     assert ("dyn" in terms) != bool(own), "a dynamics learns by the matching rule or by its own losses"
     learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
@@ -105,6 +107,9 @@ def check_routing(built: Composed, ctx: Context) -> None:
     assert ("rep" in terms) == (rule.rep != "none")
     if "rep" in terms:
         assert reached(terms["rep"], held) and not reached(terms["rep"], weights)
+    assert ("anchor" in terms) == (rule.rep == "score_anchor")
+    if "anchor" in terms:
+        assert reached(terms["anchor"], held) and not reached(terms["anchor"], weights)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 from config_kit import configured
 from family_kit import gen as gen
 from family_kit import make_batch as any_batch
+from model_kit import weighted_losses
 from torch import Tensor, nn
 from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
 from worldlab_gan.decoder import GANDecoder
@@ -91,16 +92,16 @@ def play(
     The rate falls linearly to a tenth. draw(step): the context. also: a further loss of main, a scalar. modules:
     trained with main. Yields after each step.
     """
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     critics = torch.optim.Adam(groups["critic"], rate, betas=(0.0, 0.999))
     main = torch.optim.Adam([*groups["main"], *(p for m in modules for p in m.parameters())], rate)
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, steps) for o in (critics, main)]
     for step in range(steps):
         ctx = draw(step)
-        _descend(critics, total(part.losses(ctx.detach(), "critic")))
+        _descend(critics, total(weighted_losses(part, ctx.detach(), "critic")))
         part.after_step("critic")
         with frozen_parameters(groups["critic"]):
-            _descend(main, total(part.losses(ctx)) + (also(ctx) if also else 0))
+            _descend(main, total(weighted_losses(part, ctx)) + (also(ctx) if also else 0))
         part.after_step("main")
         for schedule in schedules:
             schedule.step()

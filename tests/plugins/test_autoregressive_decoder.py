@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from autoregressive_toys import IMAGE, VECTOR, gen, make_specs
+from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
 from worldlab_autoregressive.decoder import AutoregressiveDecoder
@@ -157,7 +158,7 @@ def test_losses_are_weighted_negative_scores_of_all_or_of_chosen_frames():
     ctx = bench.context()
     chosen = ctx.frames(torch.tensor([0, 2]), torch.tensor([1, 3]))
     for given in (ctx, chosen):
-        terms = bench.decoder.losses(given)
+        terms = weighted_losses(bench.decoder, given)
         score = bench.decoder.score(given.features.flatten(0, 1), tree.flatten_time(given.batch.obs))
         assert set(terms) == {"image", "vector"} and all(t.shape == given.row.shape for t in terms.values())
         torch.testing.assert_close(sum(terms.values()), -0.5 * score.view_as(given.row))
@@ -170,6 +171,7 @@ def test_the_auxiliary_likelihood_reads_features_and_no_pixel():
     bench = bench_of(SMALL | {"layers": 1, "auxiliary": 2.0}, "image")
     ctx = bench.context()
     term = bench.decoder.losses(ctx)["image_auxiliary"]
+    assert bench.decoder.loss_weights == {"image": 1.0, "image_auxiliary": 2.0}
     assert torch.autograd.grad(term.sum(), ctx.latent.z, retain_graph=True)[0].abs().sum() > 0
     worlds = [torch.randint(256, (1, 1, 3, 16, 16), generator=gen(s)) / 255 - 0.5 for s in range(2)]
 

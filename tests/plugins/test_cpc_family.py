@@ -6,7 +6,7 @@ import pytest
 import torch
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
 from family_kit import registered_without_torch, train
-from model_kit import weighted_terms
+from model_kit import weighted_losses, weighted_terms
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.dynamics import CPCDynamics
@@ -144,7 +144,7 @@ def test_a_fit_learns_the_state_without_collapse_and_uses_actions():
     optimizer = torch.optim.Adam(parameters, 2e-3)
     for step in range(300):
         ctx, _ = model.observe(world.draw(16, 12, step)[0], gen(step))
-        terms = [*encoder.losses(ctx).values(), *dynamics.losses(ctx).values()]
+        terms = [*weighted_losses(encoder, ctx).values(), *weighted_losses(dynamics, ctx).values()]
         optimizer.zero_grad()
         torch.stack([term.mean() for term in terms]).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 100)

@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 from gan_toys import gen
-from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold, judge
+from worldlab_gan.adversarial import (
+    critic_loss,
+    critic_metrics,
+    critic_terms,
+    critic_weights,
+    generator_loss,
+    hold,
+    judge,
+)
 from worldlab_gan.configs import Game
 from worldlab_gan.critics import VectorCritic
 
@@ -55,7 +63,8 @@ def test_penalty_of_a_linear_critic_is_its_squared_weight():
     x, condition = torch.randn(6, 2, generator=gen()), torch.zeros(6, 0)
     torch.testing.assert_close(judge(Linear(weight), x, condition).slope, torch.full((6,), 25.0))
     game = Game("relativistic", 0.5, 0.2)
-    terms = critic_terms(game, hold(game, Linear(weight), x, x + 1, condition))
+    held, weights = critic_terms(game, hold(game, Linear(weight), x, x + 1, condition)), critic_weights(game)
+    terms = {name: weights[name] * term for name, term in held.items()}
     torch.testing.assert_close(terms["r1"], torch.full((6,), 0.5 * 0.5 * 25))
     torch.testing.assert_close(terms["r2"], torch.full((6,), 0.5 * 0.2 * 25))
     (gradient,) = torch.autograd.grad(terms["r1"].mean(), [weight])

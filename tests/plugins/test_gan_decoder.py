@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gan_toys import IMAGE, VECTOR, context, gen, make_batch, make_specs, play, small_decoder, small_model
+from model_kit import weighted_losses
 from torch import Tensor, nn
 from worldlab_gan.decoder import GANDecoder
 from worldlab_gan.observations import (
@@ -94,7 +95,7 @@ def test_adversarial_gradient_to_features_is_exactly_zero():
     loss = decoder.losses(ctx)
     assert set(loss) == {"adversarial"}
     found = torch.autograd.grad(
-        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"]], allow_unused=True
+        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"].parameters], allow_unused=True
     )
     assert found[0] is None and all(g is not None and torch.isfinite(g).all() for g in found[1:])
 
@@ -111,7 +112,7 @@ def test_matching_is_the_only_term_that_trains_the_features():
 
 def test_pix_l1_adds_the_gradient_of_the_absolute_error():
     decoder, ctx = build(matching_scale=0.0, pix_l1=2.0), frames(seed=3)
-    term = decoder.losses(ctx)["pixels"]
+    term = weighted_losses(decoder, ctx)["pixels"]
     features = ctx.features.flatten(0, 1)
     made = decoder._generate(features, decoder._draw(features, gen(3)))
     expected = 2 * sum((made[k] - ctx.batch.obs[k][:, 0]).abs().flatten(1).mean(1) for k in ("image", "state"))

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from gan_toys import FourModes, context, gen, make_batch, make_specs, play, small_dynamics, small_model
+from model_kit import weighted_losses
 from worldlab_gan.dynamics import GANDynamics
 from worldlab_gan.energy import distance, energy_score
 from worldlab_gan.temporal import at_start, windows
@@ -93,7 +94,7 @@ def test_the_memory_is_no_way_to_flatter_the_critic():
 def test_losses_by_their_definitions():
     dynamics = build(adversarial_scale=0.7, energy_scale=0.3, samples=3)
     z, memory = torch.randn(8, 4, generator=gen()), torch.randn(8, 6, generator=gen(1))
-    found = dynamics.losses(context(z, memory, seed=5))
+    found = weighted_losses(dynamics, context(z, memory, seed=5))
     repeated = memory.repeat(3, 1)
     samples = dynamics.generator(repeated, dynamics.generator.draw(repeated, gen(5))).unflatten(0, (3, -1))
     fake = torch.stack([dynamics.critic(x, memory) for x in samples])
@@ -215,7 +216,7 @@ def test_an_analytic_encoder_is_tied_by_the_frozen_score():
     rule = choose(encoder, parts.dynamics)
     assert (rule.dyn, rule.rep) == ("own", "score_anchor")
     ctx, _ = model.observe(make_batch(specs), gen())
-    rep = terms(rule, ctx, parts.dynamics, ModelSettings())["rep"].sum()
+    rep = terms(rule, ctx, parts.dynamics, ModelSettings().free_nats)["rep"].sum()
     own = torch.autograd.grad(rep, list(parts.dynamics.critic.parameters()), allow_unused=True, retain_graph=True)
     assert all(g is None for g in own)
     assert torch.autograd.grad(rep, [ctx.latent.z])[0].abs().sum() > 0
@@ -250,7 +251,7 @@ def test_spread_of_a_calibrated_sampler_is_one():
 def test_action_gap_is_zero_for_a_dynamics_blind_to_actions():
     model, ctx = observed(samples=16)
     with torch.no_grad():
-        model.dynamics.input[0].weight[:, 4:] = 0  # type: ignore[index]
+        model.dynamics.recurrence.input[0].weight[:, 4:] = 0  # type: ignore[index]
         value = model.dynamics.metrics(ctx.detach())["action_gap"].item()
     # Same memories, other noise: 0 up to sampling.
     assert abs(value) < 0.1

@@ -67,7 +67,7 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
 def test_each_players_step_moves_its_own_parameters_only():
     specs = make_specs(obs=(IMAGE, VECTOR))
     model = small_model(specs, temporal=True)
-    groups = model.players()
+    groups = {name: player.parameters for name, player in model.players().items()}
     ctx, _ = model.observe(make_batch(specs), gen())
     critics = weighted_terms(model, ctx.detach(), "critic")
     assert {name.partition("/")[0] for name in critics} == {"encoder", "dynamics", "decoder"}
@@ -76,6 +76,26 @@ def test_each_players_step_moves_its_own_parameters_only():
     assert all(g is None for g in found)
     own = torch.autograd.grad(total, groups["critic"], allow_unused=True)
     assert all(g is not None and torch.isfinite(g).all() for g in own)
+
+
+def test_the_critics_share_an_optimiser_that_forgets_fast():
+    """beta1 = 0: Karras et al. 2018, arXiv:1812.04948, appendix C. Encoder, dynamics and decoder agree on it."""
+    model = small_model(make_specs(obs=(IMAGE, VECTOR)), temporal=True)
+    trainer = Trainer(
+        model,
+        IdleAgent(None, model.specs),
+        TrainSettings(learning_rate=1e-3, critic_learning_rate=5e-4),
+        Generators(gen(1), gen(2)),
+    )
+    groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
+    assert {name: (group["lr"], group["betas"]) for name, group in groups.items()} == {
+        "model/main": (1e-3, (0.9, 0.999)),
+        "model/critic": (5e-4, (0.0, 0.999)),
+    }
+    held = {id(p) for p in groups["model/critic"]["params"]}
+    for part in model.parts.values():
+        critic = {id(p) for name, p in part.named_parameters() if name.split(".")[0] in ("critic", "temporal", "match")}
+        assert critic and critic == held & {id(p) for p in part.parameters()}
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "point", "categorical"])

@@ -145,4 +145,4 @@ def test_the_models_bits_per_dimension_are_those_of_its_evidence_bound():
     elbo = model.decoder.score(ctx.features.flatten(0, 1), {"image": batch.obs["image"].flatten(0, 1)})
     elbo = elbo - flatten_time(ctx.latent.dist).kl(ctx.prior)
     torch.testing.assert_close(bits, -elbo.mean() / (3 * 16 * 16 * math.log(2)))
-    assert "bits_per_dim" not in build_model(obs=(IMAGE,)).metrics(ctx)
+    assert "bits_per_dim" not in HealthMonitor(build_model(obs=(IMAGE,))).metrics(ctx)

@@ -85,8 +85,8 @@ def test_a_run_goes_on_and_may_train_beside_the_main_thread(tmp_path):
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as first:
-        first.setattr("worldlab.training.loop._Clock.elapsed", lambda clock: 1000.0)
-        first.setattr("worldlab.model.health.Watch.look", lambda watch, *values: [watch.note("odd")][1:])
+        first.setattr("worldlab.training.clock.Clock.elapsed", lambda clock: 1000.0)
+        first.setattr("worldlab.model.health.HealthMonitor.update", lambda monitor, *values: [monitor.note("odd")][1:])
         tiny(tmp_path / "one")
     run = worldlab.resume(tmp_path / "one", settings={"steps": 144})
     assert run.result is not None and run.result["env_steps"] == 144
