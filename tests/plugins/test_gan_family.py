@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from config_kit import configured
 from family_kit import registered_without_torch
 from gan_toys import (
     IMAGE,
@@ -41,7 +42,7 @@ def test_registration_needs_no_torch():
 
 
 def trainer_of(model: WorldModel) -> Trainer:
-    settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
+    settings = configured(TrainSettings, learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
     return Trainer(model, IdleAgent(None, model.specs), settings, Generators(gen(1), gen(2)))
 
 
