@@ -30,9 +30,9 @@ PLANNERS = ("cem", "icem", "mppi")
 REGISTRY = load_registry()
 
 
-def config_of(search: str, **values: Any) -> PlannerConfig:
+def config_of(name: str, /, **values: Any) -> PlannerConfig:
     """The settings of the planner of that name, with other values or constants."""
-    return configured(PlannerConfig, **{**REGISTRY.get("agent", search).preset, **values})
+    return configured(PlannerConfig, **{**REGISTRY.get("agent", name).preset, **values})
 
 
 def gen(seed: int = 0) -> torch.Generator:

@@ -83,7 +83,9 @@ def world(dynamics: type | None = None, decoder: type | None = None, settings: M
 
 
 def trainer_of(model: WorldModel, **train) -> Trainer:
-    return Trainer(model, ToyAgent(model.specs), TrainSettings(starts=10, **train), Generators(gen(1), gen(2)))
+    return Trainer(
+        model, ToyAgent(model.specs), configured(TrainSettings, starts=10, **train), Generators(gen(1), gen(2))
+    )
 
 
 # ---- a term ----

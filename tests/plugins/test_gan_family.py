@@ -28,7 +28,7 @@ from worldlab.interfaces import Decoder, Dynamics, Encoder
 from worldlab.model.health import HealthMonitor
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import LatentSpec
-from worldlab.testing import run_checks, small_config
+from worldlab.testing import run_checks
 from worldlab.testing.bench import IdleAgent
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
 from worldlab.training.trainer import Generators, Trainer

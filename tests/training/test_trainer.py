@@ -83,7 +83,7 @@ class ToyAgent(Agent):
 def adversarial(**train) -> Trainer:
     specs, encoder, dynamics, _ = build_parts()
     model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(units=8))
-    settings = TrainSettings(starts=10, **train)
+    settings = configured(TrainSettings, starts=10, **train)
     return Trainer(model, ToyAgent(specs), settings, Generators(gen(1), gen(2)))
 
 
