@@ -17,7 +17,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,18 @@ from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec, Specs
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
+
+
+class PreciseEncoderConfig(VAEEncoderConfig):
+    """The encoder's settings with a lower floor under the std: the exact posterior is narrower than VAEEncoderConfig allows."""
+
+    min_std: ClassVar[float] = 0.01
+
+
+class PreciseDynamicsConfig(VAEDynamicsConfig):
+    """The dynamics' settings with the same floor."""
+
+    min_std: ClassVar[float] = 0.01
 
 
 @dataclass(frozen=True)
@@ -104,8 +116,8 @@ def to_batch(data: Episodes, rows: Any) -> Batch:
 def build(setup: Setup, env: LinearGaussian) -> WorldModel:
     """The vae family with learned observation noise; heads are probes, and the KL is neither balanced nor floored."""
     torch.manual_seed(setup.seed)
-    encoder = VAEEncoderConfig(latent_dim=setup.latent, units=setup.units, min_std=0.01)
-    dynamics = VAEDynamicsConfig(memory=setup.memory, units=setup.units, min_std=0.01)
+    encoder = PreciseEncoderConfig(latent_dim=setup.latent, units=setup.units)
+    dynamics = PreciseDynamicsConfig(memory=setup.memory, units=setup.units)
     decoder = VAEDecoderConfig(likelihood="learned" if setup.learned else "mse", std=setup.scale, units=setup.units)
     obs = ObsSpec((("y", ArraySpec("vector", (env.C.shape[0],))),))
     action = ActionSpec("continuous", env.B.shape[1])

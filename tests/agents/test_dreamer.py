@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
@@ -31,7 +32,7 @@ def make_specs(action: ActionSpec | None = None) -> Specs:
 
 def make_agent(action: ActionSpec | None = None, **config) -> DreamerAgent:
     torch.manual_seed(0)
-    return DreamerAgent(DreamerConfig(**(SIZES | config)), make_specs(action))
+    return DreamerAgent(configured(DreamerConfig, **(SIZES | config)), make_specs(action))
 
 
 class StubWorld:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from config_kit import configured
+from pydantic import ValidationError
 from true_worlds import Lock, TrueLinear
 from worldlab_agents.actor import draw
-from worldlab_agents.configs import CEMConfig, DreamerConfig, ICEMConfig, MPPIConfig, PlannerConfig
+from worldlab_agents.configs import DreamerConfig, PlannerConfig
 from worldlab_agents.planner import PlannerAgent, rule_of
 from worldlab_agents.plans import GaussianPlans, initial_plans
 from worldlab_agents.search import Budget, PlanningTask, SearchRule, boltzmann, propose, search, top
@@ -19,25 +21,33 @@ from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab import tree
 from worldlab.errors import ConfigError
+from worldlab.registry import load_registry
 from worldlab.rollout import Carry
 from worldlab.specs import ActionSpec
 from worldlab.world_model import Dream
 
-PLANNERS: list[type[PlannerConfig]] = [CEMConfig, ICEMConfig, MPPIConfig]
-NAMES = [kind.__name__.removesuffix("Config").lower() for kind in PLANNERS]
+PLANNERS = ("cem", "icem", "mppi")
+REGISTRY = load_registry()
+
+
+def config_of(name: str, /, **values: Any) -> PlannerConfig:
+    """The settings of the planner of that name, with other values or constants."""
+    return configured(PlannerConfig, **{**REGISTRY.get("agent", name).preset, **values})
 
 
 def gen(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("kind", PLANNERS, ids=NAMES)
-def test_on_the_true_linear_system_the_cost_is_within_5_percent_of_lqr(kind):
+@pytest.mark.parametrize("search_kind", PLANNERS)
+def test_on_the_true_linear_system_the_cost_is_within_5_percent_of_lqr(search_kind):
     """64 systems side by side, 60 steps, the same disturbances for both: the ratio is that of the controllers."""
     env = LinearGaussian(2)
     world: Any = TrueLinear(env)
     gain = torch.from_numpy(env.lqr_gain().astype(np.float32))
-    agent = PlannerAgent(kind(horizon=15, candidates=256, elites=24, gamma=1.0, min_std=0.02, noise=False), world.specs)
+    agent = PlannerAgent(
+        config_of(search_kind, horizon=15, candidates=256, elites=24, gamma=1.0, min_std=0.02, noise=False), world.specs
+    )
     disturbance = 0.1 * torch.randn(60, 64, 2, generator=gen(5))
     start = torch.randn(64, 2, generator=gen(6))
     costs = {}
@@ -54,10 +64,10 @@ def test_on_the_true_linear_system_the_cost_is_within_5_percent_of_lqr(kind):
     assert costs["planner"] < 1.05 * costs["lqr"], costs
 
 
-@pytest.mark.parametrize("kind", PLANNERS, ids=NAMES)
-def test_on_a_combination_lock_the_categorical_search_finds_the_code(kind):
+@pytest.mark.parametrize("search_kind", PLANNERS)
+def test_on_a_combination_lock_the_categorical_search_finds_the_code(search_kind):
     world: Any = Lock((2, 0, 3, 1, 1, 2))
-    config = kind(horizon=6, candidates=512, elites=32, iterations=10, execute="best")
+    config = config_of(search_kind, horizon=6, candidates=512, elites=32, iterations=10, execute="best")
     agent = PlannerAgent(config, world.specs)
     start = Carry({}, torch.eye(7)[[0, 0, 2]])
     found = agent.plan(world, start, agent.initial(3), gen())
@@ -210,10 +220,10 @@ def test_candidates_decay_to_twice_the_elites_and_no_further():
 def test_a_guide_discounts_as_the_plans_do():
     specs = TrueLinear(LinearGaussian(2)).specs
     with pytest.raises(ConfigError, match=r"gamma is 0\.95 and agent\.guide_with\.gamma 0\.99") as caught:
-        PlannerAgent(CEMConfig(guide=True, gamma=0.95), specs)
+        PlannerAgent(config_of("cem", guide=True, gamma=0.95), specs)
     assert "--agent.guide-with.gamma 0.95" in (caught.value.fix or "")
-    PlannerAgent(CEMConfig(guide=True, gamma=0.95, guide_with=DreamerConfig(gamma=0.95)), specs)
-    PlannerAgent(CEMConfig(gamma=0.95), specs)
+    PlannerAgent(config_of("cem", guide=True, gamma=0.95, guide_with=DreamerConfig(gamma=0.95)), specs)
+    PlannerAgent(config_of("cem", gamma=0.95), specs)
 
 
 def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monkeypatch):
@@ -236,7 +246,9 @@ def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monke
 
 def test_the_next_search_starts_from_the_last_plan_shifted():
     world: Any = hill(0.7)
-    agent = PlannerAgent(ICEMConfig(horizon=3, candidates=32, elites=4, reused=3), TrueLinear(LinearGaussian(2)).specs)
+    agent = PlannerAgent(
+        config_of("icem", horizon=3, candidates=32, elites=4, reused=3), TrueLinear(LinearGaussian(2)).specs
+    )
     z = torch.zeros(2, 1)
     _, state = agent.act(world, Carry({}, z), z, agent.initial(2), gen(), False)
     torch.testing.assert_close(state["plans"]["mean"], torch.full((2, 3, 1), 0.7), atol=0.15, rtol=0)
@@ -244,7 +256,9 @@ def test_the_next_search_starts_from_the_last_plan_shifted():
 
 
 def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
-    config = CEMConfig(guide=True, proposals=5, guide_with=DreamerConfig(units=8, layers=1), horizon=3)
+    config = config_of(
+        "cem", guide=True, proposals=5, guide_with=configured(DreamerConfig, units=8, layers=1), horizon=3
+    )
     specs = TrueLinear(LinearGaussian(2)).specs
     agent = PlannerAgent(config, specs)
     assert set(agent.players()) == {"actor", "critic"}
@@ -253,10 +267,14 @@ def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
     assert guide is not None
     proposed = propose(world, Carry({}, torch.zeros(4, 2)), lambda f: draw(guide.actor, f, gen()), 5, 3, gen())
     assert proposed.shape == (4, 5, 3, 1) and proposed.abs().max() <= 1 and proposed.std() > 0.1
-    assert PlannerAgent(CEMConfig(), specs).players() == {}
+    assert PlannerAgent(config_of("cem"), specs).players() == {}
 
 
 def test_every_planner_has_its_rule():
-    assert rule_of(ICEMConfig(beta=1.5)).beta == 1.5
-    with pytest.raises(TypeError):
-        rule_of(PlannerConfig())
+    assert rule_of(config_of("icem", beta=1.5)).beta == 1.5
+    scores = torch.linspace(0, 1, 9)[None]
+    weights = {search: rule_of(config_of(search, temperature=0.7, elites=3)).weigh(scores) for search in PLANNERS}
+    assert torch.equal(weights["cem"], top(3)(scores)) and torch.equal(weights["icem"], top(3)(scores))
+    assert torch.equal(weights["mppi"], boltzmann(0.7, 3)(scores))
+    with pytest.raises(ValidationError, match="search"):
+        config_of("cem", search="luck")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from true_worlds import Lock, TrueLinear
 from worldlab_agents.configs import TDMPCConfig
@@ -69,7 +70,7 @@ def optimal_values(gamma: float) -> Tensor:
 def test_values_and_policy_are_those_of_value_iteration(dreams):
     gamma, world = 0.8, Lock(CODE, 3)
     torch.manual_seed(0)
-    agent = TDMPCAgent(TDMPCConfig(gamma=gamma, entropy=0.02, dreams=dreams, **SIZES), world.specs)
+    agent = TDMPCAgent(configured(TDMPCConfig, gamma=gamma, entropy=0.02, dreams=dreams, **SIZES), world.specs)
     optimizers = [torch.optim.Adam(player.parameters, player.rate) for player in agent.players().values()]
     noise = gen()
     for _ in range(800):
@@ -91,7 +92,7 @@ def test_values_and_policy_are_those_of_value_iteration(dreams):
 
 def test_targets_are_those_of_the_equation_and_no_transition_crosses_a_reset():
     torch.manual_seed(0)
-    agent = TDMPCAgent(TDMPCConfig(gamma=0.5, **SIZES), Lock(CODE, 3).specs)
+    agent = TDMPCAgent(configured(TDMPCConfig, gamma=0.5, **SIZES), Lock(CODE, 3).specs)
     for p in agent.slow_critic.parameters():
         torch.nn.init.normal_(p, std=0.1)
     batch = walk(3, 6, gen())
@@ -111,7 +112,7 @@ def test_targets_are_those_of_the_equation_and_no_transition_crosses_a_reset():
 def test_the_policy_climbs_q_and_the_critic_gets_nothing_of_it():
     torch.manual_seed(0)
     specs = TrueLinear(LinearGaussian(2)).specs
-    agent = TDMPCAgent(TDMPCConfig(**SIZES), specs)
+    agent = TDMPCAgent(configured(TDMPCConfig, **SIZES), specs)
     agent.critic.q = lambda f, a: -(a - 0.5).square().sum(-1)[None]  # type: ignore[method-assign]
     optimizer = torch.optim.Adam(agent.actor.parameters(), 1e-2)
     noise = gen()

@@ -9,6 +9,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from worldlab_agents.configs import DreamerConfig
 
@@ -41,7 +42,7 @@ CORE = CoreSettings.model_validate(
         "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
     }
 )
-AGENT = DreamerConfig(horizon=2, units=8, layers=1)
+AGENT = configured(DreamerConfig, horizon=2, units=8, layers=1)
 ADAPTER = partial(open_adapter(load_registry(), "branch")[0].make, "worldlab/Branch-v0", CORE.env)
 with EnvPool(ADAPTER, 1, 0, seed=0) as _pool:
     SPACES = (_pool.observation_space, _pool.action_space)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from config_kit import configured
 from family_kit import gen as gen
 from family_kit import make_batch as any_batch
 from model_kit import weighted_losses
@@ -39,18 +40,18 @@ def make_batch(specs: Specs, rows: int = 4, length: int = 6, seed: int = 0) -> B
 
 
 def small_encoder(specs: Specs, **config) -> GANEncoder:
-    sizes = dict(latent_dim=specs.latent.dim, noise=3, width=4, units=16, layers=2, critic_units=16)
-    return GANEncoder(GANEncoderConfig.model_validate(sizes | config), specs)
+    sizes = dict(latent_dim=specs.latent.dim, noise=3, width=4, units=16, layers=2)
+    return GANEncoder(configured(GANEncoderConfig, **sizes | config), specs)
 
 
 def small_dynamics(specs: Specs, **config) -> GANDynamics:
-    sizes = dict(memory=specs.memory_dim, units=16, noise=3, critic_units=16)
-    return GANDynamics(GANDynamicsConfig.model_validate(sizes | config), specs)
+    sizes = dict(memory=specs.memory_dim, units=16, noise=3)
+    return GANDynamics(configured(GANDynamicsConfig, **sizes | config), specs)
 
 
 def small_decoder(specs: Specs, **config) -> GANDecoder:
-    sizes = dict(width=4, critic_width=4, units=16, critic_units=16, noise=3)
-    return GANDecoder(GANDecoderConfig.model_validate(sizes | config), specs)
+    sizes = dict(width=4, units=16, noise=3)
+    return GANDecoder(configured(GANDecoderConfig, **sizes | config), specs)
 
 
 def small_model(specs: Specs, **dynamics) -> WorldModel:

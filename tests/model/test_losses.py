@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from model_kit import batch_for, build_model, build_parts, gen
 from test_trainer import AdversarialDecoder, ToyAgent
 from torch import Tensor, nn
@@ -18,8 +19,15 @@ from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfi
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
-SETTINGS = ModelSettings(
-    head_units=8, dyn_scale=0.7, rep_scale=0.2, reward_scale=0.3, free_nats=0.0, prior_anchor=0.05, probe="yes"
+SETTINGS = configured(
+    ModelSettings,
+    units=8,
+    dyn_scale=0.7,
+    rep_scale=0.2,
+    reward_scale=0.3,
+    free_nats=0.0,
+    prior_anchor=0.05,
+    probe="yes",
 )
 
 
@@ -75,7 +83,9 @@ def world(dynamics: type | None = None, decoder: type | None = None, settings: M
 
 
 def trainer_of(model: WorldModel, **train) -> Trainer:
-    return Trainer(model, ToyAgent(model.specs), TrainSettings(starts=10, **train), Generators(gen(1), gen(2)))
+    return Trainer(
+        model, ToyAgent(model.specs), configured(TrainSettings, starts=10, **train), Generators(gen(1), gen(2))
+    )
 
 
 # ---- a term ----
@@ -298,7 +308,7 @@ def test_a_decoder_without_losses_of_its_own_trains_by_its_density():
 
 
 def test_updates_lower_the_loss_of_a_decoder_without_losses_of_its_own():
-    model = world(decoder=Plain, settings=ModelSettings(head_units=8))
+    model = world(decoder=Plain, settings=ModelSettings(units=8))
     trainer = trainer_of(model, learning_rate=1e-2)
     batch = batch_for(model)
     before = model.decoder.log_std.detach().clone()  # type: ignore[operator]

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from model_kit import batch_for, build_model, gen, weighted_terms
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from worldlab.model import matching
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 
-SETTINGS = ModelSettings(units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
+SETTINGS = configured(ModelSettings, units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
 
 
 class Able(torch.nn.Module):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from autoregressive_toys import IMAGE, VECTOR, gen, make_specs
+from config_kit import configured
 from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
@@ -32,7 +33,7 @@ SMALL = {"channels": 6, "layers": 2, "components": 3, "width": 4, "units": 16, "
 
 def build(obs=(IMAGE, VECTOR), **config) -> AutoregressiveDecoder:
     torch.manual_seed(0)
-    return AutoregressiveDecoder(AutoregressiveDecoderConfig(**SMALL | config), make_specs(obs))
+    return AutoregressiveDecoder(configured(AutoregressiveDecoderConfig, **SMALL | config), make_specs(obs))
 
 
 def observations(decoder: AutoregressiveDecoder, n: int) -> dict[str, Tensor]:
@@ -148,7 +149,7 @@ def bench_of(decoder_config: dict, obs: str, **settings):
     mix = Mix(
         Choice(VAEEncoder, VAEEncoderConfig(width=8, units=64, latent_dim=8)),
         Choice(VAEDynamics, VAEDynamicsConfig(memory=64, units=64)),
-        Choice(AutoregressiveDecoder, AutoregressiveDecoderConfig(**decoder_config)),
+        Choice(AutoregressiveDecoder, configured(AutoregressiveDecoderConfig, **decoder_config)),
     )
     return Subject("decoder", "", (mix,), settings=ModelSettings(units=32, **settings)).bench(obs, fresh=True)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from autoregressive_toys import VECTOR, all_codes, flat_hot, gen, make_specs
+from config_kit import configured
 from torch import Tensor
 from worldlab_autoregressive.codes import CodeDistribution, CodeNet, DrawnCodes, gumbel_noise
 from worldlab_autoregressive.configs import AutoregressiveEncoderConfig
@@ -31,8 +32,9 @@ def net(groups: int = GROUPS, classes: int = CLASSES, unimix: float = 0.01, inpu
 
 def encoder(obs=(VECTOR,), **config) -> AutoregressiveEncoder:
     torch.manual_seed(0)
-    settings = AutoregressiveEncoderConfig(
-        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16, "code_units": 16} | config
+    settings = configured(
+        AutoregressiveEncoderConfig,
+        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16, "code_units": 16} | config,
     )
     return AutoregressiveEncoder(settings, make_specs(obs, AutoregressiveEncoder.latent_spec(settings)))
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import (
     frames_context,
     gaussian_log_ratio,
@@ -21,7 +22,7 @@ from worldlab_cpc.decoder import CPCDecoder
 def build(n: int, features: int, **config) -> CPCDecoder:
     torch.manual_seed(0)
     specs = vector_specs(n, latent=features, memory=0)
-    return CPCDecoder(CPCDecoderConfig(**{"projection": 16, "units": 64, "layers": 1} | config), specs)
+    return CPCDecoder(configured(CPCDecoderConfig, **{"projection": 16, "units": 64, "layers": 1} | config), specs)
 
 
 def fit(decoder: CPCDecoder, draw, steps: int, rate: float = 3e-3) -> None:

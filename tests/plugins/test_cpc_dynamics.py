@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import gaussian_pair, gen, make_batch, make_specs, mutual_information, small_model
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig
@@ -16,7 +17,9 @@ from worldlab.model.health import HealthMonitor
 def build(latent: int = 4, memory: int = 6, action: int = 2, **config) -> CPCDynamics:
     torch.manual_seed(0)
     specs = make_specs(latent=latent, memory=memory, action=action)
-    return CPCDynamics(CPCDynamicsConfig(**{"memory": memory, "units": 16, "projection": 8} | config), specs)
+    return CPCDynamics(
+        configured(CPCDynamicsConfig, **{"memory": memory, "units": 16, "projection": 8} | config), specs
+    )
 
 
 def memory_context(dynamics: CPCDynamics, memory: Tensor, z: Tensor, trains_z=True) -> Context:
@@ -70,7 +73,7 @@ def test_the_untrained_critics_know_nothing():
 def test_codes_are_predicted_as_codes_and_scored_by_their_probability():
     torch.manual_seed(0)
     specs = replace(make_specs(latent=12, memory=6), latent=LatentSpec(12, "categorical", 3, 4))
-    dynamics = CPCDynamics(CPCDynamicsConfig(memory=6, units=16, projection=8), specs)
+    dynamics = CPCDynamics(configured(CPCDynamicsConfig, memory=6, units=16, projection=8), specs)
     prior = dynamics.predict(torch.randn(6, 6, generator=gen()))
     assert isinstance(prior, OneHot)
     draw = prior.sample(gen()).detach().unflatten(-1, (3, 4))

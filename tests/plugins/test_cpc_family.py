@@ -4,6 +4,7 @@ from typing import final
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
 from family_kit import registered_without_torch, train
 from model_kit import weighted_losses, weighted_terms
@@ -136,8 +137,8 @@ def state_r2(encoder: CPCEncoder, world: Distracted) -> float:
 def test_a_fit_learns_the_state_without_collapse_and_uses_actions():
     torch.manual_seed(0)
     world = Distracted()
-    encoder = CPCEncoder(CPCEncoderConfig(latent_dim=8, units=64, layers=2, static_scale=0.3), world.specs)
-    dynamics = CPCDynamics(CPCDynamicsConfig(memory=32, units=64, horizon=2, projection=16), world.specs)
+    encoder = CPCEncoder(configured(CPCEncoderConfig, latent_dim=8, units=64, layers=2, static_scale=0.3), world.specs)
+    dynamics = CPCDynamics(configured(CPCDynamicsConfig, memory=32, units=64, horizon=2, projection=16), world.specs)
     before = state_r2(encoder, world)
     model = WorldModel(world.specs, encoder, dynamics, small_model(world.specs).decoder, ModelSettings())
     parameters = [*encoder.parameters(), *dynamics.parameters()]

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from config_kit import configured
 from family_kit import registered_without_torch
 from gan_toys import (
     IMAGE,
@@ -27,7 +28,7 @@ from worldlab.interfaces import Decoder, Dynamics, Encoder
 from worldlab.model.health import HealthMonitor
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import LatentSpec
-from worldlab.testing import run_checks, small_config
+from worldlab.testing import run_checks
 from worldlab.testing.bench import IdleAgent
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
 from worldlab.training.trainer import Generators, Trainer
@@ -41,7 +42,7 @@ def test_registration_needs_no_torch():
 
 
 def trainer_of(model: WorldModel) -> Trainer:
-    settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
+    settings = configured(TrainSettings, learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
     return Trainer(model, IdleAgent(None, model.specs), settings, Generators(gen(1), gen(2)))
 
 
@@ -131,12 +132,13 @@ MODES = [("dynamics", {"temporal": True}), ("decoder", {"pix_l1": 1.0, "r2": 0.5
 
 
 @pytest.mark.parametrize(("role", "config"), MODES)
-def test_settings_that_are_no_choices_pass_the_checks_too(role: str, config: dict):
+def test_settings_and_constants_that_are_no_choices_pass_the_checks_too(role: str, config: dict):
     """The conformance suite runs every Literal by itself; these are its other switches."""
     cls: type[Encoder] | type[Dynamics] | type[Decoder] = NEEDED[role]
     slow = {"E9", "C6"}
     checks = {f"{letter}{n}" for letter in "PEDTC" for n in range(1, 15)} - slow
-    found = run_checks(role, cls, small_config(cls.Config, **config), only=checks)
+    small = configured(cls.Config, **{**cls.Config.at_size("nano"), **config})
+    found = run_checks(role, cls, small, only=checks)
     assert found and not [f"{r.check}: {r.cause}" for r in found if not r.passed]
 
 

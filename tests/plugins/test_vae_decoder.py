@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from config_kit import configured
 from vae_toys import IMAGE, VECTOR, build_model, gen, make_specs, mean_and_error
 from worldlab_vae.configs import VAEDecoderConfig
 from worldlab_vae.decoder import VAEDecoder
@@ -22,7 +23,7 @@ LEVELS = torch.arange(256) / 255 - 0.5
 
 def build(obs=(IMAGE,), **config) -> VAEDecoder:
     torch.manual_seed(0)
-    return VAEDecoder(VAEDecoderConfig(width=4, units=16, layers=1, **config), make_specs(obs))
+    return VAEDecoder(configured(VAEDecoderConfig, width=4, units=16, layers=1, **config), make_specs(obs))
 
 
 def level_log_probs(mean: float, scale: float) -> torch.Tensor:

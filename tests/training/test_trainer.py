@@ -4,6 +4,7 @@ from typing import Any, final
 
 import pytest
 import torch
+from config_kit import configured
 from model_kit import batch_for, build_model, build_parts, changed, gen, weighted_terms, weights
 from torch import Tensor, nn
 
@@ -82,7 +83,7 @@ class ToyAgent(Agent):
 def adversarial(**train) -> Trainer:
     specs, encoder, dynamics, _ = build_parts()
     model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(units=8))
-    settings = TrainSettings(starts=10, **train)
+    settings = configured(TrainSettings, starts=10, **train)
     return Trainer(model, ToyAgent(specs), settings, Generators(gen(1), gen(2)))
 
 
@@ -137,7 +138,7 @@ def test_a_players_own_rate_and_betas_reach_its_optimiser_and_are_annealed():
     generator, critic = list(decoder.generator.parameters()), list(decoder.critic.parameters())
     decoder.players = lambda: {"main": Player(generator), "critic": Player(critic, 7e-4, (0.5, 0.9))}  # type: ignore[method-assign]
     agent.players = lambda: {"a": Player(list(agent.parameters()), 1e-2, (0.8, 0.95))}  # type: ignore[method-assign]
-    model = WorldModel(specs, encoder, dynamics, decoder, ModelSettings(head_units=8))
+    model = WorldModel(specs, encoder, dynamics, decoder, ModelSettings(units=8))
     settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=5e-4, final_rate=0.1)
     trainer = Trainer(model, agent, settings, Generators(gen(1), gen(2)))
     groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
@@ -193,7 +194,7 @@ def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
     trainer, twin = adversarial(clip=1e9), build_model()
     model = build_model()
     agent = ToyAgent(model.specs)
-    trainer = Trainer(model, agent, TrainSettings(learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
+    trainer = Trainer(model, agent, configured(TrainSettings, learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
     batch = batch_for(model)
     batch.mask[1, 5:] = 0
     out = trainer.update(batch, MODEL)
