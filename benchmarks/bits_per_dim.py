@@ -88,7 +88,7 @@ def log_weights(built: Composed, ctx: Context, samples: int, generator: torch.Ge
     return (mass + prior.log_prob(latent.z) - latent.dist.log_prob(latent.z)).view(n, samples)
 
 
-def judge(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int) -> dict[str, Any]:
+def evaluate(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int) -> dict[str, Any]:
     """Bits per dimension by number of draws, with the standard error over frames; and the parts of the ELBO."""
     model, generator = built.model, torch.Generator().manual_seed(seed)
     entries = math.prod(frames.shape[1:])
@@ -138,7 +138,7 @@ def measure(
     test = test.reshape(-1, *test.shape[2:])[:: max(1, test[..., 0, 0, 0].size // args.test)]
     return {
         **row,
-        "bits_per_dim": judge(built, test, (1, 16, 64), seed=1),
+        "bits_per_dim": evaluate(built, test, (1, 16, 64), seed=1),
         "mass": decoder.likelihood,
         "test_frames": len(test),
         "train_cpu_seconds": round(seconds, 1),
@@ -161,10 +161,10 @@ def main() -> None:
     frames, *spaces = collect(registry, args.size, args.episodes, 100, args.seed)
     held = max(1, args.episodes // 8)
     rows = []
-    for name in args.decoder or [found.name for found in registry.registrations("decoder")]:
+    for name in args.decoder or [registration.name for registration in registry.registrations("decoder")]:
         rows.append(measure(registry, name, (spaces[0], spaces[1]), frames[held:], frames[:held], args))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    described = {
+    result = {
         "frames": {
             "env": "CarRacing-v3",
             "size": args.size,
@@ -179,7 +179,7 @@ def main() -> None:
         },
         "rows": rows,
     }
-    print(json.dumps(described, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def configure(registry: Registry, dynamics: str, latent: str, seed: int, sets: l
     return resolve(registry, presets=["laptop"], flags=flags)
 
 
-def walks(pool: EnvPool, built: Composed, steps: int, seed: int) -> Replay:
+def collect_walks(pool: EnvPool, built: Composed, steps: int, seed: int) -> Replay:
     """Random walks: `steps` decisions in each environment of the pool."""
     schema = record_schema(pool.observation_space, action_spec(pool.action_space))
     replay = Replay(schema, 2 * steps * pool.num_envs, pool.num_envs)
@@ -89,7 +89,7 @@ def walks(pool: EnvPool, built: Composed, steps: int, seed: int) -> Replay:
 
 
 @torch.no_grad()
-def dreamt(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int], np.ndarray]:
+def estimate_dreamt_odds(built: Composed, batch: Batch, samples: int) -> dict[tuple[int, int], np.ndarray]:
     """Odds [CELLS + 1] of the next cell by (cell, action), from up to 8 unseen states a branch cell."""
     model, generator = built.model, torch.Generator().manual_seed(7)
     _, seen = model.observe(batch, None)
@@ -114,25 +114,25 @@ def measure(
     streams, begin = Streams(seed), time.process_time()
     with EnvPool(make, 8, 0, seed=seed) as pool:
         built = compose(config, registry, pool.observation_space, pool.action_space, streams, torch.device("cpu"))
-        seen, unseen = walks(pool, built, 1000, seed), walks(pool, built, 200, seed + 1000)
+        seen, unseen = collect_walks(pool, built, 1000, seed), collect_walks(pool, built, 200, seed + 1000)
     generators = Generators(streams.torch("model"), streams.torch("agent"))
     trainer, rng = Trainer(built.model, built.agent, config.core.train, generators), np.random.default_rng(seed)
     batch = partial(to_batch, preprocess=built.model.preprocess, device=torch.device("cpu"))
     for update in range(updates):
         trainer.anneal(update / updates)
         trainer.update(batch(seen.sample(16, 16, rng)), MODEL)
-    found = dreamt(built, batch(unseen.sample(64, 16, rng)), samples)
-    tv, distinct, lost = [], [], []
-    for question, odds in found.items():
+    odds_by_question = estimate_dreamt_odds(built, batch(unseen.sample(64, 16, rng)), samples)
+    tv, distinct, no_cell = [], [], []
+    for question, odds in odds_by_question.items():
         tv.append(total_variation(odds, TRUTH[question]))
         distinct.append(int((odds[:CELLS][TRUTH[question] > 0] > REACHED).sum()))
-        lost.append(odds[CELLS])
+        no_cell.append(odds[CELLS])
     return {
         "label": f"{dynamics}, {latent}",
         "seed": seed,
         "tv": float(np.mean(tv)),
         "distinct": float(np.mean(distinct)),
-        "no_cell": float(np.mean(lost)),
+        "no_cell": float(np.mean(no_cell)),
         "cpu_seconds": round(time.process_time() - begin, 1),
     }
 
@@ -150,7 +150,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     registry = load_registry()
-    names = args.dynamics or [found.name for found in registry.registrations("dynamics")]
+    names = args.dynamics or [registration.name for registration in registry.registrations("dynamics")]
     rows = []
     for name in names:
         for latent in args.latent or LATENTS:

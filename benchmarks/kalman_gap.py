@@ -75,7 +75,7 @@ class Episodes:
     kalman: np.ndarray
 
 
-def collect(env: LinearGaussian, count: int, seed: int, judge: bool) -> Episodes:
+def collect(env: LinearGaussian, count: int, seed: int, with_likelihood: bool) -> Episodes:
     """Play `count` episodes with uniform actions; with their exact log-likelihood if `judge`, else with zeros."""
     rng = np.random.default_rng(seed)
     outputs, inputs = env.C.shape[0], env.B.shape[1]
@@ -87,7 +87,7 @@ def collect(env: LinearGaussian, count: int, seed: int, judge: bool) -> Episodes
         y[n, 0], _ = env.reset(seed=int(rng.integers(2**31)))
         for t in range(1, env.horizon + 1):
             y[n, t] = env.step(u[n, t])[0]
-        if judge:
+        if with_likelihood:
             kalman[n] = env.kalman_log_likelihood(y[n], u[n, 1:])
     return Episodes(y, u, kalman)
 
@@ -127,7 +127,7 @@ def ideal_gap(setup: Setup, count: int = 4000) -> float:
     z_t | z_<t is Kalman's prediction with observation noise R - s^2; q(z_t | y_t, z_<t) the exact posterior of one step.
     """
     env, rng, s2 = LinearGaussian(2, setup.horizon), np.random.default_rng(0), setup.scale**2
-    data = collect(env, count, seed=0, judge=True)
+    data = collect(env, count, seed=0, with_likelihood=True)
     mean, cov, bounds = np.zeros((count, 2)), np.eye(2), []
     for t in range(setup.horizon + 1):
         if t:
@@ -168,9 +168,9 @@ def measure(setup: Setup) -> dict[str, Any]:
     begin = time.process_time()
     env = LinearGaussian(setup.state_dim, setup.horizon)
     model = build(setup, env)
-    train(setup, model, collect(env, setup.episodes, setup.seed, judge=False))
+    train(setup, model, collect(env, setup.episodes, setup.seed, with_likelihood=False))
     trained = time.process_time()
-    judged = collect(env, setup.judged, setup.seed + 1_000_003, judge=True)
+    judged = collect(env, setup.judged, setup.seed + 1_000_003, with_likelihood=True)
     bound = elbo(model, to_batch(judged, slice(None)), torch.Generator().manual_seed(1)).double().numpy()
     gap = judged.kalman - bound
     by_episode = gap.mean(1)

@@ -42,26 +42,26 @@ def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
             subprocess.run(command, check=True, stdout=log, stderr=log)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(line["step"], line["eval/return"]) for line in lines if "eval/return" in line]
-    described = json.loads((run / "run.json").read_text())
+    run_record = json.loads((run / "run.json").read_text())
     return {
         "seed": seed,
         "command": " ".join(["worldlab", *command[3:5], env, "--seed", str(seed), *shlex.split(flags)]),
         "result": json.loads((run / "result.json").read_text()),
-        "command_seconds": round((run / "result.json").stat().st_mtime - started(described), 1),
+        "command_seconds": round((run / "result.json").stat().st_mtime - start_time(run_record), 1),
         "curve": curve,
-        "episodes": played(run),
-        "parameters": described["parameters"],
-        "matching": described["matching"],
+        "episodes": training_episodes(run),
+        "parameters": run_record["parameters"],
+        "matching": run_record["matching"],
         "config": (run / "config.toml").read_text(),
     }
 
 
-def started(described: dict[str, Any]) -> float:
+def start_time(run_record: dict[str, Any]) -> float:
     """When a run began, in seconds since 1970."""
-    return datetime.fromisoformat(described["created"]).timestamp()
+    return datetime.fromisoformat(run_record["created"]).timestamp()
 
 
-def played(run: Path) -> list[tuple[int, float]]:
+def training_episodes(run: Path) -> list[tuple[int, float]]:
     """(decisions so far, return) of each episode that was played while collecting."""
     rows = [line.split(",") for line in (run / "monitor.csv").read_text().splitlines()[2:]]
     lengths = np.cumsum([int(row[1]) for row in rows])
@@ -118,7 +118,7 @@ def cpu_name() -> str:
     return platform.processor()
 
 
-def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> None:
+def plot_curve(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> None:
     """Returns over environment steps: evaluations a line per seed, training episodes pale, the random agent's mean dashed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -154,7 +154,7 @@ def benchmark(env: str, name: str, seeds: int, jobs: int, flags: str, kept: Path
         for run in runs:
             (target / f"seed-{run['seed']}.json").write_text(json.dumps(run, indent=1) + "\n")
         (target / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        draw(summary, runs, target / "curve.png")
+        plot_curve(summary, runs, target / "curve.png")
         pictures = sorted((folder / "seed-0" / "videos").glob("dream-*.png"))
         if pictures:
             shutil.copy(pictures[-1], target / "dream.png")

@@ -101,7 +101,7 @@ def planner_options(work: Workload) -> dict[str, Any]:
     }
 
 
-def acting(composed: Composed, envs: int) -> Decide:
+def make_decider(composed: Composed, envs: int) -> Decide:
     """Everything between an observation and an action: encode, filter, plan."""
     agent = ActingAgent(composed.model, composed.agent, ACTION, torch.Generator().manual_seed(0))
     rng, held = np.random.default_rng(0), [None]
@@ -117,7 +117,7 @@ def acting(composed: Composed, envs: int) -> Decide:
 # ---- peers, on the same model ----
 
 
-def peer(name: str, work: Workload, composed: Composed) -> Decide:
+def make_peer(name: str, work: Workload, composed: Composed) -> Decide:
     """One decision of a peer's planner. Raises: ImportError if it is not installed."""
     carry = composed.model.initial(work.envs)
     if name == "stable-worldmodel":
@@ -213,7 +213,7 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
 # ---- measuring ----
 
 
-def timed(decide: Decide, calls: int) -> list[float]:
+def time_decisions(decide: Decide, calls: int) -> list[float]:
     """Milliseconds of each of so many decisions."""
     out = []
     for _ in range(calls):
@@ -241,11 +241,11 @@ def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
 
 def measure(registry: Registry, work: Workload) -> dict[str, Any]:
     composed = build(registry, work, work.agent, **planner_options(work))
-    contenders: dict[str, Decide] = {"worldlab": acting(composed, work.envs)}
+    contenders: dict[str, Decide] = {"worldlab": make_decider(composed, work.envs)}
     missing = {}
     for name in work.peers:
         try:
-            contenders[name] = peer(name, work, composed)
+            contenders[name] = make_peer(name, work, composed)
             contenders[name]()
         except ImportError as error:
             contenders.pop(name, None)
@@ -255,9 +255,9 @@ def measure(registry: Registry, work: Workload) -> dict[str, Any]:
     blocks: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for _ in range(BLOCKS):
         for name, decide in contenders.items():
-            blocks[name].append(timed(decide, work.calls))
+            blocks[name].append(time_decisions(decide, work.calls))
     ours = blocks["worldlab"]
-    rows = {name: percentiles([ms for block in found for ms in block]) for name, found in blocks.items()}
+    rows = {name: percentiles([ms for block in own for ms in block]) for name, own in blocks.items()}
     for name in rows:
         if name != "worldlab":
             rows[name]["slower_than_worldlab"] = ratio(ours, blocks[name])
@@ -271,12 +271,12 @@ def measure(registry: Registry, work: Workload) -> dict[str, Any]:
     }
 
 
-def deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, Any]:
+def measure_deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, Any]:
     """How often a decision is there in time, on the 1M model."""
     work = WORKLOADS[1]
-    decide = acting(build(registry, work, "mppi", **planner_options(work), budget_ms=milliseconds), 1)
-    timed(decide, 20)
-    ms = timed(decide, calls)
+    decide = make_decider(build(registry, work, "mppi", **planner_options(work), budget_ms=milliseconds), 1)
+    time_decisions(decide, 20)
+    ms = time_decisions(decide, calls)
     late = sum(value > milliseconds for value in ms)
     return {
         "budget_ms": milliseconds,
@@ -286,15 +286,15 @@ def deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, A
     }
 
 
-def actor(registry: Registry, calls: int) -> dict[str, Any]:
+def measure_actor(registry: Registry, calls: int) -> dict[str, Any]:
     """b5: a decision of an actor that learned, filter included."""
     work = WORKLOADS[1]
-    decide = acting(build(registry, work, "dreamer"), 1)
-    timed(decide, 50)
-    return percentiles(timed(decide, calls))
+    decide = make_decider(build(registry, work, "dreamer"), 1)
+    time_decisions(decide, 50)
+    return percentiles(time_decisions(decide, calls))
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -314,16 +314,16 @@ def main() -> None:
         "command": " ".join(["python benchmarks/planning.py", *sys.argv[1:]]),
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "threads": args.threads,
-        "versions": {name: installed(name) for name in packages if installed(name)},
+        "versions": {name: installed_version(name) for name in packages if installed_version(name)},
         "workloads": [],
     }
     for work in (work for work in WORKLOADS if args.only in work.name):
-        found = measure(registry, work)
-        result["workloads"].append(found)
-        print(json.dumps(found), flush=True)
+        row = measure(registry, work)
+        result["workloads"].append(row)
+        print(json.dumps(row), flush=True)
     if not args.only:
-        result["deadline"] = deadline(registry, 20.0, 1000)
-        result["actor"] = actor(registry, 1000)
+        result["deadline"] = measure_deadline(registry, 20.0, 1000)
+        result["actor"] = measure_actor(registry, 1000)
         print(json.dumps({key: result[key] for key in ("deadline", "actor")}))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

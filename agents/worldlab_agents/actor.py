@@ -32,7 +32,7 @@ class Actor(nn.Module):
         return Normal(torch.tanh(mean), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
 
 
-def bounded(action: Tensor) -> Tensor:
+def clip_action(action: Tensor) -> Tensor:
     """Clip a continuous action to [-1, 1], as the environment will; the gradient passes straight through, as in Dreamer's
     truncated normal (arXiv:2010.02193, its code).
 
@@ -83,7 +83,7 @@ class ReturnRange(nn.Module):
         return (self.high - self.low).clamp(min=1.0)
 
 
-def draw(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
+def sample_action(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
     """Actions [N, A] drawn from a policy at features [N, F], within their bounds, differentiable with respect to the policy."""
     action = actor(features).sample(generator)
-    return action if actor.discrete else bounded(action)
+    return action if actor.discrete else clip_action(action)

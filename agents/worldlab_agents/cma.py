@@ -23,9 +23,9 @@ from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
-from worldlab_agents.components import LOOKS, PrincipalComponents
+from worldlab_agents.components import FIT_BATCHES, PrincipalComponents
 from worldlab_agents.configs import CMAConfig
-from worldlab_agents.sb3 import starts_of
+from worldlab_agents.sb3 import make_starts
 
 UNASSIGNED = -1
 
@@ -51,7 +51,7 @@ class Controller:
     def _inner_size(self) -> int:
         return self.hidden * (self.features + 1)
 
-    def acting_like(self, action: Tensor) -> Tensor:
+    def constant_action_weights(self, action: Tensor) -> Tensor:
         """Weights [size] of the controller that takes the encoded action [A] whatever it sees; all 0 for an action of 0."""
         weights = torch.zeros(self.size)
         weights[self._inner_size :].view(self.actions, -1)[:, -1] = torch.atanh(action)
@@ -103,7 +103,9 @@ class CMAAgent(Agent):
         self.components = PrincipalComponents(specs.feature_dim, config.components) if config.components else None
         inputs = config.components or specs.feature_dim
         self.controller = Controller(inputs, specs.action.dim, discrete, config.hidden)
-        self.register_buffer("mean", self.controller.acting_like(_first_action(config, discrete, specs.action.dim)))
+        self.register_buffer(
+            "mean", self.controller.constant_action_weights(_first_action(config, discrete, specs.action.dim))
+        )
         self.register_buffer("average", self.mean.clone())
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
@@ -112,7 +114,7 @@ class CMAAgent(Agent):
         self.updates = 0
         self._strategy: Any = None
         self._population = torch.zeros(0, self.controller.size)
-        self._asked: list[np.ndarray] = []
+        self._candidates: list[np.ndarray] = []
         self._fitness: list[list[float]] = []
         self._numpy = np.random.default_rng(0)
         self._reported: dict[str, float] = {}
@@ -139,7 +141,7 @@ class CMAAgent(Agent):
             self._begin_playing(generator)
         candidate, count = state["candidate"].clone(), len(self._fitness)
         for row in torch.nonzero(candidate == UNASSIGNED)[:, 0].tolist():
-            index = self._next(row, len(features))
+            index = self._next_candidate(row, len(features))
             candidate[row] = UNASSIGNED if index is None else int(self.generation) * count + index
         return self.controller(self._population[candidate.clamp(min=0) % count], inputs), {"candidate": candidate}
 
@@ -147,7 +149,7 @@ class CMAAgent(Agent):
         """What the controller reads of features [N, F]."""
         return features if self.components is None else self.components(features)
 
-    def _next(self, row: int, rows: int) -> int | None:
+    def _next_candidate(self, row: int, rows: int) -> int | None:
         """The candidate that is to be played next in one of the environments; None if all of its are judged."""
         mine = range(row, len(self._fitness), rows)
         return next((index for index in mine if len(self._fitness[index]) < self.config.episodes), None)
@@ -166,7 +168,7 @@ class CMAAgent(Agent):
         self._fitness[index].append(ret)
         if all(len(scores) == self.config.episodes for scores in self._fitness):
             means = [float(np.mean(scores)) for scores in self._fitness]
-            self._tell(means)
+            self._update_strategy(means)
             self._fitness = []
             self._reported = {"fitness": float(np.mean(means)), "best": max(means)}
 
@@ -175,31 +177,31 @@ class CMAAgent(Agent):
         return {**self._reported, "sigma": float(self.sigma), "generation": float(self.generation)}
 
     def _begin_playing(self, generator: torch.Generator) -> None:
-        if self.components is not None and not self.components.settled:
+        if self.components is not None and not self.components.fitted:
             raise ConfigError(
                 "agent.components are measured in the agent's first updates, and it is to act before them",
-                fix=f"--train.pretrain-agent {LOOKS} at least",
+                fix=f"--train.pretrain-agent {FIT_BATCHES} at least",
             )
         if self.config.where == "both" and not self.playing:
             self._strategy = None  # dreams have narrowed the search down to what is good in dreams
             self.sigma.fill_(self.config.sigma)
             self.began.copy_(self.generation)
         self.playing.fill_(True)
-        self._ask(generator)
+        self._sample_generation(generator)
 
     # ---- evolving ----
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
         self.updates += 1
-        if self.components is not None and not self.components.settled:
-            self.components.look(model.features(seen.carry))
+        if self.components is not None and not self.components.fitted:
+            self.components.update(model.features(seen.carry))
             return {}
         dreams = self.config.where == "dream" or (self.config.where == "both" and not self.playing)
         if not dreams or self.updates % self.config.every:
             return {}
-        self._ask(generator)
-        scores = self.dreamt(model, seen, self._population, generator)
-        self._tell(scores.tolist())
+        self._sample_generation(generator)
+        scores = self.evaluate_in_dreams(model, seen, self._population, generator)
+        self._update_strategy(scores.tolist())
         self._fitness = []
         return {
             "agent/fitness": scores.mean(),
@@ -212,10 +214,12 @@ class CMAAgent(Agent):
         return {}
 
     @torch.no_grad()
-    def dreamt(self, model: WorldModel, seen: Experience, population: Tensor, generator: torch.Generator) -> Tensor:
+    def evaluate_in_dreams(
+        self, model: WorldModel, seen: Experience, population: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Mean discounted return [P] of each controller [P, size], dreamt from the same states."""
         config, count = self.config, len(population)
-        starts = starts_of(seen)(config.rollouts, generator)
+        starts = make_starts(seen)(config.rollouts, generator)
         carry = tree.tree_map(lambda leaf: leaf.repeat(count, *[1] * (leaf.dim() - 1)), starts)
         weights = population.repeat_interleave(config.rollouts, 0).to(model.device)
         features = model.features(carry)
@@ -228,21 +232,21 @@ class CMAAgent(Agent):
             alive = alive * config.gamma * cont
         return total.unflatten(0, (count, config.rollouts)).mean(1)
 
-    def _ask(self, generator: torch.Generator) -> None:
+    def _sample_generation(self, generator: torch.Generator) -> None:
         """Draw the next generation."""
         if self._strategy is None:
             self._strategy = _strategy(self.mean, self.sigma, self.config, self._draw)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         self._numpy = np.random.default_rng(seed)
-        self._asked = self._strategy.ask()
-        self._population = torch.from_numpy(np.stack(self._asked)).to(self.mean)
-        self._fitness = [[] for _ in self._asked]
+        self._candidates = self._strategy.ask()
+        self._population = torch.from_numpy(np.stack(self._candidates)).to(self.mean)
+        self._fitness = [[] for _ in self._candidates]
 
     def _draw(self, *shape: int) -> np.ndarray:
         """pycma's noise, from the stream of the agent."""
         return self._numpy.standard_normal(shape)
 
-    def _tell(self, scores: list[float]) -> None:
+    def _update_strategy(self, scores: list[float]) -> None:
         count = int(self.generation - self.began) + 1
         if self.config.settle:
             self._strategy.sp.cmean = min(1.0, self.config.settle / count)
@@ -251,7 +255,7 @@ class CMAAgent(Agent):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # The very arrays it drew: it would take rounded ones for strangers and shorten them.
-            self._strategy.tell(self._asked, losses)
+            self._strategy.tell(self._candidates, losses)
         self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
         # As if it had begun at the first mean: where the search started is nothing to be judged by.
         decay = self.config.averaging

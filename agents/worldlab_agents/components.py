@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-LOOKS = 20
+FIT_BATCHES = 20
 """Batches that the components are measured on."""
 
 
@@ -31,21 +31,21 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("basis", torch.zeros(components, features))
 
     @property
-    def settled(self) -> bool:
+    def fitted(self) -> bool:
         """Whether the directions are fixed."""
-        return int(self.looks) >= LOOKS
+        return int(self.looks) >= FIT_BATCHES
 
     @torch.no_grad()
-    def look(self, features: Tensor) -> None:
+    def update(self, features: Tensor) -> None:
         """Count rows [N, F] in; nothing changes any more once it is settled."""
-        if self.settled:
+        if self.fitted:
             return
         rows = features.double()
         self.looks += 1
         self.count += len(rows)
         self.total += rows.sum(0)
         self.outer += rows.T @ rows
-        if self.settled:
+        if self.fitted:
             self._fit()
 
     def _fit(self) -> None:

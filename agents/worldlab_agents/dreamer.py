@@ -22,7 +22,7 @@ from worldlab.nn import ema_update
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import Dream, WorldModel
-from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
+from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 
 
@@ -31,11 +31,11 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
 
     R_k = r_{k+1} + d_{k+1} ((1 - lambda) v_{k+1} + lambda R_{k+1}), R_H = v_H. Sutton & Barto 2018, section 12.3.
     """
-    following = value[:, -1]
+    next_return = value[:, -1]
     returns = []
     for k in reversed(range(reward.shape[1])):
-        following = reward[:, k] + discount[:, k] * ((1 - lambda_) * value[:, k + 1] + lambda_ * following)
-        returns.append(following)
+        next_return = reward[:, k] + discount[:, k] * ((1 - lambda_) * value[:, k + 1] + lambda_ * next_return)
+        returns.append(next_return)
     return torch.stack(returns[::-1], 1)
 
 
@@ -75,7 +75,7 @@ class DreamerAgent(Agent):
         explore: bool,
     ) -> tuple[Tensor, State]:
         action = self.actor(features).sample(generator) if explore else self.averaged_actor(features).mode
-        return (bounded(action) if self.continuous else action).detach(), state
+        return (clip_action(action) if self.continuous else action).detach(), state
 
     def value(self, features: Tensor) -> Tensor:
         """What is expected from features [*, F]: [*]. Gradients reach the features and no critic."""
@@ -95,7 +95,9 @@ class DreamerAgent(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
-            dream = model.imagine(seen.carry, lambda f: self._explore(f, generator), self.config.horizon, generator)
+            dream = model.imagine(
+                seen.carry, lambda f: self._sample_action(f, generator), self.config.horizon, generator
+            )
             targets = self._targets(dream, seen)
         before = dream.features[:, :-1].detach().contiguous()  # a strided input would make every linear layer a bmm
         policy = self.actor(before)
@@ -126,10 +128,10 @@ class DreamerAgent(Agent):
     def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
         return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
-    def _explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
+    def _sample_action(self, features: Tensor, generator: torch.Generator) -> Tensor:
         # The actor decides from what it is given; only the action carries gradient back into the dream.
         action = self.actor(features.detach()).sample(generator)
-        return bounded(action) if self.continuous else action
+        return clip_action(action) if self.continuous else action
 
     def _targets(self, dream: Dream, seen: Experience) -> _Targets:
         value = self.value(dream.features)
@@ -142,8 +144,8 @@ class DreamerAgent(Agent):
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
         prediction = self.critic(features)
         fit = -prediction.log_prob(targets.returns.detach())
-        steady = -prediction.log_prob(targets.value[:, :-1])
-        return (targets.weight * (fit + self.config.slow_weight * steady)).mean()
+        slow_fit = -prediction.log_prob(targets.value[:, :-1])
+        return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)

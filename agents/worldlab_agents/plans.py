@@ -63,7 +63,7 @@ class GaussianPlans:
         mean, std = keep * self.mean + (1 - keep) * mean, keep * self.std + (1 - keep) * std
         return GaussianPlans(mean, std.clamp(min=floor))
 
-    def shifted(self) -> GaussianPlans:
+    def shift(self) -> GaussianPlans:
         """The plan one step later: the first step is gone, the last is repeated, its width open again."""
         mean = torch.cat([self.mean[:, 1:], self.mean[:, -1:]], 1)
         return GaussianPlans(mean, torch.ones_like(self.std))
@@ -96,7 +96,7 @@ class CategoricalPlans:
         share = (1 - floor) * share + floor / share.shape[-1]
         return CategoricalPlans(torch.log(share.clamp(min=1e-8)))
 
-    def shifted(self) -> CategoricalPlans:
+    def shift(self) -> CategoricalPlans:
         """One step later: half of what was believed stays, so that the next search can change its mind."""
         share = torch.cat([self.logits[:, 1:], self.logits[:, -1:]], 1).exp()
         return CategoricalPlans(torch.log(0.5 * share + 0.5 / share.shape[-1]))
@@ -118,11 +118,11 @@ def initial_plans(n: int, horizon: int, action: ActionSpec, device: torch.device
 
 def planning_state(plans: Plans, elites: Tensor) -> State:
     """What a planner remembers from step to step: its plans and the candidates [N, K, H, A] to try again."""
-    held = {"logits": plans.logits} if isinstance(plans, CategoricalPlans) else {"mean": plans.mean, "std": plans.std}
-    return {"plans": held, "elites": elites}
+    saved = {"logits": plans.logits} if isinstance(plans, CategoricalPlans) else {"mean": plans.mean, "std": plans.std}
+    return {"plans": saved, "elites": elites}
 
 
-def plans_of(state: State) -> Plans:
+def restore_plans(state: State) -> Plans:
     """The plans in a planner's state."""
-    held = state["plans"]
-    return CategoricalPlans(held["logits"]) if "logits" in held else GaussianPlans(held["mean"], held["std"])
+    saved = state["plans"]
+    return CategoricalPlans(saved["logits"]) if "logits" in saved else GaussianPlans(saved["mean"], saved["std"])

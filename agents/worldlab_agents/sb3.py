@@ -42,10 +42,10 @@ SPACES = {
 
 
 @contextmanager
-def seeded(generator: torch.Generator) -> Iterator[None]:
+def seed_global_streams(generator: torch.Generator) -> Iterator[None]:
     """Within: the global random streams, which Stable-Baselines3 draws from, are seeded from ours; restored after."""
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    kept = np.random.get_state(), random.getstate()
+    previous = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -53,11 +53,11 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
         try:
             yield
         finally:
-            np.random.set_state(kept[0])
-            random.setstate(kept[1])
+            np.random.set_state(previous[0])
+            random.setstate(previous[1])
 
 
-class Blank(VecEnv):
+class PlaceholderVecEnv(VecEnv):
     """Nothing but spaces: what an algorithm is built with before there is a dream."""
 
     render_mode = None
@@ -91,13 +91,13 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
     """The algorithm of a configuration, over features. Raises: ConfigError where it cannot do with the action space."""
     action = dream_action_space(specs.action)
     if not isinstance(action, SPACES[config.algorithm]):
-        fitting = ", ".join(name.lower() for name, kind in SPACES.items() if isinstance(action, kind))
+        supporting = ", ".join(name.lower() for name, kind in SPACES.items() if isinstance(action, kind))
         raise ConfigError(
             f"{config.algorithm} cannot do with {specs.action.kind} actions",
             cause=f"the environment's actions are {specs.action.kind}",
-            fix=f"--agent sb3 --agent.algorithm NAME, one that can: {fitting}",
+            fix=f"--agent sb3 --agent.algorithm NAME, one that can: {supporting}",
         )
-    env = Blank(config.num_envs, feature_space(specs), action)
+    env = PlaceholderVecEnv(config.num_envs, feature_space(specs), action)
     options: dict[str, Any] = {
         "gamma": config.gamma,
         "learning_rate": config.learning_rate,
@@ -113,8 +113,8 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
         if config.algorithm == "DQN":  # by default it syncs its target every 10,000 steps, tens of rounds of dreams
             options.update(target_update_interval=config.steps, exploration_final_eps=config.exploration)
         if config.algorithm in ("TD3", "DDPG"):  # dreams are all it learns from, and its policy tries nothing by itself
-            still = np.zeros(specs.action.dim)
-            options["action_noise"] = NormalActionNoise(still, still + config.exploration)
+            zeros = np.zeros(specs.action.dim)
+            options["action_noise"] = NormalActionNoise(zeros, zeros + config.exploration)
     else:
         options.update(n_steps=max(1, config.steps // config.num_envs), ent_coef=config.entropy)
         if options["n_steps"] * config.num_envs < 2:
@@ -166,14 +166,14 @@ class SB3Agent(Agent):
                     group["params"] = [parameter if p is value else p for p in group["params"]]
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        found = {}
+        optimizers_by_name = {}
         for path in self._optimizers:
             owner: Any = self.algorithm
             for part in path.split("."):
                 owner = getattr(owner, part, None)
             if isinstance(owner, torch.optim.Optimizer):
-                found[path.replace(".", "_")] = owner
-        return found
+                optimizers_by_name[path.replace(".", "_")] = owner
+        return optimizers_by_name
 
     @torch.no_grad()
     def act(
@@ -185,7 +185,7 @@ class SB3Agent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        with seeded(generator):
+        with seed_global_streams(generator):
             action = self.policy._predict(features, deterministic=not explore)  # type: ignore[operator]
         if self.discrete:
             return F.one_hot(action.long().flatten(), self.choices).float(), state
@@ -196,15 +196,15 @@ class SB3Agent(Agent):
         if self.updates % self.config.every:
             return {}
         algorithm = self.algorithm
-        with seeded(generator):
-            self._enter(model, starts_of(seen), generator)
+        with seed_global_streams(generator):
+            self._attach_dream(model, make_starts(seen), generator)
             self.policy.train()
             algorithm.learn(self.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
             self.policy.eval()
         numbers = {k.removeprefix("train/"): v for k, v in algorithm.logger.name_to_value.items() if "train/" in k}
         return {f"agent/{name}": torch.as_tensor(float(value)) for name, value in numbers.items()}
 
-    def _enter(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
+    def _attach_dream(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
         """Let the algorithm dream in the model as it is now, from new starts."""
         config, algorithm = self.config, self.algorithm
         if self._dreamer is None or self._dreamer.model is not model:
@@ -220,12 +220,14 @@ class SB3Agent(Agent):
         algorithm._last_obs = None  # begin new dreams: the old ones started in a model that has learned since
 
 
-def starts_of(seen: Experience) -> Starts:
+def make_starts(seen: Experience) -> Starts:
     """Starts at the states of an experience whose episodes go on."""
-    going = torch.nonzero(seen.cont > 0)[:, 0]
-    going = going if len(going) else torch.arange(len(seen.cont), device=seen.cont.device)
+    ongoing = torch.nonzero(seen.cont > 0)[:, 0]
+    ongoing = ongoing if len(ongoing) else torch.arange(len(seen.cont), device=seen.cont.device)
 
     def draw(n: int, generator: torch.Generator) -> Carry:
-        return tree.select(seen.carry, going[torch.randint(len(going), (n,), generator=generator, device=going.device)])
+        return tree.select(
+            seen.carry, ongoing[torch.randint(len(ongoing), (n,), generator=generator, device=ongoing.device)]
+        )
 
     return draw

@@ -19,9 +19,9 @@ from worldlab.world_model import WorldModel
 from worldlab_agents.plans import Plans, coloured_noise, planning_state
 from worldlab_agents.stopwatch import Stopwatch
 
-Value = Callable[[Tensor], Tensor]
+ValueFunction = Callable[[Tensor], Tensor]
 """features [*, F] -> what is to come from there on [*]."""
-Weigh = Callable[[Tensor], Tensor]
+WeightFunction = Callable[[Tensor], Tensor]
 """Scores [N, S] of candidates -> their weights [N, S], summing to 1."""
 
 
@@ -33,9 +33,9 @@ class PlanningTask:
     carry: Carry
     gamma: float
     noise: bool = True
-    value: Value | None = None
+    value: ValueFunction | None = None
 
-    def scores(self, plans: Tensor, generator: torch.Generator) -> Tensor:
+    def score(self, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Discounted dreamt returns [N, S] of candidates [N, S, H, A], the value at the end included."""
         n, count, horizon = plans.shape[:3]
         carry = self.model.fork(self.carry, count)
@@ -56,12 +56,12 @@ class Budget:
     iterations: int
     decay: float = 1.0
     milliseconds: float = 0.0
-    least: int = 0
+    minimum: int = 0
 
-    def counts(self, least: int) -> list[int]:
+    def counts(self, minimum: int) -> list[int]:
         """Candidates of each iteration, `least` at least whatever was asked for."""
-        least = max(least, min(self.least, self.candidates))
-        return [max(least, int(self.candidates * self.decay**i)) for i in range(self.iterations)]
+        minimum = max(minimum, min(self.minimum, self.candidates))
+        return [max(minimum, int(self.candidates * self.decay**i)) for i in range(self.iterations)]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SearchRule:
     """How a planner searches. beta: colour of its noise; keep: share of the old plans in each fit; floor: their least
     width; elites: how many of the best candidates of an iteration are tried again in the next."""
 
-    weigh: Weigh
+    weigh: WeightFunction
     beta: float = 0.0
     keep: float = 0.0
     floor: float = 0.05
@@ -77,7 +77,7 @@ class SearchRule:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search ended with. best: the candidate with the highest score [N, H, A]; score [N]; elites [N, <= K, H, A]."""
 
     plans: Plans
@@ -85,10 +85,10 @@ class Found:
     score: Tensor
     elites: Tensor
 
-    def carried_on(self, count: int) -> State:
+    def next_state(self, count: int) -> State:
         """What the next step's search starts from: plans and elites [N, count, H, A], shifted by a step."""
         elites = torch.cat([self.elites[:, :, 1:], self.elites[:, :, -1:]], 2)
-        plans = self.plans.shifted()
+        plans = self.plans.shift()
         padding = plans.best[:, None].expand(-1, count - elites.shape[1], -1, -1)
         return planning_state(plans, torch.cat([elites, padding], 1))
 
@@ -99,10 +99,10 @@ def search(
     rule: SearchRule,
     budget: Budget,
     generator: torch.Generator,
-    kept: Tensor | None = None,
+    previous_elites: Tensor | None = None,
     proposals: Tensor | None = None,
-    watch: Stopwatch | None = None,
-) -> Found:
+    stopwatch: Stopwatch | None = None,
+) -> SearchResult:
     """Improve `plans`. kept: further candidates [N, K, H, A] of the first iteration (the last search's elites);
     proposals: of every iteration (a policy's).
 
@@ -112,31 +112,31 @@ def search(
 
     A score that is not finite is the worst.
     """
-    if watch is None:
-        watch = Stopwatch(budget.milliseconds)
-        watch.start()
+    if stopwatch is None:
+        stopwatch = Stopwatch(budget.milliseconds)
+        stopwatch.start()
     best, score = plans.best, torch.full((len(plans.best),), -torch.inf, device=plans.best.device)
-    nothing = best[:, None][:, :0]
-    elites = nothing if kept is None else kept
-    proposals = nothing if proposals is None else proposals
-    for count in budget.counts(least=2 * rule.elites + 2):
+    no_plans = best[:, None][:, :0]
+    elites = no_plans if previous_elites is None else previous_elites
+    proposals = no_plans if proposals is None else proposals
+    for count in budget.counts(minimum=2 * rule.elites + 2):
         noise = coloured_noise((len(best), count, *best.shape[1:]), rule.beta, generator)
         # The plan itself competes, or a search from a good plan could end with a worse one.
         candidates = torch.cat([plans.best[:, None], elites, proposals, plans.sample(noise)], 1)
-        scores = _scores(task, candidates, generator, watch)
+        scores = _score_candidates(task, candidates, generator, stopwatch)
         tried = candidates[:, : scores.shape[1]]
         if scores.shape[1] == 0:
             break
-        top, which = scores.max(1)
-        best = torch.where((top > score)[:, None, None], tried[torch.arange(len(best)), which], best)
-        score = torch.maximum(score, top)
+        iteration_best, which = scores.max(1)
+        best = torch.where((iteration_best > score)[:, None, None], tried[torch.arange(len(best)), which], best)
+        score = torch.maximum(score, iteration_best)
         # Where no score is finite all count the same, which leaves the plans about where they were.
-        told = torch.where(torch.isfinite(scores).any(1, keepdim=True), scores, 0.0)
-        plans = plans.fit(tried, rule.weigh(told), rule.keep, rule.floor)
-        elites = _pick(tried, scores, rule.elites)
+        finite_scores = torch.where(torch.isfinite(scores).any(1, keepdim=True), scores, 0.0)
+        plans = plans.fit(tried, rule.weigh(finite_scores), rule.keep, rule.floor)
+        elites = _take_best(tried, scores, rule.elites)
         if scores.shape[1] < candidates.shape[1]:
             break  # time is up
-    return Found(plans, best, score, elites)
+    return SearchResult(plans, best, score, elites)
 
 
 def propose(
@@ -147,49 +147,51 @@ def propose(
     return dream.action.unflatten(0, (-1, count))
 
 
-def _scores(task: PlanningTask, candidates: Tensor, generator: torch.Generator, watch: Stopwatch) -> Tensor:
+def _score_candidates(
+    task: PlanningTask, candidates: Tensor, generator: torch.Generator, stopwatch: Stopwatch
+) -> Tensor:
     """Scores of as many candidates as there is time for: [N, <= S], -inf where they are not finite."""
-    found, done = [candidates.new_empty(len(candidates), 0)], 0
-    while done < candidates.shape[1] and (count := watch.fitting(candidates.shape[1] - done)):
-        begun = time.perf_counter()
-        found.append(task.scores(candidates[:, done : done + count], generator))
-        watch.took(count, time.perf_counter() - begun)
+    parts, done = [candidates.new_empty(len(candidates), 0)], 0
+    while done < candidates.shape[1] and (count := stopwatch.count_affordable(candidates.shape[1] - done)):
+        started_at = time.perf_counter()
+        parts.append(task.score(candidates[:, done : done + count], generator))
+        stopwatch.record(count, time.perf_counter() - started_at)
         done += count
-    scores = torch.cat(found, 1)
+    scores = torch.cat(parts, 1)
     return torch.where(torch.isfinite(scores), scores, -torch.inf)
 
 
-def _pick(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
+def _take_best(candidates: Tensor, scores: Tensor, count: int) -> Tensor:
     """The `count` best candidates [N, count, H, A]."""
     which = scores.topk(min(count, scores.shape[1]), 1).indices
     return candidates[torch.arange(len(candidates), device=candidates.device)[:, None], which]
 
 
-def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scores and indices of the `count` best, of half of all if that is less, as all of them would be no choice: [N, K]; and
     which of these are finite."""
     best, index = scores.topk(min(count, max(1, scores.shape[1] // 2)), 1)
     return best, index, torch.isfinite(best)
 
 
-def top(count: int) -> Weigh:
+def weigh_elites(count: int) -> WeightFunction:
     """Equal weights for the `count` best: the cross-entropy method. Rubinstein 1999."""
 
     def weigh(scores: Tensor) -> Tensor:
-        _, index, finite = _best(scores, count)
+        _, index, finite = _best_scores(scores, count)
         weight = finite / finite.sum(1, keepdim=True)
         return torch.zeros_like(scores).scatter(1, index, weight.to(scores.dtype))
 
     return weigh
 
 
-def boltzmann(temperature: float, count: int) -> Weigh:
+def weigh_boltzmann(temperature: float, count: int) -> WeightFunction:
     """exp(score / temperature) among the `count` best: MPPI among elites as in Hansen et al. 2022 (TD-MPC), arXiv:2203.04955,
     section 3, after Williams et al. 2015, arXiv:1509.01149. There raw scores are multiplied by a temperature; here they are
     taken to [0, 1] first and divided by it, so that one temperature fits rewards of any size."""
 
     def weigh(scores: Tensor) -> Tensor:
-        best, index, finite = _best(scores, count)
+        best, index, finite = _best_scores(scores, count)
         worst = best.masked_fill(~finite, torch.inf).amin(1, keepdim=True)
         spread = (best[:, :1] - worst).clamp(min=1e-6)
         weight = torch.softmax((best - best[:, :1]) / spread / temperature, 1)
@@ -200,14 +202,14 @@ def boltzmann(temperature: float, count: int) -> Weigh:
 
 __all__ = [
     "Budget",
-    "Found",
     "PlanningTask",
+    "SearchResult",
     "SearchRule",
     "Stopwatch",
-    "Value",
-    "Weigh",
-    "boltzmann",
+    "ValueFunction",
+    "WeightFunction",
     "propose",
     "search",
-    "top",
+    "weigh_boltzmann",
+    "weigh_elites",
 ]

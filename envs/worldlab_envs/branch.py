@@ -83,8 +83,8 @@ class Branch(gymnasium.Env):
         """P(next cell | cell, action), float64 [cell, action, next cell]."""
         odds = np.zeros((SIDE * SIDE, len(MOVES), SIDE * SIDE))
         for cell, action in np.ndindex(odds.shape[:2]):
-            for following, probability in branch_probabilities(cell, action).items():
-                odds[cell, action, following] = probability
+            for next_cell, probability in branch_probabilities(cell, action).items():
+                odds[cell, action, next_cell] = probability
         return odds
 
     def state_of(self, obs: dict[str, np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 
-class DrawWhenSeen(gymnasium.Wrapper):
+class LazyRendering(gymnasium.Wrapper):
     """Puts off Gymnasium's own drawing until an observation leaves this wrapper; placed after the action repeat.
 
     The frames returned are bit for bit those that Gymnasium would have returned. observe: false never draws the

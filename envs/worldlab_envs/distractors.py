@@ -54,7 +54,7 @@ class Distractors(gymnasium.Wrapper):
             self._rng = np.random.default_rng([seed, STREAM])
         self._place = self._rng.random(self._place.shape)
         self._velocity = self._rng.normal(0, KICK / (1 - DRIFT**2) ** 0.5, self._place.shape)
-        return self._blended(obs), info
+        return self._blend(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -63,12 +63,12 @@ class Distractors(gymnasium.Wrapper):
         out = (place < 0) | (place > 1)
         self._velocity = np.where(out, -self._velocity, self._velocity)
         self._place = np.clip(np.where(place > 1, 2 - place, np.abs(place)), 0, 1)
-        return self._blended(obs), float(reward), terminated, truncated, info
+        return self._blend(obs), float(reward), terminated, truncated, info
 
-    def _blended(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {key: self._over(value) if key in self._pictures else value for key, value in obs.items()}
+    def _blend(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {key: self._draw_blobs(value) if key in self._pictures else value for key, value in obs.items()}
 
-    def _over(self, image: np.ndarray) -> np.ndarray:
+    def _draw_blobs(self, image: np.ndarray) -> np.ndarray:
         """image uint8 [H, W, C] with the blobs on it."""
         height, width, channels = image.shape
         rows, columns = (np.arange(height) + 0.5)[:, None], np.arange(width) + 0.5

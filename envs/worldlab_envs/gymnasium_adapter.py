@@ -70,9 +70,9 @@ class GymnasiumAdapter:
 
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
         """The simulator's state (worldlab.study.measures.abilities.TellsTruth); None for simulators we do not know."""
-        from worldlab_envs.truth import truth
+        from worldlab_envs.truth import read_truth
 
-        return truth(env)
+        return read_truth(env)
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class NamedAdapter:
 def build(id: str, settings: EnvSettings) -> gymnasium.Env:
     """Build a Gymnasium environment at worldlab's boundary. Raises: EnvError with Gymnasium's own reason."""
     go_headless()
-    from worldlab_envs.wrappers import boundary
+    from worldlab_envs.wrappers import wrap_env
 
     env = None
     try:
         env, frame_limit = _make(id, settings)
-        return boundary(env, id, settings, frame_limit=frame_limit, draw=_drawing(env, settings))
+        return wrap_env(env, id, settings, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
     except WorldlabError:
         _close(env)
         raise
@@ -114,11 +114,11 @@ def build(id: str, settings: EnvSettings) -> gymnasium.Env:
         raise EnvError(
             f"env {id[:50]!r} cannot be built: {type(error).__name__}",
             cause=f"{error}",
-            fix=_remedy(error, id),
+            fix=_suggest_fix(error, id),
         ) from error
 
 
-def _remedy(error: Exception, id: str) -> str:
+def _suggest_fix(error: Exception, id: str) -> str:
     from gymnasium.error import NameNotFound, VersionNotFound
 
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -147,23 +147,23 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
         options |= {"width": settings.size, "height": settings.size}
     if not is_mujoco:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
-    from worldlab_envs.mujoco_support import log_warnings, plain_pictures
+    from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
 
     log_warnings()  # before the model is compiled, which warns too
     env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
-        plain_pictures(env)
+        disable_render_effects(env)
     return env, spec.max_episode_steps
 
 
-def _drawing(env: gymnasium.Env, settings: EnvSettings) -> Any:
+def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:
     """Return the wrapper that draws CarRacing's frames only where they are seen; None for other environments."""
     inner = env.unwrapped
     if type(inner).__module__ != "gymnasium.envs.box2d.car_racing" or not hasattr(inner, "_render"):
         return None
-    from worldlab_envs.car_racing import DrawWhenSeen
+    from worldlab_envs.car_racing import LazyRendering
 
-    return functools.partial(DrawWhenSeen, observe=not settings.pixels)
+    return functools.partial(LazyRendering, observe=not settings.pixels)
 
 
 def _is_mujoco(creator: Any) -> bool:

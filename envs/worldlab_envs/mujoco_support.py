@@ -21,7 +21,7 @@ def log_warnings() -> None:
         set_callback(_log.warning)
 
 
-def plain_pictures(env: gymnasium.Env) -> None:
+def disable_render_effects(env: gymnasium.Env) -> None:
     """Draw without shadows, reflections and multi-sampling: 3 to 33 times faster. Call it before the first picture.
 
     Raises: EnvError when no drawing context can be made.

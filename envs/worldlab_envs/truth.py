@@ -15,7 +15,7 @@ Truth = dict[str, np.ndarray]
 """Factors of a state by name, float64 [k] each."""
 
 
-def truth(env: gymnasium.Env) -> Truth | None:
+def read_truth(env: gymnasium.Env) -> Truth | None:
     """The state that the last observation of an environment shows; None where nobody here knows its simulator."""
     inner = env.unwrapped
     for base in type(inner).__mro__:

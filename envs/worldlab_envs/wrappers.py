@@ -16,7 +16,7 @@ from worldlab.settings import EnvSettings
 from worldlab_envs.distractors import Distractors
 
 
-def boundary(
+def wrap_env(
     env: gymnasium.Env,
     env_id: str,
     settings: EnvSettings,
@@ -90,55 +90,55 @@ class CheckedEnv(gymnasium.Wrapper):
         self._step = 0
         answer = self.env.reset(seed=seed, options=options)
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-            raise self._old_api("reset() must return (obs, info)", answer)
-        return self._checked(answer[0]), answer[1]
+            raise self._api_error("reset() must return (obs, info)", answer)
+        return self._check_obs(answer[0]), answer[1]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._step += 1
         answer = self.env.step(action)
         if not (isinstance(answer, tuple) and len(answer) == 5):
-            raise self._old_api("step() must return (obs, reward, terminated, truncated, info)", answer)
+            raise self._api_error("step() must return (obs, reward, terminated, truncated, info)", answer)
         obs, reward, terminated, truncated, info = answer
         scalar = isinstance(reward, int | float | np.number | np.bool_) or getattr(reward, "shape", None) == ()
         number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
         if not math.isfinite(number):
-            raise self._broken("the reward", "a finite number", repr(reward)[:80])
-        return self._checked(obs), number, bool(terminated), bool(truncated), info
+            raise self._space_error("the reward", "a finite number", repr(reward)[:80])
+        return self._check_obs(obs), number, bool(terminated), bool(truncated), info
 
-    def _checked(self, obs: Any) -> Any:
+    def _check_obs(self, obs: Any) -> Any:
         if not self._keyed:
-            return self._checked_part("obs", self._parts["obs"], obs)
+            return self._check_part("obs", self._parts["obs"], obs)
         if not isinstance(obs, dict) or obs.keys() != self._parts.keys():
             got = sorted(obs) if isinstance(obs, dict) else type(obs).__name__
-            raise self._broken("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
-        return {key: self._checked_part(key, part, obs[key]) for key, part in self._parts.items()}
+            raise self._space_error("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
+        return {key: self._check_part(key, part, obs[key]) for key, part in self._parts.items()}
 
-    def _checked_part(self, key: str, space: spaces.Space, value: Any) -> Any:
+    def _check_part(self, key: str, space: spaces.Space, value: Any) -> Any:
         if isinstance(space, spaces.Discrete):
             if not (isinstance(value, int | np.integer) and 0 <= value - space.start < space.n):
-                raise self._broken(f"obs[{key!r}]", str(space), repr(value)[:80])
+                raise self._space_error(f"obs[{key!r}]", str(space), repr(value)[:80])
             return int(value)
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         if shape != space.shape or dtype != space.dtype:
             got = f"{dtype} {shape}" if dtype is not None else type(value).__name__
-            raise self._broken(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
+            raise self._space_error(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
         value = np.array(value)  # the environment may write into its own buffer at the next step
         if value.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 finite = np.isfinite(value.astype(np.float32, copy=False))
             if not finite.all():
                 bad = value[~finite].ravel()
-                raise self._broken(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
+                raise self._space_error(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
         return value
 
-    def _broken(self, what: str, expected: str, got: str) -> EnvError:
+    def _space_error(self, what: str, expected: str, got: str) -> EnvError:
         return EnvError(
             f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
             cause=f"expected {expected}, got {got}",
             fix="correct the environment or its observation_space; worldlab check-env shows more",
         )
 
-    def _old_api(self, rule: str, answer: Any) -> EnvError:
+    def _api_error(self, rule: str, answer: Any) -> EnvError:
         got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
         return EnvError(
             f"env {self._id[:40]!r} does not speak Gymnasium's API",
@@ -246,20 +246,20 @@ class DictObservation(gymnasium.Wrapper):
             self._single = "image" if _is_image(space) else "vector"
             parts = {self._single: space}
         self._parts = parts
-        self.observation_space = spaces.Dict({key: _simple_space(key, part) for key, part in parts.items()})
+        self.observation_space = spaces.Dict({key: _convert_space(key, part) for key, part in parts.items()})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._simple(obs), info
+        return self._convert(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._simple(obs), float(reward), terminated, truncated, info
+        return self._convert(obs), float(reward), terminated, truncated, info
 
-    def _simple(self, obs: Any) -> dict[str, np.ndarray]:
+    def _convert(self, obs: Any) -> dict[str, np.ndarray]:
         if self._single is not None:
             obs = {self._single: obs}
-        return {key: _simple_value(part, obs[key]) for key, part in self._parts.items()}
+        return {key: _convert_value(part, obs[key]) for key, part in self._parts.items()}
 
 
 class ResizeImages(gymnasium.Wrapper):
@@ -281,13 +281,13 @@ class ResizeImages(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._resized(obs), info
+        return self._resize(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._resized(obs), float(reward), terminated, truncated, info
+        return self._resize(obs), float(reward), terminated, truncated, info
 
-    def _resized(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _resize(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
             key: resize(value, *self._weights[key]) if key in self._weights else value for key, value in obs.items()
         }
@@ -314,7 +314,7 @@ def _is_image(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
-def _simple_space(key: str, space: spaces.Space) -> spaces.Box:
+def _convert_space(key: str, space: spaces.Space) -> spaces.Box:
     if isinstance(space, spaces.Discrete):
         return spaces.Box(0, 1, (int(space.n),), np.float32)
     assert isinstance(space, spaces.Box), "CheckedEnv refused everything else"
@@ -331,7 +331,7 @@ def _simple_space(key: str, space: spaces.Space) -> spaces.Box:
     return spaces.Box(low, high, dtype=np.float32)
 
 
-def _simple_value(space: spaces.Space, value: Any) -> np.ndarray:
+def _convert_value(space: spaces.Space, value: Any) -> np.ndarray:
     if isinstance(space, spaces.Discrete):
         one_hot = np.zeros(int(space.n), np.float32)
         one_hot[int(value) - int(space.start)] = 1

@@ -37,7 +37,7 @@ class CodeNet(nn.Module):
 
     def conditionals(self, context: Tensor, codes: Tensor, temperature: float = 1.0) -> Tensor:
         """log q(. | c_<i, x) of given codes, all groups in one pass. context [N, I], codes [N, G, C] -> [N, G, C]."""
-        direct, h, bias = self._begin(context)
+        direct, h, bias = self._initialise(context)
         inputs = torch.einsum("ngc,gcu->ngu", codes[:, :-1], self.embed[: self.shape[0] - 1]) + bias[:, None]
         hidden = [h]
         for i in range(self.shape[0] - 1):
@@ -50,7 +50,7 @@ class CodeNet(nn.Module):
 
         Returns codes [N, G] long and log q(. | c_<i, x) along them, [N, G, C].
         """
-        direct, h, bias = self._begin(context)
+        direct, h, bias = self._initialise(context)
         codes, rows = [], []
         for i in range(self.shape[0]):
             if i:
@@ -60,7 +60,7 @@ class CodeNet(nn.Module):
             codes.append((row if gumbel is None else row + gumbel[:, i]).argmax(-1))
         return torch.stack(codes, 1), torch.stack(rows, 1)
 
-    def _begin(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _initialise(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, bias = self.start(context).chunk(2, -1)
         return self.direct(context).unflatten(-1, self.shape), torch.tanh(h), bias
 
@@ -86,7 +86,7 @@ def straight_through(codes: Tensor, log_probs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DrawnCodes:
+class SampledCodes:
     """One draw from an autoregressive q: its conditionals along the way. log_probs [*, G, C], codes [*, G] long."""
 
     log_probs: Tensor
@@ -105,11 +105,11 @@ class DrawnCodes:
         """
         groups = self.log_probs.shape[-2]
         each = -(self.log_probs.exp() * self.log_probs).sum(-1)  # [*, G]
-        to_come = each.detach().flip(-1).cumsum(-1).flip(-1) - each.detach()
+        remaining = each.detach().flip(-1).cumsum(-1).flip(-1) - each.detach()
         place = torch.arange(groups, device=each.device, dtype=each.dtype)
         expected = each.detach().cumsum(-1) / (place + 1) * (groups - 1 - place)
         score = self._chosen()
-        return (each + (to_come - expected) * (score - score.detach())).sum(-1)
+        return (each + (remaining - expected) * (score - score.detach())).sum(-1)
 
     def _chosen(self) -> Tensor:
         return self.log_probs.gather(-1, self.codes[..., None])[..., 0]

@@ -13,12 +13,12 @@ from worldlab import tree
 from worldlab.errors import ConfigError
 from worldlab.interfaces import Alarm, Context, Decoder, Obs, Specs
 from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
-from worldlab_autoregressive.logistics import parameters_per_pixel, start_apart, to_levels
-from worldlab_autoregressive.pixelcnn import PixelCNN, log_prob_of_outputs
+from worldlab_autoregressive.logistics import parameters_per_pixel, spread_components, to_levels
+from worldlab_autoregressive.pixelcnn import PixelCNN, mixture_log_prob
 from worldlab_autoregressive.sampling import draw_pictures, pixel_noise
 from worldlab_autoregressive.vectors import EntryNet, VectorDistribution
 
-WATCHED = 8
+METRIC_FRAMES = 8
 """Frames of a batch that the metrics look at."""
 
 
@@ -80,8 +80,10 @@ class AutoregressiveDecoder(Decoder):
         self.vectors = nn.ModuleDict(
             {key: EntryNet(width, spec.shape[0], *masked) for key, spec in specs.obs.vectors.items()}
         )
-        blind = images if config.auxiliary else {}
-        self.auxiliary = nn.ModuleDict({key: blind_head(channels, spec.shape[0]) for key, spec in blind.items()})
+        auxiliary_keys = images if config.auxiliary else {}
+        self.auxiliary = nn.ModuleDict(
+            {key: auxiliary_head(channels, spec.shape[0]) for key, spec in auxiliary_keys.items()}
+        )
 
     def decode(self, features: Tensor) -> dict[str, PictureDistribution | VectorDistribution]:  # type: ignore[override]
         """features [N, F]. Free of cost: a distribution computes when it is asked."""
@@ -118,8 +120,8 @@ class AutoregressiveDecoder(Decoder):
             condition = net.condition(features)  # type: ignore[operator]
             out[key] = -net.picture_log_prob(condition, obs[key])  # type: ignore[operator]
             if self.config.auxiliary:
-                alone = log_prob_of_outputs(self.auxiliary[key](condition), to_levels(obs[key]))
-                out[f"{key}_auxiliary"] = -alone
+                auxiliary = mixture_log_prob(self.auxiliary[key](condition), to_levels(obs[key]))
+                out[f"{key}_auxiliary"] = -auxiliary
         for key, net in self.vectors.items():
             dist = VectorDistribution(features, net)  # type: ignore[arg-type]
             out[key] = -dist.log_prob(obs[key])
@@ -129,7 +131,7 @@ class AutoregressiveDecoder(Decoder):
         """`bits_per_dim`: -log2 P(picture | features) by pixel and channel, on a few frames; a uniform model has 8."""
         if not self.pictures:
             return {}
-        step = -(-ctx.row.numel() // WATCHED)
+        step = -(-ctx.row.numel() // METRIC_FRAMES)
         parts = self.decode(ctx.features.flatten(0, 1)[::step])
         obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
         nats = torch.stack([parts[key].log_prob(obs[key]) for key in self.pictures]).sum(0)
@@ -141,12 +143,12 @@ class AutoregressiveDecoder(Decoder):
         ignored = values.get("features_gap", 1.0) <= 2 * values.get("features_gap_se", 0.0)
         if not ignored or not self.pictures or self.config.auxiliary:
             return {}
-        says = "the PixelCNN explains pictures from neighbouring pixels and ignores the latent"
-        return {"latent_ignored": Alarm(says, "set --decoder.auxiliary 1, or fewer --decoder.layers")}
+        message = "the PixelCNN explains pictures from neighbouring pixels and ignores the latent"
+        return {"latent_ignored": Alarm(message, "set --decoder.auxiliary 1, or fewer --decoder.layers")}
 
 
-def blind_head(inputs: int, channels: int) -> nn.Sequential:
+def auxiliary_head(inputs: int, channels: int) -> nn.Sequential:
     """The features' map as one logistic a pixel, which sees no other pixel."""
     last = nn.Conv2d(inputs, parameters_per_pixel(channels, 1), 1)
-    start_apart(last.bias, channels, 1)  # type: ignore[arg-type]
+    spread_components(last.bias, channels, 1)  # type: ignore[arg-type]
     return nn.Sequential(nn.SiLU(), last)

@@ -80,7 +80,7 @@ class AutoregressiveDynamics(Dynamics):
         weights, mean, raw = self.head(memory).split([self.blocks * k, k * dim, k * dim], -1)
         shape = (self.blocks, k, dim // self.blocks)
         mean, raw = mean.unflatten(-1, shape), raw.unflatten(-1, shape)
-        return GaussianMixture.of(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
+        return GaussianMixture.from_outputs(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """`components`: how many Gaussians carry the weight (1 to K), and `std`, their mean width. None for codes."""

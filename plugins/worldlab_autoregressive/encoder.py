@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, Specs
 from worldlab.nn import ObsTrunk
-from worldlab_autoregressive.codes import CodeNet, DrawnCodes, gumbel_noise, straight_through
+from worldlab_autoregressive.codes import CodeNet, SampledCodes, gumbel_noise, straight_through
 from worldlab_autoregressive.configs import AutoregressiveEncoderConfig
 
 
@@ -49,8 +49,8 @@ class AutoregressiveEncoder(Encoder):
         """
         noise = None if generator is None else gumbel_noise(len(embed), self.net.shape, embed, generator)
         codes, log_probs = self.net.draw(embed, noise)
-        drawn = DrawnCodes(log_probs, codes)
-        return Latent(straight_through(codes, log_probs), dist=drawn, log_q=drawn.log_q(), tokens=codes)
+        sampled = SampledCodes(log_probs, codes)
+        return Latent(straight_through(codes, log_probs), dist=sampled, log_q=sampled.log_q(), tokens=codes)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """`entropy` of q in nats, and `used`: the share of classes that the batch uses (perplexity / classes)."""

@@ -34,7 +34,7 @@ def from_levels(level: Tensor, levels: int = 256) -> Tensor:
 
 
 @torch.no_grad()
-def start_apart(bias: Tensor, channels: int, components: int) -> None:
+def spread_components(bias: Tensor, channels: int, components: int) -> None:
     """Start an output layer's components narrow (3 % of the range) and spread over it.
 
     Logistics as wide as the range (a bias of 0) hardly move with their means: the neighbours' easy guess is learned
@@ -61,7 +61,7 @@ class LogisticMixture:
     levels: int = 256
 
     @classmethod
-    def of(cls, out: Tensor, channels: int, levels: int = 256) -> LogisticMixture:
+    def from_outputs(cls, out: Tensor, channels: int, levels: int = 256) -> LogisticMixture:
         """From network outputs [*, parameters_per_pixel], channels last."""
         if out.dtype in (torch.float16, torch.bfloat16):
             out = out.float()  # differences of neighbouring levels need more than 8 bits
@@ -83,7 +83,7 @@ class LogisticMixture:
         """log P of whole levels [*, C] (0 .. levels - 1, floats): [*], in nats."""
         # In units of levels: differences to the mean are then exact where they are small, and neighbours share an edge.
         top = self.levels - 1
-        mean = (self._coupled(from_levels(level, self.levels)) + 0.5) * top
+        mean = (self._couple_means(from_levels(level, self.levels)) + 0.5) * top
         inverse = torch.exp(-self.log_scale) / top
         offset = level[..., None, :] - mean  # [*, K, C]
         upper, lower = (offset + 0.5) * inverse, (offset - 0.5) * inverse
@@ -115,7 +115,7 @@ class LogisticMixture:
             levels.append(to_levels(value, self.levels))
         return torch.stack(levels, -1)
 
-    def _coupled(self, x: Tensor) -> Tensor:
+    def _couple_means(self, x: Tensor) -> Tensor:
         """Means [*, K, C] given the true channels x [*, C]."""
         channels, columns = x.shape[-1], [self.mean[..., 0]]
         for c in range(1, channels):

@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldlab.distributions import HALF_LOG_2PI, normal_like
-
-UNIT_STD = math.log(math.e - 1)
-"""softplus(UNIT_STD) = 1: components start near the standard normal."""
+from worldlab.distributions import HALF_LOG_2PI, normal_like, unit_softplus
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,9 @@ class GaussianMixture:
     std: Tensor
 
     @classmethod
-    def of(cls, logits: Tensor, mean: Tensor, raw_std: Tensor, min_std: float) -> GaussianMixture:
+    def from_outputs(cls, logits: Tensor, mean: Tensor, raw_std: Tensor, min_std: float) -> GaussianMixture:
         """From network outputs of the shapes above; std = softplus(raw + UNIT_STD) + min_std."""
-        return cls(F.log_softmax(logits, -1), mean, F.softplus(raw_std + UNIT_STD) + min_std)
+        return cls(F.log_softmax(logits, -1), mean, unit_softplus(raw_std) + min_std)
 
     def tempered(self, temperature: float) -> GaussianMixture:
         """The mixture with logits / t and std * sqrt(t). Ha & Eck 2017 (Sketch-RNN), arXiv:1704.03477, eq. 8."""

@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldlab.nn import DeconvTrunk
-from worldlab_autoregressive.logistics import LogisticMixture, from_levels, parameters_per_pixel, start_apart, to_levels
+from worldlab_autoregressive.logistics import (
+    LogisticMixture,
+    from_levels,
+    parameters_per_pixel,
+    spread_components,
+    to_levels,
+)
 
 
 def gate(x: Tensor, dim: int) -> Tensor:
@@ -64,7 +70,7 @@ class PixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(channels, channels, 1), nn.SiLU(), nn.Conv2d(channels, outputs, 1)
         )
-        start_apart(self.head[-1].bias, shape[0], components)  # type: ignore[arg-type]
+        spread_components(self.head[-1].bias, shape[0], components)  # type: ignore[arg-type]
 
     @property
     def reach(self) -> int:
@@ -89,10 +95,10 @@ class PixelCNN(nn.Module):
     def picture_log_prob(self, condition: Tensor, picture: Tensor) -> Tensor:
         """The same, given the features' map."""
         levels = to_levels(picture)
-        return log_prob_of_outputs(self.outputs(from_levels(levels), condition), levels)
+        return mixture_log_prob(self.outputs(from_levels(levels), condition), levels)
 
 
-def log_prob_of_outputs(outputs: Tensor, levels: Tensor) -> Tensor:
+def mixture_log_prob(outputs: Tensor, levels: Tensor) -> Tensor:
     """log P of levels [N, C, H, W] under each pixel's parameters [N, P, H, W], summed over pixels: [N]."""
-    mixture = LogisticMixture.of(outputs.permute(0, 2, 3, 1), levels.shape[1])
+    mixture = LogisticMixture.from_outputs(outputs.permute(0, 2, 3, 1), levels.shape[1])
     return mixture.log_prob(levels.permute(0, 2, 3, 1)).flatten(1).sum(1)

@@ -45,12 +45,12 @@ def draw_pictures(net: PixelCNN, features: Tensor, noise: PixelNoise | None) -> 
     parts = []
     for first in range(0, len(features), CHUNK):
         rows = slice(first, first + CHUNK)
-        some = None if noise is None else PixelNoise(noise.gumbel[rows], noise.logistic[rows])
-        parts.append(_Canvas(net, features[rows]).fill(some))
+        chunk_noise = None if noise is None else PixelNoise(noise.gumbel[rows], noise.logistic[rows])
+        parts.append(_PictureBuffer(net, features[rows]).fill(chunk_noise))
     return torch.cat(parts)
 
 
-class _Canvas:
+class _PictureBuffer:
     """The state of one batch of pictures while they are drawn.
 
     Maps are stored with their places flattened and channels last, [N, places, channels], inside a border of zeros two
@@ -60,8 +60,8 @@ class _Canvas:
     def __init__(self, net: PixelCNN, features: Tensor):
         channels, self.height, self.side = net.shape
         self.net, self.pitch, self.skew = net, self.side + 2, net.reach + 1
-        self.condition = self._framed(net.condition(features))
-        self.picture = self._framed(features.new_zeros(len(features), channels, self.height, self.side), ones=True)
+        self.condition = self._pad_border(net.condition(features))
+        self.picture = self._pad_border(features.new_zeros(len(features), channels, self.height, self.side), ones=True)
         width = net.channels
         places = self.picture.shape[1]
         self.above = [features.new_zeros(len(features), places, width) for _ in net.layers]
@@ -75,12 +75,12 @@ class _Canvas:
         depth = len(self.weights)
         for step in range(1 - depth, self.side + self.skew * (self.height - 1)):
             for i in range(depth):
-                self._look_up(i, step + depth - 1 - i)
-            self._draw(step, noise)
+                self._vertical_step(i, step + depth - 1 - i)
+            self._draw_line(step, noise)
         inner = self.picture.unflatten(1, (self.height + 2, self.pitch))[:, 2:, 1:-1, :-1]
         return inner.permute(0, 3, 1, 2).contiguous() / 2
 
-    def _framed(self, image: Tensor, ones: bool = False) -> Tensor:
+    def _pad_border(self, image: Tensor, ones: bool = False) -> Tensor:
         """[N, C, H, W] -> [N, (H + 2) (W + 2), C], or C + 1 with a channel of ones inside the border."""
         if ones:
             image = torch.cat([image, torch.ones_like(image[:, :1])], 1)
@@ -93,7 +93,7 @@ class _Canvas:
         row = torch.arange(first, last + 1, device=self.picture.device)
         return first, last, (row + 2) * self.pitch + 1 + step - self.skew * row
 
-    def _look_up(self, i: int, step: int) -> None:
+    def _vertical_step(self, i: int, step: int) -> None:
         """The vertical stack's layer i along a line."""
         first, last, place = self._line(step)
         if first > last:
@@ -106,7 +106,7 @@ class _Canvas:
         out = gate(F.linear(torch.cat([seen, bias], -1), *self.weights[i].vertical), -1)
         self.above[i].index_copy_(1, place, out.to(self.picture.dtype))
 
-    def _draw(self, step: int, noise: PixelNoise | None) -> None:
+    def _draw_line(self, step: int, noise: PixelNoise | None) -> None:
         """The horizontal stack along a line, and its pixels."""
         first, last, place = self._line(step)
         if first > last:
@@ -122,7 +122,7 @@ class _Canvas:
                 self.left[i - 1][:, rows] = h
             h = out if i == 0 else h + out
         outputs = self.net.head(h.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
-        mixture = LogisticMixture.of(outputs, self.net.shape[0])
+        mixture = LogisticMixture.from_outputs(outputs, self.net.shape[0])
         if noise is None:
             levels = mixture.draw(None, None)
         else:

@@ -63,7 +63,7 @@ class Block(nn.Module):
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(x), keys, values
 
-    def continued(
+    def forward_shared(
         self, x: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step x [N * S, H] of S futures of each of N pasts (shared_past.attend), after k own ones: keys (rotated) and
@@ -111,17 +111,17 @@ class TransformerMemory(nn.Module):
         past = SharedPast(keys, tuple(v.transpose(1, 2) for v in split[1]), state["filled"], count)
         return {"h": state["h"].repeat_interleave(count, 0), "past": past, "keys": own, "values": own}
 
-    def _continue(self, state: State, x: Tensor) -> State:
+    def _step_shared(self, state: State, x: Tensor) -> State:
         past: SharedPast = state["past"]
-        taken = state["keys"][0].shape[1]
-        age = torch.arange(self.window - 1, -1, -1, device=x.device) + taken + 1  # of the past's places, in steps
-        counts = (age <= self.window - 1) & (age < past.filled[:, None] + taken + 1)
+        steps = state["keys"][0].shape[1]
+        age = torch.arange(self.window - 1, -1, -1, device=x.device) + steps + 1  # of the past's places, in steps
+        counts = (age <= self.window - 1) & (age < past.filled[:, None] + steps + 1)
         x = self.embed(x)
         keys, values = [], []
         caches = (past.keys, past.values, state["keys"], state["values"])
         blocks = cast(Iterable[Any], self.blocks)
         for block, old_keys, old_values, k, v in zip(blocks, *caches, strict=True):
-            x, k, v = block.continued(x, (old_keys, old_values, counts), k, v)
+            x, k, v = block.forward_shared(x, (old_keys, old_values, counts), k, v)
             keys.append(k)
             values.append(v)
         return {"h": self.norm(x).to(state["h"].dtype), "past": past, "keys": tuple(keys), "values": tuple(values)}
@@ -129,9 +129,9 @@ class TransformerMemory(nn.Module):
     def step(self, state: State, x: Tensor) -> State:
         """x [N, I] -> the next state."""
         if "past" in state:
-            return self._continue(state, x)
+            return self._step_shared(state, x)
         filled = (state["filled"] + 1).clamp(max=self.window)
-        h, keys, values = self._run(state, x[:, None], filled[:, None])
+        h, keys, values = self._attend_sequence(state, x[:, None], filled[:, None])
         return {
             "h": h[:, 0],
             "filled": filled,
@@ -142,20 +142,20 @@ class TransformerMemory(nn.Module):
     def sequence(self, state: State, x: Tensor, is_first: Tensor) -> Unrolled:
         """x [N, T, I], is_first [N, T] bool -> what T steps with resets give, in one pass."""
         filled = self._filled(state["filled"], is_first)
-        h, keys, values = self._run(state, x, filled)
+        h, keys, values = self._attend_sequence(state, x, filled)
 
         def at(row: Tensor, time: Tensor) -> State:
             place = time[:, None] + 1 + torch.arange(self.window, device=time.device)  # [M, W], within W + T
-            held = filled[row, time]
+            filled_now = filled[row, time]
             age = torch.arange(self.window - 1, -1, -1, device=time.device)
-            empty = (age >= held[:, None])[..., None]
+            empty = (age >= filled_now[:, None])[..., None]
 
             def cut(cache: Tensor) -> Tensor:
                 return cache[row[:, None], place].masked_fill(empty, 0)
 
             return {
                 "h": h[row, time],
-                "filled": held,
+                "filled": filled_now,
                 "keys": tuple(cut(k) for k in keys),
                 "values": tuple(cut(v) for v in values),
             }
@@ -169,7 +169,7 @@ class TransformerMemory(nn.Module):
         started = torch.where(is_first, time, -1).cummax(1).values
         return torch.where(started < 0, before[:, None] + time + 1, time - started + 1).clamp(max=self.window)
 
-    def _run(self, state: State, x: Tensor, filled: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def _attend_sequence(self, state: State, x: Tensor, filled: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """x [N, T, I] -> h [N, T, H] and each block's keys and values, cached and new: [N, W + T, H].
 
         filled [N, T] says it all about causality, window and resets: query t, at place W + t, reads that many places

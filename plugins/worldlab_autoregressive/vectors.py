@@ -34,7 +34,7 @@ class EntryNet(nn.Module):
         """Each entry's mixture, given those before it. context [N, units], x [N, n]."""
         out = self.masked(torch.cat([x, context], -1)).unflatten(-1, (3, self.components, self.entries))
         logits, mean, raw = out.transpose(-1, -2).unbind(-3)  # [N, n, K] each
-        return GaussianMixture.of(logits, mean[..., None], raw[..., None], self.min_std)
+        return GaussianMixture.from_outputs(logits, mean[..., None], raw[..., None], self.min_std)
 
     @torch.no_grad()
     def draw(self, features: Tensor, generator: torch.Generator | None) -> Tensor:

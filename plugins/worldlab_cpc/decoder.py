@@ -13,7 +13,7 @@ from worldlab.distributions import Distribution
 from worldlab.interfaces import Context, Decoder, Obs, Specs
 from worldlab.nn import ObsTrunk, mlp
 from worldlab_cpc.configs import CPCDecoderConfig
-from worldlab_cpc.infonce import Contrast, frame_candidates, masked_mean, symmetric
+from worldlab_cpc.infonce import InfoNCEResult, frame_candidates, masked_mean, symmetric_infonce
 
 
 @final
@@ -51,40 +51,40 @@ class CPCDecoder(Decoder):
         features [N, F]; bank: [M, ...] leaves, a sample of p(o). Returns [N, M]. The constant that InfoNCE leaves open
         is set by the bank: the ratio's mean over it is 1, as the mean of p(o | s) / p(o) under p(o) is.
         """
-        scores = self._pairwise(features, bank)
+        scores = self._pairwise_scores(features, bank)
         return scores - scores.logsumexp(1, keepdim=True) + math.log(scores.shape[1])
 
     def retrieve(self, features: Tensor, bank: Obs) -> Tensor:
         """Index [N] of the bank's most likely observation. features [N, F]; bank: [M, ...] leaves."""
-        return self._pairwise(features, bank).argmax(1)
+        return self._pairwise_scores(features, bank).argmax(1)
 
     def sample(self, features: Tensor, bank: Obs, generator: torch.Generator) -> Obs:
         """Draw from p(o | s) as far as the bank reaches: its members, re-weighted by the ratio. [N, ...] leaves."""
-        chances = torch.softmax(self._pairwise(features, bank), 1)
-        index = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        probabilities = torch.softmax(self._pairwise_scores(features, bank), 1)
+        index = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         return tree.select(bank, index)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """`infonce` in nats, shaped as ctx.row: [B, T], or [M, 1] for chosen frames."""
         if player != "main":
             return {}
-        return {"infonce": (self._contrast(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
+        return {"infonce": (self._compute_infonce(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Accuracy, bound on the mutual information of observations and features, and its cap log K."""
-        contrast, mask = self._contrast(ctx), ctx.batch.mask.flatten()
+        contrast, mask = self._compute_infonce(ctx), ctx.batch.mask.flatten()
         return {
             "infonce_accuracy": masked_mean(contrast.correct, mask),
             "infonce_bound": masked_mean(contrast.bound, mask),
             "infonce_log_k": masked_mean(contrast.log_k, mask),
         }
 
-    def _contrast(self, ctx: Context) -> Contrast:
-        scores = self._pairwise(ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs))
+    def _compute_infonce(self, ctx: Context) -> InfoNCEResult:
+        scores = self._pairwise_scores(ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs))
         candidates = frame_candidates(
             ctx.row.flatten(), ctx.time.flatten(), ctx.batch.mask.flatten(), self.config.exclude
         )
-        return symmetric(scores, candidates)
+        return symmetric_infonce(scores, candidates)
 
-    def _pairwise(self, features: Tensor, bank: Obs) -> Tensor:
+    def _pairwise_scores(self, features: Tensor, bank: Obs) -> Tensor:
         return self.query(features) @ self.key(self.trunk(bank)).mT / math.sqrt(self.config.projection)

@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldlab import tree
-from worldlab.distributions import Normal, OneHot
+from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
 from worldlab_cpc.configs import CPCDynamicsConfig
-from worldlab_cpc.infonce import Contrast, cosine_scores, info_nce, masked_mean
+from worldlab_cpc.infonce import InfoNCEResult, cosine_scores, infonce_loss, masked_mean
 
-UNIT_STD = 0.5413
-"""softplus(0.5413) = 1: the head starts near the std of a normalised latent."""
 UNIMIX = 0.01
 """Share of a uniform in categorical predictions: no code ever has probability 0."""
 MARGINAL_RATE = 0.01
@@ -84,7 +82,7 @@ class CPCDynamics(Dynamics):
         if self.latent.kind == "categorical":
             return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), UNIMIX)
         mean, raw = out.chunk(2, -1)
-        return Normal(mean, F.softplus(raw + UNIT_STD) + self.config.min_std)
+        return Normal(mean, unit_softplus(raw) + self.config.min_std)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
         """log p(z | h) - log p(z), [N] in nats: what InfoNCE estimates, without a batch to compare with.
@@ -112,21 +110,21 @@ class CPCDynamics(Dynamics):
         stopped = ctx.latent.z.detach()
         z = ctx.latent.z if ctx.z_trains_through_dynamics else stopped
         if self.training and torch.is_grad_enabled():
-            self._follow_marginal(stopped, ctx.batch.mask)
+            self._update_marginal(stopped, ctx.batch.mask)
         nll = -ctx.prior.log_prob(stopped.flatten(0, 1)).view_as(ctx.batch.mask)
         out = {
-            "infonce": one_step(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
+            "infonce": one_step_infonce(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
             "nll": nll,
         }
         if self.config.horizon:
-            out["future"] = self._future(ctx, z)
+            out["future"] = self._future_loss(ctx, z)
         return out
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Accuracy, bound and log K of the one-step InfoNCE, and the nats that the true actions are worth."""
         assert isinstance(ctx.prior, Normal | OneHot)
         mask = ctx.batch.mask
-        contrast = one_step(ctx.prior, ctx.latent.z, mask)
+        contrast = one_step_infonce(ctx.prior, ctx.latent.z, mask)
         out = {
             "infonce_accuracy": masked_mean(contrast.correct, mask),
             "infonce_bound": masked_mean(contrast.bound, mask),
@@ -145,10 +143,10 @@ class CPCDynamics(Dynamics):
         shuffled = self.predict(self.memory(state)).log_prob(z[:, 1:].flatten(0, 1)).view_as(batch.mask[:, 1:])
         true = prior.log_prob(z.flatten(0, 1)).view_as(batch.mask)[:, 1:]
         # A row that starts an episode has no action before it, neither its own nor to lend.
-        judged = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
-        return masked_mean(true - shuffled, judged)
+        valid = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
+        return masked_mean(true - shuffled, valid)
 
-    def _future(self, ctx: Context, z: Tensor) -> Tensor:
+    def _future_loss(self, ctx: Context, z: Tensor) -> Tensor:
         """k-step InfoNCE averaged over k = 1..horizon: [B, T], at the time of the query."""
         assert self.key is not None
         batch, length = ctx.batch, ctx.batch.mask.shape[1]
@@ -158,22 +156,22 @@ class CPCDynamics(Dynamics):
         for k, query in enumerate(self.queries, 1):
             if k >= length:
                 break
-            contrast = self.k_step(query, k, features, keys, batch.prev_action, batch.mask)
+            contrast = self.k_step_infonce(query, k, features, keys, batch.prev_action, batch.mask)
             loss = contrast.loss * horizon_mask(batch.is_first, batch.mask, k)
             total = total + F.pad(loss, (0, k))
         return total / self.config.horizon
 
-    def k_step(
+    def k_step_infonce(
         self, query: nn.Module, k: int, features: Tensor, keys: Tensor, prev_action: Tensor, mask: Tensor
-    ) -> Contrast:
+    ) -> InfoNCEResult:
         """Compare the k-step query of (b, t) with the keys of all rows at t + k: leaves [B, T - k]."""
-        asked = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
-        scores = cosine_scores(asked.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
-        contrast = info_nce(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
-        return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+        query_vectors = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
+        scores = cosine_scores(query_vectors.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
+        contrast = infonce_loss(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
+        return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
 
     @torch.no_grad()
-    def _follow_marginal(self, z: Tensor, mask: Tensor) -> None:
+    def _update_marginal(self, z: Tensor, mask: Tensor) -> None:
         """Move the running mean and variance of z [B, T, D] towards this batch's; the first batch sets them. A batch that
         overflows is left out: its update is skipped, and what runs on would never be finite again."""
         weight = (mask / mask.sum().clamp(min=1))[..., None]
@@ -187,7 +185,7 @@ class CPCDynamics(Dynamics):
         self.marginal_var.lerp_(var, rate)
 
 
-def one_step(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> Contrast:
+def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCEResult:
     """Which memory predicted this z? Each z at (b, t) among the predictions of all rows at t: leaves [B, T].
 
     prior: over B * T rows; z [B, T, D]; mask [B, T]. The same time across the batch is the safe choice of negatives:
@@ -196,8 +194,8 @@ def one_step(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> Contrast:
     batch = len(z)
     by_time = tree.tree_map(lambda leaf: leaf.unflatten(0, (batch, -1)).transpose(0, 1)[:, None], prior)
     scores = by_time.log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
-    contrast = info_nce(scores, (mask > 0).T[:, None, :])
-    return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+    contrast = infonce_loss(scores, (mask > 0).T[:, None, :])
+    return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
 
 
 def actions_between(prev_action: Tensor, k: int) -> Tensor:

@@ -13,7 +13,7 @@ from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, Specs
 from worldlab.nn import ObsTrunk, mlp, random_shift
 from worldlab.specs import ObsSpec
 from worldlab_cpc.configs import CPCEncoderConfig
-from worldlab_cpc.infonce import Contrast, cosine_scores, frame_candidates, masked_mean, symmetric
+from worldlab_cpc.infonce import InfoNCEResult, cosine_scores, frame_candidates, masked_mean, symmetric_infonce
 
 FALSE_NEGATIVES = 5
 """Steps within which frames of one row are too alike to be told apart."""
@@ -61,7 +61,7 @@ class CPCEncoder(Encoder):
             return {}
         count, total = min(self.config.static_frames, ctx.row.numel()), ctx.row.numel()
         chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]
-        loss = self._static(ctx, chosen, ctx.generator).loss * (total / count)
+        loss = self._static_infonce(ctx, chosen, ctx.generator).loss * (total / count)
         out = torch.zeros(total, dtype=loss.dtype, device=loss.device)
         return {"static": out.index_copy(0, chosen, loss).view_as(ctx.row)}
 
@@ -72,7 +72,7 @@ class CPCEncoder(Encoder):
         step = max(1, ctx.row.numel() // self.config.static_frames)
         chosen = torch.arange(0, ctx.row.numel(), step, device=ctx.row.device)[: self.config.static_frames]
         # Its own noise: watching must not move the random stream that training draws from.
-        contrast = self._static(ctx, chosen, torch.Generator(ctx.row.device).manual_seed(0))
+        contrast = self._static_infonce(ctx, chosen, torch.Generator(ctx.row.device).manual_seed(0))
         mask = ctx.batch.mask.flatten()[chosen]
         return {
             "static_accuracy": masked_mean(contrast.correct, mask),
@@ -80,7 +80,7 @@ class CPCEncoder(Encoder):
             "static_log_k": masked_mean(contrast.log_k, mask),
         }
 
-    def _static(self, ctx: Context, chosen: Tensor, generator: torch.Generator) -> Contrast:
+    def _static_infonce(self, ctx: Context, chosen: Tensor, generator: torch.Generator) -> InfoNCEResult:
         """Compare the noisy z of chosen frames, [M] long into B * T, with z of a changed view of the same frames."""
         assert self.project is not None
         obs = {key: leaf.flatten(0, 1)[chosen] for key, leaf in ctx.batch.obs.items()}
@@ -89,7 +89,7 @@ class CPCEncoder(Encoder):
             self.project(ctx.latent.z.flatten(0, 1)[chosen]), self.project(view), self.config.temperature
         )
         row, time, mask = (leaf.flatten()[chosen] for leaf in (ctx.row, ctx.time, ctx.batch.mask))
-        return symmetric(scores, frame_candidates(row, time, mask, FALSE_NEGATIVES))
+        return symmetric_infonce(scores, frame_candidates(row, time, mask, FALSE_NEGATIVES))
 
 
 def augment(obs: Obs, spec: ObsSpec, shift: int, jitter: float, generator: torch.Generator) -> Obs:

@@ -16,7 +16,7 @@ EXCLUDED = -1e30
 
 
 @dataclass(frozen=True)
-class Contrast:
+class InfoNCEResult:
     """What K queries made of their candidates; all leaves [..., K].
 
     loss: -log softmax of the positive, in nats, >= 0. log_k: log of the number of candidates, the positive included.
@@ -33,7 +33,7 @@ class Contrast:
         return self.log_k - self.loss
 
 
-def info_nce(scores: Tensor, candidates: Tensor | None = None) -> Contrast:
+def infonce_loss(scores: Tensor, candidates: Tensor | None = None) -> InfoNCEResult:
     """Contrast each query with its candidates.
 
     scores: [..., K, K] in nats, query first, candidate last; the positives lie on the diagonal.
@@ -41,29 +41,29 @@ def info_nce(scores: Tensor, candidates: Tensor | None = None) -> Contrast:
     """
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    allowed = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates.expand_as(scores)
-    allowed = allowed | diagonal
-    scores = scores.masked_fill(~allowed, EXCLUDED)
+    candidate_mask = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates.expand_as(scores)
+    candidate_mask = candidate_mask | diagonal
+    scores = scores.masked_fill(~candidate_mask, EXCLUDED)
     positive = scores.diagonal(dim1=-2, dim2=-1)
     best = scores.detach() >= scores.detach().amax(-1, keepdim=True)
-    return Contrast(
+    return InfoNCEResult(
         loss=scores.logsumexp(-1) - positive,
-        log_k=allowed.sum(-1).to(scores.dtype).log(),
+        log_k=candidate_mask.sum(-1).to(scores.dtype).log(),
         correct=best.diagonal(dim1=-2, dim2=-1) / best.sum(-1),
     )
 
 
-def symmetric(scores: Tensor, candidates: Tensor | None = None) -> Contrast:
+def symmetric_infonce(scores: Tensor, candidates: Tensor | None = None) -> InfoNCEResult:
     """The mean of both directions: rows ask for columns, columns ask for rows. Shapes as in `info_nce`.
 
     One direction fixes the score only up to a function of its query; both together fix it up to a constant.
     """
-    there = info_nce(scores, candidates)
-    back = info_nce(scores.mT, None if candidates is None else candidates.mT)
-    return Contrast(
-        loss=(there.loss + back.loss) / 2,
-        log_k=(there.log_k + back.log_k) / 2,
-        correct=(there.correct + back.correct) / 2,
+    forward = infonce_loss(scores, candidates)
+    backward = infonce_loss(scores.mT, None if candidates is None else candidates.mT)
+    return InfoNCEResult(
+        loss=(forward.loss + backward.loss) / 2,
+        log_k=(forward.log_k + backward.log_k) / 2,
+        correct=(forward.correct + backward.correct) / 2,
     )
 
 

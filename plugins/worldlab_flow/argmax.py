@@ -65,20 +65,20 @@ class CodeDensity:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Straight-through [N, G * C]: one-hots whose gradient is that of the probabilities, block by block."""
-        return self._chosen(lambda block: block.sample(generator))
+        return self._choose_codes(lambda block: block.sample(generator))
 
     @property
     def mode(self) -> Tensor:
         """The likeliest code of each block given those before it: not always the likeliest of all codes together."""
-        return self._chosen(lambda block: block.mode)
+        return self._choose_codes(lambda block: block.mode)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log P(x) [N] in nats of codes x [N, G * C]; sums to 1 over all codes."""
-        total = self.context.new_zeros(len(x), dtype=at_least_float32(self.context).dtype)
+        sum_log_scales = self.context.new_zeros(len(x), dtype=at_least_float32(self.context).dtype)
         for i, (start, end) in enumerate(pairwise(self.flow.edges)):
             own = x[:, start * self.flow.classes : end * self.flow.classes]
-            total = total + self._block(i, x[:, : start * self.flow.classes]).log_prob(own)
-        return total
+            sum_log_scales = sum_log_scales + self._block(i, x[:, : start * self.flow.classes]).log_prob(own)
+        return sum_log_scales
 
     def tempered(self, temperature: float) -> CodeDensity:
         """With every block's logits over t, given the blocks before it."""
@@ -88,7 +88,7 @@ class CodeDensity:
         block = self.flow.block(i, chosen, self.context)
         return block if self.temperature == 1.0 else block.tempered(self.temperature)
 
-    def _chosen(self, choose) -> Tensor:
+    def _choose_codes(self, choose) -> Tensor:
         chosen = self.context.new_zeros(len(self.context), 0)
         for i in range(len(self.flow.nets)):
             chosen = torch.cat([chosen, choose(self._block(i, chosen))], -1)

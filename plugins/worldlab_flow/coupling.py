@@ -51,8 +51,8 @@ class Coupling(nn.Module):
         return MonotonicAffineTransform(*(part[..., 0] for part in shape), slope=SLOPE)
 
     def generate(self, noise: Tensor, context: Tensor) -> Tensor:
-        back: Any = self.maps(noise[:, self.kept], context).inv
-        return noise.index_copy(1, self.moved, back(noise[:, self.moved]))
+        inverse: Any = self.maps(noise[:, self.kept], context).inv
+        return noise.index_copy(1, self.moved, inverse(noise[:, self.moved]))
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """x -> noise and the log-slopes [N, M] of the moved entries."""

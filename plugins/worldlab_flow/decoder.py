@@ -18,9 +18,9 @@ from worldlab_flow.coupling import CouplingFlow
 from worldlab_flow.location_scale import FlowDensity, FlowHead
 from worldlab_flow.pictures import FlowPicture, PictureModel
 
-WATCHED_FRAMES = 32
+METRIC_FRAMES = 32
 """Frames of a batch on which `metrics` are computed."""
-EXPLODING = 7.0
+LOG_SCALE_ALARM = 7.0
 """Largest |log scale| of a sound flow: networks are bounded by 2, a fresh actnorm on a constant channel by 4.6."""
 
 
@@ -126,7 +126,7 @@ class FlowDecoder(Decoder):
         model = self.picture(key)
         maps = model.maps(features)
         fit = self.training and torch.is_grad_enabled()
-        out = {key: -model.bound_given(maps, image, generator, fit)}
+        out = {key: -model.bound_from_maps(maps, image, generator, fit)}
         if self.guide:
             out[f"{key}_guide"] = model.sketch_error(maps, image)
         return out
@@ -145,23 +145,23 @@ class FlowDecoder(Decoder):
         """On a few frames: bits per dimension, and the signs of an exploding flow, log|det| and the largest |log scale|."""
         if not self.pictures:
             return {}
-        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
-        features = ctx.features.flatten(0, 1)[::step][:WATCHED_FRAMES]
-        obs = {key: leaf.flatten(0, 1)[::step][:WATCHED_FRAMES] for key, leaf in ctx.batch.obs.items()}
+        step = max(1, ctx.row.numel() // METRIC_FRAMES)
+        features = ctx.features.flatten(0, 1)[::step][:METRIC_FRAMES]
+        obs = {key: leaf.flatten(0, 1)[::step][:METRIC_FRAMES] for key, leaf in ctx.batch.obs.items()}
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
-        tallies = [self.picture(key).tally(features, obs[key]) for key in self.pictures]
-        peaks = [scale.abs().max() for tally in tallies for scale in tally.scales]
+        all_statistics = [self.picture(key).flow_statistics(features, obs[key]) for key in self.pictures]
+        peaks = [scale.abs().max() for statistics in all_statistics for scale in statistics.scales]
         return {
             "bits_per_dim": self.bits_per_dim(features, obs, generator).mean(),
-            "log_det_mean": torch.stack([tally.log_det for tally in tallies]).sum(0).mean(),
+            "log_det_mean": torch.stack([statistics.log_det for statistics in all_statistics]).sum(0).mean(),
             "log_scale_max": torch.stack(peaks).max(),
         }
 
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
-        if values.get("log_scale_max", 0.0) < EXPLODING:
+        if values.get("log_scale_max", 0.0) < LOG_SCALE_ALARM:
             return {}
-        says = "a layer of the image flow scales by more than a thousand: its pictures will not survive new features"
+        message = "a layer of the image flow scales by more than a thousand: its pictures will not survive new features"
         return {
-            "flow_explodes": Alarm(says, "lower --train.learning-rate, or start again with --decoder.depth smaller")
+            "flow_explodes": Alarm(message, "lower --train.learning-rate, or start again with --decoder.depth smaller")
         }

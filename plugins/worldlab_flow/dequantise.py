@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab_flow.glow import Tally
-from worldlab_flow.layers import ChannelCoupling, squeeze, total
+from worldlab_flow.glow import FlowStatistics
+from worldlab_flow.layers import ChannelCoupling, squeeze, sum_log_scales
 
 LEVELS = 256
 LOG_LEVELS = math.log(LEVELS)
@@ -60,19 +60,19 @@ class VariationalNoise(nn.Module):
 
     def forward(self, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """levels [N, C, H, W] -> u of that shape, log q(u | x) [N]."""
-        cond = self.look(squeeze(torch.cat([to_unit(levels, 0.5), _detail(levels)], 1)))
+        cond = self.look(squeeze(torch.cat([to_unit(levels, 0.5), _local_contrast(levels)], 1)))
         noise = torch.logit(squeeze(uniform_like(levels, generator)))
-        tally = Tally(_logistic_log_prob(noise))
+        statistics = FlowStatistics(_logistic_log_prob(noise))
         x = noise
         for step in self.steps:
             x, log_scale = step(x, cond)
-            tally.log_det = tally.log_det - total(log_scale, x)
+            statistics.log_det = statistics.log_det - sum_log_scales(log_scale, x)
         u = torch.sigmoid(x).clamp(max=1 - MARGIN)
         # log q(u) = log q(e) - log|det dg/de| - log sigmoid'(g), and log sigmoid' is the logistic's log-density.
-        return F.pixel_shuffle(u, 2), tally.log_det - _logistic_log_prob(x)
+        return F.pixel_shuffle(u, 2), statistics.log_det - _logistic_log_prob(x)
 
 
-def _detail(levels: Tensor) -> Tensor:
+def _local_contrast(levels: Tensor) -> Tensor:
     """How each level differs from its neighbourhood, in units in which one level counts: in y it is only 1 / 256."""
     return torch.tanh((levels - F.avg_pool2d(levels, 3, 1, 1, count_include_pad=False)) / 2)
 

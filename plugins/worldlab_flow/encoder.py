@@ -16,7 +16,7 @@ from worldlab_flow.location_scale import FlowDensity, FlowHead
 
 MAX_GAIN = 10.0
 """Most by which the means of the first batch are stretched."""
-ALIKE = 0.02
+MIN_SPREAD = 0.02
 """Std below which the means of the first batch are left alone: frames so alike say nothing about scale."""
 UNSEEN, MEASURED, STARTED = 0, 1, 2
 """Values of `start`: before the first training batch, after its losses, after its step."""
@@ -77,7 +77,7 @@ class FlowEncoder(Encoder):
                 mean = self.density(ctx.embed.flatten(0, 1), memory).mean
                 std = mean.std(0, correction=0)
             self.mean_of_means.copy_(mean.mean(0))
-            self.std_of_means.copy_(torch.where(std > ALIKE, std.clamp(min=1 / MAX_GAIN), 1.0))
+            self.std_of_means.copy_(torch.where(std > MIN_SPREAD, std.clamp(min=1 / MAX_GAIN), 1.0))
             self.start.fill_(MEASURED)
         return {}
 
@@ -94,7 +94,7 @@ class FlowEncoder(Encoder):
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """The posterior's entropy in nats, and the signs of an exploding flow: its log|det| and its largest |log scale|."""
-        density = self._density_of(ctx)
+        density = self._batch_density(ctx)
         # Its own noise: watching must not move the random stream that training draws from.
         noise = normal_like(density.mean, torch.Generator(ctx.row.device).manual_seed(0))
         scales = torch.stack(self.flow.log_scales(noise, density.context))  # [transforms, N, D]
@@ -105,5 +105,5 @@ class FlowEncoder(Encoder):
             "log_scale_max": scales.abs().max(),
         }
 
-    def _density_of(self, ctx: Context) -> FlowDensity:
+    def _batch_density(self, ctx: Context) -> FlowDensity:
         return self.density(ctx.embed.flatten(0, 1), ctx.memory.flatten(0, 1) if self.reads_memory else None)

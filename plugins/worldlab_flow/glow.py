@@ -22,7 +22,7 @@ from worldlab_flow.layers import (
     Injector,
     InvertibleConv,
     squeeze,
-    total,
+    sum_log_scales,
 )
 from worldlab_flow.location_scale import standard_normal_log_prob
 
@@ -30,7 +30,7 @@ Architecture = Literal["glow", "realnvp"]
 
 
 @dataclass
-class Tally:
+class FlowStatistics:
     """What a pass towards noise adds up. log_det: [N]; scales: the log-scales applied, layer by layer."""
 
     log_det: Tensor
@@ -60,18 +60,18 @@ class Level(nn.Module):
         coarse.append(Injector(4 * size, cond, channels) if last else ChannelCoupling(4 * size, cond, channels))
         self.coarse = nn.ModuleList(coarse)
 
-    def encode(self, x: Tensor, cond: Tensor, tally: Tally, fit: bool = False) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool = False) -> tuple[Tensor, Tensor]:
         """x -> what the next level gets (no channels after the last), noise. fit: set actnorms from x on the way."""
-        x = _towards_noise(self.fine, x, self._enlarged(cond), tally, fit)
-        x = _towards_noise(self.coarse, squeeze(x), cond, tally, fit)
+        x = _encode_layers(self.fine, x, self._upsample_condition(cond), statistics, fit)
+        x = _encode_layers(self.coarse, squeeze(x), cond, statistics, fit)
         return (x[:, :0], x) if self.last else (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :])
 
     def decode(self, kept: Tensor, noise: Tensor, cond: Tensor) -> Tensor:
         """The x that gives kept and noise."""
-        x = F.pixel_shuffle(_towards_pixels(self.coarse, torch.cat([kept, noise], 1), cond), 2)
-        return _towards_pixels(self.fine, x, self._enlarged(cond))
+        x = F.pixel_shuffle(_decode_layers(self.coarse, torch.cat([kept, noise], 1), cond), 2)
+        return _decode_layers(self.fine, x, self._upsample_condition(cond))
 
-    def _enlarged(self, cond: Tensor) -> Tensor:
+    def _upsample_condition(self, cond: Tensor) -> Tensor:
         return F.interpolate(cond, scale_factor=2.0) if len(self.fine) else cond
 
 
@@ -99,14 +99,14 @@ class ImageFlow(nn.Module):
             (shape[0] * 2**i * (4 if i == last else 2), height >> (i + 1), side >> (i + 1)) for i in range(len(cond))
         ]
 
-    def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], Tally]:
+    def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], FlowStatistics]:
         """x -> noise by level, and the tally with log|det dnoise/dx|. fit: set actnorms from x first, layer by layer."""
-        tally = Tally(x.new_zeros(len(x)))
+        statistics = FlowStatistics(x.new_zeros(len(x)))
         noise = []
         for level, cond in zip(self.levels, maps, strict=True):
-            x, left = level.encode(x, cond, tally, fit)  # type: ignore[operator]
+            x, left = level.encode(x, cond, statistics, fit)  # type: ignore[operator]
             noise.append(left)
-        return noise, tally
+        return noise, statistics
 
     def decode(self, noise: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
         """Noise by level -> x, in one pass: each network is called once."""
@@ -117,31 +117,31 @@ class ImageFlow(nn.Module):
 
     def log_prob(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Log-density [N] of x in nats."""
-        noise, tally = self.encode(x, maps)
-        return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + tally.log_det
+        noise, statistics = self.encode(x, maps)
+        return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + statistics.log_det
 
 
-def count_levels(shape: tuple[int, ...], wanted: int) -> int:
+def count_levels(shape: tuple[int, ...], max_levels: int) -> int:
     """Levels that a picture (C, H, W) allows, at most `wanted`: both sides are halved at each. 0 if a side is odd."""
     height, side = shape[1:]
     levels = 0
-    while levels < wanted and height % 2 == 0 and side % 2 == 0:
+    while levels < max_levels and height % 2 == 0 and side % 2 == 0:
         height, side, levels = height // 2, side // 2, levels + 1
     return levels
 
 
-def _towards_noise(layers: nn.ModuleList, x: Tensor, cond: Tensor, tally: Tally, fit: bool) -> Tensor:
+def _encode_layers(layers: nn.ModuleList, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool) -> Tensor:
     for layer in layers:
         assert isinstance(layer, ImageLayer)
         if fit:
             layer.fit(x)
         x, log_scale = layer(x, cond)
-        tally.log_det = tally.log_det + total(log_scale, x)
-        tally.scales.append(log_scale)
+        statistics.log_det = statistics.log_det + sum_log_scales(log_scale, x)
+        statistics.scales.append(log_scale)
     return x
 
 
-def _towards_pixels(layers: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
+def _decode_layers(layers: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
     for layer in reversed(layers):
         assert isinstance(layer, ImageLayer)
         x = layer.inverse(x, cond)

@@ -42,7 +42,7 @@ class InverseAutoregressiveFlow(nn.Module):
                 hidden_features=[max(units, dim)] * layers,
                 activation=nn.SiLU,
             )
-            _zero(list(step.hyper.children())[-1])  # the identity at first
+            _zero_init(list(step.hyper.children())[-1])  # the identity at first
             steps.append(step)
         self.steps = LazyComposedTransform(*steps)
 
@@ -82,6 +82,6 @@ def _affine(shift: Tensor, log_scale: Tensor) -> Transform:
 
 
 @torch.no_grad()
-def _zero(layer: nn.Module) -> None:
+def _zero_init(layer: nn.Module) -> None:
     for p in layer.parameters():
         p.zero_()

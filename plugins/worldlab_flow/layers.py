@@ -22,12 +22,12 @@ FLAT = 1e-2
 """Std, in the flow's unit, below which actnorm takes a channel for constant: what is constant at first may move later."""
 
 
-def bounded(raw: Tensor, bound: float = BOUND) -> Tensor:
+def bound_scale(raw: Tensor, bound: float = BOUND) -> Tensor:
     """raw -> (-bound, bound), the identity near 0."""
     return bound * torch.tanh(raw / bound)
 
 
-def total(log_scale: Tensor, x: Tensor) -> Tensor:
+def sum_log_scales(log_scale: Tensor, x: Tensor) -> Tensor:
     """Sum over the picture, [N], of log-scales that broadcast to x's height and width."""
     per_entry = log_scale.flatten(1).sum(1)
     return (per_entry * (x[0, 0].numel() // log_scale[0, 0].numel())).expand(len(x))
@@ -99,7 +99,7 @@ class InvertibleConv(ImageLayer):
 
     @property
     def log_diagonal(self) -> Tensor:
-        return bounded(self.raw_diagonal)
+        return bound_scale(self.raw_diagonal)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The unit lower and the upper triangular factor, [C, C] each."""
@@ -130,7 +130,7 @@ def _full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-class Reader(nn.Module):
+class ShiftScaleNet(nn.Module):
     """A small network from part of a picture and the condition to shifts and log-scales; 0 at first.
 
     x [N, C, H, W], cond [N, K, H, W] -> shift, log-scale [N, outputs, H, W] each, float32 at least. C may be 0.
@@ -152,7 +152,7 @@ class Reader(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.listen(cond) if self.look is None else self.look(x) + self.listen(cond)
         shift, raw = at_least_float32(self.last(self.body(hidden))).chunk(2, 1)
-        return shift, bounded(raw)
+        return shift, bound_scale(raw)
 
 
 class ChannelCoupling(ImageLayer):
@@ -166,7 +166,7 @@ class ChannelCoupling(ImageLayer):
         self.cut = size // 2
         self.second = second
         kept = self.cut if second else size - self.cut
-        self.reader = Reader(kept, cond, channels, size - kept)
+        self.reader = ShiftScaleNet(kept, cond, channels, size - kept)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x[:, : self.cut], x[:, self.cut :]
@@ -195,24 +195,24 @@ class CheckerboardCoupling(ImageLayer):
     def __init__(self, size: int, cond: int, channels: int, odd: bool):
         super().__init__()
         self.odd = odd
-        self.reader = Reader(size, cond, channels, size)
+        self.reader = ShiftScaleNet(size, cond, channels, size)
 
-    def _moved(self, x: Tensor) -> Tensor:
+    def _moved_mask(self, x: Tensor) -> Tensor:
         row = torch.arange(x.shape[2], device=x.device)[:, None]
         column = torch.arange(x.shape[3], device=x.device)
         return ((row + column) % 2 == int(self.odd)).to(x.dtype)  # [H, W]
 
-    def _read(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        moved = self._moved(x)
+    def _shift_and_scale(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        moved = self._moved_mask(x)
         shift, log_scale = self.reader(x * (1 - moved), cond)
         return shift * moved, log_scale * moved
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._read(x, cond)
+        shift, log_scale = self._shift_and_scale(x, cond)
         return x * log_scale.exp() + shift, log_scale
 
     def inverse(self, y: Tensor, cond: Tensor) -> Tensor:
-        shift, log_scale = self._read(y, cond)
+        shift, log_scale = self._shift_and_scale(y, cond)
         return (y - shift) * torch.exp(-log_scale)
 
 
@@ -225,7 +225,7 @@ class Injector(ImageLayer):
 
     def __init__(self, size: int, cond: int, channels: int):
         super().__init__()
-        self.reader = Reader(0, cond, channels, size)
+        self.reader = ShiftScaleNet(0, cond, channels, size)
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self.reader(x, cond)

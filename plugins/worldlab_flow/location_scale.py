@@ -7,13 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import HALF_LOG_2PI, normal_like
-
-UNIT_STD = math.log(math.e - 1)
-"""softplus(UNIT_STD) = 1: densities start near the standard normal."""
+from worldlab.distributions import HALF_LOG_2PI, normal_like, unit_softplus
 
 
 class VectorFlow(Protocol):
@@ -46,11 +42,11 @@ class FlowDensity:
     @property
     def mode(self) -> Tensor:
         """The image of the noise's mode, 0. A flow may be denser elsewhere: this is a typical x, not the likeliest."""
-        return self._image(self.mean.new_zeros(self.mean.shape))
+        return self._map_noise(self.mean.new_zeros(self.mean.shape))
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Reparameterised: gradients reach mean, std, context and the flow."""
-        return self._image(self._scale * normal_like(self.mean, generator))
+        return self._map_noise(self._scale * normal_like(self.mean, generator))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(x) [N] in nats of any x [N, D], exact."""
@@ -66,7 +62,7 @@ class FlowDensity:
     def _scale(self) -> float:
         return math.sqrt(self.temperature)
 
-    def _image(self, noise: Tensor) -> Tensor:
+    def _map_noise(self, noise: Tensor) -> Tensor:
         return self.mean + self.std * self.flow.generate(noise, self.context)
 
 
@@ -80,7 +76,7 @@ class FlowHead(nn.Module):
 
     def forward(self, context: Tensor, flow: VectorFlow) -> FlowDensity:
         mean, raw = at_least_float32(self.affine(context)).chunk(2, -1)
-        return FlowDensity(mean, F.softplus(raw + UNIT_STD) + self.min_std, context, flow)
+        return FlowDensity(mean, unit_softplus(raw) + self.min_std, context, flow)
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:

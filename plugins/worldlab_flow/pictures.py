@@ -13,8 +13,8 @@ from worldlab.errors import ConfigError
 from worldlab_flow.condition import ConditionMaps
 from worldlab_flow.configs import FlowDecoderConfig
 from worldlab_flow.dequantise import LOG_LEVELS, UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
-from worldlab_flow.glow import ImageFlow, Tally, count_levels
-from worldlab_flow.layers import Reader
+from worldlab_flow.glow import FlowStatistics, ImageFlow, count_levels
+from worldlab_flow.layers import ShiftScaleNet
 
 
 class PictureModel(nn.Module):
@@ -41,14 +41,16 @@ class PictureModel(nn.Module):
         self.register_buffer("fitted", torch.tensor(config.init == "plain"))
         if config.init == "plain":
             for part in self.flow.modules():
-                if isinstance(part, Reader):
+                if isinstance(part, ShiftScaleNet):
                     part.last.reset_parameters()
 
     def bound(self, features: Tensor, image: Tensor, generator: torch.Generator) -> Tensor:
         """One sample, [N], of the lower bound on log P(levels | features), in nats."""
-        return self.bound_given(self.maps(features), image, generator)
+        return self.bound_from_maps(self.maps(features), image, generator)
 
-    def bound_given(self, maps: list[Tensor], image: Tensor, generator: torch.Generator, fit: bool = False) -> Tensor:
+    def bound_from_maps(
+        self, maps: list[Tensor], image: Tensor, generator: torch.Generator, fit: bool = False
+    ) -> Tensor:
         """The same from the maps of the features. fit: set the actnorms from this batch if none has set them yet (Glow,
         section 3.1)."""
         levels = grey_levels(image)
@@ -68,7 +70,7 @@ class PictureModel(nn.Module):
         """Density at the centre of the bins times their volume, log, [N]: repeatable, close to log P for smooth densities."""
         return self._log_mass(self.maps(features), grey_levels(image), 0.5)
 
-    def tally(self, features: Tensor, image: Tensor) -> Tally:
+    def flow_statistics(self, features: Tensor, image: Tensor) -> FlowStatistics:
         """Log-determinant and log-scales of the pass towards noise, from the centre of the bins."""
         return self.flow.encode(to_unit(grey_levels(image), 0.5), self.maps(features))[1]
 
@@ -79,7 +81,7 @@ class PictureModel(nn.Module):
         """The picture that noise by level makes, in the core's unit, not rounded."""
         return from_unit(self.flow.decode(noise, self.maps(features)))
 
-    def no_noise(self, like: Tensor) -> list[Tensor]:
+    def zero_noise(self, like: Tensor) -> list[Tensor]:
         """Zeros [N, c, h, w] by level, for as many pictures as `like` has rows."""
         return [like.new_zeros(len(like), *shape) for shape in self.flow.noise_shapes]
 
@@ -94,14 +96,14 @@ class FlowPicture:
     @property
     def mode(self) -> Tensor:
         """The image of the noise's mode (temperature 0), differentiable; a typical picture, not the likeliest one."""
-        return self.model.draw(self.features, self.model.no_noise(self.features))
+        return self.model.draw(self.features, self.model.zero_noise(self.features))
 
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """A picture of whole grey levels, one pass. temperature scales the noise: below 1, closer to the mode.
 
         Gradients pass the rounding straight through.
         """
-        noise = [temperature * normal_like(level, generator) for level in self.model.no_noise(self.features)]
+        noise = [temperature * normal_like(level, generator) for level in self.model.zero_noise(self.features)]
         picture = self.model.draw(self.features, noise)
         return picture + (grey_levels(picture).clamp(0, 255) / 255 - 0.5 - picture).detach()
 

@@ -26,9 +26,9 @@ class Critic(Protocol):
     In two parts, so that what was seen can be judged under another condition without looking again.
     """
 
-    def see(self, x: Any, /) -> Tensor: ...
+    def embed(self, x: Any, /) -> Tensor: ...
 
-    def head(self, seen: Tensor, condition: Tensor, /) -> Tensor: ...
+    def head(self, embedding: Tensor, condition: Tensor, /) -> Tensor: ...
 
 
 def critic_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
@@ -63,61 +63,65 @@ def critic_weights(game: Game) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CriticOutput:
     """A critic's value of each x [N], what it saw of it [N, P], and the squared norm of its gradient at x [N] if
     asked."""
 
     value: Tensor
-    seen: Tensor
+    embedding: Tensor
     slope: Tensor
 
 
-def judge(critic: Critic, x: Any, condition: Tensor, sloped: bool = True) -> Verdict:
+def evaluate_critic(critic: Critic, x: Any, condition: Tensor, with_slope: bool = True) -> CriticOutput:
     """The critic at x (a tree, cut from its graph), differentiable in the critic's weights, at least in float32.
 
     Mescheder et al. 2018, arXiv:1801.04406: R1 is the slope at real samples, R2 at generated ones. The slope is 0 if
     not asked for.
     """
-    recorded = torch.is_grad_enabled()
+    grad_enabled = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(condition.device.type, enabled=False):
         # A squared gradient is a product of many weights: bfloat16 would round it away.
-        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(sloped), x)
-        seen = critic.see(x)
-        value = critic.head(seen, _precise(condition.detach()))
+        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(with_slope), x)
+        embedding = critic.embed(x)
+        value = critic.head(embedding, _precise(condition.detach()))
         slope = torch.zeros_like(value)
-        if sloped:
-            gradients = torch.autograd.grad(value.sum(), tree.leaves(x), create_graph=recorded, retain_graph=recorded)
+        if with_slope:
+            gradients = torch.autograd.grad(
+                value.sum(), tree.leaves(x), create_graph=grad_enabled, retain_graph=grad_enabled
+            )
             slope = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-    verdict = Verdict(value, seen, slope)
-    return verdict if recorded else tree.detach(verdict)
+    output = CriticOutput(value, embedding, slope)
+    return output if grad_enabled else tree.detach(output)
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class CriticOutputs:
     """A critic's verdicts on pairs of real and generated samples under one condition."""
 
-    real: Verdict
-    fake: Verdict
+    real: CriticOutput
+    fake: CriticOutput
 
 
-def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> Verdicts:
+def evaluate_pair(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> CriticOutputs:
     """Judge both, with the slopes that the game punishes."""
-    return Verdicts(judge(critic, real, condition, game.r1 > 0), judge(critic, fake, condition, game.r2 > 0))
+    return CriticOutputs(
+        evaluate_critic(critic, real, condition, game.r1 > 0), evaluate_critic(critic, fake, condition, game.r2 > 0)
+    )
 
 
-def critic_terms(game: Game, trial: Verdicts) -> dict[str, Tensor]:
+def critic_terms(game: Game, outputs: CriticOutputs) -> dict[str, Tensor]:
     """Return the critic player's terms, [N] each, unweighted: the game, and the penalties R1 and R2 where they have a weight."""
-    out = {"critic": critic_loss(game, trial.real.value, trial.fake.value)}
+    out = {"critic": critic_loss(game, outputs.real.value, outputs.fake.value)}
     if game.r1:
-        out["r1"] = trial.real.slope
+        out["r1"] = outputs.real.slope
     if game.r2:
-        out["r2"] = trial.fake.slope
+        out["r2"] = outputs.fake.slope
     return out
 
 
 def critic_metrics(critic: Critic, real: Any, fake: Any, condition: Tensor) -> dict[str, Tensor]:
     """critic_gap: mean value of real minus generated samples. critic_slope: root mean square gradient over both."""
-    on_real, on_fake = judge(critic, real, condition), judge(critic, fake, condition)
+    on_real, on_fake = evaluate_critic(critic, real, condition), evaluate_critic(critic, fake, condition)
     return {
         "critic_gap": (on_real.value - on_fake.value).mean(),
         "critic_slope": (0.5 * (on_real.slope + on_fake.slope)).mean().sqrt(),

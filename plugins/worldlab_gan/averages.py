@@ -29,6 +29,6 @@ class RunningAverage(nn.Module):
         self.mean = copy.deepcopy(source).requires_grad_(False)
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
-    def follow(self, source: nn.Module) -> None:
+    def update(self, source: nn.Module) -> None:
         self.count += 1
         ema_update(self.mean, source, max(self.rate, 9 / (10 + int(self.count))))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldlab.nn import mlp
 
 
-def leaky(inputs: int, units: int, layers: int) -> nn.Sequential:
+def leaky_mlp(inputs: int, units: int, layers: int) -> nn.Sequential:
     """Linear + LeakyReLU blocks, without normalisation: a critic must see how large x is, and its gradient
     penalty differentiates twice."""
     blocks: list[nn.Module] = []
@@ -44,11 +44,11 @@ class VectorCritic(nn.Module):
 
     def __init__(self, inputs: int, condition: int, units: int, layers: int):
         super().__init__()
-        self.trunk = leaky(inputs, units, layers)
+        self.trunk = leaky_mlp(inputs, units, layers)
         self.head = Projection(units, condition, units)
 
-    def see(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
         return self.trunk(x)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        return self.head(self.see(x), condition)
+        return self.head(self.embed(x), condition)

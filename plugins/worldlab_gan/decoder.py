@@ -15,9 +15,9 @@ from worldlab_gan.adversarial import (
     critic_metrics,
     critic_terms,
     critic_weights,
+    evaluate_pair,
     game_players,
     generator_loss,
-    hold,
 )
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDecoderConfig
@@ -25,7 +25,7 @@ from worldlab_gan.critics import Projection
 from worldlab_gan.generators import Generated
 from worldlab_gan.observations import ObsCritic, feature_distance, laplacian_energy, observation_generators
 
-WATCHED_FRAMES = 64
+METRIC_FRAMES = 64
 """Frames of a batch on which `metrics` are computed."""
 FALSE_NEGATIVES = 5
 """Steps within which frames of one row are too alike to be told apart."""
@@ -79,12 +79,12 @@ class GANDecoder(Decoder):
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """How well obs fits features, [N] in nats: what tells an observation from another one's under the same features; without
         `mismatch_scale` the critic's value. Comparable for equal features only."""
-        seen = self.critic.see(obs)
-        return self.critic.head(seen, features) if self.match is None else self.match(seen, features)
+        embedding = self.critic.embed(obs)
+        return self.critic.head(embedding, features) if self.match is None else self.match(embedding, features)
 
     def after_step(self, player: str) -> None:
         if player == "main":
-            self.average.follow(self.generators)
+            self.average.update(self.generators)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """main: `matching`, `adversarial` (nats of the critic's guess), `pixels`. critic: `critic`, `r1`, `r2`,
@@ -95,35 +95,35 @@ class GANDecoder(Decoder):
         if player not in ("main", "critic"):
             return {}
         features, obs = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs)
-        noise = self._draw(features, ctx.generator)
+        noise = self._draw_noise(features, ctx.generator)
         if player == "critic":
             with torch.no_grad():
                 fake = self._generate(features, noise)
-            trial = hold(self.game, self.critic, obs, fake, features)
-            terms = critic_terms(self.game, trial)
+            outputs = evaluate_pair(self.game, self.critic, obs, fake, features)
+            terms = critic_terms(self.game, outputs)
             if self.match is not None:
-                terms["mismatch"] = self._mismatch(ctx, self.match, trial.real.seen, features)
+                terms["mismatch"] = self._mismatch_loss(ctx, self.match, outputs.real.embedding, features)
         else:
-            terms = self._main(features, obs, noise)
+            terms = self._generator_terms(features, obs, noise)
         return {name: term.view_as(ctx.row) for name, term in terms.items()}
 
-    def _main(self, features: Tensor, obs: Obs, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _generator_terms(self, features: Tensor, obs: Obs, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
-        made = self._generate(features, noise)
+        generated = self._generate(features, noise)
         with torch.no_grad():
-            real = self.critic.levels(obs)
+            real = self.critic.embed_layers(obs)
         if self.config.matching_scale:
-            out["matching"] = feature_distance(self.critic.levels(made), real)
+            out["matching"] = feature_distance(self.critic.embed_layers(generated), real)
         if self.config.adversarial_scale:
             condition = features.detach()  # a second picture of the same noise: this one knows no encoder
-            fooling = self.critic(self._generate(condition, noise), condition)
-            out["adversarial"] = generator_loss(self.game, self.critic.head(real[-1], condition), fooling)
+            fake_value = self.critic(self._generate(condition, noise), condition)
+            out["adversarial"] = generator_loss(self.game, self.critic.head(real[-1], condition), fake_value)
         if self.config.pix_l1:
-            errors = [(made[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
+            errors = [(generated[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
             out["pixels"] = torch.stack(errors).sum(0)
         return out
 
-    def _mismatch(self, ctx: Context, match: nn.Module, seen: Tensor, features: Tensor) -> Tensor:
+    def _mismatch_loss(self, ctx: Context, match: nn.Module, embedding: Tensor, features: Tensor) -> Tensor:
         """What the critic sees must also tell an observation from another one under the same features, [N]; 0 for near copies.
 
         Reed et al. 2016 (GAN-CLS), arXiv:1605.05396, on a head of its own. Against a good generator alone a critic ends
@@ -132,9 +132,9 @@ class GANDecoder(Decoder):
         row, time = ctx.row.flatten(), ctx.time.flatten()
         other = torch.randperm(len(row), generator=ctx.generator, device=row.device)
         far = (row != row[other]) | ((time - time[other]).abs() > FALSE_NEGATIVES)
-        return critic_loss(self.game, match(seen, features), match(seen[other], features)) * far
+        return critic_loss(self.game, match(embedding, features), match(embedding[other], features)) * far
 
-    def _draw(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def _draw_noise(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {key: net.draw(features, generator) for key, net in self.generators.items()}  # type: ignore[operator]
 
     def _generate(self, features: Tensor, noise: dict[str, Tensor]) -> Obs:
@@ -146,7 +146,7 @@ class GANDecoder(Decoder):
         (below 1: blur, above: noise)."""
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
-        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
+        step = max(1, ctx.row.numel() // METRIC_FRAMES)
         features = ctx.features.flatten(0, 1)[::step]
         obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
         drawn = {key: dist.sample(generator) for key, dist in self.decode(features).items()}

@@ -15,16 +15,16 @@ from worldlab_gan.adversarial import (
     critic_metrics,
     critic_terms,
     critic_weights,
+    evaluate_pair,
     game_players,
     generator_loss,
-    hold,
 )
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDynamicsConfig
 from worldlab_gan.critics import VectorCritic
 from worldlab_gan.energy import distance, energy_score, spread
 from worldlab_gan.generators import Generated, LatentGenerator
-from worldlab_gan.temporal import LENGTH, Windows, at_start, windows
+from worldlab_gan.temporal import WINDOW_LENGTH, Windows, extract_windows, place_at_start
 
 
 @final
@@ -98,7 +98,7 @@ class GANDynamics(Dynamics):
 
     def after_step(self, player: str) -> None:
         if player == "main":
-            self.average.follow(self.generator)
+            self.average.update(self.generator)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """main: `adversarial` (nats of the critic's guess), `energy` (units of z), `temporal`. critic: the games and
@@ -106,31 +106,35 @@ class GANDynamics(Dynamics):
         if player not in ("main", "critic"):
             return {}
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
-        terms = self._main(z, memory, ctx.generator) if player == "main" else self._game(z, memory, ctx.generator)
+        terms = (
+            self._generator_terms(z, memory, ctx.generator)
+            if player == "main"
+            else self._critic_terms(z, memory, ctx.generator)
+        )
         out = tree.unflatten_time(terms, len(ctx.row))
-        if self.temporal is not None and ctx.row.shape[1] >= LENGTH:
-            seen = windows(ctx.latent.z.detach(), ctx.memory, ctx.batch)
-            play = self._temporal_main if player == "main" else self._temporal_game
-            out.update(play(self.temporal, seen, ctx.generator))
+        if self.temporal is not None and ctx.row.shape[1] >= WINDOW_LENGTH:
+            windows = extract_windows(ctx.latent.z.detach(), ctx.memory, ctx.batch)
+            temporal_terms = self._temporal_generator_terms if player == "main" else self._temporal_critic_terms
+            out.update(temporal_terms(self.temporal, windows, ctx.generator))
         return out
 
-    def _main(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def _generator_terms(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         condition = memory.detach()  # the memory must predict, not flatter the critic
-        samples = self._samples(self.generator, memory, generator)
+        samples = self._draw_samples(self.generator, memory, generator)
         count = len(samples)
         fake = self.critic(samples.flatten(0, 1), condition.repeat(count, 1)).unflatten(0, (count, -1))
-        fooled = generator_loss(self.game, self.critic(z, condition), fake).mean(0)
+        adversarial = generator_loss(self.game, self.critic(z, condition), fake).mean(0)
         return {
-            "adversarial": fooled,
+            "adversarial": adversarial,
             "energy": energy_score(samples, z),
         }
 
-    def _game(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def _critic_terms(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.generator(memory, self.generator.draw(memory, generator))
-        return critic_terms(self.game, hold(self.game, self.critic, z, fake, memory))
+        return critic_terms(self.game, evaluate_pair(self.game, self.critic, z, fake, memory))
 
-    def _samples(self, network: nn.Module, memory: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw_samples(self, network: nn.Module, memory: Tensor, generator: torch.Generator) -> Tensor:
         """[S, N, D] latents from memory [N, H]."""
         repeated = memory.repeat(self.config.samples, 1)
         noise = network.draw(repeated, generator)  # type: ignore[operator]
@@ -138,25 +142,34 @@ class GANDynamics(Dynamics):
 
     # ---- three steps in a row ----
 
-    def _temporal_main(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
-        real = critic(seen.following, seen.condition)
-        fooled = generator_loss(self.game, real, critic(self._continue(seen, generator), seen.condition))
-        return {"temporal": at_start(fooled, seen.valid)}
+    def _temporal_generator_terms(
+        self, critic: VectorCritic, windows: Windows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        real = critic(windows.next_latents, windows.condition)
+        adversarial = generator_loss(
+            self.game, real, critic(self._generate_two_steps(windows, generator), windows.condition)
+        )
+        return {"temporal": place_at_start(adversarial, windows.valid)}
 
-    def _temporal_game(self, critic: VectorCritic, seen: Windows, generator: torch.Generator) -> dict[str, Tensor]:
+    def _temporal_critic_terms(
+        self, critic: VectorCritic, windows: Windows, generator: torch.Generator
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
-            fake = self._continue(seen, generator)
-        trial = hold(self.game, critic, seen.following, fake, seen.condition)
-        out = {f"temporal_{name}": at_start(term, seen.valid) for name, term in critic_terms(self.game, trial).items()}
-        swapped = critic_loss(self.game, trial.real.value, critic.head(trial.real.seen, seen.swapped))
-        out["temporal_swapped"] = at_start(swapped, seen.swappable)
+            fake = self._generate_two_steps(windows, generator)
+        outputs = evaluate_pair(self.game, critic, windows.next_latents, fake, windows.condition)
+        out = {
+            f"temporal_{name}": place_at_start(term, windows.valid)
+            for name, term in critic_terms(self.game, outputs).items()
+        }
+        swapped = critic_loss(self.game, outputs.real.value, critic.head(outputs.real.embedding, windows.swapped))
+        out["temporal_swapped"] = place_at_start(swapped, windows.swappable)
         return out
 
-    def _continue(self, seen: Windows, generator: torch.Generator) -> Tensor:
+    def _generate_two_steps(self, windows: Windows, generator: torch.Generator) -> Tensor:
         """Two generated steps, the second from a memory that knows the first: [W, 2 D]."""
         draw = self.generator.draw
-        first = self.generator(seen.memory, draw(seen.memory, generator))
-        after = self.memory(self.advance({"h": seen.memory}, first, seen.action))
+        first = self.generator(windows.memory, draw(windows.memory, generator))
+        after = self.memory(self.advance({"h": windows.memory}, first, windows.action))
         return torch.cat([first, self.generator(after, draw(after, generator))], -1)
 
     # ---- watching ----
@@ -168,7 +181,7 @@ class GANDynamics(Dynamics):
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
         z, memory = ctx.latent.z.flatten(0, 1), ctx.memory.flatten(0, 1)
-        samples = self._samples(self.average.mean, memory, generator)
+        samples = self._draw_samples(self.average.mean, memory, generator)
         score = energy_score(samples, z)
         out = critic_metrics(self.critic, z, samples[0], memory)
         out["energy_score"] = score.mean()
@@ -180,16 +193,16 @@ class GANDynamics(Dynamics):
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
         if values.get("spread", 1.0) > 0.5:
             return {}
-        says = "dreams of one memory are far more alike than the truth: the generator drops modes"
-        return {"modes_dropped": Alarm(says, "raise --dynamics.energy-scale")}
+        message = "dreams of one memory are far more alike than the truth: the generator drops modes"
+        return {"modes_dropped": Alarm(message, "raise --dynamics.energy-scale")}
 
     def _action_gap(self, ctx: Context, score: Tensor, generator: torch.Generator) -> Tensor:
         batch, z = ctx.batch, ctx.latent.z
         before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
-        borrowed = batch.prev_action.roll(1, 0)[:, 1:].flatten(0, 1)
-        memory = self.memory(self.advance(before, z[:, :-1].flatten(0, 1), borrowed))
-        samples = self._samples(self.average.mean, memory, generator)
+        other_action = batch.prev_action.roll(1, 0)[:, 1:].flatten(0, 1)
+        memory = self.memory(self.advance(before, z[:, :-1].flatten(0, 1), other_action))
+        samples = self._draw_samples(self.average.mean, memory, generator)
         shuffled = energy_score(samples, z[:, 1:].flatten(0, 1)).view_as(score[:, 1:])
         # A row that starts an episode has no action before it, neither its own nor to lend.
-        judged = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
-        return ((shuffled - score[:, 1:]) * judged).sum() / judged.sum().clamp(min=1)
+        valid = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
+        return ((shuffled - score[:, 1:]) * valid).sum() / valid.sum().clamp(min=1)

@@ -15,9 +15,9 @@ from worldlab_gan.adversarial import (
     critic_metrics,
     critic_terms,
     critic_weights,
+    evaluate_pair,
     game_players,
     generator_loss,
-    hold,
 )
 from worldlab_gan.configs import Game, GANEncoderConfig
 from worldlab_gan.critics import VectorCritic
@@ -66,11 +66,11 @@ class GANEncoder(Encoder):
         """embed [N, E], memory [N, H] or None. Returns z [N, D]: a sample, or the z without noise."""
         x = embed if memory is None else torch.cat([embed, memory], -1)
         if generator is None:
-            return Latent(self._bounded(x, None))
-        z = self._bounded(x, self.net.draw(x, generator))
+            return Latent(self._squash(x, None))
+        z = self._squash(x, self.net.draw(x, generator))
         return Latent(z + self.config.channel_noise * normal_like(z, generator))
 
-    def _bounded(self, x: Tensor, noise: Tensor | None) -> Tensor:
+    def _squash(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """limit tanh(E(x, eps) / limit): the identity near 0, and never beyond the limit."""
         limit = self.config.limit
         return limit * torch.tanh(self.net(x, noise) / limit)
@@ -84,17 +84,17 @@ class GANEncoder(Encoder):
         if player not in ("main", "critic"):
             return {}
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
-        prior = self._prior_sample(ctx, ctx.generator)
+        prior = self._sample_prior(ctx, ctx.generator)
         if player == "critic":
-            terms = critic_terms(self.game, hold(self.game, self.critic, prior, z, condition))
+            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition))
             return tree.unflatten_time(terms, len(ctx.row))
         fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
         out = {"fool": fool.view_as(ctx.row)}
         if self.config.gauge_scale:
-            out["gauge"] = self._gauge(ctx).expand(ctx.row.shape)
+            out["gauge"] = self._gauge_loss(ctx).expand(ctx.row.shape)
         return out
 
-    def _gauge(self, ctx: Context) -> Tensor:
+    def _gauge_loss(self, ctx: Context) -> Tensor:
         """KL( N(m, s^2) || N(0, 1) ) of the moments of z over the batch, in nats, summed over its entries: a scalar.
 
         A prior that is learned follows z wherever it goes, so the fool term fixes no scale. Left alone, z shrank to a
@@ -111,16 +111,19 @@ class GANEncoder(Encoder):
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
-        out = critic_metrics(self.critic, self._prior_sample(ctx, generator), z, condition)
+        out = critic_metrics(self.critic, self._sample_prior(ctx, generator), z, condition)
         memory = ctx.memory.flatten(0, 1) if self.reads_memory else None
-        again = self.infer(ctx.embed.flatten(0, 1), memory, generator).z
-        return {**out, "noise_share": 0.5 * (again - z).square().mean() / z.var(0, correction=0).mean().clamp(min=1e-8)}
+        resampled = self.infer(ctx.embed.flatten(0, 1), memory, generator).z
+        return {
+            **out,
+            "noise_share": 0.5 * (resampled - z).square().mean() / z.var(0, correction=0).mean().clamp(min=1e-8),
+        }
 
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
         if values.get("noise_share", 0.0) < 0.9:
             return {}
-        says = "the implicit encoder emits noise: a frame hardly moves its latent"
-        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale")}
+        message = "the implicit encoder emits noise: a frame hardly moves its latent"
+        return {"latent_is_noise": Alarm(message, "lower --encoder.fool-scale")}
 
     def _condition(self, ctx: Context) -> Tensor:
         """What the critic knows: the memory where the encoder reads it, cut from the graph, [N, H]; else nothing, [N,
@@ -132,6 +135,6 @@ class GANEncoder(Encoder):
         return memory if self.reads_memory else memory[:, :0]
 
     @torch.no_grad()
-    def _prior_sample(self, ctx: Context, generator: torch.Generator) -> Tensor:
+    def _sample_prior(self, ctx: Context, generator: torch.Generator) -> Tensor:
         assert ctx.prior is not None
         return ctx.prior.sample(generator).detach()

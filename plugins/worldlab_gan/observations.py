@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldlab.interfaces import Obs
 from worldlab.nn import ChannelNorm, conv_stages, mlp
 from worldlab.specs import ObsSpec
-from worldlab_gan.critics import Projection, leaky
+from worldlab_gan.critics import Projection, leaky_mlp
 from worldlab_gan.generators import NoisyMLP, normal_noise
 
 LIMIT = 0.55
@@ -109,9 +109,9 @@ class ObsCritic(nn.Module):
         size = sum(self._size(spec.shape, width) for spec in obs.images.values())
         self.vectors: nn.Sequential | None = None
         if self.vector_keys:
-            self.vectors = leaky(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
+            self.vectors = leaky_mlp(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
             size += units
-        self.join = leaky(size, units, 1)
+        self.join = leaky_mlp(size, units, 1)
         self.head = Projection(units, features, units)
 
     @staticmethod
@@ -128,7 +128,7 @@ class ObsCritic(nn.Module):
         height, side = (length // 2**stages for length in shape[1:])
         return width * 2 ** (stages - 1) * height * side
 
-    def levels(self, obs: Obs) -> list[Tensor]:
+    def embed_layers(self, obs: Obs) -> list[Tensor]:
         """What the critic sees at each of its layers, before any condition: [N, ...] each; the last is [N, P]."""
         out: list[Tensor] = []
         ends: list[Tensor] = []
@@ -145,14 +145,14 @@ class ObsCritic(nn.Module):
             ends.append(x.flatten(1))
         return [*out, self.join(torch.cat(ends, -1))]
 
-    def see(self, obs: Obs) -> Tensor:
-        return self.levels(obs)[-1]
+    def embed(self, obs: Obs) -> Tensor:
+        return self.embed_layers(obs)[-1]
 
     def forward(self, obs: Obs, features: Tensor) -> Tensor:
-        return self.head(self.see(obs), features)
+        return self.head(self.embed(obs), features)
 
 
-def feature_distance(made: list[Tensor], real: list[Tensor]) -> Tensor:
+def feature_distance(generated: list[Tensor], real: list[Tensor]) -> Tensor:
     """How far generated observations are from their real ones in the critic's eyes, averaged over its levels: [N].
 
     Feature matching: Larsen et al. 2015 (VAE-GAN), arXiv:1512.09300; over all levels as in Wang et al. 2017
@@ -160,7 +160,7 @@ def feature_distance(made: list[Tensor], real: list[Tensor]) -> Tensor:
     relative to the level's mean size in the real batch, because a critic's features have no scale of their own.
     """
     parts = []
-    for a, b in zip(made, real, strict=True):
+    for a, b in zip(generated, real, strict=True):
         difference = (a - b) / b.detach().abs().mean().clamp(min=1e-8)
         parts.append(KNEE * (torch.sqrt(1 + (difference / KNEE).square()) - 1).flatten(1).mean(1))
     return torch.stack(parts).mean(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldlab.interfaces import Batch
 
-LENGTH = 3
+WINDOW_LENGTH = 3
 """Latents in a window: one to start from, two to be judged."""
 
 
@@ -31,14 +31,14 @@ class Windows:
 
     condition: Tensor
     swapped: Tensor
-    following: Tensor
+    next_latents: Tensor
     memory: Tensor
     action: Tensor
     valid: Tensor
     swappable: Tensor
 
 
-def windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
+def extract_windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
     """z [B, T, D], memory [B, T, H], T >= 3."""
     first, second = batch.prev_action[:, 1:-1], batch.prev_action[:, 2:]
     actions = torch.cat([first, second], -1)
@@ -47,7 +47,7 @@ def windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
     return Windows(
         condition=torch.cat([z[:, :-2], actions], -1).flatten(0, 1),
         swapped=torch.cat([z[:, :-2], actions.roll(1, 0)], -1).flatten(0, 1),
-        following=torch.cat([z[:, 1:-1], z[:, 2:]], -1).flatten(0, 1),
+        next_latents=torch.cat([z[:, 1:-1], z[:, 2:]], -1).flatten(0, 1),
         memory=memory[:, 1:-1].flatten(0, 1),
         action=second.flatten(0, 1),
         valid=valid,
@@ -55,6 +55,6 @@ def windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
     )
 
 
-def at_start(term: Tensor, valid: Tensor) -> Tensor:
+def place_at_start(term: Tensor, valid: Tensor) -> Tensor:
     """A term of each window [W] as a loss [B, T], at the step where the window starts; 0 where it is not valid."""
-    return F.pad(term.view_as(valid) * valid, (0, LENGTH - 1))
+    return F.pad(term.view_as(valid) * valid, (0, WINDOW_LENGTH - 1))

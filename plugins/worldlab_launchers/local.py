@@ -50,24 +50,24 @@ class LocalLauncher:
                 while waiting and _fits(waiting[0][0], running, jobs):
                     running.append(_start(*waiting.popleft()))
                     on_event(Event(running[-1].task.name, "started", where=socket.gethostname()))
-                ended = [one for one in running if one.process.poll() is not None]
-                for one in ended:
-                    running.remove(one)
-                    event = _event(one)
+                ended = [item for item in running if item.process.poll() is not None]
+                for item in ended:
+                    running.remove(item)
+                    event = _event(item)
                     if event.what == "lost":
-                        waiting.appendleft((one.task, one.losses + 1))
+                        waiting.appendleft((item.task, item.losses + 1))
                     on_event(event)
                 if not ended:
                     time.sleep(POLL)
         finally:
-            _stop([one.process for one in running])
+            _stop([item.process for item in running])
 
 
 def _fits(task: Task, running: Sequence[_Running], jobs: int) -> bool:
     if jobs:
         return len(running) < jobs
     cores = available_cores()
-    return not running or sum(one.task.cpus for one in running) + task.cpus <= cores
+    return not running or sum(item.task.cpus for item in running) + task.cpus <= cores
 
 
 def _start(task: Task, losses: int) -> _Running:
@@ -76,15 +76,15 @@ def _start(task: Task, losses: int) -> _Running:
     return _Running(task, losses, process)
 
 
-def worth_another_try(code: int, losses: int) -> bool:
+def should_retry(code: int, losses: int) -> bool:
     """Whether a process that ended with `code` was ended by somebody else, and not too often yet."""
     return (code < 0 or code in KILLED) and losses < LOSSES
 
 
-def _event(one: _Running) -> Event:
-    code = one.process.returncode
-    what = "lost" if worth_another_try(code, one.losses) else "ended"
-    return Event(one.task.name, what, code, socket.gethostname())
+def _event(item: _Running) -> Event:
+    code = item.process.returncode
+    what = "lost" if should_retry(code, item.losses) else "ended"
+    return Event(item.task.name, what, code, socket.gethostname())
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

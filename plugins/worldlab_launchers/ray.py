@@ -19,15 +19,15 @@ from worldlab.errors import one_line
 from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers import ray_node
 from worldlab_launchers.configs import RayConfig
-from worldlab_launchers.local import PATIENCE, worth_another_try
+from worldlab_launchers.local import PATIENCE, should_retry
 from worldlab_launchers.ray_cluster import (
     FolderMark,
+    check_capacity,
     check_nodes,
-    check_room,
     check_usable,
-    connected,
-    marked,
-    unusable,
+    connect,
+    mark_folders,
+    node_error,
 )
 
 log = logging.getLogger("worldlab")
@@ -68,8 +68,8 @@ class RayLauncher:
         if not tasks:
             return
         largest = max(task.cpus for task in tasks)
-        with connected(self.config.address, largest) as ray, marked(tasks) as mark:
-            check_room(ray, tasks, may_grow=bool(self.config.address))
+        with connect(self.config.address, largest) as ray, mark_folders(tasks) as mark:
+            check_capacity(ray, tasks, may_grow=bool(self.config.address))
             check_nodes(ray, tasks, mark)
             _Run(ray, mark, on_event).finish(tasks, jobs)
 
@@ -123,11 +123,11 @@ class _Run:
             log.info("task %s lost its place, %s: %s", name, attempt.host or "before it started", one_line(error))
             what, host, code, words = "ended", attempt.host, -signal.SIGKILL, ""
         if what == "refused":
-            raise unusable([host], words, attempt.task)
+            raise node_error([host], words, attempt.task)
         if what == "started":
             attempt.host = host
             return Event(name, "started", where=host)
-        if worth_another_try(code, attempt.losses):
+        if should_retry(code, attempt.losses):
             return Event(name, "lost", code, host)
         if code:
             log.warning("task %s ended with code %d on %s: %s", name, code, host, words.strip() or "it said nothing")
@@ -141,11 +141,11 @@ class _Run:
         while left and time.monotonic() < end:
             for stream in self.ray.wait(left, timeout=1.0)[0]:
                 with suppress(self.ray.exceptions.RayError):
-                    if self._goes_on(stream):
+                    if self._is_running(stream):
                         continue
                 left.remove(stream)
 
-    def _goes_on(self, stream: Any) -> bool:
+    def _is_running(self, stream: Any) -> bool:
         try:
             return bool(self.ray.get(next(stream)))
         except StopIteration:

@@ -56,7 +56,7 @@ def check_usable(address: str) -> None:
 
 
 @contextmanager
-def connected(address: str, cpus: int) -> Iterator[Any]:
+def connect(address: str, cpus: int) -> Iterator[Any]:
     """The module ray, connected to a cluster. address "": to one of this machine, which ends with the block and counts its
     cores, or cpus if that is more: one task always fits.
 
@@ -103,17 +103,17 @@ def _connect(ray: Any, address: str, cpus: int) -> None:
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and Exception itself
-        raise _unreached(ray, address, str(error)) from error
+        raise _connection_error(ray, address, str(error)) from error
 
 
-def _unreached(ray: Any, address: str, reason: str) -> ConfigError:
+def _connection_error(ray: Any, address: str, reason: str) -> ConfigError:
     where = f"the Ray cluster at '{one_line(address, 40)}'"
     if "Version mismatch" in reason:
         found = re.search(r"started with:\s*Ray: (\S+)\s*Python: (\S+)", reason)
-        theirs = f"Ray {found[1]} and Python {found[2]}" if found else "other ones"
+        versions = f"Ray {found[1]} and Python {found[2]}" if found else "other ones"
         return ConfigError(
             f"{where} runs another version of Ray or Python",
-            cause=f"it runs {theirs}; here are Ray {ray.__version__} and Python {platform.python_version()}",
+            cause=f"it runs {versions}; here are Ray {ray.__version__} and Python {platform.python_version()}",
             fix=f'{INSTALL} "ray=={found[1] if found else ray.__version__}"   in the same Python on every node',
         )
     if not address:
@@ -139,7 +139,7 @@ class FolderMark:
 
 
 @contextmanager
-def marked(tasks: Sequence[Task]) -> Iterator[FolderMark]:
+def mark_folders(tasks: Sequence[Task]) -> Iterator[FolderMark]:
     """Within, there is a marking file beside the tasks' folders, which are created. Raises: StorageError."""
     folders = [make_folder(absolute(task.folder)) for task in tasks]
     token = secrets.token_hex(16)
@@ -159,10 +159,10 @@ def absolute(folder: Path) -> Path:
     return Path(os.path.abspath(folder))
 
 
-def check_room(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
+def check_capacity(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
     """Say which task no node is large enough for. Raises: ConfigError where no larger node may come."""
     nodes = ray.nodes()
-    task = next((task for task in tasks if not any(_has_room(node, task) for node in nodes)), None)
+    task = next((task for task in tasks if not any(_has_capacity(node, task) for node in nodes)), None)
     if task is None:
         return
     needs = f"{task.cpus} CPUs and {task.gpus:g} GPUs"
@@ -177,34 +177,34 @@ def check_room(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
     )
 
 
-def _has_room(node: Mapping[str, Any], task: Task) -> bool:
+def _has_capacity(node: Mapping[str, Any], task: Task) -> bool:
     has = node["Resources"]
     return bool(node["Alive"]) and has.get("CPU", 0) >= task.cpus and has.get("GPU", 0) >= task.gpus
 
 
 def check_nodes(ray: Any, tasks: Sequence[Task], mark: FolderMark) -> None:
     """Ask each node with room for a task whether it sees the folders and has the program. Raises: see `unusable`."""
-    remote = ray.remote(num_cpus=0, max_retries=0)(ray_node.look)
+    remote = ray.remote(num_cpus=0, max_retries=0)(ray_node.check_node)
     pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     questions = {(*mark.place(task)[1:], task.argv[0]): task for task in tasks}
-    asked: dict[Any, Task] = {}
+    pending: dict[Any, Task] = {}
     for node in ray.nodes():
-        if any(_has_room(node, task) for task in tasks):
+        if any(_has_capacity(node, task) for task in tasks):
             there = remote.options(scheduling_strategy=pinned(node["NodeID"], soft=False))
-            asked.update({there.remote(*question): task for question, task in questions.items()})
-    answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)[0] if asked else []
+            pending.update({there.remote(*question): task for question, task in questions.items()})
+    answered = ray.wait(list(pending), num_returns=len(pending), timeout=ANSWER)[0] if pending else []
     hosts: dict[str, set[str]] = defaultdict(set)
     example = {}
     for answer in answered:
         with suppress(ray.exceptions.RayError):  # the node died: no matter
             host, problem = ray.get(answer)
             hosts[problem].add(host)
-            example[problem] = asked[answer]
+            example[problem] = pending[answer]
     for problem in sorted(filter(None, hosts)):
-        raise unusable(sorted(hosts[problem]), problem, example[problem])
+        raise node_error(sorted(hosts[problem]), problem, example[problem])
 
 
-def unusable(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
+def node_error(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
     """The error to raise where nodes cannot run a task: a StorageError for "folder", a ConfigError for "program"."""
     names = ", ".join(hosts)
     if problem == "folder":

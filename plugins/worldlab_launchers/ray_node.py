@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 Problem = Literal["", "folder", "program"]
-Said = tuple[str, str, int, str]
+NodeMessage = tuple[str, str, int, str]
 """What a node tells: "started", "ended" or "refused"; the host; an exit code; a problem, or a task's last words."""
 
 SETTLE = 5.0
@@ -30,7 +30,7 @@ LINES = 15
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def look(marker: str, token: str, program: str) -> tuple[str, Problem]:
+def check_node(marker: str, token: str, program: str) -> tuple[str, Problem]:
     """This host, and what keeps tasks from running on it. marker: a file the driver wrote, holding token."""
     end = time.monotonic() + SETTLE
     while not _holds(marker, token):
@@ -49,25 +49,25 @@ def _holds(marker: str, token: str) -> bool:
 
 def run_task(
     place: tuple[str, str, str], argv: Sequence[str], env: Mapping[str, str], patience: float
-) -> Iterator[Said]:
+) -> Iterator[NodeMessage]:
     """Run a command in a folder; tell when it has started and when it has ended.
 
     place: (folder, marker, token). patience: seconds the command may take to save what it has when Ray cancels this task,
     before it is killed.
     """
     folder, marker, token = place
-    host, problem = look(marker, token, argv[0])
+    host, problem = check_node(marker, token, argv[0])
     if problem:
         yield "refused", host, 0, problem
         return
-    with _cancelled() as asked:
+    with _record_interrupts() as interrupts:
         process = _start(argv, folder, env)
         last: deque[str] = deque(maxlen=LINES)
         copier = threading.Thread(target=_copy, args=(process, last), daemon=True)
         try:
             copier.start()
             yield "started", host, 0, ""
-            _wait(process, asked, patience)
+            _wait(process, interrupts, patience)
         finally:
             with suppress(ProcessLookupError):  # with whatever it started itself
                 os.killpg(process.pid, signal.SIGKILL)
@@ -77,12 +77,12 @@ def run_task(
 
 
 @contextmanager
-def _cancelled() -> Iterator[list[int]]:
+def _record_interrupts() -> Iterator[list[int]]:
     """Ray cancels a task by an interrupt of its thread: within, it is noted in the list, so that it hits no wrong line."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
-        yield asked
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -120,10 +120,10 @@ def _copy(process: subprocess.Popen[str], last: deque[str]) -> None:
         print(line, end="", file=sys.stderr, flush=True)
 
 
-def _wait(process: subprocess.Popen[str], asked: Sequence[int], patience: float) -> None:
+def _wait(process: subprocess.Popen[str], interrupts: Sequence[int], patience: float) -> None:
     end = None
     while process.poll() is None:
-        if asked and end is None:
+        if interrupts and end is None:
             process.terminate()
             end = time.monotonic() + patience
         if end is not None and time.monotonic() > end:

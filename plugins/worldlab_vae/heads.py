@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import Normal, OneHot
+from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.nn import mlp
 from worldlab.specs import LatentSpec
-
-UNIT_STD = math.log(math.e - 1)  # softplus(UNIT_STD) = 1: distributions start near the standard normal
 
 
 class LatentHead(nn.Module):
@@ -33,4 +28,4 @@ class LatentHead(nn.Module):
         if self.latent.kind == "categorical":
             return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), self.unimix)
         mean, raw = out.chunk(2, -1)
-        return Normal(mean, F.softplus(raw + UNIT_STD) + self.min_std)
+        return Normal(mean, unit_softplus(raw) + self.min_std)

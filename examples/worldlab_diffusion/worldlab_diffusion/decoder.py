@@ -15,7 +15,7 @@ from worldlab_diffusion.denoisers import RealDenoiser
 from worldlab_diffusion.networks import PictureVelocity, VectorVelocity
 from worldlab_diffusion.rectified import FlowSettings, RectifiedFlow
 
-WATCHED_FRAMES = 16
+METRIC_FRAMES = 16
 """Frames of a batch on which `metrics` are computed."""
 
 
@@ -48,7 +48,7 @@ class RectifiedFlowDecoder(Decoder):
 
     def decode(self, features: Tensor) -> dict[str, Distribution]:
         """Samples of each key by `steps` steps of its flow; the mode is where noise 0 is carried. features [N, F]."""
-        return {key: self.flow(key).given(features) for key in self.obs.keys}
+        return {key: self.flow(key).condition_on(features) for key in self.obs.keys}
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
         """log p(o | s) / p(o), [N] in nats, as the denoising errors estimate it that knowing the features saves."""
@@ -65,22 +65,22 @@ class RectifiedFlowDecoder(Decoder):
         for key, entry in self.obs.entries:
             flow, x = self.flow(key), ctx.batch.obs[key].flatten(0, 1)
             if self.training and torch.is_grad_enabled():
-                flow.denoiser.watch(x, mask)
+                flow.denoiser.record_moments(x, mask)
             weight = flow.denoiser.units.std.square() if entry.kind == "image" else 1.0
             out[key] = weight * flow.loss(x, features, ctx.generator)
             if entry.kind == "image" and self.config.guide:
-                out[f"{key}_guide"] = weight * flow.guide(x, features)
+                out[f"{key}_guide"] = weight * flow.guide_loss(x, features)
         return {name: term.view_as(ctx.row) for name, term in out.items()}
 
     def after_step(self, player: str) -> None:
         if player == "main":
             for key in self.obs.keys:
-                self.flow(key).denoiser.units.follow()
+                self.flow(key).denoiser.units.update()
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """On a few frames, by key: `bend_KEY`, how far the flow's trajectories are from straight (0: one step would do)."""
-        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
-        features = ctx.features.flatten(0, 1)[::step][:WATCHED_FRAMES]
+        step = max(1, ctx.row.numel() // METRIC_FRAMES)
+        features = ctx.features.flatten(0, 1)[::step][:METRIC_FRAMES]
         # Its own noise: watching must not move the random stream that training draws from.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
         return {f"bend_{key}": self.flow(key).bend(features, generator) for key in self.obs.keys}

@@ -53,7 +53,7 @@ class Denoiser(Protocol):
         """From the end of the ODE to data in its own units; generator None: the likeliest."""
         ...
 
-    def watch(self, x: Tensor, mask: Tensor) -> None:
+    def record_moments(self, x: Tensor, mask: Tensor) -> None:
         """Note the moments of x [N, *shape], in its own units, where mask [N] is not 0; `units.follow` takes them over."""
         ...
 
@@ -78,24 +78,24 @@ class RealDenoiser(nn.Module):
         return self.net.embed(condition)
 
     def velocity(self, x: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
-        at = column(t, x)
+        at = expand_time(t, x)
         s = (at.square() + (1 - at).square()).rsqrt()
         gain, offset = self.net(s * x, t, embedded).chunk(2, 1)
         return (2 * at - 1) * s.square() * x + s * (gain * s * x + offset)
 
     def endpoint(self, x: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
-        return x + (1 - column(t, x)) * self.velocity(x, t, embedded)
+        return x + (1 - expand_time(t, x)) * self.velocity(x, t, embedded)
 
     def error(self, data: Tensor, noise: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
         """Half the squared error of the velocity, summed over entries."""
-        v = self.velocity(between(noise, data, t), t, embedded)
+        v = self.velocity(interpolate(noise, data, t), t, embedded)
         return 0.5 * (v - (data - noise)).float().square().flatten(1).sum(1)
 
     def finish(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return self.units.inverse(x)
 
-    def watch(self, x: Tensor, mask: Tensor) -> None:
-        self.units.watch(x, mask)
+    def record_moments(self, x: Tensor, mask: Tensor) -> None:
+        self.units.record_moments(x, mask)
 
 
 @final
@@ -120,7 +120,7 @@ class CodeDenoiser(nn.Module):
 
     def log_probs(self, x: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
         """log P(code | x_t, c), [N, G, C]."""
-        at = column(t, x).clamp(max=LAST)
+        at = expand_time(t, x).clamp(max=LAST)
         seen = at * x / (self.units.std * (1 - at).square())
         return F.log_softmax((self.net(x, t, embedded) + seen).float().unflatten(-1, self.groups), -1)
 
@@ -128,11 +128,11 @@ class CodeDenoiser(nn.Module):
         return self.units(self.log_probs(x, t, embedded).exp().flatten(1))
 
     def velocity(self, x: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
-        return (self.endpoint(x, t, embedded) - x) / (1 - column(t, x).clamp(max=LAST))
+        return (self.endpoint(x, t, embedded) - x) / (1 - expand_time(t, x).clamp(max=LAST))
 
     def error(self, data: Tensor, noise: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
         """Cross-entropy of the codes given what is seen of them, in nats."""
-        log_probs = self.log_probs(between(noise, data, t), t, embedded)
+        log_probs = self.log_probs(interpolate(noise, data, t), t, embedded)
         return -(self.units.inverse(data).unflatten(-1, self.groups) * log_probs).sum((1, 2))
 
     def finish(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -141,16 +141,16 @@ class CodeDenoiser(nn.Module):
         dist = OneHot(F.log_softmax(probs.clamp(min=TINY).log(), -1))
         return dist.mode if generator is None else dist.sample(generator)
 
-    def watch(self, x: Tensor, mask: Tensor) -> None:
+    def record_moments(self, x: Tensor, mask: Tensor) -> None:
         """Nothing: the units of codes are fixed."""
 
 
-def between(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
+def interpolate(noise: Tensor, data: Tensor, t: Tensor) -> Tensor:
     """x_t, [N, *shape]: straight from noise (t = 0) to data (t = 1). t [N]."""
-    at = column(t, data)
+    at = expand_time(t, data)
     return (1 - at) * noise + at * data
 
 
-def column(t: Tensor, x: Tensor) -> Tensor:
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """t [N] as [N, 1, ...], to be multiplied with x [N, ...]."""
     return t.view(-1, *[1] * (x.dim() - 1))

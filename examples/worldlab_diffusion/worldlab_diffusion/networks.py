@@ -55,7 +55,7 @@ class VectorVelocity(nn.Module):
         self.first = nn.Linear(dim, units)
         self.norms = nn.ModuleList(StyledNorm(nn.LayerNorm(units), units, units) for _ in range(layers))
         self.linears = nn.ModuleList(nn.Linear(units, units) for _ in range(layers))
-        self.last = nothing_yet(nn.Linear(units, outputs))
+        self.last = zero_init(nn.Linear(units, outputs))
 
     def embed(self, condition: Tensor) -> tuple[Tensor, ...]:
         return (self.condition(condition),)
@@ -92,14 +92,14 @@ class PictureVelocity(nn.Module):
             for i, (before, after) in enumerate(pairwise([*back, width]))
         )
         self.up_norms = nn.ModuleList(StyledNorm(ChannelNorm(c), c, units) for c in [*back[1:], width])
-        self.last = nothing_yet(nn.Conv2d(width + channels[0], 2 * shape[0], 3, 1, 1))
+        self.last = zero_init(nn.Conv2d(width + channels[0], 2 * shape[0], 3, 1, 1))
 
     def embed(self, condition: Tensor) -> tuple[Tensor, ...]:
         return self.condition(condition), self.sketch(condition)
 
     def forward(self, x: Tensor, t: Tensor, embedded: tuple[Tensor, ...]) -> Tensor:
         style = F.silu(embedded[0] + self.time(t))
-        top = self._padded(torch.cat([x, embedded[1].to(x.dtype)], 1))
+        top = self._pad(torch.cat([x, embedded[1].to(x.dtype)], 1))
         y, skips = top, []
         for down, norm in zip(self.downs, self.down_norms):
             y = norm(down(y), style)
@@ -110,13 +110,13 @@ class PictureVelocity(nn.Module):
             y = torch.cat([y, skips.pop() if skips else top.to(y.dtype)], 1)
         return self.last(y)[..., : self.shape[1], : self.shape[2]]
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _pad(self, x: Tensor) -> Tensor:
         """Sides that the halvings divide, filled up with 0 at the bottom and on the right."""
         below, right = (-side % self.grain for side in self.shape[1:])
         return F.pad(x, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
 
 
-def nothing_yet(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     """The layer with all its weights at 0."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None

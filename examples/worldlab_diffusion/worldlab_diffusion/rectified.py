@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldlab.distributions import normal_like
 
 from worldlab_diffusion.configs import Solver
-from worldlab_diffusion.denoisers import Denoiser, Embedded, between
+from worldlab_diffusion.denoisers import Denoiser, Embedded, interpolate
 
 COARSEST, FINEST = -3.0, 5.0
 """Noise levels at which `information` looks, as log t / (1 - t). What is finer than e^-5 of the data's std is not counted:
@@ -44,7 +44,7 @@ class RectifiedFlow(nn.Module):
         self.settings = settings
         self.null = nn.Parameter(torch.randn(condition))
 
-    def given(self, condition: Tensor) -> FlowSamples:
+    def condition_on(self, condition: Tensor) -> FlowSamples:
         """p(x | c) for conditions [N, C]."""
         return FlowSamples(self.denoiser.embed(condition), self)
 
@@ -57,7 +57,7 @@ class RectifiedFlow(nn.Module):
     def times(self) -> list[float]:
         """Where the solver stops, from 0 to 1."""
         even = torch.linspace(0, 1, self.settings.steps + 1, dtype=torch.float64)
-        return shifted(even, self.settings.shift).tolist()
+        return shift_times(even, self.settings.shift).tolist()
 
     def trajectory(self, noise: Tensor, embedded: Embedded) -> list[Tensor]:
         """From noise [N, *shape] to data, standardised, at each of `times`.
@@ -67,12 +67,12 @@ class RectifiedFlow(nn.Module):
         times, path = self.times(), [noise]
         for now, then in pairwise(times[:-1]):
             x, step = path[-1], then - now
-            v = self.denoiser.velocity(x, _at(now, x), embedded)
+            v = self.denoiser.velocity(x, _constant_time(now, x), embedded)
             ahead = x + step * v
             if self.settings.solver == "heun":
-                ahead = x + step / 2 * (v + self.denoiser.velocity(ahead, _at(then, x), embedded))
+                ahead = x + step / 2 * (v + self.denoiser.velocity(ahead, _constant_time(then, x), embedded))
             path.append(ahead)
-        return [*path, self.denoiser.endpoint(path[-1], _at(times[-2], noise), embedded)]
+        return [*path, self.denoiser.endpoint(path[-1], _constant_time(times[-2], noise), embedded)]
 
     def bend(self, condition: Tensor, generator: torch.Generator) -> Tensor:
         """How far trajectories are from straight, relative to their length: 0 if one step would do. A scalar.
@@ -100,14 +100,14 @@ class RectifiedFlow(nn.Module):
         embedded = self.denoiser.embed(torch.where(hidden[:, None], self.null, condition))
         embedded = tuple(part.repeat(draws, *[1] * (part.dim() - 1)) for part in embedded)
         data = self.denoiser.units(x).repeat(draws, *[1] * (x.dim() - 1))
-        t = shifted(stratified(len(data), data, generator), self.settings.shift)
+        t = shift_times(stratified_times(len(data), data, generator), self.settings.shift)
         return self.denoiser.error(data, normal_like(data, generator), t, embedded).view(draws, -1).mean(0)
 
-    def guide(self, x: Tensor, condition: Tensor) -> Tensor:
+    def guide_loss(self, x: Tensor, condition: Tensor) -> Tensor:
         """The loss at t = 0 and noise 0, [N]: there the best velocity is E[x | c], whatever the noise."""
         data = self.denoiser.units(x)
         nothing = torch.zeros_like(data)
-        return self.denoiser.error(data, nothing, _at(0.0, data), self.denoiser.embed(condition))
+        return self.denoiser.error(data, nothing, _constant_time(0.0, data), self.denoiser.embed(condition))
 
     # ---- what a condition tells ----
 
@@ -127,13 +127,13 @@ class RectifiedFlow(nn.Module):
         total = data.new_zeros(len(x))
         for i, noise in enumerate(self._fixed_noise(data)):
             rate = torch.tensor(COARSEST + (i + 0.5) * step)
-            t = _at(float(rate.sigmoid()), data)
-            noisy = between(noise.expand_as(data), data, t)
-            saved = self._miss(data, noisy, t, unknown) - self._miss(data, noisy, t, known)
+            t = _constant_time(float(rate.sigmoid()), data)
+            noisy = interpolate(noise.expand_as(data), data, t)
+            saved = self._squared_error(data, noisy, t, unknown) - self._squared_error(data, noisy, t, known)
             total = total + step * float((2 * rate).exp()) * saved
         return total
 
-    def _miss(self, data: Tensor, noisy: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
+    def _squared_error(self, data: Tensor, noisy: Tensor, t: Tensor, embedded: Embedded) -> Tensor:
         return (data - self.denoiser.endpoint(noisy, t, embedded)).float().square().flatten(1).sum(1)
 
     def _fixed_noise(self, like: Tensor) -> Tensor:
@@ -175,13 +175,13 @@ class FlowSamples:
         return FlowSamples(self.embedded, self.flow, self.width * temperature**0.5)
 
 
-def stratified(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
+def stratified_times(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform times [count] in [0, 1), one in each of `count` equal slices, in random order."""
     order = torch.randperm(count, generator=generator, device=like.device)
     return (order + torch.rand(count, generator=generator, device=like.device)) / count
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
+def shift_times(t: Tensor, shift: float) -> Tensor:
     """t moved towards the noise at 0: the signal-to-noise ratio t / (1 - t), divided by `shift`.
 
     Pictures need it: their pixels vouch for each other, so what they show is told early. Esser et al. 2024,
@@ -190,5 +190,5 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return t / (t + shift * (1 - t))
 
 
-def _at(time: float, x: Tensor) -> Tensor:
+def _constant_time(time: float, x: Tensor) -> Tensor:
     return x.new_full((len(x),), time)

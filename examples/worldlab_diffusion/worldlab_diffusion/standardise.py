@@ -43,7 +43,7 @@ class Standardiser(nn.Module):
         return self.mean + self.std * x
 
     @torch.no_grad()
-    def watch(self, x: Tensor, mask: Tensor) -> None:
+    def record_moments(self, x: Tensor, mask: Tensor) -> None:
         """Note the moments of x [N, *shape] where mask [N] is not 0."""
         x = x.float()
         dims = tuple(range(x.dim() - self.mean.dim()))
@@ -55,7 +55,7 @@ class Standardiser(nn.Module):
         self.noted.fill_(bool(mask.any()))
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def update(self) -> None:
         """Move towards what was noted since the last call, if anything was. The first batch sets the moments."""
         if not self.noted:
             return
@@ -63,8 +63,8 @@ class Standardiser(nn.Module):
         rate = max(RATE, 1 / float(self.count))
         shift = self.noted_mean - self.mean
         # The spread of the means counts as variance too: of two halves, each narrow, the whole is wide.
-        between = rate * (1 - rate) * shift.square()
-        self.variance.lerp_(self.noted_variance, rate).add_(between)
+        spread = rate * (1 - rate) * shift.square()
+        self.variance.lerp_(self.noted_variance, rate).add_(spread)
         self.mean.add_(rate * shift)
         self.noted.fill_(False)
 
