@@ -1,4 +1,4 @@
-"""The implicit dynamics (cell 11): a recurrent memory and a generator of what comes next, taught by critics."""
+"""The adversarial dynamics: a recurrent memory and a generator of the next latent, trained by critics."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from worldlab_gan.temporal import WINDOW_LENGTH, Windows, extract_windows, place
 
 @final
 class GANDynamics(Dynamics):
-    """h' = GRU(h, z, a); z' = G(h', eps).
+    """An implicit dynamics: h' = GRU(h, z, a); z' = G(h', eps).
 
     Relativistic pairs with both gradient penalties: Huang et al. 2025, arXiv:2501.05441. Projection critic: Miyato &
-    Koyama 2018, arXiv:1802.05637. The energy score as an anchor: Bouchacourt et al. 2016, arXiv:1606.02556.
-    The latents to be matched are always cut from the graph: nothing here trains an encoder.
+    Koyama 2018, arXiv:1802.05637. The energy score as an anchor: Bouchacourt et al. 2016, arXiv:1606.02556. The target
+    latents are always detached: no term here trains an encoder.
     """
 
     Config = GANDynamicsConfig
@@ -83,15 +83,17 @@ class GANDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> Generated:
-        """memory [N, H] -> samples of the averaged generator. Gradients reach the memory, not the average's weights."""
+        """Return the samples of the averaged generator for memory [N, H]. Gradients reach the memory, not the average's
+        weights.
+        """
         return Generated(memory, self.average.mean)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
-        """log p(z | h) - log q(z | h) as the critic sees it, [N] in nats, up to a function of h: minus its value (of a hinge
-        critic only the sign is right).
+        """Estimate log p(z | h) - log q(z | h), [N] in nats up to a function of h, by minus the critic's value. For a
+        hinge critic only the sign is right.
 
-        The critic is high where inferred latents are and dreams are not. An encoder that climbed it would flee from
-        what is predicted, and the generator after it; KL(q || p) falls where the critic falls (README.md has the
+        The critic is high where inferred latents are and dreams are not. An encoder that maximised it would move away
+        from the predictions, and the generator would follow. KL(q || p) falls where the critic falls (README.md has the
         numbers).
         """
         return -self.critic(z, memory)
@@ -101,8 +103,10 @@ class GANDynamics(Dynamics):
             self.average.update(self.generator)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """main: `adversarial` (nats of the critic's guess), `energy` (units of z), `temporal`. critic: the games and
-        their penalties. All [B, T]; those of windows stand where the window starts."""
+        """Return the player's terms, [B, T] each. main: `adversarial` (nats of the critic's classification), `energy`
+        (units of z), `temporal`. critic: the games and their penalties. Terms of windows are placed at the step where
+        the window starts.
+        """
         if player not in ("main", "critic"):
             return {}
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
@@ -119,7 +123,7 @@ class GANDynamics(Dynamics):
         return out
 
     def _generator_terms(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        condition = memory.detach()  # the memory must predict, not flatter the critic
+        condition = memory.detach()  # the memory is trained to predict, not to deceive the critic
         samples = self._draw_samples(self.generator, memory, generator)
         count = len(samples)
         fake = self.critic(samples.flatten(0, 1), condition.repeat(count, 1)).unflatten(0, (count, -1))
@@ -135,12 +139,12 @@ class GANDynamics(Dynamics):
         return critic_terms(self.game, evaluate_pair(self.game, self.critic, z, fake, memory))
 
     def _draw_samples(self, network: nn.Module, memory: Tensor, generator: torch.Generator) -> Tensor:
-        """[S, N, D] latents from memory [N, H]."""
+        """Draw latents [S, N, D] from memory [N, H]."""
         repeated = memory.repeat(self.config.samples, 1)
         noise = network.draw(repeated, generator)  # type: ignore[operator]
         return network(repeated, noise).unflatten(0, (self.config.samples, -1))
 
-    # ---- three steps in a row ----
+    # ---- windows of three steps ----
 
     def _temporal_generator_terms(
         self, critic: VectorCritic, windows: Windows, generator: torch.Generator
@@ -166,19 +170,21 @@ class GANDynamics(Dynamics):
         return out
 
     def _generate_two_steps(self, windows: Windows, generator: torch.Generator) -> Tensor:
-        """Two generated steps, the second from a memory that knows the first: [W, 2 D]."""
+        """Generate two consecutive latents, the second from a memory that has read the first: [W, 2 D]."""
         draw = self.generator.draw
         first = self.generator(windows.memory, draw(windows.memory, generator))
         after = self.memory(self.advance({"h": windows.memory}, first, windows.action))
         return torch.cat([first, self.generator(after, draw(after, generator))], -1)
 
-    # ---- watching ----
+    # ---- metrics ----
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """The critic's gap and slope; `energy_score` of what the dream would draw; `spread`, how far its draws are from
-        each other relative to how far they are from the truth (1: calibrated, below: modes are dropped); `action_gap`,
-        what the energy score loses when the last action comes from another row (0: the dream ignores the agent)."""
-        # Its own noise: watching must not move the random stream that training draws from.
+        """Return the critic's gap and slope; `energy_score` of the averaged generator; `spread`, the mean distance
+        between samples relative to their distance from the true latent (1: calibrated, below 1: modes are dropped);
+        `action_gap`, the rise of the energy score when the last action is taken from another row (0: the predictions
+        ignore the action).
+        """
+        # A separate generator: metrics must not advance the random stream of training.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
         z, memory = ctx.latent.z.flatten(0, 1), ctx.memory.flatten(0, 1)
         samples = self._draw_samples(self.average.mean, memory, generator)
@@ -193,7 +199,7 @@ class GANDynamics(Dynamics):
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
         if values.get("spread", 1.0) > 0.5:
             return {}
-        message = "dreams of one memory are far more alike than the truth: the generator drops modes"
+        message = "samples from one memory vary far less than the true latents: the generator drops modes"
         return {"modes_dropped": Alarm(message, "raise --dynamics.energy-scale")}
 
     def _action_gap(self, ctx: Context, score: Tensor, generator: torch.Generator) -> Tensor:
@@ -203,6 +209,6 @@ class GANDynamics(Dynamics):
         memory = self.memory(self.advance(before, z[:, :-1].flatten(0, 1), other_action))
         samples = self._draw_samples(self.average.mean, memory, generator)
         shuffled = energy_score(samples, z[:, 1:].flatten(0, 1)).view_as(score[:, 1:])
-        # A row that starts an episode has no action before it, neither its own nor to lend.
+        # The first step of an episode has no previous action, so neither this row nor the other row may start one.
         valid = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
         return ((shuffled - score[:, 1:]) * valid).sum() / valid.sum().clamp(min=1)

@@ -1,8 +1,8 @@
-"""Windows of three steps for the temporal critic: does what follows fit where it began and what was done?
+"""Windows of three steps for the temporal critic, which tests whether a transition is consistent with state and
+actions.
 
-A critic of short sequences beside that of single steps: Tulyakov et al. 2017 (MoCoGAN), arXiv:1707.04993. That it
-should also refuse true sequences with another row's actions is the idea of Kim et al. 2021 (DriveGAN),
-arXiv:2104.15060.
+A critic of short sequences beside the critic of single steps: Tulyakov et al. 2017 (MoCoGAN), arXiv:1707.04993.
+Rejecting true sequences under another row's actions: Kim et al. 2021 (DriveGAN), arXiv:2104.15060.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch import Tensor
 from worldlab.interfaces import Batch
 
 WINDOW_LENGTH = 3
-"""Latents in a window: one to start from, two to be judged."""
+"""Latents in a window: a start and two successors."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Every window of a batch, W = B (T - 2) of them, row by row.
+    """All windows of a batch, W = B (T - 2) of them, row by row.
 
     condition: [W, D + 2 A], the latent z_t and the two actions after it; swapped: the same with the next row's actions.
-    following: [W, 2 D], z_{t+1} and z_{t+2}. memory: [W, H] at t + 1, which knows z_t and the first action.
-    action: [W, A], the second action. valid, swappable: [B, T - 2] float, 0 where a window (or the next row's) is
-    padded or crosses a reset.
+    next_latents: [W, 2 D], z_{t+1} and z_{t+2}. memory: [W, H] at t + 1, after z_t and the first action. action: [W,
+    A], the second action. valid, swappable: [B, T - 2] float, 0 where a window (or the next row's) is padded or crosses
+    a reset.
     """
 
     condition: Tensor
@@ -39,7 +39,7 @@ class Windows:
 
 
 def extract_windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
-    """z [B, T, D], memory [B, T, H], T >= 3."""
+    """Cut a batch into windows. z [B, T, D], memory [B, T, H], T >= 3."""
     first, second = batch.prev_action[:, 1:-1], batch.prev_action[:, 2:]
     actions = torch.cat([first, second], -1)
     mask = batch.mask[:, :-2] * batch.mask[:, 1:-1] * batch.mask[:, 2:]
@@ -56,5 +56,7 @@ def extract_windows(z: Tensor, memory: Tensor, batch: Batch) -> Windows:
 
 
 def place_at_start(term: Tensor, valid: Tensor) -> Tensor:
-    """A term of each window [W] as a loss [B, T], at the step where the window starts; 0 where it is not valid."""
+    """Return a term of each window [W] as a loss [B, T], placed at the window's first step; 0 where the window is not
+    valid.
+    """
     return F.pad(term.view_as(valid) * valid, (0, WINDOW_LENGTH - 1))
