@@ -1,4 +1,4 @@
-"""From network outputs to the family's distributions; posterior and prior use the same, so their KL is closed-form."""
+"""The network head shared by posterior and prior, so that their KL has a closed form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worldlab.specs import LatentSpec
 
 
 class LatentHead(nn.Module):
-    """inputs [N, I] -> Normal over D, or OneHot over groups x classes, as the latent's kind says.
+    """A head that maps inputs [N, I] to a Normal over D or a OneHot over groups x classes, by the kind of the latent.
 
     A "point" latent gets a Normal: the prior of a deterministic code is a density over it.
     """
