@@ -1,9 +1,9 @@
-"""Sampling a PixelCNN without ever computing anything twice, and several rows at a time.
+"""Cached sampling of a PixelCNN, several rows at a time.
 
-The plain way runs the whole network for each of H W pixels. Here each layer's output is computed once at each place and
-kept (Ramachandran et al. 2017, arXiv:1704.06001). And since a pixel sees `reach` columns to its right in the rows
-above, row i + 1 may follow row i at a distance of reach + 1 columns: one step draws a slanted line of pixels, and a
-picture takes W + (reach + 1)(H - 1) + reach - 1 steps, not H W. What is drawn is the same, noise by noise.
+Naive sampling runs the whole network for each of H W pixels. Here each layer's output is computed once per position and
+cached (Ramachandran et al. 2017, arXiv:1704.06001). Since a pixel depends on `reach` columns to its right in the rows
+above, row i + 1 can follow row i at a distance of reach + 1 columns: one step draws a slanted line of pixels, and an
+image takes W + (reach + 1)(H - 1) + reach - 1 steps, not H W. From the same noise the result equals naive sampling.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from worldlab_autoregressive.logistics import LogisticMixture, from_levels
 from worldlab_autoregressive.pixelcnn import GatedLayer, PixelCNN, gate
 
 CHUNK = 64
-"""Pictures drawn together: what is kept of one picture of 64 x 64 is 3 MB at 32 channels."""
+"""Images drawn together: the cache of one image of 64 x 64 takes 3 MB at 32 channels."""
 
 
 @dataclass(frozen=True)
 class PixelNoise:
-    """All the randomness of N pictures, drawn before the first pixel: gumbel [N, H * W, K], logistic [N, H * W, C]."""
+    """All noise of N images, drawn before the first pixel: gumbel [N, H * W, K], logistic [N, H * W, C]."""
 
     gumbel: Tensor
     logistic: Tensor
 
 
 def pixel_noise(net: PixelCNN, n: int, reference: Tensor, generator: torch.Generator) -> PixelNoise:
-    """Standard noise for n pictures, of the reference's dtype and device."""
+    """Draw standard noise for n images, of the reference's dtype and device."""
     channels, height, side = net.shape
     shape = (n, height * side, net.components + channels)
     uniform = torch.empty(shape, dtype=reference.dtype, device=reference.device).uniform_(generator=generator)
@@ -41,7 +41,9 @@ def pixel_noise(net: PixelCNN, n: int, reference: Tensor, generator: torch.Gener
 
 @torch.no_grad()
 def draw_pictures(net: PixelCNN, features: Tensor, noise: PixelNoise | None) -> Tensor:
-    """Pictures [N, C, H, W] for features [N, F]. noise None: greedy, each pixel the mean of its likeliest component."""
+    """Draw images [N, C, H, W] for features [N, F]. noise None: greedy, each pixel the mean of its most likely
+    component.
+    """
     parts = []
     for first in range(0, len(features), CHUNK):
         rows = slice(first, first + CHUNK)
@@ -51,9 +53,9 @@ def draw_pictures(net: PixelCNN, features: Tensor, noise: PixelNoise | None) -> 
 
 
 class _PictureBuffer:
-    """The state of one batch of pictures while they are drawn.
+    """The state of one batch of images while they are drawn.
 
-    Maps are stored with their places flattened and channels last, [N, places, channels], inside a border of zeros two
+    Maps are stored with positions flattened and channels last, [N, positions, channels], inside a border of zeros two
     rows high and one column wide, which is the padding of the convolutions.
     """
 
@@ -65,13 +67,13 @@ class _PictureBuffer:
         width = net.channels
         places = self.picture.shape[1]
         self.above = [features.new_zeros(len(features), places, width) for _ in net.layers]
-        # The horizontal stack only ever looks one column back: the last column of each row is enough.
+        # The horizontal stack reads only the previous column, so the last column of each row is enough.
         self.left = [features.new_zeros(len(features), self.height, width) for _ in net.layers[1:]]
         self.weights = [_LayerWeights(layer) for layer in net.layers]  # type: ignore[arg-type]
         self.patch = torch.tensor([-self.pitch - 1, -self.pitch, -self.pitch + 1, -1, 0, 1], device=features.device)
 
     def fill(self, noise: PixelNoise | None) -> Tensor:
-        """Draw everything; returns the pictures [N, C, H, W]."""
+        """Draw all pixels; return the images [N, C, H, W]."""
         depth = len(self.weights)
         for step in range(1 - depth, self.side + self.skew * (self.height - 1)):
             for i in range(depth):
@@ -81,20 +83,20 @@ class _PictureBuffer:
         return inner.permute(0, 3, 1, 2).contiguous() / 2
 
     def _pad_border(self, image: Tensor, ones: bool = False) -> Tensor:
-        """[N, C, H, W] -> [N, (H + 2) (W + 2), C], or C + 1 with a channel of ones inside the border."""
+        """Pad [N, C, H, W] to [N, (H + 2) (W + 2), C], or C + 1 with a channel of ones inside the border."""
         if ones:
             image = torch.cat([image, torch.ones_like(image[:, :1])], 1)
         return F.pad(image, (1, 1, 2, 0)).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
     def _line(self, step: int) -> tuple[int, int, Tensor]:
-        """The rows first .. last that have a pixel (i, step - skew i), and the flat places of these pixels."""
+        """Return the rows first .. last that have a pixel (i, step - skew i), and the flat positions of these pixels."""
         first = max(0, -((self.side - 1 - step) // self.skew))
         last = min(self.height - 1, step // self.skew)
         row = torch.arange(first, last + 1, device=self.picture.device)
         return first, last, (row + 2) * self.pitch + 1 + step - self.skew * row
 
     def _vertical_step(self, i: int, step: int) -> None:
-        """The vertical stack's layer i along a line."""
+        """Compute layer i of the vertical stack along a line."""
         first, last, place = self._line(step)
         if first > last:
             return
@@ -107,7 +109,7 @@ class _PictureBuffer:
         self.above[i].index_copy_(1, place, out.to(self.picture.dtype))
 
     def _draw_line(self, step: int, noise: PixelNoise | None) -> None:
-        """The horizontal stack along a line, and its pixels."""
+        """Compute the horizontal stack along a line, and draw its pixels."""
         first, last, place = self._line(step)
         if first > last:
             return
@@ -134,7 +136,7 @@ class _PictureBuffer:
 
 
 class _LayerWeights:
-    """A layer's convolutions as one matrix for each stack, acting on what is seen, beside each other."""
+    """The convolutions of a layer as one matrix for each stack, acting on the concatenated inputs."""
 
     def __init__(self, layer: GatedLayer):
         def flat(*convolutions: torch.nn.Conv2d) -> Tensor:  # [out, C, rows, columns] -> [out, rows * columns * C]

@@ -18,7 +18,7 @@ def worldlab_register(register):
         "cpc",
         "worldlab_cpc.dynamics:CPCDynamics",
         config=CPCDynamicsConfig,
-        summary="GRU memory with a Gaussian contrastive critic that can be sampled, and action-conditioned k-step heads.",
+        summary="GRU memory with a Gaussian contrastive critic that can be sampled, and k-step action heads.",
         paper="arXiv:1807.03748, arXiv:2106.07156",
         api=1,
     )

@@ -1,7 +1,8 @@
-"""The conditional multi-scale image flow: Glow, or RealNVP with the same skeleton. No library has a correct conditional one.
+"""The conditional multi-scale image flow: Glow, or RealNVP in the same framework. No library has a correct conditional
+version.
 
-At each level: squeeze, then steps, then half of the channels leave as noise, standardised by a learned prior
-p(z2 | z1, condition). Kingma & Dhariwal 2018, arXiv:1807.03039, figure 2; Dinh et al. 2016, arXiv:1605.08803, section 3.6.
+At each level: squeeze, then flow steps, then half of the channels leave as noise, standardised by a learned prior p(z2
+| z1, condition). Kingma & Dhariwal 2018, arXiv:1807.03039, figure 2; Dinh et al. 2016, arXiv:1605.08803, section 3.6.
 """
 
 from __future__ import annotations
@@ -31,17 +32,18 @@ Architecture = Literal["glow", "realnvp"]
 
 @dataclass
 class FlowStatistics:
-    """What a pass towards noise adds up. log_det: [N]; scales: the log-scales applied, layer by layer."""
+    """The log-determinant [N] of a pass towards noise, and the log-scales that each layer applied."""
 
     log_det: Tensor
     scales: list[Tensor] = field(default_factory=list)
 
 
 class Level(nn.Module):
-    """One scale. x: [N, C, H, W]; cond: [N, K, H/2, W/2]. `fine` layers act before the squeeze, `coarse` ones after it.
+    """One scale. x: [N, C, H, W]; cond: [N, K, H/2, W/2]. `fine` layers act before the squeeze, `coarse` layers after
+    it.
 
-    `prior` standardises what leaves as noise: half of the channels by way of the other half or, at the last level, all of
-    them by way of the condition alone.
+    The last coarse layer is the prior, which standardises what leaves as noise: half of the channels given the other
+    half or, at the last level, all channels given the condition alone.
     """
 
     def __init__(self, size: int, cond: int, channels: int, architecture: Architecture, depth: int, last: bool):
@@ -61,13 +63,13 @@ class Level(nn.Module):
         self.coarse = nn.ModuleList(coarse)
 
     def encode(self, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool = False) -> tuple[Tensor, Tensor]:
-        """x -> what the next level gets (no channels after the last), noise. fit: set actnorms from x on the way."""
+        """Map x to the next level's input (no channels after the last level) and noise. fit: set the actnorms from x."""
         x = _encode_layers(self.fine, x, self._upsample_condition(cond), statistics, fit)
         x = _encode_layers(self.coarse, squeeze(x), cond, statistics, fit)
         return (x[:, :0], x) if self.last else (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :])
 
     def decode(self, kept: Tensor, noise: Tensor, cond: Tensor) -> Tensor:
-        """The x that gives kept and noise."""
+        """Invert `encode`: return the x that gives kept and noise."""
         x = F.pixel_shuffle(_decode_layers(self.coarse, torch.cat([kept, noise], 1), cond), 2)
         return _decode_layers(self.fine, x, self._upsample_condition(cond))
 
@@ -76,7 +78,8 @@ class Level(nn.Module):
 
 
 class ImageFlow(nn.Module):
-    """Pictures [N, C, H, W] <-> noise of as many numbers, given a map of the condition for each level.
+    """An invertible map between images [N, C, H, W] and noise of as many entries, given a conditioning map for each
+    level.
 
     maps: list of [N, K_l, H / 2^(l+1), W / 2^(l+1)], level 0 the finest.
     """
@@ -100,7 +103,9 @@ class ImageFlow(nn.Module):
         ]
 
     def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], FlowStatistics]:
-        """x -> noise by level, and the tally with log|det dnoise/dx|. fit: set actnorms from x first, layer by layer."""
+        """Map x to noise by level, with statistics that hold log|det dnoise/dx|. fit: set the actnorms from x first,
+        layer by layer.
+        """
         statistics = FlowStatistics(x.new_zeros(len(x)))
         noise = []
         for level, cond in zip(self.levels, maps, strict=True):
@@ -109,20 +114,22 @@ class ImageFlow(nn.Module):
         return noise, statistics
 
     def decode(self, noise: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
-        """Noise by level -> x, in one pass: each network is called once."""
+        """Map noise by level to x in one pass: each network is called once."""
         x = noise[-1][:, :0]
         for level, left, cond in zip(reversed(self.levels), reversed(noise), reversed(maps), strict=True):
             x = level.decode(x, left, cond)  # type: ignore[operator]
         return x
 
     def log_prob(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Log-density [N] of x in nats."""
+        """Return the log-density [N] of x in nats."""
         noise, statistics = self.encode(x, maps)
         return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + statistics.log_det
 
 
 def count_levels(shape: tuple[int, ...], max_levels: int) -> int:
-    """Levels that a picture (C, H, W) allows, at most `wanted`: both sides are halved at each. 0 if a side is odd."""
+    """Return how many levels, at most `max_levels`, an image (C, H, W) allows: each halves both sides. 0 if a side is
+    odd.
+    """
     height, side = shape[1:]
     levels = 0
     while levels < max_levels and height % 2 == 0 and side % 2 == 0:
