@@ -24,7 +24,7 @@ def worldlab_register(register) -> None:
         "autoregressive",
         "worldlab_autoregressive.dynamics:AutoregressiveDynamics",
         config=AutoregressiveDynamicsConfig,
-        summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density, or codes sequentially.",
+        summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density or codes.",
         paper="arXiv:1706.03762, arXiv:1803.10122",
         api=1,
     )

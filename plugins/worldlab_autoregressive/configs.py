@@ -60,7 +60,7 @@ class AutoregressiveDynamicsConfig(Config):
     @model_validator(mode="after")
     def _heads_fit(self) -> AutoregressiveDynamicsConfig:
         if self.memory_kind == "transformer" and self.memory % (2 * self.heads):
-            raise ValueError(f"memory {self.memory} is not a multiple of twice the {self.heads} heads")
+            raise ValueError(f"memory {self.memory} is no multiple of twice the {self.heads} heads")
         return self
 
 

@@ -42,11 +42,11 @@ class GaussianMixture:
         return torch.logsumexp(self.logits + each, -1).sum(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """[*, D]: a component for each block, then mean + std * noise.
+        """Draw [*, D]: a component for each block, then mean + std * noise.
 
-        Gradients: exact for mean and std given the chosen component. The choice is straight-through, so the weights get
-        the gradient of a linear function through the components' candidates: right for anything linear in z, biased for
-        the rest, more so the farther the components are apart.
+        Gradients are exact for mean and std given the chosen component. The choice is straight-through: the weights get
+        the gradient of a linear function through the components' samples, which is right for anything linear in z and
+        biased otherwise, more so the farther apart the components are.
         """
         uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))

@@ -117,9 +117,7 @@ class TransformerMemory(nn.Module):
     def _step_shared(self, state: State, x: Tensor) -> State:
         past: SharedPast = state["past"]
         steps = state["keys"][0].shape[1]
-        age = (
-            torch.arange(self.window - 1, -1, -1, device=x.device) + steps + 1
-        )  # age of the past's positions, in steps
+        age = torch.arange(self.window - 1, -1, -1, device=x.device) + steps + 1  # in steps
         counts = (age <= self.window - 1) & (age < past.filled[:, None] + steps + 1)
         x = self.embed(x)
         keys, values = [], []

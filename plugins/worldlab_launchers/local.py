@@ -1,4 +1,4 @@
-"""Runs the tasks of a comparison as processes of this machine, a few at a time."""
+"""Runs the tasks of a comparison as processes on this machine, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers.configs import LocalConfig
 
 LOSSES = 3
-"""Times a task is run again after its process was killed; then it has ended, with that code."""
+"""How often a task is run again after its process was killed. After that the task has ended, with that code."""
 KILLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
-"""Exit codes by which a program says that it was asked to stop; a negative one says that it was made to."""
+"""Exit codes of programs that stopped on a signal; a negative code means that the signal killed the process."""
 PATIENCE = 60.0
-"""Seconds that tasks which are asked to stop may take to save what they have."""
+"""Seconds that a terminated task has to save its state."""
 POLL = 0.05
-"""Seconds between two looks at what has ended."""
+"""Seconds between two checks for ended processes."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class _Running:
 
 @final
 class LocalLauncher:
-    """Processes, each with the threads its task allows it; what they print goes where this process's errors go."""
+    """Runs processes, each with the threads that its task allows. Their output goes to this process's stderr."""
 
     def __init__(self, config: LocalConfig) -> None:
         self.config = config
 
     def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
-        """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
+        """Run tasks. See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores allow, at least one."""
         waiting = deque((task, 0) for task in tasks)
         running: list[_Running] = []
         try:
@@ -71,13 +71,13 @@ def _fits(task: Task, running: Sequence[_Running], jobs: int) -> bool:
 
 
 def _start(task: Task, losses: int) -> _Running:
-    # In this process's group: a signal to the group, such as a terminal's Ctrl-C, reaches all of them.
+    # In this process's group, so that a signal to the group, such as Ctrl-C, reaches all processes.
     process = subprocess.Popen(task.argv, env={**os.environ, **dict(task.env)}, stdin=subprocess.DEVNULL, stdout=2)
     return _Running(task, losses, process)
 
 
 def should_retry(code: int, losses: int) -> bool:
-    """Whether a process that ended with `code` was ended by somebody else, and not too often yet."""
+    """Return whether a process that ended with `code` was killed from outside, and may be run again."""
     return (code < 0 or code in KILLED) and losses < LOSSES
 
 
@@ -88,9 +88,9 @@ def _event(item: _Running) -> Event:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask them to stop, wait until they have, and kill those that take too long or when asked a second time."""
+    """Terminate the processes, wait for them, and kill those that take too long or all on a second interrupt."""
     for process in processes:
-        # Not SIGINT: they may have had one from the terminal, and a second one means "at once, save nothing".
+        # Not SIGINT: the terminal may have sent one already, and a second one means to stop without saving.
         process.terminate()
     end = time.monotonic() + PATIENCE
     try:
