@@ -1,7 +1,7 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
-Two things differ by default: the gradient is pathwise where it can be (DreamerV2's way for continuous actions), and returns are
-bootstrapped with the slow critic, a target network (`slow_target`).
+Two defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), and returns
+bootstrap with the slow critic, a target network (`slow_target`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from worldlab_agents.configs import DreamerConfig
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
-    """Returns at features[:, 0..H-1]. reward, discount [N, H] belong to arrival at k+1; value [N, H+1].
+    """Return lambda-returns at features[:, 0..H-1]. reward, discount [N, H] belong to arrival at k+1; value [N, H+1].
 
-    R_k = r_{k+1} + d_{k+1} ((1 - lambda) v_{k+1} + lambda R_{k+1}), R_H = v_H. Sutton & Barto 2018, section 12.3.
+        R_k = r_{k+1} + d_{k+1} ((1 - lambda) v_{k+1} + lambda R_{k+1}), R_H = v_H
+
+    Sutton & Barto 2018, section 12.3.
     """
     next_return = value[:, -1]
     returns = []
@@ -41,7 +43,7 @@ def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: flo
 
 @dataclass(frozen=True)
 class _Targets:
-    """What one dream teaches: returns and weights [N, H]; value [N, H+1] as expected; scale of the returns."""
+    """Training targets from one dream: returns and weights [N, H]; predicted value [N, H+1]; scale of the returns."""
 
     returns: Tensor
     weight: Tensor
@@ -51,15 +53,15 @@ class _Targets:
 
 @final
 class DreamerAgent(Agent):
-    """Learns an actor and a two-hot critic on imagined steps; acts with the actor."""
+    """Trains an actor and a two-hot critic on imagined steps; acts with the actor."""
 
     def __init__(self, config: DreamerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
         self.continuous = specs.action.kind == "continuous"
         self.actor = Actor(specs, config.units, config.layers, config.min_std, config.unimix)
-        # Averaged weights judge better than the last iterate: a policy gradient circles around its optimum
-        # (Polyak & Juditsky 1992). Exploring goes on with the iterate.
+        # Averaged weights perform better than the last iterate: a policy gradient circles around its optimum
+        # (Polyak & Juditsky 1992). Exploration uses the last iterate.
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = TwoHotHead(specs.feature_dim, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -78,7 +80,7 @@ class DreamerAgent(Agent):
         return (clip_action(action) if self.continuous else action).detach(), state
 
     def value(self, features: Tensor) -> Tensor:
-        """What is expected from features [*, F]: [*]. Gradients reach the features and no critic."""
+        """Return the value [*] of features [*, F]. Gradients reach the features and no critic."""
         if self.config.slow_target:
             return self.slow_critic(features).mean
         frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
@@ -99,7 +101,7 @@ class DreamerAgent(Agent):
                 seen.carry, lambda f: self._sample_action(f, generator), self.config.horizon, generator
             )
             targets = self._targets(dream, seen)
-        before = dream.features[:, :-1].detach().contiguous()  # a strided input would make every linear layer a bmm
+        before = dream.features[:, :-1].detach().contiguous()  # a strided input would make linear layers a bmm
         policy = self.actor(before)
         entropy = policy.entropy()
         if pathwise:
@@ -120,7 +122,7 @@ class DreamerAgent(Agent):
         return {"actor": actor_loss, "critic": critic_loss}, {k: v.detach() for k, v in metrics.items()}
 
     def _pathwise(self, model: WorldModel) -> bool:
-        """Differentiate the returns through the dream, or use the score function: chosen by ability."""
+        """Return whether to differentiate returns through the dream; otherwise use the score function."""
         if self.config.gradient != "auto":
             return self.config.gradient == "pathwise"
         return self.continuous and model.dynamics.reparameterised
@@ -129,7 +131,7 @@ class DreamerAgent(Agent):
         return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
     def _sample_action(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        # The actor decides from what it is given; only the action carries gradient back into the dream.
+        # The actor's input is detached; only the action carries a gradient back into the dream.
         action = self.actor(features.detach()).sample(generator)
         return clip_action(action) if self.continuous else action
 
@@ -137,7 +139,7 @@ class DreamerAgent(Agent):
         value = self.value(dream.features)
         discount = self.config.gamma * dream.cont
         returns = lambda_returns(dream.reward, discount, value, self.config.lambda_)
-        # A step counts by the probability that the dream is still going on there, from the start's own ending.
+        # A step is weighted by the probability that the episode continues up to it, including the start state.
         alive = torch.cat([seen.cont[:, None], discount[:, :-1]], 1).cumprod(1).detach()
         return _Targets(returns, alive, value.detach(), self.range.update(returns.detach()))
 

@@ -1,6 +1,7 @@
-"""Agents that plan: at every step they search the dream for the best plan, take its first action, and search again.
+"""Planning agents: at every step they search in imagination for the best plan, execute its first action, and search
+again.
 
-Model predictive control with a learned model, as PlaNet does it: Hafner et al. 2018, arXiv:1811.04551, algorithm 2.
+This is model predictive control with a learned model, as in PlaNet: Hafner et al. 2018, arXiv:1811.04551, algorithm 2.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from worldlab_agents.stopwatch import Stopwatch
 
 
 def make_search_rule(config: PlannerConfig) -> SearchRule:
-    """Return how a planner searches: the only thing in which planners differ."""
+    """Build the search rule of a configuration, the only difference between planners."""
     if config.search == "icem":
         return SearchRule(weigh_elites(config.elites), config.beta, config.keep, config.min_std, config.reused)
     if config.search == "mppi":
@@ -44,11 +45,11 @@ def make_search_rule(config: PlannerConfig) -> SearchRule:
 
 
 def _guide_config(config: PlannerConfig) -> DreamerConfig:
-    """The guide's settings. Raises: ConfigError if its value discounts otherwise than the plans it is added to."""
+    """Return the guide's settings. Raises: ConfigError if its value and the plans have different discounts."""
     if config.guide_with.gamma != config.gamma:
         raise ConfigError(
             f"agent.gamma is {config.gamma:g} and agent.guide_with.gamma {config.guide_with.gamma:g}",
-            cause="the guide's value is what the plan's rewards go on with: both need one discount",
+            cause="the guide's value continues the plan's rewards, so both need the same discount",
             fix=f"--agent.gamma {config.gamma:g} --agent.guide-with.gamma {config.gamma:g}",
         )
     return config.guide_with
@@ -56,7 +57,7 @@ def _guide_config(config: PlannerConfig) -> DreamerConfig:
 
 @final
 class PlannerAgent(Agent):
-    """Plans with the rule of its configuration. Its state is the last plan, from which the next search starts."""
+    """Plans with the search rule of its configuration. Its state is the last plan, which initialises the next search."""
 
     def __init__(self, config: PlannerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -70,7 +71,7 @@ class PlannerAgent(Agent):
         self.stopwatch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
-        """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
+        """Return the initial plan without preferences. It also fills the places of the elites."""
         plans = initial_plans(n, self.config.horizon, self.specs.action, self.device)
         return planning_state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
 

@@ -1,4 +1,4 @@
-"""How many candidates a search has time to dream: judged by how long they took in the searches before."""
+"""Deadlines of searches: estimates how many candidates can be dreamt in time from the durations of previous searches."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections import deque
 from dataclasses import dataclass, field
 
 SIZES = (8, 16, 32, 64, 128)
-"""Candidates dreamt at once under a deadline: what is not begun need not be waited for, but small chunks cost more each."""
+"""Numbers of candidates dreamt at once under a deadline. Small chunks stop sooner but cost more per candidate."""
 HISTORY = 16
-"""Chunks of each size whose times count: of so many the slowest is left out, for it may be an accident."""
+"""Number of recent durations kept per chunk size; of that many the longest is ignored as a possible outlier."""
 MARGIN = 1.3
-"""A chunk is begun if this many times what it usually takes is left."""
+"""A chunk is started if this multiple of its typical duration remains."""
 SHARE = 0.85
-"""Of the deadline, for the search: the rest is for the filter before it and the fit after it."""
+"""Share of the deadline for the search; the rest is for the filter before it and the fit after it."""
 
 
 @dataclass
 class Stopwatch:
-    """Keeps the deadline of one search after the other; `start` begins the next. milliseconds: 0 for no deadline.
+    """Keeps the deadline of consecutive searches; `start` begins the next search. milliseconds: 0 means no deadline.
 
-    A machine, or a model, may be too slow for even the smallest chunk. Then nothing is dreamt, and tried again after 1, 2, 4, ...
-    searches: after an accident that is soon enough, and where it is no accident hardly ever late.
+    A machine or a model may be too slow even for the smallest chunk. Then nothing is dreamt, and the smallest chunk is
+    tried again after 1, 2, 4, ... searches. This recovers quickly from an outlier and rarely misses the deadline
+    otherwise.
     """
 
     milliseconds: float
@@ -32,7 +33,7 @@ class Stopwatch:
     patience: int = 1
 
     def start(self) -> None:
-        """Begin the time of the next search."""
+        """Start the time of the next search."""
         if self.milliseconds and self.started_at and not self.chunks:
             self.idle += 1
             if self.idle >= self.patience:
@@ -41,22 +42,23 @@ class Stopwatch:
         self.started_at, self.chunks = time.perf_counter(), 0
 
     def count_affordable(self, left: int) -> int:
-        """How many of the `left` candidates there is time for now, in one go; 0: none."""
+        """Return how many of the `left` candidates can be dreamt now, at once; 0: none."""
         if not self.milliseconds:
             return left
         seconds = SHARE * self.milliseconds / 1e3 - (time.perf_counter() - self.started_at)
         return min(left, max((size for size in SIZES if self._predict_seconds(size) < seconds), default=0))
 
     def record(self, count: int, seconds: float) -> None:
-        """Learn how long `count` candidates took."""
+        """Record how long `count` candidates took."""
         self.chunks += 1
         self.durations[max((size for size in SIZES if size <= count), default=SIZES[0])].append(seconds)
         if self._predict_seconds(SIZES[0]) < SHARE * self.milliseconds / 1e3:
             self.patience = 1
 
     def _predict_seconds(self, size: int) -> float:
-        """Seconds for a chunk, with the margin. A size that was never tried lies on the line through the two next smaller ones,
-        or takes in proportion to the only one."""
+        """Predict the seconds of a chunk, with the margin. An untried size is extrapolated linearly from the next two
+        smaller sizes, or proportionally from a single one.
+        """
         known = [one for one in SIZES if one <= size and self.durations[one]]
         if not known:
             return 0.0 if size == SIZES[0] else float("inf")

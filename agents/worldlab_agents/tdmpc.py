@@ -1,9 +1,9 @@
-"""Planning towards a learned value: short plans, a Q-ensemble beyond their horizon, a policy that proposes.
+"""TD-MPC: short plans with a terminal value from a Q-ensemble, and a policy that proposes candidates.
 
-Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder, dynamics,
-reward and value; here the world model is whatever was chosen and learns by its own losses (its `dyn` term is what
-latent consistency is there), and the Q-functions read its features without training them. With `dreams` they also learn
-from the returns of the policy in dreams, which reach farther than a step: as dreamer's critic, of actions too.
+Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder,
+dynamics, reward and value. Here any world model is trained by its own losses (its `dyn` term corresponds to latent
+consistency), and the Q-functions read its features without training them. With `dreams` the Q-functions also train on
+lambda-returns of the policy in dreams, which look more than one step ahead, as Dreamer's critic does.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(TwoHotHead(width, units, layers) for _ in range(size))
 
     def q(self, features: Tensor, action: Tensor) -> Tensor:
-        """Values [E, *] of features [*, F] and actions [*, A]."""
+        """Return values [E, *] of features [*, F] and actions [*, A]."""
         inputs = torch.cat([features, action], -1)
         return torch.stack([member(inputs).mean for member in self.members])
 
     def loss(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy to the targets [*], averaged over the members: [*]."""
+        """Return the cross-entropy to the targets [*], averaged over the members: [*]."""
         inputs = torch.cat([features, action], -1)
         return torch.stack([-member(inputs).log_prob(target) for member in self.members]).mean(0)
 
     def min_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
-        """The smaller of two random members' values, [*]: optimism is what planning would exploit."""
+        """Return the smaller value of two random members, [*]: planning would exploit optimistic values."""
         pair = torch.randperm(len(self.members), generator=generator, device=generator.device)[:2]
         inputs = torch.cat([features, action], -1)
         return torch.stack([self.members[index](inputs).mean for index in pair.tolist()]).amin(0)
@@ -57,7 +57,7 @@ class Ensemble(nn.Module):
 
 @final
 class TDMPCAgent(Agent):
-    """MPPI over short plans; Q-ensemble and policy are learned from what really happened, as the model saw it, and from dreams."""
+    """Plans by MPPI over short horizons; trains Q-ensemble and policy on replayed experience and on dreams."""
 
     def __init__(self, config: TDMPCConfig, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -97,7 +97,7 @@ class TDMPCAgent(Agent):
         return result.plans.best[:, 0], result.next_state(0)
 
     def _value(self, features: Tensor) -> Tensor:
-        """Q of the policy's most likely action, averaged over the ensemble: [*]."""
+        """Return Q of the policy's most likely action, averaged over the ensemble: [*]."""
         return self.critic.q(features, self.actor(features).mode).mean(0)
 
     def players(self) -> dict[str, Player]:
@@ -126,14 +126,16 @@ class TDMPCAgent(Agent):
 
     @torch.no_grad()
     def _targets(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """r + gamma cont min Q(s', pi(s')) for each step but the last: [B, T - 1]. arXiv:2310.16828, eq. 4."""
+        """Return r + gamma cont min Q(s', pi(s')) for each step but the last: [B, T - 1]. arXiv:2310.16828, eq. 4."""
         next_features = features[:, 1:]
         action = sample_action(self.actor, next_features.flatten(0, 1), generator).unflatten(0, next_features.shape[:2])
         value = self.slow_critic.min_of_two(next_features, action, generator)
         return batch.reward[:, 1:] + self.config.gamma * batch.cont[:, 1:] * value
 
     def _dream_loss(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The critic's loss towards lambda-returns of the policy's dreams, and the features that were reached [*, F]."""
+        """Return the critic's loss towards lambda-returns of the policy's dreams, and the features of the dreams [*,
+        F].
+        """
         with torch.no_grad():
             policy = partial(sample_action, self.actor, generator=generator)
             dream = model.imagine(seen.carry, policy, self.config.dreams, generator)
@@ -147,7 +149,7 @@ class TDMPCAgent(Agent):
         return (alive * self.critic.loss(before, dream.action, target)).mean(), before.flatten(0, 1)
 
     def _actor_loss(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """-Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""
+        """Compute -Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""
         policy = self.actor(features)
         with frozen(self.critic):
             if self.actor.discrete:
@@ -166,7 +168,7 @@ class TDMPCAgent(Agent):
 
 
 def transition_mask(batch: Batch) -> Tensor:
-    """1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
+    """Return 1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
     return batch.mask[:, :-1] * batch.mask[:, 1:] * (~batch.is_first[:, 1:])
 
 
