@@ -88,6 +88,8 @@ class ReturnRange(nn.Module):
 
 
 def sample_action(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
-    """Sample actions [N, A] from a policy at features [N, F], within bounds, differentiable with respect to the policy."""
+    """Sample actions [N, A] from a policy at features [N, F], within bounds, differentiable with respect to the
+    policy.
+    """
     action = actor(features).sample(generator)
     return action if actor.discrete else clip_action(action)

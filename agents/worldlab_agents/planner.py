@@ -57,7 +57,9 @@ def _guide_config(config: PlannerConfig) -> DreamerConfig:
 
 @final
 class PlannerAgent(Agent):
-    """Plans with the search rule of its configuration. Its state is the last plan, which initialises the next search."""
+    """Plans with the search rule of its configuration. Its state is the last plan, which initialises the next
+    search.
+    """
 
     def __init__(self, config: PlannerConfig, specs: Specs) -> None:
         super().__init__(config, specs)

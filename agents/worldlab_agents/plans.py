@@ -67,7 +67,9 @@ class GaussianPlans:
         return GaussianPlans(mean, std.clamp(min=floor))
 
     def shift(self) -> GaussianPlans:
-        """Return the plan one step later: the first step is dropped, the last is repeated, and all stds are reset to 1."""
+        """Return the plan one step later: the first step is dropped, the last is repeated, and all stds are reset to
+        1.
+        """
         mean = torch.cat([self.mean[:, 1:], self.mean[:, -1:]], 1)
         return GaussianPlans(mean, torch.ones_like(self.std))
 
@@ -88,7 +90,9 @@ class CategoricalPlans:
         return cls(torch.log_softmax(torch.zeros(n, horizon, action.dim, device=device), -1))
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Return one-hot candidates [N, S, H, A] from standard normal noise of that shape: Gumbel-max on its quantiles."""
+        """Return one-hot candidates [N, S, H, A] from standard normal noise of that shape: Gumbel-max on its
+        quantiles.
+        """
         uniform = torch.special.ndtr(noise).clamp(1e-6, 1 - 1e-6)
         chosen = (self.logits[:, None] - torch.log(-torch.log(uniform))).argmax(-1)
         return F.one_hot(chosen, self.logits.shape[-1]).to(self.logits.dtype)
@@ -100,7 +104,9 @@ class CategoricalPlans:
         return CategoricalPlans(torch.log(share.clamp(min=1e-8)))
 
     def shift(self) -> CategoricalPlans:
-        """Return the plan one step later, mixed half with a uniform, so that the next search can choose other actions."""
+        """Return the plan one step later, mixed half with a uniform, so that the next search can choose other
+        actions.
+        """
         share = torch.cat([self.logits[:, 1:], self.logits[:, -1:]], 1).exp()
         return CategoricalPlans(torch.log(0.5 * share + 0.5 / share.shape[-1]))
 

@@ -81,7 +81,9 @@ class SearchRule:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search. best: the candidate with the highest score [N, H, A]; score [N]; elites [N, <= K, H, A]."""
+    """The result of a search. best: the candidate with the highest score [N, H, A]; score [N]; elites [N, <= K, H,
+    A].
+    """
 
     plans: Plans
     best: Tensor

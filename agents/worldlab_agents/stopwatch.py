@@ -1,4 +1,6 @@
-"""Deadlines of searches: estimates how many candidates can be dreamt in time from the durations of previous searches."""
+"""Deadlines of searches: estimates how many candidates can be dreamt in time from the durations of previous
+searches.
+"""
 
 from __future__ import annotations
 

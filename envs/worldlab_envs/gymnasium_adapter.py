@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GymnasiumAdapter:
-    """Everything in Gymnasium's registry."""
+    """The adapter of all environments in Gymnasium's registry."""
 
     def names(self) -> list[str]:
         """Return the newest version of each environment."""
@@ -32,10 +32,11 @@ class GymnasiumAdapter:
         return sorted(spec.id for spec in newest.values())
 
     def resolve(self, id: str) -> str | None:
-        """Return the full id: the newest version where none was given; None for what Gymnasium does not know.
+        """Return the full id, with the newest version if none was given; None if Gymnasium does not have the
+        environment.
 
-        "package.module:Id" imports the module first, which registers its environments.
-        Raises: EnvError when that module cannot be imported or registers no such id.
+        "package.module:Id" imports the module first, which registers its environments. Raises: EnvError when that
+        module cannot be imported or does not register the id.
         """
         from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id, registry
         from gymnasium.error import Error
@@ -65,11 +66,11 @@ class GymnasiumAdapter:
         return f"{module}:{name}" if module else name
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build the environment of a full id, headless, at worldlab's boundary. Raises: EnvError."""
+        """Build the wrapped environment of a full id, without a display. Raises: EnvError."""
         return build(id, settings)
 
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
-        """The simulator's state (worldlab.study.measures.abilities.TellsTruth); None for simulators we do not know."""
+        """Return the simulator's state (worldlab.study.measures.abilities.TellsTruth); None for unsupported simulators."""
         from worldlab_envs.truth import read_truth
 
         return read_truth(env)
@@ -77,7 +78,7 @@ class GymnasiumAdapter:
 
 @dataclass(frozen=True)
 class NamedAdapter:
-    """One environment of Gymnasium's registry under a short name of ours. module: the one that registers it."""
+    """The adapter of one environment in Gymnasium's registry under a short name. module: the module that registers it."""
 
     name: str
     id: str
@@ -92,13 +93,13 @@ class NamedAdapter:
         return self.id if id in (self.name, self.id) else None
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build it at worldlab's boundary."""
+        """Build the wrapped environment."""
         _import(self.module)  # a worker process has unpickled this adapter and imported nothing else
         return build(id, settings)
 
 
 def build(id: str, settings: EnvSettings) -> gymnasium.Env:
-    """Build a Gymnasium environment at worldlab's boundary. Raises: EnvError with Gymnasium's own reason."""
+    """Build a Gymnasium environment with worldlab's wrappers. Raises: EnvError with Gymnasium's own reason."""
     go_headless()
     from worldlab_envs.wrappers import wrap_env
 
@@ -129,7 +130,7 @@ def _suggest_fix(error: Exception, id: str) -> str:
 
 
 def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
-    """Return the bare environment and its own limit of frames, which the boundary applies."""
+    """Return the bare environment and its frame limit, which the wrappers apply."""
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
@@ -141,7 +142,7 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
     options: dict[str, Any] = {}
     modes = getattr(creator, "metadata", {}).get("render_modes", [])
     if "rgb_array" in modes and "render_mode" not in spec.kwargs:
-        options["render_mode"] = "rgb_array"  # costs nothing until something is drawn
+        options["render_mode"] = "rgb_array"  # costs nothing until something is rendered
     is_mujoco = _is_mujoco(creator)
     if is_mujoco and settings.pixels and settings.size is not None:
         options |= {"width": settings.size, "height": settings.size}
@@ -149,7 +150,7 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
     from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
 
-    log_warnings()  # before the model is compiled, which warns too
+    log_warnings()  # before the model is compiled, which also emits warnings
     env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
         disable_render_effects(env)
@@ -157,7 +158,7 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
 
 
 def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:
-    """Return the wrapper that draws CarRacing's frames only where they are seen; None for other environments."""
+    """Return the wrapper that renders only CarRacing frames that are observed; None for other environments."""
     inner = env.unwrapped
     if type(inner).__module__ != "gymnasium.envs.box2d.car_racing" or not hasattr(inner, "_render"):
         return None
@@ -167,7 +168,7 @@ def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:
 
 
 def _is_mujoco(creator: Any) -> bool:
-    """Whether a class is one of Gymnasium's MuJoCo environments, told without importing MuJoCo for others."""
+    """Return whether a class is one of Gymnasium's MuJoCo environments, without importing MuJoCo for others."""
     names = {f"{base.__module__}.{base.__name__}" for base in getattr(creator, "__mro__", ())}
     return "gymnasium.envs.mujoco.mujoco_env.MujocoEnv" in names
 

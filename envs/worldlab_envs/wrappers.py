@@ -1,4 +1,4 @@
-"""The boundary every environment passes before the core sees it, as small wrappers in a fixed order."""
+"""The wrappers that convert any environment to the core's interface, in a fixed order."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def wrap_env(
 ) -> gymnasium.Env:
     """Wrap an environment so that the core can use it.
 
-    frame_limit: frames of an episode where settings.time_limit is unset. draw: a wrapper put on after the action
-    repeat, for an environment that draws its observation only when asked.
-    Returns: an environment with a Dict of uint8 images (H, W, C) and float32 vectors (n,); a single picture is called
-    "image", a single vector "vector". Raises: EnvError for spaces worldlab cannot use.
+    frame_limit: frames per episode if settings.time_limit is unset. draw: a wrapper placed after the action repeat, for
+    an environment that renders its observation lazily. Returns: an environment with a Dict of uint8 images (H, W, C)
+    and float32 vectors (n,); a single image is called "image", a single vector "vector". Raises: EnvError for spaces
+    that worldlab does not support.
     """
     for attribute in ("observation_space", "action_space"):
         if not isinstance(getattr(env, attribute, None), spaces.Space):
@@ -64,11 +64,11 @@ def wrap_env(
 
 
 class CheckedEnv(gymnasium.Wrapper):
-    """Refuses answers that break the environment's own declaration, and copies observations.
+    """Rejects values that violate the environment's own declaration, and copies observations.
 
-    Checked at every step: the five answers of Gymnasium's API, the observation's keys, shapes and dtypes, finite
-    observations (also as float32) and a finite reward. Bounds are not checked: many environments leave theirs by
-    a rounding error; `worldlab check-env` reports it.
+    Checked at every step: the five return values of Gymnasium's API, the observation's keys, shapes and dtypes, finite
+    observations (also as float32) and a finite reward. Bounds are not checked: many environments exceed theirs by a
+    rounding error; `worldlab check-env` reports it.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str):
@@ -122,7 +122,7 @@ class CheckedEnv(gymnasium.Wrapper):
         if shape != space.shape or dtype != space.dtype:
             got = f"{dtype} {shape}" if dtype is not None else type(value).__name__
             raise self._space_error(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
-        value = np.array(value)  # the environment may write into its own buffer at the next step
+        value = np.array(value)  # the environment may overwrite its buffer at the next step
         if value.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 finite = np.isfinite(value.astype(np.float32, copy=False))
@@ -135,7 +135,7 @@ class CheckedEnv(gymnasium.Wrapper):
         return EnvError(
             f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
             cause=f"expected {expected}, got {got}",
-            fix="correct the environment or its observation_space; worldlab check-env shows more",
+            fix="correct the environment or its observation_space; worldlab check-env shows details",
         )
 
     def _api_error(self, rule: str, answer: Any) -> EnvError:
@@ -148,7 +148,7 @@ class CheckedEnv(gymnasium.Wrapper):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Takes each action `repeat` times, adds the rewards up and stops where the episode ends."""
+    """Repeats each action `repeat` times, sums the rewards and stops when the episode ends."""
 
     def __init__(self, env: gymnasium.Env, repeat: int):
         super().__init__(env)
@@ -165,7 +165,7 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 class TimeLimit(gymnasium.Wrapper):
-    """Truncates an episode after `steps` calls of step, unless it terminated by itself just then."""
+    """Truncates an episode after `steps` calls of step, unless it terminates at that step."""
 
     def __init__(self, env: gymnasium.Env, steps: int):
         super().__init__(env)
@@ -184,7 +184,7 @@ class TimeLimit(gymnasium.Wrapper):
 
 
 class Patience(gymnasium.Wrapper):
-    """Truncates an episode after `steps` calls of step in a row that brought no positive reward."""
+    """Truncates an episode after `steps` consecutive steps without a positive reward."""
 
     def __init__(self, env: gymnasium.Env, steps: int):
         super().__init__(env)
@@ -203,11 +203,11 @@ class Patience(gymnasium.Wrapper):
 
 
 class PixelObservation(gymnasium.Wrapper):
-    """Replaces the observation by the rendered picture, drawn once a step. The environment must render rgb_array."""
+    """Replaces the observation by the rendered image, once per step. The environment must render rgb_array."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        env.reset(seed=0)  # a size is known only from a picture, and only a started episode can be drawn
+        env.reset(seed=0)  # only a rendered image shows its size, and only a started episode can be rendered
         shape = self._picture().shape
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
 
@@ -231,7 +231,7 @@ class PixelObservation(gymnasium.Wrapper):
 
 
 class DictObservation(gymnasium.Wrapper):
-    """Makes every observation {key: uint8 image (H, W, C) or float32 vector (n,)}.
+    """Converts every observation to {key: uint8 image (H, W, C) or float32 vector (n,)}.
 
     Boxes are flattened into vectors, Discrete becomes a one-hot, grey images (H, W) get a channel.
     """
@@ -317,13 +317,13 @@ def _is_image(space: spaces.Space) -> bool:
 def _convert_space(key: str, space: spaces.Space) -> spaces.Box:
     if isinstance(space, spaces.Discrete):
         return spaces.Box(0, 1, (int(space.n),), np.float32)
-    assert isinstance(space, spaces.Box), "CheckedEnv refused everything else"
+    assert isinstance(space, spaces.Box), "CheckedEnv rejects everything else"
     if _is_image(space):
         return spaces.Box(0, 255, space.shape if len(space.shape) == 3 else (*space.shape, 1), np.uint8)
     if len(space.shape) == 3 and min(space.shape[:2]) >= MIN_SIDE and space.shape[2] in CHANNELS:
         raise EnvError(
-            f"observation {key!r} looks like a picture {space.shape} of {space.dtype}",
-            cause="pictures are uint8 with values 0 to 255; as a vector it would be far too wide",
+            f"observation {key!r} looks like an image {space.shape} of {space.dtype}",
+            cause="images are uint8 with values 0 to 255; as a vector it would be far too wide",
             fix="declare it as Box(0, 255, shape, uint8)",
         )
     with np.errstate(over="ignore"):

@@ -145,6 +145,8 @@ class CodeDistribution:
         return F.one_hot(codes, log_probs.shape[-1]).to(log_probs.dtype).flatten(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p of one-hots x [N, G * C], [N] in nats; exact, in one pass. Gradients reach a straight-through x."""
+        """Return log p of one-hots x [N, G * C], [N] in nats; exact, in one pass. Gradients reach a straight-through
+        x.
+        """
         hot = x.unflatten(-1, self.net.shape)
         return (hot * self.net.conditionals(self.context, hot, self.temperature)).sum((-2, -1))

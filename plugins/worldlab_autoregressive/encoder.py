@@ -53,7 +53,9 @@ class AutoregressiveEncoder(Encoder):
         return Latent(straight_through(codes, log_probs), dist=sampled, log_q=sampled.log_q(), tokens=codes)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Return `entropy` of q in nats, and `used`: the share of classes that the batch uses (perplexity / classes)."""
+        """Return `entropy` of q in nats, and `used`: the share of classes that the batch uses (perplexity /
+        classes).
+        """
         usage = ctx.latent.z.flatten(0, 1).mean(0).unflatten(-1, self.net.shape).clamp(min=1e-12)
         perplexity = torch.exp(-(usage * usage.log()).sum(-1))
         return {"entropy": ctx.latent.dist.entropy().mean(), "used": (perplexity / self.net.shape[1]).mean()}

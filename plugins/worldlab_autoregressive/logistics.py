@@ -24,7 +24,9 @@ def parameters_per_pixel(channels: int, components: int) -> int:
 
 
 def to_levels(x: Tensor, levels: int = 256) -> Tensor:
-    """Return the nearest level 0 .. levels - 1 of images in [-0.5, 0.5], as floats; values outside count as the edge."""
+    """Return the nearest level 0 .. levels - 1 of images in [-0.5, 0.5], as floats; values outside count as the
+    edge.
+    """
     return ((x + 0.5) * (levels - 1)).round().clamp(0, levels - 1)
 
 

@@ -93,7 +93,9 @@ class PixelCNN(nn.Module):
         return self.head(h)
 
     def log_prob(self, features: Tensor, picture: Tensor) -> Tensor:
-        """Return log P of the 256-level image nearest to `picture`, [N] in nats, in one pass, without a gradient to it."""
+        """Return log P of the 256-level image nearest to `picture`, [N] in nats, in one pass, without a gradient to
+        it.
+        """
         return self.picture_log_prob(self.condition(features), picture)
 
     def picture_log_prob(self, condition: Tensor, picture: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ class _PictureBuffer:
         return F.pad(image, (1, 1, 2, 0)).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
     def _line(self, step: int) -> tuple[int, int, Tensor]:
-        """Return the rows first .. last that have a pixel (i, step - skew i), and the flat positions of these pixels."""
+        """Return the rows first .. last that have a pixel (i, step - skew i), and the flat positions of these
+        pixels.
+        """
         first = max(0, -((self.side - 1 - step) // self.skew))
         last = min(self.height - 1, step // self.skew)
         row = torch.arange(first, last + 1, device=self.picture.device)

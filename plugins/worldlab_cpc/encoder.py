@@ -83,7 +83,9 @@ class CPCEncoder(Encoder):
         }
 
     def _static_infonce(self, ctx: Context, chosen: Tensor, generator: torch.Generator) -> InfoNCEResult:
-        """Compare the noisy z of chosen frames, [M] indices into B * T, with z of an augmented view of the same frames."""
+        """Compare the noisy z of chosen frames, [M] indices into B * T, with z of an augmented view of the same
+        frames.
+        """
         assert self.project is not None
         obs = {key: leaf.flatten(0, 1)[chosen] for key, leaf in ctx.batch.obs.items()}
         view = self.embed(augment(obs, self.obs, self.config.shift, self.config.jitter, generator))

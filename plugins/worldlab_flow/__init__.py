@@ -1,4 +1,6 @@
-"""The flow family: invertible maps from noise, which give samples and exact densities from one network. See README.md."""
+"""The flow family: invertible maps from noise, which give samples and exact densities from one network. See
+README.md.
+"""
 
 from worldlab import hookimpl
 from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig

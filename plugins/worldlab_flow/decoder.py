@@ -83,7 +83,9 @@ class FlowDecoder(Decoder):
         return model
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """Return log p(obs | features) [N] in nats, deterministic: images at the centre of their bins, vectors exactly."""
+        """Return log p(obs | features) [N] in nats, deterministic: images at the centre of their bins, vectors
+        exactly.
+        """
         return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:

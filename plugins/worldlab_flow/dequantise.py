@@ -24,7 +24,9 @@ MARGIN = 1e-6
 
 
 def grey_levels(image: Tensor) -> Tensor:
-    """Return the whole levels k of the core's images, k / 255 - 0.5, rounded to the nearest level. No gradient passes."""
+    """Return the whole levels k of the core's images, k / 255 - 0.5, rounded to the nearest level. No gradient
+    passes.
+    """
     return ((image + 0.5) * (LEVELS - 1)).round()
 
 

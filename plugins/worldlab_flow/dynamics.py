@@ -58,7 +58,9 @@ class FlowDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> FlowDensity | CodeDensity:
-        """Return p(z | h) for memory [N, H]: a FlowDensity for real latents, a CodeDensity for codes. Both are exact."""
+        """Return p(z | h) for memory [N, H]: a FlowDensity for real latents, a CodeDensity for codes. Both are
+        exact.
+        """
         context = self.context(memory)
         if isinstance(self.flow, ArgmaxFlow):
             return CodeDensity(context, self.flow)

@@ -63,7 +63,9 @@ class Level(nn.Module):
         self.coarse = nn.ModuleList(coarse)
 
     def encode(self, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool = False) -> tuple[Tensor, Tensor]:
-        """Map x to the next level's input (no channels after the last level) and noise. fit: set the actnorms from x."""
+        """Map x to the next level's input (no channels after the last level) and noise. fit: set the actnorms from
+        x.
+        """
         x = _encode_layers(self.fine, x, self._upsample_condition(cond), statistics, fit)
         x = _encode_layers(self.coarse, squeeze(x), cond, statistics, fit)
         return (x[:, :0], x) if self.last else (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :])

@@ -58,7 +58,9 @@ class InverseAutoregressiveFlow(nn.Module):
         return self.steps(context).inv.call_and_ladj(x)
 
     def log_scales(self, noise: Tensor, context: Tensor) -> list[Tensor]:
-        """Return the log-scales of each transform, [N, D] each; their sum over D and transforms is the log-determinant."""
+        """Return the log-scales of each transform, [N, D] each; their sum over D and transforms is the
+        log-determinant.
+        """
         out = []
         steps: Any = self.steps.transforms
         for step in steps:
@@ -69,7 +71,9 @@ class InverseAutoregressiveFlow(nn.Module):
 
 
 def sample_with_log_prob(density: FlowDensity, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sample [N, D] of the given noise and its log-density [N] in nats, at one network call per transform."""
+    """Return the sample [N, D] of the given noise and its log-density [N] in nats, at one network call per
+    transform.
+    """
     flow = density.flow
     assert isinstance(flow, InverseAutoregressiveFlow)
     x, log_det = flow.generate_with_log_det(noise, density.context)

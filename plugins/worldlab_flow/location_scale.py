@@ -1,4 +1,6 @@
-"""The family's density of real vectors: x = mean(c) + std(c) * f(noise; c), f an invertible network given a context c."""
+"""The family's density of real vectors: x = mean(c) + std(c) * f(noise; c), f an invertible network given a context
+c.
+"""
 
 from __future__ import annotations
 

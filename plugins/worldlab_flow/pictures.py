@@ -65,7 +65,9 @@ class PictureModel(nn.Module):
         return self._log_mass(maps, levels, noise) - log_q
 
     def sketch_error(self, maps: list[Tensor], image: Tensor) -> Tensor:
-        """Return half the squared error, [N], of an image predicted from the finest map alone: nats of a unit Gaussian."""
+        """Return half the squared error, [N], of an image predicted from the finest map alone: nats of a unit
+        Gaussian.
+        """
         assert self.sketch is not None
         return 0.5 * (self.sketch(maps[0]) - image).square().flatten(1).sum(1)
 

@@ -61,7 +61,9 @@ class VAEDecoder(Decoder):
         return DiscretizedLogistic(mean, scale) if mean.dim() == 4 else Normal(mean, scale.expand_as(mean))
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """Return log p(o | features) in nats: exact for vectors and for "learned" images, a density for "mse" images."""
+        """Return log p(o | features) in nats: exact for vectors and for "learned" images, a density for "mse"
+        images.
+        """
         return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:

@@ -57,7 +57,9 @@ class DiscretizedLogistic:
         return ((value + 0.5) * LEVELS).round().clamp(0, LEVELS) / LEVELS - 0.5
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        """Return log P of the level nearest to each pixel: x, mean [N, C, H, W] -> [N, C, H, W]. No gradient reaches x."""
+        """Return log P of the level nearest to each pixel: x, mean [N, C, H, W] -> [N, C, H, W]. No gradient reaches
+        x.
+        """
         # Adjacent bins must share one rounded edge, or narrow scales lose mass: edges are computed from whole levels.
         level = ((x + 0.5) * LEVELS).round()
         upper = ((level + 0.5) / LEVELS - 0.5 - self.mean) / self.scale
