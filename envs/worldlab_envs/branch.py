@@ -1,4 +1,6 @@
-"""An image world with known branching probabilities, which tests whether a model keeps every mode with its probability."""
+"""An image world with known branching probabilities, which tests whether a model keeps every mode with its
+probability.
+"""
 
 from __future__ import annotations
 

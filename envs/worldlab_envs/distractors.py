@@ -1,4 +1,6 @@
-"""Distractors: blobs that move independently over every image, which test whether a latent ignores irrelevant content."""
+"""Distractors: blobs that move independently over every image, which test whether a latent ignores irrelevant
+content.
+"""
 
 from __future__ import annotations
 

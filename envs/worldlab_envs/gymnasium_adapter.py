@@ -70,7 +70,9 @@ class GymnasiumAdapter:
         return build(id, settings)
 
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
-        """Return the simulator's state (worldlab.study.measures.abilities.TellsTruth); None for unsupported simulators."""
+        """Return the simulator's state (worldlab.study.measures.abilities.TellsTruth); None for unsupported
+        simulators.
+        """
         from worldlab_envs.truth import read_truth
 
         return read_truth(env)
@@ -78,7 +80,9 @@ class GymnasiumAdapter:
 
 @dataclass(frozen=True)
 class NamedAdapter:
-    """The adapter of one environment in Gymnasium's registry under a short name. module: the module that registers it."""
+    """The adapter of one environment in Gymnasium's registry under a short name. module: the module that registers
+    it.
+    """
 
     name: str
     id: str
