@@ -1,4 +1,4 @@
-"""The grid of all mixes: parameters, updates a second, what is known of q, p and P(picture), and the bits per dimension.
+"""Measure all mixes: parameters, updates per second, the densities of q, p and P(image), and bits per dimension.
 
 Every mix of the installed families is built with the laptop preset for CarRacing, trained for a few updates on the
 same random driving, and timed on one thread (processor time). Writes docs/matrix.md and benchmarks/results/matrix.json.
@@ -49,7 +49,7 @@ PRIOR = {"analytic": "exact", "log_prob": "exact", "sampler": "undefined", "crit
 
 
 def describe_bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str:
-    """Whether the whole model bounds bits per dimension, and if not, which part has no density."""
+    """Return whether the whole model bounds bits per dimension, and if not, which part has no density."""
     missing = []
     if encoder.posterior_kind not in ("analytic", "own_logq"):
         missing.append(f"q: {encoder.posterior_kind}")
@@ -61,7 +61,7 @@ def describe_bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str
 
 
 def collect_experience(registry: Registry, steps: int) -> tuple[Replay, Any, Any]:
-    """Random driving, and the spaces."""
+    """Collect random driving; also return the spaces."""
     config = resolve(registry, presets=["laptop"], flags={"env": {"id": "CarRacing"}, "agent": {"name": "random"}})
     _, make = open_env(config, registry)
     with EnvPool(make, 1, 0, seed=0) as pool:
@@ -112,7 +112,7 @@ def measure(
 
 
 def format_page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """docs/matrix.md."""
+    """Format docs/matrix.md."""
     lines = [
         "# All mixes",
         "",

@@ -1,13 +1,13 @@
-"""How long does a decision take? Planning latency on fixed workloads, beside pip-installable peers on the same world model.
+"""Measure planning latency on fixed workloads, compared with planners of other packages on the same world model.
 
     python benchmarks/planning.py --out benchmarks/results/planning.json
-    pip install torchrl stable-worldmodel        # adds the peers; what is not installed is named and left out
+    pip install torchrl stable-worldmodel        # the other packages; missing ones are listed and skipped
 
-stable-worldmodel imports torchvision, whose build must be torch's (on a CPU build an empty module of that name does for its planner).
+stable-worldmodel imports torchvision, whose build must match torch's (on a CPU build an empty module is enough).
 
-Every planner dreams in the same world model (vae x 3, untrained: a step costs the same before and after training), with the
-same number of candidates, steps and iterations, from the same states. Blocks are interleaved, so that a slow minute of the
-machine hits all alike. One thread unless --threads says otherwise.
+Every planner uses the same world model (vae x 3, untrained: training does not change the cost of a step), the same
+number of candidates, steps and iterations, from the same states. Blocks are interleaved, so that a slow period of the
+machine affects all equally. It uses one thread by default (--threads).
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ ACTION = spaces.Box(-1, 1, (6,), np.float32)
 BLOCKS = 7
 
 Decide = Callable[[], object]
-"""One decision, whole: what is timed."""
+"""One complete decision, the unit that is timed."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """candidates x horizon x iterations in a model of `memory` and `units`, for `envs` environments at once."""
+    """A search of candidates x horizon x iterations in a model of `memory` and `units`, for `envs` environments at
+    once.
+    """
 
     name: str
     agent: str
@@ -77,7 +79,7 @@ WORKLOADS = (
 
 
 def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Composed:
-    """The workload's world model with an agent."""
+    """Build the workload's world model with an agent."""
     flags: dict[str, Any] = {
         "env": {"id": "Pendulum"},
         "model": {"units": 128},
@@ -91,6 +93,7 @@ def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Com
 
 
 def planner_options(work: Workload) -> dict[str, Any]:
+    """Return the planner's settings for a workload."""
     keep = {"keep": 0.0} if work.agent == "cem" else {}
     return {
         "candidates": work.candidates,
@@ -102,7 +105,7 @@ def planner_options(work: Workload) -> dict[str, Any]:
 
 
 def make_decider(composed: Composed, envs: int) -> Decide:
-    """Everything between an observation and an action: encode, filter, plan."""
+    """Return a function that makes one decision from an observation: encode, filter, plan."""
     agent = ActingAgent(composed.model, composed.agent, ACTION, torch.Generator().manual_seed(0))
     rng, held = np.random.default_rng(0), [None]
 
@@ -114,11 +117,13 @@ def make_decider(composed: Composed, envs: int) -> Decide:
     return decide
 
 
-# ---- peers, on the same model ----
+# ---- other packages, on the same model ----
 
 
 def make_peer(name: str, work: Workload, composed: Composed) -> Decide:
-    """One decision of a peer's planner. Raises: ImportError if it is not installed."""
+    """Return a function that makes one decision with another package's planner. Raises: ImportError if it is not
+    installed.
+    """
     carry = composed.model.initial(work.envs)
     if name == "stable-worldmodel":
         return _stable_worldmodel(work, composed, carry)
@@ -131,7 +136,7 @@ def _stable_worldmodel(work: Workload, composed: Composed, carry: Any) -> Decide
     from stable_worldmodel.solver.cem import CEMSolver
 
     class Cost:
-        """What its solvers ask of a model: costs [N, S] of candidates [N, S, H, A] from states [N, S, ...]."""
+        """The interface of its solvers: costs [N, S] of candidates [N, S, H, A] from states [N, S, ...]."""
 
         def get_cost(self, info: dict[str, Tensor], candidates: Tensor) -> Tensor:
             n, count = candidates.shape[:2]
@@ -214,7 +219,7 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
 
 
 def time_decisions(decide: Decide, calls: int) -> list[float]:
-    """Milliseconds of each of so many decisions."""
+    """Return the milliseconds of each of `calls` decisions."""
     out = []
     for _ in range(calls):
         begin = time.perf_counter()
@@ -224,7 +229,7 @@ def time_decisions(decide: Decide, calls: int) -> list[float]:
 
 
 def percentiles(ms: list[float]) -> dict[str, Any]:
-    """A percentile that fewer than one decision lies beyond is none: null."""
+    """Return percentiles of the durations; a percentile is null if fewer than one decision lies beyond it."""
     out: dict[str, Any] = {"decisions": len(ms)}
     for q in (50, 95, 99):
         out[f"p{q}_ms"] = round(float(np.percentile(ms, q)), 2) if len(ms) * (100 - q) >= 100 else None
@@ -232,7 +237,7 @@ def percentiles(ms: list[float]) -> dict[str, Any]:
 
 
 def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
-    """Their median over ours, by blocks that ran side by side; 95% bootstrap interval over blocks."""
+    """Return the ratio of the other median to ours, by interleaved blocks, with a 95% bootstrap interval over blocks."""
     each = np.array([np.median(b) / np.median(a) for a, b in zip(ours, theirs, strict=True)])
     drawn = np.random.default_rng(0).choice(each, (10_000, len(each)))
     low, high = np.percentile(np.median(drawn, 1), [2.5, 97.5])
@@ -240,6 +245,7 @@ def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
 
 
 def measure(registry: Registry, work: Workload) -> dict[str, Any]:
+    """Measure worldlab and the other packages on one workload."""
     composed = build(registry, work, work.agent, **planner_options(work))
     contenders: dict[str, Decide] = {"worldlab": make_decider(composed, work.envs)}
     missing = {}
@@ -272,7 +278,7 @@ def measure(registry: Registry, work: Workload) -> dict[str, Any]:
 
 
 def measure_deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, Any]:
-    """How often a decision is there in time, on the 1M model."""
+    """Return how often a decision meets its deadline, on the 1M model."""
     work = WORKLOADS[1]
     decide = make_decider(build(registry, work, "mppi", **planner_options(work), budget_ms=milliseconds), 1)
     time_decisions(decide, 20)
@@ -287,7 +293,7 @@ def measure_deadline(registry: Registry, milliseconds: float, calls: int) -> dic
 
 
 def measure_actor(registry: Registry, calls: int) -> dict[str, Any]:
-    """b5: a decision of an actor that learned, filter included."""
+    """Time a decision of a learned actor (b5), including the filter."""
     work = WORKLOADS[1]
     decide = make_decider(build(registry, work, "dreamer"), 1)
     time_decisions(decide, 50)
@@ -305,7 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="workloads whose name holds this")
+    parser.add_argument("--only", default="", help="only workloads whose name contains this text")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     registry = load_registry()

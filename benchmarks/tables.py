@@ -1,4 +1,4 @@
-"""Write the result tables of README.md and docs/results.md from the committed results, so that no number is copied by hand.
+"""Write the result tables of README.md and docs/results.md from the committed results.
 
 Each table stands between <!-- NAME --> and <!-- /NAME --> in one of the two pages.
 
@@ -181,7 +181,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def rewrite(text: str) -> tuple[str, list[str]]:
-    """Replace each table of a page by what the results say.
+    """Rewrite each table of a page from the results.
 
     Returns: the new text, and the names of the tables it holds (twice if a table stands there twice).
     """
