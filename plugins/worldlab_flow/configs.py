@@ -86,7 +86,7 @@ class FlowDecoderConfig(Config):
     """Normalisation of the log-likelihood: entry divides the nats by the number of entries; frame uses all nats, as in
     the bound."""
     scale: ClassVar[float] = 1.0
-    """Weight of that log-likelihood."""
+    """Weight of the log-likelihood."""
     guide: ClassVar[float] = 1.0
     """Weight of the squared error of an image predicted from the features alone; flows may otherwise ignore the
     features."""
