@@ -17,6 +17,8 @@ from torch import Tensor
 from worldlab.errors import ConfigError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+UNIT_RAW = math.log(math.e - 1)
+"""softplus(UNIT_RAW) = 1."""
 
 
 class Distribution(Protocol):
@@ -75,6 +77,11 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """Invert symlog."""
     return torch.sign(x) * torch.expm1(x.abs())
+
+
+def unit_softplus(raw: Tensor) -> Tensor:
+    """Return softplus(raw + log(e - 1)), so that raw = 0 gives 1: a network whose outputs start near 0 starts at unit scale."""
+    return F.softplus(raw + UNIT_RAW)
 
 
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:

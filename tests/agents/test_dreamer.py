@@ -9,7 +9,7 @@ import pytest
 import torch
 from config_kit import configured
 from torch import Tensor
-from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
+from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 from worldlab_agents.dreamer import DreamerAgent, lambda_returns
 
@@ -274,7 +274,7 @@ def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
 
 def test_bounded_clips_the_value_and_keeps_the_gradient():
     action = torch.tensor([-3.0, 0.2, 3.0], requires_grad=True)
-    out = bounded(action)
+    out = clip_action(action)
     assert out.tolist() == pytest.approx([-1, 0.2, 1])
     out.sum().backward()
     assert action.grad is not None and action.grad.tolist() == [1, 1, 1]

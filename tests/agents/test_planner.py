@@ -11,11 +11,11 @@ import torch
 from config_kit import configured
 from pydantic import ValidationError
 from true_worlds import Lock, TrueLinear
-from worldlab_agents.actor import draw
+from worldlab_agents.actor import sample_action
 from worldlab_agents.configs import DreamerConfig, PlannerConfig
-from worldlab_agents.planner import PlannerAgent, rule_of
+from worldlab_agents.planner import PlannerAgent, make_search_rule
 from worldlab_agents.plans import GaussianPlans, initial_plans
-from worldlab_agents.search import Budget, PlanningTask, SearchRule, boltzmann, propose, search, top
+from worldlab_agents.search import Budget, PlanningTask, SearchRule, propose, search, weigh_boltzmann, weigh_elites
 from worldlab_agents.stopwatch import Stopwatch
 from worldlab_envs.linear_gaussian import LinearGaussian
 
@@ -73,12 +73,12 @@ def test_on_a_combination_lock_the_categorical_search_finds_the_code(search_kind
     found = agent.plan(world, start, agent.initial(3), gen())
     assert found.best.argmax(-1)[:2].tolist() == [[2, 0, 3, 1, 1, 2]] * 2
     assert found.best.argmax(-1)[2, :4].tolist() == [3, 1, 1, 2]
-    state, taken, z = agent.initial(1), [], start.z[:1]
+    state, durations, z = agent.initial(1), [], start.z[:1]
     for _ in range(6):
         action, state = agent.act(world, Carry({}, z), z, state, gen(1), False)
         z = world.imagine(Carry({}, z), action[:, None], 1, None).features[:, 1]
-        taken.append(int(action.argmax()))
-    assert tuple(taken) == world.code
+        durations.append(int(action.argmax()))
+    assert tuple(durations) == world.code
 
 
 class Hill:
@@ -108,10 +108,10 @@ def test_scores_discount_by_gamma_and_by_the_chance_of_having_ended_and_add_the_
     task = PlanningTask(hill(0.0, cont=0.5), Carry({}, torch.zeros(2, 1)), gamma=0.8, value=lambda f: 100 * f[..., 0])
     plans = torch.tensor([[[0.0], [1.0], [0.5]]])[None].expand(2, 1, 3, 1)
     # rewards 1, 0, 0.75 arrive while the dream is alive with probability 1, 0.4, 0.16; the end is worth 50
-    torch.testing.assert_close(task.scores(plans, gen()), torch.full((2, 1), 1 + 0.16 * 0.75 + 0.064 * 50))
+    torch.testing.assert_close(task.score(plans, gen()), torch.full((2, 1), 1 + 0.16 * 0.75 + 0.064 * 50))
 
 
-@pytest.mark.parametrize("weigh", [top(8), boltzmann(0.5, 8)])
+@pytest.mark.parametrize("weigh", [weigh_elites(8), weigh_boltzmann(0.5, 8)])
 def test_a_search_climbs_the_hill_and_never_ends_below_where_it_began(weigh):
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
     task = PlanningTask(hill(), Carry({}, torch.zeros(1, 1)), gamma=1.0)
@@ -125,21 +125,21 @@ def test_proposals_compete_and_win_where_they_are_best():
     task = PlanningTask(hill(0.9), Carry({}, torch.zeros(1, 1)), gamma=1.0)
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
-    found = search(task, narrow, SearchRule(top(1)), Budget(4, 1), gen(), proposals=proposal)
+    found = search(task, narrow, SearchRule(weigh_elites(1)), Budget(4, 1), gen(), proposals=proposal)
     torch.testing.assert_close(found.best, proposal[:, 0])
-    kept = search(task, narrow, SearchRule(top(1), elites=1), Budget(4, 2), gen(), kept=proposal)
+    kept = search(task, narrow, SearchRule(weigh_elites(1), elites=1), Budget(4, 2), gen(), previous_elites=proposal)
     torch.testing.assert_close(kept.elites, proposal)
 
 
 def test_weights_are_those_of_cem_and_mppi():
     scores = torch.tensor([[1.0, 4.0, 3.0, 0.0, 0.5, -1.0]])
-    assert top(2)(scores).tolist() == [[0.0, 0.5, 0.5, 0.0, 0.0, 0.0]]
+    assert weigh_elites(2)(scores).tolist() == [[0.0, 0.5, 0.5, 0.0, 0.0, 0.0]]
     soft = torch.softmax(torch.tensor([-1.0, 0.0, -1 / 3]) / 0.5, 0)
-    torch.testing.assert_close(boltzmann(0.5, 3)(scores)[0, :3], soft)
-    assert not boltzmann(0.5, 3)(scores)[0, 3:].any()
+    torch.testing.assert_close(weigh_boltzmann(0.5, 3)(scores)[0, :3], soft)
+    assert not weigh_boltzmann(0.5, 3)(scores)[0, 3:].any()
 
 
-@pytest.mark.parametrize("weigh", [top(64), boltzmann(0.5, 64)])
+@pytest.mark.parametrize("weigh", [weigh_elites(64), weigh_boltzmann(0.5, 64)])
 def test_of_few_candidates_half_are_chosen(weigh):
     """All of them would be no choice: the plans would stay where they were, as wide as they were."""
     plans = initial_plans(1, 3, ActionSpec("continuous", 1), torch.device("cpu"))
@@ -149,7 +149,7 @@ def test_of_few_candidates_half_are_chosen(weigh):
     torch.testing.assert_close(found.plans.best, torch.full((1, 3, 1), 0.7), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("weigh", [top(3), boltzmann(0.5, 3)])
+@pytest.mark.parametrize("weigh", [weigh_elites(3), weigh_boltzmann(0.5, 3)])
 def test_a_score_that_is_not_finite_never_wins(weigh):
     bad = torch.tensor([[torch.nan, 4.0, -torch.inf, 3.0, torch.inf, torch.nan]])
     weight = weigh(torch.where(torch.isfinite(bad), bad, -torch.inf))
@@ -183,9 +183,11 @@ def test_under_a_deadline_what_promises_most_is_dreamt_first(monkeypatch):
     narrow = GaussianPlans(torch.full((1, 3, 1), -0.9), torch.full((1, 3, 1), 0.01))
     proposal = torch.full((1, 1, 3, 1), 0.9)
     task = PlanningTask(world, Carry({}, torch.zeros(1, 1)), gamma=1.0)
-    watch = Stopwatch(15)  # time for one chunk
-    watch.start()
-    found = search(task, narrow, SearchRule(top(8)), Budget(512, 6), gen(), proposals=proposal, watch=watch)
+    stopwatch = Stopwatch(15)  # time for one chunk
+    stopwatch.start()
+    found = search(
+        task, narrow, SearchRule(weigh_elites(8)), Budget(512, 6), gen(), proposals=proposal, stopwatch=stopwatch
+    )
     assert len(world.calls) == 1 and found.best.tolist() == proposal[:, 0].tolist()
 
 
@@ -194,17 +196,17 @@ def test_a_stopwatch_fills_the_time_there_is_and_is_hardly_ever_late(monkeypatch
     """A model that takes 4 ms and 0.2 ms a candidate, with a pause of 60 ms now and then; and one too slow for any chunk."""
     now, found = [0.0], []
     monkeypatch.setattr("worldlab_agents.stopwatch.time.perf_counter", lambda: now[0])
-    watch = Stopwatch(20)
+    stopwatch = Stopwatch(20)
     for search_number in range(1000):
-        watch.start()
-        begun, dreamt = now[0], 0
-        while count := watch.fitting(512 - dreamt):
+        stopwatch.start()
+        started_at, dreamt = now[0], 0
+        while count := stopwatch.count_affordable(512 - dreamt):
             accident = 0.06 if search_number in (0, 500) and not dreamt else 0.0
             seconds = fixed + each * count + accident
             now[0] += seconds
-            watch.took(count, seconds)
+            stopwatch.record(count, seconds)
             dreamt += count
-        found.append((now[0] - begun, dreamt))
+        found.append((now[0] - started_at, dreamt))
         now[0] += 0.001
     assert sum(seconds > 0.02 for seconds, _ in found) <= late + 1
     assert sum(dreamt for _, dreamt in found) >= least
@@ -212,9 +214,9 @@ def test_a_stopwatch_fills_the_time_there_is_and_is_hardly_ever_late(monkeypatch
 
 def test_candidates_decay_to_twice_the_elites_and_no_further():
     """iCEM, algorithm 1: max(N gamma^-i, 2 K); but never more than were asked for."""
-    assert Budget(256, 5, decay=0.5, least=64).counts(least=22) == [256, 128, 64, 64, 64]
-    assert Budget(40, 3, decay=0.5, least=64).counts(least=22) == [40, 40, 40]
-    assert Budget(4, 2).counts(least=22) == [22, 22]
+    assert Budget(256, 5, decay=0.5, minimum=64).counts(minimum=22) == [256, 128, 64, 64, 64]
+    assert Budget(40, 3, decay=0.5, minimum=64).counts(minimum=22) == [40, 40, 40]
+    assert Budget(4, 2).counts(minimum=22) == [22, 22]
 
 
 def test_a_guide_discounts_as_the_plans_do():
@@ -233,13 +235,13 @@ def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monke
     world.tick = lambda: now.__setitem__(0, now[0] + 0.01)
     task = PlanningTask(world, Carry({}, torch.zeros(1, 1)), gamma=1.0)
     plans = GaussianPlans(torch.full((1, 3, 1), 0.25), torch.ones(1, 3, 1))
-    watch = Stopwatch(10)
-    watch.took(8, 0.02)  # the last search's chunk took longer than there is
-    watch.start()
-    found = search(task, plans, SearchRule(top(8)), Budget(512, 50), gen(), watch=watch)
+    stopwatch = Stopwatch(10)
+    stopwatch.record(8, 0.02)  # the last search's chunk took longer than there is
+    stopwatch.start()
+    found = search(task, plans, SearchRule(weigh_elites(8)), Budget(512, 50), gen(), stopwatch=stopwatch)
     assert found.best.tolist() == plans.best.tolist() and not world.calls
     begin = now[0]
-    found = search(task, plans, SearchRule(top(8)), Budget(512, 50, milliseconds=100), gen())
+    found = search(task, plans, SearchRule(weigh_elites(8)), Budget(512, 50, milliseconds=100), gen())
     assert now[0] - begin <= 0.1  # chunks of ten milliseconds each, the last begun in time
     assert 7 <= len(world.calls) <= 10 and found.score.item() > 3 * (1 - 0.45**2)
 
@@ -265,16 +267,20 @@ def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
     world: Any = TrueLinear(LinearGaussian(2))
     guide = agent.guide
     assert guide is not None
-    proposed = propose(world, Carry({}, torch.zeros(4, 2)), lambda f: draw(guide.actor, f, gen()), 5, 3, gen())
+    proposed = propose(world, Carry({}, torch.zeros(4, 2)), lambda f: sample_action(guide.actor, f, gen()), 5, 3, gen())
     assert proposed.shape == (4, 5, 3, 1) and proposed.abs().max() <= 1 and proposed.std() > 0.1
     assert PlannerAgent(config_of("cem"), specs).players() == {}
 
 
 def test_every_planner_has_its_rule():
-    assert rule_of(config_of("icem", beta=1.5)).beta == 1.5
+    assert make_search_rule(config_of("icem", beta=1.5)).beta == 1.5
     scores = torch.linspace(0, 1, 9)[None]
-    weights = {search: rule_of(config_of(search, temperature=0.7, elites=3)).weigh(scores) for search in PLANNERS}
-    assert torch.equal(weights["cem"], top(3)(scores)) and torch.equal(weights["icem"], top(3)(scores))
-    assert torch.equal(weights["mppi"], boltzmann(0.7, 3)(scores))
+    weights = {
+        search: make_search_rule(config_of(search, temperature=0.7, elites=3)).weigh(scores) for search in PLANNERS
+    }
+    assert torch.equal(weights["cem"], weigh_elites(3)(scores)) and torch.equal(
+        weights["icem"], weigh_elites(3)(scores)
+    )
+    assert torch.equal(weights["mppi"], weigh_boltzmann(0.7, 3)(scores))
     with pytest.raises(ValidationError, match="search"):
         config_of("cem", search="luck")

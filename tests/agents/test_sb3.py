@@ -11,7 +11,7 @@ import torch
 from config_kit import configured
 from torch import Tensor
 from worldlab_agents.configs import SB3Config
-from worldlab_agents.sb3 import SB3Agent, seeded, starts_of
+from worldlab_agents.sb3 import SB3Agent, make_starts, seed_global_streams
 
 from worldlab.agent import Experience, OwnLearner
 from worldlab.errors import ConfigError
@@ -179,13 +179,13 @@ def test_what_an_algorithm_keeps_outside_its_policy_is_saved_and_trained():
 
 def test_dreams_start_at_states_that_are_not_terminal():
     seen = replace(experience(), cont=torch.tensor([0, 1.0, 0, 0, 1, 0, 0, 0]))
-    drawn = starts_of(seen)(100, gen()).z
+    drawn = make_starts(seen)(100, gen()).z
     assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4]).z.flatten().tolist())
 
 
 def test_seeded_depends_on_the_generator_alone():
     draws = []
     for seed in (1, 1, 2):
-        with seeded(gen(seed)):
+        with seed_global_streams(gen(seed)):
             draws.append((torch.rand(1).item(), float(np.random.rand())))
     assert draws[0] == draws[1] != draws[2]

@@ -10,7 +10,7 @@ from config_kit import configured
 from torch import Tensor
 from true_worlds import Lock, TrueLinear
 from worldlab_agents.configs import TDMPCConfig
-from worldlab_agents.tdmpc import TDMPCAgent, transitions
+from worldlab_agents.tdmpc import TDMPCAgent, transition_mask
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab.agent import Experience
@@ -106,7 +106,7 @@ def test_targets_are_those_of_the_equation_and_no_transition_crosses_a_reset():
     value = agent.slow_critic.q(features[:, 1:], action).amin(0)  # an ensemble of two: the two are all
     torch.testing.assert_close(target, batch.reward[:, 1:] + 0.5 * batch.cont[:, 1:] * value)
     assert target[1, 1] == batch.reward[1, 2]
-    assert transitions(batch).tolist() == [[1, 1, 0, 1, 1], [1] * 5, [1] * 5]
+    assert transition_mask(batch).tolist() == [[1, 1, 0, 1, 1], [1] * 5, [1] * 5]
 
 
 def test_the_policy_climbs_q_and_the_critic_gets_nothing_of_it():

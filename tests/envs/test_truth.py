@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 from worldlab_envs.branch import SIDE, branch_probabilities, cell_of, picture_of
-from worldlab_envs.truth import truth
+from worldlab_envs.truth import read_truth
 
 from worldlab.env.find import open_adapter
 from worldlab.registry import load_registry
@@ -88,14 +88,14 @@ def test_a_car_on_its_road_and_beside_it():
     half = 40 / 6
     hull.position, hull.angle = tuple(np.array([x, y]) + 0.5 * half * right), direction - np.pi / 2
     hull.linearVelocity = tuple(3.0 * np.array([-right[1], right[0]]))
-    moved = truth(env)
+    moved = read_truth(env)
     assert moved["road_offset"][0] == pytest.approx(0.5, abs=0.05)
     assert moved["road_heading"][0] == pytest.approx(-1, abs=0.01)
     # The car looks to the right of the road and moves along it: to its own left.
     assert moved["speed"][0] == pytest.approx(0, abs=1e-5) and moved["slip"][0] == pytest.approx(-3, abs=1e-5)
     for wheel in inner.car.wheels[:3]:
         wheel.tiles.clear()
-    assert truth(env)["off_road"][0] == pytest.approx(0.75)
+    assert read_truth(env)["off_road"][0] == pytest.approx(0.75)
 
 
 def test_our_own_environments_tell_it_themselves():
@@ -111,7 +111,9 @@ def test_a_simulator_nobody_knows_tells_nothing():
     adapter, _ = open_adapter(load_registry(), "Pendulum")
     blackjack = gymnasium.make("Blackjack-v1", disable_env_checker=True)
     assert (
-        isinstance(adapter, TruthAdapter) and truth(blackjack) is None and find_truth_reader(adapter, blackjack) is None
+        isinstance(adapter, TruthAdapter)
+        and read_truth(blackjack) is None
+        and find_truth_reader(adapter, blackjack) is None
     )
 
 

@@ -78,7 +78,7 @@ def test_near_frames_of_a_row_are_no_negatives():
     ctx, _ = model.observe(make_batch(specs, rows=2, length=8), gen())
     # 8 frames of the other row, and those of the own row more than 5 steps away: times 0 and 1 have 2 and 1 of them.
     far = [2, 1, 0, 0, 0, 0, 1, 2]
-    log_k = model.decoder._contrast(ctx).log_k.view(2, 8).exp()
+    log_k = model.decoder._compute_infonce(ctx).log_k.view(2, 8).exp()
     torch.testing.assert_close(log_k, torch.tensor([[1.0 + 8 + n for n in far]] * 2))
 
 

@@ -8,7 +8,7 @@ from flow_toys import IMAGE, VECTOR, decoder, fit, frames_context, gen, grey, im
 from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_flow.dequantise import UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
-from worldlab_flow.layers import ActNorm, Reader
+from worldlab_flow.layers import ActNorm, ShiftScaleNet
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
@@ -299,7 +299,7 @@ def test_a_plain_beginning_sets_nothing_from_data_and_zeroes_nothing():
     norms = [p for m in plain.modules() if isinstance(m, ActNorm) for p in m.parameters()]
     assert norms and all(bool((p == 0).all()) for p in norms)
     for part, zero in ((careful, True), (plain, False)):
-        lasts = [m.last.weight for m in part.picture("image").flow.modules() if isinstance(m, Reader)]
+        lasts = [m.last.weight for m in part.picture("image").flow.modules() if isinstance(m, ShiftScaleNet)]
         assert lasts and all(bool((weight == 0).all()) == zero for weight in lasts)
 
 

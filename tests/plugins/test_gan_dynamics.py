@@ -6,7 +6,7 @@ from gan_toys import FourModes, context, gen, make_batch, make_specs, play, smal
 from model_kit import weighted_losses
 from worldlab_gan.dynamics import GANDynamics
 from worldlab_gan.energy import distance, energy_score
-from worldlab_gan.temporal import at_start, windows
+from worldlab_gan.temporal import extract_windows, place_at_start
 
 from worldlab.distributions import Normal
 from worldlab.interfaces import Latent, ScoresLatent
@@ -130,7 +130,7 @@ def test_windows_by_enumeration():
     batch.is_first.copy_(torch.rand(rows, length, generator=g) < 0.2)
     batch.mask.copy_((torch.rand(rows, length, generator=g) < 0.8).float())
     z, memory = torch.randn(rows, length, 4, generator=g), torch.randn(rows, length, 6, generator=g)
-    seen = windows(z, memory, batch)
+    seen = extract_windows(z, memory, batch)
     valid = {}
     for b in range(rows):
         for t in range(length - 2):
@@ -138,7 +138,7 @@ def test_windows_by_enumeration():
             actions = [torch.cat([batch.prev_action[r, t + 1], batch.prev_action[r, t + 2]]) for r in (b, other)]
             torch.testing.assert_close(seen.condition[w], torch.cat([z[b, t], actions[0]]))
             torch.testing.assert_close(seen.swapped[w], torch.cat([z[b, t], actions[1]]))
-            torch.testing.assert_close(seen.following[w], torch.cat([z[b, t + 1], z[b, t + 2]]))
+            torch.testing.assert_close(seen.next_latents[w], torch.cat([z[b, t + 1], z[b, t + 2]]))
             torch.testing.assert_close(seen.memory[w], memory[b, t + 1])
             torch.testing.assert_close(seen.action[w], batch.prev_action[b, t + 2])
             inside = all(bool(batch.mask[b, t + i]) for i in range(3))
@@ -146,7 +146,7 @@ def test_windows_by_enumeration():
             assert bool(seen.valid[b, t]) == valid[b, t]
     for (b, t), own in valid.items():
         assert bool(seen.swappable[b, t]) == (own and valid[(b - 1) % rows, t])
-    term = at_start(torch.ones(rows * (length - 2)), seen.valid)
+    term = place_at_start(torch.ones(rows * (length - 2)), seen.valid)
     assert term.shape == (rows, length) and not term[:, -2:].any() and torch.equal(term[:, :-2], seen.valid)
 
 
@@ -154,9 +154,9 @@ def test_the_second_generated_step_follows_from_the_first():
     """d z'_2 / d z'_1 through the memory, and the second action moves the second step only."""
     model, ctx = observed(temporal=True)
     dynamics = model.dynamics
-    seen = windows(ctx.latent.z.detach(), ctx.memory.detach(), ctx.batch)
-    base = dynamics._continue(seen, gen(2))
-    other = dynamics._continue(replace(seen, action=seen.action + 1), gen(2))
+    seen = extract_windows(ctx.latent.z.detach(), ctx.memory.detach(), ctx.batch)
+    base = dynamics._generate_two_steps(seen, gen(2))
+    other = dynamics._generate_two_steps(replace(seen, action=seen.action + 1), gen(2))
     assert torch.equal(base[:, :4], other[:, :4]) and not torch.allclose(base[:, 4:], other[:, 4:])
     noise = dynamics.generator.draw(seen.memory, gen(2))
     torch.testing.assert_close(base[:, :4], dynamics.generator(seen.memory, noise))
