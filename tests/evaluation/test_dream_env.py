@@ -17,6 +17,7 @@ from torch import Tensor
 from worldlab.distributions import Normal, OneHot, tempered
 from worldlab.errors import ConfigError
 from worldlab.evaluation.dream_env import DreamEnv, DreamPool, DreamVecEnv, DreamVectorEnv, starts_from
+from worldlab.rollout import Carry
 from worldlab.testing.toys import ACTIONS
 from worldlab.world_model import WorldModel
 
@@ -174,10 +175,7 @@ def test_a_hotter_dream_strays_further(monkeypatch):
         made = dream_pool("continuous", num=500, temperature=temperature)
         one: WorldModel = made.model
         carry = one.initial(1)
-        made.starts = lambda n, g, carry=carry: {
-            "state": {"h": carry.state["h"].expand(n, -1)},
-            "z": carry.z.expand(n, -1),
-        }
+        made.starts = lambda n, g, carry=carry: Carry({"h": carry.state["h"].expand(n, -1)}, carry.z.expand(n, -1))
         made.reset()
         z = made.step(np.zeros((500, 2), np.float32)).features[:, one.specs.memory_dim :]
         spread.append(z.std(0).mean())
