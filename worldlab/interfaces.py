@@ -49,7 +49,7 @@ Likelihood = Literal["exact", "bound", "undefined"]
 Draws = Literal["mode", "sample"]
 """What a decoder's own picture is: its distribution's mode, or a sample."""
 
-DECLARED: dict[str, dict[str, Any]] = {
+DECLARATIONS: dict[str, dict[str, Any]] = {
     "encoder": {"posterior_kind": PosteriorKind},
     "dynamics": {"prior_kind": PriorKind},
     "decoder": {"score_kind": ScoreKind, "likelihood": Likelihood, "draws": Draws},
@@ -57,10 +57,10 @@ DECLARED: dict[str, dict[str, Any]] = {
 """What a component of each role declares of itself in words, and the words there are."""
 
 
-def misdeclared(part: Component) -> str:
+def declaration_error(part: Component) -> str:
     """What is wrong with the words that a component declares; "" where nothing is."""
     for role, cls in (("encoder", Encoder), ("dynamics", Dynamics), ("decoder", Decoder)):
-        for name, words in DECLARED[role].items() if isinstance(part, cls) else ():
+        for name, words in DECLARATIONS[role].items() if isinstance(part, cls) else ():
             value = getattr(part, name, None)
             if value not in get_args(words):
                 return f"{name} is {value!r}, not one of {', '.join(get_args(words))}"
@@ -326,10 +326,10 @@ class Decoder(Component):
             return {}
         obs = tree.flatten_time(ctx.batch.obs)
         parts: dict[str, Any] = self.decode(ctx.features.flatten(0, 1))
-        return {key: -_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
+        return {key: -_sum_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
 
 
-def _per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
+def _sum_per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
     """Sum what a distribution leaves of a picture's dimensions: [N, ...] -> shaped as ctx.row."""
     return log_prob.reshape(ctx.row.numel(), -1).sum(1).view_as(ctx.row)
 

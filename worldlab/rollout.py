@@ -161,7 +161,7 @@ def imagine(
     actions = []
     for k in range(horizon):
         action = policy[:, k] if isinstance(policy, Tensor) else policy(features[-1])
-        carry, following = prior_step(dynamics, carry, action, generator)
+        carry, next_features = prior_step(dynamics, carry, action, generator)
         actions.append(action)
-        features.append(following)
+        features.append(next_features)
     return torch.stack(features, 1), torch.stack(actions, 1)

@@ -208,8 +208,8 @@ class WorldModel(nn.Module):
     def decoder_context(self, ctx: Context) -> Context:
         """Return the context of the decoder's losses: all frames, or a random subset (an unbiased estimate) for costly decoders."""
         ctx = replace(ctx, features=self.decoder_features(ctx.features))
-        wish, total = self.settings.frames_per_update, ctx.row.numel()
-        count = self.decoder.frames if wish is None else wish
+        chosen_count, total = self.settings.frames_per_update, ctx.row.numel()
+        count = self.decoder.frames if chosen_count is None else chosen_count
         if not count or count >= total:
             return ctx
         chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]

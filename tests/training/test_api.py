@@ -16,7 +16,7 @@ import worldlab
 from worldlab.errors import ConfigError, EnvError, PluginError, WorldlabError
 from worldlab.experience.collect import Collector
 from worldlab.runs.checkpoint import checkpoint_name, list_checkpoints
-from worldlab.training.api import _nested
+from worldlab.training.api import _nest
 from worldlab.training.loop import Loop
 
 TINY: dict[str, Any] = {
@@ -39,7 +39,7 @@ def tiny(path: Path, **more: Any) -> worldlab.Run:
 
 
 def test_settings_may_be_dotted_or_nested_or_both():
-    assert _nested({"a.b": 1, "a": {"c.d": 2}, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert _nest({"a.b": 1, "a": {"c.d": 2}, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
 
 
 @pytest.mark.slow
@@ -129,14 +129,14 @@ def test_an_environment_that_fails_costs_nothing_that_was_learned(tmp_path, monk
 
 @pytest.mark.slow
 def test_each_interruption_of_pretraining_keeps_what_was_done(tmp_path, monkeypatch):
-    once = Loop._one_update
+    once = Loop._update_once
 
     def interrupted(self):
         once(self)
-        self.caught.append(signal.SIGTERM)
+        self.signals.append(signal.SIGTERM)
 
     with monkeypatch.context() as context:
-        context.setattr(Loop, "_one_update", interrupted)
+        context.setattr(Loop, "_update_once", interrupted)
         for number in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 tiny(tmp_path / "one") if number == 1 else worldlab.resume(tmp_path / "one")

@@ -59,7 +59,7 @@ class TrainFlags:
 def read_flags(argv: list[str]) -> TrainFlags:
     """Read the flags of train. Values stay texts. Raises: ConfigError for what is no flag or lacks its value."""
     flags = TrainFlags()
-    for name, value in _pairs(argv):
+    for name, value in _split_argv(argv):
         if name in _SWITCHES:
             setattr(flags, name, value == "true")
         elif name in ("preset", "config", "plugin", "run", *ALIASES) and isinstance(value, Switch):
@@ -73,14 +73,14 @@ def read_flags(argv: list[str]) -> TrainFlags:
         elif name == "run":
             flags.run = str(value)
         else:
-            _put(flags.settings, name, value)
+            _set_value(flags.settings, name, value)
     return flags
 
 
 def help_head() -> str:
     """Explain the flags that are not settings of a part or the core."""
     lines = ["usage: worldlab train --env ID [flags]", "", "Train a world model and an agent in an environment.", ""]
-    return "\n".join([*lines, "run:", *_entries(_RUN_HELP), ""])
+    return "\n".join([*lines, "run:", *_format_entries(_RUN_HELP), ""])
 
 
 def help_text(config: RunConfig, registry: Registry, everything: bool = False) -> str:
@@ -92,14 +92,16 @@ def help_text(config: RunConfig, registry: Registry, everything: bool = False) -
     lines += ["Values in brackets are what applies if the flag is left out. - and _ are the same in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
         settings = [s for s in settings if everything or not s.expert]
-        entries = [(f"--{_dotted(prefix + s.path)} {s.kind}", f"{s.help} [{_value(values, s.path)}]") for s in settings]
-        lines += [f"{title}:", *(_entries(entries) or ["  no settings"]), ""]
+        entries = [
+            (f"--{_flag_name(prefix + s.path)} {s.kind}", f"{s.help} [{_show_value(values, s.path)}]") for s in settings
+        ]
+        lines += [f"{title}:", *(_format_entries(entries) or ["  no settings"]), ""]
     if not everything:
         lines += ["worldlab train --help-all   also lists what few runs change", ""]
     return "\n".join(lines)
 
 
-def _pairs(argv: list[str]) -> Iterator[tuple[str, Text]]:
+def _split_argv(argv: list[str]) -> Iterator[tuple[str, Text]]:
     """Split argv into (name with _, value); a flag without a value gives a Switch."""
     tokens = list(argv)
     while tokens:
@@ -131,7 +133,7 @@ def _is_flag(token: str) -> bool:
     )
 
 
-def _put(settings: dict[str, Any], name: str, value: Text) -> None:
+def _set_value(settings: dict[str, Any], name: str, value: Text) -> None:
     path = ALIASES.get(name) or tuple(name.split("."))
     if path[0] not in CoreSettings.model_fields and path[0] not in PARTS:
         known = [*CoreSettings.model_fields, *ALIASES, *_SWITCHES, "preset", "config", "plugin", "run"]
@@ -169,7 +171,7 @@ def _groups(
         )
 
 
-def _entries(entries: Any) -> list[str]:
+def _format_entries(entries: Any) -> list[str]:
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     column = 36
     lines = []
@@ -183,11 +185,11 @@ def _entries(entries: Any) -> list[str]:
     return lines
 
 
-def _dotted(path: tuple[str, ...]) -> str:
+def _flag_name(path: tuple[str, ...]) -> str:
     return ".".join(re.sub(r"_(?!$)", "-", name) for name in path)
 
 
-def _value(values: Any, path: tuple[str, ...]) -> str:
+def _show_value(values: Any, path: tuple[str, ...]) -> str:
     for key in path:
         values = values[key]
     if isinstance(values, list):

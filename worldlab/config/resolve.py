@@ -105,15 +105,15 @@ def resolve(
     for layer in layers:
         _check_top_level(layer, registry)
     core: dict[str, Value] = {}
-    asked: set[str] = set()
+    set_by_user: set[str] = set()
     for layer in layers:
         table = flatten(_core_table(layer), CoreSettings, layer.source)
         core.update(table)
-        asked.update(() if layer.packaged else table)
+        set_by_user.update(() if layer.packaged else table)
     size = build(CoreSettings, core).size
-    core = {**_at_size(CoreSettings, size, {}), **core}
+    core = {**_size_values(CoreSettings, size, {}), **core}
     settings = build(CoreSettings, core)
-    if settings.strict and "minutes" not in asked:
+    if settings.strict and "minutes" not in set_by_user:
         # A preset's wall-clock budget is a convenience; a strict run ends by its steps alone.
         settings = settings.model_copy(update={"minutes": None})
     _check_together(settings)
@@ -200,9 +200,9 @@ def _read_file(path: Path) -> _Layer:
         raise ConfigError(one_line(f"config: cannot read {path}"), cause=one_line(exc), fix=fix) from exc
 
 
-def _preset_names(asked: Sequence[str], given: Sequence[_Layer]) -> list[str]:
-    if asked:
-        return list(dict.fromkeys(asked))
+def _preset_names(chosen: Sequence[str], given: Sequence[_Layer]) -> list[str]:
+    if chosen:
+        return list(dict.fromkeys(chosen))
     for layer in reversed(given):
         named = layer.table.get("presets")
         if named is not None:
@@ -277,7 +277,7 @@ class _Options:
     plain: bool
 
 
-def _at_size(config: type[Config], size: Size, dial: Mapping[str, int]) -> dict[str, Value]:
+def _size_values(config: type[Config], size: Size, dial: Mapping[str, int]) -> dict[str, Value]:
     return {path: Value(value, f"size {size}") for path, value in config.at_size(size, dial).items()}
 
 
@@ -296,7 +296,7 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size:
         names = ", ".join(registry.names(role)) or "none"
         raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
     config, registered = part_config(registry, role, name), registry.get(role, name)
-    values = _at_size(config, size, dial)
+    values = _size_values(config, size, dial)
     values.update(flatten(registered.preset, config, f"{role} {name}", f"{role}."))
     for item in options:
         if item.component in (name, registered.variant_of, None):

@@ -163,14 +163,14 @@ def build(config: type[ConfigT], flat: Mapping[str, Value], prefix: str = "") ->
         node = tree
         for group in groups:
             node = node.setdefault(group, {})
-        node[leaf] = _plain(_read(item, leaves[path], prefix + path), prefix + path, item.source)
+        node[leaf] = _check_plain(_interpret(item, leaves[path], prefix + path), prefix + path, item.source)
     try:
         return config.model_validate_json(json.dumps(tree), strict=True)  # JSON mode: a list may become a tuple
     except ValidationError as exc:
-        raise _refusal(exc.errors(include_url=False)[0], flat, leaves, prefix) from exc
+        raise _validation_error(exc.errors(include_url=False)[0], flat, leaves, prefix) from exc
 
 
-def _read(item: Value, setting: Setting, path: str) -> Any:
+def _interpret(item: Value, setting: Setting, path: str) -> Any:
     """Interpret a flag's text by the setting's type, and "none" where None is allowed."""
     value = item.value
     if isinstance(value, Switch) and not setting.is_bool:
@@ -184,7 +184,7 @@ def _read(item: Value, setting: Setting, path: str) -> Any:
 
 def _from_text(text: str, setting: Setting) -> Any:
     adapter = TypeAdapter(setting.annotation)
-    for candidate in _meanings(text, setting):
+    for candidate in _interpretations(text, setting):
         try:
             adapter.validate_json(json.dumps(candidate), strict=True)
         except (ValidationError, TypeError, ValueError):
@@ -193,7 +193,7 @@ def _from_text(text: str, setting: Setting) -> Any:
     return str(text)
 
 
-def _meanings(text: str, setting: Setting) -> Iterator[Any]:
+def _interpretations(text: str, setting: Setting) -> Iterator[Any]:
     """Yield what a text could mean, most literal first; the setting's type decides."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if setting.is_bool and text.lower() in words:
@@ -210,7 +210,7 @@ def _meanings(text: str, setting: Setting) -> Iterator[Any]:
     yield [part.strip() for part in text.split(",")]
 
 
-def _plain(value: Any, path: str, source: str) -> Any:
+def _check_plain(value: Any, path: str, source: str) -> Any:
     """Refuse what JSON cannot hold: TOML dates, NaN."""
     try:
         json.dumps(value, allow_nan=False)
@@ -224,7 +224,9 @@ def _plain(value: Any, path: str, source: str) -> Any:
     return value
 
 
-def _refusal(error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str) -> ConfigError:
+def _validation_error(
+    error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str
+) -> ConfigError:
     location = [str(part) for part in error["loc"]]
     path = next((p for n in range(len(location), 0, -1) if (p := ".".join(location[:n])) in leaves), "")
     if not path:

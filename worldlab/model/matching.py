@@ -107,11 +107,11 @@ def standard_terms(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     if kl is None:
         return {}
     exact = isinstance(ctx.latent.dist, HasKL)
-    kl = kl.clamp(min=free_nats) if exact else _above(kl, free_nats)
+    kl = kl.clamp(min=free_nats) if exact else _apply_free_nats(kl, free_nats)
     return {"rep": kl.unflatten(0, ctx.memory.shape[:2])}
 
 
-def _above(sampled: Tensor, free_nats: float) -> Tensor:
+def _apply_free_nats(sampled: Tensor, free_nats: float) -> Tensor:
     """Free nats of a sampled KL: single draws are too noisy to be clamped, so the batch's mean decides."""
     return sampled * (sampled.detach().mean() > free_nats) if free_nats else sampled
 
@@ -134,10 +134,10 @@ def terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dic
         latent = tree.flatten_time(ctx.latent)
         term = _rep_term(rule.rep, latent, memory, dynamics)
         if rule.rep in SAMPLED_KL:
-            term = _above(term, free_nats)
+            term = _apply_free_nats(term, free_nats)
         out["rep"] = term.unflatten(0, (batch, -1))
         if rule.rep == "score_anchor":
-            out["anchor"] = _anchor(latent).unflatten(0, (batch, -1))
+            out["anchor"] = _anchor_kl(latent).unflatten(0, (batch, -1))
     return out
 
 
@@ -180,7 +180,7 @@ def _negative_entropy(latent: Latent) -> Tensor:
     return latent.log_q
 
 
-def _anchor(latent: Latent) -> Tensor:
+def _anchor_kl(latent: Latent) -> Tensor:
     """KL(q || standard prior), [N]; for codes up to a constant.
 
     A score is a ratio to the latent's own marginal and follows z wherever it goes: without the anchor, spreading out

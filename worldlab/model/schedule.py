@@ -43,11 +43,11 @@ def stage_at(settings: TrainSettings, updates: int) -> Stage:
     for dynamics and heads, then the agent in a world that no longer changes. Ha & Schmidhuber 2018, arXiv:1803.10122.
     What `freeze` names learns in none of them; all else learns as it would.
     """
-    stage = _scheduled(settings, updates)
+    stage = _scheduled_stage(settings, updates)
     return replace(stage, parts=stage.parts - set(settings.freeze)) if settings.freeze else stage
 
 
-def _scheduled(settings: TrainSettings, updates: int) -> Stage:
+def _scheduled_stage(settings: TrainSettings, updates: int) -> Stage:
     if updates >= settings.pretrain:
         return AGENT if settings.schedule == "staged" else JOINT
     if settings.schedule == "joint":

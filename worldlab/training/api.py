@@ -45,8 +45,8 @@ def train(
     """
     from worldlab.training import train as training
 
-    registry = _registry(plugins)
-    flags = _nested({**core, **(settings or {})})
+    registry = _open_registry(plugins)
+    flags = _nest({**core, **(settings or {})})
     parts = {"encoder": encoder, "dynamics": dynamics, "decoder": decoder, "agent": agent}
     for role, name in parts.items():
         if name is not None:
@@ -57,7 +57,7 @@ def train(
     files = [] if config is None else [Path(config)]
     resolved = resolve(registry, presets=presets, files=files, flags=flags)
     folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
-    _trained(lambda: training.train(resolved, registry, run=folder))
+    _run_interruptible(lambda: training.train(resolved, registry, run=folder))
     return Run(folder, registry)
 
 
@@ -65,9 +65,9 @@ def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settin
     """Go on with a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
     from worldlab.training import train as training
 
-    registry, folder = _registry(plugins), find_run(str(run))
-    resolved = reopened(folder, registry, _nested(settings or {}))
-    _trained(lambda: training.train(resolved, registry, run=folder, resume=True))
+    registry, folder = _open_registry(plugins), find_run(str(run))
+    resolved = reopened(folder, registry, _nest(settings or {}))
+    _run_interruptible(lambda: training.train(resolved, registry, run=folder, resume=True))
     return Run(folder, registry)
 
 
@@ -76,7 +76,7 @@ def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: 
 
     Raises: ConfigError if there is no such run.
     """
-    return Run(find_run(str(run)), _registry(plugins), device)
+    return Run(find_run(str(run)), _open_registry(plugins), device)
 
 
 class Run:
@@ -158,11 +158,11 @@ class Run:
         return load_run(self.path, self._registry, self._device)
 
 
-def _registry(plugins: Sequence[PathLike]) -> Registry:
+def _open_registry(plugins: Sequence[PathLike]) -> Registry:
     return open_registry([Path(file) for file in plugins])
 
 
-def _nested(settings: Settings) -> dict[str, Any]:
+def _nest(settings: Settings) -> dict[str, Any]:
     """{"a.b": 1} and {"a": {"b": 1}} alike become {"a": {"b": 1}}."""
     out: dict[str, Any] = {}
     for path, value in settings.items():
@@ -171,13 +171,13 @@ def _nested(settings: Settings) -> dict[str, Any]:
         for group in groups:
             node = node.setdefault(group, {})
         if isinstance(value, Mapping):
-            node.setdefault(leaf, {}).update(_nested(value))
+            node.setdefault(leaf, {}).update(_nest(value))
         else:
             node[leaf] = value
     return out
 
 
-def _trained(work: Callable[[], object]) -> None:
+def _run_interruptible(work: Callable[[], object]) -> None:
     """A command ends with an exit code; in a session of Python an interrupted run is a KeyboardInterrupt."""
     try:
         work()

@@ -22,7 +22,7 @@ from worldlab.specs import LatentSpec, Specs
 from worldlab.training.streams import Streams
 from worldlab.world_model import WorldModel
 
-Answer = TypeVar("Answer")
+ResultT = TypeVar("ResultT")
 _CHECK = "worldlab check-plugin {0.role}:{0.name}   runs every check of it"
 ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 
@@ -75,8 +75,10 @@ def compose(
     classes = {role: load_part(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
     encoder_class, dynamics_class = classes["encoder"], classes["dynamics"]
     assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
-    latent = _ask(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
-    memory = _ask(chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action)
+    latent = _call_class_method(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
+    memory = _call_class_method(
+        chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action
+    )
     parallel = issubclass(dynamics_class, ParallelDynamics)
     if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
         raise ConfigError(
@@ -85,7 +87,7 @@ def compose(
             fix="--model.memory-in-encoder auto, which lets this mix train, or an encoder that reads the memory",
         )
     staged = config.core.train.schedule == "staged"
-    reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
+    reads = _resolve_auto(config.core.model.memory_in_encoder, not parallel and not staged)
     specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory=not staged)
     built = {
         role: _build(registration, classes[role], part.options, specs, streams)
@@ -98,8 +100,8 @@ def compose(
     return Composed(specs, model.to(device), agent.to(device))
 
 
-def _decide(wish: str, auto: bool) -> bool:
-    return wish == "yes" or (wish == "auto" and auto)
+def _resolve_auto(choice: str, auto: bool) -> bool:
+    return choice == "yes" or (choice == "auto" and auto)
 
 
 def _part(config: RunConfig, role: str) -> Part:
@@ -123,19 +125,19 @@ def load_part(registration: Registration, interface: type) -> type:
     return cls
 
 
-def _ask(registration: Registration, cls: type, method: str, kind: type[Answer], *args: Any) -> Answer:
+def _call_class_method(registration: Registration, cls: type, method: str, kind: type[ResultT], *args: Any) -> ResultT:
     """Call a class method that the composer needs before anything is built. Raises: PluginError if it fails or lies."""
     try:
-        answer = getattr(cls, method)(*args)
+        result = getattr(cls, method)(*args)
     except WorldlabError:
         raise
     except (Exception, SystemExit) as error:
         message = f"{registration.who} {method} raised {type(error).__name__}: {error}"
         raise PluginError(one_line(message), cause=f"at {where(error)}", fix=_CHECK.format(registration)) from error
-    if not isinstance(answer, kind):
-        message = f"{registration.who} {method} gives a {type(answer).__name__}, expected {kind.__name__}"
+    if not isinstance(result, kind):
+        message = f"{registration.who} {method} gives a {type(result).__name__}, expected {kind.__name__}"
         raise PluginError(one_line(message), cause=registration.target, fix=_CHECK.format(registration))
-    return answer
+    return result
 
 
 def _build(registration: Registration, cls: type, options: Config, specs: Specs, streams: Streams):

@@ -24,7 +24,7 @@ from worldlab.runs.pictures import as_frames, save_webp
 from worldlab.training.clock import Clock
 from worldlab.training.panel import Progress
 from worldlab.training.session import Session, save
-from worldlab.training.signals import Stopped, caught_signals
+from worldlab.training.signals import Stopped, catch_signals
 
 EXPLOITED = Alarm(
     "the policy earns more in the dream than in the environment, from the same starts: it lives on the model's mistakes",
@@ -59,8 +59,8 @@ class Loop:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
         # A session that begins later than at 0 was read from the checkpoint of that very step and update.
-        self.saved_at = self._reached() if session.counters.env_steps else None
-        self.caught: list[int] = []
+        self.saved_at = self._position() if session.counters.env_steps else None
+        self.signals: list[int] = []
         self.clock = Clock(session.counters.seconds)
 
     def run(self) -> dict[str, Any]:
@@ -69,38 +69,38 @@ class Loop:
         self.session.collector.start()
         self.progress.update(counters.env_steps, phase="train" if counters.pretrained else "prefill")
         monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
-        with caught_signals() as self.caught, closing(monitor):
+        with catch_signals() as self.signals, closing(monitor):
             try:
                 while counters.env_steps < core.steps and not self._out_of_time():
                     before = counters.env_steps
                     if not counters.pretrained:
                         self._pretrain()
-                        self._stop_if_asked()
+                        self._stop_if_signalled()
                     self._begin_step()
                     self._update()  # workers step the environments meanwhile
                     self._end_step()
-                    self._read_episodes(monitor)
+                    self._record_episodes(monitor)
                     with suppress(Interrupted):
-                        self._now_and_then(before)
-                    self._stop_if_asked()
-                self._tell_what_was_cut()
+                        self._run_periodic_tasks(before)
+                    self._stop_if_signalled()
+                self._report_unfinished()
                 try:
                     return self._finish()
                 finally:
-                    self._stop_if_asked()
+                    self._stop_if_signalled()
             except EnvError:
                 # A signal to the whole group may end environments before this process hears of it.
-                self._stop_if_asked()
+                self._stop_if_signalled()
                 self._save()  # what was collected and learned before is whole
                 self.progress.note(f"step {counters.env_steps}: checkpoint saved; --resume goes on from there")
                 raise
 
-    def _stop_if_asked(self) -> None:
-        if self.caught:
+    def _stop_if_signalled(self) -> None:
+        if self.signals:
             self._save()
-            raise Stopped(self.caught[0])
+            raise Stopped(self.signals[0])
 
-    def _tell_what_was_cut(self) -> None:
+    def _report_unfinished(self) -> None:
         counters, core = self.session.counters, self.session.core
         if counters.env_steps < core.steps:
             self.progress.note(
@@ -108,7 +108,7 @@ class Loop:
                 "to go on, --resume with more --minutes"
             )
         if core.train.pretrain and not counters.pretrained:
-            self._warn("unpretrained", UNPRETRAINED)
+            self._alarm_once("unpretrained", UNPRETRAINED)
 
     # ---- each step ----
 
@@ -133,7 +133,7 @@ class Loop:
             # A replay that lost its damaged records may have to fill first.
             while counters.pretrained and counters.credit >= 1 and session.replay.can_sample(length):
                 counters.credit -= 1
-                self._one_update()
+                self._update_once()
 
     def _pretrain(self) -> None:
         """Once there is data: the model's own updates, then the agent's, before it acts for the first time. A signal ends
@@ -144,9 +144,9 @@ class Loop:
         if not counters.updates:
             self._fit_scaling()
         wanted = settings.pretrain + settings.pretrain_agent
-        while counters.updates < wanted and not self.caught and not self._out_of_time():
+        while counters.updates < wanted and not self.signals and not self._out_of_time():
             with self.clock("update"):
-                self._one_update()
+                self._update_once()
             stage = stage_at(settings, counters.updates - 1).name
             self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
             if counters.updates % self.session.core.log.every == 0:
@@ -157,7 +157,7 @@ class Loop:
         if counters.pretrained:
             self.progress.update(counters.env_steps, phase="train")
 
-    def _one_update(self) -> None:
+    def _update_once(self) -> None:
         session = self.session
         stage = stage_at(session.core.train, session.counters.updates)
         batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
@@ -184,7 +184,7 @@ class Loop:
             values = torch.from_numpy(sampled[key]).flatten(0, 1).float()
             preprocess.fit(key, values.to(session.device))
 
-    def _read_episodes(self, monitor: MonitorCsv) -> None:
+    def _record_episodes(self, monitor: MonitorCsv) -> None:
         collector, counters = self.session.collector, self.session.counters
         for ret, length in collector.finished:
             counters.episodes += 1
@@ -194,16 +194,16 @@ class Loop:
 
     # ---- now and then ----
 
-    def _now_and_then(self, before: int) -> None:
+    def _run_periodic_tasks(self, before: int) -> None:
         core, step = self.session.core, self.session.counters.env_steps
         if crossed(before, step, core.log.every):
             self._log()
         if step >= core.steps:
             return  # the end does all of it once more
         if crossed(before, step, core.eval.every):
-            self._judge(core.eval.episodes)
+            self._evaluate(core.eval.episodes)
         if crossed(before, step, core.log.pictures):
-            self._draw()
+            self._draw_dream()
         if crossed(before, step, core.log.checkpoint):
             self._save()
 
@@ -218,7 +218,7 @@ class Loop:
                 measured = {k: float(v) for k, v in session.health.metrics(ctx).items()}
             values.update(measured)
             for alarm in session.health.update(measured, counters.updates):
-                self._tell(alarm)
+                self._print_alarm(alarm)
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -236,11 +236,11 @@ class Loop:
             shown["eval return"] = counters.evaluation
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
 
-    def _warn(self, name: str, alarm: Alarm) -> None:
+    def _alarm_once(self, name: str, alarm: Alarm) -> None:
         if self.session.health.note(name):
-            self._tell(alarm)
+            self._print_alarm(alarm)
 
-    def _tell(self, alarm: Alarm) -> None:
+    def _print_alarm(self, alarm: Alarm) -> None:
         self.progress.note(f"step {self.session.counters.env_steps}: {alarm.says}. {alarm.cure}")
 
     def _health_sample(self) -> dict[str, np.ndarray]:
@@ -248,7 +248,7 @@ class Loop:
         rng = np.random.default_rng([self.session.core.seed, self.session.counters.env_steps])
         return self.session.replay.sample(min(8, settings.batch_size), settings.batch_length, rng)
 
-    def _judge(self, episodes: int, record: bool = False) -> Evaluation:
+    def _evaluate(self, episodes: int, record: bool = False) -> Evaluation:
         session, counters = self.session, self.session.counters
         images = list(session.composed.specs.obs.images)
         with self.clock("evaluate"):
@@ -261,21 +261,21 @@ class Loop:
                 record=images[0] if record and images else None,
                 deterministic=session.core.eval.deterministic,
                 dream_horizon=session.core.eval.dream_horizon,
-                stop=lambda: self.caught,
+                stop=lambda: self.signals,
             )
         counters.evaluation = float(np.mean(outcome.returns))
         values = {"eval/return": counters.evaluation, "eval/episodes": episodes}
         if outcome.gap is not None:
             values.update({f"eval/dream_{name}": v for name, v in outcome.gap.summary().items() if v is not None})
             if outcome.gap.exploited:
-                self._warn("exploited", EXPLOITED)
+                self._alarm_once("exploited", EXPLOITED)
         self.metrics.log(counters.env_steps, values)
         self.progress.note(
             f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"
         )
         return outcome
 
-    def _draw(self) -> None:
+    def _draw_dream(self) -> None:
         session, counters = self.session, self.session.counters
         length = session.core.train.batch_length + open_loop.FRAMES_SEEN
         if not session.replay.can_sample(length):
@@ -289,22 +289,22 @@ class Loop:
             frames = as_frames(np.asarray(open_loop.picture(shown))[None])
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
-    def _reached(self) -> tuple[int, int]:
+    def _position(self) -> tuple[int, int]:
         return self.session.counters.env_steps, self.session.counters.updates
 
     def _save(self) -> None:
         counters = self.session.counters
-        if self.saved_at != self._reached():
+        if self.saved_at != self._position():
             self.metrics.sync()
             counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
             save(self.session, self.folder.checkpoints, self.manifest)
-            self.saved_at = self._reached()
+            self.saved_at = self._position()
 
     def _finish(self) -> dict[str, Any]:
         counters = self.session.counters
         self._save()
-        outcome = self._judge(self.session.core.eval.final_episodes, record=True)
-        self._draw()
+        outcome = self._evaluate(self.session.core.eval.final_episodes, record=True)
+        self._draw_dream()
         if outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
         return {

@@ -80,11 +80,11 @@ class Progress:
         self._status = _Status(start, max(1, total), time.monotonic())
         self._wants_live = is_terminal(self._stream) if live is None else live
         self._screen: Any = None
-        self._drawn = float("-inf")
+        self._last_drawn = float("-inf")
 
     def __enter__(self) -> Progress:
         if self._wants_live:
-            self._guarded(self._open_screen)
+            self._guard(self._open_screen)
         if self._screen is None:
             self._print(self._title)
         return self
@@ -93,10 +93,10 @@ class Progress:
         if self._status.history:
             self._status.record(time.monotonic())
         if self._screen is not None:
-            self._guarded(self._draw)
+            self._guard(self._draw)
             self._close_screen()
         elif self._status.history:
-            self._print(self._line())
+            self._print(self._status_line())
 
     def update(
         self,
@@ -117,14 +117,14 @@ class Progress:
         status.phase = plain_text(phase) if phase is not None else status.phase
         if values:
             status.values.update((plain_text(name), float(value)) for name, value in values.items())
-        if now - self._drawn < (LIVE_SECONDS if self._screen is not None else PLAIN_SECONDS):
+        if now - self._last_drawn < (LIVE_SECONDS if self._screen is not None else PLAIN_SECONDS):
             return
-        self._drawn = now
+        self._last_drawn = now
         status.record(now)
         if self._screen is not None:
-            self._guarded(self._draw)
+            self._guard(self._draw)
         elif len(status.history) > 1:  # the first update comes with nothing to say yet
-            self._print(self._line())
+            self._print(self._status_line())
 
     def note(self, text: str) -> None:
         """Print a line that stays, above the panel."""
@@ -132,7 +132,7 @@ class Progress:
         if self._screen is not None:
             from rich.text import Text
 
-            self._guarded(lambda: self._screen.console.print(Text(line)))
+            self._guard(lambda: self._screen.console.print(Text(line)))
         if self._screen is None:
             self._print(line)
 
@@ -141,7 +141,7 @@ class Progress:
         from rich.live import Live
 
         class Quiet(Console):
-            """Rich ends the process when a pipe breaks; here that is for `_guarded` to hear of."""
+            """Rich ends the process when a pipe breaks; here that is for `_guard` to hear of."""
 
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError("the terminal went away")
@@ -162,7 +162,7 @@ class Progress:
     def _draw(self) -> None:
         self._screen.update(self._panel(), refresh=True)
 
-    def _guarded(self, draw: Any) -> None:
+    def _guard(self, draw: Any) -> None:
         """Run a drawing action; when it fails, say so once and go on with plain lines."""
         try:
             draw()
@@ -191,7 +191,7 @@ class Progress:
             ProgressBar(total=status.total, completed=min(status.step, status.total)),
             Text(f"{status.step:,} / {status.total:,} steps  {share:.0%}{eta}"),
         )
-        pairs = [*self._machine(), *((name, _number(value)) for name, value in status.values.items())]
+        pairs = [*self._machine_values(), *((name, _number(value)) for name, value in status.values.items())]
         table = Table.grid(padding=(0, 2), expand=True)
         for justify in ("left", "right", "left", "right"):
             table.add_column(justify=justify, no_wrap=True, ratio=1)
@@ -204,7 +204,7 @@ class Progress:
         title = f"{self._title} · {status.phase}" if status.phase else self._title
         return Panel(Group(head, Text(""), table), title=Text(title), title_align="left", border_style="cyan")
 
-    def _machine(self) -> list[tuple[str, str]]:
+    def _machine_values(self) -> list[tuple[str, str]]:
         steps, updates = self._status.speeds()
         pairs = [("env steps/s", _number(steps))]
         if self._status.updates is not None:
@@ -212,11 +212,11 @@ class Progress:
         elapsed = time.monotonic() - self._status.started
         return [*pairs, ("memory", _memory()), ("elapsed", _clock(elapsed))]
 
-    def _line(self) -> str:
+    def _status_line(self) -> str:
         status = self._status
         parts = [f"step {status.step:,}/{status.total:,} ({min(1.0, status.step / status.total):.0%})"]
         parts += [status.phase] if status.phase else []
-        parts += [f"{name} {value}" for name, value in self._machine()]
+        parts += [f"{name} {value}" for name, value in self._machine_values()]
         parts += [f"{name} {_number(value)}" for name, value in status.values.items()]
         if status.step < status.total:
             parts.append(f"eta {_clock(status.remaining())}")

@@ -18,7 +18,7 @@ class Stopped(Exception):
 
 
 @contextmanager
-def caught_signals() -> Iterator[list[int]]:
+def catch_signals() -> Iterator[list[int]]:
     """Within: SIGINT and SIGTERM are noted in the list that is yielded; a second SIGINT interrupts at once."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():

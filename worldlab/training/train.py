@@ -40,8 +40,8 @@ def train(
     folder, changed = _open_folder(config, registry, run, resume)
     with folder:
         if resume:
-            live, checkpoint = _resumed(config, registry, folder)
-            _keep_configuration(folder, config, registry)
+            live, checkpoint = _build_resumed(config, registry, folder)
+            _save_configuration(folder, config, registry)
         else:
             checkpoint = None
             try:
@@ -53,7 +53,7 @@ def train(
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
                 log.info("%s", live.composed.explain())
-            _describe(folder, live, registry, config, changed)
+            _write_run_json(folder, live, registry, config, changed)
             result = _run_loop(live, folder, registry, checkpoint)
         finally:
             live.close()
@@ -75,35 +75,35 @@ def _open_folder(
         folder = RunFolder.open(run, write=True)
     else:
         folder = RunFolder.create(run or new_run_path(config.core.env.id))
-        _keep_configuration(folder, config, registry)
+        _save_configuration(folder, config, registry)
     return folder, changed
 
 
-def _keep_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
+def _save_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
     """Of a resumed run only once it is known to fit: one that was refused is left as it was."""
     for file in registry.plugin_files:
         folder.keep_plugin(file)
     folder.write_config(config.to_toml())
 
 
-def _resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
+def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
     """The run as its newest checkpoint left it, or an older one where the replay does not hold what that counts on."""
     checkpoint = newest = _find_checkpoint(folder)
-    passed = []
+    rejected = []
     while True:
         try:
             live = session.build(config, registry, folder.replay, checkpoint)
             break
         except DamagedReplayError as error:
-            passed.append(checkpoint)
+            rejected.append(checkpoint)
             older = older_valid(folder.checkpoints, checkpoint)
             if older is None:
                 raise
             log.warning("%s; trying checkpoint step-%d", error.message, older.step)
             checkpoint = older
-    for one in passed:
-        quarantine(one.path)
-    if passed:
+    for bad in rejected:
+        quarantine(bad.path)
+    if rejected:
         log.warning("going on from step %d, not from %d", checkpoint.step, newest.step)
     if live.replay.lost:
         log.warning(
@@ -130,7 +130,7 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint:
     return checkpoint
 
 
-def _describe(
+def _write_run_json(
     folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig, changed: list[dict[str, str]]
 ) -> None:
     now = [{**one, "step": live.counters.env_steps} for one in changed]
@@ -149,12 +149,12 @@ def _describe(
             "changes": [*folder.read_run_json().get("changes", []), *now],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
-            **_data(live),
+            **_recording_entry(live),
         }
     )
 
 
-def _data(live: session.Session) -> dict[str, Any]:
+def _recording_entry(live: session.Session) -> dict[str, Any]:
     """What run.json says of the experience, where it was recorded by another run."""
     source = live.collector
     if not isinstance(source, Recorded):
@@ -175,7 +175,7 @@ def _run_loop(
     ):
         if checkpoint:
             metrics.truncate_after(checkpoint.step, live.counters.lines)
-        metrics.hparams(_flat(live.config.to_mapping()))
+        metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         try:
             result = loop.run()
@@ -196,11 +196,11 @@ def _run_loop(
     return result
 
 
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, dict):
-            out.update(_flat(value, f"{prefix}{key}."))
+            out.update(_flatten(value, f"{prefix}{key}."))
         else:
             out[prefix + key] = value if isinstance(value, int | float | str) else str(value)
     return out
