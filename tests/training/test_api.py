@@ -94,7 +94,8 @@ def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch
     run = worldlab.resume(tmp_path / "one", settings={"steps": 192, "minutes": 10})  # spent already
     assert run.result is not None and run.result["env_steps"] == 144
     assert (
-        "step 144 of 192: the 10 minutes are spent; to go on, --resume with more --minutes" in capsys.readouterr().err
+        "step 144 of 192: the time limit of 10 minutes is reached; to continue, --resume with more --minutes"
+        in capsys.readouterr().err
     )
 
 
@@ -164,7 +165,7 @@ def test_damaged_experience_costs_itself_and_a_lost_end_an_older_checkpoint(tmp_
     newest = list_checkpoints(path / "checkpoints")[-1][0]
     run = worldlab.resume(path, settings={"steps": 144})
     assert run.result is not None and run.result["env_steps"] == 144
-    assert f"going on from step 96, not from {newest}" in caplog.text
+    assert f"resuming from step 96 instead of {newest}" in caplog.text
     assert [one.name for one in (path / "checkpoints" / "quarantine").iterdir()] == [checkpoint_name(newest)]
 
 

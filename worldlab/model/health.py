@@ -132,6 +132,17 @@ RULES: tuple[_Rule, ...] = (
     ),
 )
 
+EXPLOITED = Alarm(
+    "from the same starts, the policy earns more in the dream than in the environment: it exploits model errors",
+    "raise the dream temperature if the agent has one, shorten its horizon, or give the model more updates",
+)
+"""Raised by an evaluation (worldlab.evaluation.dream_gap)."""
+UNPRETRAINED = Alarm(
+    "the run ended before its pretraining: the evaluated agent never acted after any training",
+    "set --steps above train.prefill, allow more --minutes, or lower train.pretrain",
+)
+"""Raised at the end of a run."""
+
 
 class HealthMonitor:
     """Measures a model at every log line, and raises an alarm when a failure shows on two lines in a row.

@@ -1,8 +1,8 @@
-"""A run in miniature, before anything is collected: each part is asked on a small batch and held to its contract.
+"""Checks every part on a small batch before a run collects data.
 
-A wrong shape then costs a moment and an error that names its author, not a prefill and a traceback out of the core.
-What is asked is only form (shapes, dtypes, devices, finite numbers, a state that can be saved); `worldlab check-plugin`
-asks for meaning.
+A wrong shape then gives an immediate error that names the plugin, instead of a traceback from the core after the
+prefill. The dry run checks shapes, dtypes, devices, finite numbers and savable states. `worldlab check-plugin` checks
+behaviour.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
 from worldlab.world_model import WorldModel
 
 ROWS, LENGTH = 3, 4
-"""The size of the batch: two numbers, both above 1, so that lost and swapped dimensions show."""
+"""Size of the batch: different and above 1, so that lost and swapped dimensions are detected."""
 FRAMES = 2
-"""What a decoder that wants few frames in an update (`Decoder.frames`) is given of them."""
+"""Frames of the batch for a decoder that sets `Decoder.frames`."""
 
 Shape = tuple[int | None, ...]
-"""None: any size."""
+"""The shape of a tensor; None matches any size."""
 
 
 def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]) -> None:
-    """Ask every part of a copy of the model, and whether model and agent can be saved. who: registrations by role.
+    """Check every part on a copy of the model, and whether model and agent can be saved.
 
-    Draws from a generator of its own and changes nothing. Raises: PluginError naming distribution, version,
-    component and method, with what was expected and what came; what a part raises as a WorldlabError itself.
+    who: registrations by role. The check has its own generator and changes nothing. Raises: PluginError with the
+    distribution, version, component and method, and the expected and actual result; any WorldlabError of a part itself.
     """
     for role, registration in who.items():
         check_state(PartProbe(registration, agent if role == "agent" else model.parts[role]))
@@ -59,16 +59,17 @@ def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]
 
 @dataclass(frozen=True)
 class PartProbe:
-    """One component, and the words for what is wrong with its answers."""
+    """Calls the methods of one component and reports what violates the contract."""
 
     registration: Registration
     part: nn.Module
 
     def call(self, method: str, *args: Any) -> Any:
-        """Call a method; whatever it raises becomes a PluginError."""
+        """Call a method of the component; an exception becomes a PluginError."""
         return self.guard(method, lambda: getattr(self.part, method)(*args))
 
     def guard(self, method: str, call: Callable[[], Any]) -> Any:
+        """Run a call; an exception becomes a PluginError about `method`."""
         try:
             return call()
         except WorldlabError:
@@ -77,17 +78,19 @@ class PartProbe:
             raise self.exception_error(method, exc) from exc
 
     def exception_error(self, method: str, exc: BaseException) -> PluginError:
+        """Return the error for an exception that a method raised."""
         return self.error(method, f"raised {type(exc).__name__}: {one_line(exc, 200)}", f"at {where(exc)}")
 
     def error(self, method: str, what: str, more: str = "") -> PluginError:
-        """The error that says what a method did wrong."""
+        """Return the error for a method that violates the contract. what: a clause that follows the method's name."""
         entry = self.registration
         cause = f"{type(self.part).__name__}.{method} {what}" + (f"; {more}" if more else "")
-        fix = f"worldlab check-plugin {entry.file or f'{entry.role}:{entry.name}'}   runs every check; docs/plugins.md has the shapes"
+        target = entry.file or f"{entry.role}:{entry.name}"
+        fix = f"worldlab check-plugin {target}   runs all checks; docs/plugins.md lists the shapes"
         return PluginError(one_line(f"{entry.who} {method} {what}"), cause=one_line(cause, 600), fix=fix)
 
     def check_tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
-        """Hold a value to "finite floats of this shape on the model's device". letters: "[N, D]"."""
+        """Check that a value is a finite float tensor of this shape on the component's device. letters: "[N, D]"."""
         subject = f"{name} is " if name else "gives "
         wanted = f"{letters} = [{', '.join('*' if size is None else str(size) for size in shape)}]"
         if not isinstance(value, Tensor):
@@ -106,7 +109,7 @@ class PartProbe:
         return value
 
     def check_rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
-        """Hold a tree to "[rows, ...] on every leaf", and to the shapes of another tree."""
+        """Check that all leaves of a tree are [rows, ...], and match the other dimensions of the tree `like`."""
         leaves = tree.leaves(value)
         wanted = tree.leaves(like) if like is not None else leaves
         if not leaves:
@@ -121,7 +124,7 @@ class PartProbe:
 
 
 def _check_steps(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batch, generator: torch.Generator) -> None:
-    """One step of everything, in the order data flows: what a part is given was held to the contract before."""
+    """Check one step of every part in the order of the data flow, so that every input was checked before."""
     encoder, dynamics, decoder = probes["encoder"], probes["dynamics"], probes["decoder"]
     specs, n = model.specs, ROWS
     obs = tree.select(batch.obs, (slice(None), 0))
@@ -150,14 +153,14 @@ def _check_latent(encoder: PartProbe, latent: Any, n: int, spec: LatentSpec) -> 
         raise encoder.error("infer", f"gives a {type(latent).__name__}, expected a Latent")
     posterior = getattr(encoder.part, "posterior_kind", None)
     if posterior == "analytic" and latent.dist is None:
-        raise encoder.error("infer", "gives a Latent without dist, expected one: posterior is declared analytic")
+        raise encoder.error("infer", "gives a Latent without dist, expected one: posterior_kind is 'analytic'")
     if posterior == "own_logq":
         encoder.check_tensor("infer", latent.log_q, (n,), "[N]", "Latent.log_q")
     return encoder.check_tensor("infer", latent.z, (n, spec.dim), "[N, D]", "Latent.z")
 
 
 def _check_decoded(decoder: PartProbe, parts: Any, obs: ObsSpec, renders: bool) -> None:
-    """The keys, and of vectors the values: a picture drawn pixel by pixel takes longer than all the rest."""
+    """Check the keys, and the values of vectors only: drawing an image pixel by pixel would take too long."""
     if not isinstance(parts, dict):
         raise decoder.error("decode", f"gives a {type(parts).__name__}, expected a dict by observation key")
     if renders and set(parts) != set(obs.keys):
@@ -200,7 +203,10 @@ def _check_losses(model: WorldModel, probes: Mapping[str, PartProbe], batch: Bat
 
 
 def _call_jointly(probes: Mapping[str, PartProbe], method: str, call: Callable[[], Any]) -> Any:
-    """Call what asks several parts; to blame is the one whose code was running, else the dynamics and its `method`."""
+    """Run a call that involves several parts.
+
+    An exception becomes a PluginError about the part whose code was running, else about `method` of the dynamics.
+    """
     try:
         return call()
     except WorldlabError:
@@ -217,7 +223,7 @@ def _call_jointly(probes: Mapping[str, PartProbe], method: str, call: Callable[[
 
 
 def _check_players(probe: PartProbe) -> list[str]:
-    """The players of a part, each parameter of which must belong to exactly one."""
+    """Return the names of a part's players, after checking that each parameter belongs to exactly one."""
     players = probe.call("players")
     if not isinstance(players, dict) or "main" not in players:
         raise probe.error("players", 'gives no "main", expected {"main": Player([parameters]), ...}')
@@ -232,7 +238,7 @@ def _check_players(probe: PartProbe) -> list[str]:
 
 
 def _check_weights(probe: PartProbe, names: set[str]) -> None:
-    """Hold declared weights to the terms there are: numbers, one for each term."""
+    """Check that the declared weights are numbers and cover every loss term."""
     weights = getattr(probe.part, "loss_weights", None)
     if weights is None:
         return
@@ -251,7 +257,7 @@ def _check_terms(probe: PartProbe, method: str, terms: Any, ctx: Context) -> Non
 
 
 def check_state(probe: PartProbe) -> None:
-    """Save a part's state, in small: what a checkpoint cannot hold is refused now. Raises: PluginError."""
+    """Check that a checkpoint can store a part's state. Raises: PluginError."""
     from safetensors.torch import save
 
     state = probe.call("state_dict")
@@ -264,5 +270,5 @@ def check_state(probe: PartProbe) -> None:
 
 
 def dummy_batch(obs: ObsSpec, action: ActionSpec) -> Batch:
-    """A preprocessed batch [ROWS, LENGTH] without structure, a reset and a termination in row 0."""
+    """Return a preprocessed noise batch [ROWS, LENGTH] with a reset and a termination in row 0."""
     return noise_batch(obs, action, ROWS, LENGTH, stream(0))

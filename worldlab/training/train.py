@@ -1,10 +1,10 @@
-"""Trains a run to its end, new or resumed, and records in its folder what it is made of."""
+"""Trains a new or resumed run to its end and records its parts in the run folder."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,9 +23,6 @@ from worldlab.training import session
 from worldlab.training.loop import Loop, Stopped
 from worldlab.training.panel import Progress
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("worldlab")
 
 
@@ -34,8 +31,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to its end and return the content of result.json.
 
-    run: its folder; None makes runs/<env>-<time>. resume: continue from the newest valid checkpoint.
-    Stopped by SIGINT or SIGTERM it saves a checkpoint and raises SystemExit(130 or 143).
+    run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint. explain: log
+    the choices of the composition. On SIGINT or SIGTERM, it saves a checkpoint and raises SystemExit(130 or 143).
     """
     folder, changed = _open_folder(config, registry, run, resume)
     with folder:
@@ -63,11 +60,11 @@ def train(
 def _open_folder(
     config: RunConfig, registry: Registry, run: Path | None, resume: bool
 ) -> tuple[RunFolder, list[dict[str, str]]]:
-    """The run's folder, locked, and the parts whose plugin is another one than when a resumed run was made."""
+    """Return the locked run folder, and the parts of a resumed run whose plugin has changed."""
     changed: list[dict[str, str]] = []
     if resume:
         if run is None:
-            raise ConfigError("--resume needs a run to go on with", fix="--run DIR --resume")
+            raise ConfigError("--resume needs a run", fix="--run DIR --resume")
         changed = provenance.changes(run, config, registry)
         if changed and config.core.strict:
             raise provenance.refuse(changed)
@@ -80,14 +77,17 @@ def _open_folder(
 
 
 def _save_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
-    """Of a resumed run only once it is known to fit: one that was refused is left as it was."""
+    """Write configuration and plugin files.
+
+    For a resumed run, call it only after the session was built without error.
+    """
     for file in registry.plugin_files:
         folder.keep_plugin(file)
     folder.write_config(config.to_toml())
 
 
 def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
-    """The run as its newest checkpoint left it, or an older one where the replay does not hold what that counts on."""
+    """Restore the newest checkpoint whose experience the replay still has. Checkpoints that fail go to quarantine."""
     checkpoint = newest = _find_checkpoint(folder)
     rejected = []
     while True:
@@ -104,10 +104,10 @@ def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> 
     for bad in rejected:
         quarantine(bad.path)
     if rejected:
-        log.warning("going on from step %d, not from %d", checkpoint.step, newest.step)
+        log.warning("resuming from step %d instead of %d", checkpoint.step, newest.step)
     if live.replay.lost:
         log.warning(
-            "the replay is damaged: %d steps of experience are left out, so this is no longer the same run bit for bit",
+            "the replay is damaged: %d steps of experience are left out, so the run is no longer bit-reproducible",
             live.replay.lost,
         )
     return live, checkpoint
@@ -122,7 +122,7 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint:
         raise ConfigError(
             f"run '{folder.name}' stopped before its first checkpoint",
             cause=str(error),
-            fix="start it anew with another --run",
+            fix="start again with another --run",
         ) from error
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
@@ -155,7 +155,7 @@ def _write_run_json(
 
 
 def _recording_entry(live: session.Session) -> dict[str, Any]:
-    """What run.json says of the experience, where it was recorded by another run."""
+    """Return the entry of run.json about recorded experience; {} if the run collects its own."""
     source = live.collector
     if not isinstance(source, Recorded):
         return {}
@@ -182,7 +182,7 @@ def _run_loop(
         except Stopped as stop:
             folder.write_run_json({"status": "stopped", "step": live.counters.env_steps})
             log.info(
-                "stopped at step %d, checkpoint saved; go on with --run %s --resume",
+                "stopped at step %d, checkpoint saved; continue with --run %s --resume",
                 live.counters.env_steps,
                 folder.path,
             )
