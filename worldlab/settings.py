@@ -135,7 +135,7 @@ class ModelSettings(Config):
     width: int = sized("width", ge=1)
     """Channels of the first convolution in every part without a setting of its own."""
     memory_in_encoder: Literal["auto", "yes", "no"] = field("auto", expert=True)
-    """Whether the encoder reads the memory h. auto: no for staged training or a dynamics parallel over time, else yes."""
+    """Whether the encoder reads the memory h. auto: no for staged training or parallel dynamics, else yes."""
     vector_scaling: Literal["symlog", "normalize", "none"] = "symlog"
     """Scaling of vector observations. normalize: standardise with the prefill's statistics, then symlog."""
     reward_scale: float = field(1.0, ge=0)
@@ -165,7 +165,7 @@ class TrainSettings(Config):
     """The training loop."""
 
     schedule: Literal["joint", "staged"] = "joint"
-    """joint: all parts train together. staged: encoder and decoder (half of pretrain), dynamics (half), then the agent."""
+    """joint: all parts together. staged: encoder and decoder (half of pretrain), dynamics (half), then the agent."""
     freeze: tuple[Literal["encoder", "dynamics", "decoder"], ...] = field((), expert=True)
     """Parts that keep their initial weights, as a control experiment."""
 

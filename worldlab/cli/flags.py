@@ -1,8 +1,7 @@
-"""The flags of `worldlab train`: read into a nested table of texts, and explained from the Config classes.
+"""Reads the flags of `worldlab train` into a nested table of texts, and generates their help from the Config classes.
 
-Not argparse and not tyro: which flags exist depends on the chosen parts, and their values are checked where
-those of files are, by worldlab.config.schema. So a wrong flag and a wrong key get the same message, before torch is
-imported.
+This is not argparse or tyro because the set of flags depends on the chosen parts. worldlab.config.schema validates the
+values of flags and files alike, so a wrong flag and a wrong key give the same message, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from worldlab.registry import Registry
 from worldlab.settings import CoreSettings
 
 ALIASES = {"env": ("env", "id"), **{role: (role, "name") for role in PARTS}}
-"""Short flags and the settings they stand for."""
+"""Short flags and their settings."""
 _SWITCHES = ("resume", "explain", "json", "help", "help_all")
 _NUMBER = re.compile(r"-\.?\d")
 _RUN_HELP = (
     ("--env ID", "environment: a Gymnasium id, a short name (CarRacing) or package.module:Id"),
     ("--encoder NAME", "and --dynamics, --decoder, --agent: the parts; see: worldlab plugins"),
-    ("--preset NAME", "a packaged preset; may be repeated (default: laptop, or gpu where there is one)"),
+    ("--preset NAME", "a preset; may be repeated (default: gpu if the machine has one, else laptop)"),
     ("--config FILE", "a TOML file of settings; may be repeated, later ones win"),
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
     ("--resume", "continue the run in --run, or the latest one"),
-    ("--explain", "say what was chosen and why"),
+    ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),
     ("--debug", "full tracebacks"),
-    ("--help-all", "every setting, also those that few runs change"),
+    ("--help-all", "list every setting, including rarely changed ones"),
 )
 
 
 @dataclass
 class TrainFlags:
-    """What was typed. settings: nested, its values Text."""
+    """The parsed command line. settings: nested, with Text values."""
 
     presets: list[str] = field(default_factory=list)
     configs: list[Path] = field(default_factory=list)
@@ -57,7 +56,7 @@ class TrainFlags:
 
 
 def read_flags(argv: list[str]) -> TrainFlags:
-    """Read the flags of train. Values stay texts. Raises: ConfigError for what is no flag or lacks its value."""
+    """Read the flags of train; values stay text. Raises: ConfigError for an unknown flag or a missing value."""
     flags = TrainFlags()
     for name, value in _split_argv(argv):
         if name in _SWITCHES:
@@ -78,18 +77,18 @@ def read_flags(argv: list[str]) -> TrainFlags:
 
 
 def help_head() -> str:
-    """Explain the flags that are not settings of a part or the core."""
+    """Return the help on flags that are not settings."""
     lines = ["usage: worldlab train --env ID [flags]", "", "Train a world model and an agent in an environment.", ""]
     return "\n".join([*lines, "run:", *_format_entries(_RUN_HELP), ""])
 
 
 def help_text(config: RunConfig, registry: Registry, everything: bool = False) -> str:
-    """Explain the settings of the core and of the chosen parts; the values shown are the resolved ones.
+    """Return the help on the settings of the core and of the chosen parts, with their resolved values.
 
-    everything: also the settings for experts, which few runs change.
+    everything: whether to include the expert settings.
     """
     lines = [help_head()]
-    lines += ["Values in brackets are what applies if the flag is left out. - and _ are the same in flags.", ""]
+    lines += ["Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
         settings = [s for s in settings if everything or not s.expert]
         entries = [
@@ -97,12 +96,12 @@ def help_text(config: RunConfig, registry: Registry, everything: bool = False) -
         ]
         lines += [f"{title}:", *(_format_entries(entries) or ["  no settings"]), ""]
     if not everything:
-        lines += ["worldlab train --help-all   also lists what few runs change", ""]
+        lines += ["worldlab train --help-all   lists the rarely changed settings too", ""]
     return "\n".join(lines)
 
 
 def _split_argv(argv: list[str]) -> Iterator[tuple[str, Text]]:
-    """Split argv into (name with _, value); a flag without a value gives a Switch."""
+    """Split argv into (name with _, value). A flag without a value yields a Switch."""
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)

@@ -176,7 +176,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
 
     A resumed run starts new episodes, because environments are not saved. If the replay has damaged records, a strict
     run fails and any other run continues with the remaining experience (`replay.lost`).
-    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError if an older checkpoint may still work).
+    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError if an older one may still work).
     """
     core = config.core
     device = set_up_machine(core)
