@@ -1,4 +1,4 @@
-"""What an agent is: it acts on features and learns inside the world model, of which it sees only the facade."""
+"""Defines the agent: it acts on features and learns inside the world model, through the `WorldModel` facade only."""
 
 from __future__ import annotations
 
@@ -17,30 +17,36 @@ from worldlab.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Experience:
-    """What an agent learns from in one update: posterior states of replayed data, cut from the graph.
-
-    carry: [N, ...], the states from which to imagine. reward, cont: [N], received on arriving there.
-    sequence: the whole batch [B, T] as the model saw it, for agents that also learn from what really happened.
-    """
+    """The data of one agent update: posterior states of replayed data, detached from the graph."""
 
     carry: Carry
+    """The states [N, ...] from which to imagine."""
     reward: Tensor
+    """The reward [N] received on arrival at each state."""
     cont: Tensor
+    """0 where the episode terminated on arrival, else 1: [N]."""
     sequence: Context | None = None
+    """The whole batch [B, T] from the model's forward pass, for agents that also learn from real transitions."""
 
 
 class Agent(nn.Module, ABC):
-    """Acts, and learns if it can. Built as `Cls(config, specs)`; its optimisers belong to the trainer.
+    """Chooses actions and may learn from imagined or replayed data.
 
-    noise: what the core adds to its actions while collecting, where they do not explore by themselves: a std for
-    continuous actions, the chance of a uniform one for discrete. sampled_latents: whether collecting shows it sampled
-    latents; false for agents that explore with their weights, to which they are noise on the score. dream_temperature: of
-    the prior in its dreams; at another than 1 the dynamics must have one (worldlab.distributions.tempered).
+    An agent is built as `Cls(config, specs)`. The trainer owns its optimisers.
     """
 
     noise: float = 0.0
+    """Exploration noise that the core adds during collection.
+
+    It is the standard deviation for continuous actions, and the probability of a uniform action for discrete ones.
+    """
     sampled_latents: bool = True
+    """Whether data collection samples latents. If False, it uses the most likely latent.
+
+    Evolution strategies set False: they explore with their weights, and latent noise only adds variance to the fitness.
+    """
     dream_temperature: float = 1.0
+    """Temperature of the prior in the agent's dreams. A value other than 1 needs a prior with a temperature."""
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
@@ -49,11 +55,11 @@ class Agent(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the agent computes, also for an agent without parameters."""
+        """The device of the agent, also if it has no parameters."""
         return self.get_buffer("_anchor").device
 
     def initial(self, n: int) -> State:
-        """The agent's own memory between steps (a planner's last plan): a tree, [n, ...]; nothing by default."""
+        """Return the agent's own state between steps (a planner's last plan), a tree [n, ...]; {} by default."""
         return {}
 
     @abstractmethod
@@ -66,53 +72,54 @@ class Agent(nn.Module, ABC):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        """Choose encoded actions [N, A] at the carry's features [N, F]. explore false asks for the best known action.
+        """Choose encoded actions [N, A] at the carry's features [N, F].
 
-        state: what `initial` gave or the last call returned, rows of ended episodes replaced by the core.
+        state: from `initial` or the last call; the core resets the rows of ended episodes. explore: False returns the
+        best known action. Returns the actions and the next state.
         """
 
     def players(self) -> dict[str, Player]:
-        """Return the players, each with its learning rate; none by default, for agents that do not learn."""
+        """Return the players, each with its learning rate; {} by default, for agents that do not learn."""
         return {}
 
     def losses(
         self, model: WorldModel, seen: Experience, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One scalar loss per player, and metrics. The model's weights are frozen meanwhile."""
+        """Return one scalar loss for each player, and metrics. The weights of the model are frozen during the call."""
         return {}, {}
 
     def after_step(self) -> None:
-        """Called after each update: slow targets."""
+        """Update slow targets. Called after each update."""
 
 
 @runtime_checkable
 class LearnsFromEpisodes(Protocol):
-    """An agent that wants to know what the episodes it played while collecting came to; it plays them from their start."""
+    """An agent that learns from the returns of the episodes it plays during collection, each from its start."""
 
     def after_episode(self, state: State, ret: float) -> None:
-        """An episode ended with return `ret`; state: what the agent last returned for that environment, without a batch."""
+        """Receive the return of a finished episode. state: the agent's last state there, without batch."""
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What is worth logging: numbers by name."""
+        """Return numbers to log, by name."""
         ...
 
     def idle(self, state: State) -> Tensor:
-        """Environments [N] bool that should not be stepped: nobody is there to play in them. state: as `act` returned it."""
+        """Return which environments [N] bool need no step because they have no episode to play. state: from `act`."""
         ...
 
 
 @runtime_checkable
 class OwnLearner(Protocol):
-    """An agent that steps its own optimisers, because a library does: it has no players, and `learn` in place of `losses`.
+    """An agent that steps its own optimisers, as library algorithms do: it has `learn` instead of players and `losses`.
 
-    `optimizers` are saved with checkpoints; what else it keeps outside its parameters begins anew when a run resumes.
+    Checkpoints save `optimizers`. Any other state outside the agent's parameters is lost when a run resumes.
     """
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
-        """Called once an update, the model's weights frozen. Returns metrics."""
+        """Learn for one update, while the weights of the model are frozen. Returns metrics."""
         ...
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By name, in a fixed order; there from the start."""
+        """Return the optimisers by name, in a fixed order. They exist from the start."""
         ...

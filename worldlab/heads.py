@@ -1,4 +1,4 @@
-"""What the core predicts from features for every mix: reward, continuation, and pictures where the decoder has none."""
+"""The core's heads on features: reward, continuation, and a probe that draws pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldlab.specs import ObsSpec
 
 
 class TwoHotHead(nn.Module):
-    """A scalar from features, as a two-hot distribution; its first mean is exactly 0. features [*, F] -> TwoHot [*]."""
+    """Predicts a scalar as a two-hot distribution whose initial mean is exactly 0. features [*, F] -> TwoHot [*]."""
 
     def __init__(self, features: int, units: int, layers: int):
         super().__init__()
@@ -24,7 +24,7 @@ class TwoHotHead(nn.Module):
 
 
 class ContinueHead(nn.Module):
-    """The probability that the episode goes on after arriving at features. features [*, F] -> Bernoulli [*]."""
+    """Predicts whether the episode continues after arrival at features. features [*, F] -> Bernoulli [*]."""
 
     def __init__(self, features: int, units: int, layers: int):
         super().__init__()
@@ -35,18 +35,20 @@ class ContinueHead(nn.Module):
 
 
 class ProbeDecoder(nn.Module):
-    """Pictures for models that cannot draw, trained on detached features outside the model's loss: it shows what the
-    features hold and changes nothing in them."""
+    """Decodes pictures from detached features.
+
+    Its loss does not train the model, so the pictures show what the features contain without changing them.
+    """
 
     def __init__(self, obs: ObsSpec, features: int, units: int, width: int = 8):
         super().__init__()
         self.head = ObsHead(obs, features, width, units, 2)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """features [N, F], detached here. Returns {key: [N, *shape]}."""
+        """Decode features [N, F], which are detached here. Returns {key: [N, *shape]}."""
         return self.head(features.detach())
 
     def losses(self, features: Tensor, obs: dict[str, Tensor]) -> Tensor:
-        """Squared error per frame, summed over entries: [N]."""
+        """Return the squared error of each frame, summed over entries: [N]."""
         out = self(features)
         return torch.stack([(out[key] - obs[key]).square().flatten(1).sum(1) for key in out]).sum(0)

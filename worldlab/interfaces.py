@@ -1,12 +1,12 @@
-"""The contract: what an encoder, a latent dynamics and a decoder are, and what the core gives and takes.
+"""Defines the contract between the core and the three components of a world model: encoder, dynamics and decoder.
 
-    encoder    q(z_t | o_t, h_t)                              infers the latent from what is seen
-    dynamics   h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  p(z_t | h_t)   predicts the next latent before seeing it
-    decoder    p(o_t | h_t, z_t)                              explains the observation
+    encoder    q(z_t | o_t, h_t)                              infers the latent from the observation
+    dynamics   h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  p(z_t | h_t)   predicts the next latent before the observation
+    decoder    p(o_t | h_t, z_t)                              reconstructs or scores the observation
 
 Letters: B batch, T time, N rows of any batch, E embed, D latent, H memory, F features, A action.
-Plugins own mathematics. The core owns time, resets, action encoding, observation scaling, the reward and
-continue heads, optimisers, gradient routing, random streams, checkpoints. docs/design.md says why.
+Plugins implement the mathematics. The core owns time, resets, action encoding, observation scaling, the reward and
+continue heads, optimisers, gradient routing, random streams and checkpoints. docs/design.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -25,42 +25,53 @@ from worldlab.settings import Config
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
 
 Obs = dict[str, Tensor]
-"""Preprocessed observation: images [N, C, H, W] in [-0.5, 0.5], vectors [N, n], by key of ObsSpec."""
+"""A preprocessed observation by key of ObsSpec: images [N, C, H, W] in [-0.5, 0.5], vectors [N, n]."""
 
 State = dict[str, Any]
-"""A dynamics' state: a tree of tensors, [N, ...] on every leaf, nothing hidden in the module."""
+"""The state of a dynamics: a tree of tensors with leaves [N, ...]. A module keeps no other state between steps."""
 
 PosteriorKind = Literal["analytic", "own_logq", "implicit", "deterministic"]
-"""What an encoder knows of q: a distribution in closed form; the log-density of its own samples; only samples;
-a point plus fixed channel noise."""
+"""What an encoder provides for its posterior q.
+
+"analytic": a distribution in closed form. "own_logq": the log-density of its own samples. "implicit": samples only.
+"deterministic": a point plus fixed channel noise.
+"""
 
 PriorKind = Literal["analytic", "log_prob", "sampler", "critic"]
-"""What a dynamics knows of p: a distribution in closed form; a log-density; only samples, trained by its own loss
-(adversarial, flow matching); samples, trained by its own contrastive loss."""
+"""What a dynamics provides for its prior p.
+
+"analytic": a distribution in closed form. "log_prob": a log-density. "sampler": samples only, trained by its own loss
+(adversarial, flow matching). "critic": samples, trained by its own contrastive loss.
+"""
 
 ScoreKind = Literal["log_density", "critic", "contrastive"]
-"""What `Decoder.score` returns: nats, a critic's value, or a log-ratio log p(x|z)/p(x) up to a constant, learned by
-contrast or otherwise."""
+"""What `Decoder.score` returns.
 
+"log_density": log p(x | h, z) in nats. "critic": the value of a critic. "contrastive": the log-ratio log p(x|z)/p(x) up
+to a constant, learned contrastively or otherwise.
+"""
 
 Likelihood = Literal["exact", "bound", "undefined"]
-"""What is known of P(o | h, z), the probability of a picture's 256 grey levels."""
+"""What `HasLogMass.log_mass` computes of log P(o | h, z), the probability of an image's 256 grey levels.
+
+"exact": its value. "bound": a lower bound. "undefined": the decoder has no log_mass.
+"""
 
 Draws = Literal["mode", "sample"]
-"""What a decoder's own picture is: its distribution's mode, or a sample."""
+"""How a decoder draws an image: the mode of its distribution, or a sample from it."""
 
-DECLARED: dict[str, dict[str, Any]] = {
+DECLARATIONS: dict[str, dict[str, Any]] = {
     "encoder": {"posterior_kind": PosteriorKind},
     "dynamics": {"prior_kind": PriorKind},
     "decoder": {"score_kind": ScoreKind, "likelihood": Likelihood, "draws": Draws},
 }
-"""What a component of each role declares of itself in words, and the words there are."""
+"""The class attributes that a component of each role declares, and their accepted values."""
 
 
-def misdeclared(part: Component) -> str:
-    """What is wrong with the words that a component declares; "" where nothing is."""
+def declaration_error(part: Component) -> str:
+    """Describe the first declaration of a component that is missing or not accepted; "" if all are valid."""
     for role, cls in (("encoder", Encoder), ("dynamics", Dynamics), ("decoder", Decoder)):
-        for name, words in DECLARED[role].items() if isinstance(part, cls) else ():
+        for name, words in DECLARATIONS[role].items() if isinstance(part, cls) else ():
             value = getattr(part, name, None)
             if value not in get_args(words):
                 return f"{name} is {value!r}, not one of {', '.join(get_args(words))}"
@@ -69,130 +80,160 @@ def misdeclared(part: Component) -> str:
 
 @dataclass(frozen=True)
 class Latent:
-    """What is inferred from an observation.
-
-    z: [N, D], always float, flat and differentiable. dist: q in closed form, where the family has it.
-    log_q: [N], log q of this very z in nats, where only that is known. tokens: [N, G] long, for discrete codes.
-    aux: tensors the family wants back in its own losses, [N, ...].
-    """
+    """The latent that an encoder infers from an observation."""
 
     z: Tensor
+    """The latent [N, D]: always float, flat and differentiable."""
     dist: Any = None
+    """The posterior q in closed form, for an encoder with posterior_kind "analytic"."""
     log_q: Tensor | None = None
+    """log q(z) [N] in nats of this z, for an encoder with posterior_kind "own_logq"."""
     tokens: Tensor | None = None
+    """The code indices [N, G], long, for discrete latents."""
     aux: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors [N, ...] that the encoder needs again in its own losses."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Replayed sequences, arrival-aligned and read-only. Built by the core.
-
-    prev_action[t] led to obs[t]; reward[t] and cont[t] were received on arriving there. is_first[t] marks a reset:
-    prev_action and reward are 0 there. cont is 0 only where the episode terminated (a truncation keeps 1).
-    obs: {key: [B, T, ...]}; prev_action [B, T, A]; reward, cont, mask [B, T] float; is_first [B, T] bool.
-    """
+    """Replayed sequences, aligned by arrival and read-only. The core builds them."""
 
     obs: Obs
+    """Preprocessed observations, {key: [B, T, ...]}."""
     prev_action: Tensor
+    """[B, T, A]. prev_action[t] led to obs[t]; it is 0 at a reset."""
     reward: Tensor
+    """[B, T] float. reward[t] was received on arrival at obs[t]; it is 0 at a reset."""
     cont: Tensor
+    """[B, T] float: 0 where the episode terminated on arrival, else 1. A truncation keeps 1."""
     is_first: Tensor
+    """[B, T] bool: whether obs[t] is the first observation after a reset."""
     mask: Tensor
+    """[B, T] float: 1 for a valid step."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a component's losses may read: one forward pass over a batch.
+    """One forward pass over a batch: the input of a component's losses.
 
-    embed [B, T, E]; memory [B, T, H] and latent (leaves [B, T, ...]) are the posterior's; features [B, T, F];
-    prior: the dynamics' distribution of z[t] given memory[t], over B * T rows. row, time: [B, T] long, where each
-    frame stands in the batch (a decoder may be given a random subset, shaped [M, 1]).
-    z_trains_through_dynamics: whether a dynamics' own loss may train z: only where the encoder is "deterministic".
-    Tensors carry gradients for the main player and are detached for the others.
+    Tensors carry gradients for the "main" player and are detached for all others. A decoder may receive a random subset
+    of the frames; the leading shape is then [M, 1] instead of [B, T].
     """
 
     batch: Batch
     embed: Tensor
+    """[B, T, E], from `Encoder.embed`."""
     memory: Tensor
+    """[B, T, H], along the posterior."""
     latent: Latent
+    """The posterior latent, leaves [B, T, ...]."""
     features: Tensor
+    """[B, T, F] = cat(memory, z)."""
     prior: Distribution | None
+    """The dynamics' distribution of z[t] given memory[t], over B * T rows; None in a subset of frames."""
     row: Tensor
+    """[B, T] long: the row of each frame in the batch."""
     time: Tensor
+    """[B, T] long: the time step of each frame in the batch."""
     generator: torch.Generator
+    """Source of all random numbers in losses."""
     z_trains_through_dynamics: bool = False
+    """Whether the dynamics' own loss may train z: only if the encoder is "deterministic"."""
 
     def detach(self) -> Context:
-        """The same context, cut from the graph; the generator is shared."""
+        """Return the same context, detached from the graph; the generator is shared."""
         return tree.detach(self)
 
     def frames(self, row: Tensor, time: Tensor) -> Context:
-        """The frames at (row, time), each [M], as a context of shape [M, 1]; without the prior."""
+        """Return the frames at (row, time), each [M], as a context of shape [M, 1] without the prior."""
         subset = replace(self, prior=None)
         return tree.tree_map(lambda leaf: leaf[row, time][:, None], subset)
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A failure that shows in a part's metrics, and what usually cures it. Both are sentences for people."""
+    """A warning that a part's metrics show a known failure."""
 
     says: str
+    """A clause that describes the failure, for the user."""
     cure: str
+    """A clause that gives the usual remedy, for the user."""
 
 
 @dataclass(frozen=True)
 class Player:
-    """Parameters that one optimiser (Adam) steps.
-
-    rate: its learning rate; None takes train.learning_rate for "main" and train.critic_learning_rate for any other player of
-    a world model. betas: Adam's; an adversarial critic forgets fast with a first of 0 (Karras et al. 2018, arXiv:1812.04948).
-    """
+    """Parameters that one Adam optimiser trains."""
 
     parameters: list[nn.Parameter]
     rate: float | None = None
+    """Learning rate.
+
+    None takes train.learning_rate for "main", and train.critic_learning_rate for any other player of a world model.
+    """
     betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's betas.
+
+    Adversarial critics often use a first beta of 0: no momentum (Karras et al. 2018, arXiv:1812.04948).
+    """
 
 
 class Component(nn.Module, ABC):
-    """A part with weights. Concrete components are final: they implement a role and are not subclassed.
+    """A part of the world model with weights.
 
-    Every component is built as `Cls(config, specs)` and registered by name with its `Config`.
+    Concrete components are final: they implement one role and are not subclassed. Every component is built as
+    `Cls(config, specs)` and registered by name with its `Config`.
     """
 
     Config: ClassVar[type[Config]]
+    """The settings of the component."""
+
+    loss_weights: Mapping[str, float] | None = None
+    """The weight of every term that `losses` returns, for all players; None weighs each term 1.
+
+    Set it if weights are settings.
+    """
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.parameters()).device
 
-    loss_weights: Mapping[str, float] | None = None
-    """Weight of every term that `losses` returns, over all players; None: each weighs 1. Set it where a config has weights."""
-
     def players(self) -> dict[str, Player]:
-        """Return the parameters by player: "main", and for an adversarial part "critic". Each belongs to exactly one."""
+        """Return the parameters by player: "main", and "critic" for an adversarial part.
+
+        Every parameter belongs to exactly one player.
+        """
         return {"main": Player(list(self.parameters()))}
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """Return one player's terms by name: unweighted, unreduced, shaped as ctx.row, in nats per frame. None by default."""
+        """Return the loss terms of one player by name; by default there are none.
+
+        Each term is unweighted, unreduced, in nats per frame, with the shape of ctx.row.
+        """
         return {}
 
     def after_step(self, player: str) -> None:
-        """Called after each optimiser step of `player`: moving averages, code books."""
+        """Update moving averages or code books. Called after each optimiser step of `player`."""
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Scalars worth watching, computed without gradient from a detached context."""
+        """Return scalars to log, by name. Called without gradient and with a detached context."""
         return {}
 
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
-        """Failures that `values`, what `metrics` last gave, are signs of, by name; the core tells the user once."""
+        """Return the failures, by name, that `values` (the last result of `metrics`) indicate.
+
+        The core reports each once.
+        """
         return {}
 
 
 class Encoder(Component):
-    """q(z | o, h). `posterior_kind` declares what is known of q; `uses_memory`, whether `infer` has a use for h at all."""
+    """The posterior q(z | o, h): infers the latent from an observation."""
 
     posterior_kind: PosteriorKind
+    """What the encoder provides for q; the core chooses the matching loss by it (worldlab.model.matching)."""
     uses_memory: bool = True
+    """Whether `infer` can read the memory h."""
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
@@ -201,29 +242,34 @@ class Encoder(Component):
     @classmethod
     @abstractmethod
     def latent_spec(cls, config: Any) -> LatentSpec:
-        """The latent this configuration emits; asked before anything is built."""
+        """Return the latent that this configuration emits. Called before any component is built."""
 
     @abstractmethod
     def embed(self, obs: Obs) -> Tensor:
-        """Frame by frame, the heavy and parallel part. obs: [N, ...] leaves. Returns [N, E]."""
+        """Embed each frame on its own: the expensive computation, parallel over time. obs: leaves [N, ...].
+
+        Returns [N, E].
+        """
 
     @abstractmethod
     def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
-        """The light part. embed [N, E]; memory [N, H], or None if the mix does not read it (`specs.use_memory`).
+        """Infer the latent at one time step: the cheap computation.
 
-        generator None asks for the most likely z, without noise: acting deterministically and evaluation.
+        embed: [N, E]. memory: [N, H], or None if this mix does not read it (`specs.use_memory`). generator: None
+        returns the most likely z without noise, for deterministic acting and evaluation.
         """
 
 
 class Dynamics(Component):
-    """h' = f(h, z, a) and p(z | h). `prior_kind` declares what is known of p.
-
-    reparameterised: whether gradients of samples with respect to the memory are meaningful (pathwise or
-    straight-through), so that an agent may differentiate through imagination.
-    """
+    """The transition h' = f(h, z, a) and the prior p(z | h)."""
 
     prior_kind: PriorKind
+    """What the dynamics provides for p; the core chooses the matching loss by it (worldlab.model.matching)."""
     reparameterised: bool = True
+    """Whether samples have meaningful gradients with respect to the memory (pathwise or straight-through).
+
+    Only then can an agent differentiate through imagination.
+    """
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
@@ -232,78 +278,103 @@ class Dynamics(Component):
     @classmethod
     @abstractmethod
     def memory_size(cls, config: Any, latent: LatentSpec, action: ActionSpec) -> int:
-        """Width H of the memory; asked before anything is built."""
+        """Return the width H of the memory. Called before any component is built."""
 
     @abstractmethod
     def initial(self, n: int) -> State:
-        """State before anything was seen. Every leaf [n, ...], on this module's device."""
+        """Return the state of n rows before the first observation: leaves [n, ...] on this module's device."""
 
     @abstractmethod
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
-        """One step: state [N, ...], z [N, D] and action [N, A] of the last step. Returns a new state; changes nothing."""
+        """Return the next state, from state [N, ...], z [N, D] and action [N, A] of the last step.
+
+        The input is not modified.
+        """
 
     @abstractmethod
     def memory(self, state: State) -> Tensor:
-        """What the rest of the model may read of a state: [N, H]."""
+        """Return the memory h [N, H] of a state: all that the rest of the model reads of it."""
 
     @abstractmethod
     def predict(self, memory: Tensor) -> Distribution:
-        """p(z | h) for memory [N, H], before the observation is seen."""
+        """Return the prior p(z | h) for memory [N, H]."""
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """A dynamics run over a whole sequence. memory [B, T, H]; final: State after the last step;
-    at(row, time): the State [M, ...] after step `time` of row `row`, both [M] long."""
+    """The result of a dynamics that ran over a whole sequence."""
 
     memory: Tensor
+    """[B, T, H]."""
     final: State
+    """The state after the last step."""
     at: Callable[[Tensor, Tensor], State]
+    """at(row, time) returns the states [M, ...] after step `time` of row `row`, both [M] long."""
 
 
 @runtime_checkable
 class ParallelDynamics(Protocol):
-    """A dynamics that can run over time in one pass. Must equal the step-by-step scan, resets included."""
+    """A dynamics that runs over time in one pass. The result must equal the step-by-step scan, including resets."""
 
     def advance_sequence(self, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> Unrolled:
-        """state [B, ...]; z [B, T, D] and action [B, T, A] are those of the step BEFORE; is_first [B, T] bool: the
-        state is the initial one there (z and action are already 0)."""
+        """Run over a sequence from state [B, ...].
+
+        z [B, T, D] and action [B, T, A] belong to the PREVIOUS step. is_first [B, T] bool: where true, the step starts
+        from the initial state (z and action are already 0 there).
+        """
         ...
 
 
 @runtime_checkable
 class SharesPast(Protocol):
-    """A dynamics whose state holds so much of the past that many futures of one row had better share it than copy it."""
+    """A dynamics whose state is large (such as an attention cache), so that many futures of one row should share it."""
 
     def fork(self, state: State, count: int) -> State:
-        """state [N, ...] -> that of `count` futures of each row, row i's at i * count and on: [N * count, ...] where memory and
-        advance look, and of any other shape besides. It serves imagination only; the core does not take it apart."""
+        """Return a state for `count` futures of each row of state [N, ...]; those of row i start at row i * count.
+
+        `memory` and `advance` must see [N * count, ...]; shared leaves may have any shape. The core uses the result for
+        imagination only and never indexes it.
+        """
         ...
 
 
 @runtime_checkable
 class ScoresLatent(Protocol):
-    """A dynamics with a critic's score or a log-ratio of (memory [N, H], z [N, D]) -> [N], higher is more plausible.
-    The matching rule trains encoders through it, with the score's own weights frozen."""
+    """A dynamics that scores latents, by a critic or a log-ratio.
 
-    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor: ...
+    The matching loss trains encoders through the frozen score.
+    """
+
+    def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
+        """Return the score [N] of z [N, D] given memory [N, H]; higher is more plausible."""
+        ...
 
 
 class Decoder(Component):
-    """p(o | h, z). Declares what `score` means and whether `decode` gives pictures of its own.
-
-    likelihood: what is known of P(o | h, z), the probability of a picture's 256 grey levels: "exact" or "bound" where the
-    decoder offers `log_mass` (HasLogMass), else "undefined". frames: how many random frames of a batch its losses are
-    given where the user does not say (`model.frames_per_update`); 0 means all. For decoders of which one frame costs as
-    much as a rollout. draws: what a picture of its own is: the distribution's mode, where that is a picture and the rest noise
-    around it; or a sample, where the distribution itself makes the picture.
-    """
+    """The observation model p(o | h, z): reconstructs or scores an observation from features."""
 
     score_kind: ScoreKind
+    """What `score` returns."""
     renders: bool = True
+    """Whether `decode` returns observations.
+
+    If not, the core trains a small probe decoder for pictures (`model.probe`).
+    """
     draws: Draws = "mode"
+    """How `WorldModel.render` draws images.
+
+    "mode" suits distributions that add noise around an image; "sample" suits those whose samples are the images.
+    """
     likelihood: Likelihood = "undefined"
+    """What is known of the probability P(o | h, z) of an image's 256 grey levels.
+
+    "exact" and "bound" require the method `log_mass` (HasLogMass).
+    """
     frames: int = 0
+    """Number of random frames of a batch that `losses` receives; 0 means all.
+
+    Set it for a decoder that is expensive per frame. The setting `model.frames_per_update` overrides it.
+    """
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:
@@ -311,41 +382,47 @@ class Decoder(Component):
 
     @abstractmethod
     def decode(self, features: Tensor) -> dict[str, Distribution]:
-        """features [N, F]. Returns by observation key a distribution whose `mode` is [N, *shape]; empty if it cannot."""
+        """Return distributions by observation key for features [N, F]; each `mode` is [N, *shape].
+
+        A decoder that does not render returns {}.
+        """
 
     @abstractmethod
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """How well obs fits features, [N]; its meaning is `score_kind`, its unit nats."""
+        """Return how well obs fits features, [N] in nats; `score_kind` gives the meaning."""
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return -log p(o | features) by observation key, shaped as ctx.row, from the distributions of `decode`.
 
-        A decoder whose distributions have no log_prob, or that trains by another loss, overrides this.
+        Override this if the distributions have no log_prob, or if the decoder trains by another loss.
         """
         if player != "main":
             return {}
         obs = tree.flatten_time(ctx.batch.obs)
         parts: dict[str, Any] = self.decode(ctx.features.flatten(0, 1))
-        return {key: -_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
+        return {key: -_sum_per_frame(dist.log_prob(obs[key]), ctx) for key, dist in parts.items()}
 
 
-def _per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
-    """Sum what a distribution leaves of a picture's dimensions: [N, ...] -> shaped as ctx.row."""
+def _sum_per_frame(log_prob: Tensor, ctx: Context) -> Tensor:
+    """Sum the log-probabilities [N, ...] of each frame; the result has the shape of ctx.row."""
     return log_prob.reshape(ctx.row.numel(), -1).sum(1).view_as(ctx.row)
 
 
 @runtime_checkable
 class HasLogMass(Protocol):
-    """A decoder of pictures with a likelihood, from which bits per dimension follow."""
+    """A decoder with a likelihood of images, from which the core computes bits per dimension."""
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
-        """log P(o | h, z) of the observation's grey levels, [N] in nats: exact, or a random number whose exponential has
-        at most that mean (a flow's dequantisation). Vectors have no levels: Raises ConfigError if there are any."""
+        """Return log P(o | h, z) of the grey levels of the images, [N] in nats.
+
+        Either exact, or a random number whose exponential has a mean of at most P(o | h, z) (a flow's dequantisation).
+        Raises: ConfigError if the observation has vectors, which have no grey levels.
+        """
         ...
 
 
 def parameter_count(modules: Iterable[nn.Module]) -> int:
-    """Trainable parameters of some modules."""
+    """Count the trainable parameters of modules."""
     return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
 
 

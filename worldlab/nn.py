@@ -16,7 +16,7 @@ from worldlab.specs import ObsSpec
 
 
 def mlp(inputs: int, units: int, layers: int, outputs: int | None = None, *, zero: bool = False) -> nn.Sequential:
-    """Linear + LayerNorm + SiLU blocks, then a linear output if `outputs` is given (zero-initialised if `zero`)."""
+    """Build Linear + LayerNorm + SiLU blocks, and a linear output if `outputs` is given (0 at first if `zero`)."""
     blocks: list[nn.Module] = []
     for _ in range(layers):
         blocks += [nn.Linear(inputs, units), nn.LayerNorm(units), nn.SiLU()]
@@ -31,7 +31,10 @@ def mlp(inputs: int, units: int, layers: int, outputs: int | None = None, *, zer
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each pixel, [N, C, H, W]. Free of batch statistics, cheap in channels_last."""
+    """LayerNorm over the channels of each pixel, [N, C, H, W].
+
+    It uses no batch statistics and is cheap in channels_last.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -42,12 +45,12 @@ class ChannelNorm(nn.Module):
 
 
 def conv_stages(shape: tuple[int, ...]) -> int:
-    """Halvings that bring the shorter side of (C, H, W) to about 4 pixels: 64 -> 4, 32 -> 3, 16 -> 2."""
+    """Return how often to halve the shorter side of (C, H, W) to reach about 4 pixels: 64 -> 4, 32 -> 3, 16 -> 2."""
     return max(1, min(5, int(math.log2(min(shape[1:]) / 4))))
 
 
 class ConvTrunk(nn.Module):
-    """Strided convolutions (kernel 4, stride 2, width doubling) with ChannelNorm and SiLU. [N, C, H, W] -> [N, size]."""
+    """Convolutions (kernel 4, stride 2, doubling width) with ChannelNorm and SiLU. [N, C, H, W] -> [N, size]."""
 
     def __init__(self, shape: tuple[int, ...], width: int):
         super().__init__()
@@ -67,7 +70,10 @@ class ConvTrunk(nn.Module):
 
 
 class DeconvTrunk(nn.Module):
-    """The mirror of ConvTrunk: [N, inputs] -> [N, outputs, H, W]. Sizes no power of two divides are cropped centrally."""
+    """The mirror of ConvTrunk: [N, inputs] -> [N, outputs, H, W].
+
+    Sizes that powers of two do not divide are cropped.
+    """
 
     def __init__(self, inputs: int, shape: tuple[int, ...], width: int, outputs: int | None = None):
         super().__init__()
@@ -91,7 +97,7 @@ class DeconvTrunk(nn.Module):
 
 
 class ObsTrunk(nn.Module):
-    """An embedding of any observation: a `conv` (shape, width) per image, one MLP for all vectors. Obs [N, ...] -> [N, size]."""
+    """Embeds an observation [N, ...] as [N, size]: one `conv(shape, width)` per image, one MLP for all vectors."""
 
     def __init__(self, obs: ObsSpec, width: int, units: int, layers: int, conv: Callable[..., nn.Module] = ConvTrunk):
         super().__init__()
@@ -111,7 +117,7 @@ class ObsTrunk(nn.Module):
 
 
 class ObsHead(nn.Module):
-    """The mirror of ObsTrunk: features [N, F] -> {key: [N, *shape]}; `deconv` (inputs, shape, width) draws an image."""
+    """The mirror of ObsTrunk: features [N, F] -> {key: [N, *shape]}; one `deconv(inputs, shape, width)` per image."""
 
     def __init__(
         self,
@@ -135,10 +141,11 @@ class ObsHead(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """Gated recurrent unit with layer-normalised gates, one matrix product a step.
+    """Gated recurrent unit with layer-normalised gates and one matrix product per step.
 
-    Cho et al. 2014, arXiv:1406.1078, with the update bias of -1 of DreamerV2 (arXiv:2010.02193): new memories are
-    written slowly at first. inputs [N, I], h [N, H] -> [N, H].
+    inputs [N, I], h [N, H] -> [N, H].
+    Cho et al. 2014, arXiv:1406.1078, with the update bias of -1 of DreamerV2 (arXiv:2010.02193), which makes the memory
+    change slowly at first.
     """
 
     def __init__(self, inputs: int, hidden: int):
@@ -156,7 +163,7 @@ class GRUCell(nn.Module):
 class RecurrentMemory(nn.Module):
     """The recurrent memory of a world model: h' = GRU(mlp(z, a), h). Hafner et al. 2018, arXiv:1811.04551, eq. 4.
 
-    inputs: width of cat(z, a). units, layers: of the network before the cell. memory: width H of h.
+    inputs: width of cat(z, a). units, layers: size of the network before the cell. memory: width H of h.
     A state is {"h": [N, H]}; a Dynamics calls `initial` and `step` from its own `initial` and `advance`.
     """
 
@@ -167,7 +174,7 @@ class RecurrentMemory(nn.Module):
         self.cell = GRUCell(units, memory)
 
     def initial(self, n: int) -> dict[str, Tensor]:
-        """Return the state of n rows before anything was seen: zeros."""
+        """Return the state of n rows before the first observation: zeros."""
         return {"h": self.cell.linear.weight.new_zeros(n, self.width)}
 
     def step(self, state: dict[str, Tensor], z: Tensor, action: Tensor) -> dict[str, Tensor]:
@@ -176,7 +183,10 @@ class RecurrentMemory(nn.Module):
 
 
 def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `pad` pixels, edges repeated. Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. [N, C, H, W]."""
+    """Shift each image of [N, C, H, W] by up to `pad` pixels, repeating the edges.
+
+    Kostrikov et al. 2020 (DrQ), arXiv:2004.13649.
+    """
     n, _, height, side = image.shape
     padded = F.pad(image, (pad, pad, pad, pad), mode="replicate")
     offset = torch.randint(0, 2 * pad + 1, (2, n), generator=generator, device=image.device)
@@ -187,13 +197,13 @@ def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:
 
 
 def frozen(*modules: nn.Module) -> AbstractContextManager[None]:
-    """Within: gradients flow through these modules but not into their weights."""
+    """Return a context in which gradients flow through these modules but not into their weights."""
     return frozen_parameters(p for module in modules for p in module.parameters())
 
 
 @contextmanager
 def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within: these parameters get no gradient."""
+    """Freeze these parameters within the context: they receive no gradient."""
     parameters = [p for p in parameters if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)
@@ -206,7 +216,7 @@ def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @torch.no_grad()
 def ema_update(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """target <- (1 - rate) target + rate source, weights and buffers."""
+    """Set target <- (1 - rate) target + rate source for weights, and copy buffers."""
     for a, b in zip(target.parameters(), source.parameters(), strict=True):
         a.lerp_(b, rate)
     for a, b in zip(target.buffers(), source.buffers(), strict=True):

@@ -1,7 +1,6 @@
-"""The only loops over time: `observe` runs the posterior along real data, `imagine` the prior along a policy or plan.
+"""Loops over time: `observe` runs the posterior along real data, `imagine` runs the prior with a policy or a plan.
 
-Resets happen here, in `reset_rows`, and nowhere else: no plugin can forget one, apply it late or leak through a
-second state tensor.
+Every reset happens in `reset_rows`, so no plugin can omit one, apply it late or leak through a second state tensor.
 """
 
 from __future__ import annotations
@@ -19,34 +18,39 @@ from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics, Sta
 
 @dataclass(frozen=True)
 class Carry:
-    """What one step hands to the next, batch first. state: the dynamics' State; z: the last latent, [N, D]."""
+    """The input of the next step, batch first."""
 
     state: State
+    """The state of the dynamics, leaves [N, ...]."""
     z: Tensor
+    """The last latent [N, D]."""
 
 
 Policy = Callable[[Tensor], Tensor]
-"""features [N, F] -> encoded action [N, A]."""
+"""Maps features [N, F] to encoded actions [N, A]."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The posterior along real data. memory [B, T, H]; latent leaves [B, T, ...]; final: the Carry after the last step;
-    at(row, time): the Carry [M, ...] at chosen steps, from which to imagine."""
+    """The posterior along real data."""
 
     memory: Tensor
+    """[B, T, H]."""
     latent: Latent
+    """Leaves [B, T, ...]."""
     final: Carry
+    """The carry after the last step."""
     at: Callable[[Tensor, Tensor], Carry]
+    """at(row, time) returns the carry [M, ...] at chosen steps, from which to imagine."""
 
 
 def initial_carry(dynamics: Dynamics, n: int, latent_dim: int) -> Carry:
-    """The carry of n rows before anything was seen."""
+    """Return the carry of n rows before the first observation."""
     return Carry(dynamics.initial(n), torch.zeros(n, latent_dim, device=dynamics.device))
 
 
 def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tensor | None) -> tuple[Carry, Tensor]:
-    """Replace rows where is_first [N] by the initial carry, and their action by 0. None: no row is reset."""
+    """Replace rows where is_first [N] by the initial carry, and their action by 0. None resets no row."""
     if is_first is None:
         return carry, action
     fresh = initial_carry(dynamics, len(is_first), carry.z.shape[-1])
@@ -54,7 +58,7 @@ def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tenso
 
 
 def reset_columns(is_first: Tensor) -> list[Tensor | None]:
-    """is_first [B, T] by step, None where no row is reset: most steps are then spared the replacing."""
+    """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement."""
     return [is_first[:, t] if any_row else None for t, any_row in enumerate(is_first.any(0).tolist())]
 
 
@@ -68,7 +72,7 @@ def posterior_step(
     generator: torch.Generator | None,
     use_memory: bool,
 ) -> tuple[Carry, Tensor, Latent]:
-    """One real step: advance with the last action, then infer z from what is seen. Returns carry, memory [N, H], latent."""
+    """Advance with the last action, then infer z from the observation. Returns carry, memory [N, H] and latent."""
     carry, action = reset_rows(dynamics, carry, action, is_first)
     state = dynamics.advance(carry.state, carry.z, action)
     memory = dynamics.memory(state)
@@ -110,7 +114,7 @@ def _observe_memoryless(
     generator: torch.Generator | None,
     carry: Carry,
 ) -> Observed:
-    """All latents in one pass, then the dynamics: in one pass too where it can, else step by step."""
+    """Infer all latents in one pass, then run the dynamics: in one pass if it supports that, else step by step."""
     batch = len(is_first)
     latent = tree.unflatten_time(encoder.infer(embed.flatten(0, 1), None, generator), batch)
     z_before = torch.cat([carry.z[:, None], latent.z[:, :-1]], 1) * (~is_first)[..., None]
@@ -133,7 +137,10 @@ def _observe_memoryless(
 def prior_step(
     dynamics: Dynamics, carry: Carry, action: Tensor, generator: torch.Generator | None, temperature: float = 1.0
 ) -> tuple[Carry, Tensor]:
-    """One imagined step along action [N, A]. generator None takes the most likely latent. Returns carry, features [N, F]."""
+    """Imagine one step with action [N, A]. generator None takes the most likely latent.
+
+    Returns carry, features [N, F].
+    """
     state = dynamics.advance(carry.state, carry.z, action)
     memory = dynamics.memory(state)
     prior = tempered(dynamics.predict(memory), temperature)
@@ -142,7 +149,7 @@ def prior_step(
 
 
 def carry_features(dynamics: Dynamics, carry: Carry) -> Tensor:
-    """features = cat(memory, z) of a carry, [N, F]."""
+    """Return features = cat(memory, z) of a carry, [N, F]."""
     return torch.cat([dynamics.memory(carry.state), carry.z], -1)
 
 
@@ -153,15 +160,16 @@ def imagine(
     horizon: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """Roll the prior forward from a carry [N, ...], along a policy or a plan of actions [N, H, A].
+    """Roll out the prior from a carry [N, ...], with a policy or a plan of actions [N, H, A].
 
-    Returns features [N, H+1, F] and action [N, H, A]: action[:, k] was taken AT features[:, k] and led to features[:, k+1].
+    Returns features [N, H+1, F] and action [N, H, A]: action[:, k] was taken AT features[:, k] and
+    led to features[:, k+1].
     """
     features = [carry_features(dynamics, carry)]
     actions = []
     for k in range(horizon):
         action = policy[:, k] if isinstance(policy, Tensor) else policy(features[-1])
-        carry, following = prior_step(dynamics, carry, action, generator)
+        carry, next_features = prior_step(dynamics, carry, action, generator)
         actions.append(action)
-        features.append(following)
+        features.append(next_features)
     return torch.stack(features, 1), torch.stack(actions, 1)

@@ -1,4 +1,4 @@
-"""The world model: an encoder, a dynamics, a decoder and the core's heads behind one facade. Agents see nothing else."""
+"""The world model: an encoder, a dynamics, a decoder and the core's heads. Agents use no other part of the core."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from worldlab.specs import Specs
 
 @dataclass(frozen=True)
 class Dream:
-    """Imagined experience, arrival-aligned.
-
-    features [N, H+1, F]; action [N, H, A] taken AT features[:, k]; reward and cont [N, H] belong to ARRIVAL at
-    features[:, k+1]; cont is the probability of going on.
-    """
+    """Imagined experience, aligned by arrival."""
 
     features: Tensor
+    """[N, H+1, F]; features[:, 0] is the start."""
     action: Tensor
+    """[N, H, A]; action[:, k] was taken AT features[:, k]."""
     reward: Tensor
+    """[N, H]; reward[:, k] is the mean reward on ARRIVAL at features[:, k+1]."""
     cont: Tensor
+    """[N, H]; cont[:, k] is the probability that the episode continues after ARRIVAL at features[:, k+1]."""
 
 
 class WorldModel(nn.Module):
-    """Three components, the reward and continue heads, the observation scaling, and a probe where nothing else renders."""
+    """Three components, the reward and continue heads, the observation scaling and an optional probe decoder."""
 
     def __init__(
         self,
@@ -75,12 +75,13 @@ class WorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     # ---- acting and dreaming ----
 
     def initial(self, n: int) -> Carry:
-        """The carry of n rows before anything was seen."""
+        """Return the carry of n rows before the first observation."""
         return rollout.initial_carry(self.dynamics, n, self.specs.latent.dim)
 
     def filter(
@@ -91,9 +92,10 @@ class WorldModel(nn.Module):
         is_first: Tensor,
         generator: torch.Generator | None,
     ) -> tuple[Carry, Tensor]:
-        """Follow real data for one step. obs: raw, {key: [N, ...]}; prev_action [N, A]; is_first [N] bool.
+        """Update the carry with one real observation.
 
-        generator None infers the most likely latent. Returns the carry and features [N, F].
+        obs: raw, {key: [N, ...]}. prev_action: [N, A]. is_first: [N] bool. generator: None infers the most likely
+        latent. Returns the carry and features [N, F].
         """
         embed = self.encoder.embed(self.preprocess(obs))
         carry, memory, latent = rollout.posterior_step(
@@ -102,41 +104,44 @@ class WorldModel(nn.Module):
         return carry, torch.cat([memory, latent.z], -1)
 
     def features(self, carry: Carry) -> Tensor:
-        """Features [N, F] of a carry."""
+        """Return the features [N, F] of a carry."""
         return rollout.carry_features(self.dynamics, carry)
 
     def fork(self, carry: Carry, count: int) -> Carry:
-        """`count` futures of each row of a carry [N, ...], row i's at i * count and on; for `imagine` and `step` alone."""
+        """Return a carry for `count` futures of each row of a carry [N, ...]; those of row i start at row i * count.
+
+        Use it with `imagine` and `step` only.
+        """
         if isinstance(self.dynamics, SharesPast):
             return Carry(self.dynamics.fork(carry.state, count), tree.repeat(carry.z, count))
         return tree.repeat(carry, count)
 
     def imagine(self, carry: Carry, policy: Policy | Tensor, horizon: int, generator: torch.Generator | None) -> Dream:
-        """Dream `horizon` steps from a carry [N, ...], along a policy or a plan [N, H, A]."""
+        """Imagine `horizon` steps from a carry [N, ...], with a policy or a plan of actions [N, H, A]."""
         features, action = rollout.imagine(self.dynamics, carry, policy, horizon, generator)
-        reached = features[:, 1:].contiguous()  # a strided input would make every linear layer a bmm
+        reached = features[:, 1:].contiguous()  # a strided input would turn every linear layer into a bmm
         return Dream(features, action, self.reward(reached).mean, self.cont(reached).mean)
 
     def step(
         self, carry: Carry, action: Tensor, generator: torch.Generator | None, temperature: float = 1.0
     ) -> tuple[Carry, Tensor, Tensor, Tensor]:
-        """One dreamed step along action [N, A]. Returns carry, features [N, F], reward [N], cont [N] on arrival.
+        """Imagine one step with action [N, A]. Returns carry, features [N, F], and reward [N] and cont [N] on arrival.
 
-        temperature: of the prior; above 1 a dream is less certain than the model, and harder to exploit.
+        temperature: of the prior. Above 1, the dream is less certain than the model and harder to exploit.
         """
         carry, features = rollout.prior_step(self.dynamics, carry, action, generator, temperature)
         return carry, features, self.reward(features).mean, self.cont(features).mean
 
     @torch.no_grad()
     def check_temperature(self, temperature: float) -> None:
-        """Raises: ConfigError where `step` could not dream at a temperature, as the dynamics lacks one."""
+        """Check that `step` supports a temperature. Raises: ConfigError if the dynamics does not."""
         tempered(self.dynamics.predict(self.dynamics.memory(self.dynamics.initial(1))), temperature)
 
     @torch.no_grad()
     def render(self, features: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Observations as features [N, F] describe them, in the environment's units (uint8 [N, H, W, C], float [N, n]).
+        """Draw observations from features [N, F], in the environment's units (uint8 [N, H, W, C], float [N, n]).
 
-        generator: pictures are drawn as the decoder draws them (`Decoder.draws`); None takes modes.
+        generator: draws images as `Decoder.draws` says; None always takes modes.
         """
         features = self.decoder_features(features)
         if self.decoder.renders:
@@ -152,7 +157,7 @@ class WorldModel(nn.Module):
 
     @property
     def drawn_by(self) -> str:
-        """Who makes the pictures: "decoder" or "probe"."""
+        """The source of pictures: "decoder" or "probe"."""
         return "decoder" if self.decoder.renders else "probe"
 
     # ---- learning ----
@@ -160,7 +165,7 @@ class WorldModel(nn.Module):
     def observe(
         self, batch: Batch, generator: torch.Generator | None, carry: Carry | None = None
     ) -> tuple[Context, Observed]:
-        """Run the posterior along a batch. Without a carry the past is unknown, so the first step counts as a reset."""
+        """Run the posterior along a batch. Without a carry, the first step is treated as a reset."""
         rows, length = batch.is_first.shape
         is_first = batch.is_first
         if carry is None:
@@ -190,35 +195,39 @@ class WorldModel(nn.Module):
 
     @property
     def has_log_mass(self) -> bool:
-        """Whether pictures have a probability under the decoder."""
+        """Whether the decoder computes a probability of images."""
         return isinstance(self.decoder, HasLogMass) and self.decoder.likelihood != "undefined"
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
-        """log P(obs | features [N, F]) of pictures' grey levels, [N] in nats, as HasLogMass has it; only where `has_log_mass`."""
+        """Return log P(obs | features [N, F]) of the images' grey levels, [N] in nats (HasLogMass).
+
+        Requires `has_log_mass`.
+        """
         assert isinstance(self.decoder, HasLogMass)
         return self.decoder.log_mass(self.decoder_features(features), obs, generator)
 
     def decoder_features(self, features: Tensor) -> Tensor:
-        """Return features [*, F] as the decoder sees them: the memory is 0 where this mix hides it from the decoder."""
+        """Return features [*, F] for the decoder: the memory is set to 0 if `specs.decoder_memory` is False."""
         if self.specs.decoder_memory:
             return features
         memory, z = features.split([self.specs.memory_dim, self.specs.latent.dim], -1)
         return torch.cat([torch.zeros_like(memory), z], -1)
 
     def decoder_context(self, ctx: Context) -> Context:
-        """Return the context of the decoder's losses: all frames, or a random subset (an unbiased estimate) for costly decoders."""
+        """Return the context of the decoder's losses: all frames, or a random subset (an unbiased estimate)."""
         ctx = replace(ctx, features=self.decoder_features(ctx.features))
-        wish, total = self.settings.frames_per_update, ctx.row.numel()
-        count = self.decoder.frames if wish is None else wish
+        chosen, total = self.settings.frames_per_update, ctx.row.numel()
+        count = self.decoder.frames if chosen is None else chosen
         if not count or count >= total:
             return ctx
-        chosen = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]
-        return ctx.frames(ctx.row.flatten()[chosen], ctx.time.flatten()[chosen])
+        index = torch.randperm(total, generator=ctx.generator, device=ctx.row.device)[:count]
+        return ctx.frames(ctx.row.flatten()[index], ctx.time.flatten()[index])
 
     def players(self) -> dict[str, Player]:
-        """Return the players of all parts, merged by name; "main" holds the heads too.
+        """Return the players of all parts, merged by name; "main" includes the heads.
 
-        Raises: AssertionError if a part forgets a parameter or lists one twice, or if parts disagree on a player.
+        Raises: AssertionError if a part omits a parameter or lists one twice, or if parts give one player different
+        optimisers.
         """
         heads = [p for head in (self.reward, self.cont, self.probe) if head is not None for p in head.parameters()]
         out: dict[str, Player] = {"main": Player([])}

@@ -234,7 +234,10 @@ def test_plugins_lists_and_shows(site, capsys):
     assert "encoder   vae" in capsys.readouterr().out
     assert cli.main(["plugins", "--verbose"]) == 0
     out = capsys.readouterr().out
-    assert "encoder 'vae' is no Encoder" in out and "cannot be imported: No module named 'no_such_thing'" in out
+    assert (
+        "encoder 'vae' does not implement Encoder" in out
+        and "cannot be imported: No module named 'no_such_thing'" in out
+    )
     assert "fix: pip install no_such_thing" in out
     assert worldlab("plugins --role encoder --json") == 0
     listed = json.loads(capsys.readouterr().out)

@@ -120,7 +120,7 @@ def test_options_of_another_component_are_dropped_with_a_word(registry, tmp_path
         config = resolve(registry, files=[mine], flags={"encoder": {"name": "cpc"}})
     assert config.encoder.options == CpcConfig(temperature=0.5)
     assert [r.getMessage() for r in caplog.records] == [
-        f"encoder.latent_dim of {mine} is for encoder 'vae', but 'cpc' is chosen: ignored"
+        f"encoder.latent_dim from {mine} ignored: it belongs to encoder 'vae', but 'cpc' is chosen"
     ]
     mine.write_text("[encoder]\nname = 'cpc'\nlatent_dim = 7\n[encoder.vae]\nlatent_dim = 8\n")
     assert resolve(registry, files=[mine]).encoder.options == CpcConfig(temperature=0.5, latent_dim=7)
@@ -253,9 +253,9 @@ WRONG = [
     ({"steps": 500}, "config: train.prefill 1000 >= steps 500: the run would end before it trains"),
     (
         {"steps": 10**6, "train": {"prefill": 5000}, "replay": {"capacity": 1000}},
-        "config: replay.capacity 1000 < the 5000 steps training starts from",
+        "config: replay.capacity 1000 < 5000, the steps needed before training",
     ),
-    ({"env": {"workers": 2}}, "config: env.workers 2 > env.num_envs 1: a worker would have nothing to step"),
+    ({"env": {"workers": 2}}, "config: env.workers 2 > env.num_envs 1: some workers would be idle"),
     (
         {"strict": True, "device": "cuda"},
         "config: strict = true needs device cpu: kernels on cuda are not bit-reproducible",

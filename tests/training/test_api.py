@@ -16,7 +16,7 @@ import worldlab
 from worldlab.errors import ConfigError, EnvError, PluginError, WorldlabError
 from worldlab.experience.collect import Collector
 from worldlab.runs.checkpoint import checkpoint_name, list_checkpoints
-from worldlab.training.api import _nested
+from worldlab.training.api import _nest
 from worldlab.training.loop import Loop
 
 TINY: dict[str, Any] = {
@@ -39,7 +39,7 @@ def tiny(path: Path, **more: Any) -> worldlab.Run:
 
 
 def test_settings_may_be_dotted_or_nested_or_both():
-    assert _nested({"a.b": 1, "a": {"c.d": 2}, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert _nest({"a.b": 1, "a": {"c.d": 2}, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
 
 
 @pytest.mark.slow
@@ -94,7 +94,8 @@ def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch
     run = worldlab.resume(tmp_path / "one", settings={"steps": 192, "minutes": 10})  # spent already
     assert run.result is not None and run.result["env_steps"] == 144
     assert (
-        "step 144 of 192: the 10 minutes are spent; to go on, --resume with more --minutes" in capsys.readouterr().err
+        "step 144 of 192: the time limit of 10 minutes is reached; to continue, --resume with more --minutes"
+        in capsys.readouterr().err
     )
 
 
@@ -129,14 +130,14 @@ def test_an_environment_that_fails_costs_nothing_that_was_learned(tmp_path, monk
 
 @pytest.mark.slow
 def test_each_interruption_of_pretraining_keeps_what_was_done(tmp_path, monkeypatch):
-    once = Loop._one_update
+    once = Loop._update_once
 
     def interrupted(self):
         once(self)
-        self.caught.append(signal.SIGTERM)
+        self.signals.append(signal.SIGTERM)
 
     with monkeypatch.context() as context:
-        context.setattr(Loop, "_one_update", interrupted)
+        context.setattr(Loop, "_update_once", interrupted)
         for number in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 tiny(tmp_path / "one") if number == 1 else worldlab.resume(tmp_path / "one")
@@ -164,7 +165,7 @@ def test_damaged_experience_costs_itself_and_a_lost_end_an_older_checkpoint(tmp_
     newest = list_checkpoints(path / "checkpoints")[-1][0]
     run = worldlab.resume(path, settings={"steps": 144})
     assert run.result is not None and run.result["env_steps"] == 144
-    assert f"going on from step 96, not from {newest}" in caplog.text
+    assert f"resuming from step 96 instead of {newest}" in caplog.text
     assert [one.name for one in (path / "checkpoints" / "quarantine").iterdir()] == [checkpoint_name(newest)]
 
 

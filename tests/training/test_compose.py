@@ -161,9 +161,9 @@ def test_weights_depend_on_the_seed_and_the_part_alone():
 
 def test_a_class_of_another_role_is_refused():
     error = refusal(decoder="no decoder")
-    assert error.message == "plugin worldlab-test 1.2 (decoder 'no decoder') is no Decoder"
+    assert error.message == "plugin worldlab-test 1.2 (decoder 'no decoder') does not implement Decoder"
     assert "ReferenceEncoder" in str(error.cause)
-    assert refusal(decoder="function").message.endswith("(decoder 'function') is no Decoder")
+    assert refusal(decoder="function").message.endswith("(decoder 'function') does not implement Decoder")
 
 
 def test_an_api_mismatch_is_said_with_both_versions():

@@ -140,7 +140,7 @@ GIVEN: dict[str, list[tuple[str, Any, str]]] = {  # method, what is done to its 
         ("infer", lambda x: replace(x, z=x.z[:, :4]), rf"Latent.z is \[3, 4\], {N8}"),
         ("infer", lambda x: replace(x, z=x.z[:, None]), rf"Latent.z is \[3, 1, 8\], {N8}"),
         ("infer", lambda x: replace(x, z=x.z * float("inf")), r"Latent.z is not finite"),
-        ("infer", lambda x: Latent(x.z), r"without dist, expected one: posterior is declared analytic"),
+        ("infer", lambda x: Latent(x.z), r"without dist, expected one: posterior_kind is 'analytic'"),
     ],
     "dynamics": [
         ("initial", lambda x: {"h": x["h"][0]}, r"gives a leaf \[16\], expected \[N, ...\] = \[3\]"),

@@ -1,8 +1,7 @@
-"""The flags of `worldlab train`: read into a nested table of texts, and explained from the Config classes.
+"""Reads the flags of `worldlab train` into a nested table of texts, and generates their help from the Config classes.
 
-Not argparse and not tyro: which flags exist depends on the chosen parts, and their values are checked where
-those of files are, by worldlab.config.schema. So a wrong flag and a wrong key get the same message, before torch is
-imported.
+This is not argparse or tyro because the set of flags depends on the chosen parts. worldlab.config.schema validates the
+values of flags and files alike, so a wrong flag and a wrong key give the same message, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from worldlab.registry import Registry
 from worldlab.settings import CoreSettings
 
 ALIASES = {"env": ("env", "id"), **{role: (role, "name") for role in PARTS}}
-"""Short flags and the settings they stand for."""
+"""Short flags and their settings."""
 _SWITCHES = ("resume", "explain", "json", "help", "help_all")
 _NUMBER = re.compile(r"-\.?\d")
 _RUN_HELP = (
     ("--env ID", "environment: a Gymnasium id, a short name (CarRacing) or package.module:Id"),
     ("--encoder NAME", "and --dynamics, --decoder, --agent: the parts; see: worldlab plugins"),
-    ("--preset NAME", "a packaged preset; may be repeated (default: laptop, or gpu where there is one)"),
+    ("--preset NAME", "a preset; may be repeated (default: gpu if the machine has one, else laptop)"),
     ("--config FILE", "a TOML file of settings; may be repeated, later ones win"),
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
     ("--resume", "continue the run in --run, or the latest one"),
-    ("--explain", "say what was chosen and why"),
+    ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),
     ("--debug", "full tracebacks"),
-    ("--help-all", "every setting, also those that few runs change"),
+    ("--help-all", "list every setting, including rarely changed ones"),
 )
 
 
 @dataclass
 class TrainFlags:
-    """What was typed. settings: nested, its values Text."""
+    """The parsed command line. settings: nested, with Text values."""
 
     presets: list[str] = field(default_factory=list)
     configs: list[Path] = field(default_factory=list)
@@ -57,9 +56,9 @@ class TrainFlags:
 
 
 def read_flags(argv: list[str]) -> TrainFlags:
-    """Read the flags of train. Values stay texts. Raises: ConfigError for what is no flag or lacks its value."""
+    """Read the flags of train; values stay text. Raises: ConfigError for an unknown flag or a missing value."""
     flags = TrainFlags()
-    for name, value in _pairs(argv):
+    for name, value in _split_argv(argv):
         if name in _SWITCHES:
             setattr(flags, name, value == "true")
         elif name in ("preset", "config", "plugin", "run", *ALIASES) and isinstance(value, Switch):
@@ -73,34 +72,36 @@ def read_flags(argv: list[str]) -> TrainFlags:
         elif name == "run":
             flags.run = str(value)
         else:
-            _put(flags.settings, name, value)
+            _set_value(flags.settings, name, value)
     return flags
 
 
 def help_head() -> str:
-    """Explain the flags that are not settings of a part or the core."""
+    """Return the help on flags that are not settings."""
     lines = ["usage: worldlab train --env ID [flags]", "", "Train a world model and an agent in an environment.", ""]
-    return "\n".join([*lines, "run:", *_entries(_RUN_HELP), ""])
+    return "\n".join([*lines, "run:", *_format_entries(_RUN_HELP), ""])
 
 
 def help_text(config: RunConfig, registry: Registry, everything: bool = False) -> str:
-    """Explain the settings of the core and of the chosen parts; the values shown are the resolved ones.
+    """Return the help on the settings of the core and of the chosen parts, with their resolved values.
 
-    everything: also the settings for experts, which few runs change.
+    everything: whether to include the expert settings.
     """
     lines = [help_head()]
-    lines += ["Values in brackets are what applies if the flag is left out. - and _ are the same in flags.", ""]
+    lines += ["Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
         settings = [s for s in settings if everything or not s.expert]
-        entries = [(f"--{_dotted(prefix + s.path)} {s.kind}", f"{s.help} [{_value(values, s.path)}]") for s in settings]
-        lines += [f"{title}:", *(_entries(entries) or ["  no settings"]), ""]
+        entries = [
+            (f"--{_flag_name(prefix + s.path)} {s.kind}", f"{s.help} [{_show_value(values, s.path)}]") for s in settings
+        ]
+        lines += [f"{title}:", *(_format_entries(entries) or ["  no settings"]), ""]
     if not everything:
-        lines += ["worldlab train --help-all   also lists what few runs change", ""]
+        lines += ["worldlab train --help-all   lists the rarely changed settings too", ""]
     return "\n".join(lines)
 
 
-def _pairs(argv: list[str]) -> Iterator[tuple[str, Text]]:
-    """Split argv into (name with _, value); a flag without a value gives a Switch."""
+def _split_argv(argv: list[str]) -> Iterator[tuple[str, Text]]:
+    """Split argv into (name with _, value). A flag without a value yields a Switch."""
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -131,7 +132,7 @@ def _is_flag(token: str) -> bool:
     )
 
 
-def _put(settings: dict[str, Any], name: str, value: Text) -> None:
+def _set_value(settings: dict[str, Any], name: str, value: Text) -> None:
     path = ALIASES.get(name) or tuple(name.split("."))
     if path[0] not in CoreSettings.model_fields and path[0] not in PARTS:
         known = [*CoreSettings.model_fields, *ALIASES, *_SWITCHES, "preset", "config", "plugin", "run"]
@@ -169,7 +170,7 @@ def _groups(
         )
 
 
-def _entries(entries: Any) -> list[str]:
+def _format_entries(entries: Any) -> list[str]:
     width = min(110, shutil.get_terminal_size((100, 24)).columns)
     column = 36
     lines = []
@@ -183,11 +184,11 @@ def _entries(entries: Any) -> list[str]:
     return lines
 
 
-def _dotted(path: tuple[str, ...]) -> str:
+def _flag_name(path: tuple[str, ...]) -> str:
     return ".".join(re.sub(r"_(?!$)", "-", name) for name in path)
 
 
-def _value(values: Any, path: tuple[str, ...]) -> str:
+def _show_value(values: Any, path: tuple[str, ...]) -> str:
     for key in path:
         values = values[key]
     if isinstance(values, list):

@@ -1,14 +1,14 @@
-"""The configuration of a run: which parts, with which settings, resolved from layers.
+"""Resolves the configuration of a run, its parts and their settings, from layers.
 
-Lowest first: defaults in code, the size, the preset "defaults", the chosen presets, config files, flags. A preset is made of
-the core's file of that name (config/presets) and those of plugins (`register.presets`). A file holds core settings at its
-top level and one table for each part:
+The layers, lowest first: defaults in code, the size, the preset "defaults", the chosen presets, config files, flags. A
+preset consists of the core's file of that name (config/presets) and the plugins' files (`register.presets`). A file has
+core settings at its top level and one table for each part:
 
     [train]
     learning_rate = 3e-4
     [encoder]
     name = "vae"
-    latent_dim = 32          # belongs to vae: ignored when a higher layer picks another encoder
+    latent_dim = 32          # belongs to vae: ignored if a higher layer chooses another encoder
     [encoder.cpc]
     temperature = 0.1        # applies only if the encoder is cpc
     [for."CarRacing*"]       # applies after the rest of this file, if env.id matches
@@ -40,7 +40,7 @@ log = logging.getLogger("worldlab")
 
 
 class NoOptions(Config):
-    """The settings of a component that has none."""
+    """The settings of a component without settings."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that defines a run. presets: the packaged presets it was made from, lowest first."""
+    """The complete configuration of a run. presets: the presets that it was resolved from, lowest first."""
 
     core: CoreSettings
     encoder: Part
@@ -63,13 +63,13 @@ class RunConfig:
     presets: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the whole configuration as plain data, in the form of a config file; None stays None."""
+        """Return the complete configuration as plain data, in the form of a config file; None stays None."""
         parts = {role: getattr(self, role) for role in PARTS}
         tables = {role: {"name": part.name, **part.options.model_dump(mode="json")} for role, part in parts.items()}
         return {"presets": list(self.presets), **self.core.model_dump(mode="json"), **tables}
 
     def to_toml(self) -> str:
-        """Return config.toml: given back as the only config file it resolves to this same configuration."""
+        """Return config.toml. As the only config file, it resolves to this same configuration."""
         import tomli_w
 
         return tomli_w.dumps(_without_none(self.to_mapping()))
@@ -92,10 +92,10 @@ def resolve(
 ) -> RunConfig:
     """Resolve the layers into one configuration.
 
-    presets: names of packaged presets; if none are given, those a config file names, else `default_preset`.
-    flags: nested, e.g. {"env": {"id": "CarRacing"}, "encoder": {"name": "cpc", "latent_dim": 48}}.
-    tables: of the form of flags and laid under them, later ones winning. Within one table what is said of a component by its
-    name (decoder.vae.frames) counts before what is said of whichever is chosen (decoder.frames); of two, the later counts.
+    presets: names of presets; if empty, those that a config file names, else `default_preset`. flags: nested, e.g.
+    {"env": {"id": "CarRacing"}, "encoder": {"name": "cpc", "latent_dim": 48}}. tables: in the form of flags, as layers
+    below them; later tables win. Within one table, a setting of a named component (decoder.vae.frames)
+    overrides one of whichever component is chosen (decoder.frames).
     Raises: ConfigError for a wrong key, value, file or preset; PluginError for a part that is not installed.
     """
     given = [*map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
@@ -105,16 +105,16 @@ def resolve(
     for layer in layers:
         _check_top_level(layer, registry)
     core: dict[str, Value] = {}
-    asked: set[str] = set()
+    set_by_user: set[str] = set()
     for layer in layers:
         table = flatten(_core_table(layer), CoreSettings, layer.source)
         core.update(table)
-        asked.update(() if layer.packaged else table)
+        set_by_user.update(() if layer.packaged else table)
     size = build(CoreSettings, core).size
-    core = {**_at_size(CoreSettings, size, {}), **core}
+    core = {**_size_values(CoreSettings, size, {}), **core}
     settings = build(CoreSettings, core)
-    if settings.strict and "minutes" not in asked:
-        # A preset's wall-clock budget is a convenience; a strict run ends by its steps alone.
+    if settings.strict and "minutes" not in set_by_user:
+        # A preset's time limit is a convenience; a strict run ends by its steps only.
         settings = settings.model_copy(update={"minutes": None})
     _check_together(settings)
     dial = {name: getattr(settings.model, name) for name in DIAL}
@@ -123,7 +123,7 @@ def resolve(
 
 
 def preset_names(registry: Registry) -> tuple[str, ...]:
-    """Return the presets that `--preset` accepts: the core's and those that plugins bring."""
+    """Return the presets that `--preset` accepts: those of the core and of plugins."""
     folders = [_preset_folder(), *registry.preset_folders]
     found = {
         item.name.removesuffix(".toml")
@@ -135,7 +135,10 @@ def preset_names(registry: Registry) -> tuple[str, ...]:
 
 
 def default_preset(device: str = "auto") -> str:
-    """Return "gpu" if this machine shows an NVIDIA GPU and the device is not "cpu", else "laptop". Needs no torch."""
+    """Return "gpu" if this machine has an NVIDIA GPU and the device is not "cpu", else "laptop".
+
+    Does not import torch.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
     present = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     return "gpu" if device == "cuda" or (device != "cpu" and visible and present) else "laptop"
@@ -154,12 +157,12 @@ def _preset_folder() -> Any:
 
 
 def _read_preset(name: str, registry: Registry) -> list[_Layer]:
-    """Read a preset from the core's folder and from each plugin's; all [for] tables come after all that is for every task."""
+    """Read a preset from the core's folder and from each plugin's; all [for] tables come after all other tables."""
     known = preset_names(registry)
     if name not in (*known, "defaults"):
         raise ConfigError(
             one_line(f"no preset named {one_line(name, 30)!r}.{did_you_mean(name, known)} Presets: {', '.join(known)}"),
-            fix="choose one of these; a file of your own is given with --config FILE",
+            fix="choose one of these; use --config FILE for a file of your own",
         )
     files = [folder / f"{name}.toml" for folder in (_preset_folder(), *registry.preset_folders)]
     tables = [_read_toml(file) for file in files if file.is_file()]
@@ -169,14 +172,14 @@ def _read_preset(name: str, registry: Registry) -> list[_Layer]:
 
 
 def _read_toml(file: Any) -> dict[str, Any]:
-    """Read a preset of a plugin or of ours. Raises: ConfigError naming the file."""
+    """Read a preset of the core or of a plugin. Raises: ConfigError with the name of the file."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
             one_line(f"config: the preset {one_line(file, 60)} cannot be read"),
             cause=one_line(exc, 200),
-            fix="repair the file, or reinstall the plugin that brings it",
+            fix="repair the file, or reinstall the plugin that contains it",
         ) from exc
 
 
@@ -187,7 +190,7 @@ def _read_file(path: Path) -> _Layer:
     except FileNotFoundError as exc:
         folder = path.parent
         near = did_you_mean(path.name, [p.name for p in folder.glob("*.toml")] if folder.is_dir() else [])
-        fix = "check the path; it is taken from the current folder. A preset is chosen with --preset NAME"
+        fix = "check the path, which is relative to the current folder; use --preset NAME for a preset"
         raise ConfigError(one_line(f"config: no file {one_line(path, 50)}.{near}"), fix=fix) from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
@@ -196,13 +199,13 @@ def _read_file(path: Path) -> _Layer:
             fix="correct that line",
         ) from exc
     except OSError as exc:
-        fix = f"--config {path / 'config.toml'}" if path.is_dir() else "give a file you can read"
+        fix = f"--config {path / 'config.toml'}" if path.is_dir() else "give a file that you can read"
         raise ConfigError(one_line(f"config: cannot read {path}"), cause=one_line(exc), fix=fix) from exc
 
 
-def _preset_names(asked: Sequence[str], given: Sequence[_Layer]) -> list[str]:
-    if asked:
-        return list(dict.fromkeys(asked))
+def _preset_names(chosen: Sequence[str], given: Sequence[_Layer]) -> list[str]:
+    if chosen:
+        return list(dict.fromkeys(chosen))
     for layer in reversed(given):
         named = layer.table.get("presets")
         if named is not None:
@@ -216,14 +219,14 @@ def _preset_names(asked: Sequence[str], given: Sequence[_Layer]) -> list[str]:
 
 
 def _with_env_tables(layers: Sequence[_Layer], registry: Registry) -> list[_Layer]:
-    """Put behind each layer the [for."pattern"] tables of it that match the chosen environment."""
+    """Insert after each layer those of its [for."pattern"] tables that match the chosen environment."""
     env_id = _chosen_env(layers)
     expanded = []
     for layer in layers:
         expanded.append(replace(layer, table={k: v for k, v in layer.table.items() if k != "for"}))
         tables = layer.table.get("for", {})
         if not isinstance(tables, Mapping) or not all(isinstance(table, Mapping) for table in tables.values()):
-            raise ConfigError('config: for holds tables: [for."CarRacing*"]', cause=f"set in {layer.source}")
+            raise ConfigError('config: for must contain tables: [for."CarRacing*"]', cause=f"set in {layer.source}")
         for pattern, table in tables.items():
             inner = _Layer(table, f'{layer.source}, for."{pattern}"', layer.packaged)
             env = table.get("env", {})
@@ -240,7 +243,7 @@ def _with_env_tables(layers: Sequence[_Layer], registry: Registry) -> list[_Laye
 
 
 def applies(pattern: str, env_id: str) -> bool:
-    """Whether a [for."pattern"] table is for an environment: its id matches, or what follows the adapter's name in it."""
+    """Return whether a [for."pattern"] table matches an environment id, with or without the adapter's prefix."""
     return any(fnmatch.fnmatchcase(name, pattern) for name in (env_id, env_id.partition(":")[2]) if name)
 
 
@@ -269,7 +272,7 @@ def _check_top_level(layer: _Layer, registry: Registry) -> None:
 
 @dataclass(frozen=True)
 class _Options:
-    """Options one layer sets for one component (None: whichever is chosen). plain: not in a table named like it."""
+    """Options that one layer sets for one component (None: any component). plain: not in a table named after it."""
 
     component: str | None
     table: Mapping[str, Any]
@@ -277,14 +280,15 @@ class _Options:
     plain: bool
 
 
-def _at_size(config: type[Config], size: Size, dial: Mapping[str, int]) -> dict[str, Value]:
+def _size_values(config: type[Config], size: Size, dial: Mapping[str, int]) -> dict[str, Value]:
     return {path: Value(value, f"size {size}") for path, value in config.at_size(size, dial).items()}
 
 
 def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size: Size, dial: Mapping[str, int]) -> Part:
     """Choose a role's component and resolve its settings.
 
-    Lowest first: the size, what the component's name brings (`preset`), the layers. dial: the sizes of `--model.units` etc.
+    Lowest first: the size, the settings registered with the component's name (`preset`), the layers. dial: the values
+    of `--model.units` and the other dials.
     """
     name: str | None = None
     options: list[_Options] = []
@@ -296,7 +300,7 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size:
         names = ", ".join(registry.names(role)) or "none"
         raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
     config, registered = part_config(registry, role, name), registry.get(role, name)
-    values = _at_size(config, size, dial)
+    values = _size_values(config, size, dial)
     values.update(flatten(registered.preset, config, f"{role} {name}", f"{role}."))
     for item in options:
         if item.component in (name, registered.variant_of, None):
@@ -307,7 +311,7 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size:
             if item.plain and not item.layer.packaged:
                 keys = ", ".join(f"{role}.{key}" for key in item.table)
                 log.warning(
-                    "%s of %s is for %s '%s', but '%s' is chosen: ignored",
+                    "%s from %s ignored: it belongs to %s '%s', but '%s' is chosen",
                     keys,
                     item.layer.source,
                     role,
@@ -333,7 +337,7 @@ def _part_table(role: str, layer: _Layer) -> dict[str, Any]:
 def _split(
     role: str, name: str | None, table: Mapping[str, Any], layer: _Layer, registry: Registry
 ) -> Iterable[_Options]:
-    """Separate plain options of the current component from tables named like a component."""
+    """Separate plain options of the current component from tables named after a component."""
     names = registry.names(role)
     fields = part_config(registry, role, name).model_fields if name in names else {}
     plain = {}
@@ -353,7 +357,7 @@ def _split(
 
 
 def _check_together(core: CoreSettings) -> None:
-    """Refuse settings that are each allowed but cannot work together. Raises: ConfigError."""
+    """Check settings that are valid on their own but may contradict each other. Raises: ConfigError."""
     train, env, replay = core.train, core.env, core.replay
     per_env = train.prefill // env.num_envs
     shared = f" over env.num_envs {env.num_envs}" if env.num_envs > 1 else ""
@@ -371,12 +375,12 @@ def _check_together(core: CoreSettings) -> None:
         ),
         (
             replay.capacity < max(train.prefill, least),
-            f"replay.capacity {replay.capacity} < the {max(train.prefill, least)} steps training starts from",
+            f"replay.capacity {replay.capacity} < {max(train.prefill, least)}, the steps needed before training",
             f"--replay.capacity {max(train.prefill, least)}",
         ),
         (
             env.workers > env.num_envs,
-            f"env.workers {env.workers} > env.num_envs {env.num_envs}: a worker would have nothing to step",
+            f"env.workers {env.workers} > env.num_envs {env.num_envs}: some workers would be idle",
             f"--env.workers {env.num_envs}",
         ),
         (

@@ -1,7 +1,7 @@
-"""A Config class seen as a flat list of settings, and values checked against it with errors people can act on.
+"""Lists the settings of a Config class, and validates values against it with readable errors.
 
-Files and flags name settings by path ("train.learning_rate"). Here a path is looked up, a flag's text becomes a
-value of the setting's type, and what pydantic refuses is put into words.
+Files and flags name settings by path ("train.learning_rate"). This module resolves paths, converts the text of a flag
+to the setting's type, and turns pydantic's errors into messages.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from worldlab.settings import Config
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 NONE = "none"
-"""How a file or flag says None, which TOML cannot."""
+"""The text for None in files and flags, because TOML has no null."""
 
 
 class Text(str):
-    """A value as typed on the command line: its meaning depends on the setting's type."""
+    """A value from the command line; its meaning depends on the setting's type."""
 
 
 class Switch(Text):
-    """A flag given without a value: `--strict` is Switch("true"), `--no-strict` Switch("false")."""
+    """A flag without a value: `--strict` is Switch("true"), `--no-strict` is Switch("false")."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,31 @@ class Value:
 
 @dataclass(frozen=True)
 class Setting:
-    """One leaf of a Config class. path: ("train", "learning_rate"). help: its docstring. bounds: by the names `field`
-    takes: {"gt": 0, "le": 1}. expert: few runs change it."""
+    """One leaf of a Config class."""
 
     path: tuple[str, ...]
+    """For example ("train", "learning_rate")."""
     annotation: Any
     help: str
+    """The docstring of the field."""
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    """Bounds by their names in `field`: {"gt": 0, "le": 1}."""
     expert: bool = False
+    """Whether only --help-all lists it."""
 
     @property
     def optional(self) -> bool:
+        """Whether None is accepted."""
         return type(None) in _alternatives(self.annotation)
 
     @property
     def kind(self) -> str:
-        """What to type, for help pages: "INT", "FLOAT", "yes|no", ..."""
+        """The accepted values, for help pages: "INT", "FLOAT", "yes|no", ..."""
         return _kind(self.annotation)
 
     @property
     def choices(self) -> list[Any]:
-        """What a Literal setting may be, else nothing."""
+        """The values of a Literal setting, else an empty list."""
         found = [get_args(item) for item in _alternatives(self.annotation) if get_origin(item) is Literal]
         return [choice for choices in found for choice in choices]
 
@@ -73,11 +77,12 @@ class Setting:
 
     @property
     def is_bool(self) -> bool:
+        """Whether the setting is a boolean."""
         return bool in _alternatives(self.annotation)
 
 
 def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Yield the leaf settings of a Config class in the order they are written."""
+    """Yield the leaf settings of a Config class in the order of their definition."""
     for name, info in config.model_fields.items():
         nested = nested_config(info.annotation)
         if nested is not None:
@@ -95,15 +100,15 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
 
 
 def nested_config(annotation: Any) -> type[Config] | None:
-    """Return the Config class a field holds, or None if it is a plain setting."""
+    """Return the Config class of a group field, or None for a single setting."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
 
 
 def flatten(table: Mapping[str, Any], config: type[Config], source: str, prefix: str = "") -> dict[str, Value]:
-    """Turn a nested table into {path inside config: Value}, with every key known to the Config class.
+    """Flatten a nested table to {path in config: Value}, and check that the Config class has every key.
 
-    prefix: put before paths in messages only ("encoder."). Raises: ConfigError for an unknown key, or for a table
-    where a value is expected and the other way round.
+    prefix: prepended to paths in messages only ("encoder."). Raises: ConfigError for an unknown key, for a table in
+    place of a value, or for a value in place of a table.
     """
     known = [prefix + ".".join(setting.path) for setting in settings_of(config)]
     return _flatten(table, config, source, prefix, known)
@@ -133,7 +138,7 @@ def _flatten(
 
 
 def unknown_setting(path: str, known: list[str], source: str) -> ConfigError:
-    """Return the error for a path that names no setting; known: the paths that do."""
+    """Return the error for an unknown path. known: all valid paths."""
     near = nearest_path(path, known)
     hint = f" Did you mean {near}?" if near else ""
     return ConfigError(
@@ -163,15 +168,15 @@ def build(config: type[ConfigT], flat: Mapping[str, Value], prefix: str = "") ->
         node = tree
         for group in groups:
             node = node.setdefault(group, {})
-        node[leaf] = _plain(_read(item, leaves[path], prefix + path), prefix + path, item.source)
+        node[leaf] = _check_plain(_interpret(item, leaves[path], prefix + path), prefix + path, item.source)
     try:
         return config.model_validate_json(json.dumps(tree), strict=True)  # JSON mode: a list may become a tuple
     except ValidationError as exc:
-        raise _refusal(exc.errors(include_url=False)[0], flat, leaves, prefix) from exc
+        raise _validation_error(exc.errors(include_url=False)[0], flat, leaves, prefix) from exc
 
 
-def _read(item: Value, setting: Setting, path: str) -> Any:
-    """Interpret a flag's text by the setting's type, and "none" where None is allowed."""
+def _interpret(item: Value, setting: Setting, path: str) -> Any:
+    """Interpret the text of a flag by the setting's type, and "none" as None if the setting accepts it."""
     value = item.value
     if isinstance(value, Switch) and not setting.is_bool:
         raise ConfigError(
@@ -184,7 +189,7 @@ def _read(item: Value, setting: Setting, path: str) -> Any:
 
 def _from_text(text: str, setting: Setting) -> Any:
     adapter = TypeAdapter(setting.annotation)
-    for candidate in _meanings(text, setting):
+    for candidate in _interpretations(text, setting):
         try:
             adapter.validate_json(json.dumps(candidate), strict=True)
         except (ValidationError, TypeError, ValueError):
@@ -193,8 +198,8 @@ def _from_text(text: str, setting: Setting) -> Any:
     return str(text)
 
 
-def _meanings(text: str, setting: Setting) -> Iterator[Any]:
-    """Yield what a text could mean, most literal first; the setting's type decides."""
+def _interpretations(text: str, setting: Setting) -> Iterator[Any]:
+    """Yield the possible values of a text, the most literal first; the setting's type selects one."""
     words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if setting.is_bool and text.lower() in words:
         yield words[text.lower()]
@@ -210,8 +215,8 @@ def _meanings(text: str, setting: Setting) -> Iterator[Any]:
     yield [part.strip() for part in text.split(",")]
 
 
-def _plain(value: Any, path: str, source: str) -> Any:
-    """Refuse what JSON cannot hold: TOML dates, NaN."""
+def _check_plain(value: Any, path: str, source: str) -> Any:
+    """Check that JSON can represent a value; it cannot represent TOML dates and NaN."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:
@@ -224,7 +229,9 @@ def _plain(value: Any, path: str, source: str) -> Any:
     return value
 
 
-def _refusal(error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str) -> ConfigError:
+def _validation_error(
+    error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str
+) -> ConfigError:
     location = [str(part) for part in error["loc"]]
     path = next((p for n in range(len(location), 0, -1) if (p := ".".join(location[:n])) in leaves), "")
     if not path:

@@ -1,1 +1,1 @@
-"""Inside the world model: losses, the rule that matches posterior and prior, observation scaling, health."""
+"""Pieces of the world model: losses, matching of posterior and prior, observation scaling, training stages, health."""

@@ -1,8 +1,8 @@
-"""Signs that a world model learns what it should not, measured at every log line, and named with their cure.
+"""Measures the health of a world model at every log line, and raises alarms with a remedy.
 
-Losses do not show a collapse: a likelihood of the next latent looks its best while the latent dies. So the latent is
-judged by what can be read from it (a linear probe, compared with an untrained encoder), by how many directions it
-uses, and by whether the decoder can tell its features from another frame's.
+Losses do not show a collapse: the likelihood of the next latent is highest when the latent is constant. So the monitor
+measures what a linear probe reads from the latent (compared to an untrained encoder), how many directions the latent
+uses, and whether the decoder's score distinguishes a frame's own features from those of another frame.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from worldlab.world_model import WorldModel
 
 FRAMES = 64
-"""Frames on which the decoder's score is asked twice."""
+"""Number of frames for the decoder's score and for bits per dimension."""
 RIDGE = 0.01
-"""Ridge of the probe a row, for inputs of variance 1."""
+"""Ridge penalty of the probe per row, for inputs of variance 1."""
 SETTLED = 200
-"""Updates before which nothing is an alarm: everything is collapsed at first."""
+"""Number of updates before the first alarm: every latent looks collapsed at the start."""
 
 
 def latent_health(signal: Tensor) -> dict[str, Tensor]:
-    """How much of the latent is alive. signal: z without sampling noise [N, D], which would hide a collapse.
+    """Measure how much of the latent varies. signal: z [N, D] without sampling noise, which would hide a collapse.
 
-    signal_std: mean standard deviation over frames of a dimension. active: dimensions whose variance exceeds 0.01
+    signal_std, min_std: mean and minimum over dimensions of the standard deviation over frames. active: number of
+    dimensions whose variance exceeds 0.01
     (Burda et al. 2015, arXiv:1509.00519, section 5.2). effective_rank: exp of the entropy of the normalised singular
     values (Roy & Vetterli 2007).
     """
@@ -52,17 +53,17 @@ def latent_health(signal: Tensor) -> dict[str, Tensor]:
 
 
 def thumbnail(obs: Obs) -> Tensor:
-    """What a linear probe is asked for, [N, K]: vectors as they are, pictures as 4 x 4 grey ones."""
+    """Return the targets [N, K] of the linear probe: vectors unchanged, images as 4 x 4 grey images."""
     parts = [F.adaptive_avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1) if x.dim() == 4 else x for x in obs.values()]
     return torch.cat(parts, -1).float()
 
 
 def probe_r2(inputs: Tensor, target: Tensor) -> Tensor:
-    """Share of the variance of target [N, K] that a ridge regression on inputs [N, D] explains on every other row,
-    fitted to the rest; -1 at least.
+    """Return the R2, at least -1, of a ridge regression from inputs [N, D] to target [N, K].
 
-    Rows are frames in order, so each is judged with its neighbours known: a batch holds too few sequences to say anything
-    of new ones (fitted to half of 8 sequences, an encoder's R2 strayed between -1 and 0.4 from one log line to the next).
+    It is fitted to every second row and evaluated on the others. Rows are frames in order, so the neighbours of an
+    evaluated frame are in the fit. A batch has too few sequences to evaluate new ones: fitted to half of 8 sequences,
+    an encoder's R2 varied between -1 and 0.4 from one log line to the next.
     """
     seen = slice(0, None, 2)
     x, y = inputs.double(), target.double()
@@ -76,12 +77,15 @@ def probe_r2(inputs: Tensor, target: Tensor) -> Tensor:
 
 
 def features_gap(decoder: Decoder, features: Tensor, obs: Obs) -> dict[str, Tensor]:
-    """How much better a frame's own features explain it than another frame's: mean and standard error, in units of
-    the decoder's score. Not above 0: the decoder ignores its features, or they say nothing."""
+    """Return how much better a frame's own features explain it than another frame's, in units of the decoder's score.
+
+    Returns mean and standard error. A mean of 0 or less shows that the decoder ignores its features, or that they carry
+    no information.
+    """
     step = max(1, len(features) // FRAMES)
     chosen = torch.arange(0, len(features), step, device=features.device)[:FRAMES]
     features, obs = features[chosen], tree.select(obs, chosen)
-    # Half a turn: the neighbours of a frame look like it.
+    # Shift by half of the frames, because neighbouring frames look alike.
     gap = decoder.score(features, obs) - decoder.score(features.roll(len(chosen) // 2, 0), obs)
     return {"features_gap": gap.mean(), "features_gap_se": gap.std() / len(gap) ** 0.5}
 
@@ -94,31 +98,31 @@ RULES: tuple[_Rule, ...] = (
         "latent_collapsed",
         lambda v: v.get("latent/signal_std", 1.0) < 0.02 or v.get("latent/effective_rank", 9.0) < 1.2,
         Alarm(
-            "the latent has collapsed: frames hardly differ in it",
-            "lower --model.rep-scale, or choose a decoder or encoder with a loss of its own that keeps z informative",
+            "the latent has collapsed: it hardly differs between frames",
+            "lower --model.rep-scale, or choose a decoder or encoder whose own loss keeps z informative",
         ),
     ),
     (
         "worse_than_untrained",
         lambda v: v.get("latent/probe_r2", 0.0) < v.get("latent/probe_r2_untrained", 0.0) - 0.2,
         Alarm(
-            "less can be read from the latent than from an untrained encoder's",
-            "raise what trains the encoder to inform (decoder or contrastive terms) against --model.rep-scale",
+            "a linear probe reads less from the latent than from that of an untrained encoder",
+            "raise the decoder or contrastive losses relative to --model.rep-scale",
         ),
     ),
     (
         "features_ignored",
         lambda v: v.get("decoder/features_gap", 1.0) <= 2 * v.get("decoder/features_gap_se", 0.0),
         Alarm(
-            "the decoder explains a frame no better with its own features than with another's (posterior collapse)",
-            "lower --model.rep-scale or raise --model.free-nats; weaken a decoder that needs no latent",
+            "the decoder explains a frame equally well with another frame's features (posterior collapse)",
+            "lower --model.rep-scale, raise --model.free-nats, or weaken a decoder that needs no latent",
         ),
     ),
     (
         "nothing_to_predict",
         lambda v: v.get("latent/kl", 1.0) < 0.05,
         Alarm(
-            "posterior and prior agree before anything is seen: the latent says nothing new",
+            "posterior and prior are equal: the latent carries no new information",
             "raise --model.free-nats or lower --model.rep-scale",
         ),
     ),
@@ -126,18 +130,29 @@ RULES: tuple[_Rule, ...] = (
         "critic_wins",
         lambda v: any(value > 20 for name, value in v.items() if name.endswith("critic_gap")),
         Alarm(
-            "a critic tells real from generated with ease: what it judges no longer learns from it",
+            "a critic separates real from generated samples with ease: the part trained against it no longer learns",
             "lower --train.critic-learning-rate or raise the critic's gradient penalty",
         ),
     ),
 )
 
+EXPLOITED = Alarm(
+    "from the same starts, the policy earns more in the dream than in the environment: it exploits model errors",
+    "raise the dream temperature if the agent has one, shorten its horizon, or give the model more updates",
+)
+"""Raised by an evaluation (worldlab.evaluation.dream_gap)."""
+UNPRETRAINED = Alarm(
+    "the run ended before its pretraining: the evaluated agent never acted after any training",
+    "set --steps above train.prefill, allow more --minutes, or lower train.pretrain",
+)
+"""Raised at the end of a run."""
+
 
 class HealthMonitor:
-    """Measures a model at every log line, and raises an alarm when a failure shows on two lines in a row.
+    """Measures a model at every log line, and raises an alarm when a failure shows on two consecutive lines.
 
-    Build it before the first update: it keeps a copy of the untrained encoder, which is the least a trained one must match.
-    raised: the names of all alarms so far.
+    Build it before the first update: it copies the untrained encoder as the baseline of the linear probe.
+    raised: names of all alarms so far.
     """
 
     def __init__(self, model: WorldModel):
@@ -147,7 +162,7 @@ class HealthMonitor:
         self._untrained = copy.deepcopy(model.encoder)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps, as plain data."""
+        """Return the state for a checkpoint, as plain data."""
         return {"seen": self._seen, "raised": self.raised}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -156,7 +171,7 @@ class HealthMonitor:
 
     @torch.no_grad()
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Return scalars: the latent's health, what the parts report, and bits per dimension where they are defined."""
+        """Return scalars: the health of the latent, the metrics of the parts, and bits per dimension if defined."""
         model, ctx = self.model, ctx.detach()
         out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
         seen = replace(ctx, features=model.decoder_features(ctx.features))
@@ -169,7 +184,7 @@ class HealthMonitor:
         return {**out, **bits_per_dim(model, ctx)}
 
     def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Measure the latent without its sampling noise, which would hide a collapse, beside an untrained encoder's."""
+        """Measure the latent without sampling noise, which would hide a collapse, and that of the untrained encoder."""
         memory = ctx.memory.flatten(0, 1) if self.model.specs.use_memory else None
         signal = self.model.encoder.infer(ctx.embed.flatten(0, 1), memory, None).z
         obs = tree.flatten_time(ctx.batch.obs)
@@ -184,7 +199,7 @@ class HealthMonitor:
         return out if kl is None else {**out, "kl": kl.mean()}
 
     def update(self, values: Values, updates: int) -> list[Alarm]:
-        """Return the alarms that are new at this log line. values: the metrics as numbers; updates: made so far."""
+        """Return the alarms that are new at this log line. values: the metrics as numbers. updates: number so far."""
         if updates < SETTLED:
             return []
         tripped = {name: alarm for name, rule, alarm in RULES if rule(values)} | self._part_alarms(values)
@@ -203,7 +218,7 @@ class HealthMonitor:
         return found
 
     def note(self, name: str) -> bool:
-        """Record that an alarm was raised. Returns whether it is the first time."""
+        """Record that an alarm was raised. Returns whether this is the first time."""
         first = name not in self.raised
         if first:
             self.raised.append(name)
@@ -211,9 +226,9 @@ class HealthMonitor:
 
 
 def bits_per_dim(model: WorldModel, ctx: Context) -> dict[str, Tensor]:
-    """Return the model's bound on -log2 P(pictures | actions) per pixel and channel, {} where a part has no density.
+    """Return the model's bound on -log2 P(images | actions) per pixel and channel; {} if a part has no density.
 
-    One draw of E[log P(o | h, z)] - KL(q || p), on every n-th frame.
+    It is a one-sample estimate of KL(q || p) - E[log P(o | h, z)], on every n-th frame.
     """
     kl = matching.divergence(ctx)
     if kl is None or not model.has_log_mass:
@@ -221,7 +236,7 @@ def bits_per_dim(model: WorldModel, ctx: Context) -> dict[str, Tensor]:
     step = max(1, len(kl) // FRAMES)
     features = ctx.features.flatten(0, 1)[::step]
     obs = tree.select(tree.flatten_time(ctx.batch.obs), slice(None, None, step))
-    # Noise of its own: measuring must not move the random stream that training draws from.
+    # A separate generator: measuring must not advance the random stream of training.
     mass = model.log_mass(features, obs, torch.Generator(features.device).manual_seed(0))
     entries = sum(math.prod(spec.shape) for spec in model.specs.obs.images.values())
     return {"bits_per_dim": (kl[::step] - mass).mean() / (entries * math.log(2))}

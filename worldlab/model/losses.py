@@ -1,11 +1,11 @@
 """The losses of a world model: every term of an update, its weight, and the average that the trainer minimises.
 
-    part.losses(ctx, player)            a part's own terms, unweighted; their weights: part.loss_weights
-    worldlab.model.matching             "dyn" and "rep": the terms that tie posterior and prior
+    part.losses(ctx, player)            a part's own terms, unweighted; part.loss_weights has their weights
+    worldlab.model.matching             "dyn" and "rep": the terms that match posterior and prior
     reward, cont, probe                 the core's heads
 
-Each term is unreduced, [B, T] in nats per frame; the decoder's and the probe's terms have one entry for each frame the
-decoder is trained on. A player's loss is the sum of its terms' means.
+Each term is unreduced, [B, T] in nats per frame. Terms of the decoder and the probe have one entry for each frame that
+trains the decoder. The loss of a player is the sum of the means of its weighted terms.
 """
 
 from __future__ import annotations
@@ -25,32 +25,34 @@ if TYPE_CHECKING:
     from worldlab.world_model import WorldModel
 
 TRAINS = {"dyn": "dynamics", "rep": "encoder", "anchor": "encoder"}
-"""The part that each matching term trains: where that part does not learn, the term is left out."""
+"""The part that each matching term trains. If that part does not learn in a stage, the term is omitted."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One named term of a loss. value: unweighted, [B, T] (or [M, 1], one entry a frame). mask: the valid steps, same shape."""
+    """One named term of a loss."""
 
     name: str
     value: Tensor
+    """The unweighted term [B, T], or [M, 1] for a subset of frames."""
     weight: float
     mask: Tensor
+    """1 for valid steps, with the shape of the value."""
 
     def weighted(self) -> Tensor:
-        """The term as it is added to the others, unreduced."""
+        """Return the weighted term, unreduced."""
         return self.value if self.weight == 1.0 else self.weight * self.value
 
     def mean(self) -> Tensor:
-        """The weighted term's mean over valid steps, a scalar."""
+        """Return the mean of the weighted term over valid steps, a scalar."""
         return (self.weighted() * self.mask).sum() / self.mask.sum().clamp(min=1.0)
 
 
 def model_losses(model: WorldModel, ctx: Context, player: str = "main", stage: Stage = JOINT) -> dict[str, Term]:
     """Return the terms of one player's loss, by name.
 
-    player: "main", or an adversarial player of a part, which is given a detached context. stage: the parts and heads that
-    learn; the others have no terms. Raises: AssertionError for a term of another shape or name than its part declared.
+    player: "main", or an adversarial player of a part with a detached context. stage: the parts and heads that learn;
+    all others have no terms. Raises: AssertionError for a term of wrong shape or without a declared weight.
     """
     if stage.standard_prior:
         ctx = replace(ctx, prior=matching.standard_prior(model.specs.latent, ctx.memory.flatten(0, 1)))
@@ -66,7 +68,7 @@ def model_losses(model: WorldModel, ctx: Context, player: str = "main", stage: S
 
 
 def part_terms(role: str, part: Component, ctx: Context, player: str) -> Iterator[Term]:
-    """Yield a part's own terms, with the weights it declares."""
+    """Yield the terms of a part's own losses with their declared weights."""
     weights = part.loss_weights
     for name, value in part.losses(ctx, player).items():
         who = f"loss '{name}' of {type(part).__name__}"
@@ -89,7 +91,7 @@ def _matching_terms(model: WorldModel, ctx: Context, stage: Stage) -> list[Term]
 
 def _head_terms(model: WorldModel, ctx: Context) -> list[Term]:
     features = ctx.features if model.settings.reward_grad else ctx.features.detach()
-    # Nothing arrives at a reset: its reward of 0 is a convention, not something to predict.
+    # No transition leads to a reset: its reward of 0 is a convention and not a target.
     arrived = (~ctx.batch.is_first).to(ctx.batch.reward.dtype)
     reward = -model.reward(features).log_prob(ctx.batch.reward) * arrived
     cont = -model.cont(features).log_prob(ctx.batch.cont) * arrived

@@ -1,4 +1,4 @@
-"""Batches without structure, in the shape of preprocessed replay: for trying parts before anything was collected."""
+"""Builds noise batches in the form of preprocessed replay, to check parts before data is collected."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from worldlab.specs import ActionSpec, ObsSpec
 
 
 def stream(seed: int) -> torch.Generator:
-    """A CPU random stream."""
+    """Return a CPU generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def noise_obs(spec: ObsSpec, shape: tuple[int, ...], gen: torch.Generator, scale: float = 1.0) -> Obs:
-    """Observations without structure, {key: [*shape, ...]}: uniform pixels, normal vectors; scale multiplies both."""
+    """Return noise observations {key: [*shape, ...]}: uniform pixels and normal vectors, both multiplied by scale."""
     return {
         key: scale
         * (
@@ -28,7 +28,7 @@ def noise_obs(spec: ObsSpec, shape: tuple[int, ...], gen: torch.Generator, scale
 
 
 def actions(spec: ActionSpec, shape: tuple[int, ...], gen: torch.Generator) -> Tensor:
-    """Random encoded actions [*shape, A]."""
+    """Return random encoded actions [*shape, A]."""
     if spec.kind == "discrete":
         return torch.eye(spec.dim)[torch.randint(spec.dim, shape, generator=gen)]
     return 2 * torch.rand(*shape, spec.dim, generator=gen) - 1
@@ -37,7 +37,7 @@ def actions(spec: ActionSpec, shape: tuple[int, ...], gen: torch.Generator) -> T
 def noise_batch(
     obs: ObsSpec, action: ActionSpec, rows: int, length: int, gen: torch.Generator, scale: float = 1.0
 ) -> Batch:
-    """A batch without structure: a reset in the middle of row 0, a termination before it."""
+    """Return a noise batch with a reset in the middle of row 0 and a termination before it."""
     is_first = torch.zeros(rows, length, dtype=torch.bool)
     is_first[:, 0] = True
     is_first[0, length // 2] = True

@@ -1,4 +1,4 @@
-"""Observations as the model sees them, made in one place for training, acting and drawing."""
+"""Converts observations between the environment's form and the model's, for training, acting and drawing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ LEVELS = 255.0
 
 
 class Preprocessor(nn.Module):
-    """uint8 pictures [*, H, W, C] <-> float [*, C, H, W] in [-0.5, 0.5]; vectors scaled, and back.
+    """Converts uint8 images [*, H, W, C] <-> float [*, C, H, W] in [-0.5, 0.5], and scales vectors.
 
-    Its buffers (mean and std for "normalize") are saved with the model, so acting can never be scaled otherwise than
-    training was.
+    Its buffers (mean and std for "normalize") are saved with the model, so acting always uses the scaling of training.
     """
 
     def __init__(self, obs: ObsSpec, scaling: Literal["symlog", "normalize", "none"]):
@@ -36,7 +35,7 @@ class Preprocessor(nn.Module):
         self.get_buffer(f"std_{key}").copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Raw observations with any leading dimensions -> what components see."""
+        """Convert raw observations with any leading dimensions to the form that components receive."""
         return {
             key: self._image(raw[key]) if spec.kind == "image" else self._vector(key, raw[key])
             for key, spec in self.obs.entries
@@ -44,19 +43,19 @@ class Preprocessor(nn.Module):
 
     @staticmethod
     def _image(image: Tensor) -> Tensor:
-        # Divide before moving channels: the copy made by the conversion is then the only one.
+        # Divide before moving channels, so that the dtype conversion makes the only copy.
         return (image.float() / LEVELS - 0.5).movedim(-1, -3)
 
     def _vector(self, key: str, vector: Tensor) -> Tensor:
         if self.scaling == "symlog":
             return symlog(vector.float())
         if self.scaling == "normalize":
-            # The prefill saw a part of the range only: symlog keeps what lies far outside it within a few units.
+            # The prefill covers only a part of the range; symlog keeps values far outside it within a few units.
             return symlog((vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}"))
         return vector.float()
 
     def restore(self, key: str, value: Tensor) -> Tensor:
-        """A component's picture or vector back in the environment's units: uint8 [*, H, W, C], or float [*, n]."""
+        """Convert a component's image or vector to the environment's units: uint8 [*, H, W, C] or float [*, n]."""
         if self.obs[key].kind == "image":
             levels = ((value + 0.5) * LEVELS).round().clamp(0, LEVELS)
             return levels.to(torch.uint8).movedim(-3, -1)

@@ -1,4 +1,4 @@
-"""What learns when: everything at once, or representation, then dynamics, then agent (the World Models recipe)."""
+"""Defines which parts learn in an update: all together, or in stages as in World Models."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from worldlab.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Stage:
-    """Who learns in an update. parts: roles of the world model; the probe goes with the decoder.
-
-    heads: the reward and continue heads. standard_prior: the latent is tied to N(0, I) (or uniform codes) instead of
-    to a dynamics that has not learned yet.
-    """
+    """The parts that learn in an update."""
 
     name: str
     parts: frozenset[str]
+    """Roles of the world model. The probe learns with the decoder."""
     heads: bool = True
+    """Whether the reward and continue heads learn."""
     agent: bool = True
     standard_prior: bool = False
+    """Whether to match the posterior to N(0, I) (or uniform codes) instead of the untrained dynamics."""
 
     @property
     def model(self) -> bool:
-        """Whether anything of the world model learns."""
+        """Whether any part of the world model learns."""
         return bool(self.parts) or self.heads
 
 
@@ -37,17 +36,17 @@ AGENT = Stage("agent", frozenset(), heads=False)
 
 
 def stage_at(settings: TrainSettings, updates: int) -> Stage:
-    """The stage of the update that follows `updates` earlier ones.
+    """Return the stage of the update after `updates` earlier ones.
 
-    joint: the model alone during `pretrain`, then everything. staged: half of `pretrain` for encoder and decoder, half
-    for dynamics and heads, then the agent in a world that no longer changes. Ha & Schmidhuber 2018, arXiv:1803.10122.
-    What `freeze` names learns in none of them; all else learns as it would.
+    joint: the model alone during `pretrain`, then model and agent. staged: half of `pretrain` for encoder and decoder,
+    half for dynamics and heads, then the agent in a fixed model. Ha & Schmidhuber 2018, arXiv:1803.10122. The parts in
+    `freeze` never learn; they do not change the stages of the others.
     """
-    stage = _scheduled(settings, updates)
+    stage = _scheduled_stage(settings, updates)
     return replace(stage, parts=stage.parts - set(settings.freeze)) if settings.freeze else stage
 
 
-def _scheduled(settings: TrainSettings, updates: int) -> Stage:
+def _scheduled_stage(settings: TrainSettings, updates: int) -> Stage:
     if updates >= settings.pretrain:
         return AGENT if settings.schedule == "staged" else JOINT
     if settings.schedule == "joint":

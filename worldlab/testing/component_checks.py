@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from worldlab.errors import DivergedError, one_line
-from worldlab.interfaces import Batch, Component, Context, misdeclared
+from worldlab.interfaces import Batch, Component, Context, declaration_error
 from worldlab.model.noise import noise_batch
 from worldlab.registry.discovery import where
 from worldlab.testing.bench import Bench, Subject, clone
@@ -346,7 +346,7 @@ def declared_kinds(subject: Subject) -> None:
     Catches a misspelt kind: the core would treat it as an unknown kind, and train an encoder whose posterior_kind is
     "analytical" without a KL. Fix: copy the value from worldlab.interfaces.
     """
-    if wrong := misdeclared(subject.bench().part):
+    if wrong := declaration_error(subject.bench().part):
         raise CheckFailure(wrong, "copy the value from worldlab.interfaces")
 
 

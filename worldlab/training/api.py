@@ -1,4 +1,4 @@
-"""worldlab from Python, on a page: `train`, `load` and the `Run` they return."""
+"""The Python interface: `train`, `resume` and `load` return a `Run`."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def train(
 ) -> Run:
     """Train a run to its end, as `worldlab train` does, and return it.
 
-    settings: by dotted path, {"train.ratio": 0.3, "encoder.latent_dim": 48}, or nested. core: the settings without a group:
-    steps, seed, minutes, device, strict. run: its folder (a new one under runs/ by default). plugins: plugin files.
-    Raises: WorldlabError's kinds for bad names and values; KeyboardInterrupt, with a checkpoint saved, on Ctrl-C.
+    settings: by dotted path, {"train.ratio": 0.3, "encoder.latent_dim": 48}, or nested. core: settings without a group,
+    such as steps, seed, minutes, device and strict. run: the run folder (default: a new one under runs/). plugins:
+    plugin files.
+    Raises: a WorldlabError for wrong names and values; KeyboardInterrupt on Ctrl-C, after a checkpoint is saved.
     """
     from worldlab.training import train as training
 
-    registry = _registry(plugins)
-    flags = _nested({**core, **(settings or {})})
+    registry = _open_registry(plugins)
+    flags = _nest({**core, **(settings or {})})
     parts = {"encoder": encoder, "dynamics": dynamics, "decoder": decoder, "agent": agent}
     for role, name in parts.items():
         if name is not None:
@@ -57,30 +58,30 @@ def train(
     files = [] if config is None else [Path(config)]
     resolved = resolve(registry, presets=presets, files=files, flags=flags)
     folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
-    _trained(lambda: training.train(resolved, registry, run=folder))
+    _run_interruptible(lambda: training.train(resolved, registry, run=folder))
     return Run(folder, registry)
 
 
 def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settings: Settings | None = None) -> Run:
-    """Go on with a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
+    """Resume a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
     from worldlab.training import train as training
 
-    registry, folder = _registry(plugins), find_run(str(run))
-    resolved = resolve_saved(folder, registry, _nested(settings or {}))
-    _trained(lambda: training.train(resolved, registry, run=folder, resume=True))
+    registry, folder = _open_registry(plugins), find_run(str(run))
+    resolved = resolve_saved(folder, registry, _nest(settings or {}))
+    _run_interruptible(lambda: training.train(resolved, registry, run=folder, resume=True))
     return Run(folder, registry)
 
 
 def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: str = "auto") -> Run:
-    """Open a run by folder, by name under runs/, or "latest". Nothing is read until it is asked for.
+    """Open a run by folder, by name under runs/, or "latest". Its content is read on first use.
 
     Raises: ConfigError if there is no such run.
     """
-    return Run(find_run(str(run)), _registry(plugins), device)
+    return Run(find_run(str(run)), _open_registry(plugins), device)
 
 
 class Run:
-    """A trained run. Weights and environment are loaded once, when first used; nothing is written but by `dream`."""
+    """A trained run. Weights and environment are loaded on first use. Only `dream` writes files."""
 
     def __init__(self, path: Path, registry: Registry, device: str = "auto"):
         self.path = path
@@ -97,7 +98,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What result.json says: the final evaluation; None while the run has not ended."""
+        """The content of result.json (the final evaluation), or None if the run has not finished."""
         path = self.path / "result.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -114,21 +115,24 @@ class Run:
 
     @cached_property
     def agent(self) -> ActingAgent:
-        """The agent with Stable-Baselines3's `predict(observation, state, episode_start, deterministic)`."""
+        """The agent, with the `predict(observation, state, episode_start, deterministic)` of Stable-Baselines3."""
         return self._loaded.acting(seed=0)
 
     def make_env(self) -> Any:
-        """The environment as the agent sees it: a gymnasium.Env with Dict observations."""
+        """Build the environment with all wrappers: a gymnasium.Env with Dict observations."""
         return self._loaded.make()
 
     def evaluate(self, episodes: int | None = None, *, seed: int | None = None) -> dict[str, Any]:
-        """Play fresh episodes in the real environment: `return_mean`, `returns`, `lengths`, `protocol`, ..."""
+        """Play episodes in the real environment. Returns `return_mean`, `returns`, `lengths`, `protocol` and others."""
         from worldlab.training.loaded import evaluate_run
 
         return evaluate_run(self._loaded, episodes=episodes, seed=seed)
 
     def dream(self, *, horizon: int = 45, count: int = 4, seed: int = 0, out: PathLike | None = None) -> dict[str, Any]:
-        """Draw what the model imagines beside what happened: `files` (PNG and WebP), `rmse_by_step`."""
+        """Draw open-loop predictions next to the real frames.
+
+        Returns `files` (PNG and WebP), `rmse_by_step` and others.
+        """
         from worldlab.training.loaded import draw_dreams
 
         target = None if out is None else Path(out)
@@ -137,12 +141,13 @@ class Run:
     def dream_env(
         self, num_envs: int = 64, horizon: int = 15, *, temperature: float = 1.0, seed: int = 0
     ) -> DreamVecEnv:
-        """The dream as a Stable-Baselines3 VecEnv: `PPO("MlpPolicy", run.dream_env()).learn(10_000)`.
+        """Return the dream as a Stable-Baselines3 VecEnv: `PPO("MlpPolicy", run.dream_env()).learn(10_000)`.
 
-        Observations are the model's features, actions the environment's (continuous ones in [-1, 1]). Dreams start where the
-        run's agent, exploring, comes to in fresh episodes. horizon: steps after which they are truncated. temperature: of the
-        prior. `run.dream_env().pool` is what worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv are made of.
-        Raises: ConfigError where the dynamics has no such temperature.
+        Observations are the model's features; actions are the environment's (continuous ones in [-1, 1]). Dreams start
+        from states that the agent visits in fresh episodes, with exploration on. horizon: steps after which a dream is
+        truncated. temperature: of the prior. `run.dream_env().pool` is the input
+        of worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv.
+        Raises: ConfigError if the dynamics does not support the temperature.
         """
         from worldlab.evaluation.dream_env import DreamVecEnv
         from worldlab.training.loaded import dream_pool
@@ -158,12 +163,12 @@ class Run:
         return load_run(self.path, self._registry, self._device)
 
 
-def _registry(plugins: Sequence[PathLike]) -> Registry:
+def _open_registry(plugins: Sequence[PathLike]) -> Registry:
     return open_registry([Path(file) for file in plugins])
 
 
-def _nested(settings: Settings) -> dict[str, Any]:
-    """{"a.b": 1} and {"a": {"b": 1}} alike become {"a": {"b": 1}}."""
+def _nest(settings: Settings) -> dict[str, Any]:
+    """Nest dotted keys: {"a.b": 1} and {"a": {"b": 1}} both become {"a": {"b": 1}}."""
     out: dict[str, Any] = {}
     for path, value in settings.items():
         *groups, leaf = path.split(".")
@@ -171,14 +176,14 @@ def _nested(settings: Settings) -> dict[str, Any]:
         for group in groups:
             node = node.setdefault(group, {})
         if isinstance(value, Mapping):
-            node.setdefault(leaf, {}).update(_nested(value))
+            node.setdefault(leaf, {}).update(_nest(value))
         else:
             node[leaf] = value
     return out
 
 
-def _trained(work: Callable[[], object]) -> None:
-    """A command ends with an exit code; in a session of Python an interrupted run is a KeyboardInterrupt."""
+def _run_interruptible(work: Callable[[], object]) -> None:
+    """Run `work` and turn the exit code of an interrupted run into a KeyboardInterrupt, which suits Python sessions."""
     try:
         work()
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""Wall-clock time of a run, by activity."""
+"""Measures the wall-clock time of a run by activity."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall-clock time by activity, and rates since the last time they were asked for. before: seconds that the run took
-    before it was resumed."""
+    """Measures wall-clock time by activity, and speeds. before: seconds that the run took before it was resumed."""
 
     def __init__(self, before: float) -> None:
         self.last = time.perf_counter()
@@ -20,6 +19,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
+        """Add the time spent within the context to the activity `what`."""
         begin = time.perf_counter()
         try:
             yield
@@ -27,9 +27,11 @@ class Clock:
             self.spent[what] += time.perf_counter() - begin
 
     def elapsed(self) -> float:
+        """Return the seconds of the whole run, including those before a resume."""
         return time.perf_counter() - self.start
 
     def rates(self, steps: int, updates: int) -> dict[str, float]:
+        """Return speeds and seconds by activity since the last call. steps, updates: totals of the run."""
         now = time.perf_counter()
         span = max(now - self.last, 1e-9)
         out = {

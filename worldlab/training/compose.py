@@ -1,4 +1,4 @@
-"""From a configuration to a world model and an agent, or to a sentence that says why they cannot be put together."""
+"""Builds a world model and an agent from a configuration, or explains why they do not fit together."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from worldlab.specs import LatentSpec, Specs
 from worldlab.training.streams import Streams
 from worldlab.world_model import WorldModel
 
-Answer = TypeVar("Answer")
-_CHECK = "worldlab check-plugin {0.role}:{0.name}   runs every check of it"
+ResultT = TypeVar("ResultT")
+_CHECK = "worldlab check-plugin {0.role}:{0.name}   runs all checks on it"
 ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A world model and an agent that fit an environment's spaces."""
+    """A world model and an agent for an environment's spaces."""
 
     specs: Specs
     model: WorldModel
     agent: Agent
 
     def explain(self) -> str:
-        """What was chosen and why, for `worldlab train --explain`."""
+        """Describe the choices and their reasons, for `worldlab train --explain`."""
         model, specs = self.model, self.specs
         counts = {role: parameter_count([part]) for role, part in model.parts.items()}
         counts["heads"] = parameter_count([model.reward, model.cont])
@@ -66,26 +66,28 @@ def compose(
     streams: Streams,
     device: torch.device,
 ) -> Composed:
-    """Build the world model and the agent. Weights depend on the seed and the parts only.
+    """Build the world model and the agent. Initial weights depend only on the seed and the parts.
 
-    Raises: PluginError naming the component that failed; ConfigError for a mix that cannot be trained.
+    Raises: PluginError with the name of the component that failed; ConfigError for a mix that cannot be trained.
     """
     obs, action = obs_spec(obs_space), action_spec(action_space)
     chosen = {role: (registry.get(role, _part(config, role).name), _part(config, role)) for role in ROLES}
     classes = {role: load_part(registration, ROLES[role]) for role, (registration, _) in chosen.items()}
     encoder_class, dynamics_class = classes["encoder"], classes["dynamics"]
     assert issubclass(encoder_class, Encoder) and issubclass(dynamics_class, Dynamics)
-    latent = _ask(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
-    memory = _ask(chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action)
+    latent = _call_class_method(chosen["encoder"][0], encoder_class, "latent_spec", LatentSpec, config.encoder.options)
+    memory = _call_class_method(
+        chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action
+    )
     parallel = issubclass(dynamics_class, ParallelDynamics)
     if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
         raise ConfigError(
             f"encoder '{config.encoder.name}' does not read the memory of dynamics '{config.dynamics.name}'",
-            cause="model.memory_in_encoder = yes asks for it, and it infers each frame by itself",
-            fix="--model.memory-in-encoder auto, which lets this mix train, or an encoder that reads the memory",
+            cause="model.memory_in_encoder = yes requires it, but this encoder infers each frame on its own",
+            fix="--model.memory-in-encoder auto, or an encoder that reads the memory",
         )
     staged = config.core.train.schedule == "staged"
-    reads = _decide(config.core.model.memory_in_encoder, not parallel and not staged)
+    reads = _resolve_auto(config.core.model.memory_in_encoder, not parallel and not staged)
     specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory=not staged)
     built = {
         role: _build(registration, classes[role], part.options, specs, streams)
@@ -98,8 +100,8 @@ def compose(
     return Composed(specs, model.to(device), agent.to(device))
 
 
-def _decide(wish: str, auto: bool) -> bool:
-    return wish == "yes" or (wish == "auto" and auto)
+def _resolve_auto(choice: str, auto: bool) -> bool:
+    return choice == "yes" or (choice == "auto" and auto)
 
 
 def _part(config: RunConfig, role: str) -> Part:
@@ -116,26 +118,26 @@ def load_part(registration: Registration, interface: type) -> type:
         )
     if not (isinstance(cls, type) and issubclass(cls, interface)):
         raise PluginError(
-            one_line(f"{registration.who} is no {interface.__name__}"),
+            one_line(f"{registration.who} does not implement {interface.__name__}"),
             cause=f"{registration.target} is {cls!r}",
             fix=f"let it implement worldlab.interfaces.{interface.__name__}",
         )
     return cls
 
 
-def _ask(registration: Registration, cls: type, method: str, kind: type[Answer], *args: Any) -> Answer:
-    """Call a class method that the composer needs before anything is built. Raises: PluginError if it fails or lies."""
+def _call_class_method(registration: Registration, cls: type, method: str, kind: type[ResultT], *args: Any) -> ResultT:
+    """Call a class method before any part is built. Raises: PluginError if it fails or returns another type."""
     try:
-        answer = getattr(cls, method)(*args)
+        result = getattr(cls, method)(*args)
     except WorldlabError:
         raise
     except (Exception, SystemExit) as error:
         message = f"{registration.who} {method} raised {type(error).__name__}: {error}"
         raise PluginError(one_line(message), cause=f"at {where(error)}", fix=_CHECK.format(registration)) from error
-    if not isinstance(answer, kind):
-        message = f"{registration.who} {method} gives a {type(answer).__name__}, expected {kind.__name__}"
+    if not isinstance(result, kind):
+        message = f"{registration.who} {method} gives a {type(result).__name__}, expected {kind.__name__}"
         raise PluginError(one_line(message), cause=registration.target, fix=_CHECK.format(registration))
-    return answer
+    return result
 
 
 def _build(registration: Registration, cls: type, options: Config, specs: Specs, streams: Streams):
@@ -143,7 +145,7 @@ def _build(registration: Registration, cls: type, options: Config, specs: Specs,
         with _seeded(streams, registration.role):
             part = cls(options, specs)
         if registration.role in ROLES:
-            copy.deepcopy(part)  # the world model keeps an untrained encoder: an open file in a part shows here
+            copy.deepcopy(part)  # health copies the untrained encoder: fail early if a part holds an open file
         return part
     except WorldlabError:
         raise
@@ -156,7 +158,7 @@ def _build(registration: Registration, cls: type, options: Config, specs: Specs,
 
 
 class _seeded:
-    """Within: torch's global generator is seeded for one part's initial weights, and restored after."""
+    """A context that seeds torch's global generator for one part's initial weights and restores it afterwards."""
 
     def __init__(self, streams: Streams, name: str):
         self.seed = streams.derive(f"init/{name}")

@@ -1,8 +1,8 @@
-"""A run in miniature, before anything is collected: each part is asked on a small batch and held to its contract.
+"""Checks every part on a small batch before a run collects data.
 
-A wrong shape then costs a moment and an error that names its author, not a prefill and a traceback out of the core.
-What is asked is only form (shapes, dtypes, devices, finite numbers, a state that can be saved); `worldlab check-plugin`
-asks for meaning.
+A wrong shape then gives an immediate error that names the plugin, instead of a traceback from the core after the
+prefill. The dry run checks shapes, dtypes, devices, finite numbers and savable states. `worldlab check-plugin` checks
+behaviour.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.errors import PluginError, WorldlabError, one_line
-from worldlab.interfaces import Batch, Context, ParallelDynamics, Player, misdeclared
+from worldlab.interfaces import Batch, Context, ParallelDynamics, Player, declaration_error
 from worldlab.model import matching
 from worldlab.model.noise import noise_batch, stream
 from worldlab.registry import Registration
@@ -26,243 +26,249 @@ from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
 from worldlab.world_model import WorldModel
 
 ROWS, LENGTH = 3, 4
-"""The size of the batch: two numbers, both above 1, so that lost and swapped dimensions show."""
+"""Size of the batch: different and above 1, so that lost and swapped dimensions are detected."""
 FRAMES = 2
-"""What a decoder that wants few frames in an update (`Decoder.frames`) is given of them."""
+"""Frames of the batch for a decoder that sets `Decoder.frames`."""
 
 Shape = tuple[int | None, ...]
-"""None: any size."""
+"""The shape of a tensor; None matches any size."""
 
 
 def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]) -> None:
-    """Ask every part of a copy of the model, and whether model and agent can be saved. who: registrations by role.
+    """Check every part on a copy of the model, and whether model and agent can be saved.
 
-    Draws from a generator of its own and changes nothing. Raises: PluginError naming distribution, version,
-    component and method, with what was expected and what came; what a part raises as a WorldlabError itself.
+    who: registrations by role. The check has its own generator and changes nothing. Raises: PluginError with the
+    distribution, version, component and method, and the expected and actual result; any WorldlabError of a part itself.
     """
     for role, registration in who.items():
-        check_state(_Witness(registration, agent if role == "agent" else model.parts[role]))
+        check_state(PartProbe(registration, agent if role == "agent" else model.parts[role]))
     for role, part in model.parts.items():
-        if wrong := misdeclared(part):
-            raise _Witness(who[role], part).fault("declares", wrong)
+        if wrong := declaration_error(part):
+            raise PartProbe(who[role], part).error("declares", wrong)
     trial = copy.deepcopy(model)
     if trial.decoder.frames:
         trial.settings = trial.settings.model_copy(update={"frames_per_update": FRAMES})
-    asked = {role: _Witness(who[role], part) for role, part in trial.parts.items()}
+    probes = {role: PartProbe(who[role], part) for role, part in trial.parts.items()}
     generator = torch.Generator(model.device).manual_seed(0)
     batch = tree.tree_map(lambda leaf: leaf.to(model.device), dummy_batch(model.specs.obs, model.specs.action))
     with torch.random.fork_rng(devices=[]):
-        _ask_steps(trial, asked, batch, generator)
+        _check_steps(trial, probes, batch, generator)
         trial.check_temperature(float(getattr(agent, "dream_temperature", 1.0)))
-        _ask_losses(trial, asked, batch, generator)
+        _check_losses(trial, probes, batch, generator)
 
 
 @dataclass(frozen=True)
-class _Witness:
-    """One component, and the words for what is wrong with its answers."""
+class PartProbe:
+    """Calls the methods of one component and reports what violates the contract."""
 
     registration: Registration
     part: nn.Module
 
-    def ask(self, method: str, *args: Any) -> Any:
-        """Call a method; whatever it raises becomes a PluginError."""
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the component; an exception becomes a PluginError."""
         return self.guard(method, lambda: getattr(self.part, method)(*args))
 
     def guard(self, method: str, call: Callable[[], Any]) -> Any:
+        """Run a call; an exception becomes a PluginError about `method`."""
         try:
             return call()
         except WorldlabError:
             raise
         except (Exception, SystemExit) as exc:
-            raise self.raised(method, exc) from exc
+            raise self.exception_error(method, exc) from exc
 
-    def raised(self, method: str, exc: BaseException) -> PluginError:
-        return self.fault(method, f"raised {type(exc).__name__}: {one_line(exc, 200)}", f"at {where(exc)}")
+    def exception_error(self, method: str, exc: BaseException) -> PluginError:
+        """Return the error for an exception that a method raised."""
+        return self.error(method, f"raised {type(exc).__name__}: {one_line(exc, 200)}", f"at {where(exc)}")
 
-    def fault(self, method: str, what: str, more: str = "") -> PluginError:
-        """The error that says what a method did wrong."""
+    def error(self, method: str, what: str, more: str = "") -> PluginError:
+        """Return the error for a method that violates the contract. what: a clause that follows the method's name."""
         entry = self.registration
         cause = f"{type(self.part).__name__}.{method} {what}" + (f"; {more}" if more else "")
-        fix = f"worldlab check-plugin {entry.file or f'{entry.role}:{entry.name}'}   runs every check; docs/plugins.md has the shapes"
+        target = entry.file or f"{entry.role}:{entry.name}"
+        fix = f"worldlab check-plugin {target}   runs all checks; docs/plugins.md lists the shapes"
         return PluginError(one_line(f"{entry.who} {method} {what}"), cause=one_line(cause, 600), fix=fix)
 
-    def tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
-        """Hold a value to "finite floats of this shape on the model's device". letters: "[N, D]"."""
+    def check_tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
+        """Check that a value is a finite float tensor of this shape on the component's device. letters: "[N, D]"."""
         subject = f"{name} is " if name else "gives "
         wanted = f"{letters} = [{', '.join('*' if size is None else str(size) for size in shape)}]"
         if not isinstance(value, Tensor):
-            raise self.fault(method, f"{subject}a {type(value).__name__}, expected a float tensor {wanted}")
+            raise self.error(method, f"{subject}a {type(value).__name__}, expected a float tensor {wanted}")
         fits = len(shape) == value.dim() and all(a in (None, b) for a, b in zip(shape, value.shape, strict=True))
         if not fits:
-            raise self.fault(method, f"{subject}{list(value.shape)}, expected {wanted}")
+            raise self.error(method, f"{subject}{list(value.shape)}, expected {wanted}")
         if value.dtype != torch.float32:
-            raise self.fault(method, f"{subject}{value.dtype}, expected torch.float32 {wanted}")
+            raise self.error(method, f"{subject}{value.dtype}, expected torch.float32 {wanted}")
         device = next(self.part.parameters(), value).device
         if value.device != device:
-            raise self.fault(method, f"{subject}on {value.device}, expected {device}")
+            raise self.error(method, f"{subject}on {value.device}, expected {device}")
         if not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).sum())
-            raise self.fault(method, f"{subject}not finite: {bad} of {value.numel()} values of {wanted} are NaN or inf")
+            raise self.error(method, f"{subject}not finite: {bad} of {value.numel()} values of {wanted} are NaN or inf")
         return value
 
-    def rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
-        """Hold a tree to "[rows, ...] on every leaf", and to the shapes of another tree."""
+    def check_rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
+        """Check that all leaves of a tree are [rows, ...], and match the other dimensions of the tree `like`."""
         leaves = tree.leaves(value)
         wanted = tree.leaves(like) if like is not None else leaves
         if not leaves:
-            raise self.fault(method, f"gives a {type(value).__name__} without tensors, expected a tree of [N, ...]")
+            raise self.error(method, f"gives a {type(value).__name__} without tensors, expected a tree of [N, ...]")
         if len(leaves) != len(wanted):
-            raise self.fault(method, f"gives {len(leaves)} leaves, expected the {len(wanted)} of initial(n)")
+            raise self.error(method, f"gives {len(leaves)} leaves, expected the {len(wanted)} of initial(n)")
         for leaf, other in zip(leaves, wanted, strict=True):
             shape = [rows, *other.shape[1:]]
             if list(leaf.shape) != shape:
-                raise self.fault(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
+                raise self.error(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
         return value
 
 
-def _ask_steps(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, generator: torch.Generator) -> None:
-    """One step of everything, in the order data flows: what a part is given was held to the contract before."""
-    encoder, dynamics, decoder = asked["encoder"], asked["dynamics"], asked["decoder"]
+def _check_steps(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batch, generator: torch.Generator) -> None:
+    """Check one step of every part in the order of the data flow, so that every input was checked before."""
+    encoder, dynamics, decoder = probes["encoder"], probes["dynamics"], probes["decoder"]
     specs, n = model.specs, ROWS
     obs = tree.select(batch.obs, (slice(None), 0))
     action = batch.prev_action[:, 1]
     z = torch.zeros(n, specs.latent.dim, device=model.device)
     with torch.no_grad():
-        embed = encoder.tensor("embed", encoder.ask("embed", obs), (n, None), "[N, E]")
-        state = dynamics.rows("initial", dynamics.ask("initial", n), n)
-        state = dynamics.rows("advance", dynamics.ask("advance", state, z, action), n, like=state)
-        memory = dynamics.tensor("memory", dynamics.ask("memory", state), (n, specs.memory_dim), "[N, H]")
+        embed = encoder.check_tensor("embed", encoder.call("embed", obs), (n, None), "[N, E]")
+        state = dynamics.check_rows("initial", dynamics.call("initial", n), n)
+        state = dynamics.check_rows("advance", dynamics.call("advance", state, z, action), n, like=state)
+        memory = dynamics.check_tensor("memory", dynamics.call("memory", state), (n, specs.memory_dim), "[N, H]")
         read = memory if specs.use_memory else None
         for source in (None, generator):
-            z = _latent(encoder, encoder.ask("infer", embed, read, source), n, specs.latent)
-        prior = dynamics.ask("predict", memory)
+            z = _check_latent(encoder, encoder.call("infer", embed, read, source), n, specs.latent)
+        prior = dynamics.call("predict", memory)
         for name, draw in (("mode", lambda: prior.mode), ("sample", lambda: prior.sample(generator))):
-            dynamics.tensor("predict", dynamics.guard("predict", draw), (n, specs.latent.dim), "[N, D]", name)
+            dynamics.check_tensor("predict", dynamics.guard("predict", draw), (n, specs.latent.dim), "[N, D]", name)
         features = torch.cat([memory, z], -1)
-        _decoded(decoder, decoder.ask("decode", features[:1]), specs.obs, model.decoder.renders)
-        decoder.tensor("score", decoder.ask("score", features, obs), (n,), "[N]")
+        _check_decoded(decoder, decoder.call("decode", features[:1]), specs.obs, model.decoder.renders)
+        decoder.check_tensor("score", decoder.call("score", features, obs), (n,), "[N]")
         if isinstance(model.dynamics, ParallelDynamics):
-            _sequence(model, dynamics, batch)
+            _check_sequence(model, dynamics, batch)
 
 
-def _latent(encoder: _Witness, latent: Any, n: int, spec: LatentSpec) -> Tensor:
+def _check_latent(encoder: PartProbe, latent: Any, n: int, spec: LatentSpec) -> Tensor:
     if not hasattr(latent, "z"):
-        raise encoder.fault("infer", f"gives a {type(latent).__name__}, expected a Latent")
+        raise encoder.error("infer", f"gives a {type(latent).__name__}, expected a Latent")
     posterior = getattr(encoder.part, "posterior_kind", None)
     if posterior == "analytic" and latent.dist is None:
-        raise encoder.fault("infer", "gives a Latent without dist, expected one: posterior is declared analytic")
+        raise encoder.error("infer", "gives a Latent without dist, expected one: posterior_kind is 'analytic'")
     if posterior == "own_logq":
-        encoder.tensor("infer", latent.log_q, (n,), "[N]", "Latent.log_q")
-    return encoder.tensor("infer", latent.z, (n, spec.dim), "[N, D]", "Latent.z")
+        encoder.check_tensor("infer", latent.log_q, (n,), "[N]", "Latent.log_q")
+    return encoder.check_tensor("infer", latent.z, (n, spec.dim), "[N, D]", "Latent.z")
 
 
-def _decoded(decoder: _Witness, parts: Any, obs: ObsSpec, renders: bool) -> None:
-    """The keys, and of vectors the values: a picture drawn pixel by pixel takes longer than all the rest."""
+def _check_decoded(decoder: PartProbe, parts: Any, obs: ObsSpec, renders: bool) -> None:
+    """Check the keys, and the values of vectors only: drawing an image pixel by pixel would take too long."""
     if not isinstance(parts, dict):
-        raise decoder.fault("decode", f"gives a {type(parts).__name__}, expected a dict by observation key")
+        raise decoder.error("decode", f"gives a {type(parts).__name__}, expected a dict by observation key")
     if renders and set(parts) != set(obs.keys):
-        raise decoder.fault("decode", f"gives the keys {sorted(parts)}, expected {sorted(obs.keys)}")
+        raise decoder.error("decode", f"gives the keys {sorted(parts)}, expected {sorted(obs.keys)}")
     for key in obs.vectors if renders else ():
         mode = decoder.guard("decode", lambda key=key: parts[key].mode)
-        decoder.tensor("decode", mode, (1, *obs[key].shape), "[N, *shape]", f"{key}'s mode")
+        decoder.check_tensor("decode", mode, (1, *obs[key].shape), "[N, *shape]", f"{key}'s mode")
 
 
-def _sequence(model: WorldModel, dynamics: _Witness, batch: Batch) -> None:
+def _check_sequence(model: WorldModel, dynamics: PartProbe, batch: Batch) -> None:
     z = torch.zeros(ROWS, LENGTH, model.specs.latent.dim, device=model.device)
-    start = dynamics.ask("initial", ROWS)
-    run = dynamics.ask("advance_sequence", start, z, batch.prev_action, batch.is_first)
+    start = dynamics.call("initial", ROWS)
+    run = dynamics.call("advance_sequence", start, z, batch.prev_action, batch.is_first)
     for attribute in ("memory", "final", "at"):
         if not hasattr(run, attribute):
-            raise dynamics.fault("advance_sequence", f"gives a {type(run).__name__}, expected an Unrolled")
+            raise dynamics.error("advance_sequence", f"gives a {type(run).__name__}, expected an Unrolled")
     shape = (ROWS, LENGTH, model.specs.memory_dim)
-    dynamics.tensor("advance_sequence", run.memory, shape, "[B, T, H]", "memory")
-    dynamics.rows("advance_sequence", run.final, ROWS, like=start)
+    dynamics.check_tensor("advance_sequence", run.memory, shape, "[B, T, H]", "memory")
+    dynamics.check_rows("advance_sequence", run.final, ROWS, like=start)
 
 
-def _ask_losses(model: WorldModel, asked: Mapping[str, _Witness], batch: Batch, generator: torch.Generator) -> None:
-    ctx, _ = _together(asked, "advance", lambda: model.observe(batch, generator))
+def _check_losses(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batch, generator: torch.Generator) -> None:
+    ctx, _ = _call_jointly(probes, "advance", lambda: model.observe(batch, generator))
     decoded = model.decoder_context(ctx)
-    for role, witness in asked.items():
+    for role, probe in probes.items():
         own = decoded if role == "decoder" else ctx
         names: set[str] = set()
-        for player in _players(witness):
+        for player in _check_players(probe):
             given = own if player == "main" else own.detach()
-            terms = witness.ask("losses", given, player)
-            _terms(witness, "losses", terms, own)
+            terms = probe.call("losses", given, player)
+            _check_terms(probe, "losses", terms, own)
             names |= set(terms)
-        if role == "decoder" and not names and any(p.requires_grad for p in witness.part.parameters()):
-            raise witness.fault("losses", "gives no terms, expected at least one: nothing would train this decoder")
-        _weights(witness, names)
-    terms = _together(
-        asked, "predict", lambda: matching.terms(model.rule, ctx, model.dynamics, model.settings.free_nats)
+        if role == "decoder" and not names and any(p.requires_grad for p in probe.part.parameters()):
+            raise probe.error("losses", "gives no terms, expected at least one: nothing would train this decoder")
+        _check_weights(probe, names)
+    terms = _call_jointly(
+        probes, "predict", lambda: matching.terms(model.rule, ctx, model.dynamics, model.settings.free_nats)
     )
-    _terms(asked["dynamics"], "predict", terms, ctx)
+    _check_terms(probes["dynamics"], "predict", terms, ctx)
 
 
-def _together(asked: Mapping[str, _Witness], method: str, call: Callable[[], Any]) -> Any:
-    """Call what asks several parts; to blame is the one whose code was running, else the dynamics and its `method`."""
+def _call_jointly(probes: Mapping[str, PartProbe], method: str, call: Callable[[], Any]) -> Any:
+    """Run a call that involves several parts.
+
+    An exception becomes a PluginError about the part whose code was running, else about `method` of the dynamics.
+    """
     try:
         return call()
     except WorldlabError:
         raise
     except (Exception, SystemExit) as exc:
-        culprit, step = asked["dynamics"], exc.__traceback__
+        culprit, step = probes["dynamics"], exc.__traceback__
         while step is not None:
             owner = step.tb_frame.f_locals.get("self")
-            for witness in asked.values():
-                if owner is witness.part:
-                    culprit, method = witness, step.tb_frame.f_code.co_name
+            for probe in probes.values():
+                if owner is probe.part:
+                    culprit, method = probe, step.tb_frame.f_code.co_name
             step = step.tb_next
-        raise culprit.raised(method, exc) from exc
+        raise culprit.exception_error(method, exc) from exc
 
 
-def _players(witness: _Witness) -> list[str]:
-    """The players of a part, each parameter of which must belong to exactly one."""
-    players = witness.ask("players")
+def _check_players(probe: PartProbe) -> list[str]:
+    """Return the names of a part's players, after checking that each parameter belongs to exactly one."""
+    players = probe.call("players")
     if not isinstance(players, dict) or "main" not in players:
-        raise witness.fault("players", 'gives no "main", expected {"main": Player([parameters]), ...}')
+        raise probe.error("players", 'gives no "main", expected {"main": Player([parameters]), ...}')
     for name, player in players.items():
         if not isinstance(player, Player):
-            raise witness.fault("players", f"gives a {type(player).__name__} as '{name}', expected a Player")
+            raise probe.error("players", f"gives a {type(player).__name__} as '{name}', expected a Player")
     held = [id(p) for player in players.values() for p in player.parameters]
-    for name, p in witness.part.named_parameters():
+    for name, p in probe.part.named_parameters():
         if p.requires_grad and held.count(id(p)) != 1:
-            raise witness.fault("players", f"lists '{name}' {held.count(id(p))} times, expected once")
+            raise probe.error("players", f"lists '{name}' {held.count(id(p))} times, expected once")
     return list(players)
 
 
-def _weights(witness: _Witness, names: set[str]) -> None:
-    """Hold declared weights to the terms there are: numbers, one for each term."""
-    weights = getattr(witness.part, "loss_weights", None)
+def _check_weights(probe: PartProbe, names: set[str]) -> None:
+    """Check that the declared weights are numbers and cover every loss term."""
+    weights = getattr(probe.part, "loss_weights", None)
     if weights is None:
         return
     if not isinstance(weights, Mapping) or not all(isinstance(weight, int | float) for weight in weights.values()):
-        raise witness.fault("loss_weights", f"is {one_line(weights, 60)}, expected {{name: number}} or None")
+        raise probe.error("loss_weights", f"is {one_line(weights, 60)}, expected {{name: number}} or None")
     if unweighted := names - set(weights):
         known = ", ".join(weights) or "none"
-        raise witness.fault("losses", f"gives '{min(unweighted)}', which loss_weights does not have ({known})")
+        raise probe.error("losses", f"gives '{min(unweighted)}', which loss_weights does not have ({known})")
 
 
-def _terms(witness: _Witness, method: str, terms: Any, ctx: Context) -> None:
+def _check_terms(probe: PartProbe, method: str, terms: Any, ctx: Context) -> None:
     if not isinstance(terms, dict):
-        raise witness.fault(method, f"gives a {type(terms).__name__}, expected {{name: [B, T]}}")
+        raise probe.error(method, f"gives a {type(terms).__name__}, expected {{name: [B, T]}}")
     for name, term in terms.items():
-        witness.tensor(method, term, tuple(ctx.row.shape), "[B, T]", f"'{name}'")
+        probe.check_tensor(method, term, tuple(ctx.row.shape), "[B, T]", f"'{name}'")
 
 
-def check_state(witness: _Witness) -> None:
-    """Save a part's state, in small: what a checkpoint cannot hold is refused now. Raises: PluginError."""
+def check_state(probe: PartProbe) -> None:
+    """Check that a checkpoint can store a part's state. Raises: PluginError."""
     from safetensors.torch import save
 
-    state = witness.ask("state_dict")
+    state = probe.call("state_dict")
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise witness.fault("state_dict", f"holds a {type(value).__name__} at '{name}', expected tensors only")
+            raise probe.error("state_dict", f"holds a {type(value).__name__} at '{name}', expected tensors only")
         if value.layout is not torch.strided:
-            raise witness.fault("state_dict", f"holds '{name}' as {value.layout}, expected a dense tensor")
-        witness.guard("state_dict", lambda value=value: save({"x": torch.empty(0, dtype=value.dtype)}))
+            raise probe.error("state_dict", f"holds '{name}' as {value.layout}, expected a dense tensor")
+        probe.guard("state_dict", lambda value=value: save({"x": torch.empty(0, dtype=value.dtype)}))
 
 
 def dummy_batch(obs: ObsSpec, action: ActionSpec) -> Batch:
-    """A preprocessed batch [ROWS, LENGTH] without structure, a reset and a termination in row 0."""
+    """Return a preprocessed noise batch [ROWS, LENGTH] with a reset and a termination in row 0."""
     return noise_batch(obs, action, ROWS, LENGTH, stream(0))

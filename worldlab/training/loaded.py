@@ -1,4 +1,4 @@
-"""Reads a trained run back: evaluates it, draws its dreams, and hands its dreams out as environments."""
+"""Loads a trained run, evaluates it, draws its dreams and provides them as environments."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("worldlab")
 
 STARTS = (4, 256, 32)
-"""Environments and steps in each of the experience that dreams of a loaded run start from, and how long its sequences are."""
+"""Experience from which dreams start: number of environments, steps in each, and length of the sampled sequences."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run read back: its configuration, its model and agent with their last weights, and how to make its environment."""
+    """A loaded run: its configuration, its model and agent with the newest weights, and its environment."""
 
     folder: RunFolder
     config: RunConfig
@@ -54,12 +54,13 @@ class LoadedRun:
     schema: dict[str, Any]
 
     def acting(self, seed: int) -> ActingAgent:
+        """Return the agent, ready to act, with random numbers from `seed`."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return ActingAgent(self.composed.model, self.composed.agent, self.action_space, generator)
 
 
 def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
-    """Read a run from its folder, without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
+    """Load a run from its folder without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
     config = provenance.resolve_saved(folder.path, registry, flags)
@@ -80,12 +81,12 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
 def evaluate_run(
     loaded: LoadedRun, *, episodes: int | None = None, seed: int | None = None, video: Path | None = None
 ) -> dict[str, Any]:
-    """Play evaluation episodes with a trained run. video: a .webp (or .png strip) of the first episode's observations."""
+    """Play evaluation episodes with a trained run. video: file for the first episode, .webp (or .png for a strip)."""
     core = loaded.config.core
     images = list(loaded.composed.specs.obs.images)
     if video is not None and not images:
         raise ConfigError(
-            "this run observes no images, so there is nothing to film",
+            "this run observes no images, so there is no video to record",
             cause=f"observations: {', '.join(loaded.composed.specs.obs.keys)}",
             fix="train with --env.pixels, or leave --video out",
         )
@@ -115,9 +116,9 @@ def evaluate_run(
 def draw_dreams(
     loaded: LoadedRun, *, out: Path | None = None, horizon: int = 45, count: int = 4, seed: int = 0
 ) -> dict[str, Any]:
-    """Let the agent play `count` environments, then draw what the model dreams from there beside what really happened.
+    """Let the agent play in `count` environments, then draw the model's open-loop predictions next to the real frames.
 
-    Returns the files written and the open-loop error by step.
+    Returns the written files and the open-loop error by step.
     """
     length = open_loop.CONTEXT_FRAMES + horizon
     replay = play(loaded, count, 2 * length, seed)
@@ -140,11 +141,11 @@ def draw_dreams(
 
 
 def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> DreamPool:
-    """Dreams of a loaded run, to be learned in. They start where its agent, exploring, comes to in fresh episodes.
+    """Return dreams of a loaded run to train in, which start from states that its exploring agent visits.
 
-    Raises: ConfigError where the dynamics has no such temperature.
+    Raises: ConfigError if the dynamics does not support the temperature.
     """
-    from worldlab.evaluation.dream_env import DreamPool, starts_from  # Stable-Baselines3: only who dreams in it pays
+    from worldlab.evaluation.dream_env import DreamPool, starts_from  # imports Stable-Baselines3, which is slow
 
     model = loaded.composed.model
     model.check_temperature(temperature)
@@ -156,7 +157,7 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
 
 
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:
-    """Fresh experience of a loaded run's agent, exploring: `steps` decisions in each of `envs` environments."""
+    """Collect fresh experience with a run's exploring agent: `steps` decisions in each of `envs` environments."""
     replay = Replay(loaded.schema, max(1000, 2 * envs * steps), envs)
     with EnvPool(loaded.make, envs, 0, seed) as pool:
         collector = Collector(pool, replay, loaded.acting(seed))

@@ -1,4 +1,8 @@
-"""The training loop on one page: collect, update, and now and then log, judge, draw and save."""
+"""The training loop. `Loop.run` is the whole run and `Loop._iterate` one iteration; start reading there.
+
+An iteration takes one step in every environment, makes the updates that are due, and at set intervals logs, evaluates,
+draws a dream and saves a checkpoint. The prefill ends with the pretraining updates.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.experience.collect import to_batch
 from worldlab.interfaces import Alarm
+from worldlab.model.health import EXPLOITED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.metrics import MetricsBus
@@ -24,24 +29,19 @@ from worldlab.runs.pictures import as_frames, save_webp
 from worldlab.training.clock import Clock
 from worldlab.training.panel import Progress
 from worldlab.training.session import Session, save
-from worldlab.training.signals import Stopped, caught_signals
+from worldlab.training.signals import Stopped, catch_signals
 
-EXPLOITED = Alarm(
-    "the policy earns more in the dream than in the environment, from the same starts: it lives on the model's mistakes",
-    "raise the dream's temperature where the agent has one, shorten its horizon, or give the model more updates",
-)
-UNPRETRAINED = Alarm(
-    "the run ended before its pretraining did: what was judged has not acted on anything it learned",
-    "give it more --steps than train.prefill, and more --minutes; or lower train.pretrain",
-)
 PRETRAIN_SAVE = 100
-"""Updates of pretraining between two checkpoints, at least: no environment step passes meanwhile, by which others are counted."""
+"""Minimum number of pretraining updates between checkpoints. Other checkpoints are spaced by environment steps."""
 RECENT = 20
-"""Episodes whose mean return the panel shows."""
+"""Number of last episodes whose mean return is logged and shown."""
 
 
 class Loop:
-    """Runs a session to its end."""
+    """Runs a session to its end.
+
+    manifest: data that every checkpoint stores besides the training state.
+    """
 
     def __init__(
         self,
@@ -58,67 +58,72 @@ class Loop:
         self.manifest = manifest
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
-        # A session that begins later than at 0 was read from the checkpoint of that very step and update.
-        self.saved_at = self._reached() if session.counters.env_steps else None
-        self.caught: list[int] = []
+        # A session that starts after step 0 was loaded from the checkpoint of exactly this step and update.
+        self.saved_at = self._position() if session.counters.env_steps else None
+        self.signals: list[int] = []
         self.clock = Clock(session.counters.seconds)
 
     def run(self) -> dict[str, Any]:
-        """Train until the steps (or minutes) are spent, judge, draw, save. Returns the content of result.json."""
+        """Train until the steps or minutes are spent, then evaluate, draw and save.
+
+        Returns the content of result.json.
+        """
         counters, core = self.session.counters, self.session.core
         self.session.collector.start()
         self.progress.update(counters.env_steps, phase="train" if counters.pretrained else "prefill")
         monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
-        with caught_signals() as self.caught, closing(monitor):
+        with catch_signals() as self.signals, closing(monitor):
             try:
                 while counters.env_steps < core.steps and not self._out_of_time():
-                    before = counters.env_steps
-                    if not counters.pretrained:
-                        self._pretrain()
-                        self._stop_if_asked()
-                    self._begin_step()
-                    self._update()  # workers step the environments meanwhile
-                    self._end_step()
-                    self._read_episodes(monitor)
-                    with suppress(Interrupted):
-                        self._now_and_then(before)
-                    self._stop_if_asked()
-                self._tell_what_was_cut()
+                    self._iterate(monitor)
+                self._report_unfinished()
                 try:
                     return self._finish()
                 finally:
-                    self._stop_if_asked()
+                    self._stop_if_signalled()
             except EnvError:
-                # A signal to the whole group may end environments before this process hears of it.
-                self._stop_if_asked()
-                self._save()  # what was collected and learned before is whole
-                self.progress.note(f"step {counters.env_steps}: checkpoint saved; --resume goes on from there")
+                # A signal to the whole process group may end the environments before this process receives it.
+                self._stop_if_signalled()
+                self._save()  # all earlier experience and updates are intact
+                self.progress.note(f"step {counters.env_steps}: checkpoint saved; --resume continues from there")
                 raise
 
-    def _stop_if_asked(self) -> None:
-        if self.caught:
-            self._save()
-            raise Stopped(self.caught[0])
+    def _iterate(self, monitor: MonitorCsv) -> None:
+        """Step every environment once, make the updates that are due, and run the periodic tasks."""
+        counters = self.session.counters
+        before = counters.env_steps
+        if not counters.pretrained:
+            self._pretrain()
+            self._stop_if_signalled()
+        self._begin_step()
+        self._update()  # while worker processes step the environments
+        self._end_step()
+        self._record_episodes(monitor)
+        with suppress(Interrupted):
+            self._run_periodic_tasks(before)
+        self._stop_if_signalled()
 
-    def _tell_what_was_cut(self) -> None:
-        counters, core = self.session.counters, self.session.core
-        if counters.env_steps < core.steps:
-            self.progress.note(
-                f"step {counters.env_steps} of {core.steps}: the {core.minutes:g} minutes are spent; "
-                "to go on, --resume with more --minutes"
-            )
-        if core.train.pretrain and not counters.pretrained:
-            self._warn("unpretrained", UNPRETRAINED)
-
-    # ---- each step ----
+    # ---- collecting and updating ----
 
     def _begin_step(self) -> None:
+        """Choose the actions and send them to the environments."""
         session = self.session
         random = None if session.counters.pretrained else session.streams.numpy("prefill")
         with self.clock("collect"):
             session.collector.begin(random)
 
+    def _update(self) -> None:
+        """Make the updates that the steps taken so far allow (`train.ratio`)."""
+        session, counters = self.session, self.session.counters
+        length = session.core.train.batch_length
+        with self.clock("update"):
+            # A replay that lost damaged records may have to be refilled first.
+            while counters.pretrained and counters.credit >= 1 and session.replay.can_sample(length):
+                counters.credit -= 1
+                self._update_once()
+
     def _end_step(self) -> None:
+        """Receive the results of the step and store them in the replay."""
         session, counters = self.session, self.session.counters
         with self.clock("collect"):
             taken = session.collector.end()
@@ -126,38 +131,7 @@ class Loop:
         if counters.env_steps > session.core.train.prefill:
             counters.credit += taken * session.core.train.ratio
 
-    def _update(self) -> None:
-        session, counters = self.session, self.session.counters
-        length = session.core.train.batch_length
-        with self.clock("update"):
-            # A replay that lost its damaged records may have to fill first.
-            while counters.pretrained and counters.credit >= 1 and session.replay.can_sample(length):
-                counters.credit -= 1
-                self._one_update()
-
-    def _pretrain(self) -> None:
-        """Once there is data: the model's own updates, then the agent's, before it acts for the first time. A signal ends
-        them, and a resumed run goes on with them."""
-        session, counters, settings = self.session, self.session.counters, self.session.core.train
-        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
-            return
-        if not counters.updates:
-            self._fit_scaling()
-        wanted = settings.pretrain + settings.pretrain_agent
-        while counters.updates < wanted and not self.caught and not self._out_of_time():
-            with self.clock("update"):
-                self._one_update()
-            stage = stage_at(settings, counters.updates - 1).name
-            self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
-            if counters.updates % self.session.core.log.every == 0:
-                self._log()
-                if counters.updates - (self.saved_at or (0, 0))[1] >= PRETRAIN_SAVE:
-                    self._save()
-        counters.pretrained = counters.updates >= wanted
-        if counters.pretrained:
-            self.progress.update(counters.env_steps, phase="train")
-
-    def _one_update(self) -> None:
+    def _update_once(self) -> None:
         session = self.session
         stage = stage_at(session.core.train, session.counters.updates)
         batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
@@ -172,8 +146,32 @@ class Loop:
         rng = self.session.streams.numpy("replay")
         return self.session.replay.sample(settings.batch_size, settings.batch_length, rng)
 
+    def _pretrain(self) -> None:
+        """Make the pretraining updates once the prefill is complete: those of the model, then those of the agent.
+
+        A signal or the time limit ends them early; a resumed run continues them.
+        """
+        session, counters, settings = self.session, self.session.counters, self.session.core.train
+        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
+            return
+        if not counters.updates:
+            self._fit_scaling()
+        wanted = settings.pretrain + settings.pretrain_agent
+        while counters.updates < wanted and not self.signals and not self._out_of_time():
+            with self.clock("update"):
+                self._update_once()
+            stage = stage_at(settings, counters.updates - 1).name
+            self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
+            if counters.updates % self.session.core.log.every == 0:
+                self._log()
+                if counters.updates - (self.saved_at or (0, 0))[1] >= PRETRAIN_SAVE:
+                    self._save()
+        counters.pretrained = counters.updates >= wanted
+        if counters.pretrained:
+            self.progress.update(counters.env_steps, phase="train")
+
     def _fit_scaling(self) -> None:
-        """Means and deviations of vectors, from the prefilled data, before anything was learned from them."""
+        """Set the mean and standard deviation of vector observations from the prefill, before the first update."""
         session = self.session
         preprocess = session.composed.model.preprocess
         if preprocess.scaling != "normalize":
@@ -184,7 +182,7 @@ class Loop:
             values = torch.from_numpy(sampled[key]).flatten(0, 1).float()
             preprocess.fit(key, values.to(session.device))
 
-    def _read_episodes(self, monitor: MonitorCsv) -> None:
+    def _record_episodes(self, monitor: MonitorCsv) -> None:
         collector, counters = self.session.collector, self.session.counters
         for ret, length in collector.finished:
             counters.episodes += 1
@@ -192,22 +190,23 @@ class Loop:
             monitor.episode(ret, length)
         collector.finished.clear()
 
-    # ---- now and then ----
+    # ---- periodic tasks ----
 
-    def _now_and_then(self, before: int) -> None:
+    def _run_periodic_tasks(self, before: int) -> None:
         core, step = self.session.core, self.session.counters.env_steps
         if crossed(before, step, core.log.every):
             self._log()
         if step >= core.steps:
-            return  # the end does all of it once more
+            return  # `_finish` does the rest
         if crossed(before, step, core.eval.every):
-            self._judge(core.eval.episodes)
+            self._evaluate(core.eval.episodes)
         if crossed(before, step, core.log.pictures):
-            self._draw()
+            self._draw_dream()
         if crossed(before, step, core.log.checkpoint):
             self._save()
 
     def _log(self) -> None:
+        """Write a line of metrics: mean losses since the last line, model health, episode returns and speed."""
         session, counters = self.session, self.session.counters
         values: dict[str, Any] = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         if values:
@@ -218,7 +217,7 @@ class Loop:
                 measured = {k: float(v) for k, v in session.health.metrics(ctx).items()}
             values.update(measured)
             for alarm in session.health.update(measured, counters.updates):
-                self._tell(alarm)
+                self._print_alarm(alarm)
         self.sums, self.counts = {}, defaultdict(int)
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -236,11 +235,12 @@ class Loop:
             shown["eval return"] = counters.evaluation
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
 
-    def _warn(self, name: str, alarm: Alarm) -> None:
+    def _alarm_once(self, name: str, alarm: Alarm) -> None:
+        """Print an alarm unless it was raised before."""
         if self.session.health.note(name):
-            self._tell(alarm)
+            self._print_alarm(alarm)
 
-    def _tell(self, alarm: Alarm) -> None:
+    def _print_alarm(self, alarm: Alarm) -> None:
         self.progress.note(f"step {self.session.counters.env_steps}: {alarm.says}. {alarm.cure}")
 
     def _health_sample(self) -> dict[str, np.ndarray]:
@@ -248,7 +248,8 @@ class Loop:
         rng = np.random.default_rng([self.session.core.seed, self.session.counters.env_steps])
         return self.session.replay.sample(min(8, settings.batch_size), settings.batch_length, rng)
 
-    def _judge(self, episodes: int, record: bool = False) -> Evaluation:
+    def _evaluate(self, episodes: int, record: bool = False) -> Evaluation:
+        """Evaluate the agent and log its return. record: keep the frames of the first episode."""
         session, counters = self.session, self.session.counters
         images = list(session.composed.specs.obs.images)
         with self.clock("evaluate"):
@@ -261,21 +262,22 @@ class Loop:
                 record=images[0] if record and images else None,
                 deterministic=session.core.eval.deterministic,
                 dream_horizon=session.core.eval.dream_horizon,
-                stop=lambda: self.caught,
+                stop=lambda: self.signals,
             )
         counters.evaluation = float(np.mean(outcome.returns))
         values = {"eval/return": counters.evaluation, "eval/episodes": episodes}
         if outcome.gap is not None:
             values.update({f"eval/dream_{name}": v for name, v in outcome.gap.summary().items() if v is not None})
             if outcome.gap.exploited:
-                self._warn("exploited", EXPLOITED)
+                self._alarm_once("exploited", EXPLOITED)
         self.metrics.log(counters.env_steps, values)
         self.progress.note(
             f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"
         )
         return outcome
 
-    def _draw(self) -> None:
+    def _draw_dream(self) -> None:
+        """Save a picture of an open-loop prediction next to the real frames."""
         session, counters = self.session, self.session.counters
         length = session.core.train.batch_length + open_loop.CONTEXT_FRAMES
         if not session.replay.can_sample(length):
@@ -289,22 +291,26 @@ class Loop:
             frames = as_frames(np.asarray(open_loop.picture(shown))[None])
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
-    def _reached(self) -> tuple[int, int]:
+    def _position(self) -> tuple[int, int]:
         return self.session.counters.env_steps, self.session.counters.updates
 
     def _save(self) -> None:
+        """Save a checkpoint unless this step and update is saved already."""
         counters = self.session.counters
-        if self.saved_at != self._reached():
+        if self.saved_at != self._position():
             self.metrics.sync()
             counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
             save(self.session, self.folder.checkpoints, self.manifest)
-            self.saved_at = self._reached()
+            self.saved_at = self._position()
+
+    # ---- the end of a run ----
 
     def _finish(self) -> dict[str, Any]:
+        """Save, make the final evaluation, and return the content of result.json."""
         counters = self.session.counters
         self._save()
-        outcome = self._judge(self.session.core.eval.final_episodes, record=True)
-        self._draw()
+        outcome = self._evaluate(self.session.core.eval.final_episodes, record=True)
+        self._draw_dream()
         if outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
         return {
@@ -316,9 +322,25 @@ class Loop:
             **outcome.summary(),
         }
 
+    def _report_unfinished(self) -> None:
+        """Tell the user if the time limit ended the run, or if the pretraining is incomplete."""
+        counters, core = self.session.counters, self.session.core
+        if counters.env_steps < core.steps:
+            self.progress.note(
+                f"step {counters.env_steps} of {core.steps}: the time limit of {core.minutes:g} minutes is reached; "
+                "to continue, --resume with more --minutes"
+            )
+        if core.train.pretrain and not counters.pretrained:
+            self._alarm_once("unpretrained", UNPRETRAINED)
+
     def _out_of_time(self) -> bool:
         minutes = self.session.core.minutes
         return minutes is not None and self.clock.elapsed() > 60 * minutes
+
+    def _stop_if_signalled(self) -> None:
+        if self.signals:
+            self._save()
+            raise Stopped(self.signals[0])
 
 
 def crossed(before: int, now: int, every: int) -> bool:

@@ -1,6 +1,6 @@
-"""What a person sees while a run trains: a live panel on a terminal, one line now and then elsewhere.
+"""Shows the progress of a run: a live panel on a terminal, else a line at intervals.
 
-All of it goes to stderr. Trouble with the terminal never reaches the training loop.
+All output goes to stderr. Errors of the terminal never reach the training loop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 LIVE_SECONDS = 0.25
-"""A live panel is drawn at most this often."""
+"""Minimum time between two refreshes of a live panel."""
 PLAIN_SECONDS = 10.0
-"""Without a terminal, a line is printed at most this often."""
+"""Minimum time between two lines without a terminal."""
 _WINDOW_SECONDS = 20.0
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.?)", re.DOTALL)
 
@@ -26,7 +26,7 @@ _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.?)
 def plain_text(text: object) -> str:
     """Return text without escape sequences, control characters and direction marks, on one line.
 
-    Names of environments and plugins come from elsewhere and must not be able to steer a terminal.
+    Names of environments and plugins are untrusted and must not be able to control a terminal.
     """
     text = _ESCAPE.sub("", str(text))
     kept = (" " if letter.isspace() else letter for letter in text)
@@ -35,7 +35,7 @@ def plain_text(text: object) -> str:
 
 @dataclass
 class _Status:
-    """The latest of everything, and enough history for the speeds."""
+    """The current values, and the history that the speeds need."""
 
     step: int
     total: int
@@ -47,12 +47,12 @@ class _Status:
 
     def record(self, now: float) -> None:
         self.history.append((now, self.step, self.updates or 0))
-        # Speeds are those of the last seconds: the mean since the start hides what is slow now.
+        # Speeds are means over the last seconds: a mean since the start would hide a recent slowdown.
         while len(self.history) > 2 and now - self.history[1][0] > _WINDOW_SECONDS:
             self.history.popleft()
 
     def speeds(self) -> tuple[float | None, float | None]:
-        """Return environment steps and updates a second, None before they can be known."""
+        """Return environment steps and updates per second; None while they are unknown."""
         if len(self.history) < 2 or self.history[-1][0] <= self.history[0][0]:
             return None, None
         (start, step, updates), (end, last_step, last_updates) = self.history[0], self.history[-1]
@@ -60,16 +60,16 @@ class _Status:
         return (last_step - step) / seconds, (last_updates - updates) / seconds if self.updates is not None else None
 
     def remaining(self) -> float | None:
-        """Return seconds to the last step at the present speed."""
+        """Return the seconds to the last step at the current speed."""
         speed = self.speeds()[0]
         return (self.total - self.step) / speed if speed else None
 
 
 class Progress:
-    """Shows how a run is doing. Use as a context manager.
+    """Shows the progress of a run. Use it as a context manager.
 
-    title: names the run. total: steps at the end. start: steps done before (a resumed run).
-    stream: where to; unset is stderr. live: unset decides by whether stream is a terminal.
+    title: name of the run. total: steps at the end. start: steps before a resume.
+    stream: output; default stderr. live: whether to draw a panel; by default if the stream is a terminal.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Progress:
         self._status = _Status(start, max(1, total), time.monotonic())
         self._wants_live = is_terminal(self._stream) if live is None else live
         self._screen: Any = None
-        self._drawn = float("-inf")
+        self._last_drawn = float("-inf")
 
     def __enter__(self) -> Progress:
         if self._wants_live:
-            self._guarded(self._open_screen)
+            self._guard(self._open_screen)
         if self._screen is None:
             self._print(self._title)
         return self
@@ -93,10 +93,10 @@ class Progress:
         if self._status.history:
             self._status.record(time.monotonic())
         if self._screen is not None:
-            self._guarded(self._draw)
+            self._guard(self._draw)
             self._close_screen()
         elif self._status.history:
-            self._print(self._line())
+            self._print(self._status_line())
 
     def update(
         self,
@@ -106,10 +106,10 @@ class Progress:
         phase: str | None = None,
         values: Mapping[str, float] | None = None,
     ) -> None:
-        """Take in news; draws only when it is time to. Costs microseconds otherwise.
+        """Update the values; redraw only if the minimum time has passed, else this costs microseconds.
 
-        step: environment steps so far. updates: of the world model so far. phase: what goes on ("prefill").
-        values: named numbers to show ("return", "eval return", "loss/image"); they stay until replaced.
+        step: environment steps so far. updates: updates of the world model so far. phase: for example "prefill".
+        values: numbers to show by name ("return", "eval return", "loss/image"); they stay until replaced.
         """
         status, now = self._status, time.monotonic()
         status.step = step
@@ -117,22 +117,22 @@ class Progress:
         status.phase = plain_text(phase) if phase is not None else status.phase
         if values:
             status.values.update((plain_text(name), float(value)) for name, value in values.items())
-        if now - self._drawn < (LIVE_SECONDS if self._screen is not None else PLAIN_SECONDS):
+        if now - self._last_drawn < (LIVE_SECONDS if self._screen is not None else PLAIN_SECONDS):
             return
-        self._drawn = now
+        self._last_drawn = now
         status.record(now)
         if self._screen is not None:
-            self._guarded(self._draw)
-        elif len(status.history) > 1:  # the first update comes with nothing to say yet
-            self._print(self._line())
+            self._guard(self._draw)
+        elif len(status.history) > 1:  # the first call has no speeds to show yet
+            self._print(self._status_line())
 
     def note(self, text: str) -> None:
-        """Print a line that stays, above the panel."""
+        """Print a permanent line above the panel."""
         line = plain_text(text)
         if self._screen is not None:
             from rich.text import Text
 
-            self._guarded(lambda: self._screen.console.print(Text(line)))
+            self._guard(lambda: self._screen.console.print(Text(line)))
         if self._screen is None:
             self._print(line)
 
@@ -141,14 +141,14 @@ class Progress:
         from rich.live import Live
 
         class Quiet(Console):
-            """Rich ends the process when a pipe breaks; here that is for `_guarded` to hear of."""
+            """Raises when a pipe breaks, so that `_guard` can handle it; Rich itself would end the process."""
 
             def on_broken_pipe(self) -> None:
                 raise BrokenPipeError("the terminal went away")
 
         console = Quiet(file=self._stream, force_terminal=True, highlight=False)
-        # No refresh thread: it would take the interpreter from training, and a forked worker would inherit its locks.
-        # stdout stays alone: it may carry the command's JSON.
+        # No refresh thread: it would compete with training, and a forked worker would inherit its locks.
+        # stdout is not redirected: it may carry the command's JSON.
         self._screen = Live(console=console, auto_refresh=False, redirect_stdout=False, transient=False)
         self._screen.start()
 
@@ -162,11 +162,11 @@ class Progress:
     def _draw(self) -> None:
         self._screen.update(self._panel(), refresh=True)
 
-    def _guarded(self, draw: Any) -> None:
-        """Run a drawing action; when it fails, say so once and go on with plain lines."""
+    def _guard(self, draw: Any) -> None:
+        """Run a drawing function; if it fails, report that once and continue with plain lines."""
         try:
             draw()
-        except Exception as error:  # odd encodings, sizes of 0, closed pipes: never worth a run
+        except Exception as error:  # odd encodings, sizes of 0 or closed pipes must never end a run
             if self._screen is not None:
                 self._close_screen()
             self._print(f"(no live panel: {type(error).__name__}: {error})")
@@ -191,7 +191,7 @@ class Progress:
             ProgressBar(total=status.total, completed=min(status.step, status.total)),
             Text(f"{status.step:,} / {status.total:,} steps  {share:.0%}{eta}"),
         )
-        pairs = [*self._machine(), *((name, _number(value)) for name, value in status.values.items())]
+        pairs = [*self._machine_values(), *((name, _number(value)) for name, value in status.values.items())]
         table = Table.grid(padding=(0, 2), expand=True)
         for justify in ("left", "right", "left", "right"):
             table.add_column(justify=justify, no_wrap=True, ratio=1)
@@ -204,7 +204,7 @@ class Progress:
         title = f"{self._title} · {status.phase}" if status.phase else self._title
         return Panel(Group(head, Text(""), table), title=Text(title), title_align="left", border_style="cyan")
 
-    def _machine(self) -> list[tuple[str, str]]:
+    def _machine_values(self) -> list[tuple[str, str]]:
         steps, updates = self._status.speeds()
         pairs = [("env steps/s", _number(steps))]
         if self._status.updates is not None:
@@ -212,11 +212,11 @@ class Progress:
         elapsed = time.monotonic() - self._status.started
         return [*pairs, ("memory", _memory()), ("elapsed", _clock(elapsed))]
 
-    def _line(self) -> str:
+    def _status_line(self) -> str:
         status = self._status
         parts = [f"step {status.step:,}/{status.total:,} ({min(1.0, status.step / status.total):.0%})"]
         parts += [status.phase] if status.phase else []
-        parts += [f"{name} {value}" for name, value in self._machine()]
+        parts += [f"{name} {value}" for name, value in self._machine_values()]
         parts += [f"{name} {_number(value)}" for name, value in status.values.items()]
         if status.step < status.total:
             parts.append(f"eta {_clock(status.remaining())}")
@@ -224,7 +224,7 @@ class Progress:
 
 
 def write_to(stream: Any, text: str) -> None:
-    """Write a text to a stream that may know fewer characters, or be closed: then nobody is listening."""
+    """Write text to a stream, replacing characters it cannot encode. A closed stream is ignored."""
     try:
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(text.encode(encoding, "replace").decode(encoding))
@@ -234,7 +234,7 @@ def write_to(stream: Any, text: str) -> None:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether lines on a stream can be drawn over."""
+    """Return whether a stream is a terminal that can overwrite lines."""
     try:
         return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
     except (AttributeError, ValueError, OSError):

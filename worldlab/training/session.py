@@ -1,4 +1,4 @@
-"""Everything that is alive while a run trains, how it is built, and how it is written to and read from a checkpoint."""
+"""The state of a run in progress: builds it, saves it to a checkpoint and restores it."""
 
 from __future__ import annotations
 
@@ -43,19 +43,22 @@ Make = Callable[[], gymnasium.Env]
 
 @dataclass
 class Counters:
-    """How far a run is. credit: updates owed to the environment steps taken. recent: returns of the last episodes. seconds:
-    wall-clock time spent up to the last checkpoint, the one figure here that differs between two equal runs. lines: of
-    metrics.jsonl, up to there."""
+    """The progress of a run."""
 
     env_steps: int = 0
     updates: int = 0
     episodes: int = 0
     credit: float = 0.0
+    """Updates that are due for the environment steps taken so far."""
     pretrained: bool = False
     recent: list[float] = field(default_factory=list)
+    """Returns of the last episodes."""
     evaluation: float | None = None
+    """Mean return of the last evaluation."""
     seconds: float = 0.0
+    """Wall-clock time up to the last checkpoint: the only value here that differs between two identical runs."""
     lines: int | None = None
+    """Lines of metrics.jsonl up to the last checkpoint."""
 
 
 @dataclass
@@ -80,18 +83,19 @@ class Session:
         return self.config.core
 
     def evaluator(self, seed: int) -> ActingAgent:
-        """The agent as it is judged, drawing from a stream of its own so that judging changes nothing else."""
+        """Return the agent for evaluation. Its own random stream keeps evaluation from affecting training."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """All that are stepped: the trainer's, and those of an agent that steps its own."""
+        """All optimisers by name: those of the trainer, and those of an agent that steps its own."""
         agent = self.composed.agent
         own = agent.optimizers() if isinstance(agent, OwnLearner) else {}
         return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
 
     def close(self) -> None:
+        """Close the environments and the replay."""
         self.pool.close()
         self.replay.close()
         if isinstance(self.collector, Playback):
@@ -99,7 +103,7 @@ class Session:
 
 
 def set_up_machine(core: CoreSettings) -> torch.device:
-    """Global state of the process, set at the door and nowhere else: device, threads, determinism."""
+    """Set the global state of the process (threads, determinism) and return the device. Nothing else sets it."""
     if core.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device 'cuda' is not available here",
@@ -111,15 +115,17 @@ def set_up_machine(core: CoreSettings) -> torch.device:
         raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
     threads = 1 if core.strict else core.train.threads or available_cores()
     torch.set_num_threads(threads)
-    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
+    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call imports torch._inductor: seconds
         torch.use_deterministic_algorithms(core.strict)
     return torch.device("cuda" if use_cuda else "cpu")
 
 
 @dataclass(frozen=True)
 class EnvMaker:
-    """Builds one environment, in this process or in a worker. files: stands first, so that a worker has loaded them before
-    it unpickles `make`, which may come from one of them."""
+    """Builds one environment, in this process or in a worker.
+
+    files: the first field, so that a worker loads the plugin files before it unpickles `make`, which may need them.
+    """
 
     files: PluginFiles
     make: Callable[[], gymnasium.Env]
@@ -131,9 +137,9 @@ class EnvMaker:
 def open_env(
     config: RunConfig, registry: Registry, *, collecting: bool = False
 ) -> tuple[str, Callable[[], gymnasium.Env]]:
-    """The full id of the run's environment and what builds one of it, in this process or in a worker.
+    """Return the full id of the run's environment and a function that builds it, in this process or in a worker.
 
-    collecting: with what is for collecting alone; judging plays whole episodes.
+    collecting: whether to apply the limits for data collection; evaluation plays whole episodes.
     """
     adapter, env_id = open_adapter(registry, config.core.env.id)
     whole = {"patience": None, "collect_limit": None}
@@ -142,7 +148,7 @@ def open_env(
 
 
 def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
-    """Observation and action space of an environment."""
+    """Return the observation and action space of an environment."""
     env = make()
     try:
         assert isinstance(env.observation_space, gymnasium.spaces.Dict)
@@ -159,24 +165,25 @@ def compose_checked(
     streams: Streams,
     device: torch.device,
 ) -> Composed:
-    """World model and agent, built and held to their contracts on a small batch. Raises: ConfigError, PluginError."""
+    """Build a world model and an agent, and check both on a small batch. Raises: ConfigError, PluginError."""
     composed = compose(config, registry, obs_space, action_space, streams, device)
     dry_run(composed.model, composed.agent, {role: registry.get(role, getattr(config, role).name) for role in PARTS})
     return composed
 
 
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
-    """Build a run, new or as a checkpoint left it. A resumed run begins new episodes: environments are not saved.
+    """Build the session of a new run, or restore it from a checkpoint.
 
-    Only a strict run refuses a replay with damaged records: another goes on with the experience that is left (`replay.lost`).
-    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError where an older checkpoint may still do).
+    A resumed run starts new episodes, because environments are not saved. If the replay has damaged records, a strict
+    run fails and any other run continues with the remaining experience (`replay.lost`).
+    Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError if an older one may still work).
     """
     core = config.core
     device = set_up_machine(core)
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
-    state = checkpoint.state if checkpoint else {}  # read and verified at each asking
+    state = checkpoint.state if checkpoint else {}  # each access reads and verifies the file
     counters = Counters(**state.get("counters", {}))
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
@@ -184,7 +191,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
-        # Every decision gives at most two records: its arrival and, after an ending, the reset.
+        # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
         capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
         replay_args = (schema, capacity, core.env.num_envs)
         if checkpoint:
@@ -206,12 +213,12 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         )
         if checkpoint:
             _restore(session, checkpoint, state)
-        opened.pop_all()  # from here on the session closes them
+        opened.pop_all()  # from now on the session closes them
     return session
 
 
 def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Playback | None:
-    """What plays recorded experience back, if the run is to learn from that."""
+    """Return the playback of recorded experience if the run learns from a recording, else None."""
     if not core.replay.source:
         return None
     check_agent_can_use_recording(acting.agent)
@@ -225,17 +232,17 @@ def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> P
 
 
 def check_agent_can_use_recording(agent: Agent) -> None:
-    """Raises: ConfigError for an agent that can learn nothing from episodes that others played."""
-    # Without an episode to play such an agent rests; here none would ever come.
+    """Check that an agent can learn from a recording. Raises: ConfigError if it learns only from its own episodes."""
+    # Such an agent is idle until it gets an episode to play; a recording never gives it one.
     if isinstance(agent, LearnsFromEpisodes) and bool(agent.idle(agent.initial(1)).any()):
         raise ConfigError(
-            "this agent learns from the episodes it plays, and recorded data leaves it none",
+            "this agent learns from the episodes it plays, but a recording replaces all of them",
             fix="another --agent, or leave --replay.source and --shared-data out",
         )
 
 
 def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint of everything but the environments. The replay is on disk before the checkpoint is."""
+    """Write a checkpoint of everything except the environments. The replay is written to disk first."""
     session.replay.flush(sync=True)
     random, random_state = session.streams.state()
     tensors: dict[str, dict[str, torch.Tensor]] = {
@@ -260,7 +267,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     try:
         reach = read_json(oldest / STATE)["replay"]
     except (OSError, ValueError, KeyError) as error:
-        log.warning("%s is damaged (%s); old experience is kept until it is gone", oldest.name, error)
+        log.warning("%s is damaged (%s); old experience is kept as long as this checkpoint exists", oldest.name, error)
     else:
         session.replay.prune(reach)
     return path
@@ -278,7 +285,7 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
 
 
 def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model and an agent. Raises: CheckpointError if they do not fit."""
+    """Load a checkpoint's weights into a model and an agent. Raises: CheckpointError if they do not fit."""
     for name, module in (("model", composed.model), ("agent", composed.agent)):
         tensors = checkpoint.tensors(name)
         try:
@@ -287,5 +294,5 @@ def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f"the weights of '{name}' do not fit this configuration",
                 cause=str(error).splitlines()[-1].strip()[:300],
-                fix="use the run's own config.toml, with the plugins it was made with",
+                fix="use the run's own config.toml and the plugins that it was made with",
             ) from error

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM during training: noted when they come, acted on between two steps."""
+"""Records SIGINT and SIGTERM during training, so that the loop can stop between two steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """A signal asked the run to end; its checkpoint is saved."""
+    """A signal stopped the run after a checkpoint was saved."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -18,11 +18,11 @@ class Stopped(Exception):
 
 
 @contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Within: SIGINT and SIGTERM are noted in the list that is yielded; a second SIGINT interrupts at once."""
+def catch_signals() -> Iterator[list[int]]:
+    """Record SIGINT and SIGTERM in the yielded list within the context; a second SIGINT interrupts immediately."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield seen  # only the main thread may set handlers; whoever trains in another one has its own way to end it
+        yield seen  # only the main thread can set handlers; a caller in another thread must stop the run itself
         return
 
     def note(number: int, frame: Any) -> None:

@@ -1,7 +1,7 @@
-"""Named random streams: every draw of a run comes from one of these, never from a global generator.
+"""Named random streams: every random number of a run comes from one of these, never from a global generator.
 
-A stream's numbers depend on the run's seed and the stream's name alone: not on which streams exist, in which
-order they were made, or how much another one was used.
+The numbers of a stream depend only on the run's seed and the stream's name. Other streams, and the order in which
+streams are created, have no effect.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Streams:
         self._numpy: dict[str, np.random.Generator] = {}
 
     def torch(self, name: str, device: str | torch.device = "cpu") -> torch.Generator:
-        """Return the generator of a name on a device; the same object each time.
+        """Return torch's generator of a name on a device; always the same object.
 
-        Raises: RuntimeError from torch if the device is not there.
+        Raises: RuntimeError from torch if the device does not exist.
         """
         key = (name, str(torch.device(device)))
         if key not in self._torch:
@@ -38,26 +38,29 @@ class Streams:
         return self._torch[key]
 
     def numpy(self, name: str) -> np.random.Generator:
-        """Return NumPy's generator of a name; the same object each time, unrelated to `torch(name)`."""
+        """Return NumPy's generator of a name; always the same object, independent of `torch(name)`."""
         if name not in self._numpy:
             self._numpy[name] = np.random.Generator(np.random.PCG64(self._hash("numpy", name)))
         return self._numpy[name]
 
     def derive(self, name: str) -> int:
-        """Return a seed in [0, 2**31) for what seeds itself, such as `env.reset(seed=...)`. Draws nothing."""
+        """Return a seed in [0, 2**31) for other generators, such as `env.reset(seed=...)`.
+
+        Consumes no random number.
+        """
         return self._hash("derive", name) % 2**31
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return (tensors, JSON) that `restore` continues from: uint8 states of torch, PCG64 states of NumPy."""
+        """Return (tensors, JSON) for `restore`: uint8 states of torch, PCG64 states of NumPy."""
         tensors = {f"{device}/{name}": generator.get_state() for (name, device), generator in self._torch.items()}
         numpy = {name: generator.bit_generator.state for name, generator in self._numpy.items()}
         return tensors, {"seed": self.seed, "numpy": numpy}
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Set every stream to a saved state, in place: generators handed out earlier continue from it.
+        """Set every stream to a saved state in place, including generators returned earlier.
 
-        A stream that did not exist when the state was taken starts afresh.
-        Raises: CheckpointError for another seed, a device that is not there or a state that does not fit.
+        A stream that is not in the saved state restarts from its seed.
+        Raises: CheckpointError for another seed, a missing device or a state that does not fit.
         """
         if state.get("seed") != self.seed:
             raise CheckpointError(
@@ -82,7 +85,7 @@ class Streams:
             ) from error
 
     def _hash(self, kind: str, name: str) -> int:
-        # SHA-256 rather than hash(): stable across processes, platforms and Python versions. Its low 32 bits,
-        # all that torch's CPU generator uses of a seed, are as well mixed as the rest.
+        # SHA-256 instead of hash(): stable across processes, platforms and Python versions. torch's CPU generator uses
+        # only the low 32 bits of a seed, and these are as well mixed as the rest.
         text = f"worldlab\0{self.seed}\0{kind}\0{name}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")

@@ -1,10 +1,10 @@
-"""Trains a run to its end, new or resumed, and records in its folder what it is made of."""
+"""Trains a new or resumed run to its end and records its parts in the run folder."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -23,9 +23,6 @@ from worldlab.training import session
 from worldlab.training.loop import Loop, Stopped
 from worldlab.training.panel import Progress
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger("worldlab")
 
 
@@ -34,14 +31,14 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to its end and return the content of result.json.
 
-    run: its folder; None makes runs/<env>-<time>. resume: continue from the newest valid checkpoint.
-    Stopped by SIGINT or SIGTERM it saves a checkpoint and raises SystemExit(130 or 143).
+    run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint. explain: log
+    the choices of the composition. On SIGINT or SIGTERM, it saves a checkpoint and raises SystemExit(130 or 143).
     """
     folder, changed = _open_folder(config, registry, run, resume)
     with folder:
         if resume:
-            live, checkpoint = _resumed(config, registry, folder)
-            _keep_configuration(folder, config, registry)
+            live, checkpoint = _build_resumed(config, registry, folder)
+            _save_configuration(folder, config, registry)
         else:
             checkpoint = None
             try:
@@ -53,7 +50,7 @@ def train(
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
                 log.info("%s", live.composed.explain())
-            _describe(folder, live, registry, config, changed)
+            _write_run_json(folder, live, registry, config, changed)
             result = _run_loop(live, folder, registry, checkpoint)
         finally:
             live.close()
@@ -63,11 +60,11 @@ def train(
 def _open_folder(
     config: RunConfig, registry: Registry, run: Path | None, resume: bool
 ) -> tuple[RunFolder, list[dict[str, str]]]:
-    """The run's folder, locked, and the parts whose plugin is another one than when a resumed run was made."""
+    """Return the locked run folder, and the parts of a resumed run whose plugin has changed."""
     changed: list[dict[str, str]] = []
     if resume:
         if run is None:
-            raise ConfigError("--resume needs a run to go on with", fix="--run DIR --resume")
+            raise ConfigError("--resume needs a run", fix="--run DIR --resume")
         changed = provenance.find_changes(run, config, registry)
         if changed and config.core.strict:
             raise provenance.version_error(changed)
@@ -75,39 +72,42 @@ def _open_folder(
         folder = RunFolder.open(run, write=True)
     else:
         folder = RunFolder.create(run or new_run_path(config.core.env.id))
-        _keep_configuration(folder, config, registry)
+        _save_configuration(folder, config, registry)
     return folder, changed
 
 
-def _keep_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
-    """Of a resumed run only once it is known to fit: one that was refused is left as it was."""
+def _save_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
+    """Write configuration and plugin files.
+
+    For a resumed run, call it only after the session was built without error.
+    """
     for file in registry.plugin_files:
         folder.keep_plugin(file)
     folder.write_config(config.to_toml())
 
 
-def _resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
-    """The run as its newest checkpoint left it, or an older one where the replay does not hold what that counts on."""
+def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
+    """Restore the newest checkpoint whose experience the replay still has. Checkpoints that fail go to quarantine."""
     checkpoint = newest = _find_checkpoint(folder)
-    passed = []
+    rejected = []
     while True:
         try:
             live = session.build(config, registry, folder.replay, checkpoint)
             break
         except DamagedReplayError as error:
-            passed.append(checkpoint)
+            rejected.append(checkpoint)
             older = previous_valid(folder.checkpoints, checkpoint)
             if older is None:
                 raise
             log.warning("%s; trying checkpoint step-%d", error.message, older.step)
             checkpoint = older
-    for one in passed:
-        quarantine(one.path)
-    if passed:
-        log.warning("going on from step %d, not from %d", checkpoint.step, newest.step)
+    for bad in rejected:
+        quarantine(bad.path)
+    if rejected:
+        log.warning("resuming from step %d instead of %d", checkpoint.step, newest.step)
     if live.replay.lost:
         log.warning(
-            "the replay is damaged: %d steps of experience are left out, so this is no longer the same run bit for bit",
+            "the replay is damaged: %d steps of experience are left out, so the run is no longer bit-reproducible",
             live.replay.lost,
         )
     return live, checkpoint
@@ -122,7 +122,7 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint:
         raise ConfigError(
             f"run '{folder.name}' stopped before its first checkpoint",
             cause=str(error),
-            fix="start it anew with another --run",
+            fix="start again with another --run",
         ) from error
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
@@ -130,7 +130,7 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint:
     return checkpoint
 
 
-def _describe(
+def _write_run_json(
     folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig, changed: list[dict[str, str]]
 ) -> None:
     now = [{**one, "step": live.counters.env_steps} for one in changed]
@@ -149,13 +149,13 @@ def _describe(
             "changes": [*folder.read_run_json().get("changes", []), *now],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
-            **_data(live),
+            **_recording_entry(live),
         }
     )
 
 
-def _data(live: session.Session) -> dict[str, Any]:
-    """What run.json says of the experience, where it was recorded by another run."""
+def _recording_entry(live: session.Session) -> dict[str, Any]:
+    """Return the entry of run.json about recorded experience; {} if the run collects its own."""
     source = live.collector
     if not isinstance(source, Playback):
         return {}
@@ -175,14 +175,14 @@ def _run_loop(
     ):
         if checkpoint:
             metrics.truncate_after(checkpoint.step, live.counters.lines)
-        metrics.hparams(_flat(live.config.to_mapping()))
+        metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         try:
             result = loop.run()
         except Stopped as stop:
             folder.write_run_json({"status": "stopped", "step": live.counters.env_steps})
             log.info(
-                "stopped at step %d, checkpoint saved; go on with --run %s --resume",
+                "stopped at step %d, checkpoint saved; continue with --run %s --resume",
                 live.counters.env_steps,
                 folder.path,
             )
@@ -196,11 +196,11 @@ def _run_loop(
     return result
 
 
-def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, dict):
-            out.update(_flat(value, f"{prefix}{key}."))
+            out.update(_flatten(value, f"{prefix}{key}."))
         else:
             out[prefix + key] = value if isinstance(value, int | float | str) else str(value)
     return out

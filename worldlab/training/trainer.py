@@ -1,7 +1,7 @@
-"""One update of everything: critics on a detached context, the world model with critics frozen, then the agent.
-A stage (worldlab.model.schedule) may leave some of them out.
+"""Makes one update: critics on a detached context, the world model with frozen critics, then the agent.
 
-Owns every optimiser, clips, and skips and names updates that are not finite. Read `update` first.
+A stage (worldlab.model.schedule) may omit some of these. The trainer owns every optimiser, clips gradients, and skips
+non-finite updates. Start reading at `Trainer.update`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worldlab.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Generators:
-    """The random streams an update draws from."""
+    """The random streams of an update."""
 
     model: torch.Generator
     agent: torch.Generator
@@ -50,23 +50,23 @@ class Trainer:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser by the name under which a checkpoint keeps it."""
+        """Every optimiser by its name in a checkpoint."""
         model = {"main": self.main, **self.critics}
         return {f"model/{k}": v for k, v in model.items()} | {f"agent/{k}": v for k, v in self.agents.items()}
 
     def anneal(self, progress: float) -> None:
-        """Set learning rates for a run that is `progress` (0 to 1) of its way."""
+        """Set the learning rates for a run at `progress` (0 to 1)."""
         share = 1 - (1 - self.settings.final_rate) * min(progress, 1.0)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * share
 
     def update(self, batch: Batch, stage: Stage = JOINT) -> dict[str, Tensor]:
-        """One update on a preprocessed batch. Returns scalars to log, on the device. Raises DivergedError."""
+        """Make one update on a preprocessed batch. Returns scalars to log, on the device. Raises: DivergedError."""
         self.updates += 1
         self._skipped = False
         out: dict[str, Tensor] = {}
-        with frozen(*self._resting(stage)), torch.set_grad_enabled(stage.model):
+        with frozen(*self._frozen_parts(stage)), torch.set_grad_enabled(stage.model):
             ctx, seen = self.model.observe(batch, self.generators.model)
             if stage.model:
                 out.update(self._update_critics(ctx, stage))
@@ -79,13 +79,13 @@ class Trainer:
 
     # ---- the world model ----
 
-    def _resting(self, stage: Stage) -> Sequence[nn.Module]:
-        """What does not learn in a stage."""
+    def _frozen_parts(self, stage: Stage) -> Sequence[nn.Module]:
+        """Return the modules that do not learn in a stage."""
         parts = [part for role, part in self.model.parts.items() if role not in stage.parts]
         return parts if stage.heads else [*parts, self.model.reward, self.model.cont]
 
     def _update_critics(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
-        """Step each critic on a context cut from the graph."""
+        """Step each critic on a detached context."""
         out: dict[str, Tensor] = {}
         for player, optimizer in self.critics.items():
             losses = model_losses(self.model, ctx.detach(), player, stage)
@@ -94,7 +94,7 @@ class Trainer:
         return out
 
     def _update_main(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
-        """Step all but the critics, with the critics' weights frozen."""
+        """Step the "main" player, with the weights of the critics frozen."""
         with frozen_parameters(p for optimizer in self.critics.values() for p in _parameters(optimizer)):
             out = self._step("main", self.main, model_losses(self.model, ctx, "main", stage))
         self._after("main", stage)
@@ -133,7 +133,7 @@ class Trainer:
         return out
 
     def starts(self, ctx: Context, seen: Observed) -> Experience:
-        """Random posterior states of the batch, cut from the graph, from which to imagine."""
+        """Sample posterior states of the batch, detached from the graph, from which to imagine."""
         batch = ctx.batch
         rows, length = batch.is_first.shape
         count = min(self.settings.starts, rows * length)
@@ -146,9 +146,9 @@ class Trainer:
     # ---- optimisers ----
 
     def _apply(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> Tensor:
-        """Backward and step, or skip all if anything is not finite. Returns the largest gradient norm.
+        """Backpropagate and step, or skip all players if any gradient is not finite. Returns the largest gradient norm.
 
-        steps: a scalar loss and its optimiser, by name. terms: the scalars whose names an error gives.
+        steps: a scalar loss and its optimiser, by name. terms: scalars that an error can name.
         """
         for _, optimizer in steps.values():
             optimizer.zero_grad(set_to_none=True)
@@ -166,23 +166,23 @@ class Trainer:
         return norm
 
     def _skip(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> None:
-        # One count for all players: a healthy critic or agent must not hide a model that no longer learns.
+        # One count for all players: a working critic or agent must not hide a model that no longer learns.
         self.skips += not self._skipped
         self._skipped = True
         for _, optimizer in steps.values():
             optimizer.zero_grad(set_to_none=True)
         if self.skips >= self.settings.max_skips:
             bad = [key for key, value in terms.items() if not torch.isfinite(value)]
-            blame = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
+            culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
             raise DivergedError(
-                f"{blame} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
-                cause="the loss or its gradient left the finite numbers; a skipped update changes none of its player's weights",
+                f"{culprit} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
+                cause="the loss or its gradient became NaN or inf; a skipped update changes no weight of its player",
                 fix="resume from the last checkpoint with a lower --train.learning-rate",
             )
 
 
 def _adam(player: Player, rate: float | None = None) -> torch.optim.Optimizer:
-    """Build a player's optimiser. rate: for a player that declares none."""
+    """Build a player's optimiser. rate: the learning rate of a player that declares none."""
     chosen = rate if player.rate is None else player.rate
     assert chosen is not None, "an agent's player declares its learning rate"
     return torch.optim.Adam(player.parameters, chosen, betas=player.betas, fused=True)
