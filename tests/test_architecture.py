@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,28 +91,208 @@ GYMNASIUM = {("worldlab/runs/folder.py", "gymnasium"), ("worldlab/registry/disco
 """An env plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
 
 
-def registered_names() -> set[str]:
-    """The names the built-in plugins register: first arguments of register.ROLE(...)."""
+def registered_names(*roles: str) -> set[str]:
+    """The names the built-in plugins register: first arguments of register.ROLE(...); roles: of these only."""
     found = set()
     for package in SIDE_PACKAGES:
         for node in ast.walk(parsed(SIDE_PACKAGES[package] / "__init__.py")):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("register."):
+            if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("register."):
+                continue
+            role = ast.unparse(node.func).removeprefix("register.")
+            if role != "presets" and (not roles or role in roles):
                 assert isinstance(node.args[0], ast.Constant)
                 found.add(str(node.args[0].value))
     return found
 
 
+def pattern_of(names: set[str]) -> re.Pattern[str]:
+    """What finds the names, those of families and of environments as whole words."""
+    words = {*(names - AMBIGUOUS - {"gymnasium"}), *ENVIRONMENTS, "flow", "autoregressive", "gan"}
+    return re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(words)))})(?!\w)")
+
+
 def test_the_core_knows_no_plugin_by_name():
     names = registered_names()
     assert {"vae", "cpc", "dreamer", "gymnasium"} <= names
-    words = {*(names - AMBIGUOUS - {"gymnasium"}), *ENVIRONMENTS, "flow", "autoregressive", "gan"}
-    pattern = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(words)))})(?!\w)")
+    pattern = pattern_of(names)
     found = set()
     for path in sources("worldlab"):
         for node in strings(path):
             found |= {(short(path), word) for word in pattern.findall(str(node.value))}
             found |= {(short(path), "gymnasium")} if node.value == "gymnasium" else set()
     assert found - EXAMPLES - GYMNASIUM == set()
+
+
+STUDIES = {
+    "worldlab/study/roundup/roundup.toml": "the round-up is a study of these families: its claims are about them"
+}
+"""Settings files of the core that name families, agents or environments of ours, and why they may."""
+
+
+def words_of(table: Any) -> Iterator[str]:
+    """Keys and texts of a TOML file, at any depth; comments are for people."""
+    if isinstance(table, dict):
+        for key, value in table.items():
+            yield key
+            yield from words_of(value)
+    elif isinstance(table, list):
+        for item in table:
+            yield from words_of(item)
+    elif isinstance(table, str):
+        yield table
+
+
+def test_the_settings_files_of_the_core_name_no_plugin():
+    names = registered_names("encoder", "dynamics", "decoder", "agent", "env")
+    assert {"vae", "dreamer", "icem", "branch"} <= names and "local" not in names
+    pattern = pattern_of(names)
+    files = sorted((ROOT / "worldlab").rglob("*.toml"))
+    assert {"laptop.toml", "gpu.toml", "debug.toml", "defaults.toml"} <= {path.name for path in files}
+    found = {}
+    for path in files:
+        words = {word for text in words_of(tomllib.loads(path.read_text("utf-8"))) for word in pattern.findall(text)}
+        if words:
+            found[path.relative_to(ROOT).as_posix()] = words
+    assert {path: words for path, words in found.items() if path not in STUDIES} == {}
+    assert set(found) == set(STUDIES)
+
+
+# ---- layers ----
+
+LAYERS = (
+    ("errors", "specs", "tree", "settings"),
+    ("distributions", "nn", "env", "registry", "runs"),
+    ("heads", "interfaces", "config"),
+    ("rollout",),
+    ("model",),
+    ("world_model",),
+    ("agent",),
+    ("experience",),
+    ("evaluation",),
+    ("training",),
+    ("testing",),
+    ("study",),
+    ("cli",),
+)
+"""The rooms of the core, lowest first. A room imports rooms of lower lines only, wherever in a file the import stands."""
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+
+@cache
+def module_files() -> dict[str, Path]:
+    """Every module of every package by its name."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sources(package):
+            parts = path.relative_to(folder).with_suffix("").parts
+            found[".".join([package, *(part for part in parts if part != "__init__")])] = path
+    return found
+
+
+def for_types_only(tree: ast.Module) -> set[int]:
+    """The ids of all nodes under `if TYPE_CHECKING:`, which never run."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {id(inner) for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports when it runs, also inside functions."""
+    found = set()
+    skipped = for_types_only(parsed(path))
+    for node in ast.walk(parsed(path)):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = names & set(module_files())
+            found |= inside | ({node.module} if inside != names else set())
+    return found & set(module_files())
+
+
+def room(module: str) -> str:
+    """The file or folder of the core that a module is in; "" for worldlab itself."""
+    return (*module.split("."), "")[1]
+
+
+def test_every_room_has_its_layer():
+    assert {room(name) for name in module_files() if name.startswith("worldlab.")} - {"__main__"} == set(LEVEL)
+
+
+def test_rooms_import_lower_rooms_only():
+    """worldlab/__init__.py, whose names are lazy, and __main__ are above all rooms; anyone may import worldlab itself."""
+    wrong = []
+    for name, path in module_files().items():
+        here = room(name)
+        if name.partition(".")[0] != "worldlab" or here in ("", "__main__"):
+            continue
+        for other in modules_imported(path):
+            there = room(other)
+            if there not in ("", here) and LEVEL[there] >= LEVEL[here]:
+                wrong.append(f"{short(path)} imports {other}")
+    assert sorted(wrong) == []
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Some cycle of a directed graph as the list of its nodes, or an empty list."""
+    done: set[str] = set()
+
+    def search(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return path[path.index(node) :]
+        if node in done:
+            return []
+        for after in sorted(graph.get(node, ())):
+            if found := search(after, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := search(node, []))), [])
+
+
+def test_cycles_are_found():
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set(), "d": {"b"}}) == []
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}) == ["b", "c", "d"]
+    assert cycle_in({"a": {"a"}}) == ["a"]
+
+
+def test_no_modules_import_each_other():
+    """In no order, at no level: also imports inside functions count, and the packages that an import runs on its way."""
+    graph: dict[str, set[str]] = {}
+    for name, path in module_files().items():
+        targets = modules_imported(path)
+        parents = {other.rpartition(".")[0] for other in targets} & set(module_files())
+        graph[name] = {t for t in targets | parents if not f"{name}.".startswith(f"{t}.") or t in targets}
+    del graph["worldlab"]
+    assert cycle_in(graph) == []
+
+
+def test_only_the_command_line_imports_the_test_suite_of_plugins():
+    importers = {
+        name
+        for name, path in module_files().items()
+        if any(room(other) == "testing" for other in modules_imported(path) if other.startswith("worldlab."))
+    }
+    assert {
+        name for name in importers if room(name) not in ("testing", "cli") or not name.startswith("worldlab.")
+    } == set()
+    assert any(room(name) == "cli" for name in importers)
+
+
+# ---- sizes ----
+
+
+def test_the_core_has_few_rooms():
+    assert len([path for path in (ROOT / "worldlab").iterdir() if path.name != "__pycache__"]) <= 25
+
+
+def test_presets_are_short():
+    """What a preset sets differs from the default for a reason: a few lines each, all of them on five screens."""
+    files = [path for folder in PACKAGES.values() for path in folder.rglob("presets/*.toml")]
+    assert {path.parents[1].name for path in files} >= {"config", "worldlab_vae", "worldlab_agents", "worldlab_envs"}
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in files) <= 200
 
 
 # ---- files ----
@@ -241,10 +422,9 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert all(name.startswith("worldlab") for name in names)
     ours = {short(path) for package in PACKAGES for path in sources(package)}
-    ours |= {
-        f"worldlab/config/presets/{path.name}" for path in (ROOT / "worldlab" / "config" / "presets").glob("*.toml")
-    }
-    ours.add("worldlab/study/compare/defaults.toml")
+    ours |= {short(path) for folder in PACKAGES.values() for path in folder.rglob("*.toml")}
+    assert {"worldlab/config/presets/laptop.toml", "worldlab_agents/presets/few-steps.toml"} <= ours
+    assert "worldlab/study/compare/defaults.toml" in ours
     templates = ROOT / "worldlab" / "cli" / "scaffold" / "templates"
     ours |= {f"worldlab/cli/scaffold/templates/{path.name}" for path in templates.iterdir()}
     assert ours <= set(names)

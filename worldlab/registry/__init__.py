@@ -6,127 +6,28 @@ component is imported by `Registration.load`, when the component is first used.
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from worldlab.errors import PluginError, did_you_mean, one_line
-from worldlab.settings import Config
+from worldlab.registry.entries import BUILTIN, ROLES, BrokenPlugin, Registration, Role, Source
 
-log = logging.getLogger("worldlab")
-Role = Literal["encoder", "dynamics", "decoder", "agent", "env", "launcher"]
-ROLES: tuple[str, ...] = get_args(Role)
-BUILTIN = "worldlab"
-"""The distribution whose plugins load first, and load even with WORLDLAB_PLUGINS=off."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The origin of a plugin.
-
-    name: the entry point's name, or the file's stem. origin: how it was found, for messages. path and sha256: of a
-    `--plugin` file, else None. cost: a sentence about registration that slows every start, or "".
-    """
-
-    name: str
-    distribution: str
-    version: str
-    origin: str
-    path: Path | None = None
-    sha256: str | None = None
-    cost: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.distribution} {self.version}".strip()
-
-
-@dataclass(frozen=True)
-class Registration:
-    """One component as its plugin declared it. target: "module:Attribute", imported by `load`."""
-
-    role: str
-    name: str
-    target: str
-    config: type[Config] | None
-    summary: str
-    api: int
-    distribution: str
-    version: str
-    origin: str
-    paper: str = ""
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    variant_of: str = ""
-
-    @property
-    def file(self) -> str:
-        """Return the `--plugin` file of the component; "" if it is installed."""
-        return self.origin.removeprefix("--plugin ") if self.distribution.startswith("file:") else ""
-
-    @property
-    def who(self) -> str:
-        """Return the component and its distribution for error messages: "plugin dist 1.0 (encoder 'foo')"."""
-        return f"plugin {self.distribution} {self.version}".strip() + f" ({self.role} {self.name!r})"
-
-    def load(self) -> Any:
-        """Import the target and return it. Global state that the import changed is restored, with a warning.
-
-        Raises: PluginError naming distribution, version and component.
-        """
-        from worldlab.registry.side_effects import restore_globals
-
-        module, _, attribute = self.target.partition(":")
-        try:
-            with restore_globals(environment=False) as changed:
-                found = reduce(getattr, attribute.split("."), importlib.import_module(module))
-        except (Exception, SystemExit) as exc:
-            raise self._broken(exc) from exc
-        for state in changed:
-            log.warning("%s changes %s when imported (restored): %s", self.who, state.name, state.fix)
-        return found
-
-    def _broken(self, exc: BaseException) -> PluginError:
-        from worldlab.registry.discovery import explain, install_fix, where
-
-        upgrade = f"repair or upgrade it: pip install -U {self.distribution}"
-        return PluginError(
-            one_line(f"{self.who} cannot be imported: {explain(exc)}"),
-            cause=f"{explain(exc)}; {self.target}, at {where(exc)}",
-            fix=install_fix(exc) or (f"repair {self.file}" if self.file else upgrade),
-        )
-
-
-def _whole(message: str, place: str) -> str:
-    """Return the place of a fault, after the whole message if that message is too long for one line."""
-    return place if one_line(message) == message else f"{message}; {place}"
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """A plugin that is installed but unusable. where: file:line of the fault. claims: (role, name) it registered."""
-
-    name: str
-    distribution: str
-    version: str
-    origin: str
-    reason: str
-    where: str
-    fix: str = ""
-    claims: tuple[tuple[str, str], ...] = ()
-    path: Path | None = None
-
-    def error(self, component: str = "") -> PluginError:
-        """Return the error to raise when this plugin is needed. component: "encoder 'foo'", if known."""
-        who = f"plugin {self.distribution} {self.version}".strip() + (f" ({component})" if component else "")
-        fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
-        message = f"{who} {self.reason}"
-        return PluginError(one_line(message), cause=_whole(message, f"{self.origin}, at {self.where}"), fix=fix)
+__all__ = [
+    "BUILTIN",
+    "ROLES",
+    "BrokenPlugin",
+    "PluginFiles",
+    "Registration",
+    "Registry",
+    "Role",
+    "Source",
+    "load_registry",
+    "open_registry",
+]
 
 
 @dataclass(frozen=True)

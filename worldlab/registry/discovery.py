@@ -12,11 +12,9 @@ import importlib.abc
 import importlib.metadata
 import importlib.util
 import inspect
-import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partialmethod
@@ -26,8 +24,10 @@ from typing import Any
 
 import pluggy
 
-from worldlab.errors import PluginError, closest, one_line
-from worldlab.registry import BUILTIN, BrokenPlugin, Registration, Source, hookspecs
+from worldlab.errors import closest
+from worldlab.registry import hookspecs
+from worldlab.registry.entries import BUILTIN, BrokenPlugin, Registration, Source
+from worldlab.registry.faults import Fault, explain, install_fix, where
 from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
 
@@ -38,17 +38,7 @@ SLOW = 0.5
 """Seconds above which a registration is reported as slow."""
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)
-_LIBRARY = re.compile(r"[\\/](site|dist)-packages[\\/](torch|numpy|pydantic|pluggy|zuko)[\\/]")
 _HOOKS = tuple(name for name, item in vars(hookspecs).items() if inspect.isfunction(item) and name.startswith(GROUP))
-
-
-class _Fault(Exception):
-    """A fault of a plugin that raised no exception itself. where: file:line, if known."""
-
-    def __init__(self, reason: str, *, where: str = "", fix: str = ""):
-        super().__init__(reason)
-        self.where = where
-        self.fix = fix
 
 
 @dataclass
@@ -65,7 +55,7 @@ class _Recorder:
         if not Path(folder).is_dir():
             caller = sys._getframe(1)
             here = f"{caller.f_code.co_filename}:{caller.f_lineno}"
-            raise _Fault(f"registers presets in {folder}, which is no folder", where=here)
+            raise Fault(f"registers presets in {folder}, which is no folder", where=here)
         self.folders.append(Path(folder))
 
     def _add(
@@ -101,10 +91,10 @@ class _Recorder:
         if api != hookspecs.API_VERSION:
             newer = isinstance(api, int) and api > hookspecs.API_VERSION
             fix = f"pip install -U {BUILTIN if newer else self.source.distribution}"
-            raise _Fault(f"needs worldlab API v{api}, this is v{hookspecs.API_VERSION}", where=here, fix=fix)
+            raise Fault(f"needs worldlab API v{api}, this is v{hookspecs.API_VERSION}", where=here, fix=fix)
         problem = _declaration_problem(entry)
         if problem:
-            raise _Fault(f"registers {role} {name!r} wrongly: {problem}", where=here)
+            raise Fault(f"registers {role} {name!r} wrongly: {problem}", where=here)
 
     encoder = partialmethod(_add, "encoder")
     dynamics = partialmethod(_add, "dynamics")
@@ -153,30 +143,6 @@ def discover(
     return list(table.values()), broken, sources, folders
 
 
-def explain(exc: BaseException) -> str:
-    """Describe an exception of a plugin in one line."""
-    if isinstance(exc, SystemExit):
-        return f"it called sys.exit({exc.code!r})"
-    if isinstance(exc, _Fault | ImportError | PluginError):
-        return one_line(str(exc), 200)
-    return one_line(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, 200)
-
-
-def where(exc: BaseException) -> str:
-    """Return file:line of a syntax error, or of the innermost frame outside worldlab and its libraries."""
-    if isinstance(exc, SyntaxError) and exc.filename:
-        return f"{exc.filename}:{exc.lineno or 0}"
-    frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
-    own = str(Path(__file__).parent.parent) + os.sep  # with the separator: worldlab_hello is not ours
-    outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
-    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
-
-
-def install_fix(exc: BaseException) -> str:
-    """Return the command that installs a missing module, or an empty string."""
-    return f"pip install {exc.name.partition('.')[0]}" if isinstance(exc, ModuleNotFoundError) and exc.name else ""
-
-
 def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
     with restore_globals() as changed:
         module = load()
@@ -188,7 +154,7 @@ def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorde
         manager.check_pending()
         manager.hook.worldlab_register(register=recorder)
     if changed:
-        raise _Fault(
+        raise Fault(
             f"changes {' and '.join(state.name for state in changed)} when imported (restored)",
             where=str(getattr(module, "__file__", None) or source.origin),
             fix=changed[0].fix,
@@ -225,9 +191,9 @@ def _file_loader(
 ) -> Callable[[], ModuleType]:
     def load() -> ModuleType:
         if data is None:
-            raise _Fault("is not a file", where=str(path), fix="--plugin takes the path of one .py file")
+            raise Fault("is not a file", where=str(path), fix="--plugin takes the path of one .py file")
         if taken is not None:
-            raise _Fault(f"has the same file name as {taken}", where=str(path), fix=f"rename {path.name}")
+            raise Fault(f"has the same file name as {taken}", where=str(path), fix=f"rename {path.name}")
         return _import_file(module, path, data, digest or "")
 
     return load
@@ -274,7 +240,7 @@ def _own_hooks(module: Any) -> dict[str, Callable[..., Any]]:
 
 
 def _check_hooks(module: ModuleType) -> None:
-    """Raise _Fault, with a suggestion, for a misspelt hook or a module without worldlab_register."""
+    """Raise Fault, with a suggestion, for a misspelt hook or a module without worldlab_register."""
     own = _own_hooks(module)
     marked = {
         name for name, item in vars(module).items() if hasattr(item, "worldlab_impl") and inspect.isfunction(item)
@@ -286,14 +252,14 @@ def _check_hooks(module: ModuleType) -> None:
         near = closest("worldlab_register", defined)
         if near:
             _refuse_hook(f"defines {near}, which is no hook", near, defined[near])
-        raise _Fault("defines no function worldlab_register(register)", where=str(module.__file__ or module.__name__))
+        raise Fault("defines no function worldlab_register(register)", where=str(module.__file__ or module.__name__))
 
 
 def _refuse_hook(reason: str, name: str, function: Callable[..., Any]) -> None:
     code = inspect.unwrap(function).__code__
     near = closest(name, _HOOKS)
     hint = f". Did you mean {near}?" if near else f". Hooks: {', '.join(_HOOKS)}"
-    raise _Fault(reason + hint, where=f"{code.co_filename}:{code.co_firstlineno}")
+    raise Fault(reason + hint, where=f"{code.co_filename}:{code.co_firstlineno}")
 
 
 def _declaration_problem(entry: Registration) -> str:
@@ -317,11 +283,11 @@ def _refuse_clash(recorder: _Recorder, table: dict[tuple[str, str], Registration
     for entry in recorder.found:
         key = (entry.role, entry.name)
         if key in mine:
-            raise _Fault(f"registers {entry.role} {entry.name!r} twice", where=recorder.source.origin)
+            raise Fault(f"registers {entry.role} {entry.name!r} twice", where=recorder.source.origin)
         mine.add(key)
         if key in table:
             other = table[key]
-            raise _Fault(
+            raise Fault(
                 f"registers {entry.role} {entry.name!r}, which {other.distribution} {other.version} already registers",
                 where=recorder.source.origin,
                 fix=f"rename it, or pip uninstall {recorder.source.distribution} or {other.distribution}",
@@ -338,9 +304,9 @@ def _cost(start: float, modules: set[str]) -> str:
 
 
 def _record(source: Source, exc: BaseException, recorder: _Recorder) -> BrokenPlugin:
-    reason = explain(exc) if isinstance(exc, _Fault) else f"{recorder.stage}: {explain(exc)}"
-    fix = exc.fix if isinstance(exc, _Fault) else install_fix(exc)
-    place = exc.where if isinstance(exc, _Fault) and exc.where else where(exc)
+    reason = explain(exc) if isinstance(exc, Fault) else f"{recorder.stage}: {explain(exc)}"
+    fix = exc.fix if isinstance(exc, Fault) else install_fix(exc)
+    place = exc.where if isinstance(exc, Fault) and exc.where else where(exc)
     claims = tuple((entry.role, entry.name) for entry in recorder.found)
     broken = BrokenPlugin(source.name, source.distribution, source.version, source.origin, reason, place, fix, claims)
     file_fix = fix or f"repair {source.path}"

@@ -7,7 +7,7 @@ from typing import Any
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Dynamics, ParallelDynamics
 from worldlab.registry import Registration
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 from worldlab.testing.checks import CheckFailure, NotApplicable
 from worldlab.testing.runner import modes
 

@@ -14,7 +14,7 @@ from worldlab.agent import Agent
 from worldlab.errors import ConfigError, one_line
 from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder, Obs
 from worldlab.model.noise import actions, noise_batch, noise_obs, stream
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 from worldlab.settings import Config, ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys

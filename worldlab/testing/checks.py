@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from worldlab.errors import PluginError, one_line
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 
 ROLES = ("encoder", "dynamics", "decoder", "world_model")
 """Roles that have checks. Checks with the role "component" apply to the first three."""

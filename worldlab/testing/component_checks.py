@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from worldlab.errors import DivergedError, one_line
 from worldlab.interfaces import Batch, Component, Context, declaration_error
 from worldlab.model.noise import noise_batch
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, check
 from worldlab.testing.probes import same

@@ -15,7 +15,7 @@ from worldlab.env.spaces import action_spec, obs_spec
 from worldlab.errors import ConfigError, PluginError, WorldlabError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
 from worldlab.registry import Registration, Registry
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 from worldlab.registry.hookspecs import API_VERSION
 from worldlab.settings import Config
 from worldlab.specs import LatentSpec, Specs

@@ -21,7 +21,7 @@ from worldlab.interfaces import Batch, Context, ParallelDynamics, Player, declar
 from worldlab.model import matching
 from worldlab.model.noise import noise_batch, stream
 from worldlab.registry import Registration
-from worldlab.registry.discovery import where
+from worldlab.registry.faults import where
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
 from worldlab.world_model import WorldModel
 
