@@ -1,11 +1,11 @@
-"""Bits per dimension of CarRacing frames, for every decoder that has a density: the same frames, split, encoder and updates.
+"""Measure bits per dimension of CarRacing frames for every decoder with a density, with the same data and encoder.
 
     bits/dim = -log2 p(x) / (3 size^2),    log p(x) >= log 1/K sum_k  P(x | z_k) p(z_k) / q(z_k | x),    z_k ~ q( . | x)
 
 the importance-weighted bound (Burda et al. 2015, arXiv:1509.00519) with the standard prior p(z) = N(0, I), on held-out
-episodes. P(x | z) is the probability of the 256 grey levels: exact for a factorised logistic and for a PixelCNN, itself a
-bound for a flow (uniform dequantisation, one draw a weight). K = 1 is the ELBO; the fall from K = 1 to K = 64 shows its
-slack. Decoders without a density are listed with the reason; nothing is estimated for them.
+episodes. P(x | z) is the probability of the 256 grey levels: exact for a factorised logistic and a PixelCNN, itself a
+bound for a flow (uniform dequantisation, one sample per weight). K = 1 is the ELBO; K = 64 against K = 1 shows its
+slack. Decoders without a density are listed with the reason and without an estimate.
 
 Frames: random driving (each action held for 1 to 8 decisions of 4 frames), resized to size x size by the adapter.
 
@@ -46,10 +46,11 @@ WHY = {
     "critic": "an implicit decoder has samples and a critic, no density",
     "contrastive": "a ratio p(x|z)/p(x), no density",
 }
+"""The reason why a decoder has no density, by its score_kind."""
 
 
 def collect(registry: Registry, size: int, episodes: int, length: int, seed: int) -> tuple[np.ndarray, Any, Any]:
-    """Frames uint8 [episodes, length, size, size, 3] of random driving, and the spaces."""
+    """Collect frames uint8 [episodes, length, size, size, 3] of random driving; also return the spaces."""
     adapter, env_id = open_adapter(registry, "CarRacing")
     settings = EnvSettings(id=env_id, repeat=4, size=size)
     with EnvPool(lambda: adapter.make(env_id, settings), 1, 0, seed=seed) as pool:
@@ -67,7 +68,7 @@ def collect(registry: Registry, size: int, episodes: int, length: int, seed: int
 
 
 def frames_batch(built: Composed, frames: np.ndarray) -> Batch:
-    """Frames [N, H, W, C] as a batch of N sequences of one step."""
+    """Return frames [N, H, W, C] as a batch of N sequences of one step."""
     n = len(frames)
     obs = built.model.preprocess({"image": torch.from_numpy(frames)[:, None]})
     ones = torch.ones(n, 1)
@@ -76,7 +77,7 @@ def frames_batch(built: Composed, frames: np.ndarray) -> Batch:
 
 @torch.no_grad()
 def log_weights(built: Composed, ctx: Context, samples: int, generator: torch.Generator) -> Tensor:
-    """log P(x|z) p(z) / q(z|x) for `samples` draws of z, [N, samples]."""
+    """Return log P(x|z) p(z) / q(z|x) for `samples` samples of z, [N, samples]."""
     model = built.model
     n = len(ctx.embed)
     embed = repeat(ctx.embed[:, 0], samples)
@@ -88,8 +89,8 @@ def log_weights(built: Composed, ctx: Context, samples: int, generator: torch.Ge
     return (mass + prior.log_prob(latent.z) - latent.dist.log_prob(latent.z)).view(n, samples)
 
 
-def judge(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int) -> dict[str, Any]:
-    """Bits per dimension by number of draws, with the standard error over frames; and the parts of the ELBO."""
+def evaluate(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int) -> dict[str, Any]:
+    """Return bits per dimension by number of samples, with the standard error over frames."""
     model, generator = built.model, torch.Generator().manual_seed(seed)
     entries = math.prod(frames.shape[1:])
     weights = []
@@ -104,7 +105,7 @@ def judge(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: int
 def measure(
     registry: Registry, name: str, spaces: tuple[Any, Any], train: np.ndarray, test: np.ndarray, args: Any
 ) -> dict[str, Any]:
-    """Train one decoder beside the shared kind of encoder, and judge it on the test frames."""
+    """Train one decoder with the shared kind of encoder, and evaluate it on the test frames."""
     flags: dict[str, Any] = {
         "env": {"id": "CarRacing"},
         "encoder": {"name": "vae", "latent": "gaussian", "latent_dim": 32, "width": 16},
@@ -138,7 +139,7 @@ def measure(
     test = test.reshape(-1, *test.shape[2:])[:: max(1, test[..., 0, 0, 0].size // args.test)]
     return {
         **row,
-        "bits_per_dim": judge(built, test, (1, 16, 64), seed=1),
+        "bits_per_dim": evaluate(built, test, (1, 16, 64), seed=1),
         "mass": decoder.likelihood,
         "test_frames": len(test),
         "train_cpu_seconds": round(seconds, 1),
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--test", type=int, default=200, help="held-out frames that are judged")
+    parser.add_argument("--test", type=int, default=200, help="number of held-out frames to evaluate")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -161,10 +162,10 @@ def main() -> None:
     frames, *spaces = collect(registry, args.size, args.episodes, 100, args.seed)
     held = max(1, args.episodes // 8)
     rows = []
-    for name in args.decoder or [found.name for found in registry.registrations("decoder")]:
+    for name in args.decoder or [registration.name for registration in registry.registrations("decoder")]:
         rows.append(measure(registry, name, (spaces[0], spaces[1]), frames[held:], frames[:held], args))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    described = {
+    result = {
         "frames": {
             "env": "CarRacing-v3",
             "size": args.size,
@@ -179,7 +180,7 @@ def main() -> None:
         },
         "rows": rows,
     }
-    print(json.dumps(described, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

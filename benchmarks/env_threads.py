@@ -1,8 +1,8 @@
-"""Decisions a second of CarRacing in worker processes, with one thread a worker and with as many as numpy's BLAS takes.
+"""Measure decisions per second of CarRacing in worker processes, with one BLAS thread per worker and by default.
 
     python benchmarks/env_threads.py --out benchmarks/results/env_threads.json
 
-Blocks of both kinds are interleaved; the ratio is of their medians. Run it on a quiet machine.
+Blocks of both kinds are interleaved, and the ratio is that of their medians. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCKS, STEPS = 5, 30
 
 
 def measure(envs: int, workers: int, free: bool) -> float:
-    """Decisions a second. free: workers may take as many threads as they like, as before."""
+    """Return decisions per second. free: workers may use any number of threads."""
     for name in pool.BLAS_THREADS:
         os.environ.pop(name, None)
     kept = pool._one_thread

@@ -1,11 +1,11 @@
-"""How far the variational model's evidence bound is from the exact likelihood of a linear-Gaussian system.
+"""Measure the gap between the variational model's evidence bound and the exact likelihood of a linear-Gaussian system.
 
 Trains vae encoder + dynamics + decoder on episodes of worldlab/LinearGaussian-v0, then compares, on fresh episodes,
 
     ELBO     = E_q[ sum_t  log p(y_t | h_t, z_t) - KL(q(z_t | y_t, h_t) || p(z_t | h_t)) ]    (a lower bound)
     Kalman   = sum_t  log p(y_t | y_<t, u_<t)                                                  (exact)
 
-per step, the first step of the episode counted. Both see the same observations, so the noise of the data cancels.
+per step, including the first step of an episode. Both use the same observations, so the noise of the data cancels.
 
     python benchmarks/kalman_gap.py > benchmarks/results/kalman_gap.json
 """
@@ -17,7 +17,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,15 +39,28 @@ from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
 
+class PreciseEncoderConfig(VAEEncoderConfig):
+    """The encoder's settings with a lower floor under the std: the exact posterior is narrower than VAEEncoderConfig allows."""
+
+    min_std: ClassVar[float] = 0.01
+
+
+class PreciseDynamicsConfig(VAEDynamicsConfig):
+    """The dynamics' settings with the same floor."""
+
+    min_std: ClassVar[float] = 0.01
+
+
 @dataclass(frozen=True)
 class Setup:
-    """One experiment. horizon: steps of an episode; the learning rate falls from `rate` to 0 along a half cosine.
+    """Settings of the experiment. horizon: steps of an episode; the learning rate falls from `rate` to 0 along a half
+    cosine. judged: number of evaluation episodes.
 
-    scale: std s of the decoder, `learned` from there or fixed. It decides what can be reached, because the memory reads
-    samples of z. The system allows a model for every s <= 0.1: z is C x plus the part of the observation noise that s
-    leaves over, y = z + N(0, s^2). With the exact filter in place of the networks its bound stays below Kalman's by
-    0.241 nats a step at s = 0.1, 0.098 at 0.08, 0.044 at 0.06, 0.017 at 0.04, 0.004 at 0.02 (`ideal_gap`); the smaller s,
-    the more precise the encoder has to be.
+    scale: std s of the decoder, either its initial value (`learned`) or fixed. It limits the bound, because the memory
+    reads samples of z. The system can be modelled for every s <= 0.1: z is C x plus the part of the observation noise
+    that s leaves, y = z + N(0, s^2). With the exact filter in place of the networks the bound stays below Kalman's by
+    0.241 nats per step at s = 0.1, 0.098 at 0.08, 0.044 at 0.06, 0.017 at 0.04, 0.004 at 0.02 (`ideal_gap`). A smaller
+    s needs a more precise encoder.
     """
 
     state_dim: int = 2
@@ -75,8 +88,10 @@ class Episodes:
     kalman: np.ndarray
 
 
-def collect(env: LinearGaussian, count: int, seed: int, judge: bool) -> Episodes:
-    """Play `count` episodes with uniform actions; with their exact log-likelihood if `judge`, else with zeros."""
+def collect(env: LinearGaussian, count: int, seed: int, with_likelihood: bool) -> Episodes:
+    """Play `count` episodes with uniform actions, and compute their exact log-likelihood if `with_likelihood`, else
+    zeros.
+    """
     rng = np.random.default_rng(seed)
     outputs, inputs = env.C.shape[0], env.B.shape[1]
     u = rng.uniform(-1, 1, (count, env.horizon + 1, inputs)).astype(np.float32)
@@ -87,13 +102,13 @@ def collect(env: LinearGaussian, count: int, seed: int, judge: bool) -> Episodes
         y[n, 0], _ = env.reset(seed=int(rng.integers(2**31)))
         for t in range(1, env.horizon + 1):
             y[n, t] = env.step(u[n, t])[0]
-        if judge:
+        if with_likelihood:
             kalman[n] = env.kalman_log_likelihood(y[n], u[n, 1:])
     return Episodes(y, u, kalman)
 
 
 def to_batch(data: Episodes, rows: Any) -> Batch:
-    """Chosen episodes as a model's batch; rewards are 0, nothing terminates."""
+    """Return chosen episodes as a model's batch; rewards are 0, nothing terminates."""
     y, u = torch.from_numpy(data.y[rows]), torch.from_numpy(data.u[rows])
     first = torch.zeros(y.shape[:2], dtype=torch.bool)
     first[:, 0] = True
@@ -102,10 +117,12 @@ def to_batch(data: Episodes, rows: Any) -> Batch:
 
 
 def build(setup: Setup, env: LinearGaussian) -> WorldModel:
-    """The vae family with learned observation noise; heads are probes, and the KL is neither balanced nor floored."""
+    """Build the vae family with learned observation noise. Heads are probes; the KL is neither balanced nor has free
+    nats.
+    """
     torch.manual_seed(setup.seed)
-    encoder = VAEEncoderConfig(latent_dim=setup.latent, units=setup.units, min_std=0.01)
-    dynamics = VAEDynamicsConfig(memory=setup.memory, units=setup.units, min_std=0.01)
+    encoder = PreciseEncoderConfig(latent_dim=setup.latent, units=setup.units)
+    dynamics = PreciseDynamicsConfig(memory=setup.memory, units=setup.units)
     decoder = VAEDecoderConfig(likelihood="learned" if setup.learned else "mse", std=setup.scale, units=setup.units)
     obs = ObsSpec((("y", ArraySpec("vector", (env.C.shape[0],))),))
     action = ActionSpec("continuous", env.B.shape[1])
@@ -122,12 +139,13 @@ def build(setup: Setup, env: LinearGaussian) -> WorldModel:
 
 
 def ideal_gap(setup: Setup, count: int = 4000) -> float:
-    """The gap, in nats a step, that is left with the exact filter of z in place of the networks (state_dim 2).
+    """Return the gap, in nats per step, with the exact filter of z in place of the networks (state_dim 2).
 
-    z_t | z_<t is Kalman's prediction with observation noise R - s^2; q(z_t | y_t, z_<t) the exact posterior of one step.
+    z_t | z_<t is Kalman's prediction with observation noise R - s^2; q(z_t | y_t, z_<t) the exact posterior of one
+    step.
     """
     env, rng, s2 = LinearGaussian(2, setup.horizon), np.random.default_rng(0), setup.scale**2
-    data = collect(env, count, seed=0, judge=True)
+    data = collect(env, count, seed=0, with_likelihood=True)
     mean, cov, bounds = np.zeros((count, 2)), np.eye(2), []
     for t in range(setup.horizon + 1):
         if t:
@@ -144,7 +162,7 @@ def ideal_gap(setup: Setup, count: int = 4000) -> float:
 
 @torch.no_grad()
 def elbo(model: WorldModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """One-sample estimate of the bound, by step: [B, T], nats."""
+    """Estimate the bound from one sample, by step: [B, T], nats."""
     ctx, _ = model.observe(batch, generator)
     posterior = tree.flatten_time(ctx.latent.dist)
     fit = model.decoder.score(ctx.features.flatten(0, 1), tree.flatten_time(batch.obs))
@@ -152,7 +170,7 @@ def elbo(model: WorldModel, batch: Batch, generator: torch.Generator) -> Tensor:
 
 
 def train(setup: Setup, model: WorldModel, data: Episodes) -> None:
-    """Fit the model with the trainer every run uses."""
+    """Train the model with the trainer that every run uses."""
     generator = torch.Generator().manual_seed(setup.seed)
     agent = RandomAgent(RandomConfig(), model.specs)
     trainer = Trainer(model, agent, TrainSettings(learning_rate=setup.rate), Generators(generator, generator))
@@ -168,9 +186,9 @@ def measure(setup: Setup) -> dict[str, Any]:
     begin = time.process_time()
     env = LinearGaussian(setup.state_dim, setup.horizon)
     model = build(setup, env)
-    train(setup, model, collect(env, setup.episodes, setup.seed, judge=False))
+    train(setup, model, collect(env, setup.episodes, setup.seed, with_likelihood=False))
     trained = time.process_time()
-    judged = collect(env, setup.judged, setup.seed + 1_000_003, judge=True)
+    judged = collect(env, setup.judged, setup.seed + 1_000_003, with_likelihood=True)
     bound = elbo(model, to_batch(judged, slice(None)), torch.Generator().manual_seed(1)).double().numpy()
     gap = judged.kalman - bound
     by_episode = gap.mean(1)

@@ -1,9 +1,9 @@
-"""Does it learn? Train several seeds through the installed command, judge each, and write curves, numbers and a picture.
+"""Train several seeds with the installed command, evaluate each, and write learning curves, numbers and a picture.
 
     python benchmarks/learn.py --env CartPole --env Pendulum --seeds 3 --jobs 2
     python benchmarks/learn.py --env CarRacing --seeds 1 --jobs 1 --train "--encoder cpc" --name carracing-cpc
 
-Everything after --train goes to `worldlab train` as it is. For each environment a folder benchmarks/results/learn/NAME
+The string after --train is passed to `worldlab train`. For each environment a folder benchmarks/results/learn/NAME
 gets one JSON per seed (result, evaluation curve, parameters, configuration), summary.json with intervals, the random
 agent's returns on the same evaluation episodes, and curve.png.
 """
@@ -34,7 +34,9 @@ RANDOM = "--agent random --steps 600 --train.prefill 500 --train.pretrain 0 --tr
 
 
 def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
-    """One run through the command line, unless it lies finished in the folder. Returns its result, curve and configuration."""
+    """Train one run with the command line, unless the folder holds it finished. Returns its result, curve and
+    configuration.
+    """
     run = folder / f"seed-{seed}"
     command = [*WORLDLAB, "train", "--env", env, "--seed", str(seed), "--run", str(run), *shlex.split(flags)]
     if not (run / "result.json").is_file():
@@ -42,34 +44,34 @@ def train(env: str, seed: int, flags: str, folder: Path) -> dict[str, Any]:
             subprocess.run(command, check=True, stdout=log, stderr=log)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(line["step"], line["eval/return"]) for line in lines if "eval/return" in line]
-    described = json.loads((run / "run.json").read_text())
+    run_record = json.loads((run / "run.json").read_text())
     return {
         "seed": seed,
         "command": " ".join(["worldlab", *command[3:5], env, "--seed", str(seed), *shlex.split(flags)]),
         "result": json.loads((run / "result.json").read_text()),
-        "command_seconds": round((run / "result.json").stat().st_mtime - started(described), 1),
+        "command_seconds": round((run / "result.json").stat().st_mtime - start_time(run_record), 1),
         "curve": curve,
-        "episodes": played(run),
-        "parameters": described["parameters"],
-        "matching": described["matching"],
+        "episodes": training_episodes(run),
+        "parameters": run_record["parameters"],
+        "matching": run_record["matching"],
         "config": (run / "config.toml").read_text(),
     }
 
 
-def started(described: dict[str, Any]) -> float:
-    """When a run began, in seconds since 1970."""
-    return datetime.fromisoformat(described["created"]).timestamp()
+def start_time(run_record: dict[str, Any]) -> float:
+    """Return when a run began, in seconds since 1970."""
+    return datetime.fromisoformat(run_record["created"]).timestamp()
 
 
-def played(run: Path) -> list[tuple[int, float]]:
-    """(decisions so far, return) of each episode that was played while collecting."""
+def training_episodes(run: Path) -> list[tuple[int, float]]:
+    """Return (decisions so far, return) of each episode collected in training."""
     rows = [line.split(",") for line in (run / "monitor.csv").read_text().splitlines()[2:]]
     lengths = np.cumsum([int(row[1]) for row in rows])
     return [(int(steps), float(row[0])) for steps, row in zip(lengths, rows)]
 
 
 def interval(values: list[float]) -> list[float]:
-    """95% bootstrap interval of the mean (BCa, 10,000 resamples); the value itself if there is one only."""
+    """Return the 95% bootstrap interval of the mean (BCa, 10,000 resamples); a single value gives itself."""
     if len(values) < 2 or np.ptp(values) == 0:
         return [float(np.mean(values))] * 2
     found = stats.bootstrap((values,), np.mean, n_resamples=10_000, rng=np.random.default_rng(0)).confidence_interval
@@ -77,7 +79,9 @@ def interval(values: list[float]) -> list[float]:
 
 
 def margin(values: list[float], baseline: list[float]) -> dict[str, Any]:
-    """Difference of means with Welch's 95% interval: episodes of the trained agent against the random agent's."""
+    """Return the difference of means with Welch's 95% interval: episodes of the trained agent against the random
+    agent's.
+    """
     test = stats.ttest_ind(values, baseline, equal_var=False)
     bounds = test.confidence_interval(0.95)
     return {
@@ -88,7 +92,9 @@ def margin(values: list[float], baseline: list[float]) -> dict[str, Any]:
 
 
 def summarise(env: str, runs: list[dict[str, Any]], random: list[float]) -> dict[str, Any]:
-    """What a table may say: per seed means, the mean over seeds with its interval, and the margin over random."""
+    """Summarise the runs for the tables: means per seed, the mean over seeds with its interval, and the margin over
+    random.
+    """
     means = [run["result"]["return_mean"] for run in runs]
     episodes = [ret for run in runs for ret in run["result"]["returns"]]
     return {
@@ -118,8 +124,10 @@ def cpu_name() -> str:
     return platform.processor()
 
 
-def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> None:
-    """Returns over environment steps: evaluations a line per seed, training episodes pale, the random agent's mean dashed."""
+def plot_curve(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> None:
+    """Plot returns over environment steps: evaluations as a line per seed, training episodes pale, the random mean
+    dashed.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -139,7 +147,7 @@ def draw(summary: dict[str, Any], runs: list[dict[str, Any]], path: Path) -> Non
 
 
 def benchmark(env: str, name: str, seeds: int, jobs: int, flags: str, kept: Path | None) -> dict[str, Any]:
-    """Train, judge and write one environment. kept: where its runs stay, or None."""
+    """Train, evaluate and write one environment. kept: where its runs are kept, or None."""
     target = RESULTS / name
     with tempfile.TemporaryDirectory() as scratch:
         folder = kept or Path(scratch)
@@ -154,7 +162,7 @@ def benchmark(env: str, name: str, seeds: int, jobs: int, flags: str, kept: Path
         for run in runs:
             (target / f"seed-{run['seed']}.json").write_text(json.dumps(run, indent=1) + "\n")
         (target / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-        draw(summary, runs, target / "curve.png")
+        plot_curve(summary, runs, target / "curve.png")
         pictures = sorted((folder / "seed-0" / "videos").glob("dream-*.png"))
         if pictures:
             shutil.copy(pictures[-1], target / "dream.png")
@@ -165,12 +173,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", action="append", required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel runs")
     parser.add_argument("--train", default="", help="further flags of `worldlab train`, in one string")
     parser.add_argument(
-        "--runs", type=Path, help="keep the run folders there; those that are finished are not trained again"
+        "--runs", type=Path, help="keep the run folders in this folder; finished runs are not trained again"
     )
-    parser.add_argument("--name", help="folder of the results (default: the environment, lower case)")
+    parser.add_argument("--name", help="name of the results folder (default: the environment in lower case)")
     args = parser.parse_args()
     for env in args.env:
         summary = benchmark(env, args.name or env.lower(), args.seeds, args.jobs, args.train, args.runs)

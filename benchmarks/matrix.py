@@ -1,4 +1,4 @@
-"""The grid of all mixes: parameters, updates a second, what is known of q, p and P(picture), and the bits per dimension.
+"""Measure all mixes: parameters, updates per second, the densities of q, p and P(image), and bits per dimension.
 
 Every mix of the installed families is built with the laptop preset for CarRacing, trained for a few updates on the
 same random driving, and timed on one thread (processor time). Writes docs/matrix.md and benchmarks/results/matrix.json.
@@ -48,8 +48,8 @@ POSTERIOR = {
 PRIOR = {"analytic": "exact", "log_prob": "exact", "sampler": "undefined", "critic": "Gaussian, not by likelihood"}
 
 
-def bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str:
-    """Whether the whole model bounds bits per dimension, and if not, which part has no density."""
+def describe_bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str:
+    """Return whether the whole model bounds bits per dimension, and if not, which part has no density."""
     missing = []
     if encoder.posterior_kind not in ("analytic", "own_logq"):
         missing.append(f"q: {encoder.posterior_kind}")
@@ -60,8 +60,8 @@ def bits(encoder: Encoder, dynamics: Dynamics, decoder: Decoder) -> str:
     return "bound" if not missing else "undefined (" + "; ".join(missing) + ")"
 
 
-def experience(registry: Registry, steps: int) -> tuple[Replay, Any, Any]:
-    """Random driving, and the spaces."""
+def collect_experience(registry: Registry, steps: int) -> tuple[Replay, Any, Any]:
+    """Collect random driving; also return the spaces."""
     config = resolve(registry, presets=["laptop"], flags={"env": {"id": "CarRacing"}, "agent": {"name": "random"}})
     _, make = open_env(config, registry)
     with EnvPool(make, 1, 0, seed=0) as pool:
@@ -107,12 +107,12 @@ def measure(
         "q": POSTERIOR[model.encoder.posterior_kind],
         "p": PRIOR[model.dynamics.prior_kind],
         "picture": model.decoder.likelihood,
-        "bits_per_dim": bits(model.encoder, model.dynamics, model.decoder),
+        "bits_per_dim": describe_bits(model.encoder, model.dynamics, model.decoder),
     }
 
 
-def page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
-    """docs/matrix.md."""
+def format_page(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
+    """Format docs/matrix.md."""
     lines = [
         "# All mixes",
         "",
@@ -146,8 +146,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     registry = load_registry()
-    replay, *spaces = experience(registry, args.steps)
-    names = [[found.name for found in registry.registrations(role)] for role in ROLES]
+    replay, *spaces = collect_experience(registry, args.steps)
+    names = [[registration.name for registration in registry.registrations(role)] for role in ROLES]
     rows = []
     for mix in itertools.product(*names):
         rows.append(measure(registry, mix, replay, (spaces[0], spaces[1]), args.updates))
@@ -162,7 +162,7 @@ def main() -> None:
     (ROOT / "benchmarks" / "results" / "matrix.json").write_text(
         json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
     )
-    (ROOT / "docs" / "matrix.md").write_text(page(rows, machine))
+    (ROOT / "docs" / "matrix.md").write_text(format_page(rows, machine))
 
 
 if __name__ == "__main__":

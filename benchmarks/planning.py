@@ -1,13 +1,13 @@
-"""How long does a decision take? Planning latency on fixed workloads, beside pip-installable peers on the same world model.
+"""Measure planning latency on fixed workloads, compared with planners of other packages on the same world model.
 
     python benchmarks/planning.py --out benchmarks/results/planning.json
-    pip install torchrl stable-worldmodel        # adds the peers; what is not installed is named and left out
+    pip install torchrl stable-worldmodel        # the other packages; missing ones are listed and skipped
 
-stable-worldmodel imports torchvision, whose build must be torch's (on a CPU build an empty module of that name does for its planner).
+stable-worldmodel imports torchvision, whose build must match torch's (on a CPU build an empty module is enough).
 
-Every planner dreams in the same world model (vae x 3, untrained: a step costs the same before and after training), with the
-same number of candidates, steps and iterations, from the same states. Blocks are interleaved, so that a slow minute of the
-machine hits all alike. One thread unless --threads says otherwise.
+Every planner uses the same world model (vae x 3, untrained: training does not change the cost of a step), the same
+number of candidates, steps and iterations, from the same states. Blocks are interleaved, so that a slow period of the
+machine affects all equally. It uses one thread by default (--threads).
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ ACTION = spaces.Box(-1, 1, (6,), np.float32)
 BLOCKS = 7
 
 Decide = Callable[[], object]
-"""One decision, whole: what is timed."""
+"""One complete decision, the unit that is timed."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """candidates x horizon x iterations in a model of `memory` and `units`, for `envs` environments at once."""
+    """A search of candidates x horizon x iterations in a model of `memory` and `units`, for `envs` environments at
+    once.
+    """
 
     name: str
     agent: str
@@ -77,7 +79,7 @@ WORKLOADS = (
 
 
 def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Composed:
-    """The workload's world model with an agent."""
+    """Build the workload's world model with an agent."""
     flags: dict[str, Any] = {
         "env": {"id": "Pendulum"},
         "model": {"units": 128},
@@ -91,6 +93,7 @@ def build(registry: Registry, work: Workload, agent: str, **options: Any) -> Com
 
 
 def planner_options(work: Workload) -> dict[str, Any]:
+    """Return the planner's settings for a workload."""
     keep = {"keep": 0.0} if work.agent == "cem" else {}
     return {
         "candidates": work.candidates,
@@ -101,8 +104,8 @@ def planner_options(work: Workload) -> dict[str, Any]:
     }
 
 
-def acting(composed: Composed, envs: int) -> Decide:
-    """Everything between an observation and an action: encode, filter, plan."""
+def make_decider(composed: Composed, envs: int) -> Decide:
+    """Return a function that makes one decision from an observation: encode, filter, plan."""
     agent = ActingAgent(composed.model, composed.agent, ACTION, torch.Generator().manual_seed(0))
     rng, held = np.random.default_rng(0), [None]
 
@@ -114,11 +117,13 @@ def acting(composed: Composed, envs: int) -> Decide:
     return decide
 
 
-# ---- peers, on the same model ----
+# ---- other packages, on the same model ----
 
 
-def peer(name: str, work: Workload, composed: Composed) -> Decide:
-    """One decision of a peer's planner. Raises: ImportError if it is not installed."""
+def make_peer(name: str, work: Workload, composed: Composed) -> Decide:
+    """Return a function that makes one decision with another package's planner. Raises: ImportError if it is not
+    installed.
+    """
     carry = composed.model.initial(work.envs)
     if name == "stable-worldmodel":
         return _stable_worldmodel(work, composed, carry)
@@ -131,7 +136,7 @@ def _stable_worldmodel(work: Workload, composed: Composed, carry: Any) -> Decide
     from stable_worldmodel.solver.cem import CEMSolver
 
     class Cost:
-        """What its solvers ask of a model: costs [N, S] of candidates [N, S, H, A] from states [N, S, ...]."""
+        """The interface of its solvers: costs [N, S] of candidates [N, S, H, A] from states [N, S, ...]."""
 
         def get_cost(self, info: dict[str, Tensor], candidates: Tensor) -> Tensor:
             n, count = candidates.shape[:2]
@@ -213,8 +218,8 @@ def _torchrl(name: str, work: Workload, composed: Composed, carry: Any) -> Decid
 # ---- measuring ----
 
 
-def timed(decide: Decide, calls: int) -> list[float]:
-    """Milliseconds of each of so many decisions."""
+def time_decisions(decide: Decide, calls: int) -> list[float]:
+    """Return the milliseconds of each of `calls` decisions."""
     out = []
     for _ in range(calls):
         begin = time.perf_counter()
@@ -224,7 +229,7 @@ def timed(decide: Decide, calls: int) -> list[float]:
 
 
 def percentiles(ms: list[float]) -> dict[str, Any]:
-    """A percentile that fewer than one decision lies beyond is none: null."""
+    """Return percentiles of the durations; a percentile is null if fewer than one decision lies beyond it."""
     out: dict[str, Any] = {"decisions": len(ms)}
     for q in (50, 95, 99):
         out[f"p{q}_ms"] = round(float(np.percentile(ms, q)), 2) if len(ms) * (100 - q) >= 100 else None
@@ -232,7 +237,7 @@ def percentiles(ms: list[float]) -> dict[str, Any]:
 
 
 def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
-    """Their median over ours, by blocks that ran side by side; 95% bootstrap interval over blocks."""
+    """Return the ratio of the other median to ours, by interleaved blocks, with a 95% bootstrap interval over blocks."""
     each = np.array([np.median(b) / np.median(a) for a, b in zip(ours, theirs, strict=True)])
     drawn = np.random.default_rng(0).choice(each, (10_000, len(each)))
     low, high = np.percentile(np.median(drawn, 1), [2.5, 97.5])
@@ -240,12 +245,13 @@ def ratio(ours: list[list[float]], theirs: list[list[float]]) -> dict[str, Any]:
 
 
 def measure(registry: Registry, work: Workload) -> dict[str, Any]:
+    """Measure worldlab and the other packages on one workload."""
     composed = build(registry, work, work.agent, **planner_options(work))
-    contenders: dict[str, Decide] = {"worldlab": acting(composed, work.envs)}
+    contenders: dict[str, Decide] = {"worldlab": make_decider(composed, work.envs)}
     missing = {}
     for name in work.peers:
         try:
-            contenders[name] = peer(name, work, composed)
+            contenders[name] = make_peer(name, work, composed)
             contenders[name]()
         except ImportError as error:
             contenders.pop(name, None)
@@ -255,9 +261,9 @@ def measure(registry: Registry, work: Workload) -> dict[str, Any]:
     blocks: dict[str, list[list[float]]] = {name: [] for name in contenders}
     for _ in range(BLOCKS):
         for name, decide in contenders.items():
-            blocks[name].append(timed(decide, work.calls))
+            blocks[name].append(time_decisions(decide, work.calls))
     ours = blocks["worldlab"]
-    rows = {name: percentiles([ms for block in found for ms in block]) for name, found in blocks.items()}
+    rows = {name: percentiles([ms for block in own for ms in block]) for name, own in blocks.items()}
     for name in rows:
         if name != "worldlab":
             rows[name]["slower_than_worldlab"] = ratio(ours, blocks[name])
@@ -271,12 +277,12 @@ def measure(registry: Registry, work: Workload) -> dict[str, Any]:
     }
 
 
-def deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, Any]:
-    """How often a decision is there in time, on the 1M model."""
+def measure_deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, Any]:
+    """Return how often a decision meets its deadline, on the 1M model."""
     work = WORKLOADS[1]
-    decide = acting(build(registry, work, "mppi", **planner_options(work), budget_ms=milliseconds), 1)
-    timed(decide, 20)
-    ms = timed(decide, calls)
+    decide = make_decider(build(registry, work, "mppi", **planner_options(work), budget_ms=milliseconds), 1)
+    time_decisions(decide, 20)
+    ms = time_decisions(decide, calls)
     late = sum(value > milliseconds for value in ms)
     return {
         "budget_ms": milliseconds,
@@ -286,15 +292,15 @@ def deadline(registry: Registry, milliseconds: float, calls: int) -> dict[str, A
     }
 
 
-def actor(registry: Registry, calls: int) -> dict[str, Any]:
-    """b5: a decision of an actor that learned, filter included."""
+def measure_actor(registry: Registry, calls: int) -> dict[str, Any]:
+    """Time a decision of a learned actor (b5), including the filter."""
     work = WORKLOADS[1]
-    decide = acting(build(registry, work, "dreamer"), 1)
-    timed(decide, 50)
-    return percentiles(timed(decide, calls))
+    decide = make_decider(build(registry, work, "dreamer"), 1)
+    time_decisions(decide, 50)
+    return percentiles(time_decisions(decide, calls))
 
 
-def installed(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
@@ -305,7 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="workloads whose name holds this")
+    parser.add_argument("--only", default="", help="only workloads whose name contains this text")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     registry = load_registry()
@@ -314,16 +320,16 @@ def main() -> None:
         "command": " ".join(["python benchmarks/planning.py", *sys.argv[1:]]),
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "threads": args.threads,
-        "versions": {name: installed(name) for name in packages if installed(name)},
+        "versions": {name: installed_version(name) for name in packages if installed_version(name)},
         "workloads": [],
     }
     for work in (work for work in WORKLOADS if args.only in work.name):
-        found = measure(registry, work)
-        result["workloads"].append(found)
-        print(json.dumps(found), flush=True)
+        row = measure(registry, work)
+        result["workloads"].append(row)
+        print(json.dumps(row), flush=True)
     if not args.only:
-        result["deadline"] = deadline(registry, 20.0, 1000)
-        result["actor"] = actor(registry, 1000)
+        result["deadline"] = measure_deadline(registry, 20.0, 1000)
+        result["actor"] = measure_actor(registry, 1000)
         print(json.dumps({key: result[key] for key in ("deadline", "actor")}))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

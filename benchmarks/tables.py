@@ -1,6 +1,6 @@
-"""Write the result tables of README.md and docs/results.md from the committed results, so that no number is copied by hand.
+"""Write the result tables of README.md and docs/results.md from the committed results.
 
-Each table stands between <!-- NAME --> and <!-- /NAME --> in one of the two pages.
+Each table is between <!-- NAME --> and <!-- /NAME --> in one of the two pages.
 
 python benchmarks/tables.py            # rewrite all tables
 python benchmarks/tables.py --check    # exit 1 if a table is out of date
@@ -181,9 +181,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def rewrite(text: str) -> tuple[str, list[str]]:
-    """Replace each table of a page by what the results say.
+    """Rewrite each table of a page from the results.
 
-    Returns: the new text, and the names of the tables it holds (twice if a table stands there twice).
+    Returns: the new text, and the names of its tables (repeated if a table appears repeatedly).
     """
     held: list[str] = []
     for name, make in BLOCKS.items():
@@ -201,7 +201,7 @@ def main() -> None:
     new = {page: rewrite(text) for page, text in old.items()}
     held = [name for _, names in new.values() for name in names]
     if sorted(held) != sorted(BLOCKS):
-        sys.exit(f"each table must stand in one page once: expected {sorted(BLOCKS)}, found {sorted(held)}")
+        sys.exit(f"each table must appear exactly once: expected {sorted(BLOCKS)}, found {sorted(held)}")
     changed = [page for page in PAGES if new[page][0] != old[page]]
     if args.check:
         names = ", ".join(page.relative_to(ROOT).as_posix() for page in changed)

@@ -200,13 +200,8 @@ def test_class_names_are_unique():
         for path in sources(package):
             for node in parsed(path).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    assert node.name not in seen or node.name in REPEATED, f"{node.name}: {seen[node.name]}, {path}"
+                    assert node.name not in seen, f"{node.name}: {seen[node.name]}, {path}"
                     seen[node.name] = short(path)
-
-
-REPEATED = {
-    "Registry",  # worldlab.env.find states which part of worldlab.registry.Registry it uses, as a Protocol
-}
 
 
 # ---- packaging ----

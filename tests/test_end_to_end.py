@@ -341,7 +341,7 @@ def test_sb3_judges_an_agent_as_a_loop_by_hand_does(tmp_path):
     config = resolve(registry, flags=read_flags(["--env", "CartPole", *TINY, "--strict"]).settings)
     live = session.build(config, registry, tmp_path)
     try:
-        acting = live.judge(0)
+        acting = live.evaluator(0)
         makers = [lambda: Monitor(gymnasium.make("CartPole-v1")) for _ in range(2)]
         venv = DummyVecEnv(makers)
         venv.seed(5)

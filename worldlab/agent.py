@@ -93,18 +93,18 @@ class Agent(nn.Module, ABC):
 
 
 @runtime_checkable
-class JudgedByEpisodes(Protocol):
+class LearnsFromEpisodes(Protocol):
     """An agent that learns from the returns of the episodes it plays during collection, each from its start."""
 
-    def episode_over(self, state: State, ret: float) -> None:
+    def after_episode(self, state: State, ret: float) -> None:
         """Receive the return of a finished episode. state: the agent's last state there, without batch."""
         ...
 
-    def progress(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return numbers to log, by name."""
         ...
 
-    def resting(self, state: State) -> Tensor:
+    def idle(self, state: State) -> Tensor:
         """Return which environments [N] bool need no step because they have no episode to play. state: from `act`."""
         ...
 

@@ -1,6 +1,6 @@
-"""Distributions that parts hand to each other. Each is a tree of tensors, so it can be stacked, indexed and detached.
+"""Distributions that parts exchange. Each is a tree of tensors, so it can be stacked, indexed and detached.
 
-All share: `sample(generator)` [N, D], `mode` [N, D], and, where the family has them, `log_prob(x)`, `kl(other)`,
+All have `sample(generator)` [N, D], `mode` [N, D] and, if the family supports them, `log_prob(x)`, `kl(other)`,
 `entropy()` [N], in nats. Samples are differentiable: reparameterised or straight-through.
 """
 
@@ -17,10 +17,12 @@ from torch import Tensor
 from worldlab.errors import ConfigError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+UNIT_RAW = math.log(math.e - 1)
+"""softplus(UNIT_RAW) = 1."""
 
 
 class Distribution(Protocol):
-    """The least a part may return: something to sample and a best guess."""
+    """The minimum that a part must return: samples and a mode."""
 
     def sample(self, generator: torch.Generator) -> Tensor: ...
 
@@ -30,21 +32,21 @@ class Distribution(Protocol):
 
 @runtime_checkable
 class HasLogProb(Protocol):
-    """Knows the log-density (or log-probability) of any x, in nats: [N]."""
+    """Computes the log-density (or log-probability) of any x, in nats: [N]."""
 
     def log_prob(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable
 class HasKL(Protocol):
-    """Knows KL(self || other) in closed form for another of its own type, in nats: [N]."""
+    """Computes KL(self || other) in closed form for another of its own type, in nats: [N]."""
 
     def kl(self, other: Any) -> Tensor: ...
 
 
 @runtime_checkable
 class HasEntropy(Protocol):
-    """Knows its entropy, or an estimate from its own sample whose mean and gradient are those of the entropy: [N]."""
+    """Computes its entropy, or a sample estimate whose mean and gradient equal those of the entropy: [N]."""
 
     def entropy(self) -> Tensor: ...
 
@@ -57,7 +59,7 @@ class HasTemperature(Protocol):
 
 
 def tempered(dist: Distribution, temperature: float) -> Distribution:
-    """A distribution at a temperature; 1 changes nothing. Raises: ConfigError where it has none."""
+    """Return a distribution at a temperature; 1 changes nothing. Raises: ConfigError if it has no temperature."""
     if temperature == 1.0:
         return dist
     if not isinstance(dist, HasTemperature):
@@ -68,17 +70,22 @@ def tempered(dist: Distribution, temperature: float) -> Distribution:
 
 
 def symlog(x: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|). Hafner et al. 2023, arXiv:2301.04104, eq. 9."""
+    """Compute sign(x) log(1 + |x|). Hafner et al. 2023, arXiv:2301.04104, eq. 9."""
     return torch.sign(x) * torch.log1p(x.abs())
 
 
 def symexp(x: Tensor) -> Tensor:
-    """Inverse of symlog."""
+    """Invert symlog."""
     return torch.sign(x) * torch.expm1(x.abs())
 
 
+def unit_softplus(raw: Tensor) -> Tensor:
+    """Return softplus(raw + log(e - 1)), so that raw = 0 gives 1: a network whose outputs start near 0 starts at unit scale."""
+    return F.softplus(raw + UNIT_RAW)
+
+
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of x's shape, dtype and device."""
+    """Draw standard normal noise with the shape, dtype and device of x."""
     return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
@@ -119,7 +126,7 @@ class OneHot:
 
     @classmethod
     def with_unimix(cls, logits: Tensor, unimix: float) -> OneHot:
-        """Mix the softmax with a uniform, so that no class ever has probability 0 (arXiv:2301.04104, section 3)."""
+        """Mix the softmax with a uniform, so that no class has probability 0 (arXiv:2301.04104, section 3)."""
         log_probs = F.log_softmax(logits, -1)
         if unimix:
             classes = logits.shape[-1]
@@ -135,7 +142,7 @@ class OneHot:
         return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Straight-through sample [*, G * C]: the value is one-hot, the gradient that of the probabilities."""
+        """Draw a straight-through sample [*, G * C]: a one-hot value with the gradient of the probabilities."""
         uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
         onehot = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
@@ -159,7 +166,7 @@ class OneHot:
 class TwoHot:
     """A scalar as a distribution over symexp-spaced bins. logits: [*, 255].
 
-    arXiv:2301.04104, section 3. The mean is taken in raw units, so it is unbiased for random targets.
+    arXiv:2301.04104, section 3. The mean is computed in raw units, so it is unbiased for random targets.
     """
 
     logits: Tensor
@@ -169,18 +176,21 @@ class TwoHot:
 
     @staticmethod
     def log_bins(reference: Tensor) -> Tensor:
-        """Bin centres in symlog units, [255]."""
+        """Return the bin centres in symlog units, [255]."""
         return torch.linspace(-TwoHot.LIMIT, TwoHot.LIMIT, TwoHot.BINS, device=reference.device, dtype=reference.dtype)
 
     @staticmethod
     def initial_bias() -> Tensor:
-        """Bias of a zero-weight head. A uniform start would give the bins at +-exp(20) weight that only many updates
-        remove; -2 |symlog bin| makes their first contribution negligible and keeps the first mean exactly 0."""
+        """Return the initial bias of a zero-weight head.
+
+        A uniform start would give the bins at +-exp(20) weight that only many updates remove. The bias -2 |symlog bin|
+        makes their initial contribution negligible and keeps the initial mean exactly 0.
+        """
         return -2.0 * torch.linspace(-TwoHot.LIMIT, TwoHot.LIMIT, TwoHot.BINS).abs()
 
     @property
     def mean(self) -> Tensor:
-        """[*]. Mirrored bins are paired before they are summed, so that symmetric logits give exactly 0."""
+        """Return the mean [*]. Mirrored bins are paired before the sum, so that symmetric logits give exactly 0."""
         half = self.BINS // 2
         log_probs = F.log_softmax(self.logits, -1)
         # Both sides in the same memory layout: vectorised exp rounds differently at the end of a row.
@@ -192,7 +202,7 @@ class TwoHot:
         return self.mean
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Cross-entropy of the two-hot target of x [*], negated. Interpolates in raw units, so the target's mean is x."""
+        """Return minus the cross-entropy of the two-hot target of x [*]; interpolated in raw units, its mean is x."""
         values = symexp(self.log_bins(self.logits))
         x = x.clamp(float(values[0]), float(values[-1]))
         upper = torch.searchsorted(values, x.contiguous()).clamp(1, self.BINS - 1)
@@ -206,7 +216,7 @@ class TwoHot:
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """A yes or no. logits: [*]."""
+    """A binary variable. logits: [*]."""
 
     logits: Tensor
 
@@ -223,5 +233,5 @@ class Bernoulli:
 
 
 def kl_to_standard_normal(dist: Normal) -> Tensor:
-    """KL(N(mean, std^2) || N(0, I)), [N], in nats. Kingma & Welling 2013, arXiv:1312.6114, appendix B."""
+    """Compute KL(N(mean, std^2) || N(0, I)), [N], in nats. Kingma & Welling 2013, arXiv:1312.6114, appendix B."""
     return dist.kl(Normal(torch.zeros_like(dist.mean), torch.ones_like(dist.std)))

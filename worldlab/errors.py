@@ -1,16 +1,16 @@
-"""Errors a user can act on. Each says what is wrong, why, and how to put it right.
+"""Errors that a user can act on. Each states what is wrong, why, and how to fix it.
 
-    WorldlabError            70  a bug of ours, or the base of all below
+    WorldlabError            70  a bug in worldlab, or the base of all classes below
     |- ConfigError            2  a wrong name, value or file in the configuration
-    |- PluginError            3  a plugin that is missing, broken or breaks its contract
-    |- EnvError               4  an environment that cannot be built or breaks its spaces
-    |- DivergedError          5  training left the finite numbers
+    |- PluginError            3  a plugin that is missing, broken or violates its contract
+    |- EnvError               4  an environment that cannot be built or violates its spaces
+    |- DivergedError          5  training produced NaN or infinity
     |- StorageError           6  a folder or file that cannot be written
     |- CheckpointError        7  a checkpoint that is missing, damaged or does not fit
-    |- RunLockedError         8  another process writes this run
-    `- MemoryLimitError       9  not enough memory for what was asked
+    |- RunLockedError         8  another process is writing this run
+    `- MemoryLimitError       9  not enough memory
 
-The number is the exit code of the command line. A signal ends with 128 + its number.
+The number is the exit code of the command line. After a signal it is 128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from collections.abc import Iterable
 
 
 class WorldlabError(Exception):
-    """Base of every error worldlab raises on purpose.
+    """Base of every error that worldlab raises on purpose.
 
     message: one line of at most about 100 characters: what is wrong, and where.
-    cause: why it happened. fix: a command or a config key that puts it right.
+    cause: why it happened. fix: a command or a config key that fixes it.
     """
 
     exit_code = 70
@@ -76,10 +76,9 @@ class MemoryLimitError(WorldlabError):
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:
-    """Return the option `name` most likely stands for, or None.
+    """Return the option that `name` most likely means, or None.
 
-    Beside slips of the finger it knows abbreviations, which difflib does not: "lr" and "lrr" are both
-    close to "learning_rate".
+    Besides typing errors it matches abbreviations, which difflib does not: "lr" and "lrr" both match "learning_rate".
     """
     known = sorted(options)
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -96,12 +95,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def one_line(text: object, limit: int = 100) -> str:
-    """Return text as one printable line of at most `limit` characters: safe to put into a message."""
+    """Return text as one printable line of at most `limit` characters, safe to use in a message."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def _abbreviates(name: str, option: str) -> bool:
-    """Whether the letters of name (two or more) appear in option in order, starting with its first letter."""
+    """Return whether the letters of name (two or more) appear in option in order, from its first letter on."""
     letters = iter(option)
     return len(name) >= 2 and name[0] == option[:1] and all(c in letters for c in name)

@@ -1,7 +1,7 @@
-"""What flows between parts, described without torch: observations, actions, latents.
+"""Describes observations, actions and latents without torch.
 
-The core makes these from the environment's spaces and from the parts' configurations, and hands them to
-every component as one `Specs`.
+The core derives these specs from the environment's spaces and the parts' configurations, and passes them to every
+component as one `Specs`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One observation entry as a component sees it, after the core's preprocessing.
+    """One observation entry after the core's preprocessing, as components get it.
 
     kind "image": shape (C, H, W), float in [-0.5, 0.5]; 256 levels k -> k / 255 - 0.5.
     kind "vector": shape (n,), float, scaled by the core (`model.vector_scaling`).
@@ -46,7 +46,7 @@ class ObsSpec:
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """The action as components and policies see it: a float vector of width `dim`.
+    """The action in the form that components and policies use: a float vector of width `dim`.
 
     kind "discrete": one-hot of `dim` choices. kind "continuous": each entry in [-1, 1], which the core
     maps to the environment's bounds.
@@ -58,7 +58,7 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """The latent z an encoder emits: always a flat, differentiable float vector of width `dim`.
+    """The latent z of an encoder: always a flat, differentiable float vector of width `dim`.
 
     kind "gaussian": a reparameterised real vector with a density; "point": deterministic plus channel
     noise; "categorical": straight-through one-hots of `groups` x `classes`, flattened (dim = product).
@@ -72,10 +72,10 @@ class LatentSpec:
 
 @dataclass(frozen=True)
 class Specs:
-    """Everything a component may know about the others when it is built.
+    """Everything a component may know about the other components when it is built.
 
-    memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` is given h. decoder_memory: whether
-    the decoder's features hold h, or zeros in its place.
+    memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` gets h. decoder_memory: whether
+    the decoder's features contain h, or zeros instead.
     """
 
     obs: ObsSpec
@@ -87,5 +87,5 @@ class Specs:
 
     @property
     def feature_dim(self) -> int:
-        """Width F of features = cat(memory, z), the currency of heads, decoders and agents."""
+        """Return the width F of features = cat(memory, z), the input of heads, decoders and agents."""
         return self.memory_dim + self.latent.dim

@@ -1,4 +1,7 @@
-"""Trees of tensors: a tensor, a dict, tuple, list or dataclass of trees, or None. States, latents and distributions are such trees."""
+"""Maps functions over trees of tensors.
+
+A tree is a tensor, a dict, tuple, list or dataclass of trees, or None. States, latents and distributions are trees.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any: ...
 
 
 def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any:
-    """Apply fn to the tensors of trees of the same structure. Anything that is no tensor is taken from the first tree."""
+    """Apply fn to the tensors of trees of the same structure. All other leaves are taken from the first tree."""
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
     if isinstance(tree, dict):
@@ -39,7 +42,7 @@ def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any:
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """The tensors of a tree, in a fixed order."""
+    """Return the tensors of a tree, in a fixed order."""
     found: list[Tensor] = []
     tree_map(lambda leaf: found.append(leaf) or leaf, tree)
     return found
@@ -61,7 +64,7 @@ def repeat(tree: Any, count: int) -> Any:
 
 
 def where(mask: Tensor, tree: Any, other: Any) -> Any:
-    """Rows of `tree` where mask [N] is true, rows of `other` elsewhere."""
+    """Take rows of `tree` where mask [N] is true, and rows of `other` elsewhere."""
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(mask.reshape(-1, *[1] * (a.dim() - 1)), a, b)
@@ -70,15 +73,15 @@ def where(mask: Tensor, tree: Any, other: Any) -> Any:
 
 
 def detach(tree: Any) -> Any:
-    """The same tree, cut from the graph."""
+    """Return the same tree, detached from the graph."""
     return tree_map(lambda leaf: leaf.detach(), tree)
 
 
 def flatten_time(tree: Any) -> Any:
-    """[B, T, ...] leaves become [B * T, ...]."""
+    """Reshape [B, T, ...] leaves to [B * T, ...]."""
     return tree_map(lambda leaf: leaf.flatten(0, 1), tree)
 
 
 def unflatten_time(tree: Any, batch: int) -> Any:
-    """[B * T, ...] leaves become [B, T, ...]."""
+    """Reshape [B * T, ...] leaves to [B, T, ...]."""
     return tree_map(lambda leaf: torch.unflatten(leaf, 0, (batch, -1)), tree)

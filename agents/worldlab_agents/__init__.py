@@ -1,4 +1,4 @@
-"""Agents that act, learn or plan inside any world model."""
+"""Agents that act, plan or learn in any world model."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def worldlab_register(register) -> None:
         "random",
         "worldlab_agents.random:RandomAgent",
         config=RandomConfig,
-        summary="uniform actions: the baseline of every table",
+        summary="uniformly random actions, the baseline of all tables",
         api=1,
     )
     register.agent(
@@ -28,7 +28,7 @@ def worldlab_register(register) -> None:
         "planner",
         "worldlab_agents.planner:PlannerAgent",
         config=PlannerConfig,
-        summary="plans at every decision, by a search of your choice",
+        summary="plans at every decision with a configurable search",
         api=1,
     )
     register.agent(
@@ -47,7 +47,7 @@ def worldlab_register(register) -> None:
         config=PlannerConfig,
         variant_of="planner",
         preset={"search": "icem", "candidates": 256, "elites": 32, "execute": "best"},
-        summary="plans by CEM with coloured noise and kept elites",
+        summary="plans by CEM with coloured noise and reused elites",
         paper="Pinneri et al. 2020, arXiv:2008.06389",
         api=1,
     )
@@ -57,7 +57,7 @@ def worldlab_register(register) -> None:
         config=PlannerConfig,
         variant_of="planner",
         preset={"search": "mppi"},
-        summary="plans by path integrals",
+        summary="plans by model predictive path integrals",
         paper="Williams et al. 2015, arXiv:1509.01149",
         api=1,
     )
@@ -65,7 +65,7 @@ def worldlab_register(register) -> None:
         "tdmpc",
         "worldlab_agents.tdmpc:TDMPCAgent",
         config=TDMPCConfig,
-        summary="short plans towards a learned value, with a learned policy to start from",
+        summary="short plans with a learned terminal value, initialised by a learned policy",
         paper="Hansen et al. 2023, arXiv:2310.16828",
         api=1,
     )
@@ -101,7 +101,7 @@ def worldlab_register(register) -> None:
         "cma",
         "worldlab_agents.cma:CMAAgent",
         config=CMAConfig,
-        summary="a small controller, evolved with CMA-ES in dreams or in the environment",
+        summary="a small controller, optimised by CMA-ES in dreams or in the environment",
         paper="Ha & Schmidhuber 2018, arXiv:1803.10122",
         api=1,
     )

@@ -1,4 +1,4 @@
-"""A policy network, its actions kept within bounds, and the scale of returns: shared by agents that learn a policy."""
+"""Shared by agents that learn a policy: the policy network, bounded actions, and the scale of returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from worldlab.specs import Specs
 
 
 class Actor(nn.Module):
-    """features [*, F] -> a distribution over encoded actions: Normal with tanh mean and bounded std, or one OneHot."""
+    """A policy that maps features [*, F] to a distribution over encoded actions: a Normal with tanh mean and bounded
+    std, or a OneHot.
+    """
 
     def __init__(self, specs: Specs, units: int, layers: int, min_std: float, unimix: float):
         super().__init__()
@@ -20,7 +22,7 @@ class Actor(nn.Module):
         self.min_std, self.unimix = min_std, unimix
         outputs = action.dim if self.discrete else 2 * action.dim
         self.net = mlp(specs.feature_dim, units, layers, outputs)
-        with torch.no_grad():  # start near uniform: no direction is preferred before anything was learned
+        with torch.no_grad():  # start near uniform, without a preferred action
             self.net[-1].weight.mul_(0.01)  # type: ignore[operator,union-attr]
             self.net[-1].bias.zero_()  # type: ignore[operator,union-attr]
 
@@ -32,18 +34,20 @@ class Actor(nn.Module):
         return Normal(torch.tanh(mean), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
 
 
-def bounded(action: Tensor) -> Tensor:
-    """Clip a continuous action to [-1, 1], as the environment will; the gradient passes straight through, as in Dreamer's
-    truncated normal (arXiv:2010.02193, its code).
+def clip_action(action: Tensor) -> Tensor:
+    """Clip a continuous action to [-1, 1], as the environment will. The gradient passes straight through, as in
+    Dreamer's truncated normal (arXiv:2010.02193, its code).
 
-    So a sample beyond a bound still pulls the policy, which a plain clip would leave without a gradient; the price is a bias of
-    the pathwise gradient where many are clipped: widths shrink two to three times as fast (`gradient = "reinforce"` has none).
+    So a sample beyond a bound still trains the policy, which a plain clip would leave without a gradient. The cost is a
+    bias of the pathwise gradient where many samples are clipped: stds shrink two to three times as fast (`gradient =
+    "reinforce"` has no such bias).
     """
     return action + (action.clamp(-1, 1) - action).detach()
 
 
 def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
-    """log-probability [*] of an action [*, A] that `bounded` has clipped: a density inside, a mass at the bounds.
+    """Return the log-probability [*] of an action [*, A] clipped by `clip_action`: a density inside, a mass at the
+    bounds.
 
     The density alone would bias the score function wherever a wide policy is clipped.
     """
@@ -53,10 +57,10 @@ def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
 
 
 class ReturnRange(nn.Module):
-    """The scale of returns: a moving average of their 5th to 95th percentile range, never below 1. Returns that are not finite
-    do not count: the trainer skips such an update, and the average must not remember it.
+    """The scale of returns: a moving average of the range from their 5th to 95th percentile, at least 1. Non-finite
+    returns are ignored: the trainer skips such an update, and the average must not contain it.
 
-    Dividing by it makes one entropy weight fit all tasks; the floor keeps sparse rewards from being blown up
+    Dividing by it makes one entropy weight suit all tasks. The minimum of 1 keeps sparse rewards from being amplified
     (arXiv:2301.04104, eq. 11).
     """
 
@@ -71,7 +75,7 @@ class ReturnRange(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        """Take in returns of any shape and give the scale."""
+        """Update with returns of any shape and return the scale."""
         finite = returns[returns.isfinite()].float()
         if len(finite):
             low, high = torch.quantile(finite, torch.tensor([0.05, 0.95], device=returns.device))
@@ -83,7 +87,9 @@ class ReturnRange(nn.Module):
         return (self.high - self.low).clamp(min=1.0)
 
 
-def draw(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
-    """Actions [N, A] drawn from a policy at features [N, F], within their bounds, differentiable with respect to the policy."""
+def sample_action(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:
+    """Sample actions [N, A] from a policy at features [N, F], within bounds, differentiable with respect to the
+    policy.
+    """
     action = actor(features).sample(generator)
-    return action if actor.discrete else bounded(action)
+    return action if actor.discrete else clip_action(action)

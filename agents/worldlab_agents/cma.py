@@ -1,4 +1,5 @@
-"""A small controller on features, evolved with CMA-ES: in dreams, or by the episodes played while collecting.
+"""A small controller on features, optimised by CMA-ES on dreamt returns or on the episodes collected from the
+environment.
 
 Ha & Schmidhuber 2018 (World Models), arXiv:1803.10122, section 3.3; Hansen 2016 (CMA-ES), arXiv:1604.00772, as pycma.
 """
@@ -23,18 +24,18 @@ from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
-from worldlab_agents.components import LOOKS, PrincipalComponents
+from worldlab_agents.components import FIT_BATCHES, PrincipalComponents
 from worldlab_agents.configs import CMAConfig
-from worldlab_agents.sb3 import starts_of
+from worldlab_agents.sb3 import make_starts
 
 UNASSIGNED = -1
 
 
 @dataclass(frozen=True)
 class Controller:
-    """tanh(W f + b), or the largest of W f + b for discrete actions; with `hidden`, a tanh layer in between.
+    """The controller tanh(W f + b), or argmax of W f + b for discrete actions; `hidden` adds a tanh layer.
 
-    Its weights come from outside, one row each, so that a whole population acts in one batch.
+    Weights are passed in, one row each, so that a whole population acts in one batch.
     """
 
     features: int
@@ -44,21 +45,21 @@ class Controller:
 
     @property
     def size(self) -> int:
-        """Numbers in a controller."""
+        """Number of weights in a controller."""
         return self._inner_size + self.actions * ((self.hidden or self.features) + 1)
 
     @property
     def _inner_size(self) -> int:
         return self.hidden * (self.features + 1)
 
-    def acting_like(self, action: Tensor) -> Tensor:
-        """Weights [size] of the controller that takes the encoded action [A] whatever it sees; all 0 for an action of 0."""
+    def constant_action_weights(self, action: Tensor) -> Tensor:
+        """Return weights [size] of a controller that always takes the encoded action [A]; all 0 for an action of 0."""
         weights = torch.zeros(self.size)
         weights[self._inner_size :].view(self.actions, -1)[:, -1] = torch.atanh(action)
         return weights
 
     def __call__(self, weights: Tensor, features: Tensor) -> Tensor:
-        """weights [N, size], features [N, F] -> encoded actions [N, A]."""
+        """Return encoded actions [N, A] for weights [N, size] and features [N, F]."""
         x, used = features, self._inner_size
         if self.hidden:
             x = torch.tanh(_affine(weights[:, :used], x, self.hidden))
@@ -73,12 +74,12 @@ def _affine(weights: Tensor, x: Tensor, outputs: int) -> Tensor:
 
 @final
 class CMAAgent(Agent):
-    """Evolves a controller. Judged by its mean, or by an average of its means; while collecting (real), each episode is
-    played by one candidate, and an environment that has played all of its candidates waits for the generation to end.
-    generation, the one at which this search began, playing (whether episodes have begun to judge), mean, average and step size
-    are saved with the weights.
+    """Optimises a controller. Evaluation uses the search mean, or an average of the means. While collecting (where =
+    "real") one candidate plays each episode, and an environment whose candidates are all evaluated waits for the
+    generation to end. The checkpoint holds mean, average, step size, generation, the generation at which the current
+    search began, and playing (whether episodes already evaluate candidates).
 
-    What CMA-ES has learned of the landscape beyond mean and step size begins anew when a run resumes.
+    The rest of CMA-ES's state, such as the covariance, is reset when a run resumes.
     """
 
     mean: Tensor
@@ -103,7 +104,9 @@ class CMAAgent(Agent):
         self.components = PrincipalComponents(specs.feature_dim, config.components) if config.components else None
         inputs = config.components or specs.feature_dim
         self.controller = Controller(inputs, specs.action.dim, discrete, config.hidden)
-        self.register_buffer("mean", self.controller.acting_like(_first_action(config, discrete, specs.action.dim)))
+        self.register_buffer(
+            "mean", self.controller.constant_action_weights(_first_action(config, discrete, specs.action.dim))
+        )
         self.register_buffer("average", self.mean.clone())
         self.register_buffer("sigma", torch.tensor(config.sigma))
         self.register_buffer("generation", torch.zeros((), dtype=torch.long))
@@ -112,7 +115,7 @@ class CMAAgent(Agent):
         self.updates = 0
         self._strategy: Any = None
         self._population = torch.zeros(0, self.controller.size)
-        self._asked: list[np.ndarray] = []
+        self._candidates: list[np.ndarray] = []
         self._fitness: list[list[float]] = []
         self._numpy = np.random.default_rng(0)
         self._reported: dict[str, float] = {}
@@ -139,26 +142,26 @@ class CMAAgent(Agent):
             self._begin_playing(generator)
         candidate, count = state["candidate"].clone(), len(self._fitness)
         for row in torch.nonzero(candidate == UNASSIGNED)[:, 0].tolist():
-            index = self._next(row, len(features))
+            index = self._next_candidate(row, len(features))
             candidate[row] = UNASSIGNED if index is None else int(self.generation) * count + index
         return self.controller(self._population[candidate.clamp(min=0) % count], inputs), {"candidate": candidate}
 
     def _inputs(self, features: Tensor) -> Tensor:
-        """What the controller reads of features [N, F]."""
+        """Return the controller's inputs for features [N, F]."""
         return features if self.components is None else self.components(features)
 
-    def _next(self, row: int, rows: int) -> int | None:
-        """The candidate that is to be played next in one of the environments; None if all of its are judged."""
+    def _next_candidate(self, row: int, rows: int) -> int | None:
+        """Return the next candidate to play in this environment; None if all its candidates are evaluated."""
         mine = range(row, len(self._fitness), rows)
         return next((index for index in mine if len(self._fitness[index]) < self.config.episodes), None)
 
-    def resting(self, state: State) -> Tensor:
-        """Rows that have played all of their candidates wait for the others."""
+    def idle(self, state: State) -> Tensor:
+        """Return which environments wait because all their candidates are evaluated."""
         waits = state["candidate"] == UNASSIGNED
         return torch.zeros_like(waits) if self.config.where == "dream" else waits
 
-    def episode_over(self, state: State, ret: float) -> None:
-        """An episode of one environment ended with return `ret`; state: its row of the agent's state."""
+    def after_episode(self, state: State, ret: float) -> None:
+        """Record that an episode ended with return `ret`; state: the environment's row of the agent's state."""
         candidate = int(state["candidate"])
         if self.config.where == "dream" or candidate == UNASSIGNED or not self._fitness:
             return
@@ -166,40 +169,40 @@ class CMAAgent(Agent):
         self._fitness[index].append(ret)
         if all(len(scores) == self.config.episodes for scores in self._fitness):
             means = [float(np.mean(scores)) for scores in self._fitness]
-            self._tell(means)
+            self._update_strategy(means)
             self._fitness = []
             self._reported = {"fitness": float(np.mean(means)), "best": max(means)}
 
-    def progress(self) -> dict[str, float]:
-        """Mean and best score of the last generation that was played, the step size, and how many generations there were."""
+    def metrics(self) -> dict[str, float]:
+        """Return mean and best score of the last evaluated generation, the step size, and the number of generations."""
         return {**self._reported, "sigma": float(self.sigma), "generation": float(self.generation)}
 
     def _begin_playing(self, generator: torch.Generator) -> None:
-        if self.components is not None and not self.components.settled:
+        if self.components is not None and not self.components.fitted:
             raise ConfigError(
-                "agent.components are measured in the agent's first updates, and it is to act before them",
-                fix=f"--train.pretrain-agent {LOOKS} at least",
+                "agent.components are measured in the agent's first updates, but it must act before them",
+                fix=f"--train.pretrain-agent {FIT_BATCHES} at least",
             )
         if self.config.where == "both" and not self.playing:
-            self._strategy = None  # dreams have narrowed the search down to what is good in dreams
+            self._strategy = None  # the search in dreams has narrowed to what scores well in dreams
             self.sigma.fill_(self.config.sigma)
             self.began.copy_(self.generation)
         self.playing.fill_(True)
-        self._ask(generator)
+        self._sample_generation(generator)
 
-    # ---- evolving ----
+    # ---- optimisation ----
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
         self.updates += 1
-        if self.components is not None and not self.components.settled:
-            self.components.look(model.features(seen.carry))
+        if self.components is not None and not self.components.fitted:
+            self.components.update(model.features(seen.carry))
             return {}
         dreams = self.config.where == "dream" or (self.config.where == "both" and not self.playing)
         if not dreams or self.updates % self.config.every:
             return {}
-        self._ask(generator)
-        scores = self.dreamt(model, seen, self._population, generator)
-        self._tell(scores.tolist())
+        self._sample_generation(generator)
+        scores = self.evaluate_in_dreams(model, seen, self._population, generator)
+        self._update_strategy(scores.tolist())
         self._fitness = []
         return {
             "agent/fitness": scores.mean(),
@@ -212,10 +215,12 @@ class CMAAgent(Agent):
         return {}
 
     @torch.no_grad()
-    def dreamt(self, model: WorldModel, seen: Experience, population: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean discounted return [P] of each controller [P, size], dreamt from the same states."""
+    def evaluate_in_dreams(
+        self, model: WorldModel, seen: Experience, population: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the mean discounted return [P] of each controller [P, size], dreamt from the same states."""
         config, count = self.config, len(population)
-        starts = starts_of(seen)(config.rollouts, generator)
+        starts = make_starts(seen)(config.rollouts, generator)
         carry = tree.tree_map(lambda leaf: leaf.repeat(count, *[1] * (leaf.dim() - 1)), starts)
         weights = population.repeat_interleave(config.rollouts, 0).to(model.device)
         features = model.features(carry)
@@ -228,21 +233,21 @@ class CMAAgent(Agent):
             alive = alive * config.gamma * cont
         return total.unflatten(0, (count, config.rollouts)).mean(1)
 
-    def _ask(self, generator: torch.Generator) -> None:
-        """Draw the next generation."""
+    def _sample_generation(self, generator: torch.Generator) -> None:
+        """Sample the next generation."""
         if self._strategy is None:
             self._strategy = _strategy(self.mean, self.sigma, self.config, self._draw)
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         self._numpy = np.random.default_rng(seed)
-        self._asked = self._strategy.ask()
-        self._population = torch.from_numpy(np.stack(self._asked)).to(self.mean)
-        self._fitness = [[] for _ in self._asked]
+        self._candidates = self._strategy.ask()
+        self._population = torch.from_numpy(np.stack(self._candidates)).to(self.mean)
+        self._fitness = [[] for _ in self._candidates]
 
     def _draw(self, *shape: int) -> np.ndarray:
-        """pycma's noise, from the stream of the agent."""
+        """Draw pycma's noise from the agent's random stream."""
         return self._numpy.standard_normal(shape)
 
-    def _tell(self, scores: list[float]) -> None:
+    def _update_strategy(self, scores: list[float]) -> None:
         count = int(self.generation - self.began) + 1
         if self.config.settle:
             self._strategy.sp.cmean = min(1.0, self.config.settle / count)
@@ -250,10 +255,10 @@ class CMAAgent(Agent):
         losses = [-score if math.isfinite(score) else 1e30 for score in scores]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The very arrays it drew: it would take rounded ones for strangers and shorten them.
-            self._strategy.tell(self._asked, losses)
+            # Pass the same arrays: pycma would treat rounded copies as foreign solutions and rescale them.
+            self._strategy.tell(self._candidates, losses)
         self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
-        # As if it had begun at the first mean: where the search started is nothing to be judged by.
+        # Bias correction: the initial mean gets no weight in the average.
         decay = self.config.averaging
         self.average.lerp_(self.mean, (1 - decay) / (1 - decay**count))
         self.sigma.fill_(float(self._strategy.sigma))
@@ -261,7 +266,9 @@ class CMAAgent(Agent):
 
 
 def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
-    """The encoded action [A] of `first_action`, 0 where none is given. Raises: ConfigError if it does not fit."""
+    """Return the encoded action [A] of `first_action`, 0 if unset. Raises: ConfigError if it does not match the action
+    space.
+    """
     given = config.first_action
     if not given:
         return torch.zeros(dim)
@@ -269,16 +276,16 @@ def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
         kind = "discrete" if discrete else f"{dim} numbers"
         raise ConfigError(
             f"agent.first_action has {len(given)} numbers, and the actions are {kind}",
-            cause=f"got {list(given)}; it takes one number between -1 and 1 for each, of continuous actions",
-            fix="leave agent.first_action out to begin in the middle",
+            cause=f"got {list(given)}; expected one number between -1 and 1 for each continuous action",
+            fix="leave agent.first_action unset to start from the middle of each range",
         )
     return torch.tensor(given)
 
 
 def _strategy(mean: Tensor, sigma: Tensor, config: CMAConfig, noise: Callable[..., np.ndarray]) -> Any:
-    import cma  # seconds: only who evolves pays
+    import cma  # takes seconds, so only this agent imports it
 
     options = {"popsize": config.population, "verbose": -9, "seed": math.nan, "randn": noise}
-    # Beyond a few hundred numbers the full covariance costs more than it finds in a run's budget of generations.
+    # Beyond a few hundred weights the full covariance is not learned within a run's generations.
     options["CMA_diagonal"] = {"full": False, "diagonal": True, "auto": len(mean) > 300}[config.covariance]
     return cma.CMAEvolutionStrategy(mean.double().cpu().numpy(), float(sigma), options)

@@ -1,17 +1,18 @@
-"""Principal components of features: few coordinates of equal variance, in which a search has few directions to try."""
+"""Principal components of features: few coordinates of equal variance, which reduce the dimensions of a search."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-LOOKS = 20
-"""Batches that the components are measured on."""
+FIT_BATCHES = 20
+"""Number of batches on which the components are computed."""
 
 
 class PrincipalComponents(nn.Module):
-    """x [N, F] -> [N, k]: the k directions of most variance, each scaled to variance 1 / k, so that together they weigh as
-    much as a bias of 1. Measured once, on the first LOOKS batches it is shown. Jolliffe 2002, Principal Component Analysis.
+    """A projection from x [N, F] to the k directions of most variance [N, k], each scaled to variance 1 / k, so that
+    together they weigh as much as a bias of 1. Computed once, on the first FIT_BATCHES batches. Jolliffe 2002,
+    Principal Component Analysis.
     """
 
     looks: Tensor
@@ -31,21 +32,21 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("basis", torch.zeros(components, features))
 
     @property
-    def settled(self) -> bool:
+    def fitted(self) -> bool:
         """Whether the directions are fixed."""
-        return int(self.looks) >= LOOKS
+        return int(self.looks) >= FIT_BATCHES
 
     @torch.no_grad()
-    def look(self, features: Tensor) -> None:
-        """Count rows [N, F] in; nothing changes any more once it is settled."""
-        if self.settled:
+    def update(self, features: Tensor) -> None:
+        """Add rows [N, F] to the moments; does nothing once the components are fitted."""
+        if self.fitted:
             return
         rows = features.double()
         self.looks += 1
         self.count += len(rows)
         self.total += rows.sum(0)
         self.outer += rows.T @ rows
-        if self.settled:
+        if self.fitted:
             self._fit()
 
     def _fit(self) -> None:
@@ -53,7 +54,7 @@ class PrincipalComponents(nn.Module):
         covariance = self.outer / self.count - torch.outer(mean, mean)
         variance, vectors = torch.linalg.eigh(covariance)  # ascending
         kept = len(self.basis)
-        # A direction in which nothing was seen to vary would be magnified without bound; where none varies at all, none is.
+        # Bounds the scale of directions with almost no variance; if no direction varies at all, none is amplified.
         least = max(1e-6 * float(variance[-1]), 1e-8)
         scale = variance[-kept:].clamp(min=least).rsqrt() / kept**0.5
         self.basis.copy_((vectors[:, -kept:] * scale).T.flip(0))

@@ -1,7 +1,7 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
-Two things differ by default: the gradient is pathwise where it can be (DreamerV2's way for continuous actions), and returns are
-bootstrapped with the slow critic, a target network (`slow_target`).
+Two defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), and returns
+bootstrap with the slow critic, a target network (`slow_target`).
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from worldlab.nn import ema_update
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import Dream, WorldModel
-from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
+from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
-    """Returns at features[:, 0..H-1]. reward, discount [N, H] belong to arrival at k+1; value [N, H+1].
+    """Return lambda-returns at features[:, 0..H-1]. reward, discount [N, H] belong to arrival at k+1; value [N, H+1].
 
-    R_k = r_{k+1} + d_{k+1} ((1 - lambda) v_{k+1} + lambda R_{k+1}), R_H = v_H. Sutton & Barto 2018, section 12.3.
+        R_k = r_{k+1} + d_{k+1} ((1 - lambda) v_{k+1} + lambda R_{k+1}), R_H = v_H
+
+    Sutton & Barto 2018, section 12.3.
     """
-    following = value[:, -1]
+    next_return = value[:, -1]
     returns = []
     for k in reversed(range(reward.shape[1])):
-        following = reward[:, k] + discount[:, k] * ((1 - lambda_) * value[:, k + 1] + lambda_ * following)
-        returns.append(following)
+        next_return = reward[:, k] + discount[:, k] * ((1 - lambda_) * value[:, k + 1] + lambda_ * next_return)
+        returns.append(next_return)
     return torch.stack(returns[::-1], 1)
 
 
 @dataclass(frozen=True)
 class _Targets:
-    """What one dream teaches: returns and weights [N, H]; value [N, H+1] as expected; scale of the returns."""
+    """Training targets from one dream: returns and weights [N, H]; predicted value [N, H+1]; scale of the returns."""
 
     returns: Tensor
     weight: Tensor
@@ -51,15 +53,15 @@ class _Targets:
 
 @final
 class DreamerAgent(Agent):
-    """Learns an actor and a two-hot critic on imagined steps; acts with the actor."""
+    """Trains an actor and a two-hot critic on imagined steps; acts with the actor."""
 
     def __init__(self, config: DreamerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
         self.continuous = specs.action.kind == "continuous"
         self.actor = Actor(specs, config.units, config.layers, config.min_std, config.unimix)
-        # Averaged weights judge better than the last iterate: a policy gradient circles around its optimum
-        # (Polyak & Juditsky 1992). Exploring goes on with the iterate.
+        # Averaged weights perform better than the last iterate: a policy gradient circles around its optimum
+        # (Polyak & Juditsky 1992). Exploration uses the last iterate.
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = TwoHotHead(specs.feature_dim, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -75,10 +77,10 @@ class DreamerAgent(Agent):
         explore: bool,
     ) -> tuple[Tensor, State]:
         action = self.actor(features).sample(generator) if explore else self.averaged_actor(features).mode
-        return (bounded(action) if self.continuous else action).detach(), state
+        return (clip_action(action) if self.continuous else action).detach(), state
 
     def value(self, features: Tensor) -> Tensor:
-        """What is expected from features [*, F]: [*]. Gradients reach the features and no critic."""
+        """Return the value [*] of features [*, F]. Gradients reach the features and no critic."""
         if self.config.slow_target:
             return self.slow_critic(features).mean
         frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
@@ -95,9 +97,11 @@ class DreamerAgent(Agent):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
-            dream = model.imagine(seen.carry, lambda f: self._explore(f, generator), self.config.horizon, generator)
+            dream = model.imagine(
+                seen.carry, lambda f: self._sample_action(f, generator), self.config.horizon, generator
+            )
             targets = self._targets(dream, seen)
-        before = dream.features[:, :-1].detach().contiguous()  # a strided input would make every linear layer a bmm
+        before = dream.features[:, :-1].detach().contiguous()  # a strided input would make linear layers a bmm
         policy = self.actor(before)
         entropy = policy.entropy()
         if pathwise:
@@ -118,7 +122,7 @@ class DreamerAgent(Agent):
         return {"actor": actor_loss, "critic": critic_loss}, {k: v.detach() for k, v in metrics.items()}
 
     def _pathwise(self, model: WorldModel) -> bool:
-        """Differentiate the returns through the dream, or use the score function: chosen by ability."""
+        """Return whether to differentiate returns through the dream; otherwise use the score function."""
         if self.config.gradient != "auto":
             return self.config.gradient == "pathwise"
         return self.continuous and model.dynamics.reparameterised
@@ -126,24 +130,24 @@ class DreamerAgent(Agent):
     def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
         return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
-    def _explore(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        # The actor decides from what it is given; only the action carries gradient back into the dream.
+    def _sample_action(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        # The actor's input is detached; only the action carries a gradient back into the dream.
         action = self.actor(features.detach()).sample(generator)
-        return bounded(action) if self.continuous else action
+        return clip_action(action) if self.continuous else action
 
     def _targets(self, dream: Dream, seen: Experience) -> _Targets:
         value = self.value(dream.features)
         discount = self.config.gamma * dream.cont
         returns = lambda_returns(dream.reward, discount, value, self.config.lambda_)
-        # A step counts by the probability that the dream is still going on there, from the start's own ending.
+        # A step is weighted by the probability that the episode continues up to it, including the start state.
         alive = torch.cat([seen.cont[:, None], discount[:, :-1]], 1).cumprod(1).detach()
         return _Targets(returns, alive, value.detach(), self.range.update(returns.detach()))
 
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
         prediction = self.critic(features)
         fit = -prediction.log_prob(targets.returns.detach())
-        steady = -prediction.log_prob(targets.value[:, :-1])
-        return (targets.weight * (fit + self.config.slow_weight * steady)).mean()
+        slow_fit = -prediction.log_prob(targets.value[:, :-1])
+        return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)

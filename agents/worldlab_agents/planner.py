@@ -1,6 +1,7 @@
-"""Agents that plan: at every step they search the dream for the best plan, take its first action, and search again.
+"""Planning agents: at every step they search in imagination for the best plan, execute its first action, and search
+again.
 
-Model predictive control with a learned model, as PlaNet does it: Hafner et al. 2018, arXiv:1811.04551, algorithm 2.
+This is model predictive control with a learned model, as in PlaNet: Hafner et al. 2018, arXiv:1811.04551, algorithm 2.
 """
 
 from __future__ import annotations
@@ -17,29 +18,38 @@ from worldlab.interfaces import Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
-from worldlab_agents.actor import draw
+from worldlab_agents.actor import sample_action
 from worldlab_agents.configs import DreamerConfig, PlannerConfig
 from worldlab_agents.dreamer import DreamerAgent
-from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, Found, PlanningTask, SearchRule, boltzmann, propose, search, top
+from worldlab_agents.plans import initial_plans, planning_state, restore_plans
+from worldlab_agents.search import (
+    Budget,
+    PlanningTask,
+    SearchResult,
+    SearchRule,
+    propose,
+    search,
+    weigh_boltzmann,
+    weigh_elites,
+)
 from worldlab_agents.stopwatch import Stopwatch
 
 
-def rule_of(config: PlannerConfig) -> SearchRule:
-    """Return how a planner searches: the only thing in which planners differ."""
+def make_search_rule(config: PlannerConfig) -> SearchRule:
+    """Build the search rule of a configuration, the only difference between planners."""
     if config.search == "icem":
-        return SearchRule(top(config.elites), config.beta, config.keep, config.min_std, config.reused)
+        return SearchRule(weigh_elites(config.elites), config.beta, config.keep, config.min_std, config.reused)
     if config.search == "mppi":
-        return SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
-    return SearchRule(top(config.elites), keep=config.keep, floor=config.min_std)
+        return SearchRule(weigh_boltzmann(config.temperature, config.elites), floor=config.min_std)
+    return SearchRule(weigh_elites(config.elites), keep=config.keep, floor=config.min_std)
 
 
-def _guide_of(config: PlannerConfig) -> DreamerConfig:
-    """The guide's settings. Raises: ConfigError if its value discounts otherwise than the plans it is added to."""
+def _guide_config(config: PlannerConfig) -> DreamerConfig:
+    """Return the guide's settings. Raises: ConfigError if its value and the plans have different discounts."""
     if config.guide_with.gamma != config.gamma:
         raise ConfigError(
             f"agent.gamma is {config.gamma:g} and agent.guide_with.gamma {config.guide_with.gamma:g}",
-            cause="the guide's value is what the plan's rewards go on with: both need one discount",
+            cause="the guide's value continues the plan's rewards, so both need the same discount",
             fix=f"--agent.gamma {config.gamma:g} --agent.guide-with.gamma {config.gamma:g}",
         )
     return config.guide_with
@@ -47,21 +57,23 @@ def _guide_of(config: PlannerConfig) -> DreamerConfig:
 
 @final
 class PlannerAgent(Agent):
-    """Plans with the rule of its configuration. Its state is the last plan, from which the next search starts."""
+    """Plans with the search rule of its configuration. Its state is the last plan, which initialises the next
+    search.
+    """
 
     def __init__(self, config: PlannerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
         self.specs = specs
-        self.rule = rule_of(config)
+        self.rule = make_search_rule(config)
         decay = config.decay if config.search == "icem" else 1.0
-        self.budget = Budget(config.candidates, config.iterations, decay, config.budget_ms, least=2 * config.elites)
+        self.budget = Budget(config.candidates, config.iterations, decay, config.budget_ms, minimum=2 * config.elites)
         self.noise = config.exploration
-        self.guide = DreamerAgent(_guide_of(config), specs) if config.guide else None
-        self.watch = Stopwatch(config.budget_ms)
+        self.guide = DreamerAgent(_guide_config(config), specs) if config.guide else None
+        self.stopwatch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
-        """The plan that prefers nothing, and no elites yet: their place is taken by the plan itself."""
+        """Return the initial plan without preferences. It also fills the places of the elites."""
         plans = initial_plans(n, self.config.horizon, self.specs.action, self.device)
         return planning_state(plans, plans.best[:, None].expand(-1, self.rule.elites, -1, -1))
 
@@ -75,21 +87,21 @@ class PlannerAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        found = self.plan(model, carry, state, generator)
-        chosen = found.best if self.config.execute == "best" else found.plans.best
-        return chosen[:, 0], found.carried_on(self.rule.elites)
+        result = self.plan(model, carry, state, generator)
+        chosen = result.best if self.config.execute == "best" else result.plans.best
+        return chosen[:, 0], result.next_state(self.rule.elites)
 
-    def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> Found:
+    def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> SearchResult:
         """Search for the best plan from a carry [N, ...]."""
-        self.watch.start()
+        self.stopwatch.start()
         value, proposals, guide = None, None, self.guide
         if guide is not None:
             value = guide.value
-            policy, count = partial(draw, guide.actor, generator=generator), self.config.proposals
+            policy, count = partial(sample_action, guide.actor, generator=generator), self.config.proposals
             proposals = propose(model, carry, policy, count, self.config.horizon, generator)
         task = PlanningTask(model, carry, self.config.gamma, self.config.noise, value)
-        plans, kept = plans_of(state), state["elites"]
-        return search(task, plans, self.rule, self.budget, generator, kept, proposals, self.watch)
+        plans, previous_elites = restore_plans(state), state["elites"]
+        return search(task, plans, self.rule, self.budget, generator, previous_elites, proposals, self.stopwatch)
 
     def players(self) -> dict[str, Player]:
         return {} if self.guide is None else self.guide.players()

@@ -1,4 +1,4 @@
-"""The baseline: actions drawn uniformly, nothing learned."""
+"""The random baseline: uniform actions, no learning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worldlab_agents.configs import RandomConfig
 
 
 def uniform_action(specs: Specs, n: int, generator: torch.Generator) -> Tensor:
-    """n encoded actions drawn uniformly from the action space: [n, A]."""
+    """Sample n encoded actions uniformly from the action space: [n, A]."""
     if specs.action.kind == "discrete":
         choice = torch.randint(specs.action.dim, (n,), generator=generator, device=generator.device)
         return F.one_hot(choice, specs.action.dim).float()
@@ -26,7 +26,7 @@ def uniform_action(specs: Specs, n: int, generator: torch.Generator) -> Tensor:
 
 @final
 class RandomAgent(Agent):
-    """Uniform over the action space, when exploring and when judged."""
+    """Acts uniformly at random, in collection and in evaluation."""
 
     def __init__(self, config: RandomConfig, specs: Specs) -> None:
         super().__init__(config, specs)

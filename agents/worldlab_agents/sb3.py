@@ -1,7 +1,7 @@
-"""Stable-Baselines3's own algorithms, trained inside the dream: their code, their losses, their optimisers.
+"""Algorithms of Stable-Baselines3, trained in imagination with their own code, losses and optimisers.
 
-Raffin et al. 2021, JMLR 22(268). The dream is a VecEnv (worldlab.evaluation.dream_env); every `every` updates of the world model
-the algorithm learns for a while in dreams that start at fresh posterior states of replayed experience.
+Raffin et al. 2021, JMLR 22(268). The dream is a VecEnv (worldlab.evaluation.dream_env). Every `every` updates of the
+world model the algorithm trains for a round in dreams that start at current posterior states of replayed experience.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.agent import Agent, Experience
 from worldlab.errors import ConfigError
-from worldlab.evaluation.dream_env import Dreamer, DreamVecEnv, Starts, dream_action_space, feature_space
+from worldlab.evaluation.dream_env import DreamPool, DreamVecEnv, Starts, dream_action_space, feature_space
 from worldlab.interfaces import State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
@@ -38,14 +38,16 @@ SPACES = {
     "PPO": spaces.Space, "A2C": spaces.Space, "DQN": spaces.Discrete,
     "SAC": spaces.Box, "TD3": spaces.Box, "DDPG": spaces.Box,
 }  # fmt: skip
-"""The action spaces an algorithm can do with."""
+"""The action space that each algorithm supports."""
 
 
 @contextmanager
-def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Within: the global random streams, which Stable-Baselines3 draws from, are seeded from ours; restored after."""
+def seed_global_streams(generator: torch.Generator) -> Iterator[None]:
+    """Within the block, seed the global random streams, which Stable-Baselines3 uses, from `generator`; restore them
+    afterwards.
+    """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    kept = np.random.get_state(), random.getstate()
+    previous = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -53,17 +55,17 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
         try:
             yield
         finally:
-            np.random.set_state(kept[0])
-            random.setstate(kept[1])
+            np.random.set_state(previous[0])
+            random.setstate(previous[1])
 
 
-class Blank(VecEnv):
-    """Nothing but spaces: what an algorithm is built with before there is a dream."""
+class PlaceholderVecEnv(VecEnv):
+    """An environment with spaces only, which an algorithm is built with before a dream exists."""
 
     render_mode = None
 
     def reset(self) -> Any:
-        raise AssertionError("a blank environment cannot be stepped")
+        raise AssertionError("a placeholder environment cannot be stepped")
 
     def step_async(self, actions: Any) -> None:
         self.reset()
@@ -88,16 +90,18 @@ class Blank(VecEnv):
 
 
 def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
-    """The algorithm of a configuration, over features. Raises: ConfigError where it cannot do with the action space."""
+    """Build the algorithm of a configuration, over features. Raises: ConfigError if it does not support the action
+    space.
+    """
     action = dream_action_space(specs.action)
     if not isinstance(action, SPACES[config.algorithm]):
-        fitting = ", ".join(name.lower() for name, kind in SPACES.items() if isinstance(action, kind))
+        supporting = ", ".join(name.lower() for name, kind in SPACES.items() if isinstance(action, kind))
         raise ConfigError(
-            f"{config.algorithm} cannot do with {specs.action.kind} actions",
+            f"{config.algorithm} does not support {specs.action.kind} actions",
             cause=f"the environment's actions are {specs.action.kind}",
-            fix=f"--agent sb3 --agent.algorithm NAME, one that can: {fitting}",
+            fix=f"--agent sb3 --agent.algorithm NAME, with one of: {supporting}",
         )
-    env = Blank(config.num_envs, feature_space(specs), action)
+    env = PlaceholderVecEnv(config.num_envs, feature_space(specs), action)
     options: dict[str, Any] = {
         "gamma": config.gamma,
         "learning_rate": config.learning_rate,
@@ -110,11 +114,11 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
             buffer_size=max(config.buffer, config.num_envs), batch_size=config.batch_size, learning_starts=0,
             train_freq=1, gradient_steps=config.gradient_steps,
         )  # fmt: skip
-        if config.algorithm == "DQN":  # by default it syncs its target every 10,000 steps, tens of rounds of dreams
+        if config.algorithm == "DQN":  # its default updates the target every 10,000 steps, which is tens of rounds
             options.update(target_update_interval=config.steps, exploration_final_eps=config.exploration)
-        if config.algorithm in ("TD3", "DDPG"):  # dreams are all it learns from, and its policy tries nothing by itself
-            still = np.zeros(specs.action.dim)
-            options["action_noise"] = NormalActionNoise(still, still + config.exploration)
+        if config.algorithm in ("TD3", "DDPG"):  # it trains on dreams only, and its policy is deterministic
+            zeros = np.zeros(specs.action.dim)
+            options["action_noise"] = NormalActionNoise(zeros, zeros + config.exploration)
     else:
         options.update(n_steps=max(1, config.steps // config.num_envs), ent_coef=config.entropy)
         if options["n_steps"] * config.num_envs < 2:
@@ -126,13 +130,13 @@ def build_algorithm(config: SB3Config, specs: Specs) -> BaseAlgorithm:
     if config.algorithm == "PPO":
         options.update(batch_size=config.batch_size, n_epochs=config.epochs)
     algorithm = cls("MlpPolicy", env, **options)
-    algorithm.set_logger(Logger(None, []))  # its numbers are read from the logger; nothing is printed or written
+    algorithm.set_logger(Logger(None, []))  # metrics are read from the logger; nothing is printed or written
     return algorithm
 
 
 @final
 class SB3Agent(Agent):
-    """Acts with the algorithm's policy; learns in dreams. See worldlab.agent.OwnLearner."""
+    """Acts with the algorithm's policy and trains it in dreams. See worldlab.agent.OwnLearner."""
 
     def __init__(self, config: SB3Config, specs: Specs) -> None:
         super().__init__(config, specs)
@@ -142,16 +146,16 @@ class SB3Agent(Agent):
         self.noise = config.exploration if config.algorithm in ("DQN", "TD3", "DDPG") else 0.0
         self.dream_temperature = config.temperature
         self.algorithm = build_algorithm(config, specs)
-        # Of whole rollouts: a begun one would be finished, and be another round.
+        # A multiple of whole rollouts, because the algorithm would complete a partial one as another round.
         rollout = self.algorithm.n_steps if isinstance(self.algorithm, OnPolicyAlgorithm) else 0
         self.steps = rollout * config.num_envs or config.steps
         self.policy: nn.Module = self.algorithm.policy
         self._adopt_variables()
         self.updates = 0
-        self._dreamer: Dreamer | None = None
+        self._pool: DreamPool | None = None
 
     def _adopt_variables(self) -> None:
-        """Make parameters that an algorithm keeps outside its policy (SAC's entropy weight) this module's."""
+        """Register parameters that an algorithm keeps outside its policy (SAC's entropy weight) with this module."""
         names, variables = self.algorithm._get_torch_save_params()
         self._optimizers = [name for name in names if name.endswith("optimizer")]
         for name in variables:
@@ -166,14 +170,14 @@ class SB3Agent(Agent):
                     group["params"] = [parameter if p is value else p for p in group["params"]]
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        found = {}
+        optimizers_by_name = {}
         for path in self._optimizers:
             owner: Any = self.algorithm
             for part in path.split("."):
                 owner = getattr(owner, part, None)
             if isinstance(owner, torch.optim.Optimizer):
-                found[path.replace(".", "_")] = owner
-        return found
+                optimizers_by_name[path.replace(".", "_")] = owner
+        return optimizers_by_name
 
     @torch.no_grad()
     def act(
@@ -185,7 +189,7 @@ class SB3Agent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        with seeded(generator):
+        with seed_global_streams(generator):
             action = self.policy._predict(features, deterministic=not explore)  # type: ignore[operator]
         if self.discrete:
             return F.one_hot(action.long().flatten(), self.choices).float(), state
@@ -196,36 +200,38 @@ class SB3Agent(Agent):
         if self.updates % self.config.every:
             return {}
         algorithm = self.algorithm
-        with seeded(generator):
-            self._enter(model, starts_of(seen), generator)
+        with seed_global_streams(generator):
+            self._attach_dream(model, make_starts(seen), generator)
             self.policy.train()
             algorithm.learn(self.steps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
             self.policy.eval()
         numbers = {k.removeprefix("train/"): v for k, v in algorithm.logger.name_to_value.items() if "train/" in k}
         return {f"agent/{name}": torch.as_tensor(float(value)) for name, value in numbers.items()}
 
-    def _enter(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
-        """Let the algorithm dream in the model as it is now, from new starts."""
+    def _attach_dream(self, model: WorldModel, starts: Starts, generator: torch.Generator) -> None:
+        """Connect the algorithm to dreams in the current model, from new start states."""
         config, algorithm = self.config, self.algorithm
-        if self._dreamer is None or self._dreamer.model is not model:
-            dreamer = Dreamer(model, starts, config.num_envs, config.horizon, temperature=config.temperature)
-            self._dreamer = dreamer
-            algorithm.set_env(DreamVecEnv(dreamer))
+        if self._pool is None or self._pool.model is not model:
+            pool = DreamPool(model, starts, config.num_envs, config.horizon, temperature=config.temperature)
+            self._pool = pool
+            algorithm.set_env(DreamVecEnv(pool))
             algorithm.device = model.device
             for buffer in (getattr(algorithm, "rollout_buffer", None), getattr(algorithm, "replay_buffer", None)):
                 if buffer is not None:
                     buffer.device = model.device
-        self._dreamer.starts = starts
-        self._dreamer.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
-        algorithm._last_obs = None  # begin new dreams: the old ones started in a model that has learned since
+        self._pool.starts = starts
+        self._pool.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        algorithm._last_obs = None  # start new dreams, because the model has changed since the last round
 
 
-def starts_of(seen: Experience) -> Starts:
-    """Starts at the states of an experience whose episodes go on."""
-    going = torch.nonzero(seen.cont > 0)[:, 0]
-    going = going if len(going) else torch.arange(len(seen.cont), device=seen.cont.device)
+def make_starts(seen: Experience) -> Starts:
+    """Return a sampler of start states: states of an experience whose episodes continue."""
+    ongoing = torch.nonzero(seen.cont > 0)[:, 0]
+    ongoing = ongoing if len(ongoing) else torch.arange(len(seen.cont), device=seen.cont.device)
 
     def draw(n: int, generator: torch.Generator) -> Carry:
-        return tree.select(seen.carry, going[torch.randint(len(going), (n,), generator=generator, device=going.device)])
+        return tree.select(
+            seen.carry, ongoing[torch.randint(len(ongoing), (n,), generator=generator, device=ongoing.device)]
+        )
 
     return draw

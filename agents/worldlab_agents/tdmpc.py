@@ -1,9 +1,9 @@
-"""Planning towards a learned value: short plans, a Q-ensemble beyond their horizon, a policy that proposes.
+"""TD-MPC: short plans with a terminal value from a Q-ensemble, and a policy that proposes candidates.
 
-Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder, dynamics,
-reward and value; here the world model is whatever was chosen and learns by its own losses (its `dyn` term is what
-latent consistency is there), and the Q-functions read its features without training them. With `dreams` they also learn
-from the returns of the policy in dreams, which reach farther than a step: as dreamer's critic, of actions too.
+Hansen et al. 2022 (TD-MPC), arXiv:2203.04955; 2023 (TD-MPC2), arXiv:2310.16828. There, one loss trains encoder,
+dynamics, reward and value. Here any world model is trained by its own losses (its `dyn` term corresponds to latent
+consistency), and the Q-functions read its features without training them. With `dreams` the Q-functions also train on
+lambda-returns of the policy in dreams, which look more than one step ahead, as Dreamer's critic does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from worldlab.nn import ema_update, frozen
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
-from worldlab_agents.actor import Actor, ReturnRange, draw
+from worldlab_agents.actor import Actor, ReturnRange, sample_action
 from worldlab_agents.configs import TDMPCConfig
 from worldlab_agents.dreamer import lambda_returns
-from worldlab_agents.plans import initial_plans, planning_state, plans_of
-from worldlab_agents.search import Budget, PlanningTask, SearchRule, boltzmann, propose, search
+from worldlab_agents.plans import initial_plans, planning_state, restore_plans
+from worldlab_agents.search import Budget, PlanningTask, SearchRule, propose, search, weigh_boltzmann
 from worldlab_agents.stopwatch import Stopwatch
 
 
@@ -39,17 +39,17 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(TwoHotHead(width, units, layers) for _ in range(size))
 
     def q(self, features: Tensor, action: Tensor) -> Tensor:
-        """Values [E, *] of features [*, F] and actions [*, A]."""
+        """Return values [E, *] of features [*, F] and actions [*, A]."""
         inputs = torch.cat([features, action], -1)
         return torch.stack([member(inputs).mean for member in self.members])
 
     def loss(self, features: Tensor, action: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy to the targets [*], averaged over the members: [*]."""
+        """Return the cross-entropy to the targets [*], averaged over the members: [*]."""
         inputs = torch.cat([features, action], -1)
         return torch.stack([-member(inputs).log_prob(target) for member in self.members]).mean(0)
 
-    def least_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
-        """The smaller of two random members' values, [*]: optimism is what planning would exploit."""
+    def min_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the smaller value of two random members, [*]: planning would exploit optimistic values."""
         pair = torch.randperm(len(self.members), generator=generator, device=generator.device)[:2]
         inputs = torch.cat([features, action], -1)
         return torch.stack([self.members[index](inputs).mean for index in pair.tolist()]).amin(0)
@@ -57,20 +57,20 @@ class Ensemble(nn.Module):
 
 @final
 class TDMPCAgent(Agent):
-    """MPPI over short plans; Q-ensemble and policy are learned from what really happened, as the model saw it, and from dreams."""
+    """Plans by MPPI over short horizons; trains Q-ensemble and policy on replayed experience and on dreams."""
 
     def __init__(self, config: TDMPCConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
         self.specs = specs
         self.noise = config.exploration
-        self.rule = SearchRule(boltzmann(config.temperature, config.elites), floor=config.min_std)
+        self.rule = SearchRule(weigh_boltzmann(config.temperature, config.elites), floor=config.min_std)
         self.budget = Budget(config.candidates, config.iterations, milliseconds=config.budget_ms)
         self.actor = Actor(specs, config.units, config.layers, config.policy_min_std, 0.01)
         self.critic = Ensemble(specs, config.ensemble, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
-        self.watch = Stopwatch(config.budget_ms)
+        self.stopwatch = Stopwatch(config.budget_ms)
 
     def initial(self, n: int) -> State:
         device = next(self.actor.parameters()).device
@@ -87,15 +87,17 @@ class TDMPCAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        self.watch.start()
-        config, policy = self.config, partial(draw, self.actor, generator=generator)
+        self.stopwatch.start()
+        config, policy = self.config, partial(sample_action, self.actor, generator=generator)
         proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
         task = PlanningTask(model, carry, config.gamma, config.noise, self._value)
-        found = search(task, plans_of(state), self.rule, self.budget, generator, proposals=proposals, watch=self.watch)
-        return found.plans.best[:, 0], found.carried_on(0)
+        result = search(
+            task, restore_plans(state), self.rule, self.budget, generator, proposals=proposals, stopwatch=self.stopwatch
+        )
+        return result.plans.best[:, 0], result.next_state(0)
 
     def _value(self, features: Tensor) -> Tensor:
-        """Q of the policy's most likely action, averaged over the ensemble: [*]."""
+        """Return Q of the policy's most likely action, averaged over the ensemble: [*]."""
         return self.critic.q(features, self.actor(features).mode).mean(0)
 
     def players(self) -> dict[str, Player]:
@@ -110,13 +112,13 @@ class TDMPCAgent(Agent):
         assert seen.sequence is not None
         features, batch = seen.sequence.features, seen.sequence.batch
         target = self._targets(features, batch, generator)
-        happened = transitions(batch)
+        is_transition = transition_mask(batch)
         fit = self.critic.loss(features[:, :-1], batch.prev_action[:, 1:], target)
-        critic = (fit * happened).sum() / happened.sum().clamp(min=1)
+        critic = (fit * is_transition).sum() / is_transition.sum().clamp(min=1)
         states = features.flatten(0, 1)
         if self.config.dreams:
-            dreamt, reached = self._dreamt_loss(model, seen, generator)
-            critic, states = critic + dreamt, torch.cat([states, reached])
+            dream_loss, reached = self._dream_loss(model, seen, generator)
+            critic, states = critic + dream_loss, torch.cat([states, reached])
         actor, q, entropy = self._actor_loss(states, generator)
         losses = {"actor": actor, "critic": critic}
         metrics = {"agent/q": q, "agent/target": target.mean(), "agent/entropy": entropy}
@@ -124,20 +126,22 @@ class TDMPCAgent(Agent):
 
     @torch.no_grad()
     def _targets(self, features: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
-        """r + gamma cont min Q(s', pi(s')) for each step but the last: [B, T - 1]. arXiv:2310.16828, eq. 4."""
-        following = features[:, 1:]
-        action = draw(self.actor, following.flatten(0, 1), generator).unflatten(0, following.shape[:2])
-        value = self.slow_critic.least_of_two(following, action, generator)
+        """Return r + gamma cont min Q(s', pi(s')) for each step but the last: [B, T - 1]. arXiv:2310.16828, eq. 4."""
+        next_features = features[:, 1:]
+        action = sample_action(self.actor, next_features.flatten(0, 1), generator).unflatten(0, next_features.shape[:2])
+        value = self.slow_critic.min_of_two(next_features, action, generator)
         return batch.reward[:, 1:] + self.config.gamma * batch.cont[:, 1:] * value
 
-    def _dreamt_loss(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The critic's loss towards lambda-returns of the policy's dreams, and the features that were reached [*, F]."""
+    def _dream_loss(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the critic's loss towards lambda-returns of the policy's dreams, and the features of the dreams [*,
+        F].
+        """
         with torch.no_grad():
-            policy = partial(draw, self.actor, generator=generator)
+            policy = partial(sample_action, self.actor, generator=generator)
             dream = model.imagine(seen.carry, policy, self.config.dreams, generator)
             features = dream.features.contiguous()
             action = policy(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-            value = self.slow_critic.least_of_two(features, action, generator)
+            value = self.slow_critic.min_of_two(features, action, generator)
             discount = self.config.gamma * dream.cont
             target = lambda_returns(dream.reward, discount, value, self.config.lambda_)
             alive = torch.cat([seen.cont[:, None], discount[:, :-1]], 1).cumprod(1)
@@ -145,7 +149,7 @@ class TDMPCAgent(Agent):
         return (alive * self.critic.loss(before, dream.action, target)).mean(), before.flatten(0, 1)
 
     def _actor_loss(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """-Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""
+        """Compute -Q / scale - entropy, averaged over features [N, F]. Returns the loss, mean Q and mean entropy."""
         policy = self.actor(features)
         with frozen(self.critic):
             if self.actor.discrete:
@@ -155,7 +159,7 @@ class TDMPCAgent(Agent):
                 )
                 q = (policy.probs[:, 0] * each).sum(-1)
             else:
-                q = self.critic.q(features, draw(self.actor, features, generator)).mean(0)
+                q = self.critic.q(features, sample_action(self.actor, features, generator)).mean(0)
         scale = self.range.update(q.detach())
         return -(q / scale + self.config.entropy * policy.entropy()).mean(), q.mean(), policy.entropy().mean()
 
@@ -163,9 +167,9 @@ class TDMPCAgent(Agent):
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)
 
 
-def transitions(batch: Batch) -> Tensor:
-    """1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
+def transition_mask(batch: Batch) -> Tensor:
+    """Return 1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
     return batch.mask[:, :-1] * batch.mask[:, 1:] * (~batch.is_first[:, 1:])
 
 
-__all__ = ["Ensemble", "TDMPCAgent", "transitions"]
+__all__ = ["Ensemble", "TDMPCAgent", "transition_mask"]

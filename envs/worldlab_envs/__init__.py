@@ -1,4 +1,4 @@
-"""The environments that ship with worldlab: all of Gymnasium, and two whose exact answers are known."""
+"""The environments that ship with worldlab: all of Gymnasium, and two environments with exactly known quantities."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def worldlab_register(register) -> None:
         "gymnasium",
         "worldlab_envs.gymnasium_adapter:GymnasiumAdapter",
         config=None,
-        summary="Every environment Gymnasium knows, by short name, full id or package.module:Id.",
+        summary="Every Gymnasium environment, by short name, full id or package.module:Id.",
         api=1,
     )
     register.env(
         "linear-gaussian",
         "worldlab_envs.linear_gaussian:ADAPTER",
         config=None,
-        summary="A linear-Gaussian system: the best possible likelihood (Kalman) and control (LQR) are known.",
+        summary="A linear-Gaussian system whose optimal likelihood (Kalman) and control (LQR) are known.",
         api=1,
     )
     register.env(
         "branch",
         "worldlab_envs.branch:ADAPTER",
         config=None,
-        summary="A 16 x 16 picture world whose branching probabilities are known: does the model keep all modes?",
+        summary="A 16 x 16 image world with known transition probabilities: does a model keep all modes?",
         api=1,
     )

@@ -1,4 +1,6 @@
-"""A picture world that branches with known probabilities: it shows whether a model keeps every mode, and how often."""
+"""An image world with known branching probabilities, which tests whether a model keeps every mode with its
+probability.
+"""
 
 from __future__ import annotations
 
@@ -21,36 +23,37 @@ BLOCK = 4
 """Pixels along a side of a cell."""
 START, GOAL = 0, 15
 BRANCH_CELLS = frozenset({5, 6, 9, 10})
-"""The inner cells. All four neighbours of each are distinct, so a branch has exactly four outcomes."""
+"""The inner cells. Their four neighbours are distinct, so a branch has exactly four outcomes."""
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 """Row and column steps of the actions up, right, down, left: clockwise."""
 ODDS = (0.4, 0.3, 0.2, 0.1)
-"""Probability of moving in the chosen direction, then of each next one clockwise, at a branch cell."""
+"""Probabilities, at a branch cell, of the chosen direction and of each following direction clockwise."""
 LIMIT = 50
 
 _FLOOR, _CROSSING, _GOAL, _DOT = (40, 40, 40), (40, 40, 140), (40, 140, 40), (240, 220, 60)
 
 
 class Branch(gymnasium.Env):
-    """A dot on a 4 x 4 grid looks for the goal; the four inner cells scatter it.
+    """A dot on a 4 x 4 grid moves towards a goal; at the four inner cells it moves in a random direction.
 
     ## Spaces
     Action: Discrete(4), up, right, down, left. Observation: Box uint8 (16, 16, 3).
 
     ## Dynamics
-    Starts at cell 0 (top left). At an outer cell the dot moves as told; into a wall it stays. At a branch cell it moves
-    in the chosen direction with probability 0.4, and 0.3, 0.2, 0.1 in the directions that follow clockwise.
-    The picture is a deterministic function of the cell: grey floor, blue branch cells, a green goal, a yellow dot.
+    The dot starts at cell 0 (top left). At an outer cell it moves in the chosen direction, or stays in place at a wall.
+    At a branch cell it moves in the chosen direction with probability 0.4, and in the directions that follow clockwise
+    with 0.3, 0.2, 0.1.
+    The image is a deterministic function of the cell: grey floor, blue branch cells, a green goal, a yellow dot.
 
     ## Reward
-    `reward_of(cell)` of the cell arrived at: 1 at the goal, -0.5 at cell 3 and at cell 12, else -0.01.
+    `reward_of(cell)` of the new cell: 1 at the goal, -0.5 at cell 3 and at cell 12, else -0.01.
 
     ## Ends
-    Terminates on arriving at cell 15 (bottom right). Registered with a limit of 50 steps.
+    Terminates at cell 15 (bottom right). Registered with a limit of 50 steps.
 
     ## Exact quantities
     `branch_probabilities(cell, action)`, `reward_of(cell)`, `picture_of(cell)`, `cell_of(image)`. `info["cell"]`. For
-    worldlab.study.measures: `truth()`, `odds()`, `state_of(obs)`.
+    worldlab.study.measures: `truth()`, `transition_probs()`, `state_of(obs)`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
@@ -76,20 +79,22 @@ class Branch(gymnasium.Env):
         return picture_of(self._cell)
 
     def truth(self) -> dict[str, np.ndarray]:
-        """Row and column of the dot, 0 to 3."""
+        """Return row and column of the dot, 0 to 3."""
         return {"row": np.array([self._cell // SIDE], float), "column": np.array([self._cell % SIDE], float)}
 
-    def odds(self) -> np.ndarray:
-        """P(next cell | cell, action), float64 [cell, action, next cell]."""
+    def transition_probs(self) -> np.ndarray:
+        """Return P(next cell | cell, action), float64 [cell, action, next cell]."""
         odds = np.zeros((SIDE * SIDE, len(MOVES), SIDE * SIDE))
         for cell, action in np.ndindex(odds.shape[:2]):
-            for following, probability in branch_probabilities(cell, action).items():
-                odds[cell, action, following] = probability
+            for next_cell, probability in branch_probabilities(cell, action).items():
+                odds[cell, action, next_cell] = probability
         return odds
 
     def state_of(self, obs: dict[str, np.ndarray]) -> np.ndarray:
-        """The cells int [N] that pictures obs["image"] uint8 [N, H, W, 3] show, whatever size they were brought to; 16 where
-        one shows none: it is farther from the nearest cell's picture than a quarter of the way to another one's."""
+        """Return the cells int [N] shown by images obs["image"] uint8 [N, H, W, 3] of any size. An image that is
+        farther from the nearest cell's image than a quarter of the distance between two cells' images is invalid and
+        gets 16.
+        """
         images = obs["image"]
         known = _pictures_of_size(*images.shape[1:3])
         seen = images.reshape(-1, known.shape[1]).astype(np.float64)
@@ -106,12 +111,12 @@ def branch_probabilities(cell: int, action: int) -> dict[int, float]:
 
 
 def reward_of(cell: int) -> float:
-    """Return the reward for arriving at a cell."""
+    """Return the reward for moving to a cell."""
     return {GOAL: 1.0, 3: -0.5, 12: -0.5}.get(cell, -0.01)
 
 
 def picture_of(cell: int) -> np.ndarray:
-    """Return the picture uint8 [16, 16, 3] that shows the dot at a cell."""
+    """Return the image uint8 [16, 16, 3] that shows the dot at a cell."""
     image = np.empty((SIDE, BLOCK, SIDE, BLOCK, 3), np.uint8)
     image[:] = _FLOOR
     for crossing in BRANCH_CELLS:
@@ -122,13 +127,13 @@ def picture_of(cell: int) -> np.ndarray:
 
 
 def cell_of(image: np.ndarray) -> int:
-    """Return the cell a picture [16, 16, 3] shows, in levels 0 to 255: the cell whose picture is nearest.
+    """Return the cell that an image [16, 16, 3] shows, in levels 0 to 255: the cell whose image is nearest.
 
-    A decoded picture may be imperfect; for one made by `picture_of` the answer is exact. Raises: ValueError.
+    A decoded image may be imperfect; for an image of `picture_of` the result is exact. Raises: ValueError.
     """
     expected = (SIDE * BLOCK, SIDE * BLOCK, 3)
     if image.shape != expected:
-        raise ValueError(f"expected a picture of shape {expected}, got {image.shape}")
+        raise ValueError(f"expected an image of shape {expected}, got {image.shape}")
     return int(((_pictures_of_size(*expected[:2]) - image.reshape(-1)) ** 2).sum(1).argmin())
 
 
@@ -139,7 +144,7 @@ def _move(cell: int, direction: int) -> int:
 
 @functools.cache
 def _pictures_of_size(height: int, width: int) -> np.ndarray:
-    """The cells' pictures as the boundary resizes them, float64 [cell, height * width * 3]."""
+    """Return the cells' images as the wrappers resize them, float64 [cell, height * width * 3]."""
     from worldlab_envs.wrappers import area_weights, resize
 
     own = [picture_of(cell) for cell in range(SIDE * SIDE)]

@@ -1,4 +1,4 @@
-"""CarRacing drawn only where a frame is seen: drawing takes 98% of a step, and a repeated action hides most frames."""
+"""CarRacing with lazy rendering: rendering takes 98% of a step, and action repeat discards most frames."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import gymnasium
 import numpy as np
 
 
-class DrawWhenSeen(gymnasium.Wrapper):
-    """Puts off Gymnasium's own drawing until an observation leaves this wrapper; placed after the action repeat.
+class LazyRendering(gymnasium.Wrapper):
+    """Delays Gymnasium's rendering until an observation leaves this wrapper, which is placed after the action repeat.
 
-    The frames returned are bit for bit those that Gymnasium would have returned. observe: false never draws the
-    observation, for a run that observes `render()` instead (the observation is then black).
+    The returned frames equal Gymnasium's bit for bit. observe: false never renders the observation, for a run that
+    observes `render()` instead (the observation is then black).
     """
 
     def __init__(self, env: gymnasium.Env, observe: bool = True):
@@ -36,7 +36,7 @@ class DrawWhenSeen(gymnasium.Wrapper):
         return self._draw(), float(reward), terminated, truncated, info
 
     def _render(self, mode: str) -> Any:
-        """Stands in for CarRacing._render: skips the observation, draws everything else as usual."""
+        """Replace CarRacing._render: skip the observation, render everything else as usual."""
         if mode != "state_pixels":
             return self._own_render(mode)
         self._reward_shown = self._car.reward
@@ -45,7 +45,7 @@ class DrawWhenSeen(gymnasium.Wrapper):
     def _draw(self) -> np.ndarray:
         if not self._observe:
             return self._unseen
-        # A step draws first and then charges the 0.1 of this frame, so the picture shows the reward before that.
+        # A step renders before it subtracts the 0.1 of this frame, so the image shows the reward before that.
         now, self._car.reward = self._car.reward, self._reward_shown
         try:
             return np.ascontiguousarray(self._own_render("state_pixels"))
@@ -54,22 +54,22 @@ class DrawWhenSeen(gymnasium.Wrapper):
 
 
 def _draw_only_visible(car: Any) -> None:
-    """Spare CarRacing the transformation of polygons that are far outside of the window.
+    """Skip the transformation of polygons far outside of the window in CarRacing's rendering.
 
-    CarRacing rotates some 800 polygons a frame in Python and then draws about ten. Its own test (a corner within
-    MAX_SHAPE_DIM of the window) still decides; this one only skips what cannot pass it: polygons all of whose corners
-    are farther from the window's centre than the corners of that larger window.
+    CarRacing rotates some 800 polygons per frame in Python and then draws about ten. Its own test (a corner within
+    MAX_SHAPE_DIM of the window) still decides. This function skips only polygons that cannot pass it: those whose
+    corners are all farther from the window's centre than the corners of that larger window.
     """
     from gymnasium.envs.box2d import car_racing as source
 
     if not all(hasattr(car, name) for name in ("_render_road", "_draw_colored_polygon")):
-        return  # another Gymnasium: draw as it likes
+        return  # another version of Gymnasium: leave its rendering unchanged
     own_road, own_polygon = car._render_road, car._draw_colored_polygon
     margin = source.MAX_SHAPE_DIM
     reach = math.hypot(source.WINDOW_W / 2 + margin, source.WINDOW_H / 2 + margin) + 1  # pixels, 1 for rounding
     grass_size = math.hypot(source.GRASS_DIM, source.GRASS_DIM)
     view = [0.0, 0.0, math.inf]  # centre of the window in the world, square of the reach
-    cache: list[Any] = [None, np.zeros((0, 4, 2))]  # the track drawn last, its corners
+    cache: list[Any] = [None, np.zeros((0, 4, 2))]  # the last track and its corners
 
     def render_road(zoom: float, translation: Any, angle: float) -> None:
         x, y = (source.WINDOW_W / 2 - translation[0]) / zoom, (source.WINDOW_H / 2 - translation[1]) / zoom
@@ -88,7 +88,7 @@ def _draw_only_visible(car: Any) -> None:
 
     def draw_colored_polygon(surface: Any, poly: Any, *rest: Any, **options: Any) -> None:
         x, y = poly[0]
-        # A polygon is never wider than a patch of grass, so one corner tells for all four.
+        # A polygon is never wider than a patch of grass, so testing one corner is enough.
         if not options and (x - view[0]) ** 2 + (y - view[1]) ** 2 > view[2]:
             return
         own_polygon(surface, poly, *rest, **options)

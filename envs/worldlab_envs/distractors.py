@@ -1,4 +1,6 @@
-"""Distractors: blobs that move by themselves over every picture. Does a latent keep what it should ignore?"""
+"""Distractors: blobs that move independently over every image, which test whether a latent ignores irrelevant
+content.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +13,22 @@ from gymnasium import spaces
 from worldlab.errors import EnvError
 
 COLOURS = np.array([[255, 140, 0], [0, 200, 255], [220, 60, 220]], np.float32)
-"""One blob of each, levels 0 to 255."""
+"""Colour of each blob, levels 0 to 255."""
 RADIUS = 0.16
-"""Of a blob, in shorter sides of the picture: the three cover about a quarter of a square one."""
+"""Radius of a blob, relative to the image's shorter side; the three blobs cover about a quarter of a square image."""
 DRIFT, KICK = 0.95, 0.02
-"""Velocity, in pictures a decision: v' = DRIFT v + KICK noise. Its std is 0.064; a blob crosses the picture in some 16 decisions."""
+"""Velocity, in image sides per decision: v' = DRIFT v + KICK noise. Its std is 0.064; a blob crosses the image in about
+16 decisions."""
 STREAM = 0xB10B5
-"""Sets the blobs' random stream apart from the environment's, which has the same episode seeds."""
+"""Separates the blobs' random stream from the environment's, which has the same episode seeds."""
 
 
 class Distractors(gymnasium.Wrapper):
     """Blends three soft blobs over every image: level' = level + strength mask (colour - level), mask in [0, 1].
 
-    Their motion is a random walk of the velocity with bounces off the borders; it knows nothing of state, action or reward, and
-    is the same for every episode of the same seed. No mask of the scene is needed: what lies under a blob still shows
-    through, by 1 - strength. An alpha channel is left alone. Raises: EnvError where no image is observed.
+    Their velocity is a random walk, with reflection at the borders. It is independent of state, action and reward, and
+    equal for all episodes of one seed. No mask of the scene is needed: the scene shows through a blob with weight 1 -
+    strength. An alpha channel is not changed. Raises: EnvError if no image is observed.
     """
 
     def __init__(self, env: gymnasium.Env, strength: float):
@@ -35,9 +38,9 @@ class Distractors(gymnasium.Wrapper):
         self._pictures = {key for key, part in parts.items() if part.dtype == np.uint8 and part.shape}
         if not self._pictures:
             raise EnvError(
-                "env.distractors blends noise over pictures, and this environment shows none",
+                "env.distractors needs image observations, and this environment has none",
                 cause=f"observations: {', '.join(parts)}",
-                fix="--env.pixels observes rendered pictures; or leave --env.distractors out",
+                fix="--env.pixels observes rendered images; or unset --env.distractors",
             )
         self._strength = strength
         self._rng = np.random.default_rng()
@@ -45,7 +48,7 @@ class Distractors(gymnasium.Wrapper):
         self._velocity = np.zeros_like(self._place)
 
     def noise_factors(self) -> dict[str, np.ndarray]:
-        """What moves the noise in the last observation: x and y of each blob's centre, [3], in pictures from the top left."""
+        """Return the blobs' centres in the last observation: x and y, [3] each, in image sides from the top left."""
         return {"x": self._place[:, 0].copy(), "y": self._place[:, 1].copy()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -54,7 +57,7 @@ class Distractors(gymnasium.Wrapper):
             self._rng = np.random.default_rng([seed, STREAM])
         self._place = self._rng.random(self._place.shape)
         self._velocity = self._rng.normal(0, KICK / (1 - DRIFT**2) ** 0.5, self._place.shape)
-        return self._blended(obs), info
+        return self._blend(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
@@ -63,13 +66,13 @@ class Distractors(gymnasium.Wrapper):
         out = (place < 0) | (place > 1)
         self._velocity = np.where(out, -self._velocity, self._velocity)
         self._place = np.clip(np.where(place > 1, 2 - place, np.abs(place)), 0, 1)
-        return self._blended(obs), float(reward), terminated, truncated, info
+        return self._blend(obs), float(reward), terminated, truncated, info
 
-    def _blended(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {key: self._over(value) if key in self._pictures else value for key, value in obs.items()}
+    def _blend(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {key: self._draw_blobs(value) if key in self._pictures else value for key, value in obs.items()}
 
-    def _over(self, image: np.ndarray) -> np.ndarray:
-        """image uint8 [H, W, C] with the blobs on it."""
+    def _draw_blobs(self, image: np.ndarray) -> np.ndarray:
+        """Return the image uint8 [H, W, C] with the blobs."""
         height, width, channels = image.shape
         rows, columns = (np.arange(height) + 0.5)[:, None], np.arange(width) + 0.5
         picture = image.astype(np.float32)

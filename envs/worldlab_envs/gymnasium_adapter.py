@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class GymnasiumAdapter:
-    """Everything in Gymnasium's registry."""
+    """The adapter of all environments in Gymnasium's registry."""
 
     def names(self) -> list[str]:
         """Return the newest version of each environment."""
@@ -32,10 +32,11 @@ class GymnasiumAdapter:
         return sorted(spec.id for spec in newest.values())
 
     def resolve(self, id: str) -> str | None:
-        """Return the full id: the newest version where none was given; None for what Gymnasium does not know.
+        """Return the full id, with the newest version if none was given; None if Gymnasium does not have the
+        environment.
 
-        "package.module:Id" imports the module first, which registers its environments.
-        Raises: EnvError when that module cannot be imported or registers no such id.
+        "package.module:Id" imports the module first, which registers its environments. Raises: EnvError when that
+        module cannot be imported or does not register the id.
         """
         from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id, registry
         from gymnasium.error import Error
@@ -65,19 +66,23 @@ class GymnasiumAdapter:
         return f"{module}:{name}" if module else name
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build the environment of a full id, headless, at worldlab's boundary. Raises: EnvError."""
+        """Build the wrapped environment of a full id, without a display. Raises: EnvError."""
         return build(id, settings)
 
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
-        """The simulator's state (worldlab.study.measures.abilities.TellsTruth); None for simulators we do not know."""
-        from worldlab_envs.truth import truth
+        """Return the simulator's state (worldlab.study.measures.ground_truth.HasTruth); None for unsupported
+        simulators.
+        """
+        from worldlab_envs.truth import read_truth
 
-        return truth(env)
+        return read_truth(env)
 
 
 @dataclass(frozen=True)
 class NamedAdapter:
-    """One environment of Gymnasium's registry under a short name of ours. module: the one that registers it."""
+    """The adapter of one environment in Gymnasium's registry under a short name. module: the module that registers
+    it.
+    """
 
     name: str
     id: str
@@ -92,20 +97,20 @@ class NamedAdapter:
         return self.id if id in (self.name, self.id) else None
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build it at worldlab's boundary."""
+        """Build the wrapped environment."""
         _import(self.module)  # a worker process has unpickled this adapter and imported nothing else
         return build(id, settings)
 
 
 def build(id: str, settings: EnvSettings) -> gymnasium.Env:
-    """Build a Gymnasium environment at worldlab's boundary. Raises: EnvError with Gymnasium's own reason."""
+    """Build a Gymnasium environment with worldlab's wrappers. Raises: EnvError with Gymnasium's own reason."""
     go_headless()
-    from worldlab_envs.wrappers import boundary
+    from worldlab_envs.wrappers import wrap_env
 
     env = None
     try:
         env, frame_limit = _make(id, settings)
-        return boundary(env, id, settings, frame_limit=frame_limit, draw=_drawing(env, settings))
+        return wrap_env(env, id, settings, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
     except WorldlabError:
         _close(env)
         raise
@@ -114,11 +119,11 @@ def build(id: str, settings: EnvSettings) -> gymnasium.Env:
         raise EnvError(
             f"env {id[:50]!r} cannot be built: {type(error).__name__}",
             cause=f"{error}",
-            fix=_remedy(error, id),
+            fix=_suggest_fix(error, id),
         ) from error
 
 
-def _remedy(error: Exception, id: str) -> str:
+def _suggest_fix(error: Exception, id: str) -> str:
     from gymnasium.error import NameNotFound, VersionNotFound
 
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -129,7 +134,7 @@ def _remedy(error: Exception, id: str) -> str:
 
 
 def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
-    """Return the bare environment and its own limit of frames, which the boundary applies."""
+    """Return the bare environment and its frame limit, which the wrappers apply."""
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
@@ -141,33 +146,33 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
     options: dict[str, Any] = {}
     modes = getattr(creator, "metadata", {}).get("render_modes", [])
     if "rgb_array" in modes and "render_mode" not in spec.kwargs:
-        options["render_mode"] = "rgb_array"  # costs nothing until something is drawn
+        options["render_mode"] = "rgb_array"  # costs nothing until something is rendered
     is_mujoco = _is_mujoco(creator)
     if is_mujoco and settings.pixels and settings.size is not None:
         options |= {"width": settings.size, "height": settings.size}
     if not is_mujoco:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
-    from worldlab_envs.mujoco_support import log_warnings, plain_pictures
+    from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
 
-    log_warnings()  # before the model is compiled, which warns too
+    log_warnings()  # before the model is compiled, which also emits warnings
     env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
-        plain_pictures(env)
+        disable_render_effects(env)
     return env, spec.max_episode_steps
 
 
-def _drawing(env: gymnasium.Env, settings: EnvSettings) -> Any:
-    """Return the wrapper that draws CarRacing's frames only where they are seen; None for other environments."""
+def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:
+    """Return the wrapper that renders only CarRacing frames that are observed; None for other environments."""
     inner = env.unwrapped
     if type(inner).__module__ != "gymnasium.envs.box2d.car_racing" or not hasattr(inner, "_render"):
         return None
-    from worldlab_envs.car_racing import DrawWhenSeen
+    from worldlab_envs.car_racing import LazyRendering
 
-    return functools.partial(DrawWhenSeen, observe=not settings.pixels)
+    return functools.partial(LazyRendering, observe=not settings.pixels)
 
 
 def _is_mujoco(creator: Any) -> bool:
-    """Whether a class is one of Gymnasium's MuJoCo environments, told without importing MuJoCo for others."""
+    """Return whether a class is one of Gymnasium's MuJoCo environments, without importing MuJoCo for others."""
     names = {f"{base.__module__}.{base.__name__}" for base in getattr(creator, "__mro__", ())}
     return "gymnasium.envs.mujoco.mujoco_env.MujocoEnv" in names
 

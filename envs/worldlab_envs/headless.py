@@ -1,4 +1,4 @@
-"""Drawing without a screen: environment variables that must be set before pygame or MuJoCo is imported."""
+"""Rendering without a display: environment variables that must be set before pygame or MuJoCo is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SDL = {
 
 
 def go_headless() -> None:
-    """Set what headless drawing needs; a variable the user has set is left alone."""
+    """Set the variables that rendering without a display needs; variables set by the user are not changed."""
     for name, value in _SDL.items():
         os.environ.setdefault(name, value)
     if "MUJOCO_GL" not in os.environ and sys.platform.startswith("linux"):
@@ -26,14 +26,14 @@ def go_headless() -> None:
 
 @functools.cache
 def mujoco_backend() -> str:
-    """Return "egl" where it has a device to draw on, else "osmesa" where installed, else "egl": its error is clear."""
+    """Return "egl" if EGL has a device, else "osmesa" if it is installed, else "egl", whose error message is clear."""
     if not _egl_devices() and ctypes.util.find_library("OSMesa"):
         return "osmesa"
     return "egl"
 
 
 def _egl_devices() -> int:
-    """Count EGL devices without importing mujoco, whose choice of a backend cannot be taken back."""
+    """Count EGL devices without importing mujoco, whose choice of a backend is final."""
     try:
         egl = ctypes.CDLL("libEGL.so.1")
         egl.eglGetProcAddress.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""A linear-Gaussian system, for which the best possible prediction and control are known exactly."""
+"""A linear-Gaussian system, for which optimal prediction and control are known exactly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADAPTER = NamedAdapter("linear-gaussian", ID, __name__)
 
 
 class LinearGaussian(gymnasium.Env):
-    """Noisy oscillators, pushed by the action and seen only in part.
+    """Noisy, partially observed oscillators, driven by the action.
 
     ## Spaces
     Action: Box [-1, 1]^m, m = state_dim / 2. Observation: Box R^p float32, p = state_dim / 2. state_dim: 2 or 4.
@@ -26,17 +26,17 @@ class LinearGaussian(gymnasium.Env):
         y_t     = C x_t + v_t,            v_t ~ N(0, R),  R = observation_std^2 I
 
     Each oscillator k is the 2 x 2 block 0.95 * rotation(0.3 + 0.2 k) of A; oscillator 1 also drives oscillator 0
-    through 0.1 I. All eigenvalues of A have modulus 0.95. u_t is the action clipped to [-1, 1]; it pushes the second
-    coordinate of each oscillator by 0.3 u, and the observation is the first: one frame does not tell the state.
+    through 0.1 I. All eigenvalues of A have modulus 0.95. u_t is the action clipped to [-1, 1]. It changes the second
+    coordinate of each oscillator by 0.3 u; the observation is the first, so one frame does not determine the state.
 
     ## Reward
-    On arriving at x_{t+1} with u_t: r = -(x_{t+1}' W x_{t+1} + u_t' U u_t), W = 0.1 I, U = 0.01 I.
+    At x_{t+1} after u_t: r = -(x_{t+1}' W x_{t+1} + u_t' U u_t), W = 0.1 I, U = 0.01 I.
 
     ## Ends
     Truncated after `horizon` steps; never terminates.
 
     ## Exact quantities
-    `kalman_log_likelihood`: log p(y_t | y_<t, u_<t), the upper bound of any model's predictive density on average.
+    `kalman_log_likelihood`: log p(y_t | y_<t, u_<t), an upper bound on the mean log-density of any model's predictions.
     `lqr_gain`: K of the optimal u = -K x of the infinite-horizon problem without bounds on u.
     A, B, C, Q, R, W, U are public. `info["state"]` holds x.
     """
@@ -80,13 +80,13 @@ class LinearGaussian(gymnasium.Env):
         return self._observe(), reward, False, self._t >= self.horizon, {"state": self._x.copy()}
 
     def truth(self) -> dict[str, np.ndarray]:
-        """The state x."""
+        """Return the state x."""
         return {"x": self._x.copy()}
 
     def kalman_log_likelihood(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Return the exact log-likelihood of each observation given those before it, in nats.
+        """Return the exact log-likelihood of each observation given the observations before it, in nats.
 
-        observations: [T + 1, p], from the reset on. actions: [T, m]; actions[t] led from observations[t] to
+        observations: [T + 1, p], from the reset on. actions: [T, m]; actions[t] leads from observations[t] to
         observations[t + 1]. Returns: float64 [T + 1].
         """
         mean, cov = np.zeros(len(self._x)), np.eye(len(self._x))

@@ -1,4 +1,4 @@
-"""MuJoCo pictures without what costs most, and its warnings where they can be seen."""
+"""Faster MuJoCo rendering, and MuJoCo's warnings in the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = logging.getLogger("worldlab.mujoco")
 
 
 def log_warnings() -> None:
-    """Send MuJoCo's warnings to the log; it would write MUJOCO_LOG.TXT into the working folder."""
+    """Send MuJoCo's warnings to the log; by default it writes MUJOCO_LOG.TXT into the working folder."""
     import mujoco
 
     set_callback = getattr(mujoco, "set_mju_user_warning", None)
@@ -21,10 +21,10 @@ def log_warnings() -> None:
         set_callback(_log.warning)
 
 
-def plain_pictures(env: gymnasium.Env) -> None:
-    """Draw without shadows, reflections and multi-sampling: 3 to 33 times faster. Call it before the first picture.
+def disable_render_effects(env: gymnasium.Env) -> None:
+    """Render without shadows, reflections and multi-sampling: 3 to 33 times faster. Call it before the first image.
 
-    Raises: EnvError when no drawing context can be made.
+    Raises: EnvError when no rendering context can be created.
     """
     import mujoco
 
@@ -34,7 +34,7 @@ def plain_pictures(env: gymnasium.Env) -> None:
         scene = inner.mujoco_renderer._get_viewer("rgb_array").scn
     except Exception as error:  # OpenGL loaders raise their own kinds
         raise EnvError(
-            "MuJoCo cannot draw on this machine",
+            "MuJoCo cannot render on this machine",
             cause=f"{type(error).__name__}: {error}",
             fix="install libegl1 or libosmesa6, or set MUJOCO_GL; or unset env.pixels",
         ) from error

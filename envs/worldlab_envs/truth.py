@@ -1,6 +1,7 @@
-"""The true state of Gymnasium's simulators: what a latent should know, read beside the observation and never shown.
+"""The true state of Gymnasium's simulators, a reference for latents. It is read beside the observation and never
+observed.
 
-Found by the class of the bare environment or of one of its bases, so nothing is imported that the environment did not bring.
+Simulators are found by the class of the bare environment or of one of its bases, so no additional module is imported.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ Truth = dict[str, np.ndarray]
 """Factors of a state by name, float64 [k] each."""
 
 
-def truth(env: gymnasium.Env) -> Truth | None:
-    """The state that the last observation of an environment shows; None where nobody here knows its simulator."""
+def read_truth(env: gymnasium.Env) -> Truth | None:
+    """Return the state at the last observation of an environment; None for unsupported simulators."""
     inner = env.unwrapped
     for base in type(inner).__mro__:
         read = READERS.get(f"{base.__module__}.{base.__name__}")
@@ -26,8 +27,10 @@ def truth(env: gymnasium.Env) -> Truth | None:
 
 
 def _car_racing(env: Any) -> dict[str, Any]:
-    """Speeds in m/s along and across the car; wheel_angle and angular_velocity in rad and rad/s; off_road: share of the four
-    wheels that touch no tile; road_offset: of the road's middle, in half widths; road_heading: sine of the angle to it."""
+    """Return speeds in m/s along and across the car; wheel_angle and angular_velocity in rad and rad/s; off_road: share
+    of the four wheels that touch no tile; road_offset: distance from the road's middle, in half widths; road_heading:
+    sine of the angle to the road.
+    """
     from gymnasium.envs.box2d import car_racing as source
 
     hull, wheels = env.car.hull, env.car.wheels
@@ -48,8 +51,9 @@ def _car_racing(env: Any) -> dict[str, Any]:
 
 
 def _mujoco(env: Any) -> dict[str, Any]:
-    """qpos and qvel in MuJoCo's units, without the leading positions that the environment keeps from its observation: where
-    on an endless floor a robot is, no picture or sensor of it tells."""
+    """Return qpos and qvel in MuJoCo's units, without the leading positions that the environment excludes from its
+    observation: no image or sensor shows the position of a robot on an endless floor.
+    """
     hidden = getattr(env, "observation_structure", {}).get("skipped_qpos", 0)
     return {"qpos": env.data.qpos[hidden:].copy(), "qvel": env.data.qvel.copy()}
 
@@ -96,4 +100,4 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     f"{_CONTROL}.mountain_car.MountainCarEnv": _mountain_car,
     f"{_CONTROL}.continuous_mountain_car.Continuous_MountainCarEnv": _mountain_car,
 }
-"""Who reads which class's state."""
+"""The function that reads the state, by class name."""

@@ -1,4 +1,4 @@
-"""The boundary every environment passes before the core sees it, as small wrappers in a fixed order."""
+"""The wrappers that convert any environment to the core's interface, in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldlab.settings import EnvSettings
 from worldlab_envs.distractors import Distractors
 
 
-def boundary(
+def wrap_env(
     env: gymnasium.Env,
     env_id: str,
     settings: EnvSettings,
@@ -26,10 +26,10 @@ def boundary(
 ) -> gymnasium.Env:
     """Wrap an environment so that the core can use it.
 
-    frame_limit: frames of an episode where settings.time_limit is unset. draw: a wrapper put on after the action
-    repeat, for an environment that draws its observation only when asked.
-    Returns: an environment with a Dict of uint8 images (H, W, C) and float32 vectors (n,); a single picture is called
-    "image", a single vector "vector". Raises: EnvError for spaces worldlab cannot use.
+    frame_limit: frames per episode if settings.time_limit is unset. draw: a wrapper placed after the action repeat, for
+    an environment that renders its observation lazily. Returns: an environment with a Dict of uint8 images (H, W, C)
+    and float32 vectors (n,); a single image is called "image", a single vector "vector". Raises: EnvError for spaces
+    that worldlab does not support.
     """
     for attribute in ("observation_space", "action_space"):
         if not isinstance(getattr(env, attribute, None), spaces.Space):
@@ -64,11 +64,11 @@ def boundary(
 
 
 class CheckedEnv(gymnasium.Wrapper):
-    """Refuses answers that break the environment's own declaration, and copies observations.
+    """Rejects values that violate the environment's own declaration, and copies observations.
 
-    Checked at every step: the five answers of Gymnasium's API, the observation's keys, shapes and dtypes, finite
-    observations (also as float32) and a finite reward. Bounds are not checked: many environments leave theirs by
-    a rounding error; `worldlab check-env` reports it.
+    Checked at every step: the five return values of Gymnasium's API, the observation's keys, shapes and dtypes, finite
+    observations (also as float32) and a finite reward. Bounds are not checked: many environments exceed theirs by a
+    rounding error; `worldlab check-env` reports it.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str):
@@ -90,55 +90,55 @@ class CheckedEnv(gymnasium.Wrapper):
         self._step = 0
         answer = self.env.reset(seed=seed, options=options)
         if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-            raise self._old_api("reset() must return (obs, info)", answer)
-        return self._checked(answer[0]), answer[1]
+            raise self._api_error("reset() must return (obs, info)", answer)
+        return self._check_obs(answer[0]), answer[1]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._step += 1
         answer = self.env.step(action)
         if not (isinstance(answer, tuple) and len(answer) == 5):
-            raise self._old_api("step() must return (obs, reward, terminated, truncated, info)", answer)
+            raise self._api_error("step() must return (obs, reward, terminated, truncated, info)", answer)
         obs, reward, terminated, truncated, info = answer
         scalar = isinstance(reward, int | float | np.number | np.bool_) or getattr(reward, "shape", None) == ()
         number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
         if not math.isfinite(number):
-            raise self._broken("the reward", "a finite number", repr(reward)[:80])
-        return self._checked(obs), number, bool(terminated), bool(truncated), info
+            raise self._space_error("the reward", "a finite number", repr(reward)[:80])
+        return self._check_obs(obs), number, bool(terminated), bool(truncated), info
 
-    def _checked(self, obs: Any) -> Any:
+    def _check_obs(self, obs: Any) -> Any:
         if not self._keyed:
-            return self._checked_part("obs", self._parts["obs"], obs)
+            return self._check_part("obs", self._parts["obs"], obs)
         if not isinstance(obs, dict) or obs.keys() != self._parts.keys():
             got = sorted(obs) if isinstance(obs, dict) else type(obs).__name__
-            raise self._broken("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
-        return {key: self._checked_part(key, part, obs[key]) for key, part in self._parts.items()}
+            raise self._space_error("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
+        return {key: self._check_part(key, part, obs[key]) for key, part in self._parts.items()}
 
-    def _checked_part(self, key: str, space: spaces.Space, value: Any) -> Any:
+    def _check_part(self, key: str, space: spaces.Space, value: Any) -> Any:
         if isinstance(space, spaces.Discrete):
             if not (isinstance(value, int | np.integer) and 0 <= value - space.start < space.n):
-                raise self._broken(f"obs[{key!r}]", str(space), repr(value)[:80])
+                raise self._space_error(f"obs[{key!r}]", str(space), repr(value)[:80])
             return int(value)
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
         if shape != space.shape or dtype != space.dtype:
             got = f"{dtype} {shape}" if dtype is not None else type(value).__name__
-            raise self._broken(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
-        value = np.array(value)  # the environment may write into its own buffer at the next step
+            raise self._space_error(f"obs[{key!r}]", f"{space.dtype} {space.shape}", got)
+        value = np.array(value)  # the environment may overwrite its buffer at the next step
         if value.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 finite = np.isfinite(value.astype(np.float32, copy=False))
             if not finite.all():
                 bad = value[~finite].ravel()
-                raise self._broken(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
+                raise self._space_error(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
         return value
 
-    def _broken(self, what: str, expected: str, got: str) -> EnvError:
+    def _space_error(self, what: str, expected: str, got: str) -> EnvError:
         return EnvError(
             f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
             cause=f"expected {expected}, got {got}",
-            fix="correct the environment or its observation_space; worldlab check-env shows more",
+            fix="correct the environment or its observation_space; worldlab check-env shows details",
         )
 
-    def _old_api(self, rule: str, answer: Any) -> EnvError:
+    def _api_error(self, rule: str, answer: Any) -> EnvError:
         got = f"{len(answer)} values" if isinstance(answer, tuple) else type(answer).__name__
         return EnvError(
             f"env {self._id[:40]!r} does not speak Gymnasium's API",
@@ -148,7 +148,7 @@ class CheckedEnv(gymnasium.Wrapper):
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Takes each action `repeat` times, adds the rewards up and stops where the episode ends."""
+    """Repeats each action `repeat` times, sums the rewards and stops when the episode ends."""
 
     def __init__(self, env: gymnasium.Env, repeat: int):
         super().__init__(env)
@@ -165,7 +165,7 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 class TimeLimit(gymnasium.Wrapper):
-    """Truncates an episode after `steps` calls of step, unless it terminated by itself just then."""
+    """Truncates an episode after `steps` calls of step, unless it terminates at that step."""
 
     def __init__(self, env: gymnasium.Env, steps: int):
         super().__init__(env)
@@ -184,7 +184,7 @@ class TimeLimit(gymnasium.Wrapper):
 
 
 class Patience(gymnasium.Wrapper):
-    """Truncates an episode after `steps` calls of step in a row that brought no positive reward."""
+    """Truncates an episode after `steps` consecutive steps without a positive reward."""
 
     def __init__(self, env: gymnasium.Env, steps: int):
         super().__init__(env)
@@ -203,11 +203,11 @@ class Patience(gymnasium.Wrapper):
 
 
 class PixelObservation(gymnasium.Wrapper):
-    """Replaces the observation by the rendered picture, drawn once a step. The environment must render rgb_array."""
+    """Replaces the observation by the rendered image, once per step. The environment must render rgb_array."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        env.reset(seed=0)  # a size is known only from a picture, and only a started episode can be drawn
+        env.reset(seed=0)  # only a rendered image shows its size, and only a started episode can be rendered
         shape = self._picture().shape
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
 
@@ -231,7 +231,7 @@ class PixelObservation(gymnasium.Wrapper):
 
 
 class DictObservation(gymnasium.Wrapper):
-    """Makes every observation {key: uint8 image (H, W, C) or float32 vector (n,)}.
+    """Converts every observation to {key: uint8 image (H, W, C) or float32 vector (n,)}.
 
     Boxes are flattened into vectors, Discrete becomes a one-hot, grey images (H, W) get a channel.
     """
@@ -246,20 +246,20 @@ class DictObservation(gymnasium.Wrapper):
             self._single = "image" if _is_image(space) else "vector"
             parts = {self._single: space}
         self._parts = parts
-        self.observation_space = spaces.Dict({key: _simple_space(key, part) for key, part in parts.items()})
+        self.observation_space = spaces.Dict({key: _convert_space(key, part) for key, part in parts.items()})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._simple(obs), info
+        return self._convert(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._simple(obs), float(reward), terminated, truncated, info
+        return self._convert(obs), float(reward), terminated, truncated, info
 
-    def _simple(self, obs: Any) -> dict[str, np.ndarray]:
+    def _convert(self, obs: Any) -> dict[str, np.ndarray]:
         if self._single is not None:
             obs = {self._single: obs}
-        return {key: _simple_value(part, obs[key]) for key, part in self._parts.items()}
+        return {key: _convert_value(part, obs[key]) for key, part in self._parts.items()}
 
 
 class ResizeImages(gymnasium.Wrapper):
@@ -281,13 +281,13 @@ class ResizeImages(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        return self._resized(obs), info
+        return self._resize(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._resized(obs), float(reward), terminated, truncated, info
+        return self._resize(obs), float(reward), terminated, truncated, info
 
-    def _resized(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _resize(self, obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
             key: resize(value, *self._weights[key]) if key in self._weights else value for key, value in obs.items()
         }
@@ -314,16 +314,16 @@ def _is_image(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
-def _simple_space(key: str, space: spaces.Space) -> spaces.Box:
+def _convert_space(key: str, space: spaces.Space) -> spaces.Box:
     if isinstance(space, spaces.Discrete):
         return spaces.Box(0, 1, (int(space.n),), np.float32)
-    assert isinstance(space, spaces.Box), "CheckedEnv refused everything else"
+    assert isinstance(space, spaces.Box), "CheckedEnv rejects everything else"
     if _is_image(space):
         return spaces.Box(0, 255, space.shape if len(space.shape) == 3 else (*space.shape, 1), np.uint8)
     if len(space.shape) == 3 and min(space.shape[:2]) >= MIN_SIDE and space.shape[2] in CHANNELS:
         raise EnvError(
-            f"observation {key!r} looks like a picture {space.shape} of {space.dtype}",
-            cause="pictures are uint8 with values 0 to 255; as a vector it would be far too wide",
+            f"observation {key!r} looks like an image {space.shape} of {space.dtype}",
+            cause="images are uint8 with values 0 to 255; as a vector it would be far too wide",
             fix="declare it as Box(0, 255, shape, uint8)",
         )
     with np.errstate(over="ignore"):
@@ -331,7 +331,7 @@ def _simple_space(key: str, space: spaces.Space) -> spaces.Box:
     return spaces.Box(low, high, dtype=np.float32)
 
 
-def _simple_value(space: spaces.Space, value: Any) -> np.ndarray:
+def _convert_value(space: spaces.Space, value: Any) -> np.ndarray:
     if isinstance(space, spaces.Discrete):
         one_hot = np.zeros(int(space.n), np.float32)
         one_hot[int(value) - int(space.start)] = 1

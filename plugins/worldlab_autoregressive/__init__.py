@@ -1,4 +1,6 @@
-"""The autoregressive family: every distribution is a product of conditionals, every density exact. See README.md."""
+"""The autoregressive family: every distribution is a product of conditionals, and every density is exact. See
+README.md.
+"""
 
 from worldlab import hookimpl
 from worldlab_autoregressive.configs import (
@@ -14,7 +16,7 @@ def worldlab_register(register) -> None:
         "autoregressive",
         "worldlab_autoregressive.encoder:AutoregressiveEncoder",
         config=AutoregressiveEncoderConfig,
-        summary="Autoregressive posterior over categorical codes, exact log q of its own sample.",
+        summary="Autoregressive posterior over categorical codes, with exact log q of its samples.",
         paper="arXiv:1606.05328, arXiv:2301.04104",
         api=1,
     )
@@ -22,7 +24,7 @@ def worldlab_register(register) -> None:
         "autoregressive",
         "worldlab_autoregressive.dynamics:AutoregressiveDynamics",
         config=AutoregressiveDynamicsConfig,
-        summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density, or codes one by one.",
+        summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density or codes.",
         paper="arXiv:1706.03762, arXiv:1803.10122",
         api=1,
     )

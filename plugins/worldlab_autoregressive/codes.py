@@ -1,6 +1,6 @@
-"""A row of categorical codes, drawn one after another: q(c | x) = prod_i q(c_i | c_<i, x).
+"""An autoregressive distribution over categorical codes: q(c | x) = prod_i q(c_i | c_<i, x).
 
-The encoder's posterior and the dynamics' prior over categorical latents are both this network.
+The encoder's posterior and the dynamics' prior over categorical latents both use this network.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from worldlab.nn import GRUCell
 
 
 class CodeNet(nn.Module):
-    """Conditionals of groups x classes given a context [N, I]; each has a floor of unimix / classes.
+    """Conditionals of groups x classes given a context [N, I]; each probability is at least unimix / classes.
 
-    logits_i = A_i context + B_i h_i,  h_0 = tanh(C context),  h_i = GRU(embed_i(c_{i-1}) + D context, h_{i-1}).
-    A alone is the usual factorised head; B h, which starts at 0, adds what codes say of each other.
+        logits_i = A_i context + B_i h_i,  h_0 = tanh(C context),  h_i = GRU(embed_i(c_{i-1}) + D context, h_{i-1})
+
+    A alone is the usual factorised head; B h, which starts at 0, adds the dependence on the previous codes.
     """
 
     def __init__(self, inputs: int, groups: int, classes: int, units: int, unimix: float):
@@ -30,14 +31,16 @@ class CodeNet(nn.Module):
         self.direct = nn.Linear(inputs, groups * classes)
         self.start = nn.Linear(inputs, 2 * units)
         bound = 1 / math.sqrt(units)
-        # A code of its own for each class of each group: class 3 of one group has nothing to do with that of the next.
+        # An embedding per group and class: class 3 of one group is unrelated to class 3 of another.
         self.embed = nn.Parameter(torch.empty(max(groups - 1, 1), classes, units).uniform_(-bound, bound))
         self.out = nn.Parameter(torch.zeros(groups, units, classes))
         self.cell = GRUCell(units, units)
 
     def conditionals(self, context: Tensor, codes: Tensor, temperature: float = 1.0) -> Tensor:
-        """log q(. | c_<i, x) of given codes, all groups in one pass. context [N, I], codes [N, G, C] -> [N, G, C]."""
-        direct, h, bias = self._begin(context)
+        """Return log q(. | c_<i, x) of given codes, all groups in one pass. context [N, I], codes [N, G, C] -> [N, G,
+        C].
+        """
+        direct, h, bias = self._initialise(context)
         inputs = torch.einsum("ngc,gcu->ngu", codes[:, :-1], self.embed[: self.shape[0] - 1]) + bias[:, None]
         hidden = [h]
         for i in range(self.shape[0] - 1):
@@ -46,11 +49,12 @@ class CodeNet(nn.Module):
         return self._normalise(corrected, temperature)
 
     def draw(self, context: Tensor, gumbel: Tensor | None, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Codes one after another. gumbel: noise [N, G, C], or None for the most likely code of each group in turn.
+        """Draw codes one after another. gumbel: noise [N, G, C], or None for the most likely code of each group in
+        turn.
 
         Returns codes [N, G] long and log q(. | c_<i, x) along them, [N, G, C].
         """
-        direct, h, bias = self._begin(context)
+        direct, h, bias = self._initialise(context)
         codes, rows = [], []
         for i in range(self.shape[0]):
             if i:
@@ -60,7 +64,7 @@ class CodeNet(nn.Module):
             codes.append((row if gumbel is None else row + gumbel[:, i]).argmax(-1))
         return torch.stack(codes, 1), torch.stack(rows, 1)
 
-    def _begin(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _initialise(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, bias = self.start(context).chunk(2, -1)
         return self.direct(context).unflatten(-1, self.shape), torch.tanh(h), bias
 
@@ -70,46 +74,46 @@ class CodeNet(nn.Module):
 
 
 def gumbel_noise(n: int, shape: tuple[int, int], reference: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise [n, *shape], of the reference's dtype and device."""
+    """Draw standard Gumbel noise [n, *shape], of the reference's dtype and device."""
     uniform = torch.empty(n, *shape, dtype=reference.dtype, device=reference.device).uniform_(generator=generator)
     return -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
 
 
 def straight_through(codes: Tensor, log_probs: Tensor) -> Tensor:
-    """Flat one-hots [N, G * C] whose gradient is that of the conditionals' probabilities.
+    """Return flat one-hots [N, G * C] whose gradient is that of the conditionals' probabilities.
 
-    Biased: it is the gradient of each code's own conditional with the codes before and after it held fixed.
+    The gradient is biased: it differentiates each code's own conditional with all other codes held fixed.
     """
     hot = F.one_hot(codes, log_probs.shape[-1]).to(log_probs.dtype)
     probs = log_probs.exp()
-    return (hot + (probs - probs.detach())).flatten(-2)  # bracketed so: the value is exactly one-hot
+    return (hot + (probs - probs.detach())).flatten(-2)  # with these brackets the value is exactly one-hot
 
 
 @dataclass(frozen=True)
-class DrawnCodes:
-    """One draw from an autoregressive q: its conditionals along the way. log_probs [*, G, C], codes [*, G] long."""
+class SampledCodes:
+    """One sample of an autoregressive q, with the conditionals along it. log_probs [*, G, C], codes [*, G] long."""
 
     log_probs: Tensor
     codes: Tensor
 
     def log_q(self) -> Tensor:
-        """log q of these very codes, [*] in nats."""
+        """Return log q of these codes, [*] in nats."""
         return self._chosen().sum(-1)
 
     def entropy(self) -> Tensor:
-        """An estimate of H(q) from this draw, [*] in nats: the sum of the conditionals' entropies (Rao-Blackwell).
+        """Estimate H(q) from this sample, [*] in nats: the sum of the conditionals' entropies (Rao-Blackwell).
 
-        Its mean is H(q), and the mean of its gradient that of H(q). The entropy of a later group depends on the codes
-        before it, which no pathwise gradient sees: a score-function term of value 0 adds what is missing, with the
+        Its mean is H(q), and the mean of its gradient is that of H(q). The entropy of a later group depends on the
+        codes before it, which no pathwise gradient includes: a score-function term of value 0 adds this part, with the
         entropy so far as its baseline (REINFORCE with reward to go, Williams 1992).
         """
         groups = self.log_probs.shape[-2]
         each = -(self.log_probs.exp() * self.log_probs).sum(-1)  # [*, G]
-        to_come = each.detach().flip(-1).cumsum(-1).flip(-1) - each.detach()
+        remaining = each.detach().flip(-1).cumsum(-1).flip(-1) - each.detach()
         place = torch.arange(groups, device=each.device, dtype=each.dtype)
         expected = each.detach().cumsum(-1) / (place + 1) * (groups - 1 - place)
         score = self._chosen()
-        return (each + (to_come - expected) * (score - score.detach())).sum(-1)
+        return (each + (remaining - expected) * (score - score.detach())).sum(-1)
 
     def _chosen(self) -> Tensor:
         return self.log_probs.gather(-1, self.codes[..., None])[..., 0]
@@ -117,28 +121,32 @@ class DrawnCodes:
 
 @dataclass(frozen=True)
 class CodeDistribution:
-    """p(c | context) over flat one-hots [N, G * C]. context [N, I]."""
+    """A distribution p(c | context) over flat one-hots [N, G * C]. context [N, I]."""
 
     context: Tensor
     net: CodeNet
     temperature: float = 1.0
 
     def tempered(self, temperature: float) -> CodeDistribution:
-        """Every conditional's logits divided by the temperature."""
+        """Divide the logits of every conditional by the temperature."""
         return replace(self, temperature=self.temperature * temperature)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Straight-through one-hots, drawn group by group."""
+        """Draw straight-through one-hots, group by group."""
         noise = gumbel_noise(len(self.context), self.net.shape, self.context, generator)
         return straight_through(*self.net.draw(self.context, noise, self.temperature))
 
     @property
     def mode(self) -> Tensor:
-        """The most likely code of each group given those chosen before it (greedy: not always the likeliest row)."""
+        """Return the most likely code of each group given the previous ones (greedy, not always the most likely
+        sequence).
+        """
         codes, log_probs = self.net.draw(self.context, None, self.temperature)
         return F.one_hot(codes, log_probs.shape[-1]).to(log_probs.dtype).flatten(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p of one-hots x [N, G * C], [N] in nats; exact, in one pass. Gradients reach a straight-through x."""
+        """Return log p of one-hots x [N, G * C], [N] in nats; exact, in one pass. Gradients reach a straight-through
+        x.
+        """
         hot = x.unflatten(-1, self.net.shape)
         return (hot * self.net.conditionals(self.context, hot, self.temperature)).sum((-2, -1))

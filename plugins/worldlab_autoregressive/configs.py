@@ -13,11 +13,11 @@ class AutoregressiveEncoderConfig(Config):
     """Settings of the autoregressive posterior."""
 
     groups: int = sized(nano=4, tiny=8, small=8, medium=32, large=32, ge=1)
-    """Categorical variables in z, drawn one after another."""
+    """Number of categorical variables in z, drawn sequentially."""
     classes: int = sized(nano=4, tiny=8, small=16, medium=32, large=32, ge=2)
     """Classes of each categorical variable."""
     width: int = sized("width", ge=1)
-    """Channels after the first convolution; they double at each halving of the picture."""
+    """Channels after the first convolution; they double each time the image is halved."""
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk."""
     code_units: int = sized(nano=16, tiny=32, small=48, medium=128, large=128, ge=1)
@@ -25,7 +25,7 @@ class AutoregressiveEncoderConfig(Config):
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
     unimix: ClassVar[float] = 0.01
-    """Share of a uniform mixed into every conditional, so that no class dies."""
+    """Share of a uniform mixed into every conditional, which keeps every class possible."""
 
 
 class AutoregressiveDynamicsConfig(Config):
@@ -38,19 +38,20 @@ class AutoregressiveDynamicsConfig(Config):
     layers: int = sized(nano=1, tiny=2, small=2, medium=4, large=4, ge=1)
     """Blocks of the transformer."""
     heads: int = sized(nano=2, tiny=4, small=4, medium=4, large=8, ge=1)
-    """Attention heads of the transformer; memory must be a multiple of twice as many."""
+    """Attention heads of the transformer; memory must be a multiple of twice this number."""
     window: int = sized(nano=8, tiny=16, small=32, medium=32, large=64, ge=1)
-    """Steps a transformer block attends to, the present one included; more than train.batch_length is never trained."""
+    """Steps a transformer block attends to, including the current step. A window beyond train.batch_length is never
+    trained."""
     mixture: Literal["joint", "factorised"] = "joint"
-    """How a real z is predicted. joint: one mixture over the whole vector. factorised: a mixture for each entry."""
+    """Prediction of a real z. joint: one mixture over the whole vector. factorised: a mixture for each entry."""
     units: int = sized("units", ge=1)
-    """Hidden units of the mixture's head."""
+    """Hidden units of the mixture head."""
     head_layers: int = field(1, ge=0, expert=True)
-    """Hidden layers of the mixture's head; World Models has none."""
+    """Hidden layers of the mixture head; World Models has none."""
     code_units: int = sized(nano=16, tiny=32, small=48, medium=128, large=128, ge=1)
     """Width of the recurrent network over the groups of a categorical z."""
     components: ClassVar[int] = 5
-    """Gaussians in a mixture, as in World Models."""
+    """Number of Gaussians in a mixture, as in World Models."""
     min_std: ClassVar[float] = 0.05
     """Smallest std of a component."""
     unimix: ClassVar[float] = 0.01
@@ -67,24 +68,26 @@ class AutoregressiveDecoderConfig(Config):
     """Settings of the autoregressive decoder."""
 
     channels: int = sized(nano=4, tiny=16, small=24, medium=32, large=48, ge=1)
-    """Channels of each stack of the PixelCNN, and of the map that features are upsampled to."""
+    """Channels of each stack of the PixelCNN, and of the upsampled feature map."""
     layers: int = sized(nano=1, tiny=4, small=5, medium=5, large=5, ge=1, le=7)
-    """Gated layers. A pixel sees 2 layers + 1 columns and layers + 1 rows above: what is farther must come from z."""
+    """Gated layers. A pixel depends on 2 layers + 1 columns and layers + 1 rows above; wider structure must come from
+    z."""
     components: int = sized(nano=10, tiny=5, small=10, medium=10, large=10, ge=1)
-    """Logistics in the mixture of a pixel."""
+    """Number of logistics in the mixture of a pixel."""
     width: int = sized(nano=4, tiny=8, small=8, medium=16, large=32, ge=1)
     """Channels before the last transposed convolution of the network that upsamples features."""
     units: int = sized("units", ge=1)
-    """Hidden units of the networks that explain vectors."""
+    """Hidden units of the networks that model vectors."""
     frames: int = field(32, ge=0)
-    """Random frames of a batch explained in one update; 0 means all, as it does without pictures (which are costly: README)."""
+    """Random frames of a batch decoded in one update; 0 means all. Images are expensive (README); without them all are
+    used."""
     auxiliary: float = field(1.0, ge=0)
-    """Weight of a second likelihood of pictures, from features alone, without which z learns late or never."""
+    """Weight of a second likelihood of images from the features alone. Without it z is learned late or never."""
     vector_layers: ClassVar[int] = 2
-    """Masked hidden layers of the network that explains vectors."""
+    """Masked hidden layers of the network that models vectors."""
     vector_components: ClassVar[int] = 5
-    """Gaussians in the mixture of a vector's entry."""
+    """Number of Gaussians in the mixture of a vector's entry."""
     min_std: ClassVar[float] = 0.02
     """Smallest std of the Gaussians of a vector's entry, in scaled units."""
     scale: ClassVar[float] = 1.0
-    """Weight of the negative log-likelihood: all nats of an observation, as in its bound."""
+    """Weight of the negative log-likelihood; 1 uses all nats of an observation, as in the bound."""

@@ -1,4 +1,4 @@
-"""The autoregressive dynamics (cell 8): a sequence model over (z, a) and an exact density of the next z."""
+"""The autoregressive dynamics: a sequence model over (z, a) with an exact density of the next z."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from worldlab_autoregressive.transformer import TransformerMemory
 
 @final
 class AutoregressiveDynamics(Dynamics):
-    """p(z_1 .. z_T | a) = prod_t p(z_t | z_<t, a_<t), trained by its exact likelihood of the stopped latents.
+    """A prior p(z_1 .. z_T | a) = prod_t p(z_t | z_<t, a_<t), trained by the exact likelihood of the detached latents.
 
-    memory_kind "transformer": one token a step, causal attention over a sliding window, as in STORM (Zhang et al. 2023,
-    arXiv:2310.09615). "lstm": the MDN-RNN of World Models (Ha & Schmidhuber 2018, arXiv:1803.10122), with
-    mixture = "factorised" and head_layers = 0 to the last parameter. Head: a mixture of Gaussians for a real z, an
-    autoregressive network over the groups for a categorical one. Samples carry pathwise gradients through mean and std
-    and straight-through ones through the choice of a component or code; the latter are biased (see the distributions).
+    memory_kind "transformer": one token per step, causal attention over a sliding window, as in STORM (Zhang et al.
+    2023, arXiv:2310.09615). "lstm": the MDN-RNN of World Models (Ha & Schmidhuber 2018, arXiv:1803.10122), identical to
+    the last parameter with mixture = "factorised" and head_layers = 0. Head: a mixture of Gaussians for a real z, an
+    autoregressive network over the groups for a categorical z. Samples carry pathwise gradients through mean and std
+    and straight-through gradients through the choice of a component or code; the latter are biased (see the
+    distributions).
     """
 
     Config = AutoregressiveDynamicsConfig
@@ -57,7 +58,7 @@ class AutoregressiveDynamics(Dynamics):
         return config.memory
 
     def initial(self, n: int) -> State:
-        """Nothing seen: an empty cache, or zeros."""
+        """Return the state before the first step: an empty cache, or zeros."""
         return self.net.initial(n)
 
     def advance(self, state: State, z: Tensor, action: Tensor) -> State:
@@ -73,17 +74,19 @@ class AutoregressiveDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> GaussianMixture | CodeDistribution:
-        """memory [N, H] -> p(z | h): log_prob is exact, for a categorical z in one teacher-forced pass."""
+        """Return p(z | h) for memory [N, H]: log_prob is exact, for a categorical z in one teacher-forced pass."""
         if isinstance(self.head, CodeNet):
             return CodeDistribution(memory, self.head)
         k, dim = self.config.components, self.latent.dim
         weights, mean, raw = self.head(memory).split([self.blocks * k, k * dim, k * dim], -1)
         shape = (self.blocks, k, dim // self.blocks)
         mean, raw = mean.unflatten(-1, shape), raw.unflatten(-1, shape)
-        return GaussianMixture.of(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
+        return GaussianMixture.from_outputs(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """`components`: how many Gaussians carry the weight (1 to K), and `std`, their mean width. None for codes."""
+        """Return `components`, the effective number of Gaussians (1 to K), and `std`, their mean std. Nothing for
+        codes.
+        """
         if not isinstance(ctx.prior, GaussianMixture):
             return {}
         return {"components": ctx.prior.components_used().mean(), "std": ctx.prior.std.mean()}

@@ -1,8 +1,8 @@
-"""Discretised mixtures of logistics: the probability of a pixel's whole tuple of levels.
+"""Discretised mixtures of logistics: the joint probability of a pixel's levels.
 
 Salimans et al. 2017 (PixelCNN++), arXiv:1701.05517, section 2. A component's logistic is integrated over each level;
-the edge bins reach to infinity, so all levels together have probability 1. Means of later channels move with the levels
-of earlier ones.
+the edge bins extend to infinity, so all levels together have probability 1. Means of later channels depend on the
+levels of earlier channels.
 """
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOG_SCALES = (-8.0, 5.0)
-"""Smallest and largest log of a scale in units of the whole range. Narrower than 1/10 of a level, or wider than 100
-ranges, a logistic hardly changes any more, and its gradients leave the floats."""
+"""Smallest and largest log of a scale in units of the whole range. Below 1/10 of a level or above 100 ranges a logistic
+hardly changes any more, and its gradients underflow."""
 
 
 def parameters_per_pixel(channels: int, components: int) -> int:
-    """Weights, means and scales of each channel, and a coupling of each pair of channels."""
+    """Return the number of weights, means and scales of each channel, and couplings of each pair of channels."""
     return components * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 def to_levels(x: Tensor, levels: int = 256) -> Tensor:
-    """Nearest level 0 .. levels - 1 of pictures in [-0.5, 0.5], as floats; what is outside counts as the edge."""
+    """Return the nearest level 0 .. levels - 1 of images in [-0.5, 0.5], as floats; values outside count as the
+    edge.
+    """
     return ((x + 0.5) * (levels - 1)).round().clamp(0, levels - 1)
 
 
 def from_levels(level: Tensor, levels: int = 256) -> Tensor:
-    """The picture, in [-0.5, 0.5], of whole levels."""
+    """Return the image, in [-0.5, 0.5], of whole levels."""
     return level / (levels - 1) - 0.5
 
 
 @torch.no_grad()
-def start_apart(bias: Tensor, channels: int, components: int) -> None:
-    """Start an output layer's components narrow (3 % of the range) and spread over it.
+def spread_components(bias: Tensor, channels: int, components: int) -> None:
+    """Initialise an output layer so that its components are narrow (3 % of the range) and spread over the range.
 
-    Logistics as wide as the range (a bias of 0) hardly move with their means: the neighbours' easy guess is learned
-    first and the latent never asked. On a moving dot KL(q || p) stayed at 0.9 nats for 300 updates; with this start it
-    was 10 after 240.
+    Logistics as wide as the range (a bias of 0) hardly depend on their means, so prediction from neighbours is learned
+    first and the latent is ignored. On a moving dot KL(q || p) stayed at 0.9 nats for 300 updates; with this
+    initialisation it was 10 after 240.
     """
     weights, entries = components, components * channels
     bias[weights : weights + entries].normal_(0, 0.25)
@@ -48,10 +50,11 @@ def start_apart(bias: Tensor, channels: int, components: int) -> None:
 
 @dataclass(frozen=True)
 class LogisticMixture:
-    """A mixture of K over the C channels of a pixel, which share the component.
+    """A mixture of K components over the C channels of a pixel, which share the component.
 
     log_weights [*, K], normalised; mean [*, K, C] before coupling and log_scale [*, K, C], in units of [-0.5, 0.5];
-    coupling [*, K, C (C - 1) / 2] in (-1, 1), rows of a lower triangle: channel c gets the levels of channels < c.
+    coupling [*, K, C (C - 1) / 2] in (-1, 1), rows of a lower triangle: channel c depends on the levels of channels <
+    c.
     """
 
     log_weights: Tensor
@@ -61,8 +64,8 @@ class LogisticMixture:
     levels: int = 256
 
     @classmethod
-    def of(cls, out: Tensor, channels: int, levels: int = 256) -> LogisticMixture:
-        """From network outputs [*, parameters_per_pixel], channels last."""
+    def from_outputs(cls, out: Tensor, channels: int, levels: int = 256) -> LogisticMixture:
+        """Build the mixture from network outputs [*, parameters_per_pixel], channels last."""
         if out.dtype in (torch.float16, torch.bfloat16):
             out = out.float()  # differences of neighbouring levels need more than 8 bits
         per = parameters_per_pixel(channels, 1)
@@ -80,10 +83,10 @@ class LogisticMixture:
         )
 
     def log_prob(self, level: Tensor) -> Tensor:
-        """log P of whole levels [*, C] (0 .. levels - 1, floats): [*], in nats."""
-        # In units of levels: differences to the mean are then exact where they are small, and neighbours share an edge.
+        """Return log P of whole levels [*, C] (0 .. levels - 1, floats): [*], in nats."""
+        # In units of levels, small differences to the mean are exact, and adjacent bins share an edge.
         top = self.levels - 1
-        mean = (self._coupled(from_levels(level, self.levels)) + 0.5) * top
+        mean = (self._couple_means(from_levels(level, self.levels)) + 0.5) * top
         inverse = torch.exp(-self.log_scale) / top
         offset = level[..., None, :] - mean  # [*, K, C]
         upper, lower = (offset + 0.5) * inverse, (offset - 0.5) * inverse
@@ -95,9 +98,9 @@ class LogisticMixture:
         return torch.logsumexp(self.log_weights + each, -1)
 
     def draw(self, gumbel: Tensor | None, logistic: Tensor | None) -> Tensor:
-        """Levels [*, C]: a component, then channel after channel. gumbel [*, K], logistic [*, C]: standard noise.
+        """Draw levels [*, C]: a component, then the channels in turn. gumbel [*, K], logistic [*, C]: standard noise.
 
-        None: the most likely component, and its mean given the channels before.
+        None: the most likely component, and its mean given the previous channels.
         """
         score = self.log_weights if gumbel is None else self.log_weights + gumbel
         chosen = score.argmax(-1)[..., None, None]
@@ -115,8 +118,8 @@ class LogisticMixture:
             levels.append(to_levels(value, self.levels))
         return torch.stack(levels, -1)
 
-    def _coupled(self, x: Tensor) -> Tensor:
-        """Means [*, K, C] given the true channels x [*, C]."""
+    def _couple_means(self, x: Tensor) -> Tensor:
+        """Return the means [*, K, C] given the true channels x [*, C]."""
         channels, columns = x.shape[-1], [self.mean[..., 0]]
         for c in range(1, channels):
             first = c * (c - 1) // 2

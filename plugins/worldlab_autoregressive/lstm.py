@@ -28,11 +28,13 @@ class LSTMMemory(nn.Module):
         return {"h": zero, "c": zero}
 
     def step(self, state: State, x: Tensor) -> State:
-        """x [N, I] -> the next state."""
+        """Advance by one step with input x [N, I]; return the next state."""
         return self._cell(state, self.inputs(x))
 
     def sequence(self, state: State, x: Tensor, is_first: Tensor) -> Unrolled:
-        """x [N, T, I], is_first [N, T] bool. The inputs' product is one pass, the recurrence a loop; resets inside."""
+        """Advance by T steps with resets. x [N, T, I], is_first [N, T] bool. Input products take one pass, the
+        recurrence a loop.
+        """
         inputs, fresh, states = self.inputs(x), self.initial(len(x)), []
         for t in range(x.shape[1]):
             state = self._cell(tree.where(is_first[:, t], fresh, state), inputs[:, t])

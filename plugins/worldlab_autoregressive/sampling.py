@@ -1,9 +1,9 @@
-"""Sampling a PixelCNN without ever computing anything twice, and several rows at a time.
+"""Cached sampling of a PixelCNN, several rows at a time.
 
-The plain way runs the whole network for each of H W pixels. Here each layer's output is computed once at each place and
-kept (Ramachandran et al. 2017, arXiv:1704.06001). And since a pixel sees `reach` columns to its right in the rows
-above, row i + 1 may follow row i at a distance of reach + 1 columns: one step draws a slanted line of pixels, and a
-picture takes W + (reach + 1)(H - 1) + reach - 1 steps, not H W. What is drawn is the same, noise by noise.
+Naive sampling runs the whole network for each of H W pixels. Here each layer's output is computed once per position and
+cached (Ramachandran et al. 2017, arXiv:1704.06001). Since a pixel depends on `reach` columns to its right in the rows
+above, row i + 1 can follow row i at a distance of reach + 1 columns: one step draws a slanted line of pixels, and an
+image takes W + (reach + 1)(H - 1) + reach - 1 steps, not H W. From the same noise the result equals naive sampling.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from worldlab_autoregressive.logistics import LogisticMixture, from_levels
 from worldlab_autoregressive.pixelcnn import GatedLayer, PixelCNN, gate
 
 CHUNK = 64
-"""Pictures drawn together: what is kept of one picture of 64 x 64 is 3 MB at 32 channels."""
+"""Images drawn together: the cache of one image of 64 x 64 takes 3 MB at 32 channels."""
 
 
 @dataclass(frozen=True)
 class PixelNoise:
-    """All the randomness of N pictures, drawn before the first pixel: gumbel [N, H * W, K], logistic [N, H * W, C]."""
+    """All noise of N images, drawn before the first pixel: gumbel [N, H * W, K], logistic [N, H * W, C]."""
 
     gumbel: Tensor
     logistic: Tensor
 
 
 def pixel_noise(net: PixelCNN, n: int, reference: Tensor, generator: torch.Generator) -> PixelNoise:
-    """Standard noise for n pictures, of the reference's dtype and device."""
+    """Draw standard noise for n images, of the reference's dtype and device."""
     channels, height, side = net.shape
     shape = (n, height * side, net.components + channels)
     uniform = torch.empty(shape, dtype=reference.dtype, device=reference.device).uniform_(generator=generator)
@@ -41,60 +41,64 @@ def pixel_noise(net: PixelCNN, n: int, reference: Tensor, generator: torch.Gener
 
 @torch.no_grad()
 def draw_pictures(net: PixelCNN, features: Tensor, noise: PixelNoise | None) -> Tensor:
-    """Pictures [N, C, H, W] for features [N, F]. noise None: greedy, each pixel the mean of its likeliest component."""
+    """Draw images [N, C, H, W] for features [N, F]. noise None: greedy, each pixel the mean of its most likely
+    component.
+    """
     parts = []
     for first in range(0, len(features), CHUNK):
         rows = slice(first, first + CHUNK)
-        some = None if noise is None else PixelNoise(noise.gumbel[rows], noise.logistic[rows])
-        parts.append(_Canvas(net, features[rows]).fill(some))
+        chunk_noise = None if noise is None else PixelNoise(noise.gumbel[rows], noise.logistic[rows])
+        parts.append(_PictureBuffer(net, features[rows]).fill(chunk_noise))
     return torch.cat(parts)
 
 
-class _Canvas:
-    """The state of one batch of pictures while they are drawn.
+class _PictureBuffer:
+    """The state of one batch of images while they are drawn.
 
-    Maps are stored with their places flattened and channels last, [N, places, channels], inside a border of zeros two
+    Maps are stored with positions flattened and channels last, [N, positions, channels], inside a border of zeros two
     rows high and one column wide, which is the padding of the convolutions.
     """
 
     def __init__(self, net: PixelCNN, features: Tensor):
         channels, self.height, self.side = net.shape
         self.net, self.pitch, self.skew = net, self.side + 2, net.reach + 1
-        self.condition = self._framed(net.condition(features))
-        self.picture = self._framed(features.new_zeros(len(features), channels, self.height, self.side), ones=True)
+        self.condition = self._pad_border(net.condition(features))
+        self.picture = self._pad_border(features.new_zeros(len(features), channels, self.height, self.side), ones=True)
         width = net.channels
         places = self.picture.shape[1]
         self.above = [features.new_zeros(len(features), places, width) for _ in net.layers]
-        # The horizontal stack only ever looks one column back: the last column of each row is enough.
+        # The horizontal stack reads only the previous column, so the last column of each row is enough.
         self.left = [features.new_zeros(len(features), self.height, width) for _ in net.layers[1:]]
         self.weights = [_LayerWeights(layer) for layer in net.layers]  # type: ignore[arg-type]
         self.patch = torch.tensor([-self.pitch - 1, -self.pitch, -self.pitch + 1, -1, 0, 1], device=features.device)
 
     def fill(self, noise: PixelNoise | None) -> Tensor:
-        """Draw everything; returns the pictures [N, C, H, W]."""
+        """Draw all pixels; return the images [N, C, H, W]."""
         depth = len(self.weights)
         for step in range(1 - depth, self.side + self.skew * (self.height - 1)):
             for i in range(depth):
-                self._look_up(i, step + depth - 1 - i)
-            self._draw(step, noise)
+                self._vertical_step(i, step + depth - 1 - i)
+            self._draw_line(step, noise)
         inner = self.picture.unflatten(1, (self.height + 2, self.pitch))[:, 2:, 1:-1, :-1]
         return inner.permute(0, 3, 1, 2).contiguous() / 2
 
-    def _framed(self, image: Tensor, ones: bool = False) -> Tensor:
-        """[N, C, H, W] -> [N, (H + 2) (W + 2), C], or C + 1 with a channel of ones inside the border."""
+    def _pad_border(self, image: Tensor, ones: bool = False) -> Tensor:
+        """Pad [N, C, H, W] to [N, (H + 2) (W + 2), C], or C + 1 with a channel of ones inside the border."""
         if ones:
             image = torch.cat([image, torch.ones_like(image[:, :1])], 1)
         return F.pad(image, (1, 1, 2, 0)).permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
     def _line(self, step: int) -> tuple[int, int, Tensor]:
-        """The rows first .. last that have a pixel (i, step - skew i), and the flat places of these pixels."""
+        """Return the rows first .. last that have a pixel (i, step - skew i), and the flat positions of these
+        pixels.
+        """
         first = max(0, -((self.side - 1 - step) // self.skew))
         last = min(self.height - 1, step // self.skew)
         row = torch.arange(first, last + 1, device=self.picture.device)
         return first, last, (row + 2) * self.pitch + 1 + step - self.skew * row
 
-    def _look_up(self, i: int, step: int) -> None:
-        """The vertical stack's layer i along a line."""
+    def _vertical_step(self, i: int, step: int) -> None:
+        """Compute layer i of the vertical stack along a line."""
         first, last, place = self._line(step)
         if first > last:
             return
@@ -106,8 +110,8 @@ class _Canvas:
         out = gate(F.linear(torch.cat([seen, bias], -1), *self.weights[i].vertical), -1)
         self.above[i].index_copy_(1, place, out.to(self.picture.dtype))
 
-    def _draw(self, step: int, noise: PixelNoise | None) -> None:
-        """The horizontal stack along a line, and its pixels."""
+    def _draw_line(self, step: int, noise: PixelNoise | None) -> None:
+        """Compute the horizontal stack along a line, and draw its pixels."""
         first, last, place = self._line(step)
         if first > last:
             return
@@ -122,7 +126,7 @@ class _Canvas:
                 self.left[i - 1][:, rows] = h
             h = out if i == 0 else h + out
         outputs = self.net.head(h.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
-        mixture = LogisticMixture.of(outputs, self.net.shape[0])
+        mixture = LogisticMixture.from_outputs(outputs, self.net.shape[0])
         if noise is None:
             levels = mixture.draw(None, None)
         else:
@@ -134,7 +138,7 @@ class _Canvas:
 
 
 class _LayerWeights:
-    """A layer's convolutions as one matrix for each stack, acting on what is seen, beside each other."""
+    """The convolutions of a layer as one matrix for each stack, acting on the concatenated inputs."""
 
     def __init__(self, layer: GatedLayer):
         def flat(*convolutions: torch.nn.Conv2d) -> Tensor:  # [out, C, rows, columns] -> [out, rows * columns * C]

@@ -1,6 +1,6 @@
-"""Many futures of one past: candidates of a planner attend to the same cached steps, of which there is one copy.
+"""Many futures of one past: a planner's candidates attend to one shared copy of the cached steps.
 
-A plan's 500 candidates would otherwise copy 500 caches at every imagined step, which costs more than the network.
+Otherwise a plan's 500 candidates would copy 500 caches at every imagined step, which costs more than the network.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from torch import Tensor
 
 
 class SharedPast:
-    """What N rows have cached, for `count` futures of each. No tree of tensors: the core must not copy it for each row.
+    """The cache of N rows, shared by `count` futures of each. It is not a tree of tensors, so the core does not copy it
+    per row.
 
-    keys (rotated), values: for each block [N, heads, W, d]; filled [N]: how many of the W places count, the newest last.
+    keys (rotated), values: for each block [N, heads, W, d]; filled [N]: how many of the W positions are valid, newest
+    last.
     """
 
     def __init__(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], filled: Tensor, count: int):
@@ -23,9 +25,9 @@ class SharedPast:
 
 
 def attend(q: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor) -> Tensor:
-    """Softmax attention of one query a row over the shared past and the row's own steps.
+    """Softmax attention of one query per row over the shared past and the row's own steps.
 
-    q [N * S, heads, d]; past: keys and values [N, heads, W, d] and which places count, [N, W] bool; keys, values
+    q [N * S, heads, d]; past: keys and values [N, heads, W, d] and which positions are valid, [N, W] bool; keys, values
     [N * S, k, heads, d], k >= 1. Returns [N * S, heads, d].
     """
     shared_keys, shared_values, counts = past

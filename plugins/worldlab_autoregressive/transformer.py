@@ -1,6 +1,6 @@
 """A causal transformer over time with a sliding window, whose cache of keys and values is the dynamics' state.
 
-One function, `_run`, attends over cached and new steps; a single step is a sequence of length one.
+One function, `_attend_sequence`, attends over cached and new steps; a single step is a sequence of length one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ ROPE_BASE = 10_000.0
 
 
 def rotate(x: Tensor, first: int = 0) -> Tensor:
-    """Rotary position embedding: x [N, P, heads, d] turned by its place first, first + 1, ... along P.
+    """Apply rotary position embedding: x [N, P, heads, d] rotated by its position first, first + 1, ... along P.
 
-    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend on the distance of their places only.
+    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend only on the distance of their
+    positions.
     """
     half = x.shape[-1] // 2
     place = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
@@ -49,10 +50,10 @@ class Block(nn.Module):
                 last.weight.mul_((2 * depth) ** -0.5)  # type: ignore[union-attr]
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [N, T, H] attends to cached keys and values [N, W, H], then itself, where mask [N, T, W + T] allows.
+        """Attend from x [N, T, H] to cached keys and values [N, W, H] and to x itself, where mask [N, T, W + T] allows.
 
-        Returns x and all keys and values [N, W + T, H]. Keys are kept unrotated: their places are counted from the
-        start of the cache at each call, so that they never grow and a cache means the same wherever it came from.
+        Returns x and all keys and values [N, W + T, H]. Keys are stored unrotated. Positions are counted from the start
+        of the cache at each call, so they never grow, and equal caches are equivalent whatever their origin.
         """
         q, k, v = self.qkv(self.attention_norm(x)).chunk(3, -1)
         keys = torch.cat([keys, k.to(keys.dtype)], 1)
@@ -63,11 +64,12 @@ class Block(nn.Module):
         x = x + self.out(read.transpose(1, 2).flatten(2))
         return x + self.mlp(x), keys, values
 
-    def continued(
+    def forward_shared(
         self, x: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One step x [N * S, H] of S futures of each of N pasts (shared_past.attend), after k own ones: keys (rotated) and
-        values [N * S, k, heads, d]. Returns x and the own keys and values, k + 1 of them."""
+        """Advance one step x [N * S, H] of S futures of each of N pasts (shared_past.attend), after k own steps with
+        keys (rotated) and values [N * S, k, heads, d]. Returns x and the own keys and values, k + 1 of them.
+        """
         window = past[0].shape[2]
         place = window + keys.shape[1]
         q, k, v = (self._split(part)[:, None] for part in self.qkv(self.attention_norm(x)).chunk(3, -1))
@@ -81,11 +83,11 @@ class Block(nn.Module):
 
 
 class TransformerMemory(nn.Module):
-    """One token a step, made of (z, a). Each block attends to the last `window` steps of its own episode, so that the
-    memory reaches back layers * (window - 1) steps.
+    """A memory with one token per step, computed from (z, a). Each block attends to the last `window` steps of its own
+    episode, so the memory reaches back layers * (window - 1) steps.
 
     State: "h" [N, H], the last output; "filled" [N] long, how many steps of this episode the cache holds, at most
-    window; "keys" and "values": for each block [N, window, H], the newest last, 0 where there is none.
+    window; "keys" and "values": for each block [N, window, H], the newest last, 0 where empty.
     """
 
     def __init__(self, inputs: int, width: int, layers: int, heads: int, window: int):
@@ -102,8 +104,9 @@ class TransformerMemory(nn.Module):
         return {"h": weight.new_zeros(n, self.width), "filled": filled, "keys": empty, "values": empty}
 
     def fork(self, state: State, count: int) -> State:
-        """State [N * count, ...] of `count` futures of each row, which share its past: "h", "past", and "keys" and "values"
-        of the future's own steps [N * count, k, heads, d], k = 0 as yet."""
+        """Return the state [N * count, ...] of `count` futures of each row, which share its past: "h", "past", and
+        "keys" and "values" of the future's own steps [N * count, k, heads, d], initially with k = 0.
+        """
         heads, n = self.heads, len(state["h"])
         own = tuple(k.new_zeros(n * count, 0, heads, k.shape[-1] // heads) for k in state["keys"])
         split = [[cache.unflatten(-1, (heads, -1)) for cache in state[name]] for name in ("keys", "values")]
@@ -111,27 +114,27 @@ class TransformerMemory(nn.Module):
         past = SharedPast(keys, tuple(v.transpose(1, 2) for v in split[1]), state["filled"], count)
         return {"h": state["h"].repeat_interleave(count, 0), "past": past, "keys": own, "values": own}
 
-    def _continue(self, state: State, x: Tensor) -> State:
+    def _step_shared(self, state: State, x: Tensor) -> State:
         past: SharedPast = state["past"]
-        taken = state["keys"][0].shape[1]
-        age = torch.arange(self.window - 1, -1, -1, device=x.device) + taken + 1  # of the past's places, in steps
-        counts = (age <= self.window - 1) & (age < past.filled[:, None] + taken + 1)
+        steps = state["keys"][0].shape[1]
+        age = torch.arange(self.window - 1, -1, -1, device=x.device) + steps + 1  # in steps
+        counts = (age <= self.window - 1) & (age < past.filled[:, None] + steps + 1)
         x = self.embed(x)
         keys, values = [], []
         caches = (past.keys, past.values, state["keys"], state["values"])
         blocks = cast(Iterable[Any], self.blocks)
         for block, old_keys, old_values, k, v in zip(blocks, *caches, strict=True):
-            x, k, v = block.continued(x, (old_keys, old_values, counts), k, v)
+            x, k, v = block.forward_shared(x, (old_keys, old_values, counts), k, v)
             keys.append(k)
             values.append(v)
         return {"h": self.norm(x).to(state["h"].dtype), "past": past, "keys": tuple(keys), "values": tuple(values)}
 
     def step(self, state: State, x: Tensor) -> State:
-        """x [N, I] -> the next state."""
+        """Advance by one step with input x [N, I]; return the next state."""
         if "past" in state:
-            return self._continue(state, x)
+            return self._step_shared(state, x)
         filled = (state["filled"] + 1).clamp(max=self.window)
-        h, keys, values = self._run(state, x[:, None], filled[:, None])
+        h, keys, values = self._attend_sequence(state, x[:, None], filled[:, None])
         return {
             "h": h[:, 0],
             "filled": filled,
@@ -140,22 +143,22 @@ class TransformerMemory(nn.Module):
         }
 
     def sequence(self, state: State, x: Tensor, is_first: Tensor) -> Unrolled:
-        """x [N, T, I], is_first [N, T] bool -> what T steps with resets give, in one pass."""
+        """Advance by T steps with resets in one pass. x [N, T, I], is_first [N, T] bool."""
         filled = self._filled(state["filled"], is_first)
-        h, keys, values = self._run(state, x, filled)
+        h, keys, values = self._attend_sequence(state, x, filled)
 
         def at(row: Tensor, time: Tensor) -> State:
             place = time[:, None] + 1 + torch.arange(self.window, device=time.device)  # [M, W], within W + T
-            held = filled[row, time]
+            filled_now = filled[row, time]
             age = torch.arange(self.window - 1, -1, -1, device=time.device)
-            empty = (age >= held[:, None])[..., None]
+            empty = (age >= filled_now[:, None])[..., None]
 
             def cut(cache: Tensor) -> Tensor:
                 return cache[row[:, None], place].masked_fill(empty, 0)
 
             return {
                 "h": h[row, time],
-                "filled": held,
+                "filled": filled_now,
                 "keys": tuple(cut(k) for k in keys),
                 "values": tuple(cut(v) for v in values),
             }
@@ -164,16 +167,16 @@ class TransformerMemory(nn.Module):
         return Unrolled(h, at(rows, torch.full_like(rows, x.shape[1] - 1)), at)
 
     def _filled(self, before: Tensor, is_first: Tensor) -> Tensor:
-        """Steps a query may attend to, itself included: before [N] and is_first [N, T] -> [N, T]."""
+        """Return how many steps a query may attend to, itself included: before [N] and is_first [N, T] -> [N, T]."""
         time = torch.arange(is_first.shape[1], device=is_first.device).expand(is_first.shape)
         started = torch.where(is_first, time, -1).cummax(1).values
         return torch.where(started < 0, before[:, None] + time + 1, time - started + 1).clamp(max=self.window)
 
-    def _run(self, state: State, x: Tensor, filled: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """x [N, T, I] -> h [N, T, H] and each block's keys and values, cached and new: [N, W + T, H].
+    def _attend_sequence(self, state: State, x: Tensor, filled: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Map x [N, T, I] to h [N, T, H] and each block's keys and values, cached and new: [N, W + T, H].
 
-        filled [N, T] says it all about causality, window and resets: query t, at place W + t, reads that many places
-        up to its own.
+        filled [N, T] determines causality, window and resets: query t, at position W + t, reads the last filled[., t]
+        positions up to its own.
         """
         length = x.shape[1]
         own = self.window + torch.arange(length, device=x.device)[:, None]

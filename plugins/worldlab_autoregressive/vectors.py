@@ -16,7 +16,8 @@ from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
 class EntryNet(nn.Module):
     """A masked network (MADE, Germain et al. 2015, arXiv:1502.03509) with a mixture of Gaussians for each entry.
 
-    features [N, F] reach every output, entry i only the outputs of entries after it: one pass scores, n passes sample.
+    features [N, F] reach every output, entry i only the outputs of later entries. Scoring takes one pass, sampling n
+    passes.
     """
 
     def __init__(self, features: int, entries: int, units: int, layers: int, components: int, min_std: float):
@@ -25,20 +26,20 @@ class EntryNet(nn.Module):
         self.context = mlp(features, units, 1)
         before = torch.ones(entries, entries, dtype=torch.bool).tril(-1)
         sees = torch.cat([before, torch.ones(entries, units, dtype=torch.bool)], 1)
-        # No LayerNorm inside: it would mix what the masks keep apart.
+        # No LayerNorm inside, since it would mix entries that the masks separate.
         adjacency: Any = sees.repeat(3 * components, 1)
         self.masked = MaskedMLP(adjacency, [units] * layers, activation=nn.SiLU)
         spread_means(self.masked[-1].bias, entries * components, entries * components)  # type: ignore[arg-type]
 
     def mixture(self, context: Tensor, x: Tensor) -> GaussianMixture:
-        """Each entry's mixture, given those before it. context [N, units], x [N, n]."""
+        """Return each entry's mixture, given the entries before it. context [N, units], x [N, n]."""
         out = self.masked(torch.cat([x, context], -1)).unflatten(-1, (3, self.components, self.entries))
         logits, mean, raw = out.transpose(-1, -2).unbind(-3)  # [N, n, K] each
-        return GaussianMixture.of(logits, mean[..., None], raw[..., None], self.min_std)
+        return GaussianMixture.from_outputs(logits, mean[..., None], raw[..., None], self.min_std)
 
     @torch.no_grad()
     def draw(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Vectors [N, n], entry by entry. generator None: the mean of each entry's likeliest component."""
+        """Draw vectors [N, n], entry by entry. generator None: the mean of each entry's most likely component."""
         context, x = self.context(features), features.new_zeros(len(features), self.entries)
         for i in range(self.entries):
             mixture = self.mixture(context, x)
@@ -49,19 +50,19 @@ class EntryNet(nn.Module):
 
 @dataclass(frozen=True)
 class VectorDistribution:
-    """p(vector | features). features [N, F]."""
+    """A distribution p(vector | features). features [N, F]."""
 
     features: Tensor
     net: EntryNet
 
     @property
     def mode(self) -> Tensor:
-        """[N, n]: each entry the mean of its likeliest component, given the entries before (greedy)."""
+        """Return [N, n]: for each entry the mean of its most likely component, given the previous entries (greedy)."""
         return self.net.draw(self.features, None)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         return self.net.draw(self.features, generator)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """[N] in nats, exact, in one pass. x [N, n]."""
+        """Return log p(x), [N] in nats, exact, in one pass. x [N, n]."""
         return self.net.mixture(self.net.context(self.features), x).log_prob(x)

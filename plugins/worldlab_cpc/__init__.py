@@ -1,4 +1,4 @@
-"""The contrastive family: parts that learn to tell what belongs together. README.md teaches it."""
+"""The contrastive family: parts trained to identify which observations and states belong together. See README.md."""
 
 from worldlab import hookimpl
 from worldlab_cpc.configs import CPCDecoderConfig, CPCDynamicsConfig, CPCEncoderConfig
@@ -10,7 +10,7 @@ def worldlab_register(register):
         "cpc",
         "worldlab_cpc.encoder:CPCEncoder",
         config=CPCEncoderConfig,
-        summary="Deterministic latent with channel noise, trained to recognise its own frame (static InfoNCE).",
+        summary="Deterministic latent with channel noise, trained to identify its own frame (static InfoNCE).",
         paper="arXiv:1807.03748, arXiv:2106.07156",
         api=1,
     )
@@ -18,7 +18,7 @@ def worldlab_register(register):
         "cpc",
         "worldlab_cpc.dynamics:CPCDynamics",
         config=CPCDynamicsConfig,
-        summary="GRU memory with a Gaussian contrastive critic that can also be sampled, plus k-step action heads.",
+        summary="GRU memory with a Gaussian contrastive critic that can be sampled, and k-step action heads.",
         paper="arXiv:1807.03748, arXiv:2106.07156",
         api=1,
     )
@@ -26,7 +26,7 @@ def worldlab_register(register):
         "cpc",
         "worldlab_cpc.decoder:CPCDecoder",
         config=CPCDecoderConfig,
-        summary="Contrastive observation model: a log-ratio, retrieval from a bank, no pixels of its own.",
+        summary="Contrastive observation model: a log-ratio and retrieval from a bank; it draws no pixels.",
         paper="arXiv:1807.03748, arXiv:2008.02430",
         api=1,
     )

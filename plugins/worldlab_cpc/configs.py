@@ -13,7 +13,7 @@ class CPCEncoderConfig(Config):
     latent_dim: int = sized(nano=8, tiny=64, small=64, medium=64, large=64, ge=2)
     """Width of the latent z."""
     noise: float = field(0.2, gt=0)
-    """Std of the Gaussian channel noise added to z; without noise a deterministic z has no density."""
+    """Std of the Gaussian channel noise added to z. Without noise a deterministic z has no density."""
     width: int = sized("width", ge=1)
     """Channels after the first convolution; they double at each stage."""
     units: int = sized("units", ge=1)
@@ -21,15 +21,17 @@ class CPCEncoderConfig(Config):
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
     static_scale: ClassVar[float] = 1.0
-    """Weight of the static InfoNCE between a noisy z and a re-embedded view of its frame, as in TPC; 0 skips the second pass."""
+    """Weight of the static InfoNCE between a noisy z and an augmented view of its frame, as in TPC; 0 skips the second
+    pass."""
     static_frames: ClassVar[int] = 128
-    """Random frames of a batch in the static InfoNCE: each costs a second embedding, and its bound is log 128 = 4.9 nats."""
+    """Random frames of a batch in the static InfoNCE. Each costs a second embedding; the bound is at most log 128 = 4.9
+    nats."""
     temperature: ClassVar[float] = 0.1
     """Temperature of the static critic's cosine similarity: SimCLR's, arXiv:2002.05709."""
     shift: ClassVar[int] = 4
-    """Largest random shift of a view, in pixels, as in DrQ; capped at 1/16 of the image's shorter side."""
+    """Largest random shift of a view, in pixels, as in DrQ; at most 1/16 of the image's shorter side."""
     jitter: ClassVar[float] = 0.1
-    """Noise of a vector view, as a fraction of each entry's std in the batch."""
+    """Noise added to a vector view, as a fraction of each entry's std in the batch."""
 
 
 class CPCDynamicsConfig(Config):
@@ -40,28 +42,28 @@ class CPCDynamicsConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the input, prior and k-step networks."""
     horizon: int = field(5, ge=0)
-    """Farthest step k of the action-conditioned k-step InfoNCE; 0 leaves only the one-step critic."""
+    """Largest step k of the action-conditioned k-step InfoNCE; 0 leaves only the one-step critic."""
     layers: ClassVar[int] = 1
     """Hidden layers of the input and prior networks."""
     min_std: ClassVar[float] = 0.1
     """Smallest std of the predicted Gaussian."""
     nll_scale: ClassVar[float] = 0.1
-    """Weight of the Gaussian's log-likelihood of the stopped latent, which keeps the critic calibrated for sampling."""
+    """Weight of the negative log-likelihood of the detached latent, which keeps the critic calibrated for sampling."""
     horizon_scale: ClassVar[float] = 1.0
     """Weight of the k-step InfoNCE, averaged over the steps k."""
     projection: ClassVar[int] = 64
-    """Width of the space in which the k-step heads compare."""
+    """Width of the space in which the k-step heads compare latents."""
     temperature: ClassVar[float] = 0.1
-    """Temperature of the k-step heads' cosine similarity: as the static critic's."""
+    """Temperature of the k-step heads' cosine similarity, equal to the static critic's."""
 
 
 class CPCDecoderConfig(Config):
     """Settings of the contrastive observation model."""
 
     width: int = sized("width", ge=1)
-    """Channels after the first convolution of the observation side."""
+    """Channels after the first convolution of the observation network."""
     units: int = sized("units", ge=1)
-    """Hidden units of both sides."""
+    """Hidden units of the feature and observation networks."""
     frames: int = field(0, ge=0)
     """Random frames of a batch compared in one update; 0 means all of them."""
     projection: ClassVar[int] = 64
@@ -69,6 +71,6 @@ class CPCDecoderConfig(Config):
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
     scale: ClassVar[float] = 1.0
-    """Weight of the symmetric InfoNCE: nats, as every other term."""
+    """Weight of the symmetric InfoNCE, which is in nats."""
     exclude: ClassVar[int] = 5
-    """Frames of the same row up to this many steps away are no negatives: they look almost the same."""
+    """Frames of the same row at most this many steps apart look too similar to serve as negatives."""

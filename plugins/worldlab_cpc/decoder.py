@@ -1,4 +1,4 @@
-"""The contrastive observation model (cell 15): p(o | h, z) as p(o) times a learned ratio."""
+"""The contrastive observation model: p(o | h, z) as p(o) times a learned density ratio."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from worldlab.distributions import Distribution
 from worldlab.interfaces import Context, Decoder, Obs, Specs
 from worldlab.nn import ObsTrunk, mlp
 from worldlab_cpc.configs import CPCDecoderConfig
-from worldlab_cpc.infonce import Contrast, frame_candidates, masked_mean, symmetric
+from worldlab_cpc.infonce import InfoNCEResult, frame_candidates, masked_mean, symmetric_infonce
 
 
 @final
 class CPCDecoder(Decoder):
-    """f(o, s) = g(o)^T q(s) / sqrt(P), trained by symmetric InfoNCE to log p(o | s) / p(o) + constant.
+    """The score f(o, s) = g(o)^T q(s) / sqrt(P), which symmetric InfoNCE trains to log p(o | s) / p(o) + constant.
 
-    The likelihood-free observation term of Dreamer: Ma et al. 2020 (CVRL), arXiv:2008.02430; Okada & Taniguchi 2020
-    (Dreaming), arXiv:2007.14535. It is a decoder in Bayes' sense: over any bank of observations it gives p(o | s) up to
-    the bank's own frequencies. It draws no pixels; the core's probe does.
+    It is the likelihood-free observation term of Dreamer: Ma et al. 2020 (CVRL), arXiv:2008.02430; Okada & Taniguchi
+    2020 (Dreaming), arXiv:2007.14535. By Bayes' rule it is a decoder: over a bank of observations it gives p(o | s) up
+    to the bank's own frequencies. It draws no pixels; the core's probe does.
     """
 
     Config = CPCDecoderConfig
@@ -38,53 +38,55 @@ class CPCDecoder(Decoder):
         self.query = mlp(specs.feature_dim, config.units, 1, config.projection)
 
     def decode(self, features: Tensor) -> dict[str, Distribution]:
-        """Nothing: a ratio has no picture."""
+        """Return nothing: a density ratio cannot be rendered."""
         return {}
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """f(o, s), [N] in nats: log p(o | s) / p(o) up to one constant. features [N, F]; obs [N, ...] leaves."""
+        """Return f(o, s), [N] in nats: log p(o | s) / p(o) up to one constant. features [N, F]; obs [N, ...] leaves."""
         return (self.query(features) * self.key(self.trunk(obs))).sum(-1) / math.sqrt(self.config.projection)
 
     def log_ratio(self, features: Tensor, bank: Obs) -> Tensor:
-        """log p(o | s) / p(o) of every observation of a bank, in nats.
+        """Return log p(o | s) / p(o) of every observation of a bank, in nats: [N, M].
 
-        features [N, F]; bank: [M, ...] leaves, a sample of p(o). Returns [N, M]. The constant that InfoNCE leaves open
-        is set by the bank: the ratio's mean over it is 1, as the mean of p(o | s) / p(o) under p(o) is.
+        features [N, F]; bank: [M, ...] leaves, a sample of p(o). InfoNCE leaves a constant undetermined. The bank fixes
+        it: the ratio's mean over the bank is set to 1, which is the mean of p(o | s) / p(o) under p(o).
         """
-        scores = self._pairwise(features, bank)
+        scores = self._pairwise_scores(features, bank)
         return scores - scores.logsumexp(1, keepdim=True) + math.log(scores.shape[1])
 
     def retrieve(self, features: Tensor, bank: Obs) -> Tensor:
-        """Index [N] of the bank's most likely observation. features [N, F]; bank: [M, ...] leaves."""
-        return self._pairwise(features, bank).argmax(1)
+        """Return the index [N] of the bank's most likely observation. features [N, F]; bank: [M, ...] leaves."""
+        return self._pairwise_scores(features, bank).argmax(1)
 
     def sample(self, features: Tensor, bank: Obs, generator: torch.Generator) -> Obs:
-        """Draw from p(o | s) as far as the bank reaches: its members, re-weighted by the ratio. [N, ...] leaves."""
-        chances = torch.softmax(self._pairwise(features, bank), 1)
-        index = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        """Draw from p(o | s) restricted to the bank: members of the bank, weighted by the ratio. [N, ...] leaves."""
+        probabilities = torch.softmax(self._pairwise_scores(features, bank), 1)
+        index = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         return tree.select(bank, index)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """`infonce` in nats, shaped as ctx.row: [B, T], or [M, 1] for chosen frames."""
+        """Return `infonce` in nats, shaped as ctx.row: [B, T], or [M, 1] for chosen frames."""
         if player != "main":
             return {}
-        return {"infonce": (self._contrast(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
+        return {"infonce": (self._compute_infonce(ctx).loss * ctx.batch.mask.flatten()).view_as(ctx.row)}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Accuracy, bound on the mutual information of observations and features, and its cap log K."""
-        contrast, mask = self._contrast(ctx), ctx.batch.mask.flatten()
+        """Return accuracy, the bound on the mutual information of observations and features, and the maximum of the
+        bound, log K.
+        """
+        contrast, mask = self._compute_infonce(ctx), ctx.batch.mask.flatten()
         return {
             "infonce_accuracy": masked_mean(contrast.correct, mask),
             "infonce_bound": masked_mean(contrast.bound, mask),
             "infonce_log_k": masked_mean(contrast.log_k, mask),
         }
 
-    def _contrast(self, ctx: Context) -> Contrast:
-        scores = self._pairwise(ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs))
+    def _compute_infonce(self, ctx: Context) -> InfoNCEResult:
+        scores = self._pairwise_scores(ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs))
         candidates = frame_candidates(
             ctx.row.flatten(), ctx.time.flatten(), ctx.batch.mask.flatten(), self.config.exclude
         )
-        return symmetric(scores, candidates)
+        return symmetric_infonce(scores, candidates)
 
-    def _pairwise(self, features: Tensor, bank: Obs) -> Tensor:
+    def _pairwise_scores(self, features: Tensor, bank: Obs) -> Tensor:
         return self.query(features) @ self.key(self.trunk(bank)).mT / math.sqrt(self.config.projection)

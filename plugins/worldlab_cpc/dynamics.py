@@ -1,8 +1,8 @@
-"""The contrastive dynamics (cell 14): a recurrent memory whose prediction (Gaussian, or codes) is trained as a critic.
+"""The contrastive dynamics: a recurrent memory whose prediction (Gaussian, or codes) is trained as a critic.
 
-InfoNCE alone learns a density ratio, which cannot be sampled, so it cannot imagine. Two things tie it to a density:
-the score is a normalised Gaussian log-density, and the question asked is "which memory predicted this z?", whose only
-Gaussian optimum is p(z | h) itself (README.md derives it).
+InfoNCE alone learns a density ratio, which cannot be sampled, so it cannot imagine. Two choices make it a density: the
+score is a normalised log-density, and the classification task is "which memory predicted this z?", whose only Gaussian
+optimum is p(z | h) itself (README.md derives it).
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldlab import tree
-from worldlab.distributions import Normal, OneHot
+from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
 from worldlab_cpc.configs import CPCDynamicsConfig
-from worldlab_cpc.infonce import Contrast, cosine_scores, info_nce, masked_mean
+from worldlab_cpc.infonce import InfoNCEResult, cosine_scores, infonce_loss, masked_mean
 
-UNIT_STD = 0.5413
-"""softplus(0.5413) = 1: the head starts near the std of a normalised latent."""
 UNIMIX = 0.01
-"""Share of a uniform in categorical predictions: no code ever has probability 0."""
+"""Share of a uniform in categorical predictions, which keeps every code possible."""
 MARGINAL_RATE = 0.01
-"""Rate at which the moments of z, the baseline of `score_latent`, follow the data."""
+"""Rate of the running moments of z, the baseline of `score_latent`."""
 
 
 @final
 class CPCDynamics(Dynamics):
-    """GRU memory; p(z | h) Gaussian, or independent codes where the latent is categorical, trained by InfoNCE over the
-    batch at equal time; k-step heads on top.
+    """A GRU memory with p(z | h), Gaussian or independent codes, trained by InfoNCE over the batch at equal time, and
+    k-step heads.
 
     One-step critic: Nguyen et al. 2021 (TPC), arXiv:2106.07156. k-step heads: van den Oord et al. 2018,
     arXiv:1807.03748, eq. 3, conditioned on the actions in between: Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416.
@@ -54,7 +52,7 @@ class CPCDynamics(Dynamics):
         outputs = dim if specs.latent.kind == "categorical" else 2 * dim
         self.head = mlp(config.memory, config.units, config.layers, outputs)
         with torch.no_grad():
-            # Almost the same prediction for every memory: the critic starts knowing nothing, at log K, not above it.
+            # Nearly equal predictions for all memories: the critic starts uninformed, with a loss of about log K.
             self.head[-1].weight.mul_(0.1)  # type: ignore[union-attr]
         self.queries = nn.ModuleList(
             mlp(config.memory + dim + k * action, config.units, 1, config.projection)
@@ -79,19 +77,22 @@ class CPCDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> Normal | OneHot:
-        """memory [N, H] -> Normal over z [N, D], std at least `min_std`; OneHot over codes."""
+        """Return p(z | h) for memory [N, H]: a Normal over z [N, D] with std at least `min_std`, or a OneHot over
+        codes.
+        """
         out = self.head(memory)
         if self.latent.kind == "categorical":
             return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), UNIMIX)
         mean, raw = out.chunk(2, -1)
-        return Normal(mean, F.softplus(raw + UNIT_STD) + self.config.min_std)
+        return Normal(mean, unit_softplus(raw) + self.config.min_std)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
-        """log p(z | h) - log p(z), [N] in nats: what InfoNCE estimates, without a batch to compare with.
+        """Return log p(z | h) - log p(z), [N] in nats: the quantity that InfoNCE estimates, without a batch of
+        negatives.
 
         memory [N, H], z [N, D]. p(z) is a Gaussian with the running moments of z, or the running frequencies of its
-        codes. Without that baseline a latent would score best by dying; with it, shrinking z gains nothing (the
-        expected derivative to its scale is 0).
+        codes. Without that baseline a collapsed latent would score best; with it, shrinking z gains nothing (the
+        expected derivative with respect to its scale is 0).
         """
         return self.predict(memory).log_prob(z) - self._marginal().log_prob(z)
 
@@ -102,9 +103,9 @@ class CPCDynamics(Dynamics):
         return Normal(self.marginal_mean, self.marginal_var.sqrt())
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """`infonce`, `nll` and, with a horizon, `future`, each [B, T] in nats; 0 where there is no pair to judge.
+        """Return `infonce`, `nll` and, with a horizon, `future`, each [B, T] in nats; 0 where no valid pair exists.
 
-        z gets gradients only from a deterministic encoder, as in TPC; any other posterior is tied by the matching rule.
+        Only a deterministic encoder gets gradients through z, as in TPC; the matching rule trains any other posterior.
         """
         if player != "main":
             return {}
@@ -112,21 +113,23 @@ class CPCDynamics(Dynamics):
         stopped = ctx.latent.z.detach()
         z = ctx.latent.z if ctx.z_trains_through_dynamics else stopped
         if self.training and torch.is_grad_enabled():
-            self._follow_marginal(stopped, ctx.batch.mask)
+            self._update_marginal(stopped, ctx.batch.mask)
         nll = -ctx.prior.log_prob(stopped.flatten(0, 1)).view_as(ctx.batch.mask)
         out = {
-            "infonce": one_step(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
+            "infonce": one_step_infonce(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
             "nll": nll,
         }
         if self.config.horizon:
-            out["future"] = self._future(ctx, z)
+            out["future"] = self._future_loss(ctx, z)
         return out
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Accuracy, bound and log K of the one-step InfoNCE, and the nats that the true actions are worth."""
+        """Return accuracy, bound and log K of the one-step InfoNCE, and `action_gap`, the information of the true
+        actions in nats.
+        """
         assert isinstance(ctx.prior, Normal | OneHot)
         mask = ctx.batch.mask
-        contrast = one_step(ctx.prior, ctx.latent.z, mask)
+        contrast = one_step_infonce(ctx.prior, ctx.latent.z, mask)
         out = {
             "infonce_accuracy": masked_mean(contrast.correct, mask),
             "infonce_bound": masked_mean(contrast.bound, mask),
@@ -137,19 +140,21 @@ class CPCDynamics(Dynamics):
         return out
 
     def _action_gap(self, ctx: Context, prior: Normal | OneHot) -> Tensor:
-        """Mean fall of log p(z | h) when the last action comes from another row; 0 for a dynamics blind to actions."""
+        """Return the mean fall of log p(z | h) when the last action is taken from another row; 0 if the dynamics
+        ignores actions.
+        """
         batch = ctx.batch
         before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
         z, action = ctx.latent.z, batch.prev_action.roll(1, 0)
         state = self.advance(before, z[:, :-1].flatten(0, 1), action[:, 1:].flatten(0, 1))
         shuffled = self.predict(self.memory(state)).log_prob(z[:, 1:].flatten(0, 1)).view_as(batch.mask[:, 1:])
         true = prior.log_prob(z.flatten(0, 1)).view_as(batch.mask)[:, 1:]
-        # A row that starts an episode has no action before it, neither its own nor to lend.
-        judged = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
-        return masked_mean(true - shuffled, judged)
+        # The first step of an episode has no previous action, so neither this row nor the other row may start one.
+        valid = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
+        return masked_mean(true - shuffled, valid)
 
-    def _future(self, ctx: Context, z: Tensor) -> Tensor:
-        """k-step InfoNCE averaged over k = 1..horizon: [B, T], at the time of the query."""
+    def _future_loss(self, ctx: Context, z: Tensor) -> Tensor:
+        """Return the k-step InfoNCE averaged over k = 1..horizon: [B, T], at the time of the query."""
         assert self.key is not None
         batch, length = ctx.batch, ctx.batch.mask.shape[1]
         features = torch.cat([ctx.memory, z], -1)
@@ -158,24 +163,25 @@ class CPCDynamics(Dynamics):
         for k, query in enumerate(self.queries, 1):
             if k >= length:
                 break
-            contrast = self.k_step(query, k, features, keys, batch.prev_action, batch.mask)
+            contrast = self.k_step_infonce(query, k, features, keys, batch.prev_action, batch.mask)
             loss = contrast.loss * horizon_mask(batch.is_first, batch.mask, k)
             total = total + F.pad(loss, (0, k))
         return total / self.config.horizon
 
-    def k_step(
+    def k_step_infonce(
         self, query: nn.Module, k: int, features: Tensor, keys: Tensor, prev_action: Tensor, mask: Tensor
-    ) -> Contrast:
+    ) -> InfoNCEResult:
         """Compare the k-step query of (b, t) with the keys of all rows at t + k: leaves [B, T - k]."""
-        asked = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
-        scores = cosine_scores(asked.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
-        contrast = info_nce(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
-        return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+        query_vectors = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
+        scores = cosine_scores(query_vectors.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
+        contrast = infonce_loss(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
+        return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
 
     @torch.no_grad()
-    def _follow_marginal(self, z: Tensor, mask: Tensor) -> None:
-        """Move the running mean and variance of z [B, T, D] towards this batch's; the first batch sets them. A batch that
-        overflows is left out: its update is skipped, and what runs on would never be finite again."""
+    def _update_marginal(self, z: Tensor, mask: Tensor) -> None:
+        """Move the running mean and variance of z [B, T, D] towards the batch's; the first batch sets them. A batch
+        with non-finite moments is skipped, because running averages would never recover.
+        """
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
@@ -187,26 +193,26 @@ class CPCDynamics(Dynamics):
         self.marginal_var.lerp_(var, rate)
 
 
-def one_step(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> Contrast:
-    """Which memory predicted this z? Each z at (b, t) among the predictions of all rows at t: leaves [B, T].
+def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCEResult:
+    """Classify which memory predicted each z: z at (b, t) against the predictions of all rows at t. Leaves [B, T].
 
-    prior: over B * T rows; z [B, T, D]; mask [B, T]. The same time across the batch is the safe choice of negatives:
-    no frame competes with its own near copies.
+    prior: over B * T rows; z [B, T, D]; mask [B, T]. Negatives are taken at the same time across the batch, so that no
+    frame competes with near copies of itself.
     """
     batch = len(z)
     by_time = tree.tree_map(lambda leaf: leaf.unflatten(0, (batch, -1)).transpose(0, 1)[:, None], prior)
     scores = by_time.log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
-    contrast = info_nce(scores, (mask > 0).T[:, None, :])
-    return Contrast(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
+    contrast = infonce_loss(scores, (mask > 0).T[:, None, :])
+    return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
 
 
 def actions_between(prev_action: Tensor, k: int) -> Tensor:
-    """The k actions that lead from t to t + k: prev_action [B, T, A] -> [B, T - k, k * A], oldest first."""
+    """Return the k actions that lead from t to t + k: prev_action [B, T, A] -> [B, T - k, k * A], oldest first."""
     length = prev_action.shape[1]
     return torch.cat([prev_action[:, i : length - k + i] for i in range(1, k + 1)], -1)
 
 
 def horizon_mask(is_first: Tensor, mask: Tensor, k: int) -> Tensor:
-    """Where t and t + k are valid steps of the same episode: is_first bool, mask [B, T] -> float [B, T - k]."""
+    """Return where t and t + k are valid steps of the same episode: is_first bool, mask [B, T] -> float [B, T - k]."""
     episode = is_first.cumsum(1)
     return mask[:, :-k] * mask[:, k:] * (episode[:, k:] == episode[:, :-k])

@@ -1,4 +1,4 @@
-"""InfoNCE, written once: the loss of all three parts, with the bound on mutual information it implies.
+"""The InfoNCE loss of all three parts, and the bound on mutual information that it implies.
 
 van den Oord, Li & Vinyals 2018, arXiv:1807.03748, eq. 4; Poole et al. 2019, arXiv:1905.06922.
 """
@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EXCLUDED = -1e30
-"""Score of a pair that is no candidate: exp of it is 0, and unlike -inf it leaves no NaN in a gradient."""
+"""Score of an excluded pair. Its exp is 0, and unlike -inf it produces no NaN in a gradient."""
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """What K queries made of their candidates; all leaves [..., K].
+class InfoNCEResult:
+    """The classification of K queries among their candidates; all leaves [..., K].
 
     loss: -log softmax of the positive, in nats, >= 0. log_k: log of the number of candidates, the positive included.
-    correct: 1 where the positive scores highest, shared among ties, so that a blind critic gets 1 / K.
+    correct: 1 where the positive scores highest, divided among ties, so that an uninformed critic gets 1 / K.
     """
 
     loss: Tensor
@@ -29,54 +29,55 @@ class Contrast:
 
     @property
     def bound(self) -> Tensor:
-        """log_k - loss: its mean is a lower bound on the mutual information, and no value exceeds log_k."""
+        """Return log_k - loss: its mean is a lower bound on the mutual information, and no value exceeds log_k."""
         return self.log_k - self.loss
 
 
-def info_nce(scores: Tensor, candidates: Tensor | None = None) -> Contrast:
-    """Contrast each query with its candidates.
+def infonce_loss(scores: Tensor, candidates: Tensor | None = None) -> InfoNCEResult:
+    """Compute the InfoNCE of each query against its candidates.
 
-    scores: [..., K, K] in nats, query first, candidate last; the positives lie on the diagonal.
-    candidates: bool, broadcast to scores: who may compete; None means all. The positive always does.
+    scores: [..., K, K] in nats, query first, candidate last; the positives lie on the diagonal. candidates: bool,
+    broadcast to scores: which pairs are compared; None means all. The positive is always included.
     """
     scores = scores.float() if scores.dtype.itemsize < 4 else scores
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    allowed = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates.expand_as(scores)
-    allowed = allowed | diagonal
-    scores = scores.masked_fill(~allowed, EXCLUDED)
+    candidate_mask = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates.expand_as(scores)
+    candidate_mask = candidate_mask | diagonal
+    scores = scores.masked_fill(~candidate_mask, EXCLUDED)
     positive = scores.diagonal(dim1=-2, dim2=-1)
     best = scores.detach() >= scores.detach().amax(-1, keepdim=True)
-    return Contrast(
+    return InfoNCEResult(
         loss=scores.logsumexp(-1) - positive,
-        log_k=allowed.sum(-1).to(scores.dtype).log(),
+        log_k=candidate_mask.sum(-1).to(scores.dtype).log(),
         correct=best.diagonal(dim1=-2, dim2=-1) / best.sum(-1),
     )
 
 
-def symmetric(scores: Tensor, candidates: Tensor | None = None) -> Contrast:
-    """The mean of both directions: rows ask for columns, columns ask for rows. Shapes as in `info_nce`.
+def symmetric_infonce(scores: Tensor, candidates: Tensor | None = None) -> InfoNCEResult:
+    """Return the mean of both directions: rows as queries and columns as queries. Shapes as in `infonce_loss`.
 
-    One direction fixes the score only up to a function of its query; both together fix it up to a constant.
+    One direction determines the score only up to a function of its query; both together up to a constant.
     """
-    there = info_nce(scores, candidates)
-    back = info_nce(scores.mT, None if candidates is None else candidates.mT)
-    return Contrast(
-        loss=(there.loss + back.loss) / 2,
-        log_k=(there.log_k + back.log_k) / 2,
-        correct=(there.correct + back.correct) / 2,
+    forward = infonce_loss(scores, candidates)
+    backward = infonce_loss(scores.mT, None if candidates is None else candidates.mT)
+    return InfoNCEResult(
+        loss=(forward.loss + backward.loss) / 2,
+        log_k=(forward.log_k + backward.log_k) / 2,
+        correct=(forward.correct + backward.correct) / 2,
     )
 
 
 def cosine_scores(query: Tensor, key: Tensor, temperature: float) -> Tensor:
-    """query [..., K, P], key [..., K, P] -> [..., K, K], each within +- 1 / temperature.
+    """Return cosine similarities divided by the temperature: query, key [..., K, P] -> [..., K, K], within +- 1 /
+    temperature.
 
-    The latent itself is never normalised to the sphere, where Gaussians and flows have no density: only the critic is.
+    Only the critic normalises to the sphere. The latent does not, because Gaussians and flows have no density there.
     """
     return F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT / temperature
 
 
 def frame_candidates(row: Tensor, time: Tensor, mask: Tensor, exclude: int) -> Tensor:
-    """Which frames may compete when all M frames of a batch are compared: [M, M] bool.
+    """Return which pairs are compared when all M frames of a batch are contrasted: [M, M] bool.
 
     row, time: [M] long; mask: [M], 0 where a frame is padding. Frames of the same row within `exclude` steps are false
     negatives (they look almost the same) and are left out.
@@ -87,6 +88,6 @@ def frame_candidates(row: Tensor, time: Tensor, mask: Tensor, exclude: int) -> T
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x where mask, of the same shape, is not 0; 0 if it is nowhere."""
+    """Return the mean of x where mask, of the same shape, is not 0; 0 if the mask is 0 everywhere."""
     mask = mask.to(x.dtype)
     return (x * mask).sum() / mask.sum().clamp(min=1)

@@ -1,4 +1,6 @@
-"""The flow family: invertible maps from noise, so that sampling and exact densities come from one network. README.md teaches it."""
+"""The flow family: invertible maps from noise, which give samples and exact densities from one network. See
+README.md.
+"""
 
 from worldlab import hookimpl
 from worldlab_flow.configs import FlowDecoderConfig, FlowDynamicsConfig, FlowEncoderConfig
@@ -18,7 +20,7 @@ def worldlab_register(register) -> None:
         "flow",
         "worldlab_flow.dynamics:FlowDynamics",
         config=FlowDynamicsConfig,
-        summary="GRU memory with a conditional spline coupling flow; an argmax flow of exact mass for codes.",
+        summary="GRU memory with a conditional spline coupling flow; for codes, an exact argmax flow.",
         paper="Durkan et al. 2019, arXiv:1906.04032; Hoogeboom et al. 2021, arXiv:2102.05379",
         api=1,
     )

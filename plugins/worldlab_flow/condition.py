@@ -1,4 +1,4 @@
-"""From features to a map of the condition for each level of an image flow."""
+"""A network that maps features to a conditioning map for each level of an image flow."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from worldlab.nn import ChannelNorm, conv_stages
 
 
 class ConditionMaps(nn.Module):
-    """features [N, F] -> maps [N, K_l, H / 2^(l+1), W / 2^(l+1)], level 0 the finest.
+    """Upsampling from features [N, F] to maps [N, K_l, H / 2^(l+1), W / 2^(l+1)], level 0 the finest.
 
-    The core's DeconvTrunk but for its last layer: a map of about 4 pixels grows by transposed convolutions, and each level
-    takes the one of its size, cropped centrally where no power of two divides the sides. Smaller ones are averages.
+    The network is the core's DeconvTrunk without its last layer: transposed convolutions enlarge a map of about 4
+    pixels, and each level uses the map of its size, cropped centrally if no power of two divides the sides. Smaller
+    maps are averages.
     """
 
     def __init__(self, features: int, shape: tuple[int, ...], levels: int, width: int):

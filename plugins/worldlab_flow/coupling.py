@@ -1,7 +1,7 @@
-"""A conditional coupling flow of vectors: one network call a coupling, in both directions.
+"""A conditional coupling flow of vectors, with one network call per coupling in both directions.
 
 Dinh et al. 2016 (RealNVP), arXiv:1605.08803; splines: Durkan et al. 2019 (NSF), arXiv:1906.04032. The one-dimensional
-maps are zuko's; the couplings are ours because ours must be normalised, conditional and cheap in both directions.
+maps are zuko's. The couplings are our own, because they must be normalised, conditional and cheap in both directions.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from worldlab.nn import mlp
 from worldlab_flow.location_scale import at_least_float32
 
 SLOPE = 0.1
-"""Scales of affine maps and slopes at the knots of splines lie between SLOPE and 1 / SLOPE, and so do ratios of bins:
-what keeps densities and inverses in range. 0.01 fits sharp modes a little better (0.05 nats on four modes of std 0.15),
-but its inverses lose five times the digits."""
+"""Scales of affine maps, slopes at the knots of splines and ratios of bins lie between SLOPE and 1 / SLOPE, which keeps
+densities and inverses in range. 0.01 fits sharp modes slightly better (0.05 nats on four modes of std 0.15), but its
+inverses lose five times as many digits."""
 
 
 class Coupling(nn.Module):
-    """Half of the entries are mapped one by one, by maps whose shape a network reads off the other half and the context.
+    """One coupling: half of the entries are mapped by one-dimensional maps, whose parameters depend on the other half
+    and the context.
 
-    `moved`, `kept`: which entries. With one entry nothing is kept, and the network reads the context alone.
+    `moved`, `kept`: indices of the two halves. With one entry nothing is kept, and the network reads the context alone.
     """
 
     moved: Tensor
@@ -37,12 +38,12 @@ class Coupling(nn.Module):
         self.register_buffer("moved", moved.nonzero()[:, 0])
         self.register_buffer("kept", (~moved).nonzero()[:, 0])
         self.sizes = [bins, bins, bins - 1] if bins else [1, 1]
-        # The last layer is 0, so that the coupling starts as the identity.
+        # The last layer starts at 0, so the coupling starts as the identity.
         outputs = len(self.moved) * sum(self.sizes)
         self.net = mlp(dim - len(self.moved) + context, units, layers, outputs, zero=True)
 
     def maps(self, kept: Tensor, context: Tensor) -> Transform:
-        """The one-dimensional maps [N, M] from x to noise, given the kept entries."""
+        """Return the one-dimensional maps [N, M] from x to noise, given the kept entries."""
         out = at_least_float32(self.net(torch.cat([kept, context], -1))).to(kept.dtype)
         shape = out.unflatten(-1, (len(self.moved), sum(self.sizes))).split(self.sizes, -1)
         if self.bins:
@@ -51,18 +52,18 @@ class Coupling(nn.Module):
         return MonotonicAffineTransform(*(part[..., 0] for part in shape), slope=SLOPE)
 
     def generate(self, noise: Tensor, context: Tensor) -> Tensor:
-        back: Any = self.maps(noise[:, self.kept], context).inv
-        return noise.index_copy(1, self.moved, back(noise[:, self.moved]))
+        inverse: Any = self.maps(noise[:, self.kept], context).inv
+        return noise.index_copy(1, self.moved, inverse(noise[:, self.moved]))
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> noise and the log-slopes [N, M] of the moved entries."""
+        """Map x to noise; also return the log-slopes [N, M] of the moved entries."""
         maps: Any = self.maps(x[:, self.kept], context)
         noise, slopes = maps.call_and_ladj(x[:, self.moved])
         return x.index_copy(1, self.moved, noise), slopes
 
 
 class CouplingFlow(nn.Module):
-    """Couplings over alternate halves of D entries; any D, odd ones and 1 included. A VectorFlow.
+    """Couplings over alternating halves of D entries; D may be odd, and 1. Implements VectorFlow.
 
     kind "spline": rational-quadratic splines with `bins` bins on [-5, 5]; "realnvp": affine maps.
     """
@@ -81,8 +82,8 @@ class CouplingFlow(nn.Module):
         self.couplings = nn.ModuleList()
         moved = torch.ones(dim, dtype=torch.bool)
         for i in range(transforms):
-            # Fresh halves for each pair of couplings: with the same ones throughout, entries of one half would meet
-            # only by way of the other.
+            # New halves for each pair of couplings: with fixed halves, entries of one half would interact
+            # only through the other half.
             if i % 2 == 0:
                 moved = torch.randperm(dim) >= dim // 2
             elif dim > 1:
@@ -99,7 +100,7 @@ class CouplingFlow(nn.Module):
         return noise, torch.cat(slopes, -1).sum(-1)
 
     def normalise_with_slopes(self, x: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The noise, and by coupling the log-slopes [N, M], whose sum is the log-determinant."""
+        """Return the noise and, by coupling, the log-slopes [N, M], whose sum is the log-determinant."""
         slopes = []
         for coupling in self.couplings:
             x, moved = coupling.normalise(x, context)  # type: ignore[operator]

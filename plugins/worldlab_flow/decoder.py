@@ -1,4 +1,4 @@
-"""The flow decoder (cell 6): exact densities of pictures and vectors, conditioned on features, and one-pass samples."""
+"""The flow decoder: exact densities of images and vectors given the features, and samples in one pass."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from worldlab_flow.coupling import CouplingFlow
 from worldlab_flow.location_scale import FlowDensity, FlowHead
 from worldlab_flow.pictures import FlowPicture, PictureModel
 
-WATCHED_FRAMES = 32
+METRIC_FRAMES = 32
 """Frames of a batch on which `metrics` are computed."""
-EXPLODING = 7.0
-"""Largest |log scale| of a sound flow: networks are bounded by 2, a fresh actnorm on a constant channel by 4.6."""
+LOG_SCALE_ALARM = 7.0
+"""Largest |log scale| of a stable flow: networks are bounded by 2, an initial actnorm on a constant channel by 4.6."""
 
 
 class VectorModel(nn.Module):
-    """p(x | features) of a vector [N, n]: the dynamics' spline coupling flow, given features instead of the memory."""
+    """A density p(x | features) of a vector [N, n]: the dynamics' spline coupling flow, given features instead of the
+    memory.
+    """
 
     def __init__(self, dim: int, features: int, config: FlowDecoderConfig):
         super().__init__()
@@ -41,7 +43,7 @@ class VectorModel(nn.Module):
 
 @final
 class FlowDecoder(Decoder):
-    """Each picture by a conditional multi-scale Glow (or RealNVP), each vector by a conditional spline flow.
+    """A conditional multi-scale Glow (or RealNVP) for each image, a conditional spline flow for each vector.
 
     Kingma & Dhariwal 2018, arXiv:1807.03039; Dinh et al. 2016, arXiv:1605.08803; Durkan et al. 2019, arXiv:1906.04032.
     """
@@ -70,32 +72,35 @@ class FlowDecoder(Decoder):
             self.likelihood = "bound"
 
     def decode(self, features: Tensor) -> dict[str, Any]:
-        """A FlowPicture for each image, a FlowDensity for each vector. features: [N, F]."""
+        """Return a FlowPicture for each image and a FlowDensity for each vector. features: [N, F]."""
         pictures = {key: FlowPicture(features, self.picture(key)) for key in self.pictures}
         return pictures | {key: model(features) for key, model in self.vectors.items()}
 
     def picture(self, key: str) -> PictureModel:
-        """The density of the image `key`."""
+        """Return the density model of the image `key`."""
         model = self.pictures[key]
         assert isinstance(model, PictureModel)
         return model
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """log p(obs | features) [N] in nats, repeatable: pictures at the centre of their bins, vectors exactly."""
+        """Return log p(obs | features) [N] in nats, deterministic: images at the centre of their bins, vectors
+        exactly.
+        """
         return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
-        """One draw, [N] in nats, of the dequantisation bound on log P(grey levels | features): its exponential has at most
-        that mean. Raises ConfigError if there are vectors, which have no levels."""
+        """Draw one sample, [N] in nats, of the dequantisation bound on log P(grey levels | features). The mean of its
+        exponential is at most that probability. Raises: ConfigError if there are vectors, which have no levels.
+        """
         if self.likelihood == "undefined":
-            raise ConfigError("vectors have a density, no probability: log_mass needs pictures alone")
+            raise ConfigError("log_mass needs images only: vectors have a density, not a probability")
         return self._picture_bound(features, obs, generator)
 
     def bits_per_dim(self, features: Tensor, obs: Obs, generator: torch.Generator, samples: int = 1) -> Tensor:
-        """Upper bound [N] on -log2 P(grey levels | features) per pixel and channel, all images together.
+        """Return an upper bound [N] on -log2 P(grey levels | features) per pixel and channel, over all images.
 
-        An average of `samples` importance weights over the dequantisation noise, inside the log: the more, the tighter
-        (Burda et al. 2015, arXiv:1509.00519, theorem 1). Raises ConfigError if no image is observed.
+        It averages `samples` importance weights over the dequantisation noise, inside the log; more samples make it
+        tighter (Burda et al. 2015, arXiv:1509.00519, theorem 1). Raises: ConfigError if no image is observed.
         """
         if not self.pictures:
             raise ConfigError("bits per dimension are defined for images only; no image is observed")
@@ -108,8 +113,10 @@ class FlowDecoder(Decoder):
         return torch.stack([self.picture(key).bound(features, obs[key], generator) for key in self.pictures]).sum(0)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """By observation key, [B, T] or [M, 1]: `key`, -log p (of images, one sample of the dequantisation bound), and
-        `key_guide`, half the squared error of a sketch that only the features explain."""
+        """Return terms by observation key, [B, T] or [M, 1]: `key`, -log p (for images, one sample of the
+        dequantisation bound), and `key_guide`, half the squared error of a prediction that depends on the features
+        alone.
+        """
         if player != "main":
             return {}
         features, obs = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs)
@@ -126,7 +133,7 @@ class FlowDecoder(Decoder):
         model = self.picture(key)
         maps = model.maps(features)
         fit = self.training and torch.is_grad_enabled()
-        out = {key: -model.bound_given(maps, image, generator, fit)}
+        out = {key: -model.bound_from_maps(maps, image, generator, fit)}
         if self.guide:
             out[f"{key}_guide"] = model.sketch_error(maps, image)
         return out
@@ -142,26 +149,28 @@ class FlowDecoder(Decoder):
         return out
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """On a few frames: bits per dimension, and the signs of an exploding flow, log|det| and the largest |log scale|."""
+        """Return, on a few frames, bits per dimension, and the signs of an unstable flow: log|det| and the largest |log
+        scale|.
+        """
         if not self.pictures:
             return {}
-        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
-        features = ctx.features.flatten(0, 1)[::step][:WATCHED_FRAMES]
-        obs = {key: leaf.flatten(0, 1)[::step][:WATCHED_FRAMES] for key, leaf in ctx.batch.obs.items()}
-        # Its own noise: watching must not move the random stream that training draws from.
+        step = max(1, ctx.row.numel() // METRIC_FRAMES)
+        features = ctx.features.flatten(0, 1)[::step][:METRIC_FRAMES]
+        obs = {key: leaf.flatten(0, 1)[::step][:METRIC_FRAMES] for key, leaf in ctx.batch.obs.items()}
+        # A separate generator: metrics must not advance the random stream of training.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
-        tallies = [self.picture(key).tally(features, obs[key]) for key in self.pictures]
-        peaks = [scale.abs().max() for tally in tallies for scale in tally.scales]
+        all_statistics = [self.picture(key).flow_statistics(features, obs[key]) for key in self.pictures]
+        peaks = [scale.abs().max() for statistics in all_statistics for scale in statistics.scales]
         return {
             "bits_per_dim": self.bits_per_dim(features, obs, generator).mean(),
-            "log_det_mean": torch.stack([tally.log_det for tally in tallies]).sum(0).mean(),
+            "log_det_mean": torch.stack([statistics.log_det for statistics in all_statistics]).sum(0).mean(),
             "log_scale_max": torch.stack(peaks).max(),
         }
 
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
-        if values.get("log_scale_max", 0.0) < EXPLODING:
+        if values.get("log_scale_max", 0.0) < LOG_SCALE_ALARM:
             return {}
-        says = "a layer of the image flow scales by more than a thousand: its pictures will not survive new features"
+        message = "a layer of the image flow scales by more than a thousand: its images will diverge on new features"
         return {
-            "flow_explodes": Alarm(says, "lower --train.learning-rate, or start again with --decoder.depth smaller")
+            "flow_explodes": Alarm(message, "lower --train.learning-rate, or start again with --decoder.depth smaller")
         }

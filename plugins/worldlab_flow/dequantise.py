@@ -1,6 +1,6 @@
-"""From 256 grey levels to real numbers and back, and the noise that fills the gaps.
+"""Dequantisation: conversion between 256 grey levels and real numbers, and the noise within a level.
 
-A picture's level k becomes y = (k + u) / 256 - 0.5 with u in [0, 1). Then for any q(u | x) (Theis et al. 2015,
+An image's level k becomes y = (k + u) / 256 - 0.5 with u in [0, 1). Then for any q(u | x) (Theis et al. 2015,
 arXiv:1511.01844, section 3.1; Ho et al. 2019 (Flow++), arXiv:1902.00275, eq. 12):
 
     log P(levels) >= E_q[ log p(y) - D log 256 - log q(u | x) ]          D log 256: the volume of a bin in y
@@ -14,42 +14,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab_flow.glow import Tally
-from worldlab_flow.layers import ChannelCoupling, squeeze, total
+from worldlab_flow.glow import FlowStatistics
+from worldlab_flow.layers import ChannelCoupling, squeeze, sum_log_scales
 
 LEVELS = 256
 LOG_LEVELS = math.log(LEVELS)
 MARGIN = 1e-6
-"""Uniform noise keeps this distance from 0 and 1, where its logit ends."""
+"""Uniform noise keeps this distance from 0 and 1, where its logit is infinite."""
 
 
 def grey_levels(image: Tensor) -> Tensor:
-    """The core's pictures, k / 255 - 0.5, as whole levels k. What is no level goes to the nearest; no gradient passes."""
+    """Return the whole levels k of the core's images, k / 255 - 0.5, rounded to the nearest level. No gradient
+    passes.
+    """
     return ((image + 0.5) * (LEVELS - 1)).round()
 
 
 def to_unit(levels: Tensor, noise: Tensor | float) -> Tensor:
-    """Levels and their noise in [0, 1) -> the flow's unit y; 0.5 is the centre of a bin."""
+    """Convert levels and their noise in [0, 1) to the flow's unit y; 0.5 is the centre of a bin."""
     return (levels + noise) / LEVELS - 0.5
 
 
 def from_unit(y: Tensor) -> Tensor:
-    """The flow's unit -> the core's, without rounding: the centre of bin k becomes k / 255 - 0.5."""
+    """Convert the flow's unit to the core's, without rounding: the centre of bin k becomes k / 255 - 0.5."""
     return ((y + 0.5) * LEVELS - 0.5) / (LEVELS - 1) - 0.5
 
 
 class UniformNoise(nn.Module):
-    """u uniform on [0, 1): log q = 0."""
+    """Uniform noise u on [0, 1): log q = 0."""
 
     def forward(self, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """levels [N, C, H, W] -> u of that shape, log q(u | x) [N]."""
+        """Draw u for levels [N, C, H, W], of the same shape, with log q(u | x) [N]."""
         return uniform_like(levels, generator), levels.new_zeros(len(levels))
 
 
 class VariationalNoise(nn.Module):
-    """u = sigmoid(g(e; x)), e logistic noise, g couplings that see the picture. Flow++, section 3.1.
+    """Learned noise u = sigmoid(g(e; x)): e is logistic noise, g couplings that depend on the image. Flow++, section
+    3.1.
 
-    With g the identity, as at first, u is uniform. The couplings live on squeezed pictures, [N, 4 C, H/2, W/2].
+    Initially g is the identity and u uniform. The couplings act on squeezed images, [N, 4 C, H/2, W/2].
     """
 
     def __init__(self, colours: int, channels: int, depth: int):
@@ -59,26 +62,28 @@ class VariationalNoise(nn.Module):
         self.steps = nn.ModuleList(ChannelCoupling(size, channels, channels, second=i % 2 == 0) for i in range(depth))
 
     def forward(self, levels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """levels [N, C, H, W] -> u of that shape, log q(u | x) [N]."""
-        cond = self.look(squeeze(torch.cat([to_unit(levels, 0.5), _detail(levels)], 1)))
+        """Draw u for levels [N, C, H, W], of the same shape, with log q(u | x) [N]."""
+        cond = self.look(squeeze(torch.cat([to_unit(levels, 0.5), _local_contrast(levels)], 1)))
         noise = torch.logit(squeeze(uniform_like(levels, generator)))
-        tally = Tally(_logistic_log_prob(noise))
+        statistics = FlowStatistics(_logistic_log_prob(noise))
         x = noise
         for step in self.steps:
             x, log_scale = step(x, cond)
-            tally.log_det = tally.log_det - total(log_scale, x)
+            statistics.log_det = statistics.log_det - sum_log_scales(log_scale, x)
         u = torch.sigmoid(x).clamp(max=1 - MARGIN)
-        # log q(u) = log q(e) - log|det dg/de| - log sigmoid'(g), and log sigmoid' is the logistic's log-density.
-        return F.pixel_shuffle(u, 2), tally.log_det - _logistic_log_prob(x)
+        # log q(u) = log q(e) - log|det dg/de| - log sigmoid'(g), and log sigmoid' is the log-density of the logistic.
+        return F.pixel_shuffle(u, 2), statistics.log_det - _logistic_log_prob(x)
 
 
-def _detail(levels: Tensor) -> Tensor:
-    """How each level differs from its neighbourhood, in units in which one level counts: in y it is only 1 / 256."""
+def _local_contrast(levels: Tensor) -> Tensor:
+    """Return the difference of each level from its neighbourhood, scaled so that one level matters: in y it is only 1 /
+    256.
+    """
     return torch.tanh((levels - F.avg_pool2d(levels, 3, 1, 1, count_include_pad=False)) / 2)
 
 
 def uniform_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise of x's shape in [MARGIN, 1 - MARGIN)."""
+    """Draw uniform noise of x's shape in [MARGIN, 1 - MARGIN)."""
     return torch.empty_like(x, memory_format=torch.contiguous_format).uniform_(MARGIN, 1 - MARGIN, generator=generator)
 
 

@@ -1,4 +1,4 @@
-"""The flow dynamics (cell 5): a recurrent memory whose prediction of the next latent is a conditional flow."""
+"""The flow dynamics: a recurrent memory whose prediction of the next latent is a conditional flow."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from worldlab_flow.location_scale import FlowDensity, FlowHead
 
 @final
 class FlowDynamics(Dynamics):
-    """h' = GRU(h, mlp(z, a)); z = mean(h) + std(h) * f(noise; h), f a coupling flow: several futures, each sharp.
+    """A transition h' = GRU(h, mlp(z, a)) with z = mean(h) + std(h) * f(noise; h), f a coupling flow, which can be
+    multimodal.
 
-    Imagination needs cheap samples and training the density of latents that something else made: coupling flows give
-    both for one network call a coupling (Dinh et al. 2016, arXiv:1605.08803; splines: Durkan et al. 2019,
-    arXiv:1906.04032). Codes get an argmax flow of exact mass instead of f (worldlab_flow.argmax). It has no loss of its
-    own: the core's matching rule maximises log_prob of the stopped latent.
+    Imagination needs fast samples; training needs the density of latents from the encoder. Coupling flows provide both
+    at one network call per coupling (Dinh et al. 2016, arXiv:1605.08803; splines: Durkan et al. 2019,
+    arXiv:1906.04032). Codes use an argmax flow with exact probabilities instead of f (worldlab_flow.argmax). The
+    dynamics has no loss of its own: the core's matching rule maximises log_prob of the detached latent.
     """
 
     Config = FlowDynamicsConfig
@@ -57,7 +58,9 @@ class FlowDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> FlowDensity | CodeDensity:
-        """memory [N, H] -> p(z | h): a FlowDensity for real latents, a CodeDensity for codes. Both are exact."""
+        """Return p(z | h) for memory [N, H]: a FlowDensity for real latents, a CodeDensity for codes. Both are
+        exact.
+        """
         context = self.context(memory)
         if isinstance(self.flow, ArgmaxFlow):
             return CodeDensity(context, self.flow)
@@ -65,7 +68,9 @@ class FlowDynamics(Dynamics):
         return self.head(context, self.flow)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Signs of an exploding flow on the batch's latents: log|det dnoise/dz| and the largest |log slope|. Codes: none."""
+        """Return the signs of an unstable flow on the batch's latents: log|det dnoise/dz| and the largest |log slope|.
+        Nothing for codes.
+        """
         if isinstance(self.flow, ArgmaxFlow):
             return {}
         density = self.predict(ctx.memory.flatten(0, 1))

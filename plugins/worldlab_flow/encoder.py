@@ -1,4 +1,4 @@
-"""The flow encoder (cell 4): an inverse autoregressive posterior, which knows log q of what it samples."""
+"""The flow encoder: an inverse autoregressive posterior with exact log q of its own samples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from worldlab_flow.inverse_autoregressive import InverseAutoregressiveFlow, samp
 from worldlab_flow.location_scale import FlowDensity, FlowHead
 
 MAX_GAIN = 10.0
-"""Most by which the means of the first batch are stretched."""
-ALIKE = 0.02
-"""Std below which the means of the first batch are left alone: frames so alike say nothing about scale."""
+"""Largest factor by which the means of the first batch are scaled."""
+MIN_SPREAD = 0.02
+"""Std of the first batch's means below which they are not scaled: such similar frames contain no information about
+scale."""
 UNSEEN, MEASURED, STARTED = 0, 1, 2
 """Values of `start`: before the first training batch, after its losses, after its step."""
 
 
 @final
 class FlowEncoder(Encoder):
-    """z = mean(c) + std(c) * f(noise; c), with f an inverse autoregressive flow and c read off observation and memory.
+    """A posterior z = mean(c) + std(c) * f(noise; c), with f an inverse autoregressive flow and c from observation and
+    memory.
 
     Kingma et al. 2016, arXiv:1606.04934. One pass gives z and its exact log q; z may be far smaller than the
     observation, because the flow acts in the latent space only.
@@ -57,7 +59,7 @@ class FlowEncoder(Encoder):
         return self.trunk(obs)
 
     def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
-        """z [N, D] and log q of this very z. Without a generator: the image of the noise's mode."""
+        """Return z [N, D] with its log q. Without a generator z is the image of noise 0."""
         density = self.density(embed, memory)
         mean = density.mean
         noise = torch.zeros_like(mean) if generator is None else normal_like(mean, generator)
@@ -65,37 +67,41 @@ class FlowEncoder(Encoder):
         return Latent(z, log_q=log_q)
 
     def density(self, embed: Tensor, memory: Tensor | None) -> FlowDensity:
-        """q(z | o, h) as a distribution. Its log_prob scores any z, at D network calls a transform: for diagnostics."""
+        """Return q(z | o, h) as a distribution. Its log_prob scores any z, at D network calls per transform; used for
+        diagnostics.
+        """
         return self.head(self.context(embed if memory is None else torch.cat([embed, memory], -1)), self.flow)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """None: the matching rule trains q. The first training batch is measured, for `after_step`."""
+        """Return no terms, since the matching rule trains q. Measures the first training batch for `after_step`."""
         if player == "main" and self.training and torch.is_grad_enabled() and self.start == UNSEEN:
             with torch.no_grad():
-                # What frames do to the means, not what the memory does: z feeds the memory, and would feed on itself.
+                # Measures the effect of the frames, not of the memory: z feeds the memory, which would form a loop.
                 memory = ctx.memory.mean((0, 1)).expand(ctx.row.numel(), -1) if self.reads_memory else None
                 mean = self.density(ctx.embed.flatten(0, 1), memory).mean
                 std = mean.std(0, correction=0)
             self.mean_of_means.copy_(mean.mean(0))
-            self.std_of_means.copy_(torch.where(std > ALIKE, std.clamp(min=1 / MAX_GAIN), 1.0))
+            self.std_of_means.copy_(torch.where(std > MIN_SPREAD, std.clamp(min=1 / MAX_GAIN), 1.0))
             self.start.fill_(MEASURED)
         return {}
 
     def after_step(self, player: str) -> None:
-        """After the first step, make the means of z vary over frames as much as a prior does (std 1), around 0.
+        """Rescale the means of z after the first step, to mean 0 and the std of a prior (1) over frames.
 
-        Data-dependent initialisation: Salimans & Kingma 2016, arXiv:1602.07868, section 3. Fresh networks map all
-        frames to almost the same mean, which drowns in the posterior's noise: on the moving dot of worldlab.testing
-        4 of 8 seeds had found the dot after 240 updates, with this 7 of 8.
+        Data-dependent initialisation: Salimans & Kingma 2016, arXiv:1602.07868, section 3. Initial networks map all
+        frames to almost the same mean, which is lost in the posterior's noise. On the moving dot of worldlab.testing 4
+        of 8 seeds encoded the dot after 240 updates without rescaling, 7 of 8 with it.
         """
         if player == "main" and self.start == MEASURED:
             self.head.standardise(self.mean_of_means, self.std_of_means)
             self.start.fill_(STARTED)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """The posterior's entropy in nats, and the signs of an exploding flow: its log|det| and its largest |log scale|."""
-        density = self._density_of(ctx)
-        # Its own noise: watching must not move the random stream that training draws from.
+        """Return the posterior's entropy in nats, and the signs of an unstable flow: its log|det| and its largest |log
+        scale|.
+        """
+        density = self._batch_density(ctx)
+        # A separate generator: metrics must not advance the random stream of training.
         noise = normal_like(density.mean, torch.Generator(ctx.row.device).manual_seed(0))
         scales = torch.stack(self.flow.log_scales(noise, density.context))  # [transforms, N, D]
         _, log_q = sample_with_log_prob(density, noise)
@@ -105,5 +111,5 @@ class FlowEncoder(Encoder):
             "log_scale_max": scales.abs().max(),
         }
 
-    def _density_of(self, ctx: Context) -> FlowDensity:
+    def _batch_density(self, ctx: Context) -> FlowDensity:
         return self.density(ctx.embed.flatten(0, 1), ctx.memory.flatten(0, 1) if self.reads_memory else None)

@@ -1,7 +1,8 @@
-"""The conditional multi-scale image flow: Glow, or RealNVP with the same skeleton. No library has a correct conditional one.
+"""The conditional multi-scale image flow: Glow, or RealNVP in the same framework. No library has a correct conditional
+version.
 
-At each level: squeeze, then steps, then half of the channels leave as noise, standardised by a learned prior
-p(z2 | z1, condition). Kingma & Dhariwal 2018, arXiv:1807.03039, figure 2; Dinh et al. 2016, arXiv:1605.08803, section 3.6.
+At each level: squeeze, then flow steps, then half of the channels leave as noise, standardised by a learned prior p(z2
+| z1, condition). Kingma & Dhariwal 2018, arXiv:1807.03039, figure 2; Dinh et al. 2016, arXiv:1605.08803, section 3.6.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from worldlab_flow.layers import (
     Injector,
     InvertibleConv,
     squeeze,
-    total,
+    sum_log_scales,
 )
 from worldlab_flow.location_scale import standard_normal_log_prob
 
@@ -30,18 +31,19 @@ Architecture = Literal["glow", "realnvp"]
 
 
 @dataclass
-class Tally:
-    """What a pass towards noise adds up. log_det: [N]; scales: the log-scales applied, layer by layer."""
+class FlowStatistics:
+    """The log-determinant [N] of a pass towards noise, and the log-scales that each layer applied."""
 
     log_det: Tensor
     scales: list[Tensor] = field(default_factory=list)
 
 
 class Level(nn.Module):
-    """One scale. x: [N, C, H, W]; cond: [N, K, H/2, W/2]. `fine` layers act before the squeeze, `coarse` ones after it.
+    """One scale. x: [N, C, H, W]; cond: [N, K, H/2, W/2]. `fine` layers act before the squeeze, `coarse` layers after
+    it.
 
-    `prior` standardises what leaves as noise: half of the channels by way of the other half or, at the last level, all of
-    them by way of the condition alone.
+    The last coarse layer is the prior, which standardises what leaves as noise: half of the channels given the other
+    half or, at the last level, all channels given the condition alone.
     """
 
     def __init__(self, size: int, cond: int, channels: int, architecture: Architecture, depth: int, last: bool):
@@ -60,23 +62,26 @@ class Level(nn.Module):
         coarse.append(Injector(4 * size, cond, channels) if last else ChannelCoupling(4 * size, cond, channels))
         self.coarse = nn.ModuleList(coarse)
 
-    def encode(self, x: Tensor, cond: Tensor, tally: Tally, fit: bool = False) -> tuple[Tensor, Tensor]:
-        """x -> what the next level gets (no channels after the last), noise. fit: set actnorms from x on the way."""
-        x = _towards_noise(self.fine, x, self._enlarged(cond), tally, fit)
-        x = _towards_noise(self.coarse, squeeze(x), cond, tally, fit)
+    def encode(self, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool = False) -> tuple[Tensor, Tensor]:
+        """Map x to the next level's input (no channels after the last level) and noise. fit: set the actnorms from
+        x.
+        """
+        x = _encode_layers(self.fine, x, self._upsample_condition(cond), statistics, fit)
+        x = _encode_layers(self.coarse, squeeze(x), cond, statistics, fit)
         return (x[:, :0], x) if self.last else (x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :])
 
     def decode(self, kept: Tensor, noise: Tensor, cond: Tensor) -> Tensor:
-        """The x that gives kept and noise."""
-        x = F.pixel_shuffle(_towards_pixels(self.coarse, torch.cat([kept, noise], 1), cond), 2)
-        return _towards_pixels(self.fine, x, self._enlarged(cond))
+        """Invert `encode`: return the x that gives kept and noise."""
+        x = F.pixel_shuffle(_decode_layers(self.coarse, torch.cat([kept, noise], 1), cond), 2)
+        return _decode_layers(self.fine, x, self._upsample_condition(cond))
 
-    def _enlarged(self, cond: Tensor) -> Tensor:
+    def _upsample_condition(self, cond: Tensor) -> Tensor:
         return F.interpolate(cond, scale_factor=2.0) if len(self.fine) else cond
 
 
 class ImageFlow(nn.Module):
-    """Pictures [N, C, H, W] <-> noise of as many numbers, given a map of the condition for each level.
+    """An invertible map between images [N, C, H, W] and noise of as many entries, given a conditioning map for each
+    level.
 
     maps: list of [N, K_l, H / 2^(l+1), W / 2^(l+1)], level 0 the finest.
     """
@@ -99,49 +104,53 @@ class ImageFlow(nn.Module):
             (shape[0] * 2**i * (4 if i == last else 2), height >> (i + 1), side >> (i + 1)) for i in range(len(cond))
         ]
 
-    def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], Tally]:
-        """x -> noise by level, and the tally with log|det dnoise/dx|. fit: set actnorms from x first, layer by layer."""
-        tally = Tally(x.new_zeros(len(x)))
+    def encode(self, x: Tensor, maps: Sequence[Tensor], fit: bool = False) -> tuple[list[Tensor], FlowStatistics]:
+        """Map x to noise by level, with statistics that hold log|det dnoise/dx|. fit: set the actnorms from x first,
+        layer by layer.
+        """
+        statistics = FlowStatistics(x.new_zeros(len(x)))
         noise = []
         for level, cond in zip(self.levels, maps, strict=True):
-            x, left = level.encode(x, cond, tally, fit)  # type: ignore[operator]
+            x, left = level.encode(x, cond, statistics, fit)  # type: ignore[operator]
             noise.append(left)
-        return noise, tally
+        return noise, statistics
 
     def decode(self, noise: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
-        """Noise by level -> x, in one pass: each network is called once."""
+        """Map noise by level to x in one pass: each network is called once."""
         x = noise[-1][:, :0]
         for level, left, cond in zip(reversed(self.levels), reversed(noise), reversed(maps), strict=True):
             x = level.decode(x, left, cond)  # type: ignore[operator]
         return x
 
     def log_prob(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Log-density [N] of x in nats."""
-        noise, tally = self.encode(x, maps)
-        return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + tally.log_det
+        """Return the log-density [N] of x in nats."""
+        noise, statistics = self.encode(x, maps)
+        return torch.stack([standard_normal_log_prob(left) for left in noise]).sum(0) + statistics.log_det
 
 
-def count_levels(shape: tuple[int, ...], wanted: int) -> int:
-    """Levels that a picture (C, H, W) allows, at most `wanted`: both sides are halved at each. 0 if a side is odd."""
+def count_levels(shape: tuple[int, ...], max_levels: int) -> int:
+    """Return how many levels, at most `max_levels`, an image (C, H, W) allows: each halves both sides. 0 if a side is
+    odd.
+    """
     height, side = shape[1:]
     levels = 0
-    while levels < wanted and height % 2 == 0 and side % 2 == 0:
+    while levels < max_levels and height % 2 == 0 and side % 2 == 0:
         height, side, levels = height // 2, side // 2, levels + 1
     return levels
 
 
-def _towards_noise(layers: nn.ModuleList, x: Tensor, cond: Tensor, tally: Tally, fit: bool) -> Tensor:
+def _encode_layers(layers: nn.ModuleList, x: Tensor, cond: Tensor, statistics: FlowStatistics, fit: bool) -> Tensor:
     for layer in layers:
         assert isinstance(layer, ImageLayer)
         if fit:
             layer.fit(x)
         x, log_scale = layer(x, cond)
-        tally.log_det = tally.log_det + total(log_scale, x)
-        tally.scales.append(log_scale)
+        statistics.log_det = statistics.log_det + sum_log_scales(log_scale, x)
+        statistics.scales.append(log_scale)
     return x
 
 
-def _towards_pixels(layers: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
+def _decode_layers(layers: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
     for layer in reversed(layers):
         assert isinstance(layer, ImageLayer)
         x = layer.inverse(x, cond)

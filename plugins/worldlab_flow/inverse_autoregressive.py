@@ -1,7 +1,7 @@
-"""The inverse autoregressive flow: a masked autoregressive flow run backwards, so that its slow direction is the other one.
+"""The inverse autoregressive flow: a masked autoregressive flow with its directions swapped.
 
-Masked autoregressive flow: Papamakarios et al. 2017, arXiv:1705.07057. Run the other way round: Kingma et al. 2016,
-arXiv:1606.04934. An encoder scores only what it sampled itself, so the cheap direction must be the one from noise to z.
+Masked autoregressive flow: Papamakarios et al. 2017, arXiv:1705.07057. Inverse: Kingma et al. 2016, arXiv:1606.04934.
+An encoder scores only its own samples, so the fast direction must be from noise to z.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SLOPE = math.exp(-3)
 
 
 class InverseAutoregressiveFlow(nn.Module):
-    """x_i = noise_i exp(s_i) + t_i, with s_i, t_i read off noise_<i and the context; the order alternates. A VectorFlow.
+    """The map x_i = noise_i exp(s_i) + t_i, where s_i, t_i depend on noise_<i and the context; the order alternates.
 
-    Sampling takes one network call a transform, whatever D; the noise of a given x takes D.
+    Implements VectorFlow. Sampling takes one network call per transform for any D; inverting a given x takes D.
     """
 
     def __init__(self, dim: int, context: int, transforms: int, units: int, layers: int):
@@ -38,11 +38,11 @@ class InverseAutoregressiveFlow(nn.Module):
                 context,
                 order=ascending.flip(0) if i % 2 else ascending,  # type: ignore[arg-type]
                 univariate=_affine,
-                # Hidden units are dealt out by what they may see: fewer than D, and the last entries would see too little.
+                # The masks divide the hidden units among the entries; fewer than D would starve the last entries.
                 hidden_features=[max(units, dim)] * layers,
                 activation=nn.SiLU,
             )
-            _zero(list(step.hyper.children())[-1])  # the identity at first
+            _zero_init(list(step.hyper.children())[-1])  # the identity at first
             steps.append(step)
         self.steps = LazyComposedTransform(*steps)
 
@@ -50,15 +50,17 @@ class InverseAutoregressiveFlow(nn.Module):
         return self.steps(context)(noise)
 
     def generate_with_log_det(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """noise -> x, log|det dx/dnoise| [N], from the same network calls."""
+        """Map noise to x, with log|det dx/dnoise| [N] from the same network calls."""
         return self.steps(context).call_and_ladj(noise)
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """x -> noise, log|det dnoise/dx|: entry by entry, D network calls a transform."""
+        """Map x to noise, with log|det dnoise/dx|: entry by entry, D network calls per transform."""
         return self.steps(context).inv.call_and_ladj(x)
 
     def log_scales(self, noise: Tensor, context: Tensor) -> list[Tensor]:
-        """What each transform scales each entry by, [N, D] each; their sum over D and transforms is the log-determinant."""
+        """Return the log-scales of each transform, [N, D] each; their sum over D and transforms is the
+        log-determinant.
+        """
         out = []
         steps: Any = self.steps.transforms
         for step in steps:
@@ -69,7 +71,9 @@ class InverseAutoregressiveFlow(nn.Module):
 
 
 def sample_with_log_prob(density: FlowDensity, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The sample [N, D] that this noise makes, and its own log-density [N] in nats: one network call a transform."""
+    """Return the sample [N, D] of the given noise and its log-density [N] in nats, at one network call per
+    transform.
+    """
     flow = density.flow
     assert isinstance(flow, InverseAutoregressiveFlow)
     x, log_det = flow.generate_with_log_det(noise, density.context)
@@ -82,6 +86,6 @@ def _affine(shift: Tensor, log_scale: Tensor) -> Transform:
 
 
 @torch.no_grad()
-def _zero(layer: nn.Module) -> None:
+def _zero_init(layer: nn.Module) -> None:
     for p in layer.parameters():
         p.zero_()

@@ -1,8 +1,8 @@
-"""The invertible layers of image flows. Each maps [N, C, H, W] both ways, given a map of the condition.
+"""The invertible layers of image flows. Each maps [N, C, H, W] in both directions, given a conditioning map.
 
-Each returns, beside its output, the log-scales it applied, as a tensor that broadcasts to [N, c, H, W]: their sum over the
-picture is log|det Jacobian| (`total`), their largest magnitude tells an exploding flow.
-Kingma & Dhariwal 2018 (Glow), arXiv:1807.03039; Dinh et al. 2016 (RealNVP), arXiv:1605.08803.
+Each returns, besides its output, the log-scales it applied, as a tensor that broadcasts to [N, c, H, W]. Their sum over
+the image is log|det Jacobian| (`sum_log_scales`); their largest magnitude reveals an unstable flow. Kingma & Dhariwal
+2018 (Glow), arXiv:1807.03039; Dinh et al. 2016 (RealNVP), arXiv:1605.08803.
 """
 
 from __future__ import annotations
@@ -17,46 +17,47 @@ from worldlab.nn import ChannelNorm
 from worldlab_flow.location_scale import at_least_float32
 
 BOUND = 2.0
-"""Log-scales that a network chooses lie within +-BOUND: an unbounded one explodes when inverted on unseen input."""
+"""Log-scales from a network lie within +-BOUND: an unbounded flow diverges when it is inverted on new input."""
 FLAT = 1e-2
-"""Std, in the flow's unit, below which actnorm takes a channel for constant: what is constant at first may move later."""
+"""Std, in the flow's unit, below which actnorm treats a channel as constant; a channel constant at first may vary
+later."""
 
 
-def bounded(raw: Tensor, bound: float = BOUND) -> Tensor:
-    """raw -> (-bound, bound), the identity near 0."""
+def bound_scale(raw: Tensor, bound: float = BOUND) -> Tensor:
+    """Squash raw smoothly into (-bound, bound); the identity near 0."""
     return bound * torch.tanh(raw / bound)
 
 
-def total(log_scale: Tensor, x: Tensor) -> Tensor:
-    """Sum over the picture, [N], of log-scales that broadcast to x's height and width."""
+def sum_log_scales(log_scale: Tensor, x: Tensor) -> Tensor:
+    """Sum log-scales that broadcast to x's height and width over the image: [N]."""
     per_entry = log_scale.flatten(1).sum(1)
     return (per_entry * (x[0, 0].numel() // log_scale[0, 0].numel())).expand(len(x))
 
 
 def squeeze(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, 4 C, H/2, W/2]: each 2 x 2 patch becomes channels. Inverse: F.pixel_shuffle(x, 2)."""
+    """Turn each 2 x 2 patch into channels: [N, C, H, W] -> [N, 4 C, H/2, W/2]. Inverse: F.pixel_shuffle(x, 2)."""
     return F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)
 
 
 class ImageLayer(nn.Module, ABC):
-    """An invertible map of pictures towards noise. cond: [N, K, H, W] of x's size."""
+    """An invertible map of images towards noise. cond: [N, K, H, W] of x's size."""
 
     @abstractmethod
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """x [N, C, H, W] -> output of the same shape, log-scales."""
+        """Map x [N, C, H, W] to an output of the same shape, and return the log-scales."""
 
     @abstractmethod
     def inverse(self, y: Tensor, cond: Tensor) -> Tensor:
-        """The x that gives y."""
+        """Return the x that gives y."""
 
     def fit(self, x: Tensor) -> None:
-        """Set what depends on the first data; nothing, for most layers."""
+        """Initialise from the first batch; most layers do nothing."""
 
 
 class ActNorm(ImageLayer):
-    """y = exp(s) (x - b), an entry of s and b a channel, set so that the first batch comes out with mean 0 and variance 1.
+    """The map y = exp(s) (x - b), with s and b per channel, set so that the first batch has mean 0 and variance 1.
 
-    Glow, section 3.1. Free of batch statistics ever after, so rows never see each other.
+    Glow, section 3.1. Afterwards no batch statistics are used, so rows stay independent.
     """
 
     def __init__(self, channels: int):
@@ -77,9 +78,10 @@ class ActNorm(ImageLayer):
 
 
 class InvertibleConv(ImageLayer):
-    """y = W x at every pixel, W = P L (U + diag(sign exp(d))), with d within +-BOUND. Glow, section 3.2, eq. 11.
+    """The map y = W x at every pixel, W = P L (U + diag(sign exp(d))), with d within +-BOUND. Glow, section 3.2, eq.
+    11.
 
-    It starts as a random rotation. log|det| = H W sum(d), without a determinant.
+    W starts as a random rotation. log|det| = H W sum(d), without computing a determinant.
     """
 
     permutation: Tensor
@@ -99,15 +101,15 @@ class InvertibleConv(ImageLayer):
 
     @property
     def log_diagonal(self) -> Tensor:
-        return bounded(self.raw_diagonal)
+        return bound_scale(self.raw_diagonal)
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """The unit lower and the upper triangular factor, [C, C] each."""
+        """Return the unit lower and the upper triangular factor, [C, C] each."""
         lower = self.lower.tril(-1) + torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
         return lower, self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
 
     def weight(self) -> Tensor:
-        """W, [C, C]."""
+        """Return W, [C, C]."""
         lower, upper = self.factors()
         return self.permutation @ lower @ upper
 
@@ -130,11 +132,11 @@ def _full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-class Reader(nn.Module):
-    """A small network from part of a picture and the condition to shifts and log-scales; 0 at first.
+class ShiftScaleNet(nn.Module):
+    """A small network that maps part of an image and the condition to shifts and log-scales; its output starts at 0.
 
-    x [N, C, H, W], cond [N, K, H, W] -> shift, log-scale [N, outputs, H, W] each, float32 at least. C may be 0.
-    The condition enters by a 1x1 convolution: its maps are smooth, so one pixel of them says enough.
+    x [N, C, H, W], cond [N, K, H, W] -> shift, log-scale [N, outputs, H, W] each, float32 at least. C may be 0. The
+    condition enters through a 1x1 convolution: conditioning maps are smooth, so a larger kernel would add little.
     """
 
     def __init__(self, inputs: int, cond: int, channels: int, outputs: int):
@@ -152,13 +154,13 @@ class Reader(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.listen(cond) if self.look is None else self.look(x) + self.listen(cond)
         shift, raw = at_least_float32(self.last(self.body(hidden))).chunk(2, 1)
-        return shift, bounded(raw)
+        return shift, bound_scale(raw)
 
 
 class ChannelCoupling(ImageLayer):
-    """Half of the channels are scaled and shifted by what a Reader makes of the other half. RealNVP, section 3.4.
+    """A coupling that scales and shifts half of the channels, given the other half. RealNVP, section 3.4.
 
-    second: which half is moved.
+    second: which half is transformed.
     """
 
     def __init__(self, size: int, cond: int, channels: int, second: bool = True):
@@ -166,7 +168,7 @@ class ChannelCoupling(ImageLayer):
         self.cut = size // 2
         self.second = second
         kept = self.cut if second else size - self.cut
-        self.reader = Reader(kept, cond, channels, size - kept)
+        self.reader = ShiftScaleNet(kept, cond, channels, size - kept)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x[:, : self.cut], x[:, self.cut :]
@@ -187,45 +189,45 @@ class ChannelCoupling(ImageLayer):
 
 
 class CheckerboardCoupling(ImageLayer):
-    """Every other pixel is scaled and shifted by what a Reader makes of its neighbours. RealNVP, section 3.4, figure 3.
+    """A coupling that scales and shifts every other pixel, given the remaining pixels. RealNVP, section 3.4, figure 3.
 
-    odd: which colour of the board is moved.
+    odd: which colour of the board is transformed.
     """
 
     def __init__(self, size: int, cond: int, channels: int, odd: bool):
         super().__init__()
         self.odd = odd
-        self.reader = Reader(size, cond, channels, size)
+        self.reader = ShiftScaleNet(size, cond, channels, size)
 
-    def _moved(self, x: Tensor) -> Tensor:
+    def _moved_mask(self, x: Tensor) -> Tensor:
         row = torch.arange(x.shape[2], device=x.device)[:, None]
         column = torch.arange(x.shape[3], device=x.device)
         return ((row + column) % 2 == int(self.odd)).to(x.dtype)  # [H, W]
 
-    def _read(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        moved = self._moved(x)
+    def _shift_and_scale(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        moved = self._moved_mask(x)
         shift, log_scale = self.reader(x * (1 - moved), cond)
         return shift * moved, log_scale * moved
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._read(x, cond)
+        shift, log_scale = self._shift_and_scale(x, cond)
         return x * log_scale.exp() + shift, log_scale
 
     def inverse(self, y: Tensor, cond: Tensor) -> Tensor:
-        shift, log_scale = self._read(y, cond)
+        shift, log_scale = self._shift_and_scale(y, cond)
         return (y - shift) * torch.exp(-log_scale)
 
 
 class Injector(ImageLayer):
-    """Every entry is standardised by a mean and scale read off the condition alone: y = exp(s(c)) x + t(c).
+    """An affine map of every entry whose mean and scale depend on the condition alone: y = exp(s(c)) x + t(c).
 
-    The affine injector of Lugmayr et al. 2020 (SRFlow), arXiv:2006.14200, section 3.4: a coupling moves half of the
-    entries, by way of the other half; what the condition knows of a picture must not take that detour.
+    The affine injector of Lugmayr et al. 2020 (SRFlow), arXiv:2006.14200, section 3.4. A coupling transforms half of
+    the entries given the other half; the injector lets the condition act on all entries directly.
     """
 
     def __init__(self, size: int, cond: int, channels: int):
         super().__init__()
-        self.reader = Reader(0, cond, channels, size)
+        self.reader = ShiftScaleNet(0, cond, channels, size)
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self.reader(x, cond)

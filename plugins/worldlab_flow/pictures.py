@@ -1,4 +1,4 @@
-"""A conditional density of pictures over their 256 grey levels, and its distribution as the core sees it."""
+"""A conditional density of images over 256 grey levels, and the distribution that the core uses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from worldlab.errors import ConfigError
 from worldlab_flow.condition import ConditionMaps
 from worldlab_flow.configs import FlowDecoderConfig
 from worldlab_flow.dequantise import LOG_LEVELS, UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
-from worldlab_flow.glow import ImageFlow, Tally, count_levels
-from worldlab_flow.layers import Reader
+from worldlab_flow.glow import FlowStatistics, ImageFlow, count_levels
+from worldlab_flow.layers import ShiftScaleNet
 
 
 class PictureModel(nn.Module):
-    """P(levels | features): an ImageFlow of dequantised pictures [N, C, H, W], its maps of features, its noise."""
+    """A model of P(levels | features): an ImageFlow of dequantised images [N, C, H, W], its conditioning maps and its
+    noise.
+    """
 
     fitted: Tensor
 
@@ -27,9 +29,9 @@ class PictureModel(nn.Module):
         levels = count_levels(shape, config.levels)
         if not levels:
             raise ConfigError(
-                f"flow pictures need an even height and width; '{key}' is {shape[1]} x {shape[2]}",
+                f"image flows need an even height and width; '{key}' is {shape[1]} x {shape[2]}",
                 cause="each level of the flow halves both sides, and an odd side has no exact half",
-                fix="resize the pictures, e.g. --env.size 64, or choose another decoder",
+                fix="resize the images, e.g. --env.size 64, or choose another decoder",
             )
         self.shape = shape
         self.maps = ConditionMaps(features, shape, levels, config.width)
@@ -37,20 +39,23 @@ class PictureModel(nn.Module):
         variational = config.dequantisation == "variational"
         self.sketch = nn.ConvTranspose2d(config.width, shape[0], 4, 2, 1) if config.guide else None
         self.noise = VariationalNoise(shape[0], config.channels, 2) if variational else UniformNoise()
-        # Nothing is left to be set from data where that is not asked for.
+        # With init "plain" no layer is set from data.
         self.register_buffer("fitted", torch.tensor(config.init == "plain"))
         if config.init == "plain":
             for part in self.flow.modules():
-                if isinstance(part, Reader):
+                if isinstance(part, ShiftScaleNet):
                     part.last.reset_parameters()
 
     def bound(self, features: Tensor, image: Tensor, generator: torch.Generator) -> Tensor:
-        """One sample, [N], of the lower bound on log P(levels | features), in nats."""
-        return self.bound_given(self.maps(features), image, generator)
+        """Draw one sample, [N], of the lower bound on log P(levels | features), in nats."""
+        return self.bound_from_maps(self.maps(features), image, generator)
 
-    def bound_given(self, maps: list[Tensor], image: Tensor, generator: torch.Generator, fit: bool = False) -> Tensor:
-        """The same from the maps of the features. fit: set the actnorms from this batch if none has set them yet (Glow,
-        section 3.1)."""
+    def bound_from_maps(
+        self, maps: list[Tensor], image: Tensor, generator: torch.Generator, fit: bool = False
+    ) -> Tensor:
+        """Draw the same from conditioning maps. fit: set the actnorms from this batch if they are not set yet (Glow,
+        section 3.1).
+        """
         levels = grey_levels(image)
         noise, log_q = self.noise(levels, generator)
         if fit and not self.fitted:
@@ -60,51 +65,55 @@ class PictureModel(nn.Module):
         return self._log_mass(maps, levels, noise) - log_q
 
     def sketch_error(self, maps: list[Tensor], image: Tensor) -> Tensor:
-        """Half the squared error, [N], of a picture read straight off the finest map: nats of a unit Gaussian."""
+        """Return half the squared error, [N], of an image predicted from the finest map alone: nats of a unit
+        Gaussian.
+        """
         assert self.sketch is not None
         return 0.5 * (self.sketch(maps[0]) - image).square().flatten(1).sum(1)
 
     def centre_log_prob(self, features: Tensor, image: Tensor) -> Tensor:
-        """Density at the centre of the bins times their volume, log, [N]: repeatable, close to log P for smooth densities."""
+        """Return the log of the density at the bins' centres times their volume, [N]: deterministic, close to log P if
+        smooth.
+        """
         return self._log_mass(self.maps(features), grey_levels(image), 0.5)
 
-    def tally(self, features: Tensor, image: Tensor) -> Tally:
-        """Log-determinant and log-scales of the pass towards noise, from the centre of the bins."""
+    def flow_statistics(self, features: Tensor, image: Tensor) -> FlowStatistics:
+        """Return log-determinant and log-scales of the pass towards noise, at the centre of the bins."""
         return self.flow.encode(to_unit(grey_levels(image), 0.5), self.maps(features))[1]
 
     def _log_mass(self, maps: list[Tensor], levels: Tensor, noise: Tensor | float) -> Tensor:
         return self.flow.log_prob(to_unit(levels, noise), maps) - math.prod(self.shape) * LOG_LEVELS
 
     def draw(self, features: Tensor, noise: list[Tensor]) -> Tensor:
-        """The picture that noise by level makes, in the core's unit, not rounded."""
+        """Return the image of the given noise by level, in the core's unit, not rounded."""
         return from_unit(self.flow.decode(noise, self.maps(features)))
 
-    def no_noise(self, like: Tensor) -> list[Tensor]:
-        """Zeros [N, c, h, w] by level, for as many pictures as `like` has rows."""
+    def zero_noise(self, like: Tensor) -> list[Tensor]:
+        """Return zeros [N, c, h, w] by level, for as many images as `like` has rows."""
         return [like.new_zeros(len(like), *shape) for shape in self.flow.noise_shapes]
 
 
 @dataclass(frozen=True)
 class FlowPicture:
-    """P(picture | features), a distribution over [N, C, H, W]. features: [N, F]; model: what makes pictures of them."""
+    """A distribution P(image | features) over [N, C, H, W]. features: [N, F]; model: the network."""
 
     features: Tensor
     model: PictureModel
 
     @property
     def mode(self) -> Tensor:
-        """The image of the noise's mode (temperature 0), differentiable; a typical picture, not the likeliest one."""
-        return self.model.draw(self.features, self.model.no_noise(self.features))
+        """Return the image of noise 0, differentiable; a typical image, not the most likely one."""
+        return self.model.draw(self.features, self.model.zero_noise(self.features))
 
     def sample(self, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-        """A picture of whole grey levels, one pass. temperature scales the noise: below 1, closer to the mode.
+        """Draw an image of whole grey levels in one pass. temperature scales the noise: below 1, closer to the mode.
 
         Gradients pass the rounding straight through.
         """
-        noise = [temperature * normal_like(level, generator) for level in self.model.no_noise(self.features)]
+        noise = [temperature * normal_like(level, generator) for level in self.model.zero_noise(self.features)]
         picture = self.model.draw(self.features, noise)
         return picture + (grey_levels(picture).clamp(0, 255) / 255 - 0.5 - picture).detach()
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Density at the centre of x's bins times their volume, log, [N] in nats."""
+        """Return the log of the density at the centres of x's bins times their volume, [N] in nats."""
         return self.model.centre_log_prob(self.features, x)

@@ -1,4 +1,4 @@
-"""The adversarial family: samplers without densities, taught by critics. README.md teaches it."""
+"""The adversarial family: samplers without densities, trained by critics. README.md explains the family."""
 
 from worldlab import hookimpl
 from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
@@ -10,7 +10,7 @@ def worldlab_register(register) -> None:
         "gan",
         "worldlab_gan.encoder:GANEncoder",
         config=GANEncoderConfig,
-        summary="Implicit posterior with injected noise, held to the prior by a latent critic (WAE-GAN).",
+        summary="Implicit posterior with injected noise, matched to the prior by a latent critic (WAE-GAN).",
         paper="arXiv:1511.05644, arXiv:1711.01558, arXiv:2501.05441",
         api=1,
     )
@@ -18,7 +18,7 @@ def worldlab_register(register) -> None:
         "gan",
         "worldlab_gan.dynamics:GANDynamics",
         config=GANDynamicsConfig,
-        summary="GRU memory with an implicit generator of the next latent: relativistic critic plus energy score.",
+        summary="GRU memory and an implicit generator, trained by a relativistic critic and the energy score.",
         paper="arXiv:2501.05441, arXiv:1606.02556",
         api=1,
     )
@@ -26,7 +26,7 @@ def worldlab_register(register) -> None:
         "gan",
         "worldlab_gan.decoder:GANDecoder",
         config=GANDecoderConfig,
-        summary="Generator of observations with a projection critic and feature matching: sharp, no density.",
+        summary="Generator of observations with a projection critic and feature matching: sharp images, no density.",
         paper="arXiv:1511.06434, arXiv:1512.09300, arXiv:1802.05637",
         api=1,
     )

@@ -1,8 +1,8 @@
-"""The game, written once: three losses, two gradient penalties, and the critic's half of a step.
+"""The adversarial game that all three parts share: losses, gradient penalties, and the terms of a critic step.
 
-A pair is a real and a generated sample under one condition. What keeps the game together is that a critic judges pairs,
-so that dropping a mode always costs, and that its slope is punished at real and at generated samples, so that it comes
-to rest: Huang et al. 2025 (R3GAN), arXiv:2501.05441.
+The critic compares pairs: a real and a generated sample under one condition. Two properties stabilise training. Pairs
+make dropping a mode costly, and zero-centred gradient penalties at real and at generated samples let the game converge:
+Huang et al. 2025 (R3GAN), arXiv:2501.05441.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from worldlab_gan.configs import Game
 
 
 class Critic(Protocol):
-    """D(x, c) = head(see(x), c), [N], high where x looks real. x: a tensor or a tree of tensors, [N, ...]; c: [N, C].
+    """A critic D(x, c) = head(embed(x), c), [N], high where x looks real. x: a tensor or a tree of tensors, [N, ...];
+    c: [N, C].
 
-    In two parts, so that what was seen can be judged under another condition without looking again.
+    The split into two steps lets one embedding be scored under several conditions.
     """
 
-    def see(self, x: Any, /) -> Tensor: ...
+    def embed(self, x: Any, /) -> Tensor: ...
 
-    def head(self, seen: Tensor, condition: Tensor, /) -> Tensor: ...
+    def head(self, embedding: Tensor, condition: Tensor, /) -> Tensor: ...
 
 
 def critic_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises, per pair of its values. [N], [N] -> [N].
+    """Return the loss of the critic for each pair of its values. [N], [N] -> [N].
 
     relativistic: softplus(fake - real), arXiv:2501.05441, after Jolicoeur-Martineau 2018, arXiv:1807.00734.
     non_saturating: the cross-entropy of Goodfellow et al. 2014, arXiv:1406.2661. hinge: Lim & Ye 2017,
@@ -46,78 +47,89 @@ def critic_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
-    """What the generator minimises: its samples should be taken for real ones. [*], [*] -> [*], broadcast."""
+    """Return the loss of the generator, low where generated samples score as real. [*], [*] -> [*], broadcast."""
     if game.loss == "relativistic":
         return F.softplus(real - fake)
     return F.softplus(-fake) if game.loss == "non_saturating" else -fake
 
 
 def game_players(main: Iterable[nn.Parameter], critic: Iterable[nn.Parameter]) -> dict[str, Player]:
-    """Both sides of a game. The critic forgets fast (beta1 = 0): Karras et al. 2018, arXiv:1812.04948, appendix C."""
+    """Return both players. The critic's Adam has beta1 = 0: Karras et al. 2018, arXiv:1812.04948, appendix C."""
     return {"main": Player(list(main)), "critic": Player(list(critic), betas=(0.0, 0.999))}
 
 
 def critic_weights(game: Game) -> dict[str, float]:
-    """Weights of the terms of `critic_terms`: the game itself, and the penalties R1 and R2 (a weight of 0 drops one)."""
+    """Return the weights of the terms of `critic_terms`: the game and the penalties R1 and R2. A weight of 0 drops a
+    penalty.
+    """
     return {"critic": 1.0, "r1": 0.5 * game.r1, "r2": 0.5 * game.r2}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A critic's value of each x [N], what it saw of it [N, P], and the squared norm of its gradient at x [N] if
-    asked."""
+class CriticOutput:
+    """What a critic computes at x: its value [N], the embedding of x [N, P], and the squared norm of its gradient at x
+    [N].
+    """
 
     value: Tensor
-    seen: Tensor
+    embedding: Tensor
     slope: Tensor
 
 
-def judge(critic: Critic, x: Any, condition: Tensor, sloped: bool = True) -> Verdict:
-    """The critic at x (a tree, cut from its graph), differentiable in the critic's weights, at least in float32.
+def evaluate_critic(critic: Critic, x: Any, condition: Tensor, with_slope: bool = True) -> CriticOutput:
+    """Evaluate the critic at a detached x (a tree), differentiable in the critic's weights, in float32 at least.
 
-    Mescheder et al. 2018, arXiv:1801.04406: R1 is the slope at real samples, R2 at generated ones. The slope is 0 if
-    not asked for.
+    Mescheder et al. 2018, arXiv:1801.04406: the slope at real samples is the penalty R1, at generated samples R2. The
+    slope is 0 unless `with_slope`.
     """
-    recorded = torch.is_grad_enabled()
+    grad_enabled = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(condition.device.type, enabled=False):
-        # A squared gradient is a product of many weights: bfloat16 would round it away.
-        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(sloped), x)
-        seen = critic.see(x)
-        value = critic.head(seen, _precise(condition.detach()))
+        # A squared gradient multiplies many small numbers, which bfloat16 would round to 0.
+        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(with_slope), x)
+        embedding = critic.embed(x)
+        value = critic.head(embedding, _precise(condition.detach()))
         slope = torch.zeros_like(value)
-        if sloped:
-            gradients = torch.autograd.grad(value.sum(), tree.leaves(x), create_graph=recorded, retain_graph=recorded)
+        if with_slope:
+            gradients = torch.autograd.grad(
+                value.sum(), tree.leaves(x), create_graph=grad_enabled, retain_graph=grad_enabled
+            )
             slope = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-    verdict = Verdict(value, seen, slope)
-    return verdict if recorded else tree.detach(verdict)
+    output = CriticOutput(value, embedding, slope)
+    return output if grad_enabled else tree.detach(output)
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """A critic's verdicts on pairs of real and generated samples under one condition."""
+class CriticOutputs:
+    """A critic's outputs on pairs of real and generated samples under one condition."""
 
-    real: Verdict
-    fake: Verdict
-
-
-def hold(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> Verdicts:
-    """Judge both, with the slopes that the game punishes."""
-    return Verdicts(judge(critic, real, condition, game.r1 > 0), judge(critic, fake, condition, game.r2 > 0))
+    real: CriticOutput
+    fake: CriticOutput
 
 
-def critic_terms(game: Game, trial: Verdicts) -> dict[str, Tensor]:
-    """Return the critic player's terms, [N] each, unweighted: the game, and the penalties R1 and R2 where they have a weight."""
-    out = {"critic": critic_loss(game, trial.real.value, trial.fake.value)}
+def evaluate_pair(game: Game, critic: Critic, real: Any, fake: Any, condition: Tensor) -> CriticOutputs:
+    """Evaluate the critic on both samples, with the slopes that the game penalises."""
+    return CriticOutputs(
+        evaluate_critic(critic, real, condition, game.r1 > 0), evaluate_critic(critic, fake, condition, game.r2 > 0)
+    )
+
+
+def critic_terms(game: Game, outputs: CriticOutputs) -> dict[str, Tensor]:
+    """Return the critic's loss terms, [N] each, unweighted: the game, and the penalties R1 and R2 if their weight is
+    not 0.
+    """
+    out = {"critic": critic_loss(game, outputs.real.value, outputs.fake.value)}
     if game.r1:
-        out["r1"] = trial.real.slope
+        out["r1"] = outputs.real.slope
     if game.r2:
-        out["r2"] = trial.fake.slope
+        out["r2"] = outputs.fake.slope
     return out
 
 
 def critic_metrics(critic: Critic, real: Any, fake: Any, condition: Tensor) -> dict[str, Tensor]:
-    """critic_gap: mean value of real minus generated samples. critic_slope: root mean square gradient over both."""
-    on_real, on_fake = judge(critic, real, condition), judge(critic, fake, condition)
+    """Return `critic_gap`, the mean value of real minus generated samples, and `critic_slope`, the root mean square
+    gradient.
+    """
+    on_real, on_fake = evaluate_critic(critic, real, condition), evaluate_critic(critic, fake, condition)
     return {
         "critic_gap": (on_real.value - on_fake.value).mean(),
         "critic_slope": (0.5 * (on_real.slope + on_fake.slope)).mean().sqrt(),

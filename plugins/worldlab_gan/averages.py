@@ -1,7 +1,7 @@
-"""The running average of a generator's weights, which draws and dreams in its place.
+"""The running average of a generator's weights, which replaces the generator in predictions and dreams.
 
-A game does not come to rest: its players circle the solution, and their average is nearer to it than they are
-(Yazici et al. 2018, arXiv:1806.04498; Karras et al. 2017, arXiv:1710.10196).
+The players of a game circle its solution instead of converging to it. Their average is closer to the solution (Yazici
+et al. 2018, arXiv:1806.04498; Karras et al. 2017, arXiv:1710.10196).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from worldlab.nn import ema_update
 
 
 class RunningAverage(nn.Module):
-    """mean <- mean + rate (source - mean) after each update; no optimiser trains it.
+    """An exponential moving average, mean <- mean + rate (source - mean) after each update; no optimiser trains it.
 
-    The rate starts at 9 / 11 and falls as 9 / (10 + n) to `rate`, so that a short run does not dream with first
+    The rate starts at 9 / 11 and falls as 9 / (10 + n) to `rate`, so that a short run does not dream with initial
     weights.
     """
 
@@ -29,6 +29,6 @@ class RunningAverage(nn.Module):
         self.mean = copy.deepcopy(source).requires_grad_(False)
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
-    def follow(self, source: nn.Module) -> None:
+    def update(self, source: nn.Module) -> None:
         self.count += 1
         ema_update(self.mean, source, max(self.rate, 9 / (10 + int(self.count))))

@@ -10,8 +10,7 @@ Loss = Literal["relativistic", "non_saturating", "hinge"]
 
 
 class Game(NamedTuple):
-    """The rules a critic plays by: the loss, and the weights of its gradient penalties on real and on generated
-    samples."""
+    """The loss of a game, and the weights of its gradient penalties at real (r1) and at generated samples (r2)."""
 
     loss: Loss
     r1: float
@@ -28,25 +27,27 @@ class GANEncoderConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk, the inference network and the latent critic."""
     fool_scale: float = field(0.1, ge=0)
-    """Weight of the term by which z should pass for a sample of the prior."""
+    """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     loss: Loss = "relativistic"
-    """The game: relativistic pairs (keeps most modes), non_saturating (the first GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk and of the inference network."""
     critic_layers: ClassVar[int] = 2
     """Hidden layers of the latent critic."""
     noise: ClassVar[int] = 16
-    """Width of the noise that enters each hidden layer of the inference network."""
+    """Width of the noise added at each hidden layer of the inference network."""
     channel_noise: ClassVar[float] = 0.1
-    """Std of the noise added to z at the end: with it q has a density, whatever the network does."""
+    """Std of the noise added to the final z, which gives q a density whatever the network does."""
     limit: ClassVar[float] = 4.0
-    """z before the channel noise is squashed smoothly into +-limit, so that no loss can blow it up."""
+    """Before the channel noise, z is squashed smoothly into +-limit, so that no loss can make it diverge."""
     gauge_scale: ClassVar[float] = 0.1
-    """Weight of the term that keeps each entry of z at mean 0 and variance 1 over a batch; no other loss fixes its scale."""
+    """Weight of the term that keeps each entry of z at mean 0 and variance 1 over a batch. No other loss fixes the
+    scale."""
     r1: ClassVar[float] = 0.1
-    """Weight of the critic's gradient penalty on prior samples: both penalties together bring the game to rest (R3GAN)."""
+    """Weight of the critic's gradient penalty at prior samples. Both penalties together let the game converge (R3GAN).
+    """
     r2: ClassVar[float] = 0.1
-    """Weight of the critic's gradient penalty on the encoder's z."""
+    """Weight of the critic's gradient penalty at the encoder's z."""
 
 
 class GANDynamicsConfig(Config):
@@ -57,29 +58,30 @@ class GANDynamicsConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the input network, the generator and the critics."""
     energy_scale: float = field(0.5, ge=0)
-    """Weight of the energy score, the anchor that no critic can move."""
+    """Weight of the energy score, a proper score that does not depend on the critic."""
     temporal: bool = False
-    """A second critic sees two generated steps in a row with their actions, against shuffled actions too."""
+    """Adds a second critic of two consecutive generated steps and their actions; it also rejects shuffled actions."""
     loss: Loss = "relativistic"
-    """The game: relativistic pairs (keeps most modes), non_saturating (the first GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
     layers: ClassVar[int] = 2
-    """Hidden layers of the generator; noise enters at each."""
+    """Hidden layers of the generator; noise is added at each."""
     critic_layers: ClassVar[int] = 2
     """Hidden layers of the critics."""
     noise: ClassVar[int] = 16
-    """Width of the noise that enters each hidden layer of the generator."""
+    """Width of the noise added at each hidden layer of the generator."""
     unimix: ClassVar[float] = 0.01
     """Share of a uniform mixed into the generator's categoricals, where the latent is categorical."""
     average: ClassVar[float] = 0.01
-    """Share of the generator's weights that its running average, which predicts and dreams, takes over at each update."""
+    """Rate of the running average of the generator's weights, per update. The average predicts and dreams."""
     adversarial_scale: ClassVar[float] = 1.0
-    """Weight of the term by which a generated latent should pass for an inferred one; the energy score weighs against it."""
+    """Weight of the adversarial term, relative to the energy score."""
     samples: ClassVar[int] = 4
-    """Latents generated from each memory in an update: the energy score needs two, four halve its variance."""
+    """Latents generated from each memory in an update. The energy score needs two; four halve its variance."""
     r1: ClassVar[float] = 0.2
-    """Weight of the critics' gradient penalty on inferred latents: both penalties together bring the game to rest (R3GAN)."""
+    """Weight of the critics' gradient penalty at inferred latents. Both penalties together let the game converge
+    (R3GAN)."""
     r2: ClassVar[float] = 0.2
-    """Weight of the critics' gradient penalty on generated latents."""
+    """Weight of the critics' gradient penalty at generated latents."""
 
 
 class GANDecoderConfig(Config):
@@ -90,27 +92,30 @@ class GANDecoderConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the conditioning networks, the generator of vectors and the critic."""
     frames: int = field(64, ge=0)
-    """Random frames of a batch drawn and scored in one update; 0 means all, as it does where there are no pictures."""
+    """Random frames of a batch generated and scored in an update; 0 means all. Without images all frames are always
+    used."""
     loss: Loss = "relativistic"
-    """The game: relativistic pairs (keeps most modes), non_saturating (the first GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator of vectors."""
     critic_layers: ClassVar[int] = 2
     """Hidden layers of the critic's vector trunk."""
     noise: ClassVar[int] = 8
-    """Width of the noise that enters each level of a generator."""
+    """Width of the noise added at each level of a generator."""
     average: ClassVar[float] = 0.01
-    """Share of the generator's weights that its running average, which draws, takes over at each update."""
+    """Rate of the running average of the generator's weights, per update. The average draws the samples."""
     adversarial_scale: ClassVar[float] = 1.0
-    """Weight of the term by which a generated observation should pass for a real one; it never reaches the features."""
+    """Weight of the adversarial term. Its gradient never reaches the features."""
     matching_scale: ClassVar[float] = 10.0
-    """Weight of feature matching, the only term that reaches the encoder: pix2pixHD's, arXiv:1711.11585."""
+    """Weight of feature matching, the only term that trains the encoder: pix2pixHD's, arXiv:1711.11585."""
     mismatch_scale: ClassVar[float] = 0.5
-    """Weight of the critic's third task, on a head of its own: to tell a frame from another one. 0: no such head; a good
-    generator then leaves `score` flat."""
+    """Weight of a separate head of the critic, which distinguishes the true frame from another frame. 0 removes the
+    head; against a good generator `score` is then flat."""
     pix_l1: ClassVar[float] = 0.0
-    """Weight of the mean absolute error of pixels and vector entries, which would reach the encoder too: feature matching does."""
+    """Weight of the mean absolute error of pixels and vector entries. It would train the encoder too, as feature
+    matching does."""
     r1: ClassVar[float] = 0.1
-    """Weight of the critic's gradient penalty on real observations."""
+    """Weight of the critic's gradient penalty at real observations."""
     r2: ClassVar[float] = 0.0
-    """Weight of the critic's gradient penalty on generated observations: a second pass that pictures did not need."""
+    """Weight of the critic's gradient penalty at generated observations: a second backward pass that images did not
+    need."""

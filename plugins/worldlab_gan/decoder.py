@@ -1,4 +1,4 @@
-"""The generator of observations (cell 12): sharp pictures, no density."""
+"""The adversarial decoder: a generator of observations that draws sharp images and has no density."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from worldlab_gan.adversarial import (
     critic_metrics,
     critic_terms,
     critic_weights,
+    evaluate_pair,
     game_players,
     generator_loss,
-    hold,
 )
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDecoderConfig
@@ -25,20 +25,20 @@ from worldlab_gan.critics import Projection
 from worldlab_gan.generators import Generated
 from worldlab_gan.observations import ObsCritic, feature_distance, laplacian_energy, observation_generators
 
-WATCHED_FRAMES = 64
+METRIC_FRAMES = 64
 """Frames of a batch on which `metrics` are computed."""
 FALSE_NEGATIVES = 5
-"""Steps within which frames of one row are too alike to be told apart."""
+"""Frames of one row at most this many steps apart look too similar to serve as negatives."""
 
 
 @final
 class GANDecoder(Decoder):
-    """o = G(h, z, eps), with a projection critic D(o, h, z).
+    """A generator o = G(h, z, eps) with a projection critic D(o, h, z).
 
-    A DCGAN body (Radford et al. 2015, arXiv:1511.06434) conditioned at every level, tied to the frame by feature
-    matching (Larsen et al. 2015, arXiv:1512.09300): alone among its losses that may train the features. What the critic
-    thinks of a picture trains the generator only; an encoder that listened would make frames easier to draw, not to
-    understand.
+    The generator is a DCGAN (Radford et al. 2015, arXiv:1511.06434) conditioned at every level. Feature matching
+    (Larsen et al. 2015, arXiv:1512.09300) ties its output to the frame and is the only term that trains the features.
+    The adversarial term trains the generator only: an encoder that followed it would produce features that are easy to
+    draw from, not informative.
     """
 
     Config = GANDecoderConfig
@@ -57,7 +57,7 @@ class GANDecoder(Decoder):
         )
         self.average = RunningAverage(self.generators, config.average)
         self.critic = ObsCritic(specs.obs, specs.feature_dim, config.width, config.units, config.critic_layers)
-        # A head of its own: at the end of the game D tells nothing apart, and must not be kept from that.
+        # A separate head: at equilibrium D is constant, and this task must not prevent that.
         units = config.units
         self.loss_weights = {
             "matching": config.matching_scale,
@@ -73,85 +73,88 @@ class GANDecoder(Decoder):
         return game_players(self.generators.parameters(), [*self.critic.parameters(), *match])
 
     def decode(self, features: Tensor) -> dict[str, Distribution]:
-        """Samples of the averaged generator for each key; the mode is drawn without noise."""
+        """Return the samples of the averaged generator for each key; the mode is the sample without noise."""
         return {key: Generated(features, self.average.mean[key]) for key in self.obs.keys}  # type: ignore[index]
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """How well obs fits features, [N] in nats: what tells an observation from another one's under the same features; without
-        `mismatch_scale` the critic's value. Comparable for equal features only."""
-        seen = self.critic.see(obs)
-        return self.critic.head(seen, features) if self.match is None else self.match(seen, features)
+        """Return how well obs fits the features, [N] in nats: the mismatch head's logit or, without `mismatch_scale`,
+        the critic's value. Values are comparable only under equal features.
+        """
+        embedding = self.critic.embed(obs)
+        return self.critic.head(embedding, features) if self.match is None else self.match(embedding, features)
 
     def after_step(self, player: str) -> None:
         if player == "main":
-            self.average.follow(self.generators)
+            self.average.update(self.generators)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """main: `matching`, `adversarial` (nats of the critic's guess), `pixels`. critic: `critic`, `r1`, `r2`,
-        `mismatch`.
+        """Return the player's terms. main: `matching`, `adversarial` (nats of the critic's classification), `pixels`.
+        critic: `critic`, `r1`, `r2`, `mismatch`.
 
-        All shaped as ctx.row: [B, T], or [M, 1] for chosen frames.
+        All have the shape of ctx.row: [B, T], or [M, 1] for chosen frames.
         """
         if player not in ("main", "critic"):
             return {}
         features, obs = ctx.features.flatten(0, 1), tree.flatten_time(ctx.batch.obs)
-        noise = self._draw(features, ctx.generator)
+        noise = self._draw_noise(features, ctx.generator)
         if player == "critic":
             with torch.no_grad():
                 fake = self._generate(features, noise)
-            trial = hold(self.game, self.critic, obs, fake, features)
-            terms = critic_terms(self.game, trial)
+            outputs = evaluate_pair(self.game, self.critic, obs, fake, features)
+            terms = critic_terms(self.game, outputs)
             if self.match is not None:
-                terms["mismatch"] = self._mismatch(ctx, self.match, trial.real.seen, features)
+                terms["mismatch"] = self._mismatch_loss(ctx, self.match, outputs.real.embedding, features)
         else:
-            terms = self._main(features, obs, noise)
+            terms = self._generator_terms(features, obs, noise)
         return {name: term.view_as(ctx.row) for name, term in terms.items()}
 
-    def _main(self, features: Tensor, obs: Obs, noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _generator_terms(self, features: Tensor, obs: Obs, noise: dict[str, Tensor]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
-        made = self._generate(features, noise)
+        generated = self._generate(features, noise)
         with torch.no_grad():
-            real = self.critic.levels(obs)
+            real = self.critic.embed_layers(obs)
         if self.config.matching_scale:
-            out["matching"] = feature_distance(self.critic.levels(made), real)
+            out["matching"] = feature_distance(self.critic.embed_layers(generated), real)
         if self.config.adversarial_scale:
-            condition = features.detach()  # a second picture of the same noise: this one knows no encoder
-            fooling = self.critic(self._generate(condition, noise), condition)
-            out["adversarial"] = generator_loss(self.game, self.critic.head(real[-1], condition), fooling)
+            condition = features.detach()  # a second image from the same noise, without a gradient to the encoder
+            fake_value = self.critic(self._generate(condition, noise), condition)
+            out["adversarial"] = generator_loss(self.game, self.critic.head(real[-1], condition), fake_value)
         if self.config.pix_l1:
-            errors = [(made[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
+            errors = [(generated[key] - obs[key]).abs().flatten(1).mean(1) for key in self.obs.keys]
             out["pixels"] = torch.stack(errors).sum(0)
         return out
 
-    def _mismatch(self, ctx: Context, match: nn.Module, seen: Tensor, features: Tensor) -> Tensor:
-        """What the critic sees must also tell an observation from another one under the same features, [N]; 0 for near copies.
+    def _mismatch_loss(self, ctx: Context, match: nn.Module, embedding: Tensor, features: Tensor) -> Tensor:
+        """Train a head to distinguish the observation from another frame under the same features, [N]; 0 for near
+        copies.
 
-        Reed et al. 2016 (GAN-CLS), arXiv:1605.05396, on a head of its own. Against a good generator alone a critic ends
-        up flat, and `score` would say nothing of whose features these are.
+        Reed et al. 2016 (GAN-CLS), arXiv:1605.05396, on a separate head. Against a good generator the critic itself
+        ends up flat, and `score` would not show to which features an observation belongs.
         """
         row, time = ctx.row.flatten(), ctx.time.flatten()
         other = torch.randperm(len(row), generator=ctx.generator, device=row.device)
         far = (row != row[other]) | ((time - time[other]).abs() > FALSE_NEGATIVES)
-        return critic_loss(self.game, match(seen, features), match(seen[other], features)) * far
+        return critic_loss(self.game, match(embedding, features), match(embedding[other], features)) * far
 
-    def _draw(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def _draw_noise(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {key: net.draw(features, generator) for key, net in self.generators.items()}  # type: ignore[operator]
 
     def _generate(self, features: Tensor, noise: dict[str, Tensor]) -> Obs:
         return {key: net(features, noise[key]) for key, net in self.generators.items()}
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """On every n-th frame: the critic's gap and slope; `uses_features`, what the score loses under another frame's
-        features (0: pictures are judged alone); `sharpness_KEY`, the detail of drawn pictures relative to real ones
-        (below 1: blur, above: noise)."""
-        # Its own noise: watching must not move the random stream that training draws from.
+        """Return metrics on every n-th frame: the critic's gap and slope; `uses_features`, the fall of the score under
+        another frame's features (0: the score ignores the features); `sharpness_KEY`, the detail of generated images
+        relative to real ones (below 1: blur, above 1: noise).
+        """
+        # A separate generator: metrics must not advance the random stream of training.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
-        step = max(1, ctx.row.numel() // WATCHED_FRAMES)
+        step = max(1, ctx.row.numel() // METRIC_FRAMES)
         features = ctx.features.flatten(0, 1)[::step]
         obs = {key: leaf.flatten(0, 1)[::step] for key, leaf in ctx.batch.obs.items()}
         drawn = {key: dist.sample(generator) for key, dist in self.decode(features).items()}
         out = critic_metrics(self.critic, obs, drawn, features)
-        other = features.roll(len(features) // 2, 0)  # half a turn: the neighbours of a frame look like it
+        other = features.roll(len(features) // 2, 0)  # half the batch away, because neighbouring frames look alike
         out["uses_features"] = (self.score(features, obs) - self.score(other, obs)).mean()
         for key in self.obs.images:
             real = laplacian_energy(obs[key]).mean().clamp(min=1e-8)

@@ -1,4 +1,4 @@
-"""The implicit posterior (cell 10): a noisy network whose samples must pass for those of the prior."""
+"""The implicit posterior: a network with injected noise whose samples a critic matches to the prior's."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from worldlab_gan.adversarial import (
     critic_metrics,
     critic_terms,
     critic_weights,
+    evaluate_pair,
     game_players,
     generator_loss,
-    hold,
 )
 from worldlab_gan.configs import Game, GANEncoderConfig
 from worldlab_gan.critics import VectorCritic
 from worldlab_gan.generators import NoisyMLP
 
 NOISE_GAIN = 0.1
-"""The noise starts quieter than the frame: a decoder that finds nothing to decode teaches the encoder to be silent."""
+"""Initial scale of the noise relative to the frame. Loud noise leaves the decoder nothing to decode, and z collapses.
+"""
 
 
 @final
 class GANEncoder(Encoder):
-    """z = limit tanh(E(x, h, eps) / limit) + channel noise, with eps inside the network.
+    """An implicit posterior z = limit tanh(E(x, h, eps) / limit) + channel noise, with eps inside the network.
 
-    The conditional form of the adversarial autoencoder: Makhzani et al. 2015, arXiv:1511.05644; as a penalised
-    transport cost (WAE-GAN): Tolstikhin et al. 2017, arXiv:1711.01558. Noise rather than a point, because a map
-    cannot fill a latent that is wider than the data: Rubenstein et al. 2018, arXiv:1802.03761.
+    It is the conditional form of the adversarial autoencoder: Makhzani et al. 2015, arXiv:1511.05644; as a penalised
+    transport cost (WAE-GAN): Tolstikhin et al. 2017, arXiv:1711.01558. The encoder is stochastic because a
+    deterministic map cannot fill a latent space wider than the data: Rubenstein et al. 2018, arXiv:1802.03761.
     """
 
     Config = GANEncoderConfig
@@ -63,42 +64,43 @@ class GANEncoder(Encoder):
         return self.trunk(obs)
 
     def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
-        """embed [N, E], memory [N, H] or None. Returns z [N, D]: a sample, or the z without noise."""
+        """Return z [N, D]: a sample, or without a generator the z of no noise. embed [N, E], memory [N, H] or None."""
         x = embed if memory is None else torch.cat([embed, memory], -1)
         if generator is None:
-            return Latent(self._bounded(x, None))
-        z = self._bounded(x, self.net.draw(x, generator))
+            return Latent(self._squash(x, None))
+        z = self._squash(x, self.net.draw(x, generator))
         return Latent(z + self.config.channel_noise * normal_like(z, generator))
 
-    def _bounded(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """limit tanh(E(x, eps) / limit): the identity near 0, and never beyond the limit."""
+    def _squash(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """Return limit tanh(E(x, eps) / limit): the identity near 0, never beyond the limit."""
         limit = self.config.limit
         return limit * torch.tanh(self.net(x, noise) / limit)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """main: `fool` (nats of the critic's guess) and `gauge`, whose gradients reach z only. critic: the game and its
-        penalties, with samples of the prior as the real ones and the encoder's z as the generated ones. All [B, T].
+        """Return the player's terms, [B, T] each. main: `fool` (nats of the critic's classification) and `gauge`, whose
+        gradients reach z only. critic: the game and its penalties, with prior samples as real and the encoder's z as
+        generated.
 
-        Whatever z says of the frame it owes to decoder and reward.
+        Decoder and reward alone make z informative about the frame.
         """
         if player not in ("main", "critic"):
             return {}
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
-        prior = self._prior_sample(ctx, ctx.generator)
+        prior = self._sample_prior(ctx, ctx.generator)
         if player == "critic":
-            terms = critic_terms(self.game, hold(self.game, self.critic, prior, z, condition))
+            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition))
             return tree.unflatten_time(terms, len(ctx.row))
         fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
         out = {"fool": fool.view_as(ctx.row)}
         if self.config.gauge_scale:
-            out["gauge"] = self._gauge(ctx).expand(ctx.row.shape)
+            out["gauge"] = self._gauge_loss(ctx).expand(ctx.row.shape)
         return out
 
-    def _gauge(self, ctx: Context) -> Tensor:
-        """KL( N(m, s^2) || N(0, 1) ) of the moments of z over the batch, in nats, summed over its entries: a scalar.
+    def _gauge_loss(self, ctx: Context) -> Tensor:
+        """Return KL( N(m, s^2) || N(0, 1) ) of the moments of z over the batch, in nats, summed over entries: a scalar.
 
-        A prior that is learned follows z wherever it goes, so the fool term fixes no scale. Left alone, z shrank to a
-        tenth in 20 updates, below its own channel noise, and stayed there.
+        A learned prior follows z, so the adversarial term fixes no scale. Without this term z shrank to a tenth in 20
+        updates, below its own channel noise, and did not recover.
         """
         z = ctx.latent.z
         weight = ctx.batch.mask[..., None] / ctx.batch.mask.sum().clamp(min=1)
@@ -107,31 +109,37 @@ class GANEncoder(Encoder):
         return 0.5 * (mean.square() + var - 1 - var.log()).sum()
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """The critic's gap and slope, and noise_share: the part of z's variance that is noise (1: z says nothing)."""
-        # Its own noise: watching must not move the random stream that training draws from.
+        """Return the critic's gap and slope, and noise_share: the share of z's variance that is noise (1: z ignores the
+        frame).
+        """
+        # A separate generator: metrics must not advance the random stream of training.
         generator = torch.Generator(ctx.row.device).manual_seed(0)
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
-        out = critic_metrics(self.critic, self._prior_sample(ctx, generator), z, condition)
+        out = critic_metrics(self.critic, self._sample_prior(ctx, generator), z, condition)
         memory = ctx.memory.flatten(0, 1) if self.reads_memory else None
-        again = self.infer(ctx.embed.flatten(0, 1), memory, generator).z
-        return {**out, "noise_share": 0.5 * (again - z).square().mean() / z.var(0, correction=0).mean().clamp(min=1e-8)}
+        resampled = self.infer(ctx.embed.flatten(0, 1), memory, generator).z
+        return {
+            **out,
+            "noise_share": 0.5 * (resampled - z).square().mean() / z.var(0, correction=0).mean().clamp(min=1e-8),
+        }
 
     def alarms(self, values: dict[str, float]) -> dict[str, Alarm]:
         if values.get("noise_share", 0.0) < 0.9:
             return {}
-        says = "the implicit encoder emits noise: a frame hardly moves its latent"
-        return {"latent_is_noise": Alarm(says, "lower --encoder.fool-scale")}
+        message = "the implicit encoder outputs noise: the latent hardly depends on the frame"
+        return {"latent_is_noise": Alarm(message, "lower --encoder.fool-scale")}
 
     def _condition(self, ctx: Context) -> Tensor:
-        """What the critic knows: the memory where the encoder reads it, cut from the graph, [N, H]; else nothing, [N,
+        """Return the critic's condition: the detached memory [N, H] if the encoder reads the memory, else nothing, [N,
         0].
 
-        An encoder that cannot see h must be judged over all h: for each h, no prior but its own would ever fit it.
+        An encoder that does not read h is compared with the prior marginalised over h: given h, only one prior could
+        match it.
         """
         memory = ctx.memory.flatten(0, 1).detach()
         return memory if self.reads_memory else memory[:, :0]
 
     @torch.no_grad()
-    def _prior_sample(self, ctx: Context, generator: torch.Generator) -> Tensor:
+    def _sample_prior(self, ctx: Context, generator: torch.Generator) -> Tensor:
         assert ctx.prior is not None
         return ctx.prior.sample(generator).detach()

@@ -1,4 +1,4 @@
-"""The energy score: a strictly proper score that needs nothing but samples.
+"""The energy score: a strictly proper scoring rule that needs only samples.
 
 Gneiting & Raftery 2007 (JASA 102); as a training loss of conditional samplers: Bouchacourt et al. 2016,
 arXiv:1606.02556; Shen & Meinshausen 2023, arXiv:2307.00835.
@@ -10,24 +10,25 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12
-"""Added under the square root: the norm's gradient at 0, where two one-hots agree, is then 0 and not NaN."""
+"""Added under the square root, so that the gradient of the norm at 0, where two one-hots agree, is 0 and not NaN."""
 
 
 def energy_score(samples: Tensor, target: Tensor) -> Tensor:
-    """E|z' - z| - E|z' - z''| / 2, per row, lower is better; its mean is smallest where z' has the distribution of z.
+    """Return E|z' - z| - E|z' - z''| / 2 per row. Lower is better; the mean is smallest where z' has the distribution
+    of z.
 
-    samples: [S, *, D], S >= 2 independent draws a row; target: [*, D]. Unbiased in S. Returns [*], in units of z.
+    samples: [S, *, D], S >= 2 independent samples per row; target: [*, D]. Unbiased in S. Returns [*], in units of z.
     """
     return distance(samples, target).mean(0) - 0.5 * spread(samples)
 
 
 def spread(samples: Tensor) -> Tensor:
-    """Mean distance of the samples of a row from each other, each with S - 1 others. [S, *, D] -> [*]."""
+    """Return the mean distance between the samples of a row. [S, *, D] -> [*]."""
     count = len(samples)
     first, second = torch.triu_indices(count, count, 1, device=samples.device)
     return distance(samples[first], samples[second]).mean(0)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance over the last dimension, with a finite gradient everywhere."""
+    """Return the Euclidean distance over the last dimension; its gradient is finite everywhere."""
     return ((a - b).square().sum(-1) + TINY).sqrt()

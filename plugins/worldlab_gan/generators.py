@@ -1,4 +1,4 @@
-"""Networks that turn a condition and noise into a sample; the noise enters at every level, not only at the door."""
+"""Networks that turn a condition and noise into a sample; noise enters at every level, not only at the input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from worldlab.specs import LatentSpec
 
 
 class Generator(Protocol):
-    """condition [N, C] and noise of `draw` -> a sample [N, ...]. noise None: the sample in the middle of the noise."""
+    """A network that maps a condition [N, C] and noise from `draw` to a sample [N, ...]. noise None: the sample at
+    noise 0.
+    """
 
     def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor: ...
 
@@ -25,7 +27,7 @@ class Generator(Protocol):
 class Generated:
     """An implicit distribution: samples of a generator under a condition [N, C], and no density.
 
-    mode is the sample without noise, one plausible value; it is not the most likely one, which nobody knows.
+    The mode is the sample without noise: a plausible value, not the most likely one, which is unknown.
     """
 
     condition: Tensor
@@ -36,7 +38,7 @@ class Generated:
         return self.network(self.condition, self.network.draw(self.condition, generator, self.temperature))
 
     def tempered(self, temperature: float) -> Generated:
-        """Louder noise, or softer: variance t times as large. As BigGAN trades variety for quality (arXiv:1809.11096, 3.1)."""
+        """Scale the variance of the noise by t, as BigGAN trades variety for quality (arXiv:1809.11096, 3.1)."""
         return replace(self, temperature=self.temperature * temperature)
 
     @property
@@ -45,16 +47,15 @@ class Generated:
 
 
 def normal_noise(condition: Tensor, width: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-    """Normal noise [*, width] for a condition [*, C], its variance the temperature."""
+    """Draw normal noise [*, width] for a condition [*, C]; its variance is the temperature."""
     noise = condition.new_empty(*condition.shape[:-1], width).normal_(generator=generator)
     return noise if temperature == 1.0 else noise * temperature**0.5
 
 
 class NoisyMLP(nn.Module):
-    """Linear + noise + LayerNorm + SiLU blocks, then a linear output. inputs [*, I], noise [*, layers * noise] -> [*,
-    O].
+    """Linear + noise + LayerNorm + SiLU blocks and a linear output. inputs [*, I], noise [*, layers * noise] -> [*, O].
 
-    gain: how loud the noise is at first beside the signal, which a layer receives with variance 1/3.
+    gain: initial scale of the noise relative to the signal, which a layer receives with variance 1/3.
     """
 
     def __init__(self, inputs: int, noise: int, units: int, layers: int, outputs: int, gain: float = 1.0):
@@ -84,11 +85,11 @@ class NoisyMLP(nn.Module):
 
 
 class LatentGenerator(nn.Module):
-    """G(h, eps): memory [*, H] -> latent [*, D] of the kind that the encoder emits.
+    """The generator G(h, eps): memory [*, H] -> latent [*, D] of the encoder's kind.
 
-    A categorical latent comes as hard one-hots with the gradient of their relaxation (straight-through Gumbel-softmax,
-    Jang et al. 2016, arXiv:1611.01144, temperature 1); the Gumbel noise is the last part of eps. Groups depend on each
-    other through the rest of it.
+    A categorical latent is a hard one-hot with the gradient of its relaxation (straight-through Gumbel-softmax, Jang et
+    al. 2016, arXiv:1611.01144, temperature 1). The Gumbel noise is the last part of eps; groups depend on each other
+    through the rest of eps.
     """
 
     def __init__(self, memory: int, noise: int, units: int, layers: int, latent: LatentSpec, unimix: float):
@@ -102,7 +103,9 @@ class LatentGenerator(nn.Module):
         return self.latent.kind == "categorical"
 
     def draw(self, condition: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
-        """For codes Gumbel noise times the temperature too, which is as good as logits over it."""
+        """Draw the noise. For codes the Gumbel noise is multiplied by the temperature, which equals dividing the logits
+        by it.
+        """
         noise = self.net.draw(condition, generator, temperature)
         if not self.discrete:
             return noise

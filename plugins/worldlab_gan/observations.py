@@ -1,4 +1,4 @@
-"""Generators and critics of observations: transposed convolutions for pictures, small networks for vectors."""
+"""Generators and critics of observations: transposed convolutions for images, small networks for vectors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from worldlab.interfaces import Obs
 from worldlab.nn import ChannelNorm, conv_stages, mlp
 from worldlab.specs import ObsSpec
-from worldlab_gan.critics import Projection, leaky
+from worldlab_gan.critics import Projection, leaky_mlp
 from worldlab_gan.generators import NoisyMLP, normal_noise
 
 LIMIT = 0.55
-"""Bound of a generated pixel. A bound at 0.5 is reached only where tanh no longer learns: pictures that are mostly
-black or white then turned all black for the first hundred updates and more."""
+"""Bound of a generated pixel. With a bound of 0.5 black and white lie where tanh saturates: mostly black or white
+images turned all black for the first hundred updates and more."""
 NOISE_GAIN = 0.3
-"""The noise starts quieter than the features: it is there for what they leave open."""
+"""Initial scale of the noise relative to the features; noise should only model what the features leave open."""
 KNEE = 1.0
 """Feature matching is quadratic below this relative difference and linear above. Squares alone seek the mean, which
-blurs; absolute values alone pull as hard at a difference of nothing, which drowns all other losses where there is
-little to see."""
+blurs. Absolute values have the same gradient at a tiny difference, which dominates all other losses in images with
+little content."""
 
 
 class Film(nn.Module):
-    """x (1 + scale) + shift per channel, from an embedded condition [N, U] and this level's share of the noise [N, K].
+    """Feature-wise modulation, x (1 + scale) + shift per channel, from an embedded condition [N, U] and noise [N, K].
 
     Perez et al. 2017, arXiv:1709.07871; a share of the noise for each level: Brock et al. 2018, arXiv:1809.11096.
     """
@@ -48,11 +48,11 @@ class Film(nn.Module):
 
 
 class PictureGenerator(nn.Module):
-    """features [N, F], noise -> picture [N, C, H, W] within +-LIMIT. Sizes no power of two divides are cropped
-    centrally.
+    """A generator of images: features [N, F] and noise -> [N, C, H, W] within +-LIMIT. Sizes that no power of two
+    divides are cropped centrally.
 
-    The body of DCGAN (Radford et al. 2015, arXiv:1511.06434): transposed convolutions to a tanh, nothing pooled; with
-    both inputs at every level, and ChannelNorm where it has BatchNorm.
+    The network is DCGAN's (Radford et al. 2015, arXiv:1511.06434): transposed convolutions to a tanh, without pooling.
+    Both inputs enter at every level, and ChannelNorm replaces BatchNorm.
     """
 
     def __init__(self, features: int, shape: tuple[int, ...], width: int, units: int, noise: int):
@@ -84,7 +84,7 @@ class PictureGenerator(nn.Module):
 def observation_generators(
     obs: ObsSpec, features: int, width: int, units: int, layers: int, noise: int
 ) -> nn.ModuleDict:
-    """A generator for each key; given the features, keys do not know of each other."""
+    """Build a generator for each key; given the features, keys are generated independently."""
     return nn.ModuleDict(
         {
             key: PictureGenerator(features, spec.shape, width, units, noise)
@@ -98,8 +98,8 @@ def observation_generators(
 class ObsCritic(nn.Module):
     """A projection critic of a whole observation under features [N, F] -> [N].
 
-    Convolutions and LeakyReLU for each picture, a small network for all vectors, one layer that joins them: unlike the
-    generators it sees whether the entries fit each other.
+    It has convolutions and LeakyReLU for each image, a small network for all vectors, and a layer that joins them.
+    Unlike the generators it sees whether the keys are consistent with each other.
     """
 
     def __init__(self, obs: ObsSpec, features: int, width: int, units: int, layers: int):
@@ -109,9 +109,9 @@ class ObsCritic(nn.Module):
         size = sum(self._size(spec.shape, width) for spec in obs.images.values())
         self.vectors: nn.Sequential | None = None
         if self.vector_keys:
-            self.vectors = leaky(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
+            self.vectors = leaky_mlp(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
             size += units
-        self.join = leaky(size, units, 1)
+        self.join = leaky_mlp(size, units, 1)
         self.head = Projection(units, features, units)
 
     @staticmethod
@@ -128,8 +128,8 @@ class ObsCritic(nn.Module):
         height, side = (length // 2**stages for length in shape[1:])
         return width * 2 ** (stages - 1) * height * side
 
-    def levels(self, obs: Obs) -> list[Tensor]:
-        """What the critic sees at each of its layers, before any condition: [N, ...] each; the last is [N, P]."""
+    def embed_layers(self, obs: Obs) -> list[Tensor]:
+        """Return the output of each layer, before any condition: [N, ...] each; the last is the embedding [N, P]."""
         out: list[Tensor] = []
         ends: list[Tensor] = []
         inputs = [
@@ -145,29 +145,31 @@ class ObsCritic(nn.Module):
             ends.append(x.flatten(1))
         return [*out, self.join(torch.cat(ends, -1))]
 
-    def see(self, obs: Obs) -> Tensor:
-        return self.levels(obs)[-1]
+    def embed(self, obs: Obs) -> Tensor:
+        return self.embed_layers(obs)[-1]
 
     def forward(self, obs: Obs, features: Tensor) -> Tensor:
-        return self.head(self.see(obs), features)
+        return self.head(self.embed(obs), features)
 
 
-def feature_distance(made: list[Tensor], real: list[Tensor]) -> Tensor:
-    """How far generated observations are from their real ones in the critic's eyes, averaged over its levels: [N].
+def feature_distance(generated: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Return the distance of generated from real observations in the critic's feature space, averaged over its layers:
+    [N].
 
-    Feature matching: Larsen et al. 2015 (VAE-GAN), arXiv:1512.09300; over all levels as in Wang et al. 2017
-    (pix2pixHD), arXiv:1711.11585; with a pseudo-Huber distance. made, real: from `ObsCritic.levels`. Differences count
-    relative to the level's mean size in the real batch, because a critic's features have no scale of their own.
+    Feature matching: Larsen et al. 2015 (VAE-GAN), arXiv:1512.09300; over all layers as in Wang et al. 2017
+    (pix2pixHD), arXiv:1711.11585; with a pseudo-Huber distance. generated, real: from `ObsCritic.embed_layers`.
+    Differences are relative to the layer's mean magnitude on the real batch, because a critic's features have no fixed
+    scale.
     """
     parts = []
-    for a, b in zip(made, real, strict=True):
+    for a, b in zip(generated, real, strict=True):
         difference = (a - b) / b.detach().abs().mean().clamp(min=1e-8)
         parts.append(KNEE * (torch.sqrt(1 + (difference / KNEE).square()) - 1).flatten(1).mean(1))
     return torch.stack(parts).mean(0)
 
 
 def laplacian_energy(picture: Tensor) -> Tensor:
-    """Mean squared response of the 4-neighbour Laplacian: how much fine detail there is. [N, C, H, W] -> [N]."""
+    """Return the mean squared response of the 4-neighbour Laplacian, a measure of fine detail. [N, C, H, W] -> [N]."""
     kernel = picture.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
     response = F.conv2d(picture.flatten(0, 1)[:, None], kernel[None, None])
     return response.square().mean((1, 2, 3)).view(picture.shape[:2]).mean(1)

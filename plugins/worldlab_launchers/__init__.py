@@ -1,4 +1,4 @@
-"""Where the cells of a comparison run: this machine, or a cluster."""
+"""Launchers: run the cells of a comparison on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def worldlab_register(register) -> None:
         "local",
         "worldlab_launchers.local:LocalLauncher",
         config=LocalConfig,
-        summary="processes of this machine",
+        summary="processes on this machine",
         api=1,
     )
     register.launcher(
         "ray",
         "worldlab_launchers.ray:RayLauncher",
         config=RayConfig,
-        summary="a Ray cluster, or one of this machine alone",
+        summary="a Ray cluster, by default one started on this machine",
         paper="Moritz et al. 2018, arXiv:1712.05889",
         api=1,
     )

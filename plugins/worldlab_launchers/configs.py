@@ -1,4 +1,4 @@
-"""Settings of the launchers. Light, so that `--help` is."""
+"""Settings of the launchers. Importable without heavy packages, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from worldlab import Config
 
 
 class LocalConfig(Config):
-    """Nothing to set."""
+    """The local launcher has no settings."""
 
 
 class RayConfig(Config):
-    """A Ray cluster. Its nodes must see the comparison's folder and have worldlab at the same path."""
+    """Settings of a Ray cluster. Its nodes must see the comparison's folder and have worldlab at the same path."""
 
     address: str = ""
-    """Of the cluster: "HEAD:6379", or "auto" on one of its nodes. Empty: one of this machine alone is started, and ended."""
+    """Address of the cluster: "HEAD:6379", or "auto" on one of its nodes. Empty: starts a cluster on this machine and
+    stops it afterwards."""

@@ -1,4 +1,4 @@
-"""Runs the tasks of a comparison as processes of this machine, a few at a time."""
+"""Runs the tasks of a comparison as processes on this machine, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers.configs import LocalConfig
 
 LOSSES = 3
-"""Times a task is run again after its process was killed; then it has ended, with that code."""
+"""How often a task is run again after its process was killed. After that the task has ended, with that code."""
 KILLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
-"""Exit codes by which a program says that it was asked to stop; a negative one says that it was made to."""
+"""Exit codes of programs that stopped on a signal; a negative code means that the signal killed the process."""
 PATIENCE = 60.0
-"""Seconds that tasks which are asked to stop may take to save what they have."""
+"""Seconds that a terminated task has to save its state."""
 POLL = 0.05
-"""Seconds between two looks at what has ended."""
+"""Seconds between two checks for ended processes."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class _Running:
 
 @final
 class LocalLauncher:
-    """Processes, each with the threads its task allows it; what they print goes where this process's errors go."""
+    """Runs processes, each with the threads that its task allows. Their output goes to this process's stderr."""
 
     def __init__(self, config: LocalConfig) -> None:
         self.config = config
 
     def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
-        """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores are enough for, at least one."""
+        """Run tasks. See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cores allow, at least one."""
         waiting = deque((task, 0) for task in tasks)
         running: list[_Running] = []
         try:
@@ -50,47 +50,47 @@ class LocalLauncher:
                 while waiting and _fits(waiting[0][0], running, jobs):
                     running.append(_start(*waiting.popleft()))
                     on_event(Event(running[-1].task.name, "started", where=socket.gethostname()))
-                ended = [one for one in running if one.process.poll() is not None]
-                for one in ended:
-                    running.remove(one)
-                    event = _event(one)
+                ended = [item for item in running if item.process.poll() is not None]
+                for item in ended:
+                    running.remove(item)
+                    event = _event(item)
                     if event.what == "lost":
-                        waiting.appendleft((one.task, one.losses + 1))
+                        waiting.appendleft((item.task, item.losses + 1))
                     on_event(event)
                 if not ended:
                     time.sleep(POLL)
         finally:
-            _stop([one.process for one in running])
+            _stop([item.process for item in running])
 
 
 def _fits(task: Task, running: Sequence[_Running], jobs: int) -> bool:
     if jobs:
         return len(running) < jobs
     cores = available_cores()
-    return not running or sum(one.task.cpus for one in running) + task.cpus <= cores
+    return not running or sum(item.task.cpus for item in running) + task.cpus <= cores
 
 
 def _start(task: Task, losses: int) -> _Running:
-    # In this process's group: a signal to the group, such as a terminal's Ctrl-C, reaches all of them.
+    # In this process's group, so that a signal to the group, such as Ctrl-C, reaches all processes.
     process = subprocess.Popen(task.argv, env={**os.environ, **dict(task.env)}, stdin=subprocess.DEVNULL, stdout=2)
     return _Running(task, losses, process)
 
 
-def worth_another_try(code: int, losses: int) -> bool:
-    """Whether a process that ended with `code` was ended by somebody else, and not too often yet."""
+def should_retry(code: int, losses: int) -> bool:
+    """Return whether a process that ended with `code` was killed from outside, and may be run again."""
     return (code < 0 or code in KILLED) and losses < LOSSES
 
 
-def _event(one: _Running) -> Event:
-    code = one.process.returncode
-    what = "lost" if worth_another_try(code, one.losses) else "ended"
-    return Event(one.task.name, what, code, socket.gethostname())
+def _event(item: _Running) -> Event:
+    code = item.process.returncode
+    what = "lost" if should_retry(code, item.losses) else "ended"
+    return Event(item.task.name, what, code, socket.gethostname())
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask them to stop, wait until they have, and kill those that take too long or when asked a second time."""
+    """Terminate the processes, wait for them, and kill those that take too long or all on a second interrupt."""
     for process in processes:
-        # Not SIGINT: they may have had one from the terminal, and a second one means "at once, save nothing".
+        # Not SIGINT: the terminal may have sent one already, and a second one means to stop without saving.
         process.terminate()
     end = time.monotonic() + PATIENCE
     try:

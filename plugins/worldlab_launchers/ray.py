@@ -1,6 +1,6 @@
-"""Runs the tasks of a comparison on a Ray cluster: one that is there, or one of this machine alone.
+"""Runs the tasks of a comparison on a Ray cluster, an existing cluster or one started on this machine.
 
-`worldlab_launchers.ray_cluster` connects to it and looks at its nodes; `worldlab_launchers.ray_node` is what runs on them.
+`worldlab_launchers.ray_cluster` connects to it and checks its nodes; `worldlab_launchers.ray_node` runs on the nodes.
 Ray: Moritz et al. 2018, arXiv:1712.05889.
 """
 
@@ -19,26 +19,26 @@ from worldlab.errors import one_line
 from worldlab.study.compare.tasks import Event, Task
 from worldlab_launchers import ray_node
 from worldlab_launchers.configs import RayConfig
-from worldlab_launchers.local import PATIENCE, worth_another_try
+from worldlab_launchers.local import PATIENCE, should_retry
 from worldlab_launchers.ray_cluster import (
     FolderMark,
+    check_capacity,
     check_nodes,
-    check_room,
     check_usable,
-    connected,
-    marked,
-    unusable,
+    connect,
+    mark_folders,
+    node_error,
 )
 
 log = logging.getLogger("worldlab")
 
 QUIET = 60.0
-"""Seconds of silence after which it is said that nothing runs, if so."""
+"""Seconds without events after which a warning is logged if no task runs."""
 
 
 @dataclass
 class _Attempt:
-    """A task at Ray. stream: yields what its node says. host: "" until it has started."""
+    """A task submitted to Ray. stream: yields the messages of its node. host: "" until the task has started."""
 
     task: Task
     losses: int
@@ -48,40 +48,41 @@ class _Attempt:
 
 @final
 class RayLauncher:
-    """Each task is a Ray task with its CPUs and GPUs, which runs the command as a process on whatever node has room.
+    """Runs each task as a Ray task with its CPUs and GPUs; the Ray task runs the command as a process on any node with
+    capacity.
 
-    The process has the node's environment and the task's, not the driver's, and starts in the task's folder. What it
-    prints is kept in Ray's logs of the node; if it fails, its last lines are logged here too.
+    The process has the environment of the node and of the task, not of the driver, and starts in the task's folder. Ray
+    keeps its output in the logs of the node; if it fails, its last lines are logged here too.
     """
 
     def __init__(self, config: RayConfig) -> None:
-        """Raises: ConfigError for an address of no use; PluginError if Ray is missing or too old."""
+        """Check the address. Raises: ConfigError for an unusable address; PluginError if Ray is missing or too old."""
         self.config = config
         check_usable(config.address)
 
     def run(self, tasks: Sequence[Task], jobs: int, on_event: Callable[[Event], None]) -> None:
-        """See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cluster has room for.
+        """Run tasks. See worldlab.study.compare.tasks.Launcher. jobs 0: as many as the cluster has capacity for.
 
         Raises: StorageError if a node does not see the tasks' folders; ConfigError if no cluster answers, if it has
-        another version, if a node lacks the tasks' program or if this machine, alone, lacks the GPUs of a task.
+        another version, if a node lacks the tasks' program or if a cluster of this machine lacks the GPUs of a task.
         """
         if not tasks:
             return
         largest = max(task.cpus for task in tasks)
-        with connected(self.config.address, largest) as ray, marked(tasks) as mark:
-            check_room(ray, tasks, may_grow=bool(self.config.address))
+        with connect(self.config.address, largest) as ray, mark_folders(tasks) as mark:
+            check_capacity(ray, tasks, may_grow=bool(self.config.address))
             check_nodes(ray, tasks, mark)
             _Run(ray, mark, on_event).finish(tasks, jobs)
 
 
 class _Run:
-    """The tasks of one call, at a cluster. Everything that Ray knows of them is gone when `finish` ends."""
+    """The tasks of one call on a cluster. When `finish` ends, Ray holds none of them."""
 
     def __init__(self, ray: Any, mark: FolderMark, on_event: Callable[[Event], None]) -> None:
         self.ray = ray
         self.mark = mark
         self.on_event = on_event
-        # max_retries 0: what is lost is told, counted and run again here.
+        # max_retries 0: lost tasks are reported, counted and run again here.
         self.remote = ray.remote(max_retries=0, scheduling_strategy="SPREAD")(ray_node.run_task)
 
     def finish(self, tasks: Sequence[Task], jobs: int) -> None:
@@ -106,46 +107,46 @@ class _Run:
         return _Attempt(task, losses, remote.remote(self.mark.place(task), task.argv, dict(task.env), PATIENCE))
 
     def _ready(self, running: Sequence[_Attempt]) -> Iterator[_Attempt]:
-        """The next attempt that has something to say. None: it took long; that nothing runs is then said."""
+        """Return the attempts that have a message. None after a long silence, which is logged if no task runs."""
         ready, _ = self.ray.wait([attempt.stream for attempt in running], timeout=QUIET)
         if not ready and not any(attempt.host for attempt in running):
-            log.warning("nothing runs: %d tasks wait for a node of the Ray cluster with room", len(running))
+            log.warning("no task runs: %d tasks wait for a node of the Ray cluster with free resources", len(running))
         return (attempt for attempt in list(running) if any(attempt.stream is stream for stream in ready))
 
     def _read(self, attempt: _Attempt) -> Event:
-        """What became of an attempt. Raises: StorageError or ConfigError if its node cannot run tasks."""
+        """Return the next event of an attempt. Raises: StorageError or ConfigError if its node cannot run tasks."""
         name = attempt.task.name
         try:
             what, host, code, words = self.ray.get(next(attempt.stream))
         except self.ray.exceptions.RayTaskError:
-            raise  # a fault of `ray_node`, not of the place where it ran
+            raise  # an error in `ray_node`, not in the node
         except self.ray.exceptions.RayError as error:
-            log.info("task %s lost its place, %s: %s", name, attempt.host or "before it started", one_line(error))
+            log.info("task %s lost its node, %s: %s", name, attempt.host or "before it started", one_line(error))
             what, host, code, words = "ended", attempt.host, -signal.SIGKILL, ""
         if what == "refused":
-            raise unusable([host], words, attempt.task)
+            raise node_error([host], words, attempt.task)
         if what == "started":
             attempt.host = host
             return Event(name, "started", where=host)
-        if worth_another_try(code, attempt.losses):
+        if should_retry(code, attempt.losses):
             return Event(name, "lost", code, host)
         if code:
-            log.warning("task %s ended with code %d on %s: %s", name, code, host, words.strip() or "it said nothing")
+            log.warning("task %s ended with code %d on %s: %s", name, code, host, words.strip() or "it printed nothing")
         return Event(name, "ended", code, host)
 
     def _stop(self, left: list[Any]) -> None:
-        """Cancel what was started and wait until its nodes have let it save what it has."""
+        """Cancel the running tasks and wait until their nodes have let them save their state."""
         end = time.monotonic() + PATIENCE + 2 * ray_node.SETTLE
         for stream in left:
             self.ray.cancel(stream)
         while left and time.monotonic() < end:
             for stream in self.ray.wait(left, timeout=1.0)[0]:
                 with suppress(self.ray.exceptions.RayError):
-                    if self._goes_on(stream):
+                    if self._is_running(stream):
                         continue
                 left.remove(stream)
 
-    def _goes_on(self, stream: Any) -> bool:
+    def _is_running(self, stream: Any) -> bool:
         try:
             return bool(self.ray.get(next(stream)))
         except StopIteration:

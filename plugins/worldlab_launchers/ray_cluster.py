@@ -1,4 +1,4 @@
-"""Reaching a Ray cluster, and finding out before anything runs whether its nodes can run the tasks."""
+"""Connects to a Ray cluster and checks before a run whether its nodes can run the tasks."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from worldlab_launchers import ray_node
 log = logging.getLogger("worldlab")
 
 OLDEST = (2, 60)
-"""Oldest Ray that was tested; pyproject.toml asks for it."""
+"""Oldest tested version of Ray; pyproject.toml requires it."""
 OBJECT_STORE = 80 * 2**20
-"""Bytes of Ray's shared memory, about the least it accepts: nothing of ours passes through it."""
+"""Bytes of Ray's shared memory, about the minimum that Ray accepts; we do not use it."""
 ANSWER = 60.0
-"""Seconds a node may take to say whether it can run tasks; a slower one is asked again by the first task it gets."""
+"""Seconds a node has to report whether it can run tasks. A slower node is checked again by its first task."""
 INSTALL = 'pip install "worldlab[ray]"'
 LOCAL = "--launcher local"
 
 
 def check_usable(address: str) -> None:
-    """Raise PluginError if Ray is missing or has a version that was not tested, ConfigError for an address of no use."""
+    """Raise PluginError if Ray is missing or has an untested version, ConfigError for an unusable address."""
     try:
         version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
@@ -50,17 +50,17 @@ def check_usable(address: str) -> None:
     if address.startswith("ray://"):
         raise ConfigError(
             f"launcher 'ray' cannot use the address '{one_line(address, 40)}'",
-            cause="a Ray Client stands outside of the cluster, which then need not see the comparison's folder",
+            cause="a Ray Client runs outside of the cluster, which may not see the comparison's folder",
             fix="run the command on a node of the cluster, with --launcher.address auto",
         )
 
 
 @contextmanager
-def connected(address: str, cpus: int) -> Iterator[Any]:
-    """The module ray, connected to a cluster. address "": to one of this machine, which ends with the block and counts its
-    cores, or cpus if that is more: one task always fits.
+def connect(address: str, cpus: int) -> Iterator[Any]:
+    """Yield the module ray, connected to a cluster. address "": to a cluster of this machine, which stops with the
+    block and has this machine's cores, or `cpus` if that is more, so that one task always fits.
 
-    A connection that is there already is used and left. Raises: PluginError, ConfigError.
+    An existing connection is used and kept open. Raises: PluginError, ConfigError.
     """
     ray = _import_ray()
     if ray.is_initialized():
@@ -70,7 +70,7 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
         _connect(ray, address, cpus)
-        if callable(before):  # Ray's own, which it has just set, exits; whoever set one knows better
+        if callable(before):  # Ray has just set a handler that exits; the previous handler takes precedence
             signal.signal(signal.SIGTERM, before)
         yield ray
     finally:
@@ -80,7 +80,7 @@ def connected(address: str, cpus: int) -> Iterator[Any]:
 
 
 def _import_ray() -> Any:
-    # Ray reads this when it is imported. Without it, a node that dies puts pages of its log between our lines.
+    # Ray reads this variable at import. Without it, a node that dies prints pages of its log between our lines.
     name, silent = "RAY_DEDUP_LOGS_SKIP_REGEX", ".*"
     chosen = os.environ.setdefault(name, silent) is not silent
     try:
@@ -103,21 +103,21 @@ def _connect(ray: Any, address: str, cpus: int) -> None:
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError and Exception itself
-        raise _unreached(ray, address, str(error)) from error
+        raise _connection_error(ray, address, str(error)) from error
 
 
-def _unreached(ray: Any, address: str, reason: str) -> ConfigError:
+def _connection_error(ray: Any, address: str, reason: str) -> ConfigError:
     where = f"the Ray cluster at '{one_line(address, 40)}'"
     if "Version mismatch" in reason:
         found = re.search(r"started with:\s*Ray: (\S+)\s*Python: (\S+)", reason)
-        theirs = f"Ray {found[1]} and Python {found[2]}" if found else "other ones"
+        versions = f"Ray {found[1]} and Python {found[2]}" if found else "other versions"
         return ConfigError(
             f"{where} runs another version of Ray or Python",
-            cause=f"it runs {theirs}; here are Ray {ray.__version__} and Python {platform.python_version()}",
+            cause=f"it runs {versions}; here are Ray {ray.__version__} and Python {platform.python_version()}",
             fix=f'{INSTALL} "ray=={found[1] if found else ray.__version__}"   in the same Python on every node',
         )
     if not address:
-        return ConfigError("Ray cannot start a cluster of this machine", cause=one_line(reason, 300), fix=LOCAL)
+        return ConfigError("Ray cannot start a cluster on this machine", cause=one_line(reason, 300), fix=LOCAL)
     return ConfigError(
         f"{where} does not answer",
         cause=one_line(reason, 300),
@@ -127,20 +127,22 @@ def _unreached(ray: Any, address: str, reason: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class FolderMark:
-    """What shows that a node sees the driver's folders. files: by folder of tasks' folders; token: what they hold."""
+    """Files that show whether a node sees the driver's folders. files: by folder of tasks' folders; token: their
+    content.
+    """
 
     files: Mapping[Path, Path]
     token: str
 
     def place(self, task: Task) -> tuple[str, str, str]:
-        """Folder of a task, the file beside it, and what that file holds."""
+        """Return a task's folder, the marker file beside it, and that file's content."""
         folder = absolute(task.folder)
         return str(folder), str(self.files[folder.parent]), self.token
 
 
 @contextmanager
-def marked(tasks: Sequence[Task]) -> Iterator[FolderMark]:
-    """Within, there is a marking file beside the tasks' folders, which are created. Raises: StorageError."""
+def mark_folders(tasks: Sequence[Task]) -> Iterator[FolderMark]:
+    """Create the tasks' folders and, within the block, a marker file beside them. Raises: StorageError."""
     folders = [make_folder(absolute(task.folder)) for task in tasks]
     token = secrets.token_hex(16)
     mark = FolderMark({folder.parent: folder.parent / f".ray-{token[:8]}" for folder in folders}, token)
@@ -155,14 +157,14 @@ def marked(tasks: Sequence[Task]) -> Iterator[FolderMark]:
 
 
 def absolute(folder: Path) -> Path:
-    """The folder as every node knows it. Links stay: another node may reach the same folder through others."""
+    """Return the absolute path. Links are not resolved: another node may reach the folder through other links."""
     return Path(os.path.abspath(folder))
 
 
-def check_room(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
-    """Say which task no node is large enough for. Raises: ConfigError where no larger node may come."""
+def check_capacity(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
+    """Warn about a task that no node can hold. Raises: ConfigError if the cluster cannot grow."""
     nodes = ray.nodes()
-    task = next((task for task in tasks if not any(_has_room(node, task) for node in nodes)), None)
+    task = next((task for task in tasks if not any(_has_capacity(node, task) for node in nodes)), None)
     if task is None:
         return
     needs = f"{task.cpus} CPUs and {task.gpus:g} GPUs"
@@ -173,39 +175,41 @@ def check_room(ray: Any, tasks: Sequence[Task], *, may_grow: bool) -> None:
     raise ConfigError(
         one_line(f"this machine is too small for task {task.name}"),
         cause=f"it needs {needs}; Ray found {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs",
-        fix="let it use less, or --launcher.address HEAD:6379 of a larger Ray cluster",
+        fix="reduce its resources, or use --launcher.address HEAD:6379 of a larger Ray cluster",
     )
 
 
-def _has_room(node: Mapping[str, Any], task: Task) -> bool:
+def _has_capacity(node: Mapping[str, Any], task: Task) -> bool:
     has = node["Resources"]
     return bool(node["Alive"]) and has.get("CPU", 0) >= task.cpus and has.get("GPU", 0) >= task.gpus
 
 
 def check_nodes(ray: Any, tasks: Sequence[Task], mark: FolderMark) -> None:
-    """Ask each node with room for a task whether it sees the folders and has the program. Raises: see `unusable`."""
-    remote = ray.remote(num_cpus=0, max_retries=0)(ray_node.look)
+    """Check on each node with capacity for a task whether it sees the folders and has the program. Raises: see
+    `node_error`.
+    """
+    remote = ray.remote(num_cpus=0, max_retries=0)(ray_node.check_node)
     pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     questions = {(*mark.place(task)[1:], task.argv[0]): task for task in tasks}
-    asked: dict[Any, Task] = {}
+    pending: dict[Any, Task] = {}
     for node in ray.nodes():
-        if any(_has_room(node, task) for task in tasks):
+        if any(_has_capacity(node, task) for task in tasks):
             there = remote.options(scheduling_strategy=pinned(node["NodeID"], soft=False))
-            asked.update({there.remote(*question): task for question, task in questions.items()})
-    answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)[0] if asked else []
+            pending.update({there.remote(*question): task for question, task in questions.items()})
+    answered = ray.wait(list(pending), num_returns=len(pending), timeout=ANSWER)[0] if pending else []
     hosts: dict[str, set[str]] = defaultdict(set)
     example = {}
     for answer in answered:
-        with suppress(ray.exceptions.RayError):  # the node died: no matter
+        with suppress(ray.exceptions.RayError):  # the node died, so it needs no check
             host, problem = ray.get(answer)
             hosts[problem].add(host)
-            example[problem] = asked[answer]
+            example[problem] = pending[answer]
     for problem in sorted(filter(None, hosts)):
-        raise unusable(sorted(hosts[problem]), problem, example[problem])
+        raise node_error(sorted(hosts[problem]), problem, example[problem])
 
 
-def unusable(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
-    """The error to raise where nodes cannot run a task: a StorageError for "folder", a ConfigError for "program"."""
+def node_error(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
+    """Return the error for nodes that cannot run a task: a StorageError for "folder", a ConfigError for "program"."""
     names = ", ".join(hosts)
     if problem == "folder":
         return StorageError(
@@ -215,6 +219,6 @@ def unusable(hosts: Sequence[str], problem: str, task: Task) -> WorldlabError:
         )
     return ConfigError(
         one_line(f"the program of the tasks is missing on Ray node {names}"),
-        cause=f"there is no {task.argv[0]}",
+        cause=f"{task.argv[0]} does not exist",
         fix=f"install worldlab at the same path on every node, or {LOCAL}",
     )

@@ -1,4 +1,6 @@
-"""What runs on a node of a Ray cluster. Shipped there by value: it needs Python and the folder, nothing of ours."""
+"""The code that runs on a node of a Ray cluster. It is shipped by value: it needs Python and the folder, but not
+worldlab.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,22 @@ from pathlib import Path
 from typing import Literal
 
 Problem = Literal["", "folder", "program"]
-Said = tuple[str, str, int, str]
-"""What a node tells: "started", "ended" or "refused"; the host; an exit code; a problem, or a task's last words."""
+NodeMessage = tuple[str, str, int, str]
+"""A message of a node: "started", "ended" or "refused"; the host; an exit code; a problem, or a task's last output."""
 
 SETTLE = 5.0
-"""Seconds a node may take to see a file that was written on another one."""
+"""Seconds a node may take to see a file written on another node."""
 POLL = 0.2
-"""Seconds between two looks at a task."""
+"""Seconds between two checks of a task."""
 LINES = 15
-"""Last lines of what a task printed, kept to explain its end."""
+"""Number of last output lines kept to explain a failure."""
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def look(marker: str, token: str, program: str) -> tuple[str, Problem]:
-    """This host, and what keeps tasks from running on it. marker: a file the driver wrote, holding token."""
+def check_node(marker: str, token: str, program: str) -> tuple[str, Problem]:
+    """Return this host and the problem that prevents tasks from running on it. marker: a file of the driver that holds
+    token.
+    """
     end = time.monotonic() + SETTLE
     while not _holds(marker, token):
         if time.monotonic() > end:
@@ -49,27 +53,27 @@ def _holds(marker: str, token: str) -> bool:
 
 def run_task(
     place: tuple[str, str, str], argv: Sequence[str], env: Mapping[str, str], patience: float
-) -> Iterator[Said]:
-    """Run a command in a folder; tell when it has started and when it has ended.
+) -> Iterator[NodeMessage]:
+    """Run a command in a folder; yield a message when it has started and when it has ended.
 
-    place: (folder, marker, token). patience: seconds the command may take to save what it has when Ray cancels this task,
-    before it is killed.
+    place: (folder, marker, token). patience: seconds between termination and kill when Ray cancels this task, for the
+    command to save its state.
     """
     folder, marker, token = place
-    host, problem = look(marker, token, argv[0])
+    host, problem = check_node(marker, token, argv[0])
     if problem:
         yield "refused", host, 0, problem
         return
-    with _cancelled() as asked:
+    with _record_interrupts() as interrupts:
         process = _start(argv, folder, env)
         last: deque[str] = deque(maxlen=LINES)
         copier = threading.Thread(target=_copy, args=(process, last), daemon=True)
         try:
             copier.start()
             yield "started", host, 0, ""
-            _wait(process, asked, patience)
+            _wait(process, interrupts, patience)
         finally:
-            with suppress(ProcessLookupError):  # with whatever it started itself
+            with suppress(ProcessLookupError):  # together with its child processes
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
         copier.join(1.0)
@@ -77,12 +81,14 @@ def run_task(
 
 
 @contextmanager
-def _cancelled() -> Iterator[list[int]]:
-    """Ray cancels a task by an interrupt of its thread: within, it is noted in the list, so that it hits no wrong line."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+def _record_interrupts() -> Iterator[list[int]]:
+    """Record interrupts in a list instead of raising them. Ray cancels a task by an interrupt, which could hit any
+    line.
+    """
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
-        yield asked
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -92,7 +98,7 @@ def _start(argv: Sequence[str], folder: str, env: Mapping[str, str]) -> subproce
     worker = os.getpid()
 
     def settle() -> None:
-        if libc is not None:  # killed together with this Ray worker, by the kernel: no orphan writes on in the folder
+        if libc is not None:  # the kernel kills it with this Ray worker, so that no orphan keeps writing to the folder
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != worker:
                 os._exit(1)
@@ -113,17 +119,17 @@ def _start(argv: Sequence[str], folder: str, env: Mapping[str, str]) -> subproce
 
 
 def _copy(process: subprocess.Popen[str], last: deque[str]) -> None:
-    """Copy what a command prints to this worker's own errors, which Ray keeps, and remember the end of it."""
+    """Copy a command's output to this worker's stderr, which Ray keeps, and store its last lines."""
     assert process.stdout is not None
     for line in process.stdout:
         last.append(line)
         print(line, end="", file=sys.stderr, flush=True)
 
 
-def _wait(process: subprocess.Popen[str], asked: Sequence[int], patience: float) -> None:
+def _wait(process: subprocess.Popen[str], interrupts: Sequence[int], patience: float) -> None:
     end = None
     while process.poll() is None:
-        if asked and end is None:
+        if interrupts and end is None:
             process.terminate()
             end = time.monotonic() + patience
         if end is not None and time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""The variational family: amortised posterior, latent-variable dynamics with a learned prior, factorised decoder."""
+"""The variational family: amortised posterior, latent dynamics with a learned prior, factorised decoder."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def worldlab_register(register) -> None:
         "vae",
         "worldlab_vae.encoder:VAEEncoder",
         config=VAEEncoderConfig,
-        summary="Gaussian or categorical amortised posterior, reads the memory",
+        summary="Gaussian or categorical amortised posterior, conditioned on the memory",
         paper="Kingma & Welling 2013, arXiv:1312.6114; Hafner et al. 2023, arXiv:2301.04104",
         api=1,
     )

@@ -1,4 +1,4 @@
-"""Cell 3: the factorised decoder."""
+"""The factorised decoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worldlab_vae.plain import PlainDeconvTrunk
 
 @final
 class VAEDecoder(Decoder):
-    """p(o | h, z) = prod_i p(o_i | h, z): no entry sees another. Kingma & Welling 2013, arXiv:1312.6114, section 3.
+    """A factorised likelihood p(o | h, z) = prod_i p(o_i | h, z). Kingma & Welling 2013, arXiv:1312.6114, section 3.
 
     likelihood "mse" is DreamerV3's squared error; "learned" fits the scale and gives bits per dimension.
     """
@@ -34,7 +34,7 @@ class VAEDecoder(Decoder):
         super().__init__(config, specs)
         self.learned = config.likelihood == "learned"
         self.frames = config.frames
-        # Where the mix keeps the memory from the decoder, features hold zeros in its place, and weights for them are idle.
+        # A model whose decoder does not read the memory has zeros there, so weights for them would be useless.
         self.skip = 0 if specs.decoder_memory else specs.memory_dim
         deconv = PlainDeconvTrunk if config.network == "plain" else DeconvTrunk
         inputs = specs.feature_dim - self.skip
@@ -61,14 +61,18 @@ class VAEDecoder(Decoder):
         return DiscretizedLogistic(mean, scale) if mean.dim() == 4 else Normal(mean, scale.expand_as(mean))
 
     def score(self, features: Tensor, obs: Obs) -> Tensor:
-        """log p(o | features) in nats: exact for vectors and for "learned" images; for "mse" images a density of x."""
+        """Return log p(o | features) in nats: exact for vectors and for "learned" images, a density for "mse"
+        images.
+        """
         return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
-        """log P of the grey levels, [N] in nats: exact, with "learned" scales only. Raises ConfigError otherwise."""
+        """Return log P of the 256 grey levels, [N] in nats; exact. Raises: ConfigError unless scales are "learned" and
+        all observations are images.
+        """
         if self.likelihood != "exact":
             raise ConfigError(
-                "this decoder gives pictures no probability", fix="--decoder.likelihood learned, with pictures only"
+                "this decoder defines no probability of images", fix="--decoder.likelihood learned, with images only"
             )
         return self.score(features, obs)
 
@@ -78,7 +82,7 @@ class VAEDecoder(Decoder):
         obs = tree.flatten_time(ctx.batch.obs)
         out = {}
         for key, dist in self.decode(ctx.features.flatten(0, 1)).items():
-            # The constant of a fixed std would only hide the part that learns.
+            # The constant of a fixed std is left out, since it cannot be learned.
             term = dist.distortion(obs[key]) if isinstance(dist, FixedNormal) else -dist.log_prob(obs[key])
             out[key] = term.unflatten(0, ctx.features.shape[:2])
         return out

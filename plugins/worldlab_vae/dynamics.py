@@ -1,4 +1,4 @@
-"""Cell 2: the recurrent state-space model, a sequential VAE with a learned prior."""
+"""The recurrent state-space model: a sequential VAE with a learned prior."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from worldlab_vae.heads import LatentHead
 
 @final
 class VAEDynamics(Dynamics):
-    """h' = GRU(h, mlp(z, a)); p(z | h) of the posterior's kind.
+    """The transition h' = GRU(h, mlp(z, a)) with a prior p(z | h) of the posterior's kind.
 
-    Hafner et al. 2018, arXiv:1811.04551, eq. 4. The KL that trains it is balanced, with free nats (worldlab.model.matching).
+    Hafner et al. 2018, arXiv:1811.04551, eq. 4. It is trained by a balanced KL with free nats
+    (worldlab.model.matching).
     """
 
     Config = VAEDynamicsConfig

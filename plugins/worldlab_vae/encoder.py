@@ -1,4 +1,4 @@
-"""Cell 1: the variational posterior."""
+"""The variational posterior."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from worldlab_vae.plain import PlainConvTrunk
 
 @final
 class VAEEncoder(Encoder):
-    """q(z | o, h), reparameterised. Kingma & Welling 2013, arXiv:1312.6114, section 2.3.
+    """A reparameterised posterior q(z | o, h). Kingma & Welling 2013, arXiv:1312.6114, section 2.3.
 
-    With memory it is the filtering posterior of an RSSM (arXiv:1811.04551, section 2); categorical latents are
+    With memory it is the filtering posterior of an RSSM (arXiv:1811.04551, section 2). Categorical latents are
     straight-through with unimix (arXiv:2301.04104, section 3).
     """
 

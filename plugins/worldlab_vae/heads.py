@@ -1,21 +1,16 @@
-"""From network outputs to the family's distributions; posterior and prior use the same, so their KL is closed-form."""
+"""The network head shared by posterior and prior, so that their KL has a closed form."""
 
 from __future__ import annotations
 
-import math
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import Normal, OneHot
+from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.nn import mlp
 from worldlab.specs import LatentSpec
 
-UNIT_STD = math.log(math.e - 1)  # softplus(UNIT_STD) = 1: distributions start near the standard normal
-
 
 class LatentHead(nn.Module):
-    """inputs [N, I] -> Normal over D, or OneHot over groups x classes, as the latent's kind says.
+    """A head that maps inputs [N, I] to a Normal over D or a OneHot over groups x classes, by the kind of the latent.
 
     A "point" latent gets a Normal: the prior of a deterministic code is a density over it.
     """
@@ -33,4 +28,4 @@ class LatentHead(nn.Module):
         if self.latent.kind == "categorical":
             return OneHot.with_unimix(out.unflatten(-1, (self.latent.groups, self.latent.classes)), self.unimix)
         mean, raw = out.chunk(2, -1)
-        return Normal(mean, F.softplus(raw + UNIT_STD) + self.min_std)
+        return Normal(mean, unit_softplus(raw) + self.min_std)

@@ -1,4 +1,4 @@
-"""Factorised observation likelihoods: every entry is independent given features, which is what makes VAEs blur."""
+"""Factorised observation likelihoods. Every entry is independent given features, which is why VAEs blur."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = 255
 
 @dataclass(frozen=True)
 class FixedNormal:
-    """Gaussian of one fixed std around mean [N, *shape]. std: scalar tensor."""
+    """A Gaussian of one fixed std around mean [N, *shape]. std: scalar tensor."""
 
     mean: Tensor
     std: Tensor
@@ -28,7 +28,7 @@ class FixedNormal:
         return self.mean + self.std * normal_like(self.mean, generator)
 
     def distortion(self, x: Tensor) -> Tensor:
-        """-log p(x) without its constant, [N]: half the squared error in units of std."""
+        """Return -log p(x) without its constant, [N]: half the squared error in units of std."""
         return 0.5 * ((x - self.mean) / self.std).square().flatten(1).sum(1)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ class FixedNormal:
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
-    """A logistic integrated over each of 256 grey levels; the edge bins reach to +-infinity, so it sums to 1.
+    """A logistic integrated over each of 256 grey levels. The edge bins extend to +-infinity, so it sums to 1.
 
-    mean [N, C, H, W] in [-0.5, 0.5] units; scale [C, 1, 1]. Salimans et al. 2017, arXiv:1701.05517, eq. 2, with one
-    component and one scale per channel.
+    mean [N, C, H, W] in [-0.5, 0.5]; scale [C, 1, 1]. Salimans et al. 2017, arXiv:1701.05517, eq. 2, with one component
+    and one scale per channel.
     """
 
     mean: Tensor
@@ -57,8 +57,10 @@ class DiscretizedLogistic:
         return ((value + 0.5) * LEVELS).round().clamp(0, LEVELS) / LEVELS - 0.5
 
     def pixel_log_prob(self, x: Tensor) -> Tensor:
-        """log P of the level nearest to each pixel: x, mean [N, C, H, W] -> [N, C, H, W]. No gradient reaches x."""
-        # Both neighbours of an edge must round it alike, or narrow scales lose mass: edges come from whole levels.
+        """Return log P of the level nearest to each pixel: x, mean [N, C, H, W] -> [N, C, H, W]. No gradient reaches
+        x.
+        """
+        # Adjacent bins must share one rounded edge, or narrow scales lose mass: edges are computed from whole levels.
         level = ((x + 0.5) * LEVELS).round()
         upper = ((level + 0.5) / LEVELS - 0.5 - self.mean) / self.scale
         lower = ((level - 0.5) / LEVELS - 0.5 - self.mean) / self.scale

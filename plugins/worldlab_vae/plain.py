@@ -1,6 +1,7 @@
 """World Models' convolutions: no padding, no normalisation. Ha & Schmidhuber 2018, arXiv:1803.10122, appendix A.1.
 
-With the default width of 32 and pictures of 64 x 64, encoder and decoder of a z of 32 have the paper's 4,348,547 parameters.
+With the default width of 32, images of 64 x 64 and a z of 32, encoder and decoder have the paper's 4,348,547
+parameters.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from worldlab.errors import ConfigError
 
 STAGES = 4
 KERNELS = (5, 5, 6, 6)
-"""Kernels of the decoder's transposed convolutions: sides 1 -> 5 -> 13 -> 30 -> 64."""
+"""Kernel sizes of the decoder's transposed convolutions: sides 1 -> 5 -> 13 -> 30 -> 64."""
 SIDE = 64
 BOTTLENECK = 32
-"""Entries of the decoder's first layer, in units of `width`."""
+"""Output size of the decoder's first layer, in units of `width`."""
 
 
 class PlainConvTrunk(nn.Module):
-    """Up to four convolutions (kernel 4, stride 2, width doubling) with ReLU; fewer where a picture is small.
-
-    [N, C, H, W] -> [N, size].
+    """Up to four convolutions (kernel 4, stride 2, width doubling) with ReLU; small images get fewer. [N, C, H, W] ->
+    [N, size].
     """
 
     def __init__(self, shape: tuple[int, ...], width: int):
@@ -43,16 +43,16 @@ class PlainConvTrunk(nn.Module):
 
 
 class PlainDeconvTrunk(nn.Module):
-    """A linear layer, then four transposed convolutions from one pixel to 64 x 64; smaller pictures are its middle.
+    """A linear layer, then four transposed convolutions from one pixel to 64 x 64; smaller images are the central crop.
 
-    [N, inputs] -> [N, C, H, W] in [-0.5, 0.5]. Raises: ConfigError for pictures larger than 64 x 64.
+    [N, inputs] -> [N, C, H, W] in [-0.5, 0.5]. Raises: ConfigError for images larger than 64 x 64.
     """
 
     def __init__(self, inputs: int, shape: tuple[int, ...], width: int):
         super().__init__()
         if max(shape[1:]) > SIDE:
             raise ConfigError(
-                f"the plain decoder draws pictures up to {SIDE} x {SIDE}, this environment's are {shape[1]} x {shape[2]}",
+                f"the plain decoder supports images up to {SIDE} x {SIDE}; here they are {shape[1]} x {shape[2]}",
                 fix=f"--env.size {SIDE}, or --decoder.network normed",
             )
         self.shape = shape

@@ -32,7 +32,7 @@ def test_a_controller_has_the_papers_size_and_computes_what_it_says():
 @pytest.mark.parametrize("hidden", [0, 3])
 def test_the_first_candidates_act_around_the_action_that_is_given(hidden):
     controller = Controller(4, 2, False, hidden=hidden)
-    weights = controller.acting_like(torch.tensor([0.5, -0.9]))
+    weights = controller.constant_action_weights(torch.tensor([0.5, -0.9]))
     found = controller(weights.expand(6, -1), torch.randn(6, 4, generator=gen()))
     torch.testing.assert_close(found, torch.tensor([0.5, -0.9]).expand(6, 2))
     agent = CMAAgent(CMAConfig(first_action=(0.5,), hidden=hidden), specs_for(CONTINUOUS))
@@ -81,9 +81,9 @@ def test_the_mean_settles_by_ever_smaller_steps():
     agent, noise = CMAAgent(config, specs_for(CONTINUOUS)), gen()
     for generation in range(1, 6):
         before = agent.mean.clone()
-        agent._ask(noise)
+        agent._sample_generation(noise)
         scores = torch.randn(6, generator=noise)
-        agent._tell(scores.tolist())
+        agent._update_strategy(scores.tolist())
         weights = torch.tensor(agent._strategy.sp.weights.positive_weights, dtype=torch.float32)
         best = agent._population[scores.argsort(descending=True)[: len(weights)]]
         step = min(1.0, 2 / generation) * ((weights[:, None] * best).sum(0) - before)
@@ -94,7 +94,7 @@ def test_a_dreams_score_is_discounted_and_weighed_by_going_on():
     agent = CMAAgent(CMAConfig(horizon=3, rollouts=2, gamma=0.5), specs_for(DISCRETE))
     world: Any = Bandit(DISCRETE)
     always_last = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0, 1.0]])
-    scores = agent.dreamt(world, experience(), torch.cat([always_last, -always_last]), gen())
+    scores = agent.evaluate_in_dreams(world, experience(), torch.cat([always_last, -always_last]), gen())
     assert scores.tolist() == [1 + 0.5 + 0.25, 0]
 
 
@@ -104,7 +104,7 @@ def play(agent: CMAAgent, rows: int, episodes: int, noise: torch.Generator) -> N
     for number in range(episodes):
         action, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
         row = number % rows
-        agent.episode_over(select(state, row), float(1 - (action[row, 0] - 0.5) ** 2))
+        agent.after_episode(select(state, row), float(1 - (action[row, 0] - 0.5) ** 2))
         state["candidate"][row] = UNASSIGNED
 
 
@@ -128,11 +128,11 @@ def test_a_row_plays_its_candidates_in_turn_and_then_waits_for_the_others():
     played: list[list[int]] = [[] for _ in range(rows)]
     for _ in range(4):  # rows 0 and 1 have two candidates of two episodes each, rows 2 and 3 have one
         _, state = agent.act(None, {}, torch.ones(rows, 2), state, noise, True)  # type: ignore[arg-type]
-        rests = agent.resting(state)
+        rests = agent.idle(state)
         for row in range(rows):
             if not rests[row]:
                 played[row].append(int(state["candidate"][row]) % 6)
-            agent.episode_over(select(state, row), 1.0)
+            agent.after_episode(select(state, row), 1.0)
         state["candidate"][:] = UNASSIGNED
     assert played == [[0, 0, 4, 4], [1, 1, 5, 5], [2, 2], [3, 3]]
     assert agent.generation == 1
@@ -162,7 +162,7 @@ def test_settling_and_averaging_begin_anew_with_the_episodes():
     while agent.generation == 30 or not played:
         state = agent.initial(1)
         _, state = agent.act(None, {}, torch.ones(1, 2), state, noise, True)  # type: ignore[arg-type]
-        agent.episode_over(select(state, 0), float(torch.randn((), generator=noise)))
+        agent.after_episode(select(state, 0), float(torch.randn((), generator=noise)))
         played = agent.generation == 31
     assert agent._strategy.sp.cmean == 1.0 and torch.equal(agent.average, agent.mean)
 
@@ -184,10 +184,10 @@ def test_components_are_the_leading_directions_of_equal_variance():
     rows = torch.randn(20, 500, 6, generator=gen(1)).double() @ mixing + 3
     found = PrincipalComponents(6, 2)
     for batch in rows:
-        found.look(batch.float())
+        found.update(batch.float())
     before = found.basis.clone()
-    found.look(torch.zeros(5, 6))
-    assert found.settled and torch.equal(found.basis, before)
+    found.update(torch.zeros(5, 6))
+    assert found.fitted and torch.equal(found.basis, before)
     flat = rows.flatten(0, 1)
     out = found(flat.float()).double()
     torch.testing.assert_close(out.mean(0), torch.zeros(2).double(), atol=1e-4, rtol=0)
@@ -200,11 +200,11 @@ def test_components_are_the_leading_directions_of_equal_variance():
 def test_a_direction_without_variance_is_not_magnified():
     found = PrincipalComponents(3, 3)
     for _ in range(20):
-        found.look(torch.tensor([[1.0, 0, 5], [-1, 0, 5]]))
+        found.update(torch.tensor([[1.0, 0, 5], [-1, 0, 5]]))
     assert found(torch.tensor([[0.0, 1e-3, 5.0]])).abs().max() < 1
     constant = PrincipalComponents(3, 2)
     for _ in range(20):
-        constant.look(torch.tensor([[0.3, 0.7, 5]] * 2))
+        constant.update(torch.tensor([[0.3, 0.7, 5]] * 2))
     assert constant(torch.tensor([[0.3, 0.7, 5.0]])).abs().max() < 0.1
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
-from worldlab_agents.actor import Actor, ReturnRange, bounded, clipped_log_prob
+from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 from worldlab_agents.dreamer import DreamerAgent, lambda_returns
 
@@ -31,7 +32,7 @@ def make_specs(action: ActionSpec | None = None) -> Specs:
 
 def make_agent(action: ActionSpec | None = None, **config) -> DreamerAgent:
     torch.manual_seed(0)
-    return DreamerAgent(DreamerConfig(**(SIZES | config)), make_specs(action))
+    return DreamerAgent(configured(DreamerConfig, **(SIZES | config)), make_specs(action))
 
 
 class StubWorld:
@@ -63,12 +64,12 @@ class StubWorld:
 
 
 def experience(n: int = 8, cont: float = 1.0) -> Experience:
-    return Experience({"z": torch.linspace(-1, 1, n)[:, None]}, torch.zeros(n), torch.full((n,), cont))
+    return Experience(Carry({}, torch.linspace(-1, 1, n)[:, None]), torch.zeros(n), torch.full((n,), cont))
 
 
 def train(agent: DreamerAgent, world: StubWorld, steps: int, rate: float = 1e-2, n: int = 8) -> None:
     """The trainer's part: one optimiser a player, both stepped on the same dream."""
-    optimizers = [torch.optim.Adam(group, rate) for group, _ in agent.players().values()]
+    optimizers = [torch.optim.Adam(player.parameters, rate) for player in agent.players().values()]
     g = gen()
     for _ in range(steps):
         losses, _ = agent.losses(world, experience(n), g)  # type: ignore[arg-type]
@@ -204,8 +205,8 @@ def test_each_players_loss_reaches_its_own_parameters_only(slow_target):
         for player, other in (("actor", "critic"), ("critic", "actor")):
             agent.zero_grad(set_to_none=True)
             losses[player].backward(retain_graph=True)
-            assert any(p.grad is not None and p.grad.any() for p in agent.players()[player][0])
-            assert all(p.grad is None for p in agent.players()[other][0])
+            assert any(p.grad is not None and p.grad.any() for p in agent.players()[player].parameters)
+            assert all(p.grad is None for p in agent.players()[other].parameters)
             assert all(p.grad is None for p in agent.slow_critic.parameters())
 
 
@@ -266,14 +267,14 @@ def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
     before = agent.slow_critic.net[-1].bias.clone()
     agent.after_step()
     torch.testing.assert_close(agent.slow_critic.net[-1].bias - before, torch.full((255,), 0.25))
-    players = [id(p) for group, _ in agent.players().values() for p in group]
+    players = [id(p) for player in agent.players().values() for p in player.parameters]
     assert len(players) == len(set(players))
     assert set(players) == {id(p) for p in agent.parameters() if p.requires_grad}
 
 
 def test_bounded_clips_the_value_and_keeps_the_gradient():
     action = torch.tensor([-3.0, 0.2, 3.0], requires_grad=True)
-    out = bounded(action)
+    out = clip_action(action)
     assert out.tolist() == pytest.approx([-1, 0.2, 1])
     out.sum().backward()
     assert action.grad is not None and action.grad.tolist() == [1, 1, 1]

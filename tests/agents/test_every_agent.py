@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
+from worldlab_agents.configs import DreamerConfig
 
 from worldlab.config.resolve import Part, RunConfig
 from worldlab.errors import ConfigError
@@ -28,7 +30,10 @@ SMALL = {
 
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "a guided planner": ("mppi", {"guide": True, "guide_with": {"units": 8, "layers": 1, "horizon": 2}}),
+    "a guided planner": (
+        "mppi",
+        {"guide": True, "guide_with": configured(DreamerConfig, units=8, layers=1, horizon=2)},
+    ),
     "a planner in a hurry": ("icem", {"budget_ms": 2.0}),
     "evolution in episodes": ("cma", {"where": "real"}),
     "evolution in dreams, then in episodes": ("cma", {"where": "both", "settle": 2, "averaging": 0.5}),
@@ -38,10 +43,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def agent_part(name: str, more: dict[str, Any] | None = None) -> Part:
-    config = REGISTRY.get("agent", name).config
+    registered = REGISTRY.get("agent", name)
+    config = registered.config
     assert config is not None
-    small = {key: value for key, value in SMALL.items() if key in config.model_fields}
-    return Part(name, config(**{**small, **(more or {})}))
+    small = {key: value for key, value in SMALL.items() if key in config.model_fields or hasattr(config, key)}
+    return Part(name, configured(config, **{**registered.preset, **small, **(more or {})}))
 
 
 def config_of(agent: str, family: str, env: str, more: dict[str, Any] | None = None) -> RunConfig:

@@ -57,6 +57,6 @@ def test_a_shifted_plan_is_the_plan_one_step_later(kind):
     plans = initial_plans(2, 4, action, torch.device("cpu"))
     tried = plans.sample(coloured_noise((2, 1, 4, action.dim), 0.0, gen()))
     fitted = plans.fit(tried, torch.ones(2, 1), keep=0.0, floor=0.01)
-    later = fitted.shifted().best
+    later = fitted.shift().best
     torch.testing.assert_close(later[:, :3], fitted.best[:, 1:])
     torch.testing.assert_close(later[:, 3], fitted.best[:, 3])

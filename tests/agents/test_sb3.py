@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
-from worldlab_agents.configs import PPOConfig, SACConfig, SB3Config
-from worldlab_agents.sb3 import SB3Agent, seeded, starts_of
+from worldlab_agents.configs import SB3Config
+from worldlab_agents.sb3 import SB3Agent, make_starts, seed_global_streams
 
 from worldlab.agent import Experience, OwnLearner
 from worldlab.errors import ConfigError
@@ -49,7 +50,7 @@ class Bandit:
 
 
 def experience(n: int = 8) -> Experience:
-    return Experience({"z": torch.linspace(-1, 1, n)[:, None]}, torch.zeros(n), torch.ones(n))
+    return Experience(Carry({}, torch.linspace(-1, 1, n)[:, None]), torch.zeros(n), torch.ones(n))
 
 
 def agent(action: ActionSpec, config: SB3Config) -> SB3Agent:
@@ -75,7 +76,7 @@ def chosen(made: SB3Agent, explore: bool = False) -> Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN"])
 def test_discrete_algorithms_find_the_best_choice(algorithm):
-    config = SB3Config(algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, **SMALL)
+    config = configured(SB3Config, algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, **SMALL)
     made = agent(DISCRETE, config)
     out = train(made, DISCRETE, 30)
     assert (chosen(made).argmax(-1) == 2).all()
@@ -85,7 +86,7 @@ def test_discrete_algorithms_find_the_best_choice(algorithm):
 @pytest.mark.slow
 def test_dqns_values_reach_beyond_the_horizon_of_a_dream():
     """Reward 1 for ever at gamma 0.9 is worth 10: each sync of the target network adds a tenth of what is missing."""
-    made = agent(DISCRETE, SB3Config(algorithm="DQN", steps=320, learning_rate=3e-3, gamma=0.9, **SMALL))
+    made = agent(DISCRETE, configured(SB3Config, algorithm="DQN", steps=320, learning_rate=3e-3, gamma=0.9, **SMALL))
     train(made, DISCRETE, 40)
     values = made.algorithm.q_net(torch.linspace(-1, 1, 9)[:, None].expand(-1, 2))
     assert (values[:, 2] > 8.5).all() and (values[:, 2] < 11).all()
@@ -95,7 +96,9 @@ def test_dqns_values_reach_beyond_the_horizon_of_a_dream():
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["PPO", "SAC", "TD3", "DDPG"])
 def test_continuous_algorithms_find_the_best_action(algorithm):
-    config = SB3Config(algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, gradient_steps=1, **SMALL)
+    config = configured(
+        SB3Config, algorithm=algorithm, steps=320, learning_rate=3e-3, gamma=0.5, gradient_steps=1, **SMALL
+    )
     made = agent(CONTINUOUS, config)
     train(made, CONTINUOUS, 20 if algorithm == "SAC" else 40)
     torch.testing.assert_close(chosen(made), torch.full((9, 1), 0.5), atol=0.2, rtol=0)
@@ -107,7 +110,9 @@ def test_a_deterministic_policy_tries_other_actions_in_dreams_than_its_own(algor
     """Dreams are all it learns from."""
     spreads = []
     for exploration in (0.0, 0.3):
-        config = SB3Config(algorithm=algorithm, steps=320, exploration=exploration, learning_rate=1e-9, **SMALL)
+        config = configured(
+            SB3Config, algorithm=algorithm, steps=320, exploration=exploration, learning_rate=1e-9, **SMALL
+        )
         made = agent(CONTINUOUS, config)
         train(made, CONTINUOUS, 2)
         buffer = made.algorithm.replay_buffer
@@ -117,15 +122,18 @@ def test_a_deterministic_policy_tries_other_actions_in_dreams_than_its_own(algor
 
 @pytest.mark.parametrize("steps", [20, 33])
 def test_a_round_of_whole_rollouts_is_as_long_as_was_asked_for(steps):
-    made = agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 16, "steps": steps, "batch_size": 16}))
+    made = agent(
+        DISCRETE, configured(SB3Config, algorithm="PPO", **{**SMALL, "num_envs": 16, "steps": steps, "batch_size": 16})
+    )
     train(made, DISCRETE, 1)
     assert made.algorithm.num_timesteps == steps // 16 * 16
     with pytest.raises(ConfigError, match="a round of one step"):
-        agent(DISCRETE, PPOConfig(**{**SMALL, "num_envs": 1, "steps": 1}))
+        agent(DISCRETE, configured(SB3Config, algorithm="PPO", **{**SMALL, "num_envs": 1, "steps": 1}))
 
 
 @pytest.mark.parametrize(
-    ("config", "action"), [(SACConfig(**SMALL), DISCRETE), (SB3Config(algorithm="DQN"), CONTINUOUS)]
+    ("config", "action"),
+    [(configured(SB3Config, algorithm="SAC", steps=512, **SMALL), DISCRETE), (SB3Config(algorithm="DQN"), CONTINUOUS)],
 )
 def test_an_algorithm_that_does_not_fit_the_actions_is_refused_with_those_that_do(config, action):
     with pytest.raises(ConfigError) as caught:
@@ -134,7 +142,11 @@ def test_an_algorithm_that_does_not_fit_the_actions_is_refused_with_those_that_d
 
 
 @pytest.mark.parametrize(
-    ("config", "action"), [(PPOConfig(steps=64, **SMALL), DISCRETE), (SACConfig(steps=64, **SMALL), CONTINUOUS)]
+    ("config", "action"),
+    [
+        (configured(SB3Config, algorithm="PPO", steps=64, **SMALL), DISCRETE),
+        (configured(SB3Config, algorithm="SAC", steps=64, **SMALL), CONTINUOUS),
+    ],
 )
 def test_learning_repeats_and_leaves_the_global_streams_alone(config, action):
     states = []
@@ -151,7 +163,7 @@ def test_learning_repeats_and_leaves_the_global_streams_alone(config, action):
 
 
 def test_what_an_algorithm_keeps_outside_its_policy_is_saved_and_trained():
-    config = SACConfig(steps=128, **SMALL)
+    config = configured(SB3Config, algorithm="SAC", steps=128, **SMALL)
     made, other = agent(CONTINUOUS, config), agent(CONTINUOUS, config)
     train(made, CONTINUOUS, 3)
     assert isinstance(made, OwnLearner) and not made.players()
@@ -165,15 +177,15 @@ def test_what_an_algorithm_keeps_outside_its_policy_is_saved_and_trained():
         assert tensors  # every one was stepped
 
 
-def test_dreams_start_where_episodes_go_on():
+def test_dreams_start_at_states_that_are_not_terminal():
     seen = replace(experience(), cont=torch.tensor([0, 1.0, 0, 0, 1, 0, 0, 0]))
-    drawn = starts_of(seen)(100, gen())["z"]
-    assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4])["z"].flatten().tolist())
+    drawn = make_starts(seen)(100, gen()).z
+    assert set(drawn.flatten().tolist()) == set(select(seen.carry, [1, 4]).z.flatten().tolist())
 
 
 def test_seeded_depends_on_the_generator_alone():
     draws = []
     for seed in (1, 1, 2):
-        with seeded(gen(seed)):
+        with seed_global_streams(gen(seed)):
             draws.append((torch.rand(1).item(), float(np.random.rand())))
     assert draws[0] == draws[1] != draws[2]

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from true_worlds import Lock, TrueLinear
 from worldlab_agents.configs import TDMPCConfig
-from worldlab_agents.tdmpc import TDMPCAgent, transitions
+from worldlab_agents.tdmpc import TDMPCAgent, transition_mask
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab.agent import Experience
 from worldlab.interfaces import Batch, Context, Latent
+from worldlab.rollout import Carry
 
 SIZES: dict[str, Any] = {"units": 32, "layers": 1, "ensemble": 2, "critic_rate": 3e-3, "actor_rate": 3e-3}
 CODE = (2, 0, 1)
@@ -30,7 +32,7 @@ def walk(rows: int, length: int, generator: torch.Generator) -> Batch:
     obs, actions, rewards = [torch.eye(size)[state]], [torch.zeros(rows, 3)], [torch.zeros(rows)]
     for _ in range(length - 1):
         action = torch.eye(3)[torch.randint(3, (rows,), generator=generator)]
-        step = world.imagine({"z": obs[-1]}, action[:, None], 1, None)
+        step = world.imagine(Carry({}, obs[-1]), action[:, None], 1, None)
         obs.append(step.features[:, 1])
         actions.append(action)
         rewards.append(step.reward[:, 0])
@@ -47,7 +49,7 @@ def experience(batch: Batch) -> Experience:
     z = batch.obs["x"]
     index = torch.arange(z.shape[1]).expand(z.shape[:2])
     ctx = Context(batch, z, z[..., :0], Latent(z), z, None, index, index, gen())
-    return Experience({"z": z.flatten(0, 1)}, batch.reward.flatten(), batch.cont.flatten(), ctx)
+    return Experience(Carry({}, z.flatten(0, 1)), batch.reward.flatten(), batch.cont.flatten(), ctx)
 
 
 def optimal_values(gamma: float) -> Tensor:
@@ -58,7 +60,7 @@ def optimal_values(gamma: float) -> Tensor:
         value = q.amax(1)
         for action in range(3):
             plan = torch.eye(3)[action].expand(size, 1, 3)
-            step = world.imagine({"z": torch.eye(size)}, plan, 1, None)
+            step = world.imagine(Carry({}, torch.eye(size)), plan, 1, None)
             q[:, action] = step.reward[:, 0] + gamma * value[step.features[:, 1].argmax(-1)]
     return q
 
@@ -68,8 +70,8 @@ def optimal_values(gamma: float) -> Tensor:
 def test_values_and_policy_are_those_of_value_iteration(dreams):
     gamma, world = 0.8, Lock(CODE, 3)
     torch.manual_seed(0)
-    agent = TDMPCAgent(TDMPCConfig(gamma=gamma, entropy=0.02, dreams=dreams, **SIZES), world.specs)
-    optimizers = [torch.optim.Adam(group, rate) for group, rate in agent.players().values()]
+    agent = TDMPCAgent(configured(TDMPCConfig, gamma=gamma, entropy=0.02, dreams=dreams, **SIZES), world.specs)
+    optimizers = [torch.optim.Adam(player.parameters, player.rate) for player in agent.players().values()]
     noise = gen()
     for _ in range(800):
         losses, _ = agent.losses(world, experience(walk(16, 8, noise)), noise)  # type: ignore[arg-type]
@@ -84,13 +86,13 @@ def test_values_and_policy_are_those_of_value_iteration(dreams):
     torch.testing.assert_close(found, expected, atol=0.25, rtol=0.1)
     assert agent.actor(states).mode.argmax(-1)[:3].tolist() == list(CODE)
     short: Any = world  # two steps see one or two of the three rewards; the value must tell the rest
-    action, _ = agent.act(short, {"z": states[:1]}, states[:1], agent.initial(1), gen(), False)
+    action, _ = agent.act(short, Carry({}, states[:1]), states[:1], agent.initial(1), gen(), False)
     assert action.argmax(-1).item() == CODE[0]
 
 
 def test_targets_are_those_of_the_equation_and_no_transition_crosses_a_reset():
     torch.manual_seed(0)
-    agent = TDMPCAgent(TDMPCConfig(gamma=0.5, **SIZES), Lock(CODE, 3).specs)
+    agent = TDMPCAgent(configured(TDMPCConfig, gamma=0.5, **SIZES), Lock(CODE, 3).specs)
     for p in agent.slow_critic.parameters():
         torch.nn.init.normal_(p, std=0.1)
     batch = walk(3, 6, gen())
@@ -104,13 +106,13 @@ def test_targets_are_those_of_the_equation_and_no_transition_crosses_a_reset():
     value = agent.slow_critic.q(features[:, 1:], action).amin(0)  # an ensemble of two: the two are all
     torch.testing.assert_close(target, batch.reward[:, 1:] + 0.5 * batch.cont[:, 1:] * value)
     assert target[1, 1] == batch.reward[1, 2]
-    assert transitions(batch).tolist() == [[1, 1, 0, 1, 1], [1] * 5, [1] * 5]
+    assert transition_mask(batch).tolist() == [[1, 1, 0, 1, 1], [1] * 5, [1] * 5]
 
 
 def test_the_policy_climbs_q_and_the_critic_gets_nothing_of_it():
     torch.manual_seed(0)
     specs = TrueLinear(LinearGaussian(2)).specs
-    agent = TDMPCAgent(TDMPCConfig(**SIZES), specs)
+    agent = TDMPCAgent(configured(TDMPCConfig, **SIZES), specs)
     agent.critic.q = lambda f, a: -(a - 0.5).square().sum(-1)[None]  # type: ignore[method-assign]
     optimizer = torch.optim.Adam(agent.actor.parameters(), 1e-2)
     noise = gen()

@@ -163,7 +163,9 @@ def test_a_broken_plugin_is_exit_3_with_its_reason(tmp_path, capsys, monkeypatch
     code, _, err = check(capsys, "worldlab-bad")
     assert code == 3 and err.startswith("plugin worldlab-bad 1.0 cannot be imported: No module named 'no_such_thing'")
     code, _, err = check(capsys, "unloadable")
-    assert code == 3 and err.startswith("plugin worldlab-unloadable 1.0 (encoder 'unloadable') does not implement Encoder")
+    assert code == 3 and err.startswith(
+        "plugin worldlab-unloadable 1.0 (encoder 'unloadable') does not implement Encoder"
+    )
     code, _, err = check(capsys, "required")
     assert code == 3 and err.startswith(
         "plugin worldlab-required 1.0 (encoder 'required'): its default settings are not"

@@ -1,4 +1,4 @@
-"""The command line: what scripts rely on (exit codes, first lines, clean stdout), without torch until it is needed."""
+"""Tests of the command line as scripts use it: exit codes, first lines, clean stdout, no torch until it is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class FakeTraining:
-    """Stands in for what trains and loads runs: records calls, returns results or raises."""
+    """Replaces the functions that train and load runs: records calls, returns results or raises."""
 
     def __init__(self):
         self.calls: list[tuple] = []
@@ -144,7 +144,7 @@ def test_the_commonest_mistakes(training, capsys, line, code, first):
     assert "fix: " in err and "Traceback" not in err and out == "" and not training.calls
 
 
-def test_train_hands_the_resolved_configuration_over(training, capsys):
+def test_train_gets_the_resolved_configuration(training, capsys):
     line = (
         "train --encoder cpc --env CarRacing --preset laptop --seed 3 --steps 2e4 --strict --encoder.width=48 "
         "--train.learning_rate 1e-3 --no-log.tensorboard --env.pixels false --run out/mine --explain --json"
@@ -199,7 +199,7 @@ def test_commands_on_a_run(training, capsys):
         (ValueError("oops\n\x1b[31m"), 70, "this is a bug in worldlab: ValueError: oops [31m"),
     ],
 )
-def test_every_end_has_its_exit_code(training, capsys, monkeypatch, tmp_path, error, code, first):
+def test_every_error_has_its_exit_code(training, capsys, monkeypatch, tmp_path, error, code, first):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     training.error = error
     assert worldlab("train --env CartPole") == code
@@ -234,7 +234,10 @@ def test_plugins_lists_and_shows(site, capsys):
     assert "encoder   vae" in capsys.readouterr().out
     assert cli.main(["plugins", "--verbose"]) == 0
     out = capsys.readouterr().out
-    assert "encoder 'vae' does not implement Encoder" in out and "cannot be imported: No module named 'no_such_thing'" in out
+    assert (
+        "encoder 'vae' does not implement Encoder" in out
+        and "cannot be imported: No module named 'no_such_thing'" in out
+    )
     assert "fix: pip install no_such_thing" in out
     assert worldlab("plugins --role encoder --json") == 0
     listed = json.loads(capsys.readouterr().out)

@@ -107,10 +107,10 @@ def test_layers_apply_in_order(registry, tmp_path):
     both = resolve(registry, presets=["laptop", "big"])
     assert (both.core.train.batch_size, both.core.train.ratio) == (4, 2.0)
     assert both.encoder.options == VaeConfig(latent_dim=128)
-    one = file(tmp_path, "[train]\nratio = 3.0\nclip = 1\n", "one.toml")
+    one = file(tmp_path, "[train]\nratio = 3.0\nlearning_rate = 1\n", "one.toml")
     two = file(tmp_path, "[train]\nratio = 4.0\n", "two.toml")
-    top = resolve(registry, presets=["big"], files=[one, two], flags={"train": {"clip": 9.0}})
-    assert (top.core.train.ratio, top.core.train.clip, top.core.train.batch_size) == (4.0, 9.0, 16)
+    top = resolve(registry, presets=["big"], files=[one, two], flags={"train": {"learning_rate": 9.0}})
+    assert (top.core.train.ratio, top.core.train.learning_rate, top.core.train.batch_size) == (4.0, 9.0, 16)
 
 
 def test_options_of_another_component_are_dropped_with_a_word(registry, tmp_path, caplog):
@@ -173,7 +173,7 @@ FLAG_TEXTS = [
     ("strict", "yes", True),
     ("log.tensorboard", "0", False),
     ("model.memory_in_encoder", "no", "no"),
-    ("train.clip", "5", 5.0),
+    ("train.learning_rate", "5", 5.0),
     ("encoder.beta", "none", None),
     ("encoder.label", "none", "none"),
     ("encoder.label", "12", "12"),
@@ -276,10 +276,10 @@ def test_a_wrong_configuration_is_refused_in_words(registry, table, line):
 
 
 def test_the_message_names_the_file(registry, tmp_path):
-    mine = file(tmp_path, "[train]\nclip = 0\n")
+    mine = file(tmp_path, "[train]\nlearning_rate = 0\n")
     with pytest.raises(ConfigError) as error:
         resolve(registry, files=[mine])
-    assert str(error.value).splitlines()[:2] == ["config: train.clip = 0 must be > 0", f"cause: set in {mine}"]
+    assert str(error.value).splitlines()[:2] == ["config: train.learning_rate = 0 must be > 0", f"cause: set in {mine}"]
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,8 @@ def test_default_preset_follows_the_device(monkeypatch):
 def test_the_packaged_presets_are_valid(monkeypatch):
     monkeypatch.undo()
     registry = load_registry()
-    assert {"debug", "laptop", "gpu"} <= set(preset_names())
-    for name in preset_names():
+    assert {"debug", "laptop", "gpu"} <= set(preset_names(registry))
+    for name in preset_names(registry):
         for part in ("vae", "cpc"):
             for env in ("CartPole", "CarRacing", "HalfCheetah"):
                 flags = {"env": {"id": env}, **{role: {"name": part} for role in ("encoder", "dynamics", "decoder")}}

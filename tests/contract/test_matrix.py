@@ -9,6 +9,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from worldlab_agents.configs import DreamerConfig
 
@@ -41,7 +42,7 @@ CORE = CoreSettings.model_validate(
         "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
     }
 )
-AGENT = DreamerConfig(horizon=2, units=8, layers=1)
+AGENT = configured(DreamerConfig, horizon=2, units=8, layers=1)
 ADAPTER = partial(open_adapter(load_registry(), "branch")[0].make, "worldlab/Branch-v0", CORE.env)
 with EnvPool(ADAPTER, 1, 0, seed=0) as _pool:
     SPACES = (_pool.observation_space, _pool.action_space)
@@ -94,7 +95,9 @@ def check_routing(built: Composed, ctx: Context) -> None:
     apart = tree_map(lambda x: x.detach().requires_grad_() if x.is_floating_point() else x, ctx.latent)
     ctx, held = replace(ctx, latent=apart), [x for x in leaves(apart) if x.requires_grad]
     weights = [p for p in model.dynamics.parameters() if p.requires_grad]
-    terms = {name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings).items()}
+    terms = {
+        name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings.free_nats).items()
+    }
     own = {name: term.sum() for name, term in model.dynamics.losses(ctx).items()}
     assert ("dyn" in terms) != bool(own), "a dynamics learns by the matching rule or by its own losses"
     learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
@@ -105,6 +108,9 @@ def check_routing(built: Composed, ctx: Context) -> None:
     assert ("rep" in terms) == (rule.rep != "none")
     if "rep" in terms:
         assert reached(terms["rep"], held) and not reached(terms["rep"], weights)
+    assert ("anchor" in terms) == (rule.rep == "score_anchor")
+    if "anchor" in terms:
+        assert reached(terms["anchor"], held) and not reached(terms["anchor"], weights)
 
 
 @pytest.mark.slow

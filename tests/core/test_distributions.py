@@ -10,13 +10,13 @@ from worldlab.heads import TwoHotHead
 
 
 def bins() -> torch.Tensor:
-    """Bin values of the two-hot, independently: symexp of 255 evenly spaced numbers in [-20, 20], float64."""
+    """Compute the bin values of the two-hot independently: symexp of 255 evenly spaced numbers in [-20, 20], float64."""
     ends = torch.linspace(-20, 20, 255, dtype=torch.float64)
     return torch.sign(ends) * (torch.exp(ends.abs()) - 1)
 
 
 def target_weights(x: float) -> torch.Tensor:
-    """The two-hot weights of x by search over all neighbouring pairs."""
+    """Compute the two-hot weights of x by search over all neighbouring pairs."""
     values, weights = bins(), torch.zeros(255, dtype=torch.float64)
     x = min(max(x, values[0].item()), values[-1].item())
     for low in range(254):
@@ -83,7 +83,7 @@ def test_a_distribution_is_a_tree():
 
 @pytest.mark.parametrize("x", VALUES)
 def test_two_hot_target_has_mean_x_and_at_most_two_bins(x):
-    """The gradient of log_prob at uniform logits is weights - 1/255: it shows the target the loss really used."""
+    """The gradient of log_prob at uniform logits is weights - 1/255: it shows the target that the loss used."""
     logits = torch.zeros(255, dtype=torch.float64, requires_grad=True)
     TwoHot(logits).log_prob(torch.tensor(x, dtype=torch.float64)).backward()
     assert logits.grad is not None
@@ -113,7 +113,7 @@ def test_first_mean_of_a_head_is_exactly_zero_for_any_features():
 
 
 def test_minimising_the_two_hot_loss_finds_the_mean_of_random_targets():
-    """The mean is taken in raw units, so a gamble of -1 or 9 is worth 4, not something in between in log units."""
+    """The mean is computed in raw units, so a gamble of -1 or 9 has the value 4, not a mean of log units."""
     weights = (target_weights(-1.0) + target_weights(9.0)) / 2
     best = TwoHot(weights.clamp(min=1e-300).log())
     assert best.mean.item() == pytest.approx(4)

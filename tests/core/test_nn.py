@@ -11,6 +11,7 @@ from worldlab.nn import (
     GRUCell,
     ObsHead,
     ObsTrunk,
+    RecurrentMemory,
     check_shape,
     ema_update,
     frozen,
@@ -91,6 +92,21 @@ def test_gru_cell_is_the_gated_unit_of_its_docstring():
     reset, candidate, update = gates[:, :4].sigmoid(), gates[:, 4:8], (gates[:, 8:] - 1).sigmoid()
     expected = (1 - update) * h + update * torch.tanh(reset * candidate)
     torch.testing.assert_close(cell(x, h), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recurrent_memory_is_a_gru_over_an_mlp_of_latent_and_action(layers):
+    memory = RecurrentMemory(5, units=7, memory=4, layers=layers)
+    z, action = torch.randn(6, 3, generator=gen()), torch.randn(6, 2, generator=gen(1))
+    state = {"h": torch.randn(6, 4, generator=gen(2))}
+    after = memory.step(state, z, action)
+    expected = memory.cell(memory.input(torch.cat([z, action], 1)), state["h"])
+    assert set(after) == {"h"} and torch.equal(after["h"], expected) and after["h"].shape == (6, 4)
+    linears = [layer for layer in memory.input if isinstance(layer, torch.nn.Linear)]
+    assert [layer.out_features for layer in linears] == [7] * layers and linears[0].in_features == 5
+    start = memory.initial(3)
+    assert set(start) == {"h"} and torch.equal(start["h"], torch.zeros(3, 4))
+    assert memory.double().initial(1)["h"].dtype == torch.float64  # of the type and on the device of its weights
 
 
 def test_random_shift_moves_each_picture_as_a_whole_and_repeats_edges():

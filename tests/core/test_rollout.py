@@ -151,7 +151,7 @@ def test_the_memory_of_a_step_never_sees_its_own_observation_or_later_ones(use_m
 
 def test_reset_rows_replaces_exactly_the_marked_rows():
     world = make(True, False)
-    carry = {"state": {"h": torch.ones(3, MEMORY)}, "z": torch.ones(3, 4)}
+    carry = rollout.Carry({"h": torch.ones(3, MEMORY)}, torch.ones(3, 4))
     mask = torch.tensor([False, True, False])
     after, action = rollout.reset_rows(world.dynamics, carry, torch.ones(3, 2), mask)
     assert after.state["h"].sum(1).tolist() == [MEMORY, 0, MEMORY]
@@ -193,7 +193,7 @@ class Point:
 
 
 def test_imagine_follows_the_plan_action_k_leads_to_features_k_plus_1():
-    carry = {"state": {"h": torch.tensor([[100.0], [200.0]])}, "z": torch.tensor([[2.0], [0.0]])}
+    carry = rollout.Carry({"h": torch.tensor([[100.0], [200.0]])}, torch.tensor([[2.0], [0.0]]))
     plan = torch.tensor([[[1.0], [3.0], [0.0]], [[0.0], [0.0], [2.0]]])
     features, action = rollout.imagine(Counter(), carry, plan, 3, None)
     # h after each step: 100 + 10 + 2, then + 30 + 1, then + 0 + 1
@@ -203,7 +203,7 @@ def test_imagine_follows_the_plan_action_k_leads_to_features_k_plus_1():
 
 
 def test_imagine_asks_the_policy_at_the_features_it_acts_from():
-    carry = {"state": {"h": torch.tensor([[0.0]])}, "z": torch.tensor([[0.0]])}
+    carry = rollout.Carry({"h": torch.tensor([[0.0]])}, torch.tensor([[0.0]]))
     asked = []
 
     def policy(features: Tensor) -> Tensor:

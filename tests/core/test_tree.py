@@ -19,7 +19,7 @@ def make(n: int = 3) -> Pair:
     return Pair(base, "kept", {"a": (base + 10, None), "b": [base.long()]})
 
 
-def test_map_keeps_structure_types_and_what_is_no_tensor():
+def test_map_keeps_structure_types_and_other_leaves():
     out = tree.tree_map(lambda a, b: a + b, make(), make())
     assert isinstance(out, Pair) and out.name == "kept"
     assert isinstance(out.rest["a"], tuple) and out.rest["a"][1] is None and isinstance(out.rest["b"], list)
@@ -27,7 +27,7 @@ def test_map_keeps_structure_types_and_what_is_no_tensor():
     torch.testing.assert_close(out.rest["a"][0], make().rest["a"][0] * 2)
 
 
-def test_trees_of_other_structure_are_refused():
+def test_trees_of_different_structure_are_an_error():
     with pytest.raises(ValueError):
         tree.tree_map(lambda a, b: a, [torch.zeros(1)], [torch.zeros(1), torch.zeros(1)])
     with pytest.raises(KeyError):
@@ -40,7 +40,7 @@ def test_leaves_come_in_the_order_of_the_structure():
     assert leaves[1][0, 0] == 10
 
 
-def test_stack_then_select_gives_back_each_tree():
+def test_stack_then_select_returns_each_tree():
     stacked = tree.stack([make(), tree.tree_map(lambda leaf: leaf + 1, make())])
     assert stacked.x.shape == (3, 2, 2)
     row, time = torch.tensor([2, 0]), torch.tensor([1, 0])
@@ -58,7 +58,7 @@ def test_where_picks_whole_rows_of_any_rank():
     assert out["b"].sum((1, 2)).tolist() == [4, 0, 4]
 
 
-def test_where_lets_nothing_through_from_the_row_not_picked():
+def test_where_ignores_the_row_that_is_not_selected():
     broken = torch.full((2, 1), torch.nan)
     good = torch.ones(2, 1, requires_grad=True)
     tree.where(torch.tensor([True, True]), good, broken).sum().backward()

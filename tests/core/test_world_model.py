@@ -6,7 +6,7 @@ import torch
 from model_kit import MEMORY, batch_for, build_model, build_parts, gen, weighted_terms
 
 from worldlab import tree
-from worldlab.errors import PluginError
+from worldlab.interfaces import Player
 from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import noise_batch
 from worldlab.settings import ModelSettings
@@ -147,7 +147,7 @@ def test_a_loss_of_another_shape_is_refused_by_name():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())
     model.decoder.losses = lambda ctx, player="main": {"wrong": torch.zeros(3)}  # type: ignore[method-assign]
-    with pytest.raises(PluginError, match="loss 'wrong' of ReferenceDecoder"):
+    with pytest.raises(AssertionError, match="loss 'wrong' of ReferenceDecoder"):
         weighted_terms(model, ctx)
 
 
@@ -181,15 +181,43 @@ def test_render_restores_the_units_of_the_environment():
 @pytest.mark.parametrize("blind", [False, True])
 def test_every_parameter_has_exactly_one_player(blind):
     model = blind_model() if blind else build_model()
-    ids = [id(p) for group in model.players().values() for p in group]
+    ids = [id(p) for player in model.players().values() for p in player.parameters]
     assert len(ids) == len(set(ids))
     assert set(ids) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
 def test_a_part_that_forgets_a_parameter_is_our_bug_or_a_plugins_and_is_named():
     model = build_model()
-    model.decoder.players = lambda: {"main": list(model.decoder.parameters())[1:]}  # type: ignore[method-assign]
+    model.decoder.players = lambda: {"main": Player(list(model.decoder.parameters())[1:])}  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="ReferenceDecoder"):
+        model.players()
+
+
+def test_players_of_one_name_are_merged_and_keep_their_optimiser():
+    model = build_model()
+    head, own = list(model.dynamics.head.parameters()), list(model.dynamics.cell.parameters())  # type: ignore[union-attr]
+    forgetful = {"rate": 3e-4, "betas": (0.0, 0.99)}
+    model.dynamics.players = lambda: {"main": Player(own), "critic": Player(head, **forgetful)}  # type: ignore[method-assign]
+    bias, rest = model.decoder.net.vectors[-1].bias, []  # type: ignore[union-attr]
+    rest = [p for p in model.decoder.parameters() if p is not bias]
+    model.decoder.players = lambda: {"main": Player(rest), "critic": Player([bias], **forgetful)}  # type: ignore[method-assign]
+    players = model.players()
+    assert set(players) == {"main", "critic"}
+    assert [id(p) for p in players["critic"].parameters] == [id(p) for p in [*head, bias]]
+    assert (players["critic"].rate, players["critic"].betas) == (3e-4, (0.0, 0.99))
+    assert (players["main"].rate, players["main"].betas) == (None, (0.9, 0.999))
+    held = {id(p) for player in players.values() for p in player.parameters}
+    assert held == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("other", [{"betas": (0.9, 0.999)}, {"betas": (0.0, 0.999), "rate": 1e-3}])
+def test_parts_that_disagree_on_a_players_optimiser_are_refused(other):
+    model = build_model()
+    for part, options in ((model.dynamics, {"betas": (0.0, 0.999)}), (model.decoder, other)):
+        first, *rest = part.parameters()
+        players = {"main": Player(rest), "critic": Player([first], **options)}
+        part.players = lambda players=players: players  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="player 'critic' has two optimisers"):
         model.players()
 
 

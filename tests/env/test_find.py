@@ -1,4 +1,4 @@
-"""Choosing an adapter by what the user typed, and the report on an environment."""
+"""Tests of the choice of an adapter by id, and of the report on an environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldlab.env.find import EnvAdapter, check_env, env_names, open_adapter
+from worldlab.env.find import EnvAdapter, env_names, inspect_env, open_adapter
 from worldlab.errors import EnvError, PluginError
 
 
@@ -51,7 +51,7 @@ def test_a_registered_name_wins_over_the_others():
     assert open_adapter(registry, "x") == (wins, "mine/X-v0")
 
 
-def test_the_others_are_asked_in_order_and_classes_are_built():
+def test_other_adapters_are_tried_in_order_and_classes_are_instantiated():
     class Built(Adapter):
         def __init__(self):
             super().__init__({"CarRacing": "CarRacing-v3"})
@@ -68,7 +68,7 @@ def test_an_unknown_id_gets_the_closest_name():
         assert error.value.exit_code == 4 and "plugin broken is broken" in (error.value.cause or "")
 
 
-def test_a_broken_adapter_is_fatal_only_when_asked_for():
+def test_a_broken_adapter_is_fatal_only_when_named():
     registry = FakeRegistry(broken=None, odd=SimpleNamespace(), good=Adapter({"x": "X"}))
     assert open_adapter(FakeRegistry(broken=None, good=Adapter({"x": "X"})), "x")[1] == "X"
     for name in ("broken", "odd"):
@@ -99,19 +99,19 @@ class Walk(gymnasium.Env):
 
 
 def statuses(env) -> dict[str, str]:
-    return {finding["check"]: finding["status"] for finding in check_env(env, seconds=0.05)}
+    return {finding["check"]: finding["status"] for finding in inspect_env(env, seconds=0.05)}
 
 
-def test_check_env_reports_what_it_finds():
+def test_inspect_env_reports_findings():
     good = {"spaces": "ok", "values": "ok", "seeding": "ok", "speed": "ok", "episodes": "ok"}
     assert statuses(Walk()) == good
     assert statuses(Walk(seeded=False)) == good | {"seeding": "warn"}
     assert statuses(Walk(bound=50.0)) == good | {"values": "warn"}
 
 
-def test_check_env_turns_failures_into_findings():
+def test_inspect_env_turns_failures_into_findings():
     env = Walk()
     env.step = lambda action: 1 / 0  # type: ignore[assignment]
     assert statuses(env) == {"spaces": "ok", "runs": "fail"}
     env.action_space = spaces.MultiBinary(2)
-    assert any("not supported" in finding["detail"] for finding in check_env(env, seconds=0.05))
+    assert any("not supported" in finding["detail"] for finding in inspect_env(env, seconds=0.05))

@@ -1,4 +1,4 @@
-"""EnvPool: the same data for any number of workers, same-step restarts, and faults that name the environment."""
+"""Tests of EnvPool: equal data for any number of workers, same-step restarts, errors that name the environment."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_data_does_not_depend_on_the_number_of_workers():
         assert (remote.env_id, remote.action_space) == ("Counter", spaces.Discrete(100))
 
 
-def test_an_ended_episode_gives_its_last_observation_and_the_next_first_one():
+def test_an_ended_episode_returns_its_final_and_the_next_first_observation():
     with EnvPool(Counter, 2, 0, seed=0) as pool:
         first, *steps = run(pool)
     assert first.is_first.all() and not first.done.any() and first.reset_obs is None
@@ -115,7 +115,7 @@ def test_a_killed_worker_is_named():
 
 
 def test_a_signal_to_the_group_ends_no_worker():
-    """A terminal and a scheduler signal every process of a group, those that are only starting as well."""
+    """A terminal or a scheduler signals every process of the group, including those that are still starting."""
 
     def signal_all() -> None:
         for child in multiprocessing.active_children():
@@ -134,7 +134,7 @@ def test_a_signal_to_the_group_ends_no_worker():
 
 
 class Simulator(Counter):
-    """Starts a program and ends it, as environments around a simulator do; the reward is its exit code."""
+    """Starts and terminates a program, like environments around a simulator; the reward is its exit code."""
 
     def step(self, action):
         program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -143,13 +143,13 @@ class Simulator(Counter):
         return obs, float(program.wait(30)), terminated, truncated, info
 
 
-def test_what_an_environment_starts_in_a_worker_can_be_ended():
+def test_processes_that_an_environment_starts_in_a_worker_can_be_terminated():
     with EnvPool(Simulator, 1, 1, seed=0) as pool:
         pool.reset()
         assert pool.step([0]).reward.tolist() == [-signal.SIGTERM]
 
 
-def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path):
+def test_a_script_without_a_main_guard_gets_an_explanation(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import gymnasium\nfrom worldlab.env.pool import EnvPool\nEnvPool(lambda: gymnasium.make('CartPole-v1'), 1, 1)\n"
@@ -197,8 +197,8 @@ def test_same_episodes_gives_every_environment_the_same_sequence_of_them():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_reset_of_all_makes_their_episodes_the_same_again(workers):
-    """However many each had begun: environments that rest fall behind the others."""
+def test_a_reset_makes_the_episodes_of_all_environments_equal_again(workers):
+    """Idle environments have begun fewer episodes than the others."""
     with EnvPool(Counter, 3, workers, seed=1, same_episodes=True) as pool:
         secrets = [pool.reset().obs["vector"][:, 0]]
         for _ in range(7):
@@ -210,12 +210,12 @@ def test_a_reset_of_all_makes_their_episodes_the_same_again(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_environment_that_rests_stays_as_it_was(workers):
+def test_an_idle_environment_does_not_change(workers):
     with EnvPool(Counter, 3, workers, seed=5) as pool:
         before = pool.reset()
         pool.send([7, 7, 7], np.array([False, True, False]))
         after = pool.receive()
-        assert after.rested.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
+        assert after.skipped.tolist() == [False, True, False] and after.reward.tolist() == [7, 0, 7]
         assert after.obs["vector"][:, 1].tolist() == [1, 0, 1] and not after.done.any()
         assert (after.obs["vector"][:, 0] == before.obs["vector"][:, 0]).all()
         pool.step([7, 7, 7])
@@ -237,7 +237,7 @@ class Threads(Counter):
         return self._obs(), {}
 
 
-def test_workers_compute_in_one_thread_unless_the_user_says_otherwise(monkeypatch):
+def test_workers_use_one_thread_unless_the_user_sets_another_number(monkeypatch):
     for name in BLAS_THREADS:
         monkeypatch.delenv(name, raising=False)
     with EnvPool(Threads, 1, 1, seed=0) as pool:

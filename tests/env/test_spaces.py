@@ -1,4 +1,4 @@
-"""Spaces: specs, the action codec against hand-computed values, and what is refused."""
+"""Tests of spaces: specs, the action codec against hand-computed values, unsupported spaces."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_images_become_channels_first_and_vectors_stay():
         (spaces.Dict({"x": spaces.Box(0, 255, (16, 65, 3), np.uint8)}), "over 4 times"),
     ],
 )
-def test_refused_observation_spaces(space, says):
+def test_unsupported_observation_spaces(space, says):
     with pytest.raises(EnvError, match=says) as error:
         obs_spec(space)
     assert len(error.value.message) <= 100 and error.value.fix
@@ -78,7 +78,7 @@ def test_decoding_inverts_encoding_for_any_shape_and_stays_inside():
         spaces.MultiBinary(4),
     ],
 )
-def test_refused_action_spaces(space):
+def test_unsupported_action_spaces(space):
     with pytest.raises(EnvError) as error:
         action_spec(space)
     assert len(error.value.message) <= 100 and error.value.fix

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from worldlab_envs.distractors import COLOURS, DRIFT, KICK, RADIUS, Distractors
-from worldlab_envs.wrappers import boundary
+from worldlab_envs.wrappers import wrap_env
 
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
-from worldlab.study.measures.abilities import ShowsNoise, able
+from worldlab.study.measures.ground_truth import HasNoiseFactors, find_layer
 
 
 class Grey(gymnasium.Env):
@@ -62,7 +62,7 @@ def test_what_is_drawn_is_where_the_factors_say():
     env = Distractors(Grey(level=100), 0.5)
     env.reset(seed=1)
     env._place = np.array([[0.25, 0.25], [0.75, 0.25], [0.5, 0.8]])
-    picture = env._over(np.full((32, 32, 3), 100, np.uint8)).astype(float)
+    picture = env._draw_blobs(np.full((32, 32, 3), 100, np.uint8)).astype(float)
     for (x, y), colour in zip(env._place, COLOURS, strict=True):
         np.testing.assert_allclose(picture[int(y * 32), int(x * 32)], 100 + 0.5 * (colour - 100), atol=2)
     assert (picture[15, 0] == 100).all() and (picture[31, 0] == 100).all()
@@ -97,10 +97,10 @@ def test_grey_pictures_get_grey_blobs_and_alpha_is_left_alone():
 
 def test_the_setting_puts_them_on_top_of_what_is_seen():
     def at_boundary(**settings):
-        return boundary(Grey(), "Grey-v0", EnvSettings(id="Grey-v0", size=16, **settings))
+        return wrap_env(Grey(), "Grey-v0", EnvSettings(id="Grey-v0", size=16, **settings))
 
     plain, noisy = at_boundary(), at_boundary(distractors=0.5)
-    assert able(plain, ShowsNoise) is None and able(noisy, ShowsNoise) is not None
+    assert find_layer(plain, HasNoiseFactors) is None and find_layer(noisy, HasNoiseFactors) is not None
     obs, _ = noisy.reset(seed=0)
     assert obs["image"].shape == (16, 16, 3) and (obs["image"] != 100).any() and obs["x"] == 1
     assert (plain.reset(seed=0)[0]["image"] == 100).all()
@@ -113,5 +113,5 @@ def test_where_there_is_no_picture_it_says_how_to_get_one():
             self.observation_space = spaces.Dict({"x": self.observation_space["x"]})
 
     with pytest.raises(EnvError, match="shows none") as caught:
-        boundary(Blind(), "Blind-v0", EnvSettings(id="Blind-v0", distractors=0.5))
+        wrap_env(Blind(), "Blind-v0", EnvSettings(id="Blind-v0", distractors=0.5))
     assert "--env.pixels" in caught.value.fix and len(caught.value.message) <= 100

@@ -6,12 +6,18 @@ import gymnasium
 import numpy as np
 import pytest
 from worldlab_envs.branch import SIDE, branch_probabilities, cell_of, picture_of
-from worldlab_envs.truth import truth
+from worldlab_envs.truth import read_truth
 
 from worldlab.env.find import open_adapter
 from worldlab.registry import load_registry
 from worldlab.settings import EnvSettings
-from worldlab.study.measures.abilities import KnowsOdds, ReadsTruth, TellsTruth, able, truth_reader
+from worldlab.study.measures.ground_truth import (
+    HasTransitionProbs,
+    HasTruth,
+    TruthAdapter,
+    find_layer,
+    find_truth_reader,
+)
 
 
 def opened(id, **settings):
@@ -22,7 +28,7 @@ def opened(id, **settings):
     env.action_space.seed(3)
     for _ in range(6):
         obs, *_ = env.step(env.action_space.sample())
-    read = truth_reader(adapter, env)
+    read = find_truth_reader(adapter, env)
     assert read is not None
     return env, obs, read()
 
@@ -82,14 +88,14 @@ def test_a_car_on_its_road_and_beside_it():
     half = 40 / 6
     hull.position, hull.angle = tuple(np.array([x, y]) + 0.5 * half * right), direction - np.pi / 2
     hull.linearVelocity = tuple(3.0 * np.array([-right[1], right[0]]))
-    moved = truth(env)
+    moved = read_truth(env)
     assert moved["road_offset"][0] == pytest.approx(0.5, abs=0.05)
     assert moved["road_heading"][0] == pytest.approx(-1, abs=0.01)
     # The car looks to the right of the road and moves along it: to its own left.
     assert moved["speed"][0] == pytest.approx(0, abs=1e-5) and moved["slip"][0] == pytest.approx(-3, abs=1e-5)
     for wheel in inner.car.wheels[:3]:
         wheel.tiles.clear()
-    assert truth(env)["off_road"][0] == pytest.approx(0.75)
+    assert read_truth(env)["off_road"][0] == pytest.approx(0.75)
 
 
 def test_our_own_environments_tell_it_themselves():
@@ -98,22 +104,26 @@ def test_our_own_environments_tell_it_themselves():
     assert np.abs(obs["vector"] - env.unwrapped.C @ told["x"]).max() < 5 * 0.1  # the observation's noise
     env, obs, told = opened("branch")
     assert 4 * told["row"][0] + told["column"][0] == cell_of(obs["image"])
-    assert isinstance(env.unwrapped, TellsTruth)
+    assert isinstance(env.unwrapped, HasTruth)
 
 
 def test_a_simulator_nobody_knows_tells_nothing():
     adapter, _ = open_adapter(load_registry(), "Pendulum")
     blackjack = gymnasium.make("Blackjack-v1", disable_env_checker=True)
-    assert isinstance(adapter, ReadsTruth) and truth(blackjack) is None and truth_reader(adapter, blackjack) is None
+    assert (
+        isinstance(adapter, TruthAdapter)
+        and read_truth(blackjack) is None
+        and find_truth_reader(adapter, blackjack) is None
+    )
 
 
 @pytest.mark.parametrize("size", [None, 32, 12])
 def test_the_odds_of_a_branching_world_and_the_cells_its_pictures_show(size):
     adapter, full = open_adapter(load_registry(), "branch")
     env = adapter.make(full, EnvSettings(id=full, size=size))
-    knows = able(env, KnowsOdds)
+    knows = find_layer(env, HasTransitionProbs)
     assert knows is not None
-    odds = knows.odds()
+    odds = knows.transition_probs()
     assert odds.shape == (16, 4, 16) and np.allclose(odds.sum(2), 1)
     for cell, action in np.ndindex(16, 4):
         assert {k: odds[cell, action, k] for k in np.flatnonzero(odds[cell, action])} == branch_probabilities(
@@ -130,6 +140,6 @@ def test_the_odds_of_a_branching_world_and_the_cells_its_pictures_show(size):
 
 
 def test_the_nearest_picture_may_be_a_little_off():
-    knows = able(gymnasium.make("worldlab/Branch-v0", disable_env_checker=True), KnowsOdds)
+    knows = find_layer(gymnasium.make("worldlab/Branch-v0", disable_env_checker=True), HasTransitionProbs)
     noisy = picture_of(6) + np.random.default_rng(0).integers(0, 12, (16, 16, 3))
     assert knows.state_of({"image": np.clip(noisy, 0, 255).astype(np.uint8)[None]}).tolist() == [6]

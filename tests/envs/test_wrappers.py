@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.wrappers import CheckedEnv, area_weights, boundary, resize
+from worldlab_envs.wrappers import CheckedEnv, area_weights, resize, wrap_env
 
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
@@ -37,7 +37,7 @@ class Scripted(gymnasium.Env):
 
 
 def wrap(env, limit=None, **settings):
-    return boundary(env, "Scripted-v0", EnvSettings(**settings), frame_limit=limit)
+    return wrap_env(env, "Scripted-v0", EnvSettings(**settings), frame_limit=limit)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Dreams behind the interfaces of Gymnasium and Stable-Baselines3: both libraries' checkers, and a dream whose value is known."""
+"""Tests of dreams as environments: the checkers of both libraries, and a dream whose value is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from worldlab.distributions import Normal, OneHot, tempered
 from worldlab.errors import ConfigError
-from worldlab.evaluation.dream_env import DreamEnv, Dreamer, DreamVecEnv, DreamVectorEnv, starts_from
+from worldlab.evaluation.dream_env import DreamEnv, DreamPool, DreamVecEnv, DreamVectorEnv, starts_from
+from worldlab.rollout import Carry
 from worldlab.testing.toys import ACTIONS
 from worldlab.world_model import WorldModel
 
@@ -35,24 +36,24 @@ class Constant(torch.nn.Module):
         return self
 
 
-def dreamer(action="discrete", num=COUNT, horizon=5, cont=1.0, reward=1.0, **options) -> Dreamer:
+def dream_pool(action="discrete", num=COUNT, horizon=5, cont=1.0, reward=1.0, **options) -> DreamPool:
     model = build_model(action=ACTIONS[action])
     model.reward, model.cont = Constant(reward), Constant(cont)  # type: ignore[assignment]
     starts = starts_from(model, batch_for(model), gen())
-    return Dreamer(model, starts, num, horizon, **options)
+    return DreamPool(model, starts, num, horizon, **options)
 
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 def test_both_libraries_checkers_accept_a_dream(action):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*infinity.*|.*not within.*|.*different from the unwrapped.*")
-        sb3_check(DreamEnv(dreamer(action, num=1)), warn=False)
-        gymnasium_check(DreamEnv(dreamer(action, num=1)), skip_render_check=True)
+        sb3_check(DreamEnv(dream_pool(action, num=1)), warn=False)
+        gymnasium_check(DreamEnv(dream_pool(action, num=1)), skip_render_check=True)
 
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 def test_a_vector_of_dreams_is_a_gymnasium_vector_env(action):
-    env = DreamVectorEnv(dreamer(action, horizon=3, cont=0.7))
+    env = DreamVectorEnv(dream_pool(action, horizon=3, cont=0.7))
     assert env.metadata["autoreset_mode"] == gymnasium.vector.AutoresetMode.SAME_STEP
     first, _ = env.reset(seed=4)
     assert first in env.observation_space and first.shape == (COUNT, env.single_observation_space.shape[0])
@@ -75,7 +76,7 @@ def test_a_vector_of_dreams_is_a_gymnasium_vector_env(action):
 def test_the_same_seed_dreams_the_same_and_another_does_not():
     runs = []
     for seed in (3, 3, 4):
-        env = DreamVectorEnv(dreamer("continuous", cont=0.8))
+        env = DreamVectorEnv(dream_pool("continuous", cont=0.8))
         out = [env.reset(seed=seed)[0]]
         for _ in range(6):
             out.append(env.step(np.zeros((COUNT, 2), np.float32))[0])
@@ -83,8 +84,8 @@ def test_the_same_seed_dreams_the_same_and_another_does_not():
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
-def test_a_step_is_the_models_step_and_the_horizon_truncates_with_the_observation_arrived_at():
-    made = dreamer("continuous", horizon=2)
+def test_a_step_is_the_models_step_and_truncation_returns_the_final_observation():
+    made = dream_pool("continuous", horizon=2)
     env = DreamVecEnv(made)
     start = env.reset()
     action = np.linspace(-1, 1, 2 * COUNT, dtype=np.float32).reshape(COUNT, 2)
@@ -103,8 +104,8 @@ def test_a_step_is_the_models_step_and_the_horizon_truncates_with_the_observatio
 
 
 def test_returns_in_a_known_dream_match_the_closed_form():
-    """Reward 2 a step, going on with probability 0.8, at most 6 steps: E = 2 sum_k 0.8^k."""
-    made = dreamer("discrete", num=2000, horizon=6, cont=0.8, reward=2.0)
+    """Reward 2 per step, continue probability 0.8, at most 6 steps: E = 2 sum_k 0.8^k."""
+    made = dream_pool("discrete", num=2000, horizon=6, cont=0.8, reward=2.0)
     env = DreamVecEnv(made)
     env.reset()
     total, alive = np.zeros(2000), np.ones(2000, bool)
@@ -119,8 +120,8 @@ def test_returns_in_a_known_dream_match_the_closed_form():
 
 @pytest.mark.slow
 def test_sb3s_value_of_a_known_dream_matches_the_closed_form():
-    """Reward 1, going on with probability 0.9, a long horizon: V = 1 / (1 - 0.9 gamma) everywhere, whatever the policy."""
-    env = DreamVecEnv(dreamer("discrete", num=32, horizon=1000, cont=0.9))
+    """Reward 1, continue probability 0.9, a long horizon: V = 1 / (1 - 0.9 gamma) everywhere, for any policy."""
+    env = DreamVecEnv(dream_pool("discrete", num=32, horizon=1000, cont=0.9))
     with torch.random.fork_rng():
         algo = PPO("MlpPolicy", env, gamma=0.9, n_steps=16, batch_size=256, learning_rate=3e-3, seed=0, device="cpu")
         algo.learn(30_000)
@@ -130,12 +131,12 @@ def test_sb3s_value_of_a_known_dream_matches_the_closed_form():
 
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
-def test_any_sb3_algorithm_learns_in_it_with_nothing_else_written(action):
+def test_any_sb3_algorithm_learns_in_it_without_further_code(action):
     with torch.random.fork_rng():
-        A2C("MlpPolicy", DreamVecEnv(dreamer(action, cont=0.9)), n_steps=4, device="cpu").learn(100)
+        A2C("MlpPolicy", DreamVecEnv(dream_pool(action, cont=0.9)), n_steps=4, device="cpu").learn(100)
 
 
-def test_dreams_start_where_episodes_go_on():
+def test_dreams_start_at_states_that_are_not_terminal():
     model = build_model()
     batch = batch_for(model)
     _, seen = model.observe(batch, gen())
@@ -149,7 +150,7 @@ def test_dreams_start_where_episodes_go_on():
         starts_from(model, type(batch)(**{**vars(batch), "cont": torch.zeros_like(batch.cont)}), gen())
 
 
-def test_temperature_widens_what_can_be_widened_and_nothing_else():
+def test_temperature_widens_only_distributions_that_have_one():
     normal = Normal(torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]))
     assert tempered(normal, 1.0) is normal
     warm: Normal = tempered(normal, 4.0)  # type: ignore[assignment]
@@ -171,13 +172,10 @@ def test_temperature_widens_what_can_be_widened_and_nothing_else():
 def test_a_hotter_dream_strays_further(monkeypatch):
     spread = []
     for temperature in (0.1, 1.0, 10.0):
-        made = dreamer("continuous", num=500, temperature=temperature)
+        made = dream_pool("continuous", num=500, temperature=temperature)
         one: WorldModel = made.model
         carry = one.initial(1)
-        made.starts = lambda n, g, carry=carry: {
-            "state": {"h": carry.state["h"].expand(n, -1)},
-            "z": carry.z.expand(n, -1),
-        }
+        made.starts = lambda n, g, carry=carry: Carry({"h": carry.state["h"].expand(n, -1)}, carry.z.expand(n, -1))
         made.reset()
         z = made.step(np.zeros((500, 2), np.float32)).features[:, one.specs.memory_dim :]
         spread.append(z.std(0).mean())

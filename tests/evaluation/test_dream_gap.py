@@ -1,4 +1,4 @@
-"""The dream-to-real gap where both sides are known."""
+"""Tests of the dream-to-real gap in environments where both returns are known."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from gymnasium import spaces
 from model_kit import build_model, gen
 from test_dream_env import Constant
-from test_episodes import OBS, Judged
+from test_episodes import OBS, Evaluated
 
-from worldlab.evaluation.dream_gap import SEEN, Gap
+from worldlab.evaluation.dream_gap import CONTEXT_STEPS, Gap
 from worldlab.evaluation.episodes import evaluate
 from worldlab.experience.acting import ActingAgent
 
 
 class Steady(gymnasium.Env):
-    """Pays 2 a step; ends after 4 + 2 n steps in the n-th environment."""
+    """Has reward 2 per step; ends after 4 + 2 n steps in the n-th environment."""
 
     observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1, 1, (2,), np.float32)
     made = 0
     cut = False
-    """Whether an episode that is over was truncated."""
+    """Whether episodes end by truncation."""
 
     def __init__(self) -> None:
         self.length = 4 + 2 * Steady.made
@@ -45,47 +45,47 @@ class Steady(gymnasium.Env):
         )
 
 
-def judged(reward: float, cont: float, horizon: int) -> Gap:
+def gap_of(reward: float, cont: float, horizon: int) -> Gap:
     Steady.made = 0
     model = build_model(obs=OBS)
     model.reward, model.cont = Constant(reward), Constant(cont)  # type: ignore[assignment]
-    acting = ActingAgent(model, Judged(), Steady.action_space, gen())
+    acting = ActingAgent(model, Evaluated(), Steady.action_space, gen())
     gap = evaluate(acting, Steady, episodes=4, seed=0, dream_horizon=horizon).gap
     assert gap is not None
     return gap
 
 
-def test_both_sides_are_counted_from_the_same_decision_on():
-    """Episodes of 4, 6, 8 and 10 steps: the first is over before its dream would begin, the others go on for 1, 3, 5."""
-    gap = judged(reward=3.0, cont=0.5, horizon=4)
-    assert SEEN == 5
+def test_both_returns_start_at_the_same_decision():
+    """Episodes have 4, 6, 8 and 10 steps: the first ends before its dream begins, the others 1, 3 and 5 steps later."""
+    gap = gap_of(reward=3.0, cont=0.5, horizon=4)
+    assert CONTEXT_STEPS == 5
     assert gap.real == [2.0, 6.0, 8.0]  # the last is cut at the horizon of 4
     assert gap.dreamt == pytest.approx([3 * (1 + 0.5 + 0.25 + 0.125)] * 3)
 
 
-def test_a_dream_of_an_episode_that_was_cut_is_as_long(monkeypatch):
+def test_a_dream_of_a_truncated_episode_has_its_length(monkeypatch):
     """A perfect model of an environment with a time limit dreams beyond it, and exploits nothing."""
     monkeypatch.setattr(Steady, "cut", True)
-    gap = judged(reward=2.0, cont=1.0, horizon=4)
+    gap = gap_of(reward=2.0, cont=1.0, horizon=4)
     assert gap.real == gap.dreamt == [2.0, 6.0, 8.0] and not gap.exploited
     monkeypatch.setattr(Steady, "cut", False)
-    assert judged(reward=2.0, cont=1.0, horizon=4).dreamt == [8.0] * 3  # ends that the model should have foreseen
+    assert gap_of(reward=2.0, cont=1.0, horizon=4).dreamt == [8.0] * 3  # ends that the model should have foreseen
 
 
 def test_a_dream_that_pays_more_is_exploited_and_one_that_pays_less_is_not():
-    assert judged(reward=50.0, cont=1.0, horizon=4).exploited
-    assert not judged(reward=0.1, cont=1.0, horizon=4).exploited
+    assert gap_of(reward=50.0, cont=1.0, horizon=4).exploited
+    assert not gap_of(reward=0.1, cont=1.0, horizon=4).exploited
     fair = Gap(10, [1.0, 2.1, 2.9, 4.0], [1.1, 2.0, 3.0, 3.9])
     assert not fair.exploited
     assert fair.summary()["difference"] == pytest.approx(0.0) and fair.summary()["starts"] == 4
     assert Gap(10, [1.0], [1.0]).summary()["standard_error"] is None
 
 
-def test_asking_for_the_gap_changes_nothing_that_is_judged():
+def test_measuring_the_gap_does_not_change_the_evaluation():
     returns = []
     for horizon in (0, 5):
         Steady.made = 0
-        acting = ActingAgent(build_model(obs=OBS), Judged(), Steady.action_space, gen())
+        acting = ActingAgent(build_model(obs=OBS), Evaluated(), Steady.action_space, gen())
         outcome = evaluate(acting, Steady, episodes=4, seed=0, deterministic=False, dream_horizon=horizon)
         returns.append((outcome.returns, acting.generator.get_state()))
     assert returns[0][0] == returns[1][0] and torch.equal(returns[0][1], returns[1][1])

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from model_kit import build_model, gen
 
 from worldlab.agent import Agent
-from worldlab.evaluation.episodes import evaluate, judging_workers
+from worldlab.evaluation.episodes import eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
 from worldlab.specs import ArraySpec, ObsSpec
 
@@ -17,7 +17,7 @@ PLAYED: list[tuple[int, float, int]] = []
 
 
 class Uneven(gymnasium.Env):
-    """Episodes of 1 to 9 steps, by the seed; each step pays the episode's secret. Logs (env, return, length) at the end."""
+    """Has episodes of 1 to 9 steps, by the seed; the reward is the episode's secret. Logs (env, return, length)."""
 
     observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -44,8 +44,8 @@ class Uneven(gymnasium.Env):
         return {"vector": np.array([self.secret, self.t, self.length], np.float32)}
 
 
-class Judged(Agent):
-    """Acts on the features without noise when judged; would be caught exploring."""
+class Evaluated(Agent):
+    """Acts on the features, without noise in evaluation; exploration would be detected."""
 
     def __init__(self) -> None:
         super().__init__(None, None)  # type: ignore[arg-type]
@@ -60,12 +60,12 @@ class Judged(Agent):
 def acting():
     Uneven.made = 0
     PLAYED.clear()
-    return ActingAgent(build_model(obs=OBS), Judged(), Uneven.action_space, gen())
+    return ActingAgent(build_model(obs=OBS), Evaluated(), Uneven.action_space, gen())
 
 
 @pytest.mark.parametrize("episodes", [1, 3, 10, 13, 25])
 def test_each_environment_plays_its_share_fixed_beforehand(acting, episodes):
-    """The judged episodes are the first ones of each environment, however short or long the others are."""
+    """The evaluated episodes are the first ones of each environment, whatever the lengths of the others."""
     result = evaluate(acting, Uneven, episodes=episodes, seed=0)
     envs = min(episodes, 10)
     share = [episodes // envs + (i < episodes % envs) for i in range(envs)]
@@ -106,12 +106,12 @@ def test_summary_is_the_mean_and_the_sample_deviation(acting):
     assert evaluate(acting, Uneven, episodes=1, seed=0).summary()["return_std"] is None
 
 
-def test_judging_in_workers_happens_only_where_training_needs_them():
-    assert judging_workers(0) == 0 and judging_workers(2) >= 1
+def test_evaluation_uses_workers_only_if_training_does():
+    assert eval_workers(0) == 0 and eval_workers(2) >= 1
 
 
-def test_predict_speaks_stable_baselines(acting):
-    """Their evaluate_policy drives our agent, and sees the returns that our own evaluation sees."""
+def test_predict_works_with_stable_baselines(acting):
+    """SB3's evaluate_policy accepts our agent and measures the same returns as our own evaluation."""
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
@@ -124,7 +124,7 @@ def test_predict_speaks_stable_baselines(acting):
 
 
 def run_by_hand(acting: ActingAgent, make, seed: int, expected: float, length: int) -> None:
-    """One episode, one environment, predict called step by step."""
+    """Play one episode of one environment with `predict`, step by step."""
     env, state, total = make(), None, 0.0
     obs, _ = env.reset(seed=seed)
     start = np.ones(1, bool)

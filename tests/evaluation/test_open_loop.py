@@ -24,7 +24,7 @@ def unbroken(model, length: int = 8):
 
 @pytest.mark.parametrize("start", [1, 3, 7])
 def test_open_loop_is_filter_until_start_then_the_dream_along_the_recorded_actions(start):
-    """An independent loop: filter `start` raw observations, then step with the action that led to each next frame."""
+    """Compare with an independent loop: filter `start` observations, then step with the action before each next frame."""
     model = build_model()
     raw = unbroken(model)
     batch = replace(raw, obs=model.preprocess(raw.obs))
@@ -43,7 +43,7 @@ def test_open_loop_is_filter_until_start_then_the_dream_along_the_recorded_actio
         drawn.append(model.render(features)["vector"])
     np.testing.assert_allclose(shown.dreamt["vector"], torch.stack(drawn, 1).numpy(), atol=1e-5)
     seen = torch.stack([model.render(features)["vector"] for _, features in posterior], 1)
-    np.testing.assert_allclose(shown.seen["vector"], seen.numpy(), atol=1e-5)
+    np.testing.assert_allclose(shown.reconstructed["vector"], seen.numpy(), atol=1e-5)
     np.testing.assert_allclose(shown.real["vector"], raw.obs["vector"].numpy(), atol=1e-4)
     error = ((shown.real["vector"] - shown.dreamt["vector"]) ** 2).mean(-1) ** 0.5
     np.testing.assert_allclose(shown.errors["vector"], error, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What lands in the replay is what an independently driven environment gives."""
+"""Tests of the collector: the replay contains exactly what an independently stepped environment returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldlab.agent import Agent
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action, encode_action, record_schema
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import Collector, following, random_actions, to_batch
+from worldlab.experience.collect import Collector, next_obs, random_actions, to_batch
 from worldlab.experience.replay import Replay
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 
@@ -63,7 +63,7 @@ def collector(envs: int = 3, hold: int = 1) -> Collector:
 
 
 def streams(made: Collector) -> list[dict[str, np.ndarray]]:
-    """Every record of each environment, in order, read through `sample`."""
+    """Return every record of each environment, in order, read through `sample`."""
     total = len(made.replay) // made.pool.num_envs
     out: list = [None] * made.pool.num_envs
     rng = np.random.default_rng(0)
@@ -119,8 +119,8 @@ def test_replay_records_equal_an_independently_driven_environment():
         assert np.isclose(sums, ret, atol=1e-4).any()
 
 
-def test_recorded_actions_are_what_the_environment_was_given():
-    """Native actions are clipped and rescaled; the record is their encoding, not what the agent wished for."""
+def test_recorded_actions_are_the_actions_of_the_environment():
+    """Native actions are clipped and rescaled; the record is their encoding, not the agent's output."""
     made = collector(envs=1)
     made.start()
     for _ in range(4):
@@ -152,7 +152,7 @@ def test_the_agent_acts_on_the_filter_of_exactly_what_was_recorded():
     assert compared == 12
 
 
-def test_the_agents_own_state_starts_afresh_with_each_episode():
+def test_the_agents_state_is_reset_with_each_episode():
     made = collector(envs=1)
     made.start()
     for _ in range(12):
@@ -161,7 +161,7 @@ def test_the_agents_own_state_starts_afresh_with_each_episode():
     assert counts == [0, 1, 2, 3, 4] * 2 + [0, 1]
 
 
-def test_the_filter_starts_afresh_after_random_steps():
+def test_the_filter_is_reset_after_random_steps():
     made = collector(envs=1)
     made.start()
     made.step()
@@ -185,15 +185,15 @@ def test_held_random_actions_repeat_within_an_episode_and_only_there():
     assert repeats(free) == 0 and repeats(held) > 10
 
 
-def test_following_takes_the_reset_observation_of_ended_episodes_only():
+def test_next_obs_takes_the_reset_observation_of_ended_episodes_only():
     pool = EnvPool(Walk, 2, 0, seed=7)
     pool.reset()
     for _ in range(5):
         arrivals = pool.step(np.zeros((2, 2), np.float32))
     assert arrivals.done.all() and arrivals.reset_obs is not None
-    np.testing.assert_array_equal(following(arrivals)["vector"], arrivals.reset_obs["vector"])
+    np.testing.assert_array_equal(next_obs(arrivals)["vector"], arrivals.reset_obs["vector"])
     later = pool.step(np.zeros((2, 2), np.float32))
-    np.testing.assert_array_equal(following(later)["vector"], later.obs["vector"])
+    np.testing.assert_array_equal(next_obs(later)["vector"], later.obs["vector"])
 
 
 def test_random_actions_are_uniform_and_encoded():
@@ -220,49 +220,51 @@ def test_to_batch_keeps_every_number_and_scales_the_observation_once():
     assert batch.mask.all()
 
 
-class Listening(Echo):
-    """Is told what its episodes came to."""
+class EpisodeAgent(Echo):
+    """Records the returns of its episodes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[tuple[float, float]] = []
+        self.received: list[tuple[float, float]] = []
 
-    def episode_over(self, state, ret):
-        self.heard.append((float(state["count"]), ret))
+    def after_episode(self, state, ret):
+        self.received.append((float(state["count"]), ret))
 
-    def resting(self, state):
+    def idle(self, state):
         return torch.zeros_like(state["count"], dtype=torch.bool)
 
-    def progress(self):
-        return {"heard": len(self.heard)}
+    def metrics(self):
+        return {"received": len(self.received)}
 
 
-class Tired(Listening):
-    """Rests in environment 1 from its second decision on until the others have ended an episode."""
+class IdleAgent(EpisodeAgent):
+    """Is idle in environment 1 from its second decision on, until two other episodes have ended."""
 
-    def resting(self, state):
-        rests = (state["count"] > 1) & (len(self.heard) < 2)
-        return rests & (torch.arange(len(rests)) == 1)
+    def idle(self, state):
+        idle = (state["count"] > 1) & (len(self.received) < 2)
+        return idle & (torch.arange(len(idle)) == 1)
 
 
-def test_an_agent_that_asks_for_it_hears_what_its_episodes_came_to_and_nothing_of_random_ones():
+def test_an_agent_that_learns_from_episodes_gets_the_returns_of_its_own_episodes_only():
     made = collector()
-    agent = Listening()
+    agent = EpisodeAgent()
     made.acting.agent = agent
     made.start()
     rng = np.random.default_rng(0)
     for _ in range(5):
         made.step(rng)  # every episode ends once, played at random
-    assert len(made.finished) == 3 and agent.heard == []
+    assert len(made.finished) == 3 and agent.received == []
     for _ in range(10):
         made.step()
     assert len(made.finished) == 9
-    assert agent.heard == [(5.0, ret) for ret, _ in made.finished[3:]]  # five decisions each: its own state at the end
+    assert agent.received == [
+        (5.0, ret) for ret, _ in made.finished[3:]
+    ]  # five decisions each: its own state at the end
 
 
-def test_an_agent_that_is_judged_does_not_take_over_an_episode_half_played():
+def test_an_agent_that_learns_from_episodes_starts_with_new_episodes():
     made = collector()
-    agent = Listening()
+    agent = EpisodeAgent()
     made.acting.agent = agent
     made.start()
     for _ in range(2):
@@ -270,23 +272,23 @@ def test_an_agent_that_is_judged_does_not_take_over_an_episode_half_played():
     for _ in range(5):
         made.step()
     assert [length for _, length in made.finished] == [5] * 3
-    assert agent.heard == [(5.0, ret) for ret, _ in made.finished]
+    assert agent.received == [(5.0, ret) for ret, _ in made.finished]
     for records in streams(made):  # a reset, two random steps, a reset, five steps, a reset
         assert np.flatnonzero(records["is_first"]).tolist() == [0, 3, 9]
         assert records["cont"][2] == 1
 
 
-def test_an_environment_that_rests_is_not_stepped_recorded_or_counted():
+def test_an_idle_environment_is_not_stepped_recorded_or_counted():
     made = collector()
-    agent = Tired()
+    agent = IdleAgent()
     made.acting.agent = agent
     made.start()
     taken = [made.step() for _ in range(9)]
-    # Environment 1 takes a step, rests until the others' episodes end, then goes on where it was.
+    # Environment 1 takes a step, is idle until two other episodes end, then continues where it was.
     assert taken == [3, 2, 2, 2, 2, 3, 3, 3, 3]
     assert [length for _, length in made.finished] == [5] * 3
     ends = sorted(made.finished)
-    assert sorted(ret for _, ret in agent.heard) == [ret for ret, _ in ends]
+    assert sorted(ret for _, ret in agent.received) == [ret for ret, _ in ends]
     twin = EnvPool(Walk, 3, 0, seed=7)
     alone = twin.reset().obs["vector"][1]
     records = made.replay.sample(64, 6, np.random.default_rng(0))

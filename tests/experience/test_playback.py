@@ -1,4 +1,4 @@
-"""Recorded experience: what is played back is what was recorded, step by step, whoever learns from it."""
+"""Tests of playback: it returns the recorded steps, in order, for every model that trains on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import worldlab
 from worldlab.errors import ConfigError
-from worldlab.experience.playback import Recorded
+from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.runs.folder import RunFolder
 
@@ -22,11 +22,11 @@ SCHEMA = {
     "is_first": ((), "bool"),
 }
 EPISODES = ((3, 5, 4), (6, 6))
-"""Decisions of each episode, by stream; the last of a stream has not ended."""
+"""Decisions of each episode, by stream; the last episode of a stream has not ended."""
 
 
 def record(env: int, episode: int, step: int) -> dict:
-    """A step that tells where it belongs; it earns its number."""
+    """Build a step that encodes its stream and number; the reward is the number."""
     return {
         "vector": np.array([10 * env + episode, step], np.float32),
         "prev_action": np.array([0.0], np.float32),
@@ -55,7 +55,7 @@ def everything(replay: Replay, env: int) -> list[tuple[float, float]]:
 
 def test_a_step_is_a_decision_of_each_stream_and_the_reset_that_follows_an_ending(source):
     replay = Replay(SCHEMA, 100, 2)
-    played = Recorded(source, replay)
+    played = Playback(source, replay)
     played.start()
     assert [everything(replay, env) for env in (0, 1)] == [[(0, 0)], [(10, 0)]]
     for _ in range(4):
@@ -67,53 +67,53 @@ def test_a_step_is_a_decision_of_each_stream_and_the_reset_that_follows_an_endin
 
 
 def test_two_resets_in_a_row_are_no_decision(tmp_path):
-    """What a recording that was resumed right after an ending holds."""
+    """A recording that was resumed right after the end of an episode contains two resets in a row."""
     recorded = Replay(SCHEMA, 100, 1, tmp_path / "source" / "replay")
     for step in (0, 1, 2, 0, 0, 1, 0, 1):
         recorded.append(0, record(0, 0, step))
     recorded.close()
     replay = Replay(SCHEMA, 100, 1)
-    played = Recorded(tmp_path / "source", replay)
+    played = Playback(tmp_path / "source", replay)
     played.start()
     assert [played.end() for _ in range(4)] == [1] * 4 and played.decisions == 4
     assert [step for _, step in everything(replay, 0)] == [0, 1, 2, 0, 0, 1, 0, 1]
     assert played.finished == [(3, 2), (1, 1)]
 
 
-def test_a_recording_without_its_beginning_is_refused(tmp_path):
+def test_a_recording_without_its_beginning_is_an_error(tmp_path):
     recorded = Replay(SCHEMA, 32, 1, tmp_path / "source" / "replay")
     for step in range(200):
         recorded.append(0, record(0, 0, step))
     recorded.prune()
     recorded.close()
-    with pytest.raises(ConfigError, match="lost its beginning"):
-        Recorded(tmp_path / "source", Replay(SCHEMA, 32, 1))
+    with pytest.raises(ConfigError, match="lacks its beginning"):
+        Playback(tmp_path / "source", Replay(SCHEMA, 32, 1))
 
 
-def test_it_says_how_much_there_is_and_ends_with_a_reason(source):
-    played = Recorded(source, Replay(SCHEMA, 100, 2))
+def test_playback_reports_its_length_and_ends_with_an_error(source):
+    played = Playback(source, Replay(SCHEMA, 100, 2))
     assert played.decisions == 2 * min(map(sum, EPISODES))
     played.start()
     for _ in range(12):
         played.end()
-    with pytest.raises(ConfigError, match="over after 24 decisions"):
+    with pytest.raises(ConfigError, match="ends after 24 decisions"):
         played.end()
 
 
-def test_it_goes_on_where_a_replay_stands_in_the_middle_of_an_episode(source, tmp_path):
+def test_playback_continues_in_the_middle_of_an_episode(source, tmp_path):
     whole, part = Replay(SCHEMA, 100, 2), Replay(SCHEMA, 100, 2, tmp_path / "own")
-    first = Recorded(source, whole)
+    first = Playback(source, whole)
     first.start()
     for _ in range(9):
         first.end()
-    begun = Recorded(source, part)
+    begun = Playback(source, part)
     begun.start()
     for _ in range(5):
         begun.end()
     position = part.position()
     part.close()
     resumed = Replay.open(tmp_path / "own", SCHEMA, 100, 2, position=position)
-    rest = Recorded(source, resumed)
+    rest = Playback(source, resumed)
     rest.start()
     for _ in range(4):
         rest.end()
@@ -121,7 +121,7 @@ def test_it_goes_on_where_a_replay_stands_in_the_middle_of_an_episode(source, tm
     assert begun.finished + rest.finished == first.finished and len(first.finished) == 3
 
 
-def test_the_hash_is_of_the_records_alone(source, tmp_path):
+def test_the_hash_depends_on_the_records_only(source, tmp_path):
     replay = Replay(SCHEMA, 100, 2)
     digest = hashlib.sha256()
     for env, episodes in enumerate(EPISODES):
@@ -131,16 +131,16 @@ def test_the_hash_is_of_the_records_alone(source, tmp_path):
                 for key, value in record(env, episode, step).items():
                     row[key] = value
                 digest.update(row.tobytes())
-    assert Recorded(source, replay).sha256 == digest.hexdigest()
+    assert Playback(source, replay).sha256 == digest.hexdigest()
 
 
-def test_what_does_not_fit_is_refused(source, tmp_path):
+def test_a_recording_that_does_not_fit_is_an_error(source, tmp_path):
     with pytest.raises(ConfigError, match="no recorded experience"):
-        Recorded(tmp_path / "nowhere", Replay(SCHEMA, 100, 2))
+        Playback(tmp_path / "nowhere", Replay(SCHEMA, 100, 2))
     with pytest.raises(ConfigError, match=r"recorded with env\.num_envs 2, this run has 3"):
-        Recorded(source, Replay(SCHEMA, 100, 3))
+        Playback(source, Replay(SCHEMA, 100, 3))
     with pytest.raises(ConfigError, match="other observations"):
-        Recorded(source, Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
+        Playback(source, Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
 
 
 TINY = {
@@ -162,7 +162,7 @@ TINY = {
 
 
 @pytest.mark.slow
-def test_models_learn_from_the_very_same_steps_and_the_run_says_from_which(tmp_path):
+def test_models_train_on_identical_steps_and_the_run_records_the_source(tmp_path):
     def run(name: str, **more):
         settings = {**TINY, **more.pop("settings", {})}
         options = {"preset": "laptop", "steps": 96, "device": "cpu", "run": tmp_path / name, **more}

@@ -1,4 +1,4 @@
-"""Replay: sampling against enumeration, files against what was appended, damage against errors."""
+"""Tests of the replay: sampling against enumeration, files against appended data, errors for damage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = {
 
 
 def record(env: int, step: int) -> dict:
-    """A step that tells where it belongs: vector = (env, step)."""
+    """Build a step that encodes its origin: vector = (env, step)."""
     return {
         "image": np.full((2, 2, 1), (7 * step + env) % 256, np.uint8),
         "vector": np.array([env, step], np.float32),
@@ -53,7 +53,7 @@ def make(tmp_path, storage, capacity=1000, envs=2) -> Replay:
 
 
 def assert_genuine(batch: dict) -> None:
-    """Every step of every row is what was appended there, and rows are contiguous in one stream."""
+    """Check that every step of every row is the appended one, and that rows are contiguous in one stream."""
     size, length = batch["reward"].shape
     for row in range(size):
         env, first = batch["vector"][row, 0].astype(int)
@@ -101,7 +101,7 @@ def test_can_sample_needs_one_long_enough_stream(tmp_path):
         replay.sample(1, 6, np.random.default_rng(0))
 
 
-def test_a_reopened_replay_samples_identically_and_parks_the_future(tmp_path, storage):
+def test_a_reopened_replay_samples_identically_and_moves_later_steps_to_orphans(tmp_path, storage):
     first = fill(make(tmp_path, storage, capacity=120), [100, 90])
     position = json.loads(json.dumps(first.position()))
     expected = first.sample(32, 7, np.random.default_rng(3))
@@ -151,11 +151,11 @@ def test_missing_steps_are_an_error_not_a_shorter_replay(tmp_path, storage):
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(DamagedReplayError, match="damaged or missing"):
         Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position)
-    with pytest.raises(DamagedReplayError, match="does not hold"):  # an inexact one cannot make up the newest steps
+    with pytest.raises(DamagedReplayError, match="lacks records"):  # an inexact one cannot make up the newest steps
         Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, storage, position, exact=False)
 
 
-def test_damage_costs_what_came_before_it_and_is_counted(tmp_path, storage):
+def test_steps_up_to_a_damaged_record_are_left_out_and_counted(tmp_path, storage):
     replay = fill(make(tmp_path, storage, capacity=640, envs=2), [200, 200])
     position = replay.position()
     replay.close()
@@ -181,7 +181,7 @@ def test_damage_costs_what_came_before_it_and_is_counted(tmp_path, storage):
     assert inexact.lost == 80
 
 
-def test_every_flipped_bit_is_noticed(tmp_path):
+def test_every_flipped_bit_is_detected(tmp_path):
     replay = fill(make(tmp_path, "ram", envs=1), [20])
     position = replay.position()
     replay.close()
@@ -196,7 +196,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
             Replay.open(tmp_path / "replay", SCHEMA, 1000, 1, "ram", position)
 
 
-def test_a_damaged_file_is_noticed_while_sampling_from_disk(tmp_path):
+def test_a_damaged_file_is_detected_while_sampling_from_disk(tmp_path):
     replay = fill(make(tmp_path, "disk", envs=1), [20])
     replay.flush()
     path = next((tmp_path / "replay").glob("seg-*.log"))
@@ -238,7 +238,7 @@ def test_a_resume_may_change_the_capacity(tmp_path, storage):
     assert len(smaller) == 20
 
 
-def test_a_raised_capacity_is_resumed_as_well(tmp_path, storage):
+def test_a_replay_with_raised_capacity_can_be_resumed_again(tmp_path, storage):
     replay = fill(make(tmp_path, storage, capacity=64, envs=1), [300])
     replay.prune()
     position = replay.position()
@@ -266,12 +266,12 @@ def test_a_folder_with_experience_is_not_overwritten(tmp_path):
     "change",
     [{"vector": np.float32(1)}, {"image": np.zeros((2, 2, 1))}, {"is_first": 3}, {"extra": 1}, {"reward": [1.0]}],
 )
-def test_a_record_that_does_not_fit_is_refused(tmp_path, change):
+def test_a_record_that_does_not_fit_is_an_error(tmp_path, change):
     with pytest.raises(WorldlabError):
         make(tmp_path, "ram").append(0, record(0, 0) | change)
 
 
-def test_memory_is_refused_with_numbers(monkeypatch):
+def test_too_little_memory_is_an_error_with_numbers(monkeypatch):
     step = 2 * 2 * 1 + 8 + 4 + 4 + 4 + 1
     assert estimate_bytes(SCHEMA, 1000) == 1000 * step
     monkeypatch.setattr(replay_module, "available_bytes", lambda: 1000 * step - 1)
@@ -294,7 +294,7 @@ def test_records_align_rewards_ends_and_resets():
         is_first=np.array([False, False]),
         reset_obs=obs(7),
         finished=[(0, 1.0, 3), (1, 1.0, 3)],
-        rested=np.array([False, False]),
+        skipped=np.array([False, False]),
     )
     action = np.array([[0.1], [0.2]], np.float32)
     flat = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from config_kit import configured
 from family_kit import gen as gen
 from family_kit import make_batch as make_batch
 from torch import Tensor
@@ -31,9 +32,9 @@ def vector_specs(n: int, **rest) -> Specs:
 
 
 def small_model(specs: Specs, settings: ModelSettings | None = None, **dynamics) -> WorldModel:
-    encoder = CPCEncoderConfig(latent_dim=specs.latent.dim, width=4, units=16, layers=1, static_frames=16)
-    memory = CPCDynamicsConfig(memory=specs.memory_dim, units=16, projection=8, **dynamics)
-    decoder = CPCDecoderConfig(projection=8, width=4, units=16, layers=1)
+    encoder = configured(CPCEncoderConfig, latent_dim=specs.latent.dim, width=4, units=16, layers=1, static_frames=16)
+    memory = configured(CPCDynamicsConfig, memory=specs.memory_dim, units=16, projection=8, **dynamics)
+    decoder = configured(CPCDecoderConfig, projection=8, width=4, units=16, layers=1)
     return WorldModel(
         specs,
         CPCEncoder(encoder, specs),

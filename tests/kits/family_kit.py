@@ -36,7 +36,7 @@ def make_batch(specs: Specs, rows: int = 4, length: int = 8, seed: int = 0) -> B
 
 def train(model: WorldModel, batches: Iterable[Batch], rate: float = 1e-3) -> list[float]:
     """One plain Adam step of the main player a batch. Returns the losses."""
-    main = model.players()["main"]
+    main = model.players()["main"].parameters
     optimizer = torch.optim.Adam(main, rate)
     trace = []
     for step, batch in enumerate(batches):

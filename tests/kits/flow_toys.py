@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from config_kit import configured
 from family_kit import gen as gen
 from family_kit import make_batch as make_batch
 from torch import Tensor, nn
@@ -70,27 +71,27 @@ def encoder(config: dict | None = None, **specs) -> FlowEncoder:
     torch.manual_seed(0)
     given = make_specs(**specs)
     sizes = {"latent_dim": given.latent.dim, "width": 4, "units": 16, "layers": 1, "flow_units": 16}
-    return FlowEncoder(FlowEncoderConfig(**(sizes | (config or {}))), given)
+    return FlowEncoder(configured(FlowEncoderConfig, **(sizes | (config or {}))), given)
 
 
 def dynamics(config: dict | None = None, **specs) -> FlowDynamics:
     torch.manual_seed(0)
     given = make_specs(**specs)
     sizes = {"memory": given.memory_dim, "units": 16}
-    return FlowDynamics(FlowDynamicsConfig(**(sizes | (config or {}))), given)
+    return FlowDynamics(configured(FlowDynamicsConfig, **(sizes | (config or {}))), given)
 
 
 def decoder(specs: Specs, **config) -> FlowDecoder:
     torch.manual_seed(0)
     sizes = {"levels": 3, "depth": 2, "channels": 8, "width": 4, "units": 16}
-    return FlowDecoder(FlowDecoderConfig(**(sizes | config)), specs)
+    return FlowDecoder(configured(FlowDecoderConfig, **(sizes | config)), specs)
 
 
 def small_model(specs: Specs, settings: ModelSettings | None = None, **config) -> WorldModel:
     sizes = {"latent_dim": specs.latent.dim, "width": 4, "units": 16, "layers": 1, "flow_units": 16}
     return WorldModel(
         specs,
-        FlowEncoder(FlowEncoderConfig(**sizes), specs),
+        FlowEncoder(configured(FlowEncoderConfig, **sizes), specs),
         FlowDynamics(FlowDynamicsConfig(memory=specs.memory_dim, units=16), specs),
         decoder(specs, **config),
         settings or ModelSettings(units=16),

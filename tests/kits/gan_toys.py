@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from config_kit import configured
 from family_kit import gen as gen
 from family_kit import make_batch as any_batch
+from model_kit import weighted_losses
 from torch import Tensor, nn
 from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
 from worldlab_gan.decoder import GANDecoder
@@ -38,18 +40,18 @@ def make_batch(specs: Specs, rows: int = 4, length: int = 6, seed: int = 0) -> B
 
 
 def small_encoder(specs: Specs, **config) -> GANEncoder:
-    sizes = dict(latent_dim=specs.latent.dim, noise=3, width=4, units=16, layers=2, critic_units=16)
-    return GANEncoder(GANEncoderConfig.model_validate(sizes | config), specs)
+    sizes = dict(latent_dim=specs.latent.dim, noise=3, width=4, units=16, layers=2)
+    return GANEncoder(configured(GANEncoderConfig, **sizes | config), specs)
 
 
 def small_dynamics(specs: Specs, **config) -> GANDynamics:
-    sizes = dict(memory=specs.memory_dim, units=16, noise=3, critic_units=16)
-    return GANDynamics(GANDynamicsConfig.model_validate(sizes | config), specs)
+    sizes = dict(memory=specs.memory_dim, units=16, noise=3)
+    return GANDynamics(configured(GANDynamicsConfig, **sizes | config), specs)
 
 
 def small_decoder(specs: Specs, **config) -> GANDecoder:
-    sizes = dict(width=4, critic_width=4, units=16, critic_units=16, noise=3)
-    return GANDecoder(GANDecoderConfig.model_validate(sizes | config), specs)
+    sizes = dict(width=4, units=16, noise=3)
+    return GANDecoder(configured(GANDecoderConfig, **sizes | config), specs)
 
 
 def small_model(specs: Specs, **dynamics) -> WorldModel:
@@ -90,16 +92,16 @@ def play(
     The rate falls linearly to a tenth. draw(step): the context. also: a further loss of main, a scalar. modules:
     trained with main. Yields after each step.
     """
-    groups = part.players()
+    groups = {name: player.parameters for name, player in part.players().items()}
     critics = torch.optim.Adam(groups["critic"], rate, betas=(0.0, 0.999))
     main = torch.optim.Adam([*groups["main"], *(p for m in modules for p in m.parameters())], rate)
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, steps) for o in (critics, main)]
     for step in range(steps):
         ctx = draw(step)
-        _descend(critics, total(part.losses(ctx.detach(), "critic")))
+        _descend(critics, total(weighted_losses(part, ctx.detach(), "critic")))
         part.after_step("critic")
         with frozen_parameters(groups["critic"]):
-            _descend(main, total(part.losses(ctx)) + (also(ctx) if also else 0))
+            _descend(main, total(weighted_losses(part, ctx)) + (also(ctx) if also else 0))
         part.after_step("main")
         for schedule in schedules:
             schedule.step()

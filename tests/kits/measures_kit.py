@@ -1,4 +1,4 @@
-"""Models and environments whose every answer is known, in the shape that measures take them."""
+"""Models and environments with known outputs, as inputs for the measures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from worldlab.distributions import Normal
 from worldlab.interfaces import Decoder, Dynamics, Encoder, Latent
 from worldlab.settings import Config, ModelSettings
 from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
+from worldlab.study.measures.measured_model import MeasuredModel
 from worldlab.study.measures.recording import Recording, record
-from worldlab.study.measures.sizes import QUICK, Sizes
-from worldlab.study.measures.specimen import Specimen
+from worldlab.study.measures.sample_sizes import QUICK, SampleSizes
 from worldlab.world_model import WorldModel
 
 TINY = replace(QUICK, supervised_updates=100, probe_epochs=30)
 
 
 class _Part:
-    """What the contract asks of every component and these have no use for."""
+    """The contract's members that these parts do not use."""
 
     Config = Config
 
@@ -35,7 +35,7 @@ class _Part:
 
 
 class GivenEncoder(_Part, Encoder):
-    """z = read(obs), a point."""
+    """Infers the point z = read(obs)."""
 
     posterior_kind = "deterministic"
     uses_memory = False
@@ -57,7 +57,7 @@ class GivenEncoder(_Part, Encoder):
 
 
 class GivenDynamics(_Part, Dynamics):
-    """h = step(z, action), p(z | h) = forecast(h). memory: width of h."""
+    """Advances by h = step(z, action) and predicts p(z | h) = forecast(h). memory: the width of h."""
 
     prior_kind = "log_prob"
 
@@ -84,7 +84,7 @@ class GivenDynamics(_Part, Dynamics):
 
 
 class GivenDecoder(_Part, Decoder):
-    """decode = draw(features), a distribution by key."""
+    """Decodes with draw(features), which returns a distribution by observation key."""
 
     score_kind = "log_density"
 
@@ -100,7 +100,7 @@ class GivenDecoder(_Part, Decoder):
         return torch.zeros(len(features))
 
 
-def model_of(
+def build_given_model(
     obs: ObsSpec, action: ActionSpec, latent: int, encoder: Encoder, dynamics: Any, decoder: Decoder | None = None
 ) -> WorldModel:
     specs = Specs(obs, action, LatentSpec(latent, "point"), dynamics.width, False)
@@ -108,19 +108,20 @@ def model_of(
     return WorldModel(specs, encoder, dynamics, decoder or GivenDecoder(lambda features: {}), settings).eval()
 
 
-def specimen_of(model: WorldModel, recording: Recording, sizes: Sizes = TINY, **beside: Any) -> Specimen:
-    return Specimen(model, recording, **{"fresh": never, "make": never, "acting": never, "sizes": sizes, **beside})
+def make_subject(model: WorldModel, recording: Recording, sizes: SampleSizes = TINY, **fields: Any) -> MeasuredModel:
+    unset = dict.fromkeys(("build_untrained", "make_env", "make_agent"), unused)
+    return MeasuredModel(model, recording, **{**unset, "sizes": sizes, **fields})
 
 
-def never(*args: object) -> Any:
-    raise AssertionError("nothing here needs it")
+def unused(*args: object) -> Any:
+    raise AssertionError("this test does not use it")
 
 
-# ---- a linear-Gaussian system that shows its state ----
+# ---- a fully observed linear-Gaussian system ----
 
 
-class Shown(LinearGaussian):
-    """LinearGaussian observed without noise, whole."""
+class FullyObserved(LinearGaussian):
+    """LinearGaussian that observes its whole state without noise."""
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
@@ -131,17 +132,17 @@ class Shown(LinearGaussian):
         return {"vector": self._x.astype(np.float32)}
 
 
-def true_linear(env: LinearGaussian, std: float | None = None) -> WorldModel:
-    """The model that knows it: z = x, h = A x + B u, p(z | h) = N(h, Q); std: of another noise than the true one."""
+def build_true_model(env: LinearGaussian, std: float | None = None) -> WorldModel:
+    """Build the true model: z = x, h = A x + B u, p(z | h) = N(h, Q). std: replaces the true std of the noise."""
     A, B = (torch.from_numpy(matrix).float() for matrix in (env.A, env.B))
     scale = float(env.Q[0, 0] ** 0.5) if std is None else std
     dim, actions = B.shape
     obs = ObsSpec((("vector", ArraySpec("vector", (dim,))),))
     dynamics = GivenDynamics(dim, lambda z, u: z @ A.T + u @ B.T, lambda h: Normal(h, torch.full_like(h, scale)))
     encoder = GivenEncoder(lambda obs: obs["vector"])
-    return model_of(obs, ActionSpec("continuous", actions), dim, encoder, dynamics)
+    return build_given_model(obs, ActionSpec("continuous", actions), dim, encoder, dynamics)
 
 
-def shown_recording(episodes: int = 20, length: int = 40, **settings: Any) -> Recording:
-    make: Callable[[], gymnasium.Env] = lambda: Shown(**settings)  # noqa: E731
+def record_fully_observed(episodes: int = 20, length: int = 40, **settings: Any) -> Recording:
+    make: Callable[[], gymnasium.Env] = lambda: FullyObserved(**settings)  # noqa: E731
     return record(make, None, episodes=episodes, length=length, seed=0)

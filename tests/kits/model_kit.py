@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from worldlab.interfaces import Batch, Context, Decoder, Dynamics, Encoder
-from worldlab.model.losses import model_losses
+from worldlab.interfaces import Batch, Component, Context, Decoder, Dynamics, Encoder
+from worldlab.model.losses import model_losses, part_terms
 from worldlab.model.noise import noise_batch
 from worldlab.model.schedule import JOINT, Stage
 from worldlab.settings import ModelSettings
@@ -69,3 +69,9 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 def weighted_terms(model: WorldModel, ctx: Context, player: str = "main", stage: Stage = JOINT) -> dict[str, Tensor]:
     """The terms of one player's loss as they are added: weighted, unreduced."""
     return {name: term.weighted() for name, term in model_losses(model, ctx, player, stage).items()}
+
+
+def weighted_losses(part: Component, ctx: Context, player: str = "main") -> dict[str, Tensor]:
+    """A part's own terms times the weights it declares, by the names it gives them."""
+    terms = part_terms("part", part, ctx, player)
+    return {term.name.removeprefix("part/"): term.weighted() for term in terms}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 
 _numbers = itertools.count()
@@ -17,8 +16,19 @@ def fresh(stem: str = "module") -> str:
     return f"wltest_{stem}_{next(_numbers)}"
 
 
-def add_dist(site: Path, name: str, source: str, *, version: str = "1.0", entry: str | None = None) -> Path:
-    """Install a distribution with one plugin module into the folder `site`; return the module's file."""
+def add_dist(
+    site: Path,
+    name: str,
+    source: str,
+    *,
+    version: str = "1.0",
+    entry: str | None = None,
+    presets: Mapping[str, str] | None = None,
+) -> Path:
+    """Install a distribution with one plugin module into the folder `site`; return the module's file.
+
+    presets: texts by name, written to the folder that a source of `registers(..., presets=True)` registers.
+    """
     module = fresh(name.replace("-", "_"))
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
@@ -26,15 +36,24 @@ def add_dist(site: Path, name: str, source: str, *, version: str = "1.0", entry:
     (info / "entry_points.txt").write_text(f"[worldlab]\n{entry or name.removeprefix('worldlab-')} = {module}\n")
     path = site / f"{module}.py"
     path.write_text(source)
+    for preset, text in (presets or {}).items():
+        path.with_suffix(".presets").mkdir(exist_ok=True)
+        (path.with_suffix(".presets") / f"{preset}.toml").write_text(text)
     return path
 
 
-def registers(*components: tuple[str, str], extra: str = "", settings: str = "") -> str:
-    """Return the source of a plugin that registers (role, name)s, each with two settings and those of `settings`."""
+def registers(*components: tuple[str, str], extra: str = "", settings: str = "", presets: bool = False) -> str:
+    """Return the source of a plugin that registers (role, name)s, each with two settings and those of `settings`.
+
+    presets: also register the folder of presets beside the module.
+    """
     calls = "\n".join(
         f'    register.{role}("{name}", "{TARGET}", config=Options, summary="{name} as {role}.")'
         for role, name in components
     )
+    if presets:
+        calls = f'    register.presets(Path(__file__).with_suffix(".presets"))\n{calls}'
+        extra = f"{extra}from pathlib import Path\n"
     return f'''
 from worldlab import Config, field, hookimpl
 
@@ -52,34 +71,19 @@ def worldlab_register(register):
 '''
 
 
+BUILTIN_PRESETS = {
+    "defaults": "encoder.name = 'vae'\ndynamics.name = 'vae'\ndecoder.name = 'vae'\nagent.name = 'dreamer'\n",
+    "few-steps": "",
+    "world-models": "",
+}
+"""Presets of the stand-in for worldlab's own distribution: the default parts, and the names of the agents' presets."""
+
+
 def add_builtins(site: Path) -> Path:
-    """Install a stand-in for worldlab's own distribution, hiding the real one; it has the parts of the presets."""
-    presets = resources.files("worldlab.config") / "presets"
-    text = (presets / "defaults.toml").read_text()
-    chosen = {(role, table["name"]) for role, table in tomllib.loads(text).items() if "name" in table}
-    parts = {(role, name) for role in ("encoder", "dynamics", "decoder") for name in ("vae", "cpc")}
-    tuned: dict[str, object] = {}
-    for file in presets.iterdir():
-        if file.name.endswith(".toml"):
-            tuned |= _tuned(tomllib.loads(file.read_text()))
-    settings = "".join(
-        f"\n    {key}: {type(value).__name__} = {value!r}"
-        for key, value in tuned.items()
-        if key not in ("width", "kind")
-    )
-    source = registers(*sorted(chosen | parts), settings=settings)
-    return add_dist(site, "worldlab", source, version="0.1.0", entry="builtin")
-
-
-def _tuned(preset: dict) -> dict[str, object]:
-    """Return every part's setting that a preset touches, with its value: the stand-ins must know them too."""
-    found: dict[str, object] = {}
-    for table in (preset, *preset.get("for", {}).values()):
-        for role in ("encoder", "dynamics", "decoder", "agent"):
-            for options in table.get(role, {}).values():
-                if isinstance(options, dict):
-                    found |= options
-    return found
+    """Install a stand-in for worldlab's own distribution, hiding the real one; it has the parts of its preset "defaults"."""
+    parts = [(role, name) for role in ("encoder", "dynamics", "decoder") for name in ("vae", "cpc")]
+    source = registers(("agent", "dreamer"), *parts, presets=True)
+    return add_dist(site, "worldlab", source, version="0.1.0", entry="builtin", presets=BUILTIN_PRESETS)
 
 
 HOOK = "from worldlab import hookimpl\n@hookimpl\ndef worldlab_register(register):\n"
@@ -118,7 +122,7 @@ BROKEN: dict[str, tuple[str, str, int | None]] = {
     ),
     "target": (HOOK + "    register.agent('x', 'os.system', config=None, summary='s')\n", r"not 'module:Attribute'", 4),
     "config": (HOOK + f"    register.agent('x', '{TARGET}', config=dict, summary='s')\n", r"not a worldlab.Config", 4),
-    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name is made of", 4),
+    "name": (HOOK + f"    register.agent('../x', '{TARGET}', config=None, summary='s')\n", r"a name may contain", 4),
     "summary": (HOOK + f"    register.agent('x', '{TARGET}', config=None, summary=' ')\n", r"summary is empty", 4),
     "keyword": (HOOK + f"    register.agent('x', '{TARGET}', nonsense=1)\n", r"TypeError: .*'nonsense'", 4),
     "role": (HOOK + "    register.encoders('x')\n", r"AttributeError: .*'encoders'", 4),

@@ -1,7 +1,8 @@
-"""A comparison that nobody ran: five models and three baselines on two environments, five seeds each, with the run
-folders that a report takes its pictures from. What is in it is planted, so that a report can be held against it.
+"""Makes an invented comparison with known results, to check reports against.
 
-    python tests/kits/report_kit.py FOLDER      writes the report, to look at
+It has five models and three baselines on two environments with five seeds each, and run folders with images.
+
+    python tests/kits/report_kit.py FOLDER      writes its report
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from worldlab.study.results import Comparison, Measurement, Method, Quantity, Re
 ENVS = ("CarRacing-v3", "Pendulum-v1")
 SEEDS = (0, 1, 2, 3, 4)
 BEST, TWINS, FAILED = "flow", ("vae", "twin"), ("gan", "CarRacing-v3", 3)
-"""BEST is better than all by far; TWINS have equal numbers under two names; FAILED never finished."""
+"""BEST is far better than all others; TWINS have equal numbers under two names; FAILED did not finish."""
 MODELS = {
     "vae": "vae",
     "twin": "vae under another name",
@@ -36,7 +37,7 @@ METHODS = (
     *(Method(key, label, "baseline", agent=key) for key, label in BASELINES.items()),
 )
 SKILL = {"vae": 0.45, "flow": 0.85, "autoregressive": 0.42, "gan": 0.25, "random": 0.0, "untrained": 0.08, "free": 0.3}
-"""Normalised score around which the seeds of a method lie."""
+"""Mean normalised score of a method's seeds."""
 REFERENCES = {
     "CarRacing-v3": Reference(-30.0, 900.0, "random actions; 900, where the environment counts as solved"),
     "Pendulum-v1": Reference(-1200.0, -150.0, "random actions; a swing-up with optimal control"),
@@ -53,7 +54,7 @@ QUANTITIES = (
 
 
 def comparison(seeds: tuple[int, ...] = SEEDS, methods: tuple[Method, ...] = METHODS) -> Comparison:
-    """The whole, the same each time."""
+    """Make the comparison; it is deterministic."""
     trials = tuple(_trial(method, env, seed) for method in methods for env in ENVS for seed in seeds)
     return Comparison(
         title="Five encoders on two tasks",
@@ -127,8 +128,8 @@ def _measures(method: Method, skill: float, rng: np.random.Generator) -> dict[st
     }
 
 
-def film(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
-    """A disc on its way over a picture, in the method's own tint: uint8 [T, H, W, 3]."""
+def moving_disc(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
+    """Draw a moving disc in the method's own colour: uint8 [T, H, W, 3]."""
     rng = np.random.default_rng([ord(letter) for letter in key])
     tint = rng.integers(90, 230, 3)
     rows, columns = np.mgrid[:size, :size]
@@ -141,14 +142,14 @@ def film(key: str, frames: int = 12, size: int = 64) -> np.ndarray:
 
 
 def run_folders(found: Comparison, folder: Path) -> None:
-    """The pictures that the trials' runs would have left: films for the first environment, strips for all."""
+    """Write the images that the trials' runs would have written: clips for the first environment, strips for all."""
     for trial in found.trials:
         method = next(one for one in found.methods if one.key == trial.method)
         if trial.status != "finished" or method.kind == "baseline" or trial.seed > 1:
             continue
         videos = folder / trial.folder / "videos"
         videos.mkdir(parents=True)
-        frames = film(trial.method)
+        frames = moving_disc(trial.method)
         wide = np.concatenate([frames, np.roll(frames, 1, 0), np.roll(frames, 2, 0)], 2)
         picture = strip(
             {"real": frames, "reconstruction": np.roll(frames, 1, 0), "dream": np.roll(frames, 2, 0)}, dream_from=4
@@ -161,12 +162,12 @@ def run_folders(found: Comparison, folder: Path) -> None:
 
 
 GROUPS = [" ".join(PAYLOADS[at::7]) for at in range(7)]
-"""Payloads by the dozen: a page takes a moment to make, and one that gets through shows itself beside others, too."""
+"""Payloads in groups, because rendering a page takes time; a payload that breaks out is detected in a group, too."""
 BLANK = "\x1b[2J\u202e\ud800"
 
 
 def hostile(payload: str) -> Comparison:
-    """A comparison whose every text is the payload; one model and one baseline, one seed that finished and one that failed."""
+    """Make a comparison in which every text is the payload: one model, one baseline, one finished and one failed seed."""
     given = comparison(seeds=(0, 1), methods=METHODS[1:6:4])
     env = {old: f"{at}{payload}" for at, old in enumerate(ENVS)}
     methods = tuple(Method(m.key, payload, m.kind, payload, payload, payload, m.agent) for m in given.methods)

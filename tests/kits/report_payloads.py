@@ -1,4 +1,4 @@
-"""What hostile or unlucky names may hold (RELIABILITY B4): for pages, terminals, spreadsheets, LaTeX and Markdown."""
+"""Hostile or unlucky names for pages, terminals, spreadsheets, LaTeX and Markdown."""
 
 PAYLOADS = (
     "<script>alert(1)</script>",

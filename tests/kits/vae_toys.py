@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from config_kit import configured
 from family_kit import gen as gen
 from torch import Tensor
 from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
@@ -27,9 +28,11 @@ def build_model(
 ) -> WorldModel:
     """A toy vae x 3 that reads the memory."""
     torch.manual_seed(0)
-    encoder = VAEEncoderConfig(latent=latent, latent_dim=4, groups=2, classes=3, width=4, units=16, layers=1)  # type: ignore[arg-type]
+    encoder = configured(
+        VAEEncoderConfig, latent=latent, latent_dim=4, groups=2, classes=3, width=4, units=16, layers=1
+    )
     dynamics = VAEDynamicsConfig(memory=8, units=16)
-    decoder = VAEDecoderConfig(likelihood=likelihood, width=4, units=16, layers=1)  # type: ignore[arg-type]
+    decoder = configured(VAEDecoderConfig, likelihood=likelihood, width=4, units=16, layers=1)
     specs = make_specs(obs, VAEEncoder.latent_spec(encoder))
     parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
     return WorldModel(specs, *parts, settings or ModelSettings(units=16))

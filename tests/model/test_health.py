@@ -1,5 +1,6 @@
 """What the health metrics say of latents and decoders whose state is known, and when an alarm is raised."""
 
+import json
 from typing import Any
 
 import pytest
@@ -70,26 +71,42 @@ HEALTHY = {
     ],
 )
 def test_each_failure_is_named_once_it_lasts_and_once_only(name, broken):
-    watch = health.Watch()
+    monitor = HealthMonitor(build_model())
     sick = HEALTHY | broken
-    assert watch.look(sick, 10, {}) == [] and watch.look(sick, 10, {}) == []  # too early to tell
-    assert watch.look(sick, 500, {}) == []
-    (alarm,) = watch.look(sick, 501, {})
+    assert monitor.update(sick, 10) == [] and monitor.update(sick, 10) == []  # too early to tell
+    assert monitor.update(sick, 500) == []
+    (alarm,) = monitor.update(sick, 501)
     assert alarm == next(a for rule, _, a in health.RULES if rule == name)
-    assert watch.look(sick, 502, {}) == [] and watch.raised == [name]
-    watch.look(HEALTHY, 503, {})
-    watch.look(sick, 504, {})
-    assert watch.look(sick, 505, {}) == [alarm]  # it came back
+    assert monitor.update(sick, 502) == [] and monitor.raised == [name]
+    monitor.update(HEALTHY, 503)
+    monitor.update(sick, 504)
+    assert monitor.update(sick, 505) == [alarm]  # it came back
 
 
 def test_a_healthy_model_and_missing_values_raise_nothing():
-    watch = health.Watch()
+    model = build_model()
+    monitor = HealthMonitor(model)
     for values in (HEALTHY, {}):
         for _ in range(3):
-            assert watch.look(values, 500, {}) == []
-    own = {"decoder/odd": Alarm("it is odd", "make it even")}
-    watch.look(HEALTHY, 500, own)
-    assert watch.look(HEALTHY, 501, own) == [own["decoder/odd"]]
+            assert monitor.update(values, 500) == []
+    alarm, given = Alarm("it is odd", "make it even"), []
+    model.decoder.alarms = lambda values: given.append(values) or {"odd": alarm}  # type: ignore[method-assign]
+    monitor.update(HEALTHY, 500)
+    assert monitor.update(HEALTHY, 501) == [alarm] and monitor.raised == ["decoder/odd"]
+    assert given == [{"features_gap": 9.0, "features_gap_se": 1.0}] * 2, (
+        "a part is given its own metrics, by its own names"
+    )
+
+
+def test_a_restored_monitor_continues_the_count_and_raises_no_alarm_anew():
+    sick = HEALTHY | {"latent/kl": 0.0}
+    first = HealthMonitor(build_model())
+    assert first.note("odd") and not first.note("odd")
+    first.update(sick, 500)
+    second = HealthMonitor(build_model())
+    second.restore(json.loads(json.dumps(first.state())))
+    assert len(second.update(sick, 501)) == 1 and second.update(sick, 502) == []
+    assert second.raised == ["odd", "nothing_to_predict"] and not second.note("odd")
 
 
 def test_a_model_reports_its_health_and_the_untrained_encoder_is_no_part_of_it():

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from model_kit import batch_for, build_model, gen
+from config_kit import configured
+from model_kit import batch_for, build_model, gen, weighted_terms
 from torch import Tensor
 
 from worldlab import tree
@@ -15,7 +16,7 @@ from worldlab.model import matching
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec
 
-SETTINGS = ModelSettings(units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
+SETTINGS = configured(ModelSettings, units=8, dyn_scale=0.7, rep_scale=0.2, free_nats=0.0, prior_anchor=0.05)
 
 
 class Able(torch.nn.Module):
@@ -82,12 +83,13 @@ def gradients(loss: Tensor, parameters) -> float:
 def test_nll_is_of_the_stopped_latent():
     model, ctx = context("point")
     assert (model.rule.dyn, model.rule.rep) == ("nll", "none")
-    out = matching.terms(model.rule, ctx, model.dynamics, SETTINGS)
+    out = matching.terms(model.rule, ctx, model.dynamics, SETTINGS.free_nats)
     assert set(out) == {"dyn"}
-    expected = -0.7 * ctx.prior.log_prob(ctx.latent.z.flatten(0, 1)).unflatten(0, (3, 8))
+    expected = -ctx.prior.log_prob(ctx.latent.z.flatten(0, 1)).unflatten(0, (3, 8))
     torch.testing.assert_close(out["dyn"], expected)
+    torch.testing.assert_close(weighted_terms(model, ctx)["dyn"], 0.7 * expected)
     direct = replace(ctx, prior=tree.detach(ctx.prior))
-    stopped = matching.terms(model.rule, direct, model.dynamics, SETTINGS)["dyn"]
+    stopped = matching.terms(model.rule, direct, model.dynamics, SETTINGS.free_nats)["dyn"]
     assert not stopped.requires_grad, "with the prediction given, nothing is left to train"
 
 
@@ -127,23 +129,24 @@ def test_rep_estimates_the_kl_and_trains_the_encoder_alone(rep):
     for _ in range(150):
         z = dist.sample(g)
         sampled = replace(ctx, latent=Latent(z, dist=dist, log_q=dist.log_prob(z)))
-        draws.append(matching.terms(rule, sampled, model.dynamics, SETTINGS)["rep"])
-    samples = torch.stack(draws).detach() / SETTINGS.rep_scale
+        draws.append(matching.terms(rule, sampled, model.dynamics, SETTINGS.free_nats)["rep"])
+    samples = torch.stack(draws).detach()
     error = samples.std(0) / len(samples) ** 0.5
     assert ((samples.mean(0) - exact).abs() < 4.5 * error + 1e-6).all()
     loss = draws[-1].sum()
     assert gradients(loss, model.dynamics.head.parameters()) == 0
     assert gradients(loss, model.encoder.parameters()) > 0
     cut = replace(sampled, latent=tree.detach(sampled.latent))
-    assert not matching.terms(rule, cut, model.dynamics, SETTINGS)["rep"].requires_grad, "memory is stopped in rep"
+    assert not matching.terms(rule, cut, model.dynamics, SETTINGS.free_nats)["rep"].requires_grad, (
+        "memory is stopped in rep"
+    )
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e9])
 def test_free_nats_of_a_sampled_kl_are_decided_by_the_batchs_mean(floor):
     model, ctx = context()
     flowlike_dynamics(model)
-    settings = SETTINGS.model_copy(update={"free_nats": floor})
-    rep = matching.terms(matching.Rule("nll", "entropy_nll", ""), ctx, model.dynamics, settings)["rep"]
+    rep = matching.terms(matching.Rule("nll", "entropy_nll", ""), ctx, model.dynamics, floor)["rep"]
     assert bool(rep.any()) == (floor == 0.0)
 
 
@@ -165,15 +168,16 @@ def test_score_terms_are_the_frozen_score_plus_anchor_or_log_q():
     score = -(ctx.latent.z.sum(-1) - 2.0).square()
     anchor = kl_to_standard_normal(tree.flatten_time(dist)).unflatten(0, (3, 8))
     rule = matching.Rule("own", "score_anchor", "")
-    out = matching.terms(rule, ctx, dynamics, SETTINGS)
-    assert set(out) == {"rep"}
-    torch.testing.assert_close(out["rep"], -0.2 * score + 0.05 * anchor)
+    out = matching.terms(rule, ctx, dynamics, SETTINGS.free_nats)
+    assert set(out) == {"rep", "anchor"}
+    torch.testing.assert_close(out["rep"], -score)
+    torch.testing.assert_close(0.2 * out["rep"] + 0.05 * out["anchor"], -0.2 * score + 0.05 * anchor)
     z = ctx.latent.z
     log_q = dist.log_prob(z)
     own = replace(ctx, latent=replace(ctx.latent, log_q=log_q, dist=None))
-    out = matching.terms(rule, own, dynamics, SETTINGS)
+    out = matching.terms(rule, own, dynamics, SETTINGS.free_nats)
     sampled = log_q - Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z)  # the same KL, from one draw
-    torch.testing.assert_close(out["rep"], -0.2 * score + 0.05 * sampled)
+    torch.testing.assert_close(0.2 * out["rep"] + 0.05 * out["anchor"], -0.2 * score + 0.05 * sampled)
     out["rep"].sum().backward()
     assert dynamics.w.grad is None and dynamics.w.requires_grad
 
@@ -183,20 +187,23 @@ def test_an_entropy_is_preferred_to_log_q_of_the_sample_and_codes_have_no_scale_
     dist: Any = ctx.latent.dist
     score = -(ctx.latent.z.sum(-1) - 2.0).square()
     own = replace(ctx, latent=replace(ctx.latent, log_q=torch.full((3, 8), 1e9)))
-    out = matching.terms(matching.Rule("own", "score_anchor", ""), own, ScoredDynamics(), SETTINGS)  # type: ignore[arg-type]
-    torch.testing.assert_close(out["rep"], -0.2 * score - 0.05 * dist.entropy())
+    out = matching.terms(matching.Rule("own", "score_anchor", ""), own, ScoredDynamics(), SETTINGS.free_nats)  # type: ignore[arg-type]
+    torch.testing.assert_close(0.2 * out["rep"] + 0.05 * out["anchor"], -0.2 * score - 0.05 * dist.entropy())
 
 
 def test_own_and_none_add_nothing():
     _, ctx = context()
-    assert matching.terms(matching.Rule("own", "none", ""), ctx, ScoredDynamics(), SETTINGS) == {}  # type: ignore[arg-type]
+    assert matching.terms(matching.Rule("own", "none", ""), ctx, ScoredDynamics(), SETTINGS.free_nats) == {}  # type: ignore[arg-type]
 
 
 def test_kl_between_different_kinds_is_refused_by_name():
     model, ctx = context("categorical")
     with pytest.raises(ConfigError, match=r"OneHot.*Normal"):
         matching.terms(
-            model.rule, replace(ctx, prior=Normal(torch.zeros(24, 8), torch.ones(24, 8))), model.dynamics, SETTINGS
+            model.rule,
+            replace(ctx, prior=Normal(torch.zeros(24, 8), torch.ones(24, 8))),
+            model.dynamics,
+            SETTINGS.free_nats,
         )
 
 

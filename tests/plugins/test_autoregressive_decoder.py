@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from autoregressive_toys import IMAGE, VECTOR, gen, make_specs
+from config_kit import configured
+from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
 from worldlab_autoregressive.decoder import AutoregressiveDecoder
@@ -31,7 +33,7 @@ SMALL = {"channels": 6, "layers": 2, "components": 3, "width": 4, "units": 16, "
 
 def build(obs=(IMAGE, VECTOR), **config) -> AutoregressiveDecoder:
     torch.manual_seed(0)
-    return AutoregressiveDecoder(AutoregressiveDecoderConfig(**SMALL | config), make_specs(obs))
+    return AutoregressiveDecoder(configured(AutoregressiveDecoderConfig, **SMALL | config), make_specs(obs))
 
 
 def observations(decoder: AutoregressiveDecoder, n: int) -> dict[str, Tensor]:
@@ -147,7 +149,7 @@ def bench_of(decoder_config: dict, obs: str, **settings):
     mix = Mix(
         Choice(VAEEncoder, VAEEncoderConfig(width=8, units=64, latent_dim=8)),
         Choice(VAEDynamics, VAEDynamicsConfig(memory=64, units=64)),
-        Choice(AutoregressiveDecoder, AutoregressiveDecoderConfig(**decoder_config)),
+        Choice(AutoregressiveDecoder, configured(AutoregressiveDecoderConfig, **decoder_config)),
     )
     return Subject("decoder", "", (mix,), settings=ModelSettings(units=32, **settings)).bench(obs, fresh=True)
 
@@ -157,7 +159,7 @@ def test_losses_are_weighted_negative_scores_of_all_or_of_chosen_frames():
     ctx = bench.context()
     chosen = ctx.frames(torch.tensor([0, 2]), torch.tensor([1, 3]))
     for given in (ctx, chosen):
-        terms = bench.decoder.losses(given)
+        terms = weighted_losses(bench.decoder, given)
         score = bench.decoder.score(given.features.flatten(0, 1), tree.flatten_time(given.batch.obs))
         assert set(terms) == {"image", "vector"} and all(t.shape == given.row.shape for t in terms.values())
         torch.testing.assert_close(sum(terms.values()), -0.5 * score.view_as(given.row))
@@ -170,6 +172,7 @@ def test_the_auxiliary_likelihood_reads_features_and_no_pixel():
     bench = bench_of(SMALL | {"layers": 1, "auxiliary": 2.0}, "image")
     ctx = bench.context()
     term = bench.decoder.losses(ctx)["image_auxiliary"]
+    assert bench.decoder.loss_weights == {"image": 1.0, "image_auxiliary": 2.0}
     assert torch.autograd.grad(term.sum(), ctx.latent.z, retain_graph=True)[0].abs().sum() > 0
     worlds = [torch.randint(256, (1, 1, 3, 16, 16), generator=gen(s)) / 255 - 0.5 for s in range(2)]
 

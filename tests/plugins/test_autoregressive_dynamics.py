@@ -18,6 +18,7 @@ from autoregressive_toys import (
     resets,
     sequence,
 )
+from config_kit import configured
 from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
@@ -36,7 +37,9 @@ KINDS = ("transformer", "lstm")
 def build(latent: LatentSpec | None = None, dtype=torch.float64, seed: int = 0, **config) -> AutoregressiveDynamics:
     torch.manual_seed(seed)
     settings = {"memory": 16, "layers": 2, "heads": 2, "window": 4, "units": 16, "code_units": 16} | config
-    return AutoregressiveDynamics(AutoregressiveDynamicsConfig(**settings), make_specs(latent=latent)).to(dtype)
+    return AutoregressiveDynamics(configured(AutoregressiveDynamicsConfig, **settings), make_specs(latent=latent)).to(
+        dtype
+    )
 
 
 def specs_of(dynamics: AutoregressiveDynamics):

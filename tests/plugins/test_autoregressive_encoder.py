@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from autoregressive_toys import VECTOR, all_codes, flat_hot, gen, make_specs
+from config_kit import configured
 from torch import Tensor
-from worldlab_autoregressive.codes import CodeDistribution, CodeNet, DrawnCodes, gumbel_noise
+from worldlab_autoregressive.codes import CodeDistribution, CodeNet, SampledCodes, gumbel_noise
 from worldlab_autoregressive.configs import AutoregressiveEncoderConfig
 from worldlab_autoregressive.encoder import AutoregressiveEncoder
 
@@ -31,8 +32,9 @@ def net(groups: int = GROUPS, classes: int = CLASSES, unimix: float = 0.01, inpu
 
 def encoder(obs=(VECTOR,), **config) -> AutoregressiveEncoder:
     torch.manual_seed(0)
-    settings = AutoregressiveEncoderConfig(
-        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16, "code_units": 16} | config
+    settings = configured(
+        AutoregressiveEncoderConfig,
+        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16, "code_units": 16} | config,
     )
     return AutoregressiveEncoder(settings, make_specs(obs, AutoregressiveEncoder.latent_spec(settings)))
 
@@ -108,7 +110,7 @@ def enumerated(model: CodeNet, given: Tensor) -> tuple[Tensor, Tensor]:
     """log q [C^G] of every row of codes, and the entropy's estimate from each of them as if it were drawn."""
     codes = all_codes(*model.shape)
     log_probs = model.conditionals(given.expand(len(codes), -1), F.one_hot(codes, model.shape[1]).double())
-    drawn = DrawnCodes(log_probs, codes)
+    drawn = SampledCodes(log_probs, codes)
     return drawn.log_q(), drawn.entropy()
 
 

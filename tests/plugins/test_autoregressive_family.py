@@ -4,6 +4,7 @@ import pytest
 import torch
 from autoregressive_toys import gen
 from family_kit import registered_without_torch
+from model_kit import weighted_terms
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.decoder import AutoregressiveDecoder
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
@@ -46,12 +47,12 @@ def test_the_encoder_is_tied_by_its_entropy_and_to_the_frozen_density_of_the_dyn
     model = bench().model
     ctx, _ = model.observe(bench().batch(), gen())
     rule = matching.choose(model.encoder, model.dynamics)
-    terms = matching.terms(rule, ctx, model.dynamics, model.settings)
+    terms = matching.terms(rule, ctx, model.dynamics, model.settings.free_nats)
     assert (rule.dyn, rule.rep) == ("nll", "logq_nll")
     expected = model.settings.rep_scale * (
         -ctx.latent.dist.entropy() - ctx.prior.log_prob(ctx.latent.z.flatten(0, 1)).view_as(ctx.row)
     )
-    torch.testing.assert_close(terms["rep"], expected)
+    torch.testing.assert_close(weighted_terms(model, ctx)["rep"], expected)
 
     def reached(name: str, part: torch.nn.Module) -> bool:
         found = torch.autograd.grad(terms[name].sum(), list(part.parameters()), allow_unused=True, retain_graph=True)

@@ -17,7 +17,7 @@ def mixture(n: int, blocks: int, components: int, width: int, dtype=torch.float6
     shape = (n, blocks, components)
     logits = torch.randn(shape, generator=g, dtype=dtype)
     mean, raw = (torch.randn(*shape, width, generator=g, dtype=dtype) for _ in range(2))
-    return GaussianMixture.of(logits, mean, raw, min_std)
+    return GaussianMixture.from_outputs(logits, mean, raw, min_std)
 
 
 def reference(m: GaussianMixture) -> MixtureSameFamily:
@@ -41,7 +41,7 @@ def test_gradients_are_finite_at_the_smallest_std_and_far_away():
     raw = torch.full((1, 1, 3, 2), -1e4, requires_grad=True)
     for far in (0.0, 1e3, -1e4):
         x = torch.full((1, 2), far, requires_grad=True)
-        m = GaussianMixture.of(logits, mean, raw, 0.05)
+        m = GaussianMixture.from_outputs(logits, mean, raw, 0.05)
         assert m.std.min().item() == pytest.approx(0.05)
         value = m.log_prob(x).sum()
         grads = torch.autograd.grad(value, [logits, mean, raw, x])

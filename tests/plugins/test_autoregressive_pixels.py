@@ -124,7 +124,7 @@ def mixture(
     k = components
     out[k : k + k * channels] = mean + 0.3 * out[k : k + k * channels]
     out[k + k * channels : k + 2 * k * channels] += math.log(scale)
-    return LogisticMixture.of(out.expand(n, per), channels, levels)
+    return LogisticMixture.from_outputs(out.expand(n, per), channels, levels)
 
 
 @pytest.mark.parametrize("mean", [-3.0, -0.5, 0.0, 0.1234, 0.5, 3.0])
@@ -167,7 +167,7 @@ def test_gradients_are_finite_at_extreme_means_and_scales(dtype):
     levels = torch.tensor([[0.0, 255.0, 100.0]], dtype=dtype)
     for size in (1.0, 40.0, 1e4):
         out = (size * torch.randn(1, parameters_per_pixel(3, 5), generator=gen())).to(dtype).requires_grad_()
-        value = LogisticMixture.of(out, 3).log_prob(levels).sum()
+        value = LogisticMixture.from_outputs(out, 3).log_prob(levels).sum()
         (grad,) = torch.autograd.grad(value, out)
         assert torch.isfinite(value) and torch.isfinite(grad).all()
 
@@ -202,7 +202,7 @@ def test_a_pictures_probability_is_the_product_of_its_pixels_and_sums_to_one():
         i, j = divmod(place, 4)
         known = picture * before((1, 4, 4), (i, j))  # what comes later is hidden
         out = net.outputs(known, condition)[0, :, i, j]
-        pixel = LogisticMixture.of(out.expand(256, -1), 1).log_prob(torch.arange(256).double()[:, None])
+        pixel = LogisticMixture.from_outputs(out.expand(256, -1), 1).log_prob(torch.arange(256).double()[:, None])
         assert pixel.exp().sum().item() == pytest.approx(1, abs=1e-12)
         total += pixel[int(to_levels(picture[0, 0, i, j]))].item()
     assert net.log_prob(features, picture).item() == pytest.approx(total, abs=1e-9)
@@ -218,7 +218,7 @@ def naive(net: PixelCNN, features: Tensor, noise: PixelNoise | None) -> Tensor:
     picture = features.new_zeros(len(features), *net.shape)
     for place in range(height * side):
         i, j = divmod(place, side)
-        mixture = LogisticMixture.of(net.outputs(picture, net.condition(features))[:, :, i, j], channels)
+        mixture = LogisticMixture.from_outputs(net.outputs(picture, net.condition(features))[:, :, i, j], channels)
         drawn = (None, None) if noise is None else (noise.gumbel[:, place], noise.logistic[:, place])
         picture[:, :, i, j] = from_levels(mixture.draw(*drawn))
     return picture
@@ -243,8 +243,8 @@ def test_rows_are_drawn_alone_and_in_chunks_alike(monkeypatch):
 def test_the_sampler_takes_a_step_a_slanted_line(monkeypatch):
     """W + (reach + 1)(H - 1) + reach - 1 steps: 446, not 4096, for 64 x 64 pixels and 5 layers."""
     net, steps = pixelcnn((1, 12, 10), 3), []
-    draw = sampling._Canvas._draw
-    monkeypatch.setattr(sampling._Canvas, "_draw", lambda self, *a: (steps.append(1), draw(self, *a))[1])
+    draw = sampling._PictureBuffer._draw
+    monkeypatch.setattr(sampling._PictureBuffer, "_draw", lambda self, *a: (steps.append(1), draw(self, *a))[1])
     draw_pictures(net, some_features(1), None)
     assert len(steps) == 10 + 4 * 11 + 2
     assert 64 + 6 * 63 + 4 == 446
@@ -274,7 +274,7 @@ def test_samples_follow_the_likelihood(monkeypatch):
     with torch.no_grad():
         out = net.outputs(from_levels(drawn), net.condition(features))[:, :, 0, 1]
         every = torch.arange(256).double()[:, None].expand(n, 256, 1)
-        probs = LogisticMixture.of(out[:, None], 1).log_prob(every).exp()
+        probs = LogisticMixture.from_outputs(out[:, None], 1).log_prob(every).exp()
     level = drawn[:, 0, 0, 1].long()[:, None]
     spread = torch.rand(n, 1, generator=gen(4), dtype=torch.float64)
     below = probs.cumsum(1).gather(1, level) - probs.gather(1, level) * spread

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import (
     frames_context,
     gaussian_log_ratio,
@@ -21,7 +22,7 @@ from worldlab_cpc.decoder import CPCDecoder
 def build(n: int, features: int, **config) -> CPCDecoder:
     torch.manual_seed(0)
     specs = vector_specs(n, latent=features, memory=0)
-    return CPCDecoder(CPCDecoderConfig(**{"projection": 16, "units": 64, "layers": 1} | config), specs)
+    return CPCDecoder(configured(CPCDecoderConfig, **{"projection": 16, "units": 64, "layers": 1} | config), specs)
 
 
 def fit(decoder: CPCDecoder, draw, steps: int, rate: float = 3e-3) -> None:
@@ -77,7 +78,7 @@ def test_near_frames_of_a_row_are_no_negatives():
     ctx, _ = model.observe(make_batch(specs, rows=2, length=8), gen())
     # 8 frames of the other row, and those of the own row more than 5 steps away: times 0 and 1 have 2 and 1 of them.
     far = [2, 1, 0, 0, 0, 0, 1, 2]
-    log_k = model.decoder._contrast(ctx).log_k.view(2, 8).exp()
+    log_k = model.decoder._compute_infonce(ctx).log_k.view(2, 8).exp()
     torch.testing.assert_close(log_k, torch.tensor([[1.0 + 8 + n for n in far]] * 2))
 
 

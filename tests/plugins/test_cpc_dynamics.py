@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import gaussian_pair, gen, make_batch, make_specs, mutual_information, small_model
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig
-from worldlab_cpc.dynamics import CPCDynamics, actions_between, horizon_mask, one_step
+from worldlab_cpc.dynamics import CPCDynamics, actions_between, horizon_mask, one_step_infonce
 
 from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import Batch, Context, Latent, LatentSpec, ScoresLatent
@@ -16,7 +17,9 @@ from worldlab.model.health import HealthMonitor
 def build(latent: int = 4, memory: int = 6, action: int = 2, **config) -> CPCDynamics:
     torch.manual_seed(0)
     specs = make_specs(latent=latent, memory=memory, action=action)
-    return CPCDynamics(CPCDynamicsConfig(**{"memory": memory, "units": 16, "projection": 8} | config), specs)
+    return CPCDynamics(
+        configured(CPCDynamicsConfig, **{"memory": memory, "units": 16, "projection": 8} | config), specs
+    )
 
 
 def memory_context(dynamics: CPCDynamics, memory: Tensor, z: Tensor, trains_z=True) -> Context:
@@ -64,20 +67,20 @@ def test_the_untrained_critics_know_nothing():
     ctx, _ = small_model(specs).observe(make_batch(specs, rows=16), gen())
     losses = small_model(specs).dynamics.losses(ctx)
     assert losses["infonce"].mean().item() == pytest.approx(math.log(16), abs=0.2)
-    assert small_model(specs).metrics(ctx)["dynamics/infonce_bound"].item() < 0.1
+    assert HealthMonitor(small_model(specs)).metrics(ctx)["dynamics/infonce_bound"].item() < 0.1
 
 
 def test_codes_are_predicted_as_codes_and_scored_by_their_probability():
     torch.manual_seed(0)
     specs = replace(make_specs(latent=12, memory=6), latent=LatentSpec(12, "categorical", 3, 4))
-    dynamics = CPCDynamics(CPCDynamicsConfig(memory=6, units=16, projection=8), specs)
+    dynamics = CPCDynamics(configured(CPCDynamicsConfig, memory=6, units=16, projection=8), specs)
     prior = dynamics.predict(torch.randn(6, 6, generator=gen()))
     assert isinstance(prior, OneHot)
     draw = prior.sample(gen()).detach().unflatten(-1, (3, 4))
     torch.testing.assert_close(draw.sum(-1), torch.ones(6, 3))
     z, mask = draw.flatten(-2).unflatten(0, (2, 3)), torch.ones(2, 3)
     logs = torch.stack([OneHot(prior.logits[[t, 3 + t]]).log_prob(z[0, t]) for t in range(3)])  # row 0 by either memory
-    torch.testing.assert_close(one_step(prior, z, mask).loss[0], logs.logsumexp(1) - logs[:, 0])
+    torch.testing.assert_close(one_step_infonce(prior, z, mask).loss[0], logs.logsumexp(1) - logs[:, 0])
     dynamics.marginal_mean.copy_(torch.tensor([0.5, 0.5, 0, 0] * 3))
     first, third = (torch.eye(12)[[i, 4 + i, 8 + i]].sum(0) for i in (0, 2))
     memory = torch.zeros(1, 6)
@@ -102,7 +105,7 @@ def test_one_step_asks_which_memory_of_the_same_time_predicted_z():
     z = torch.randn(3, 4, 2, generator=g)
     mask = torch.ones(3, 4)
     mask[2, 3] = 0
-    contrast = one_step(Normal(mean, std), z, mask)
+    contrast = one_step_infonce(Normal(mean, std), z, mask)
     for b in range(3):
         for t in range(4):
             rivals = [c for c in range(3) if mask[c, t] or c == b]
@@ -141,8 +144,10 @@ def test_future_loss_equals_its_definition():
             for t in range(6 - k):
                 if batch.is_first[b, t + 1 : t + k + 1].any():
                     continue
-                asked = query(torch.cat([ctx.memory[b, t], z[b, t], batch.prev_action[b, t + 1 : t + k + 1].flatten()]))
-                scores = torch.cosine_similarity(asked[None], dynamics.key(z[:, t + k]), dim=-1) / 0.1
+                query_vectors = query(
+                    torch.cat([ctx.memory[b, t], z[b, t], batch.prev_action[b, t + 1 : t + k + 1].flatten()])
+                )
+                scores = torch.cosine_similarity(query_vectors[None], dynamics.key(z[:, t + k]), dim=-1) / 0.1
                 expected[b, t] += (scores.logsumexp(0) - scores[b]) / 3
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     assert not loss[:, 5].any() and not loss[1, 3] > expected[1, 3] + 1e-4
@@ -230,7 +235,7 @@ def test_action_gap_is_zero_for_a_dynamics_blind_to_actions():
     specs = make_specs(latent=4, memory=6)
     model = small_model(specs)
     with torch.no_grad():
-        model.dynamics.input[0].weight[:, specs.latent.dim :] = 0
+        model.dynamics.recurrence.input[0].weight[:, specs.latent.dim :] = 0
     ctx, _ = model.observe(make_batch(specs), gen())
     assert abs(HealthMonitor(model).metrics(ctx)["dynamics/action_gap"].item()) < 1e-5
 

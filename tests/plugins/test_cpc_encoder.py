@@ -1,5 +1,6 @@
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model
 from worldlab_cpc.configs import CPCEncoderConfig
 from worldlab_cpc.encoder import CPCEncoder, augment
@@ -10,7 +11,7 @@ from worldlab.specs import ArraySpec, LatentSpec
 
 def build(obs=(VECTOR,), **config) -> CPCEncoder:
     torch.manual_seed(0)
-    settings = CPCEncoderConfig(latent_dim=8, width=4, units=16, layers=1, **config)
+    settings = configured(CPCEncoderConfig, latent_dim=8, width=4, units=16, layers=1, **config)
     return CPCEncoder(settings, make_specs(obs=obs))
 
 

@@ -4,9 +4,10 @@ from typing import final
 
 import pytest
 import torch
+from config_kit import configured
 from cpc_toys import IMAGE, VECTOR, gen, make_batch, make_specs, small_model, vector_specs
 from family_kit import registered_without_torch, train
-from model_kit import weighted_terms
+from model_kit import weighted_losses, weighted_terms
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig, CPCEncoderConfig
 from worldlab_cpc.dynamics import CPCDynamics
@@ -136,15 +137,15 @@ def state_r2(encoder: CPCEncoder, world: Distracted) -> float:
 def test_a_fit_learns_the_state_without_collapse_and_uses_actions():
     torch.manual_seed(0)
     world = Distracted()
-    encoder = CPCEncoder(CPCEncoderConfig(latent_dim=8, units=64, layers=2, static_scale=0.3), world.specs)
-    dynamics = CPCDynamics(CPCDynamicsConfig(memory=32, units=64, horizon=2, projection=16), world.specs)
+    encoder = CPCEncoder(configured(CPCEncoderConfig, latent_dim=8, units=64, layers=2, static_scale=0.3), world.specs)
+    dynamics = CPCDynamics(configured(CPCDynamicsConfig, memory=32, units=64, horizon=2, projection=16), world.specs)
     before = state_r2(encoder, world)
     model = WorldModel(world.specs, encoder, dynamics, small_model(world.specs).decoder, ModelSettings())
     parameters = [*encoder.parameters(), *dynamics.parameters()]
     optimizer = torch.optim.Adam(parameters, 2e-3)
     for step in range(300):
         ctx, _ = model.observe(world.draw(16, 12, step)[0], gen(step))
-        terms = [*encoder.losses(ctx).values(), *dynamics.losses(ctx).values()]
+        terms = [*weighted_losses(encoder, ctx).values(), *weighted_losses(dynamics, ctx).values()]
         optimizer.zero_grad()
         torch.stack([term.mean() for term in terms]).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 100)

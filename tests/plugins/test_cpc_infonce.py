@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 from cpc_toys import gaussian_log_ratio, gaussian_pair, gen, mutual_information
-from worldlab_cpc.infonce import cosine_scores, frame_candidates, info_nce, masked_mean, symmetric
+from worldlab_cpc.infonce import cosine_scores, frame_candidates, infonce_loss, masked_mean, symmetric_infonce
 
 
 def test_loss_is_the_cross_entropy_over_allowed_candidates():
     scores = torch.randn(5, 5, generator=gen())
     allowed = torch.rand(5, 5, generator=gen(1)) > 0.4
-    contrast = info_nce(scores, allowed)
+    contrast = infonce_loss(scores, allowed)
     for i in range(5):
         kept = [j for j in range(5) if allowed[i, j] or i == j]
         total = sum(math.exp(scores[i, j]) for j in kept)
@@ -20,14 +20,14 @@ def test_loss_is_the_cross_entropy_over_allowed_candidates():
 
 def test_bound_never_exceeds_log_k_and_gradients_stay_finite():
     scores = (torch.randn(3, 6, 6, generator=gen()) * 1e4).requires_grad_()
-    contrast = info_nce(scores, torch.rand(6, 6, generator=gen(1)) > 0.5)
+    contrast = infonce_loss(scores, torch.rand(6, 6, generator=gen(1)) > 0.5)
     assert (contrast.bound <= contrast.log_k + 1e-6).all()
     contrast.loss.sum().backward()
     assert scores.grad is not None and torch.isfinite(scores.grad).all()
 
 
 def test_a_blind_critic_knows_nothing():
-    contrast = info_nce(torch.zeros(7, 7))
+    contrast = infonce_loss(torch.zeros(7, 7))
     assert contrast.bound.abs().max().item() < 1e-6
     assert contrast.correct.mean().item() == pytest.approx(1 / 7)
 
@@ -35,8 +35,8 @@ def test_a_blind_critic_knows_nothing():
 def test_symmetric_is_the_mean_of_both_directions():
     scores = torch.randn(4, 4, generator=gen())
     allowed = torch.rand(4, 4, generator=gen(1)) > 0.3
-    both = symmetric(scores, allowed)
-    expected = (info_nce(scores, allowed).loss + info_nce(scores.T, allowed.T).loss) / 2
+    both = symmetric_infonce(scores, allowed)
+    expected = (infonce_loss(scores, allowed).loss + infonce_loss(scores.T, allowed.T).loss) / 2
     torch.testing.assert_close(both.loss, expected)
     assert (both.bound <= both.log_k + 1e-6).all()
 
@@ -47,7 +47,7 @@ def test_bound_of_the_true_ratio_meets_known_mutual_information(rho: float):
     k, dim, repeats = 128, 3, 60
     x, y = gaussian_pair(rho, k * repeats, dim, seed=0)
     x, y = x.view(repeats, k, dim), y.view(repeats, k, dim)
-    bounds = info_nce(gaussian_log_ratio(rho, x[:, :, None], y[:, None])).bound.mean(1)
+    bounds = infonce_loss(gaussian_log_ratio(rho, x[:, :, None], y[:, None])).bound.mean(1)
     estimate, error = bounds.mean().item(), bounds.std().item() / math.sqrt(repeats)
     mi = mutual_information(rho, dim)
     assert estimate <= min(mi, math.log(k)) + 3 * error
@@ -59,11 +59,11 @@ def test_shuffled_pairs_carry_no_information():
     x, y = gaussian_pair(0.9, 64 * 100, 2, seed=0)
     x, y = x.view(100, 64, 2), y.view(100, 64, 2).roll(1, 0)
     # Of independent pairs the best score is a constant; any other one, such as the old ratio, can only lose.
-    assert info_nce(torch.zeros(100, 64, 64)).bound.mean().item() == pytest.approx(0, abs=1e-6)
+    assert infonce_loss(torch.zeros(100, 64, 64)).bound.mean().item() == pytest.approx(0, abs=1e-6)
     ratio = gaussian_log_ratio(0.9, x[:, :, None], y[:, None])
-    assert info_nce(ratio).bound.mean().item() < 0
+    assert infonce_loss(ratio).bound.mean().item() < 0
     # In expectation over shuffles, a weak score is level with nothing.
-    bounds = info_nce(0.05 * ratio.clamp(-10, 10)).bound.mean(1)
+    bounds = infonce_loss(0.05 * ratio.clamp(-10, 10)).bound.mean(1)
     assert abs(bounds.mean().item()) < 0.05
 
 

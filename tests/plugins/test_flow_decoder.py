@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from flow_toys import IMAGE, VECTOR, decoder, fit, frames_context, gen, grey, image_specs, make_specs, stirred
+from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_flow.dequantise import UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
-from worldlab_flow.layers import ActNorm, Reader
+from worldlab_flow.layers import ActNorm, ShiftScaleNet
 
 from worldlab.distributions import Normal
 from worldlab.errors import ConfigError
@@ -83,7 +84,7 @@ def test_bits_per_dim_is_the_loss_in_other_units():
     for config, factor in (({"weight": "frame", "scale": 0.25}, 0.25), ({"scale": 3.0}, 3 / D)):
         part = stirred(decoder(image_specs(SHAPE), **config), 0.05).eval()
         bits = part.bits_per_dim(features, obs, gen(7))
-        loss = part.losses(frames_context(features, obs, seed=7))["image"][:, 0]
+        loss = weighted_losses(part, frames_context(features, obs, seed=7))["image"][:, 0]
         torch.testing.assert_close(loss, factor * bits * D * math.log(2))
         torch.testing.assert_close(part.log_mass(features, obs, gen(7)), -bits * D * math.log(2))
 
@@ -101,7 +102,7 @@ def test_the_guide_is_a_sketch_that_only_features_explain():
     part = stirred(decoder(make_specs(obs=(IMAGE, VECTOR)), guide=2.0), 0.05)
     features = torch.randn(3, 16, generator=gen()).requires_grad_()
     obs = {"image": frames(3, shape=(3, 16, 16))[1], "state": torch.randn(3, 5, generator=gen(1))}
-    losses = part.losses(frames_context(features, obs))
+    losses = weighted_losses(part, frames_context(features, obs))
     model, density = part.picture("image"), part.decode(features)["state"]
     sketch = model.sketch(model.maps(features)[0])
     torch.testing.assert_close(losses["image_guide"][:, 0], (sketch - obs["image"]).square().flatten(1).sum(1))
@@ -298,7 +299,7 @@ def test_a_plain_beginning_sets_nothing_from_data_and_zeroes_nothing():
     norms = [p for m in plain.modules() if isinstance(m, ActNorm) for p in m.parameters()]
     assert norms and all(bool((p == 0).all()) for p in norms)
     for part, zero in ((careful, True), (plain, False)):
-        lasts = [m.last.weight for m in part.picture("image").flow.modules() if isinstance(m, Reader)]
+        lasts = [m.last.weight for m in part.picture("image").flow.modules() if isinstance(m, ShiftScaleNet)]
         assert lasts and all(bool((weight == 0).all()) == zero for weight in lasts)
 
 

@@ -140,7 +140,7 @@ def test_metrics_agree_with_the_density():
     stirred(model.encoder)
     ctx, _ = model.observe(make_batch(specs), gen())
     metrics = model.encoder.metrics(ctx)
-    density = model.encoder._density_of(ctx)
+    density = model.encoder._batch_density(ctx)
     noise = normal_like(density.mean, gen())
     x, log_det = model.encoder.flow.generate_with_log_det(noise, density.context)
     torch.testing.assert_close(metrics["log_det_mean"], log_det.mean())

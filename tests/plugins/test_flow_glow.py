@@ -34,9 +34,9 @@ def test_log_det_is_autograds_after_actnorm_and_eval(architecture: str):
     """3 x 8 x 8, float64, within 1e-8: the check torchflows fails by 1 to 26 nats. Measured: below 1e-11."""
     model, features, image = fitted(architecture)
     maps = model.maps(features[:1])
-    noise, tally = model.flow.encode(image[:1], maps)
+    noise, statistics = model.flow.encode(image[:1], maps)
     expected = slogdet(lambda x: flat(model.flow.encode(x, maps)[0]), image[:1])
-    assert abs(tally.log_det.item() - expected) < 1e-8
+    assert abs(statistics.log_det.item() - expected) < 1e-8
     density = standard_normal_log_prob(flat(noise)) + expected
     torch.testing.assert_close(model.flow.log_prob(image[:1], maps), density, rtol=0, atol=1e-8)
 
@@ -157,7 +157,7 @@ def test_odd_pictures_are_refused_in_one_sentence():
 
 def test_metrics_see_a_flow_explode():
     model, features, image = fitted("glow")
-    calm = torch.stack([s.abs().max() for s in model.tally(features, image).scales]).max()
+    calm = torch.stack([s.abs().max() for s in model.statistics(features, image).scales]).max()
     stirred(model, 3.0)
-    wild = torch.stack([s.abs().max() for s in model.tally(features, image).scales]).max()
+    wild = torch.stack([s.abs().max() for s in model.statistics(features, image).scales]).max()
     assert wild > calm and torch.isfinite(model.centre_log_prob(features, image)).all()

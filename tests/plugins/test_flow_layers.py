@@ -13,7 +13,7 @@ from worldlab_flow.layers import (
     Injector,
     InvertibleConv,
     squeeze,
-    total,
+    sum_log_scales,
 )
 
 SIZE, COND = 4, 3
@@ -50,7 +50,7 @@ def test_inverse(name: str):
 @NAMES
 def test_log_det_is_autograds(name: str):
     layer, x, cond = case(name)
-    claimed = total(layer(x, cond)[1], x)
+    claimed = sum_log_scales(layer(x, cond)[1], x)
     expected = slogdet(lambda row: layer(row, cond)[0].flatten(1), x)
     assert claimed.shape == (1,) and abs(claimed.item() - expected) < 1e-8
 
@@ -99,7 +99,7 @@ def test_conv_is_a_rotation_at_first_and_its_log_det_is_that_of_the_matrix(size:
     stirred(layer, 0.1)
     x = torch.zeros(2, size, 5, 7, dtype=torch.float64)
     expected = 35 * torch.linalg.slogdet(layer.weight()).logabsdet
-    torch.testing.assert_close(total(layer(x, x)[1], x), expected.expand(2), rtol=0, atol=1e-8)
+    torch.testing.assert_close(sum_log_scales(layer(x, x)[1], x), expected.expand(2), rtol=0, atol=1e-8)
 
 
 def test_a_wide_rotation_is_bent_where_its_diagonal_leaves_the_bound():

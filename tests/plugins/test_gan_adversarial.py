@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 from gan_toys import gen
-from worldlab_gan.adversarial import critic_loss, critic_metrics, critic_terms, generator_loss, hold, judge
+from worldlab_gan.adversarial import (
+    critic_loss,
+    critic_metrics,
+    critic_terms,
+    critic_weights,
+    evaluate_critic,
+    evaluate_pair,
+    generator_loss,
+)
 from worldlab_gan.configs import Game
 from worldlab_gan.critics import VectorCritic
 
@@ -14,11 +22,11 @@ class Linear:
     def __init__(self, weight):
         self.weight = weight
 
-    def see(self, x):
+    def embed(self, x):
         return x
 
-    def head(self, seen, condition):
-        return seen @ self.weight
+    def head(self, embedding, condition):
+        return embedding @ self.weight
 
 
 def test_losses_are_their_definitions():
@@ -53,9 +61,10 @@ def test_a_relativistic_critic_that_cannot_tell_loses_log_2():
 def test_penalty_of_a_linear_critic_is_its_squared_weight():
     weight = torch.tensor([3.0, -4.0], requires_grad=True)
     x, condition = torch.randn(6, 2, generator=gen()), torch.zeros(6, 0)
-    torch.testing.assert_close(judge(Linear(weight), x, condition).slope, torch.full((6,), 25.0))
+    torch.testing.assert_close(evaluate_critic(Linear(weight), x, condition).slope, torch.full((6,), 25.0))
     game = Game("relativistic", 0.5, 0.2)
-    terms = critic_terms(game, hold(game, Linear(weight), x, x + 1, condition))
+    held, weights = critic_terms(game, evaluate_pair(game, Linear(weight), x, x + 1, condition)), critic_weights(game)
+    terms = {name: weights[name] * term for name, term in held.items()}
     torch.testing.assert_close(terms["r1"], torch.full((6,), 0.5 * 0.5 * 25))
     torch.testing.assert_close(terms["r2"], torch.full((6,), 0.5 * 0.2 * 25))
     (gradient,) = torch.autograd.grad(terms["r1"].mean(), [weight])
@@ -72,15 +81,15 @@ def test_penalty_of_a_network_and_its_gradient_equal_finite_differences():
         move = torch.zeros(3).double()
         move[i] = step
         slope += ((critic(x + move, condition) - critic(x - move, condition)) / (2 * step)).square()
-    torch.testing.assert_close(judge(critic, x, condition).slope, slope, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(evaluate_critic(critic, x, condition).slope, slope, rtol=1e-6, atol=1e-9)
     weight = critic.trunk[0].weight
-    (gradient,) = torch.autograd.grad(judge(critic, x, condition).slope.sum(), [weight])
+    (gradient,) = torch.autograd.grad(evaluate_critic(critic, x, condition).slope.sum(), [weight])
     with torch.no_grad():
         before = weight[1, 2].item()
         sums = []
         for sign in (1, -1):
             weight[1, 2] = before + sign * 1e-5
-            sums.append(judge(critic, x, condition).slope.sum().item())
+            sums.append(evaluate_critic(critic, x, condition).slope.sum().item())
         weight[1, 2] = before
     assert gradient[1, 2].item() == pytest.approx((sums[0] - sums[1]) / 2e-5, rel=1e-4)
 
@@ -89,13 +98,15 @@ def test_penalty_of_a_tree_adds_its_leaves():
     weight = torch.tensor([1.0, 2.0])
 
     class Sum(Linear):
-        def see(self, x):
+        def embed(self, x):
             return x["a"] @ weight + x["b"].flatten(1).sum(1)
 
-        def head(self, seen, condition):
-            return seen
+        def head(self, embedding, condition):
+            return embedding
 
-    slope = judge(Sum(weight), {"a": torch.zeros(2, 2), "b": torch.zeros(2, 3, 2, 2)}, torch.zeros(2, 0)).slope
+    slope = evaluate_critic(
+        Sum(weight), {"a": torch.zeros(2, 2), "b": torch.zeros(2, 3, 2, 2)}, torch.zeros(2, 0)
+    ).slope
     torch.testing.assert_close(slope, torch.full((2,), 5.0 + 12))
 
 
@@ -103,12 +114,12 @@ def test_penalties_are_float32_under_autocast_and_can_be_watched_without_gradien
     torch.manual_seed(0)
     critic = VectorCritic(3, 2, 8, 1)
     x, condition = torch.randn(4, 3, generator=gen()), torch.randn(4, 2, generator=gen(1))
-    exact = judge(critic, x, condition)
+    exact = evaluate_critic(critic, x, condition)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = judge(critic, x.bfloat16().float(), condition)
+        mixed = evaluate_critic(critic, x.bfloat16().float(), condition)
     assert mixed.value.dtype == mixed.slope.dtype == torch.float32
     with torch.no_grad():
-        watched = judge(critic, x, condition)
+        watched = evaluate_critic(critic, x, condition)
     torch.testing.assert_close(watched.slope, exact.slope.detach())
     assert not watched.value.requires_grad and exact.value.requires_grad and not x.requires_grad
 
@@ -116,8 +127,8 @@ def test_penalties_are_float32_under_autocast_and_can_be_watched_without_gradien
 def test_a_switched_off_penalty_has_no_term():
     for r1, r2, names in ((0.0, 0.0, {"critic"}), (0.5, 0.0, {"critic", "r1"}), (0.0, 0.5, {"critic", "r2"})):
         game = Game("relativistic", r1, r2)
-        trial = hold(game, Linear(torch.ones(2)), *torch.randn(2, 3, 2), torch.zeros(3, 0))
-        assert set(critic_terms(game, trial)) == names
+        outputs = evaluate_pair(game, Linear(torch.ones(2)), *torch.randn(2, 3, 2), torch.zeros(3, 0))
+        assert set(critic_terms(game, outputs)) == names
 
 
 @pytest.mark.slow
@@ -129,7 +140,7 @@ def test_the_first_gans_critic_learns_the_bayes_rule():
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
     for _ in range(600):
         real, fake = torch.randn(512, 1, generator=g), 1 + 0.7 * torch.randn(512, 1, generator=g)
-        terms = critic_terms(game, hold(game, critic, real, fake, torch.zeros(512, 0)))
+        terms = critic_terms(game, evaluate_pair(game, critic, real, fake, torch.zeros(512, 0)))
         optimizer.zero_grad()
         terms["critic"].mean().backward()
         optimizer.step()

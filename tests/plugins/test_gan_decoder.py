@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gan_toys import IMAGE, VECTOR, context, gen, make_batch, make_specs, play, small_decoder, small_model
+from model_kit import weighted_losses
 from torch import Tensor, nn
 from worldlab_gan.decoder import GANDecoder
 from worldlab_gan.observations import (
@@ -94,7 +95,7 @@ def test_adversarial_gradient_to_features_is_exactly_zero():
     loss = decoder.losses(ctx)
     assert set(loss) == {"adversarial"}
     found = torch.autograd.grad(
-        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"]], allow_unused=True
+        loss["adversarial"].sum(), [ctx.features, *decoder.players()["main"].parameters], allow_unused=True
     )
     assert found[0] is None and all(g is not None and torch.isfinite(g).all() for g in found[1:])
 
@@ -111,10 +112,10 @@ def test_matching_is_the_only_term_that_trains_the_features():
 
 def test_pix_l1_adds_the_gradient_of_the_absolute_error():
     decoder, ctx = build(matching_scale=0.0, pix_l1=2.0), frames(seed=3)
-    term = decoder.losses(ctx)["pixels"]
+    term = weighted_losses(decoder, ctx)["pixels"]
     features = ctx.features.flatten(0, 1)
-    made = decoder._generate(features, decoder._draw(features, gen(3)))
-    expected = 2 * sum((made[k] - ctx.batch.obs[k][:, 0]).abs().flatten(1).mean(1) for k in ("image", "state"))
+    generated = decoder._generate(features, decoder._draw_noise(features, gen(3)))
+    expected = 2 * sum((generated[k] - ctx.batch.obs[k][:, 0]).abs().flatten(1).mean(1) for k in ("image", "state"))
     torch.testing.assert_close(term[:, 0], expected)
     (gradient,) = torch.autograd.grad(term.sum(), [ctx.features])
     assert gradient.abs().sum() > 0
@@ -122,18 +123,18 @@ def test_pix_l1_adds_the_gradient_of_the_absolute_error():
 
 
 def test_feature_distance_by_its_definition():
-    made = [torch.randn(3, 2, 4, 4, generator=gen()), torch.randn(3, 5, generator=gen(1))]
+    generated = [torch.randn(3, 2, 4, 4, generator=gen()), torch.randn(3, 5, generator=gen(1))]
     real = [torch.randn(3, 2, 4, 4, generator=gen(2)), 100 * torch.randn(3, 5, generator=gen(3))]
     for n in range(3):
         parts = []
-        for a, b in zip(made, real):
+        for a, b in zip(generated, real):
             scaled = (a[n] - b[n]) / b.abs().mean()
             parts.append((KNEE * ((1 + (scaled / KNEE) ** 2) ** 0.5 - 1)).mean())
-        torch.testing.assert_close(feature_distance(made, real)[n], torch.stack(parts).mean())
+        torch.testing.assert_close(feature_distance(generated, real)[n], torch.stack(parts).mean())
     assert not feature_distance(real, real).any()
     # It does not care for a critic's scale.
-    doubled = feature_distance([2 * a for a in made], [2 * b for b in real])
-    torch.testing.assert_close(doubled, feature_distance(made, real))
+    doubled = feature_distance([2 * a for a in generated], [2 * b for b in real])
+    torch.testing.assert_close(doubled, feature_distance(generated, real))
 
 
 def test_the_average_draws_and_is_the_running_mean():
@@ -184,13 +185,13 @@ def test_mismatched_pairs_are_other_frames_and_no_near_copies():
     # One row of six steps: every other frame is within five steps of a frame.
     assert not decoder.losses(ctx.detach(), "critic")["mismatch"].any()
     ctx, _ = model.observe(make_batch(specs, rows=8, length=6), gen())
-    judged = decoder.losses(ctx.detach(), "critic")["mismatch"]
-    assert (judged > 0).float().mean() > 0.7
+    valid = decoder.losses(ctx.detach(), "critic")["mismatch"]
+    assert (valid > 0).float().mean() > 0.7
     # On a head of its own: where the game rests it must not push the game's.
     game = list(decoder.critic.head.parameters())
     assert decoder.match is not None
-    assert torch.autograd.grad(judged.sum(), game, allow_unused=True, retain_graph=True) == (None,) * len(game)
-    assert all(g.any() for g in torch.autograd.grad(judged.sum(), list(decoder.match.parameters())))
+    assert torch.autograd.grad(valid.sum(), game, allow_unused=True, retain_graph=True) == (None,) * len(game)
+    assert all(g.any() for g in torch.autograd.grad(valid.sum(), list(decoder.match.parameters())))
     assert "mismatch" not in build((VECTOR,), mismatch_scale=0.0).losses(ctx.detach(), "critic")
 
 

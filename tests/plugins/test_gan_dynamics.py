@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 from gan_toys import FourModes, context, gen, make_batch, make_specs, play, small_dynamics, small_model
+from model_kit import weighted_losses
 from worldlab_gan.dynamics import GANDynamics
 from worldlab_gan.energy import distance, energy_score
-from worldlab_gan.temporal import at_start, windows
+from worldlab_gan.temporal import extract_windows, place_at_start
 
 from worldlab.distributions import Normal
 from worldlab.interfaces import Latent, ScoresLatent
@@ -93,7 +94,7 @@ def test_the_memory_is_no_way_to_flatter_the_critic():
 def test_losses_by_their_definitions():
     dynamics = build(adversarial_scale=0.7, energy_scale=0.3, samples=3)
     z, memory = torch.randn(8, 4, generator=gen()), torch.randn(8, 6, generator=gen(1))
-    found = dynamics.losses(context(z, memory, seed=5))
+    found = weighted_losses(dynamics, context(z, memory, seed=5))
     repeated = memory.repeat(3, 1)
     samples = dynamics.generator(repeated, dynamics.generator.draw(repeated, gen(5))).unflatten(0, (3, -1))
     fake = torch.stack([dynamics.critic(x, memory) for x in samples])
@@ -129,7 +130,7 @@ def test_windows_by_enumeration():
     batch.is_first.copy_(torch.rand(rows, length, generator=g) < 0.2)
     batch.mask.copy_((torch.rand(rows, length, generator=g) < 0.8).float())
     z, memory = torch.randn(rows, length, 4, generator=g), torch.randn(rows, length, 6, generator=g)
-    seen = windows(z, memory, batch)
+    seen = extract_windows(z, memory, batch)
     valid = {}
     for b in range(rows):
         for t in range(length - 2):
@@ -137,7 +138,7 @@ def test_windows_by_enumeration():
             actions = [torch.cat([batch.prev_action[r, t + 1], batch.prev_action[r, t + 2]]) for r in (b, other)]
             torch.testing.assert_close(seen.condition[w], torch.cat([z[b, t], actions[0]]))
             torch.testing.assert_close(seen.swapped[w], torch.cat([z[b, t], actions[1]]))
-            torch.testing.assert_close(seen.following[w], torch.cat([z[b, t + 1], z[b, t + 2]]))
+            torch.testing.assert_close(seen.next_latents[w], torch.cat([z[b, t + 1], z[b, t + 2]]))
             torch.testing.assert_close(seen.memory[w], memory[b, t + 1])
             torch.testing.assert_close(seen.action[w], batch.prev_action[b, t + 2])
             inside = all(bool(batch.mask[b, t + i]) for i in range(3))
@@ -145,7 +146,7 @@ def test_windows_by_enumeration():
             assert bool(seen.valid[b, t]) == valid[b, t]
     for (b, t), own in valid.items():
         assert bool(seen.swappable[b, t]) == (own and valid[(b - 1) % rows, t])
-    term = at_start(torch.ones(rows * (length - 2)), seen.valid)
+    term = place_at_start(torch.ones(rows * (length - 2)), seen.valid)
     assert term.shape == (rows, length) and not term[:, -2:].any() and torch.equal(term[:, :-2], seen.valid)
 
 
@@ -153,9 +154,9 @@ def test_the_second_generated_step_follows_from_the_first():
     """d z'_2 / d z'_1 through the memory, and the second action moves the second step only."""
     model, ctx = observed(temporal=True)
     dynamics = model.dynamics
-    seen = windows(ctx.latent.z.detach(), ctx.memory.detach(), ctx.batch)
-    base = dynamics._continue(seen, gen(2))
-    other = dynamics._continue(replace(seen, action=seen.action + 1), gen(2))
+    seen = extract_windows(ctx.latent.z.detach(), ctx.memory.detach(), ctx.batch)
+    base = dynamics._generate_two_steps(seen, gen(2))
+    other = dynamics._generate_two_steps(replace(seen, action=seen.action + 1), gen(2))
     assert torch.equal(base[:, :4], other[:, :4]) and not torch.allclose(base[:, 4:], other[:, 4:])
     noise = dynamics.generator.draw(seen.memory, gen(2))
     torch.testing.assert_close(base[:, :4], dynamics.generator(seen.memory, noise))
@@ -215,7 +216,7 @@ def test_an_analytic_encoder_is_tied_by_the_frozen_score():
     rule = choose(encoder, parts.dynamics)
     assert (rule.dyn, rule.rep) == ("own", "score_anchor")
     ctx, _ = model.observe(make_batch(specs), gen())
-    rep = terms(rule, ctx, parts.dynamics, ModelSettings())["rep"].sum()
+    rep = terms(rule, ctx, parts.dynamics, ModelSettings().free_nats)["rep"].sum()
     own = torch.autograd.grad(rep, list(parts.dynamics.critic.parameters()), allow_unused=True, retain_graph=True)
     assert all(g is None for g in own)
     assert torch.autograd.grad(rep, [ctx.latent.z])[0].abs().sum() > 0
@@ -250,7 +251,7 @@ def test_spread_of_a_calibrated_sampler_is_one():
 def test_action_gap_is_zero_for_a_dynamics_blind_to_actions():
     model, ctx = observed(samples=16)
     with torch.no_grad():
-        model.dynamics.input[0].weight[:, 4:] = 0  # type: ignore[index]
+        model.dynamics.recurrence.input[0].weight[:, 4:] = 0  # type: ignore[index]
         value = model.dynamics.metrics(ctx.detach())["action_gap"].item()
     # Same memories, other noise: 0 up to sampling.
     assert abs(value) < 0.1

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from gan_toys import IMAGE, VECTOR, context, gen, make_batch, make_specs, play, small_encoder, small_model
+from model_kit import weighted_losses
 from torch import Tensor
 from worldlab_gan.generators import Generated, NoisyMLP
 
@@ -65,7 +66,7 @@ def test_fool_reaches_z_and_nothing_else():
     prior = NoisyMLP(6, 3, 8, 1, 4)
     ctx = context(z, memory, Generated(memory, prior))
     fool = encoder.losses(ctx)["fool"].sum()
-    wanted = [z, memory, *prior.parameters(), *encoder.players()["main"]]
+    wanted = [z, memory, *prior.parameters(), *encoder.players()["main"].parameters]
     found = torch.autograd.grad(fool, wanted, allow_unused=True)
     assert found[0] is not None and found[0].abs().sum() > 0
     assert all(g is None for g in found[1:])
@@ -74,7 +75,7 @@ def test_fool_reaches_z_and_nothing_else():
 def test_fool_is_the_relativistic_guess_of_the_critic():
     encoder = build(fool_scale=0.3)
     z, memory, prior = torch.randn(8, 4), torch.randn(8, 6), Normal(torch.zeros(8, 4), torch.ones(8, 4))
-    terms = encoder.losses(context(z, memory, prior, seed=5))
+    terms = weighted_losses(encoder, context(z, memory, prior, seed=5))
     sample = prior.sample(gen(5))
     expected = 0.3 * torch.log1p(torch.exp(encoder.critic(sample, memory) - encoder.critic(z, memory)))
     torch.testing.assert_close(terms["fool"][:, 0], expected)
@@ -85,7 +86,7 @@ def test_gauge_is_the_kl_of_the_moments():
     z = 0.3 + 2 * torch.randn(500, 4, generator=gen())
     ctx = context(z, torch.zeros(500, 6), Normal(torch.zeros(500, 4), torch.ones(500, 4)))
     ctx.batch.mask[400:] = 0
-    found = encoder.losses(ctx)["gauge"]
+    found = weighted_losses(encoder, ctx)["gauge"]
     kept = z[:400]
     moments = torch.distributions.Normal(kept.mean(0), kept.std(0, correction=0))
     expected = torch.distributions.kl_divergence(moments, torch.distributions.Normal(0.0, 1.0)).sum()

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from config_kit import configured
 from family_kit import registered_without_torch
 from gan_toys import (
     IMAGE,
@@ -27,7 +28,7 @@ from worldlab.interfaces import Decoder, Dynamics, Encoder
 from worldlab.model.health import HealthMonitor
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.specs import LatentSpec
-from worldlab.testing import run_checks, small_config
+from worldlab.testing import run_checks
 from worldlab.testing.bench import IdleAgent
 from worldlab.testing.reference import ReferenceEncoder, ReferenceEncoderConfig
 from worldlab.training.trainer import Generators, Trainer
@@ -41,7 +42,7 @@ def test_registration_needs_no_torch():
 
 
 def trainer_of(model: WorldModel) -> Trainer:
-    settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
+    settings = configured(TrainSettings, learning_rate=1e-3, critic_learning_rate=1e-3, max_skips=1)
     return Trainer(model, IdleAgent(None, model.specs), settings, Generators(gen(1), gen(2)))
 
 
@@ -67,7 +68,7 @@ def test_updates_dreams_and_pictures_are_finite(obs, frames: int | None):
 def test_each_players_step_moves_its_own_parameters_only():
     specs = make_specs(obs=(IMAGE, VECTOR))
     model = small_model(specs, temporal=True)
-    groups = model.players()
+    groups = {name: player.parameters for name, player in model.players().items()}
     ctx, _ = model.observe(make_batch(specs), gen())
     critics = weighted_terms(model, ctx.detach(), "critic")
     assert {name.partition("/")[0] for name in critics} == {"encoder", "dynamics", "decoder"}
@@ -76,6 +77,26 @@ def test_each_players_step_moves_its_own_parameters_only():
     assert all(g is None for g in found)
     own = torch.autograd.grad(total, groups["critic"], allow_unused=True)
     assert all(g is not None and torch.isfinite(g).all() for g in own)
+
+
+def test_the_critics_share_an_optimiser_that_forgets_fast():
+    """beta1 = 0: Karras et al. 2018, arXiv:1812.04948, appendix C. Encoder, dynamics and decoder agree on it."""
+    model = small_model(make_specs(obs=(IMAGE, VECTOR)), temporal=True)
+    trainer = Trainer(
+        model,
+        IdleAgent(None, model.specs),
+        TrainSettings(learning_rate=1e-3, critic_learning_rate=5e-4),
+        Generators(gen(1), gen(2)),
+    )
+    groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
+    assert {name: (group["lr"], group["betas"]) for name, group in groups.items()} == {
+        "model/main": (1e-3, (0.9, 0.999)),
+        "model/critic": (5e-4, (0.0, 0.999)),
+    }
+    held = {id(p) for p in groups["model/critic"]["params"]}
+    for part in model.parts.values():
+        critic = {id(p) for name, p in part.named_parameters() if name.split(".")[0] in ("critic", "temporal", "match")}
+        assert critic and critic == held & {id(p) for p in part.parameters()}
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "point", "categorical"])
@@ -111,12 +132,13 @@ MODES = [("dynamics", {"temporal": True}), ("decoder", {"pix_l1": 1.0, "r2": 0.5
 
 
 @pytest.mark.parametrize(("role", "config"), MODES)
-def test_settings_that_are_no_choices_pass_the_checks_too(role: str, config: dict):
+def test_settings_and_constants_that_are_no_choices_pass_the_checks_too(role: str, config: dict):
     """The conformance suite runs every Literal by itself; these are its other switches."""
     cls: type[Encoder] | type[Dynamics] | type[Decoder] = NEEDED[role]
     slow = {"E9", "C6"}
     checks = {f"{letter}{n}" for letter in "PEDTC" for n in range(1, 15)} - slow
-    found = run_checks(role, cls, small_config(cls.Config, **config), only=checks)
+    small = configured(cls.Config, **{**cls.Config.at_size("nano"), **config})
+    found = run_checks(role, cls, small, only=checks)
     assert found and not [f"{r.check}: {r.cause}" for r in found if not r.passed]
 
 

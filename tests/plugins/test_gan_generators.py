@@ -122,13 +122,13 @@ def test_the_average_is_the_running_mean_of_the_weights(rate: float):
     for n in range(1, 60):
         with torch.no_grad():
             source.weight.add_(torch.randn(2, 3, generator=gen(n)))
-        average.follow(source)
+        average.update(source)
         share = max(rate, 9 / (10 + n))
         expected = (1 - share) * expected + share * source.weight.detach()
         torch.testing.assert_close(average.mean.weight, expected, rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
     assert int(average.count) == 59
     again = RunningAverage(source, rate)
     again.load_state_dict(average.state_dict())
-    average.follow(source)
-    again.follow(source)
+    average.update(source)
+    again.update(source)
     assert torch.equal(average.mean.weight, again.mean.weight)  # type: ignore[arg-type]

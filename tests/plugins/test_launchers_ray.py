@@ -380,11 +380,11 @@ def test_a_task_too_large_for_any_node_is_named(tmp_path, caplog):
     node = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}
     cluster = SimpleNamespace(nodes=lambda: [node, {"Alive": False, "Resources": {"CPU": 64.0}}])
     fits, big = task(tmp_path, "fits", "", cpus=4, gpus=1.0), task(tmp_path, "big", "", cpus=8)
-    ray_cluster.check_room(cluster, [fits], may_grow=False)
+    ray_cluster.check_capacity(cluster, [fits], may_grow=False)
     with pytest.raises(ConfigError, match="too small for task big") as caught:
-        ray_cluster.check_room(cluster, [fits, big], may_grow=False)
+        ray_cluster.check_capacity(cluster, [fits, big], may_grow=False)
     assert caught.value.cause == "it needs 8 CPUs and 0 GPUs; Ray found 4 CPUs and 1 GPUs"
-    ray_cluster.check_room(cluster, [fits, big], may_grow=True)
+    ray_cluster.check_capacity(cluster, [fits, big], may_grow=True)
     assert "task big waits for a node with 8 CPUs" in caplog.text
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from config_kit import configured
 from vae_toys import IMAGE, VECTOR, build_model, gen, make_specs, mean_and_error
 from worldlab_vae.configs import VAEDecoderConfig
 from worldlab_vae.decoder import VAEDecoder
@@ -22,7 +23,7 @@ LEVELS = torch.arange(256) / 255 - 0.5
 
 def build(obs=(IMAGE,), **config) -> VAEDecoder:
     torch.manual_seed(0)
-    return VAEDecoder(VAEDecoderConfig(width=4, units=16, layers=1, **config), make_specs(obs))
+    return VAEDecoder(configured(VAEDecoderConfig, width=4, units=16, layers=1, **config), make_specs(obs))
 
 
 def level_log_probs(mean: float, scale: float) -> torch.Tensor:
@@ -145,4 +146,4 @@ def test_the_models_bits_per_dimension_are_those_of_its_evidence_bound():
     elbo = model.decoder.score(ctx.features.flatten(0, 1), {"image": batch.obs["image"].flatten(0, 1)})
     elbo = elbo - flatten_time(ctx.latent.dist).kl(ctx.prior)
     torch.testing.assert_close(bits, -elbo.mean() / (3 * 16 * 16 * math.log(2)))
-    assert "bits_per_dim" not in build_model(obs=(IMAGE,)).metrics(ctx)
+    assert "bits_per_dim" not in HealthMonitor(build_model(obs=(IMAGE,))).metrics(ctx)

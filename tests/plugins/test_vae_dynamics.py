@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_kit import weighted_terms
 from vae_toys import build_model, gen, grad_sum
 
 from worldlab import tree
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def kl_terms(model, seed: int = 0):
     batch = noise_batch(model.specs.obs, model.specs.action, 3, 5, gen(seed))
     ctx, _ = model.observe(batch, gen(seed))
-    return ctx, matching.terms(model.rule, ctx, model.dynamics, model.settings)
+    return ctx, weighted_terms(model, ctx)
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "categorical"])
@@ -33,7 +34,7 @@ def test_each_half_of_the_balanced_kl_trains_one_side_exactly(latent):
     for name, trained, still in (("dyn", prior, encoder), ("rep", encoder, prior)):
         model.zero_grad(set_to_none=True)
         ctx, _ = model.observe(batch, gen())
-        matching.terms(model.rule, ctx, model.dynamics, model.settings)[name].sum().backward()
+        matching.terms(model.rule, ctx, model.dynamics, model.settings.free_nats)[name].sum().backward()
         assert grad_sum(still) == 0
         assert grad_sum(trained) > 0
 
@@ -52,7 +53,7 @@ def test_dyn_reaches_the_encoder_only_through_the_memory_of_later_steps():
     model = build_model(ModelSettings(free_nats=0.0))
     ctx, _ = kl_terms(model)
     cut = replace(ctx, memory=ctx.memory.detach(), prior=model.dynamics.predict(ctx.memory.detach().flatten(0, 1)))
-    matching.terms(model.rule, cut, model.dynamics, model.settings)["dyn"].sum().backward()
+    matching.terms(model.rule, cut, model.dynamics, model.settings.free_nats)["dyn"].sum().backward()
     assert grad_sum(model.encoder.parameters()) == 0
     assert grad_sum(model.dynamics.head.parameters()) > 0
 

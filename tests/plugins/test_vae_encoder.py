@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from config_kit import configured
 from torch import Tensor
 from vae_toys import VECTOR, gen, make_specs, mean_and_error
 from worldlab_vae.configs import VAEDecoderConfig, VAEEncoderConfig
@@ -17,8 +18,8 @@ from worldlab.specs import LatentSpec
 
 def build(latent: str = "gaussian", use_memory: bool = False, **config) -> VAEEncoder:
     torch.manual_seed(0)
-    config = VAEEncoderConfig(
-        latent=latent, units=16, layers=1, **({"latent_dim": 3, "groups": 2, "classes": 4} | config)
+    config = configured(
+        VAEEncoderConfig, latent=latent, units=16, layers=1, **({"latent_dim": 3, "groups": 2, "classes": 4} | config)
     )
     return VAEEncoder(config, make_specs(latent=VAEEncoder.latent_spec(config), use_memory=use_memory))
 
@@ -157,7 +158,7 @@ class ProbabilisticPCA:
 
 def pca_decoder(pca: ProbabilisticPCA) -> VAEDecoder:
     """A VAEDecoder that is exactly this pPCA's p(x | z)."""
-    config = VAEDecoderConfig(likelihood="learned", units=16, layers=1)
+    config = configured(VAEDecoderConfig, likelihood="learned", units=16, layers=1)
     decoder = VAEDecoder(config, make_specs(latent=LatentSpec(pca.W.shape[1]), memory=0)).double()
     linear = torch.nn.Linear(pca.W.shape[1], 4).double()
     with torch.no_grad():
@@ -194,7 +195,7 @@ def test_elbo_of_a_trained_encoder_is_below_the_exact_likelihood_by_at_least_the
     pca = ProbabilisticPCA(latent=2, sigma=0.7)
     x, decoder = pca.sample(256), pca_decoder(pca).requires_grad_(False)
     torch.manual_seed(0)
-    config = VAEEncoderConfig(latent_dim=2, units=32, layers=1, min_std=1e-3)
+    config = configured(VAEEncoderConfig, latent_dim=2, units=32, layers=1, min_std=1e-3)
     encoder = VAEEncoder(config, make_specs(obs=(VECTOR,), latent=LatentSpec(2), use_memory=False)).double()
     optimizer = torch.optim.Adam(encoder.parameters(), 1e-2)
     g = gen(8)

@@ -1,19 +1,19 @@
-"""Every way a plugin can go wrong, and where it is proven that only the plugin pays for it.
+"""Tests of all plugin faults: a broken plugin affects nothing else. The table lists where each fault is tested.
 
 | fault | proof |
 |---|---|
-| E1 import fails | test_registry: test_a_broken_plugin_is_recorded_and_harms_only_itself; here: one good among twelve broken |
-| E1 import fails, asked for | here: test_a_broken_plugin_that_is_asked_for_is_exit_3 |
+| E1 import fails | test_registry: test_a_broken_plugin_is_recorded_and_affects_no_other; here: one good among twelve broken |
+| E1 import fails, plugin requested | here: test_a_requested_broken_plugin_is_exit_3 |
 | E2 raises in a hook | test_registry: cases "hook raises", "hook exits", "keyword", "role"; there is one hook, and it is required |
 | E3 sys.exit, KeyboardInterrupt | test_registry: cases "exit", "interrupt", "hook exits"; here and test_dry_run: in a component |
-| E3 os._exit, a segfault, kill -9 | tests/test_end_to_end.py: a killed run goes on from its last checkpoint |
-| E4 duplicate names | test_registry: test_of_two_claims_to_a_name_the_later_distribution_is_broken, test_nobody_can_shadow_a_builtin |
+| E3 os._exit, a segfault, kill -9 | tests/test_end_to_end.py: a killed run resumes from its last checkpoint |
+| E4 duplicate names | test_registry: test_the_later_of_two_plugins_with_a_name_is_broken, test_no_plugin_can_shadow_a_builtin |
 | E5 misspelt hook | test_registry: test_nine_of_ten_misspelt_hooks_are_recognised |
 | E6 another API | test_registry: cases "future api", "old api"; test_compose: test_an_api_mismatch_is_said_with_both_versions |
-| E7 wrong shapes, dtypes, devices, NaN | test_dry_run; here: refused by `worldlab train` before it collects |
-| E8 side effects of an import | here: eight tampering plugins, at registration and in a component's module |
+| E7 wrong shapes, dtypes, devices, NaN | test_dry_run; here: rejected by `worldlab train` before it collects |
+| E8 side effects of an import | here: eight plugins with side effects, at registration and in a component's module |
 | E9 slow imports | here: --help loads none of fifty; a slow registration is reported; test_registry: WORLDLAB_PLUGINS=off |
-| E10 gone or changed since | here: missing, changed, strict |
+| E10 plugin removed or changed since | here: missing, changed, strict |
 | E11 state that cannot be saved | test_dry_run: cases state_dict, the agent's, a sparse one, an open file |
 | another process | here: env workers load the same files; test_registry: test_a_file_is_a_plugin_here_and_in_another_process |
 """
@@ -103,7 +103,7 @@ def worldlab(site: Path, command: list[str], *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.slow
-def test_one_good_among_twelve_broken_trains_and_goes_on_in_another_version(site, worldlab_command):
+def test_one_good_among_twelve_broken_trains_and_resumes_in_another_version(site, worldlab_command):
     info = add_good(site)
     for number, (source, _, _) in enumerate(list(BROKEN.values())[:12]):
         add_dist(site, f"worldlab-bad{number}", source, version=f"0.{number}")
@@ -121,7 +121,7 @@ def test_one_good_among_twelve_broken_trains_and_goes_on_in_another_version(site
     _upgrade(info, "1.1")
     done = worldlab(site, worldlab_command, "train", "--resume", "--run", "run", "--steps", "120")
     assert done.returncode == 0, done.stderr
-    assert "encoder is of worldlab-good 1.1 now; the run was made with worldlab-good 1.0" in done.stderr
+    assert "encoder is now from worldlab-good 1.1; the run was made with worldlab-good 1.0" in done.stderr
     told = json.loads((site.parent / "run" / "run.json").read_text())
     assert told["components"]["encoder"]["version"] == "1.1"
     (change,) = told["changes"]
@@ -134,7 +134,7 @@ def _upgrade(info: Path, version: str) -> None:
     info.rename(info.with_name(f"worldlab_good-{version}.dist-info"))
 
 
-def test_a_broken_plugin_that_is_asked_for_is_exit_3(site, capsys):
+def test_a_requested_broken_plugin_is_exit_3(site, capsys):
     path = add_dist(site, "worldlab-bad", "x = 1\n\n1 / 0\n", version="0.3", entry="shiny")
     assert cli.main(["train", *TINY, "--encoder", "shiny"]) == 3
     first, cause, fix = capsys.readouterr().err.splitlines()
@@ -201,7 +201,7 @@ def global_state() -> list[object]:
 
 
 @pytest.mark.parametrize("case", TAMPERING)
-def test_a_registration_with_side_effects_is_undone_and_refused(site, case):
+def test_side_effects_of_a_registration_are_undone_and_the_plugin_is_rejected(site, case):
     code, what = TAMPERING[case]
     add_dist(site, "worldlab-tamper", f"{code}\n{registers(('agent', 'tamper'))}")
     before = global_state()
@@ -214,7 +214,7 @@ def test_a_registration_with_side_effects_is_undone_and_refused(site, case):
 
 
 @pytest.mark.parametrize("case", [case for case in TAMPERING if case != "environment"])
-def test_a_component_with_side_effects_is_undone_and_told(site, caplog, case):
+def test_side_effects_of_a_component_are_undone_and_reported(site, caplog, case):
     code, what = TAMPERING[case]
     module = fresh("tamper")
     (site / f"{module}.py").write_text(f"{code}\nThing = 5\n")
@@ -223,11 +223,11 @@ def test_a_component_with_side_effects_is_undone_and_told(site, caplog, case):
     with caplog.at_level(logging.WARNING, "worldlab"):
         assert entry.load() == 5
     assert global_state() == before
-    assert f"plugin worldlab-tamper 0.2 (agent 'tamper') changes {what} when imported: put back." in caplog.text
+    assert f"plugin worldlab-tamper 0.2 (agent 'tamper') changes {what} when imported (restored):" in caplog.text
 
 
-def test_the_families_themselves_leave_everything_as_it_was():
-    """In a process of its own: here everything was imported long ago."""
+def test_the_built_in_families_have_no_side_effects():
+    """Runs in a separate process, because this one has imported everything already."""
     code = (
         "import logging, sys; logging.basicConfig(stream=sys.stdout, format='%(message)s')\n"
         "from worldlab.registry import load_registry; registry = load_registry()\n"
@@ -262,7 +262,7 @@ def test_help_loads_none_of_fifty_plugins(site):
 
 
 _SITE = f"import sys; sys.path += {[path for path in sys.path if path]!r}\n"
-"""The paths of this interpreter without its site module, whose .pth files import what they like."""
+"""The paths of this interpreter without its site module, whose .pth files may import anything."""
 
 
 def test_a_slow_registration_is_reported_and_works(site, capsys, monkeypatch):
@@ -299,19 +299,19 @@ def run_made_with(distribution: str, version: str, name: str = "gone", strict: b
         ("gone; rm -rf", "1", "install 'gone; rm -rf 1'"),  # a run is anybody's file: no command is made of such a name
     ],
 )
-def test_a_run_that_needs_a_missing_plugin_says_what_to_install(site, capsys, distribution, version, fix):
+def test_the_error_for_a_missing_plugin_names_what_to_install(site, capsys, distribution, version, fix):
     folder = run_made_with(distribution, version)
     (site / "gone.py").write_text("raise SystemError('imported because a run named it')\n")
     for command in (["train", "--resume", "--run", str(folder)], ["eval", str(folder)], ["dream", str(folder)]):
         assert cli.main(command) == 3, command
         lines = capsys.readouterr().err.splitlines()
-        first = next(line for line in lines if line.startswith("run 'made' needs encoder 'gone' of "))
+        first = next(line for line in lines if line.startswith("run 'made' needs encoder 'gone' from "))
         assert f"{distribution} {version}" in first
         assert next(line for line in lines if line.startswith("fix: ")).startswith(f"fix: {fix}")
     assert "gone" not in sys.modules
 
 
-def test_a_run_that_needs_a_broken_plugin_says_why_it_is_broken(site, capsys):
+def test_the_error_for_a_broken_plugin_names_the_reason(site, capsys):
     source = HOOK + "    register.encoder('gone', 'a:B', config=None, summary='s')\n    1 / 0\n"
     add_dist(site, "worldlab-gone", source, version="0.3.1")
     folder = run_made_with("worldlab-gone", "0.3.1")
@@ -319,27 +319,27 @@ def test_a_run_that_needs_a_broken_plugin_says_why_it_is_broken(site, capsys):
     assert "plugin worldlab-gone 0.3.1 (encoder 'gone') fails in worldlab_register" in capsys.readouterr().err
 
 
-def test_a_run_without_a_record_is_told_what_is_installed(site, capsys):
+def test_the_error_for_a_run_without_a_record_lists_what_is_installed(site, capsys):
     folder = run_made_with("worldlab-gone", "0.3.1")
     (folder / "run.json").write_text('{"components": [1, 2]}')
     assert cli.main(["train", "--resume", "--run", str(folder)]) == 3
     assert "no encoder named 'gone'." in capsys.readouterr().err
 
 
-def test_a_strict_run_refuses_another_version_and_others_warn(site, caplog):
+def test_a_strict_run_rejects_another_version_and_others_warn(site, caplog):
     folder = run_made_with("worldlab", "0.0.1", name="vae", strict=True)
     registry = load_registry()
     strict = resolve(registry, files=[folder / "config.toml"])
     with pytest.raises(PluginError) as caught:
         train.train(strict, registry, run=folder, resume=True)
     now = registry.get("encoder", "vae").version
-    assert caught.value.message == (f"encoder is of worldlab {now} now; this strict run was made with worldlab 0.0.1")
-    assert caught.value.fix == "pip install worldlab==0.0.1, or go on with --no-strict" and caught.value.exit_code == 3
+    assert caught.value.message == (f"encoder is now from worldlab {now}; this strict run was made with worldlab 0.0.1")
+    assert caught.value.fix == "pip install worldlab==0.0.1, or resume with --no-strict" and caught.value.exit_code == 3
     assert RunFolder.open(folder).read_run_json()["status"] == "stopped"  # nothing was touched
     loose = resolve(registry, files=[folder / "config.toml"], flags={"strict": False})
     with caplog.at_level(logging.WARNING, "worldlab"), pytest.raises(Exception, match="before its first checkpoint"):
         train.train(loose, registry, run=folder, resume=True)
-    assert f"encoder is of worldlab {now} now; the run was made with worldlab 0.0.1" in caplog.text
+    assert f"encoder is now from worldlab {now}; the run was made with worldlab 0.0.1" in caplog.text
 
 
 # ---- other processes ----
@@ -383,7 +383,7 @@ def worldlab_register(register):
 
 
 @pytest.mark.slow
-def test_workers_load_the_files_that_brought_the_environment(site, tmp_path):
+def test_workers_load_the_plugin_files_of_the_environment(site, tmp_path):
     path = tmp_path / f"{fresh('counter')}.py"
     path.write_text(ENV_FILE)
     registry = load_registry([path])

@@ -1,4 +1,4 @@
-"""The registry survives every broken plugin, and says whose fault it is."""
+"""Tests of the registry: it survives every broken plugin and names the faulty one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_good_plugin_is_found_by_role_and_name(site):
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_recorded_and_harms_only_itself(site, case):
+def test_a_broken_plugin_is_recorded_and_affects_no_other(site, case):
     source, reason, line = BROKEN[case]
     path = add_dist(site, "worldlab-bad", source, version="0.3")
     add_dist(site, "worldlab-zz", GOOD)
@@ -77,7 +77,7 @@ def test_a_broken_plugin_is_recorded_and_harms_only_itself(site, case):
 
 
 @pytest.mark.parametrize("rival", ["aaa", "zzz"])
-def test_of_two_claims_to_a_name_the_later_distribution_is_broken(site, rival):
+def test_the_later_of_two_plugins_with_a_name_is_broken(site, rival):
     add_dist(site, "mmm", registers(("encoder", "x"), ("agent", "only-mine")))
     add_dist(site, rival, registers(("encoder", "x")))
     registry = load_registry()
@@ -85,7 +85,7 @@ def test_of_two_claims_to_a_name_the_later_distribution_is_broken(site, rival):
     assert registry.get("encoder", "x").distribution == winner
     (broken,) = registry.broken
     assert broken.distribution == loser
-    assert broken.reason == f"registers encoder 'x', which {winner} 1.0 already brings"
+    assert broken.reason == f"registers encoder 'x', which {winner} 1.0 already registers"
     assert ("only-mine" in registry.names("agent")) == (winner == "mmm")
 
 
@@ -98,7 +98,7 @@ def test_launchers_are_a_role_and_come_last(site):
         registry.get("launcher", "fram")
 
 
-def test_nobody_can_shadow_a_builtin(site):
+def test_no_plugin_can_shadow_a_builtin(site):
     add_dist(site, "a-thief", registers(("encoder", "vae")))
     registry = load_registry()
     assert registry.get("encoder", "vae").distribution == "worldlab"
@@ -174,7 +174,7 @@ def test_a_file_is_a_plugin_here_and_in_another_process(site, tmp_path):
     assert "better" in load_registry([path]).names("encoder")
 
 
-def test_a_broken_file_is_an_error_because_it_was_asked_for(site, tmp_path):
+def test_a_broken_plugin_file_is_an_error(site, tmp_path):
     missing = load_registry([tmp_path / "nope.py"])
     with pytest.raises(PluginError, match=r"plugin file:nope\.py is not a file"):
         missing.check_files()
@@ -193,7 +193,7 @@ def test_plugins_off_keeps_the_builtins(site, monkeypatch):
     assert load_registry().names("encoder") == ("cpc", "vae")
 
 
-def test_forgetting_the_marker_is_no_fault(site):
+def test_a_forgotten_marker_is_no_fault(site):
     add_dist(site, "worldlab-good", GOOD.replace("@hookimpl", ""))
     assert "good" in load_registry().names("encoder")
 

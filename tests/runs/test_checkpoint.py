@@ -1,4 +1,4 @@
-"""worldlab.runs.checkpoint: exact round trips, damage always found, the newest valid one used."""
+"""worldlab.runs.checkpoint: exact round trips, damage always detected, the newest valid one used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(folder, step, value=1.0, **extra):
 
 
 def remake_manifest(path, **changes):
-    """Forge a manifest: consistent hashes, but written by someone else."""
+    """Forge a manifest that has consistent hashes but was not written by worldlab."""
     manifest = json.loads((path / "manifest.json").read_bytes()) | changes
     for name in manifest["files"]:
         digest = storage.sha256_file(path / name)
@@ -97,7 +97,7 @@ def test_steps_sort_as_integers_and_retention_keeps_the_newest(folder):
     assert latest_valid(folder).step == 10_000_000_000
 
 
-def test_what_is_saved_again_at_a_step_is_the_newest_and_replaces_nothing(folder):
+def test_a_second_save_at_a_step_is_the_newest_and_replaces_nothing(folder):
     path = save(folder, 3)
     assert save(folder, 3) == path
     again = save(folder, 3, value=2.0)
@@ -110,7 +110,7 @@ def test_what_is_saved_again_at_a_step_is_the_newest_and_replaces_nothing(folder
 
 
 def test_every_kind_of_damage_is_found_and_the_older_one_used(tmp_path):
-    """Bit flips at random places, truncations, growth, deletion, swaps: never accepted, 120 of 120."""
+    """Bit flips at random places, truncations, growth, deletions and swaps are detected, 120 of 120."""
     chance = random.Random(0)
     good = save(tmp_path / "c", 1)
     path = save(tmp_path / "c", 2, value=2.0)
@@ -135,7 +135,7 @@ def test_every_kind_of_damage_is_found_and_the_older_one_used(tmp_path):
     assert latest_valid(tmp_path / "c").path == path
 
 
-def test_damage_is_reported_in_words_and_quarantined_not_deleted(folder):
+def test_damage_is_reported_and_quarantined_not_deleted(folder):
     save(folder, 11000)
     path = save(folder, 12000)
     data = bytearray((path / "model.safetensors").read_bytes())
@@ -160,7 +160,7 @@ def test_nothing_usable_is_an_error_with_reasons(folder):
     assert caught.value.exit_code == 7 and "none is usable" in (caught.value.cause or "")
 
 
-def test_a_change_after_opening_is_found(folder):
+def test_a_change_after_opening_is_detected(folder):
     path = save(folder, 1)
     opened = open_checkpoint(path)
     data = bytearray((path / "model.safetensors").read_bytes())
@@ -172,7 +172,7 @@ def test_a_change_after_opening_is_found(folder):
         opened.tensors("agent")
 
 
-def test_a_newer_format_is_said_and_never_quarantined(folder):
+def test_a_newer_format_is_reported_and_never_quarantined(folder):
     save(folder, 1)
     path = save(folder, 2)
     remake_manifest(path, format_version=3, created_by={"worldlab": "1.4"})
@@ -206,7 +206,7 @@ def test_a_pickle_in_disguise_is_never_loaded(folder, data):
 
 
 @pytest.mark.parametrize("name", ["model.pt", "agent.zip", "x.ckpt"])
-def test_a_pickle_by_name_is_refused_as_file_and_as_member(folder, tmp_path, name):
+def test_a_pickle_by_name_is_rejected_as_file_and_as_member(folder, tmp_path, name):
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(CheckpointError, match="is a pickle file; loading it can run code"):
         open_checkpoint(tmp_path / name)
@@ -224,7 +224,7 @@ def test_a_forged_manifest_reaches_no_other_file(folder, tmp_path):
     files = json.loads((path / "manifest.json").read_text())["files"]
     for name in ("../../../secret.safetensors", str(tmp_path / "secret.safetensors")):
         remake_manifest(path, files=files | {name: {}})
-        with pytest.raises(CheckpointError, match="names a file it may not"):
+        with pytest.raises(CheckpointError, match="lists a forbidden file"):
             open_checkpoint(path)
     remake_manifest(path, files=files, step=2)
     with pytest.raises(CheckpointError, match="not well formed"):

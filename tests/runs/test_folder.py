@@ -62,7 +62,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
         RunFolder.create(tmp_path / "r")
 
 
-def test_a_strangers_folder_is_left_alone_and_an_empty_one_is_used(tmp_path):
+def test_a_folder_with_other_files_is_left_alone_and_an_empty_one_is_used(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.tex").write_text("x")
@@ -74,13 +74,13 @@ def test_a_strangers_folder_is_left_alone_and_an_empty_one_is_used(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_an_unwritable_parent_says_where_else(tmp_path):
+def test_an_unwritable_parent_is_an_error_with_an_alternative(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError):
         RunFolder.create(tmp_path / "r")
 
 
-def test_a_parent_that_is_a_file_says_where_else(tmp_path):
+def test_a_parent_that_is_a_file_is_an_error_with_an_alternative(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError) as caught:
         RunFolder.create(tmp_path / "file" / "r")
@@ -90,14 +90,14 @@ def test_a_parent_that_is_a_file_says_where_else(tmp_path):
 @pytest.mark.parametrize(
     "name", ["..", ".", "", ".hid", "a b", "a/..", "x\x1b[31m", "CON", "nul.txt", "é", "a-", "a" * 129]
 )
-def test_unsafe_names_are_refused(tmp_path, name):
+def test_unsafe_names_are_rejected(tmp_path, name):
     with pytest.raises(ConfigError, match="is not allowed") as caught:
         RunFolder.create(f"{tmp_path}/{name}" if name not in ("", ".") else name)
     assert caught.value.message.isprintable() and len(caught.value.message) <= 100
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_writer_is_told_who_holds_the_run(tmp_path):
+def test_the_error_of_a_second_writer_names_the_holder(tmp_path):
     process = hold(tmp_path / "r")
     try:
         before = time.monotonic()
@@ -118,7 +118,7 @@ def test_a_second_writer_is_told_who_holds_the_run(tmp_path):
         process.wait()
 
 
-def test_in_one_process_too_the_second_is_refused(tmp_path):
+def test_a_second_lock_in_one_process_is_an_error_too(tmp_path):
     with RunFolder.create(tmp_path / "r") as run:
         run.write_run_json({})
         with pytest.raises(RunLockedError, match=f"PID {os.getpid()} "):
@@ -154,7 +154,7 @@ def test_leftovers_of_a_killed_writer_are_cleared_only_under_the_lock(tmp_path):
     assert not (run.path / ".temp-1").exists() and not (run.checkpoints / ".stage-1").exists()
 
 
-def test_run_json_merges_and_holds_no_secret(tmp_path, monkeypatch):
+def test_run_json_merges_and_contains_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARY")
     with RunFolder.create(tmp_path / "r") as run:
         run.write_run_json({"seed": 3, "device": "cpu"})
@@ -203,7 +203,7 @@ def test_plugin_files_are_copied_with_their_hash(tmp_path):
             run.keep_plugin(tmp_path / "missing.py")
 
 
-def test_a_missing_run_suggests_its_neighbour(tmp_path):
+def test_a_missing_run_suggests_a_similar_name(tmp_path):
     for name, created in (("zebra", "2026-01-01"), ("apple", "2026-01-02")):
         with RunFolder.create(tmp_path / name) as run:
             run.write_run_json({"created": created})

@@ -1,4 +1,4 @@
-"""worldlab.runs.metrics: lines that compare byte for byte, and events TensorBoard itself reads back."""
+"""worldlab.runs.metrics: lines that are equal byte for byte, and events that TensorBoard itself reads."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_torn_last_line_is_tolerated_and_other_damage_is_not(paths):
         read_metrics(paths.perf.with_name("missing"))
 
 
-def test_truncate_then_repeat_equals_never_stopped(paths):
+def test_truncate_then_repeat_equals_an_uninterrupted_run(paths):
     def log(bus, steps):
         for step in steps:
             bus.log(step, {"a": step / 7})
@@ -113,7 +113,7 @@ def test_tensorboard_reads_scalars_pictures_and_settings(paths):
     assert settings["strict"].bool_value is True
 
 
-def test_tensorboard_forgets_what_a_resumed_run_repeats(paths):
+def test_tensorboard_drops_points_that_a_resumed_run_repeats(paths):
     with MetricsBus(paths) as bus:
         for step in (1, 2, 3, 4):
             bus.log(step, {"a": 1.0})

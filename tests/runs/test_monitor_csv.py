@@ -58,7 +58,7 @@ def test_a_resumed_file_keeps_its_start_and_the_checkpoints_rows(tmp_path):
     assert 0 <= float(rows[-1]["t"]) < 60
 
 
-def test_a_foreign_file_is_refused(tmp_path):
+def test_a_file_of_another_format_is_rejected(tmp_path):
     (tmp_path / "monitor.csv").write_text("a,b\n1,2\n")
     with pytest.raises(StorageError, match="does not start"):
         MonitorCsv(tmp_path / "monitor.csv", "X-v0")

@@ -54,7 +54,7 @@ def test_the_next_steps_are_bit_equal_through_a_checkpoint(tmp_path, maker):
     assert all(torch.equal(before[key], saved[key]) for key in saved)
 
 
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing():
+def test_a_state_that_does_not_fit_is_an_error_and_changes_nothing():
     values = parameters()
     optimizer = MAKERS["adam"](values)
     steps(optimizer, values, range(2))

@@ -1,4 +1,4 @@
-"""worldlab.runs.storage: what is on disk after success, after failure, after a kill."""
+"""worldlab.runs.storage: the content of the disk after success, failure and a kill."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_json_is_strict_both_ways(tmp_path):
         storage.read_json(path, limit=99)
 
 
-def test_reading_refuses_links_pipes_and_folders(tmp_path):
+def test_reading_rejects_links_pipes_and_folders(tmp_path):
     (tmp_path / "real").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "real")
     os.mkfifo(tmp_path / "pipe")
@@ -105,7 +105,7 @@ def test_append_offsets_and_torn_line(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_failed_append_leaves_no_half_and_is_final(tmp_path, monkeypatch):
+def test_a_failed_append_leaves_no_partial_data_and_is_final(tmp_path, monkeypatch):
     path, real = tmp_path / "log", os.write
     file = storage.AppendFile(path)
     file.write(b"whole")
@@ -138,7 +138,7 @@ def test_publish_never_replaces(tmp_path):
     assert names(tmp_path) == ["empty"]
 
 
-def test_write_new_refuses_an_existing_name_and_keeps_it(tmp_path):
+def test_write_new_rejects_an_existing_name_and_keeps_the_file(tmp_path):
     (tmp_path / "x").write_text("mine")
     with pytest.raises(StorageError):
         storage.write_new(tmp_path / "x", [b"yours"])
@@ -146,7 +146,7 @@ def test_write_new_refuses_an_existing_name_and_keeps_it(tmp_path):
 
 
 def test_kill_at_random_moments_never_tears_a_file(tmp_path):
-    """A writer alternates two contents; after SIGKILL the file is one of them, whole, 12 times of 12."""
+    """A writer alternates two contents; after SIGKILL the file is exactly one of them, 12 times of 12."""
     path = tmp_path / "a"
     body = "import sys\nfrom worldlab.runs.storage import atomic_write_bytes as w\nk = 0\n"
     body += (

@@ -64,7 +64,7 @@ def test_a_loaded_run_acts_judges_and_dreams(tmp_path):
     alone, state = run.agent.predict(obs, deterministic=True)
     assert np.array_equal(alone, action[0])
     assert np.shape(run.agent.predict(obs, state, episode_start=np.array([False]))[0]) == ()
-    with pytest.raises(ConfigError, match="not one that this model"):
+    with pytest.raises(ConfigError, match="does not match the observations"):
         run.agent.predict({key: value[None, None] for key, value in obs.items()})
     assert len(run.evaluate(3)["returns"]) == 3
     files = run.dream(horizon=5, count=1, out=tmp_path / "pictures")["files"]
@@ -85,8 +85,8 @@ def test_a_run_goes_on_and_may_train_beside_the_main_thread(tmp_path):
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_wall_clock_and_its_alarms(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as first:
-        first.setattr("worldlab.training.loop._Clock.elapsed", lambda clock: 1000.0)
-        first.setattr("worldlab.model.health.Watch.look", lambda watch, *values: [watch.note("odd")][1:])
+        first.setattr("worldlab.training.clock.Clock.elapsed", lambda clock: 1000.0)
+        first.setattr("worldlab.model.health.HealthMonitor.update", lambda monitor, *values: [monitor.note("odd")][1:])
         tiny(tmp_path / "one")
     run = worldlab.resume(tmp_path / "one", settings={"steps": 144})
     assert run.result is not None and run.result["env_steps"] == 144

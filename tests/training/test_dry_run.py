@@ -14,8 +14,9 @@ from torch import nn
 
 from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions, Part, RunConfig
+from worldlab.distributions import Normal
 from worldlab.errors import ConfigError, PluginError
-from worldlab.interfaces import Latent
+from worldlab.interfaces import Decoder, Latent, Player
 from worldlab.registry import Registration, Registry, load_registry
 from worldlab.settings import CoreSettings
 from worldlab.testing import small_config
@@ -103,6 +104,16 @@ class Odd:
         return self.drawn
 
 
+@dataclass(frozen=True)
+class Flat:
+    """A Gaussian of unit variance over whole pictures."""
+
+    mode: torch.Tensor
+
+    def log_prob(self, x):
+        return -0.5 * (x - self.mode).square().flatten(1).sum(1)
+
+
 def without(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Loss terms averaged over time by the plugin."""
     return {name: term.mean(1) for name, term in terms.items()}
@@ -157,9 +168,14 @@ REPLACED: dict[str, list[tuple[str, dict[str, Any], str]]] = {  # method to blam
         ("embed", {"embed": leaving}, r"raised SystemExit: 0"),
         ("infer", {"infer": lambda self, embed, memory: None}, r"raised TypeError: .*positional"),
         ("infer", {"posterior_kind": "own_logq"}, r"Latent.log_q is a NoneType, expected a float tensor \[N\] = \[3\]"),
-        ("players", {"players": lambda self: {"main": []}}, r"lists '.*' 0 times, expected once"),
-        ("players", {"players": lambda self: {"main": [*self.parameters()] * 2}}, r"2 times, expected once"),
+        ("players", {"players": lambda self: {"main": Player([])}}, r"lists '.*' 0 times, expected once"),
+        ("players", {"players": lambda self: {"main": Player([*self.parameters()] * 2)}}, r"2 times, expected once"),
         ("players", {"players": lambda self: [1]}, r'gives no "main"'),
+        (
+            "players",
+            {"players": lambda self: {"main": [*self.parameters()]}},
+            r"gives a list as 'main', expected a Player",
+        ),
         ("losses", {"losses": loss(lambda ctx: ctx.latent.z.mean())}, rf"'x' is \[\], {BT}"),
         ("losses", {"losses": loss(lambda ctx: ctx.latent.z.sum(-1).T)}, rf"'x' is \[4, 3\], {BT}"),
         ("losses", {"losses": lambda self, ctx, player="main": ctx.embed}, r"gives a Tensor, expected \{name"),
@@ -173,7 +189,18 @@ REPLACED: dict[str, list[tuple[str, dict[str, Any], str]]] = {  # method to blam
         ("losses", {"losses": loss(lambda ctx: ctx.memory.sum(-1) / 0)}, r"'x' is not finite"),
         ("state_dict", {"get_extra_state": lambda self: open}, r"holds a builtin_function_or_method"),
     ],
-    "decoder": [("decode", {"decode": raising}, r"raised RuntimeError")],
+    "decoder": [
+        ("decode", {"decode": raising}, r"raised RuntimeError"),
+        ("losses", {"losses": lambda self, ctx, player="main": {}}, r"gives no terms, expected at least one: nothing "),
+        (
+            "losses",
+            {"loss_weights": {"other": 2.0}},
+            r"gives 'reconstruction', which loss_weights does not have \(other",
+        ),
+        ("losses", {"loss_weights": {}}, r"gives 'reconstruction', which loss_weights does not have \(none"),
+        ("loss_weights", {"loss_weights": {"reconstruction": "1"}}, r"is \{'reconstruction': '1'\}, expected \{name: "),
+        ("loss_weights", {"loss_weights": [1.0]}, r"is \[1.0\], expected \{name: number\} or None"),
+    ],
 }
 PARALLEL: list[tuple[str, Any, str]] = [
     ("advance_sequence", lambda x: x.memory, r"gives a Tensor, expected an Unrolled"),
@@ -232,6 +259,30 @@ def test_sound_parts_pass_and_nothing_is_changed(dynamics):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in composed.model.state_dict().items())
     assert all(p.grad is None for p in composed.model.parameters())
+
+
+def test_weights_of_more_terms_than_there_are_pass_and_so_does_a_decoder_that_trains_by_its_density():
+    class Plain(Decoder):
+        """Implements no losses."""
+
+        Config = ReferenceDecoder.Config
+        score_kind = "log_density"
+
+        def __init__(self, config, specs):
+            super().__init__(config, specs)
+            self.net = nn.Linear(specs.feature_dim, 16 * 16 * 3 + 3)
+
+        def decode(self, features):
+            mean = self.net(features)
+            image, vector = mean.split([768, 3], -1)
+            return {"image": Flat(image.view(-1, 3, 16, 16)), "vector": Normal(vector, torch.ones_like(vector))}
+
+        def score(self, features, obs):
+            return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    for decoder in (wrong("decoder", loss_weights={"reconstruction": 2, "rarely": 0.5}), Plain):
+        composed, who = built(decoder=decoder)
+        module.dry_run(composed.model, composed.agent, who)
 
 
 def test_a_temperature_that_the_dynamics_lacks_is_refused_before_anything_is_collected():

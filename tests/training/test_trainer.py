@@ -4,13 +4,14 @@ from typing import Any, final
 
 import pytest
 import torch
+from config_kit import configured
 from model_kit import batch_for, build_model, build_parts, changed, gen, weighted_terms, weights
 from torch import Tensor, nn
 
 from worldlab.agent import Agent
 from worldlab.distributions import Normal
 from worldlab.errors import DivergedError
-from worldlab.interfaces import Context, Decoder
+from worldlab.interfaces import Context, Decoder, Player
 from worldlab.model.schedule import JOINT, MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.training.trainer import Generators, Trainer
@@ -30,8 +31,9 @@ class AdversarialDecoder(Decoder):
         self.critic = nn.Linear(3 + specs.feature_dim, 1)
         self.trace: list[str] = []
 
-    def players(self) -> dict[str, list[nn.Parameter]]:
-        return {"main": list(self.generator.parameters()), "critic": list(self.critic.parameters())}
+    def players(self) -> dict[str, Player]:
+        critic = Player(list(self.critic.parameters()), betas=(0.0, 0.999))
+        return {"main": Player(list(self.generator.parameters())), "critic": critic}
 
     def decode(self, features: Tensor):
         mean = self.generator(features)
@@ -65,7 +67,7 @@ class ToyAgent(Agent):
         return features[:, :2], state
 
     def players(self):
-        return {"a": (list(self.a.parameters()), 1e-2), "b": (list(self.b.parameters()), 1e-3)}
+        return {"a": Player(list(self.a.parameters()), 1e-2), "b": Player(list(self.b.parameters()), 1e-3)}
 
     def losses(self, model, seen, generator):
         self.seen = seen
@@ -81,7 +83,7 @@ class ToyAgent(Agent):
 def adversarial(**train) -> Trainer:
     specs, encoder, dynamics, _ = build_parts()
     model = WorldModel(specs, encoder, dynamics, AdversarialDecoder(None, specs), ModelSettings(units=8))
-    settings = TrainSettings(starts=10, **train)
+    settings = configured(TrainSettings, starts=10, **train)
     return Trainer(model, ToyAgent(specs), settings, Generators(gen(1), gen(2)))
 
 
@@ -101,10 +103,10 @@ def test_a_players_step_moves_its_own_parameters_and_nothing_else():
     model = trainer.model
     ctx, _ = model.observe(batch_for(model), gen())
     before = weights(model)
-    trainer._update_critics(ctx)
+    trainer._update_critics(ctx, JOINT)
     assert changed(model, before) == critic_names(model)
     before, agent = weights(model), weights(trainer.agent)
-    trainer._update_main(ctx)
+    trainer._update_main(ctx, JOINT)
     moved = changed(model, before)
     assert not moved & critic_names(model)
     assert {"decoder.generator.weight", "encoder.head.weight", "dynamics.cell.weight", "cont.net.0.weight"} <= moved
@@ -115,7 +117,7 @@ def test_no_gradient_ever_touches_the_critic_in_mains_turn():
     trainer = adversarial()
     model = trainer.model
     ctx, _ = model.observe(batch_for(model), gen())
-    trainer._update_main(ctx)
+    trainer._update_main(ctx, JOINT)
     decoder: Any = model.decoder
     assert decoder.critic.weight.grad is None and decoder.critic.weight.requires_grad
     assert decoder.generator.weight.grad is not None
@@ -128,6 +130,33 @@ def test_the_critic_has_its_own_optimiser_and_rate():
         "model/main": 1e-3, "model/critic": 5e-4, "agent/a": 1e-2, "agent/b": 1e-3
     }  # fmt: skip
     assert groups["model/critic"]["betas"][0] == 0 and groups["model/main"]["betas"][0] == 0.9
+
+
+def test_a_players_own_rate_and_betas_reach_its_optimiser_and_are_annealed():
+    specs, encoder, dynamics, _ = build_parts()
+    decoder, agent = AdversarialDecoder(None, specs), ToyAgent(specs)
+    generator, critic = list(decoder.generator.parameters()), list(decoder.critic.parameters())
+    decoder.players = lambda: {"main": Player(generator), "critic": Player(critic, 7e-4, (0.5, 0.9))}  # type: ignore[method-assign]
+    agent.players = lambda: {"a": Player(list(agent.parameters()), 1e-2, (0.8, 0.95))}  # type: ignore[method-assign]
+    model = WorldModel(specs, encoder, dynamics, decoder, ModelSettings(units=8))
+    settings = TrainSettings(learning_rate=1e-3, critic_learning_rate=5e-4, final_rate=0.1)
+    trainer = Trainer(model, agent, settings, Generators(gen(1), gen(2)))
+    groups = {name: opt.param_groups[0] for name, opt in trainer.optimizers.items()}
+    found = {name: (group["lr"], group["betas"]) for name, group in groups.items()}
+    assert found == {
+        "model/main": (1e-3, (0.9, 0.999)), "model/critic": (7e-4, (0.5, 0.9)), "agent/a": (1e-2, (0.8, 0.95))
+    }  # fmt: skip
+    assert [id(p) for p in groups["model/critic"]["params"]] == [id(p) for p in critic]
+    trainer.anneal(1.0)
+    assert [group["lr"] for group in groups.values()] == pytest.approx([1e-4, 7e-5, 1e-3])
+
+
+def test_a_player_of_an_agent_without_a_rate_is_refused():
+    model = build_model()
+    agent = ToyAgent(model.specs)
+    agent.players = lambda: {"a": Player(list(agent.parameters()))}  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="an agent's player declares its learning rate"):
+        Trainer(model, agent, TrainSettings(), Generators(gen(1), gen(2)))
 
 
 def test_the_agents_step_leaves_the_model_alone_and_its_players_apart():
@@ -165,7 +194,7 @@ def test_one_update_is_one_adam_step_on_the_average_of_all_terms():
     trainer, twin = adversarial(clip=1e9), build_model()
     model = build_model()
     agent = ToyAgent(model.specs)
-    trainer = Trainer(model, agent, TrainSettings(learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
+    trainer = Trainer(model, agent, configured(TrainSettings, learning_rate=1e-2, clip=1e9), Generators(gen(1), gen(2)))
     batch = batch_for(model)
     batch.mask[1, 5:] = 0
     out = trainer.update(batch, MODEL)
@@ -186,8 +215,8 @@ def test_gradients_are_clipped_to_the_global_norm():
     trainer = adversarial(clip=0.01)
     out = trainer.update(batch_for(trainer.model), MODEL)
     assert out["grad_norm/model/main"] > 0.1  # reported before clipping
-    for name in ("model/main", "model/critic"):
-        grads = [p.grad for p in trainer.groups[name] if p.grad is not None]
+    for optimizer in (trainer.main, trainer.critics["critic"]):
+        grads = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
         assert torch.stack([g.norm() for g in grads]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 

@@ -1,7 +1,8 @@
-"""The command `worldlab`: picks a command, runs it, and turns every end into an exit code.
+"""Implements the program `worldlab`: selects a command, runs it, and returns an exit code in every case.
 
-0 ok, 2 config, 3 plugin, 4 environment, 5 diverged, 6 storage, 7 checkpoint, 8 run locked, 9 memory, 70 our bug,
-130 and 143 stopped by SIGINT and SIGTERM. Nothing heavy is imported before a command asks for it.
+0 ok, 2 config, 3 plugin, 4 environment, 5 diverged, 6 storage, 7 checkpoint, 8 run locked, 9 memory,
+70 a bug in worldlab, 130 and 143 stopped by SIGINT and SIGTERM. Heavy modules are
+imported only by the commands that need them.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from worldlab.errors import ConfigError, WorldlabError, did_you_mean, one_line
 
 COMMANDS = {
     "train": "Train a world model and an agent in an environment.",
-    "eval": "Play evaluation episodes with a trained run.",
-    "dream": "Draw what a trained run imagines beside what happened.",
+    "eval": "Evaluate a trained run in the real environment.",
+    "dream": "Draw open-loop predictions of a trained run beside the real frames.",
     "compare": "Compare models on tasks under equal budgets, and write a report.",
-    "roundup": "Judge what is said of generative families, by comparisons.",
+    "roundup": "Test published claims about the model families.",
     "plugins": "List the installed components, or show one with its settings.",
-    "check-plugin": "Check what a plugin brings, by meaning: cause and cure of each failure.",
+    "check-plugin": "Check the behaviour of a plugin's components; report cause and fix of each failure.",
     "new-plugin": "Write a new plugin that trains and passes every check.",
     "doctor": "Check this machine: versions, devices, rendering, plugins.",
-    "check-env": "Check that an environment can be trained on.",
+    "check-env": "Check that an environment can be used for training.",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. argv: without the program's name; None takes sys.argv."""
-    # numpy's BLAS is asked for small products only (pictures are shrunk by it); its threads would spin beside torch's.
+    # numpy's BLAS computes only small products (to resize images); more threads would spin and slow down torch's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
@@ -97,7 +98,7 @@ def _print_error(exc: Exception, text: str, debug: bool) -> None:
 
 
 def _bug_report(exc: Exception, keep: bool) -> str:
-    """Keep the traceback in a file, so that it is there to be reported but not in the user's way."""
+    """Write the traceback to a file, so that it can be reported without filling the terminal."""
     import tempfile
     import traceback
 

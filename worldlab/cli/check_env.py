@@ -1,4 +1,4 @@
-"""worldlab check-env ID: can this environment be trained on?"""
+"""worldlab check-env ID: checks whether an environment can be used for training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from worldlab.registry import open_registry
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("check-env", "Check that an environment can be trained on. Exit code 4 if it cannot.")
+    parser = Parser("check-env", "Check that an environment can be used for training. Exit code 4 if it cannot.")
     parser.add_argument("id", metavar="ID", help='an environment, as in train --env: "CarRacing", "package.module:Id"')
     add_shared(parser)
     args = parser.read(argv)

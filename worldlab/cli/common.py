@@ -1,4 +1,4 @@
-"""What commands share: an argument parser that raises our errors, and output that scripts can read."""
+"""Shared by the commands: an argument parser that raises our errors, and output for people and scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldlab.errors import ConfigError, closest, one_line
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our errors, no abbreviations, and _ accepted for - in flags."""
+    """An argparse parser with our errors and no abbreviations; it accepts _ for - in flags."""
 
     def __init__(self, command: str, description: str):
         super().__init__(prog=f"worldlab {command}", description=description, allow_abbrev=False)
@@ -44,7 +44,7 @@ def add_shared(parser: Parser, *, json_output: bool = True, plugin: bool = True)
 
 
 def at_least(low: int) -> Any:
-    """Return an argparse type: a whole number not below low."""
+    """Return an argparse type for whole numbers >= low."""
 
     def integer(text: str) -> int:
         try:
@@ -60,7 +60,7 @@ def at_least(low: int) -> Any:
 
 @contextlib.contextmanager
 def prints_to_stderr() -> Iterator[None]:
-    """Send what libraries print to stderr: stdout belongs to the command's result."""
+    """Redirect stdout to stderr: libraries may print, but stdout is for the result of the command."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """Make plain JSON of a result: paths become text, numbers that are not finite null."""
+    """Convert a result to plain JSON: paths become text, numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""worldlab doctor: what this machine has, and what will get in the way. Never fails on what it finds."""
+"""worldlab doctor: reports what this machine has and which problems to expect. A problem is not an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RENDERING = (
     "DISPLAY",
     "WAYLAND_DISPLAY",
 )
-_LOW_DISK = 2.0  # GB: a replay segment, two checkpoints and videos of a pixel run
+_LOW_DISK = 2.0  # GB: enough for a replay segment, two checkpoints and videos of a pixel run
 
 
 def run(argv: list[str]) -> int:
@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
 
 
 def examine(plugin_files: list[Path]) -> dict[str, Any]:
-    """Return the report; "problems" lists what should be put right, one sentence each."""
+    """Return the report; "problems" lists what to fix, one sentence each."""
     import worldlab
 
     torch = _torch()
@@ -69,7 +69,7 @@ def examine(plugin_files: list[Path]) -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    """Import torch last of all and whatever it throws: a broken build is a finding, not a crash."""
+    """Describe the installed torch. A broken build is reported, whatever its import raises, and must not crash."""
     try:
         import torch
     except (Exception, SystemExit) as exc:
@@ -80,7 +80,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _packages() -> tuple[dict[str, str], list[str]]:
-    """Versions of what worldlab requires (torch has its own entry), and what is missing."""
+    """Return versions of the packages that worldlab requires (torch has its own entry), and the missing ones."""
     try:
         required = importlib.metadata.requires("worldlab") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""worldlab dream RUN: pictures of what the model imagines beside what happened."""
+"""worldlab dream RUN: draws open-loop predictions of the model beside the real frames."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from worldlab.runs.find import find_run
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("dream", "Draw what a trained run imagines beside what happened.")
+    parser = Parser("dream", "Draw open-loop predictions of a trained run beside the real frames.")
     parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go (default: the run's videos/)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the pictures (default: the run's videos/)")
     parser.add_argument("--horizon", type=at_least(1), default=45, metavar="H", help="imagined steps (default: 45)")
     parser.add_argument("--count", type=at_least(1), default=4, metavar="N", help="dreams to draw (default: 4)")
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="picks the starts (default: 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="seed of the starts (default: 0)")
     add_shared(parser)
     args = parser.read(argv)
     folder = find_run(args.run)

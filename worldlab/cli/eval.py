@@ -1,4 +1,4 @@
-"""worldlab eval RUN: the agent of a run plays in the real environment."""
+"""worldlab eval RUN: evaluates the agent of a run in the real environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from worldlab.runs.find import find_run
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("eval", "Play evaluation episodes with a trained run.")
+    parser = Parser("eval", "Evaluate a trained run in the real environment.")
     parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
-    parser.add_argument("--episodes", type=at_least(1), metavar="N", help="episodes to play (default: the run's own)")
-    parser.add_argument("--seed", type=at_least(0), metavar="S", help="seed of the episodes (default: the run's own)")
+    parser.add_argument(
+        "--episodes", type=at_least(1), metavar="N", help="number of episodes (default: the run's setting)"
+    )
+    parser.add_argument(
+        "--seed", type=at_least(0), metavar="S", help="seed of the episodes (default: the run's setting)"
+    )
     parser.add_argument("--video", type=Path, metavar="FILE", help="record the first episode")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add_shared(parser)

@@ -1,4 +1,4 @@
-"""worldlab roundup: what is said of generative families, as predictions, judged by comparisons on control tasks."""
+"""worldlab roundup: test published claims about the model families with comparisons on control tasks."""
 
 from __future__ import annotations
 
@@ -10,60 +10,62 @@ from typing import TYPE_CHECKING, Any
 
 from worldlab.cli.common import Parser, add_shared, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
-from worldlab.study.roundup.questions import PACKAGED, read_questions
+from worldlab.study.roundup.claims import PACKAGED, read_roundup
 
 if TYPE_CHECKING:
-    from worldlab.study.roundup.answers import Judged
+    from worldlab.study.roundup.verdicts import ClaimResult
 
 OUT = Path("roundup")
 _EPILOG = """\
-Its comparisons are gone on with where they were stopped: run the same command again. Exit codes: 0 all was run and judged,
-130 and 143 stopped (what there is was judged and written), 2 and up nothing was run."""
+To resume a stopped round-up, run the same command again. Exit codes: 0 everything ran and the report is written,
+130 and 143 stopped (the report covers what has finished), 2 and above nothing was run."""
 
 
 def run(argv: list[str]) -> int:
     args = _parser().read(argv)
-    questions = read_questions(args.questions)
+    roundup = read_roundup(args.roundup)
     registry = open_registry(args.plugin)
-    layers = [*([questions.quick] if args.quick else []), _layer(args)]
+    layers = [*([roundup.quick] if args.quick else []), _layer(args)]
     with prints_to_stderr():
         from worldlab.study.compare.run import Terminated
-        from worldlab.study.roundup.conduct import conduct
+        from worldlab.study.roundup.run import run_roundup
 
         try:
-            judged = conduct(
-                questions, registry, args.out, args.parts or (), layers, f"worldlab roundup {shlex.join(argv)}".rstrip()
+            results = run_roundup(
+                roundup, registry, args.out, args.parts or (), layers, f"worldlab roundup {shlex.join(argv)}".rstrip()
             )
         except KeyboardInterrupt as stop:
-            print("stopped; what was finished is kept. Go on with the same command.", file=sys.stderr)
+            print("stopped; finished runs are kept. Resume with the same command.", file=sys.stderr)
             return 143 if isinstance(stop, Terminated) else 130
     if not args.json:
-        width = max(len(one.verdict) for one in judged)
-        for one in judged:
+        width = max(len(one.verdict) for one in results)
+        for one in results:
             print(f"{one.claim.number:>2}  {one.verdict:<{width}}  {one.claim.claim}")
-    emit(_result(judged, args.out, args.json), args.json)
+    emit(_result(results, args.out, args.json), args.json)
     return 0
 
 
 def _parser() -> Parser:
-    parser = Parser("roundup", "Judge what is said of generative families, by comparisons on control tasks.")
+    parser = Parser("roundup", "Test published claims about the model families with comparisons on control tasks.")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
     add(
-        "questions",
+        "roundup",
         nargs="?",
         type=Path,
         default=PACKAGED,
         metavar="roundup.toml",
-        help="claims and parts (default: ours)",
+        help="file with claims and parts (default: the packaged one)",
     )
-    add("--parts", nargs="+", metavar="PART", help="which comparisons to run now (default: all)")
-    add("--quick", action="store_true", help="small and few runs, to see that it works; nothing is shown by it")
-    add("--seeds", type=at_least(1), metavar="N", help="in place of each part's own number of seeds")
-    add("--jobs", type=at_least(0), metavar="N", help="cells at a time; 0: as many as there is room for (the default)")
-    add("--launcher", metavar="L", help="where cells run: a registered launcher")
-    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where to write, and what to go on with (default: {OUT})")
+    add("--parts", nargs="+", metavar="PART", help="comparisons to run now (default: all)")
+    add("--quick", action="store_true", help="few, small runs that only check that everything works")
+    add("--seeds", type=at_least(1), metavar="N", help="number of seeds (default: each part's own)")
+    add(
+        "--jobs", type=at_least(0), metavar="N", help="how many cells run at once; 0 (default) lets the launcher decide"
+    )
+    add("--launcher", metavar="L", help="registered launcher that runs the cells")
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"folder to write to, or to resume (default: {OUT})")
     add_shared(parser)
     return parser
 
@@ -78,12 +80,12 @@ def _layer(args: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value not in (None, [])}
 
 
-def _result(judged: list[Judged], out: Path, whole: bool) -> dict[str, Any]:
-    from worldlab.study.roundup.answers import tally
+def _result(results: list[ClaimResult], out: Path, whole: bool) -> dict[str, Any]:
+    from worldlab.study.roundup.verdicts import tally
 
-    verdicts = {f"{one.claim.number}. {one.claim.claim}": one.verdict for one in judged}
+    verdicts = {f"{one.claim.number}. {one.claim.claim}": one.verdict for one in results}
     return {
-        "tally": tally(judged),
+        "tally": tally(results),
         **({"verdicts": verdicts} if whole else {}),
         "report": str(out / "roundup.html"),
         "folder": str(out),

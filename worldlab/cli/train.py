@@ -1,4 +1,4 @@
-"""worldlab train: resolve a configuration from presets, files and flags, and run it."""
+"""worldlab train: resolves a configuration from presets, files and flags, and trains with it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worldlab.cli.common import emit, prints_to_stderr
 from worldlab.cli.flags import TrainFlags, help_head, help_text, read_flags
-from worldlab.config.provenance import missing
+from worldlab.config.provenance import find_missing
 from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import open_registry
@@ -23,10 +23,10 @@ def run(argv: list[str]) -> int:
     try:
         config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
     except WorldlabError as error:
-        if flags.help or flags.help_all:  # what needs no parts can be explained all the same
+        if flags.help or flags.help_all:  # explain at least the settings that need no parts
             print(help_head(), flush=True)
         if isinstance(error, PluginError) and flags.resume and folder is not None:
-            raise missing(folder, registry) or error from None
+            raise find_missing(folder, registry) or error from None
         raise
     if flags.help or flags.help_all:
         print(help_text(config, registry, flags.help_all))
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
 
 
 def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:
-    """A resumed run starts from its own config.toml; files and flags given now go on top of it."""
+    """Return run folder and config files. A resumed run reads its own config.toml first; later files override it."""
     if flags.help or flags.help_all:
         return None, flags.configs
     if not flags.resume:

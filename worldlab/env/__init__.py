@@ -1,1 +1,1 @@
-"""Environments: finding one by its id, its spaces as specs, and a pool of them stepped together."""
+"""Environments: lookup by id, spaces as specs, and a pool that steps several together."""

@@ -1,7 +1,7 @@
-"""Finding an environment by what the user typed, and checking one. The core knows no environment by name.
+"""Finds the environment that an id names, and checks environments. The core knows no environment by name.
 
-Whatever builds an environment hands it over at one boundary: observations are dicts {key: array} of uint8 images
-(H, W, C) and float32 vectors (n,), actions are Discrete or a finite Box, broken answers raise EnvError.
+Every adapter delivers environments in one form: observations are dicts {key: array} of uint8 images (H, W, C) and
+float32 vectors (n,), actions are Discrete or a finite Box, and invalid values raise EnvError.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ class EnvAdapter(Protocol):
     """
 
     def names(self) -> list[str]:
-        """Return the ids it offers, for lists and spelling hints."""
+        """Return the ids this adapter offers, for lists and spelling hints."""
         ...
 
     def resolve(self, id: str) -> str | None:
-        """Return the full id it would build for what the user typed ("CarRacing" -> "CarRacing-v3"), or None."""
+        """Return the full id for what the user typed ("CarRacing" -> "CarRacing-v3"); None if unknown."""
         ...
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build the environment of a full id at the boundary described above. Raises: EnvError."""
+        """Build the environment of a full id, in the form described above. Raises: EnvError."""
         ...
 
 
-class Registry(Protocol):
-    """The part of `worldlab.registry.Registry` used here."""
+class AdapterRegistry(Protocol):
+    """Lists and loads env adapters: the part of `worldlab.registry.Registry` that this module uses."""
 
     def names(self, role: str) -> Sequence[str]: ...
     def get(self, role: str, name: str) -> Any: ...
 
 
-def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
-    """Find who builds an environment.
+def open_adapter(registry: AdapterRegistry, id: str) -> tuple[EnvAdapter, str]:
+    """Find the adapter that builds an environment.
 
-    An adapter registered under the very id comes first, then all in the registry's order. A broken adapter is
-    skipped unless its own name was asked for. Returns: the adapter and the full id to hand to its `make`.
-    Raises: EnvError with the closest name when nobody knows the id; PluginError for the broken adapter asked for.
+    An adapter registered under exactly this id is tried first, then the others in the registry's order. A broken
+    adapter is skipped unless `id` is its name. Returns: the adapter, and the full id for its `make`.
+    Raises: EnvError with the closest name if no adapter knows the id; PluginError if `id` names a broken adapter.
     """
     broken: list[str] = []
     adapters: list[EnvAdapter] = []
@@ -70,23 +70,23 @@ def open_adapter(registry: Registry, id: str) -> tuple[EnvAdapter, str]:
     hint = did_you_mean(id, offered) or did_you_mean(id, short)
     raise EnvError(
         f"no environment {id[:40]!r}.{hint}",
-        cause="; ".join(broken) or f"{len(offered)} ids are known, none is spelled like that",
+        cause="; ".join(broken) or f"none of the {len(offered)} known ids matches",
         fix='worldlab plugins lists what is installed; "package.module:Id" imports a module that registers its own',
     )
 
 
-def env_names(registry: Registry) -> dict[str, list[str]]:
-    """Return the ids offered by each registered adapter that loads, by the adapter's name."""
+def env_names(registry: AdapterRegistry) -> dict[str, list[str]]:
+    """Return {adapter name: ids it offers} for every registered adapter that loads."""
     offered: dict[str, list[str]] = {}
     for name in registry.names("env"):
         try:
             offered[name] = _load(registry, name).names()
         except PluginError:
-            continue  # `worldlab plugins` shows it with its reason
+            continue  # `worldlab plugins` reports it, with the reason
     return offered
 
 
-def _load(registry: Registry, name: str) -> EnvAdapter:
+def _load(registry: AdapterRegistry, name: str) -> EnvAdapter:
     loaded = registry.get("env", name).load()
     adapter = loaded() if isinstance(loaded, type) else loaded
     if not isinstance(adapter, EnvAdapter):
@@ -99,7 +99,7 @@ def _load(registry: Registry, name: str) -> EnvAdapter:
 
 
 class Finding(TypedDict):
-    """One result of `check_env`; plain data, ready for JSON."""
+    """One result of `inspect_env`: plain data, ready for JSON."""
 
     check: str
     status: Literal["ok", "warn", "fail"]
@@ -107,10 +107,11 @@ class Finding(TypedDict):
 
 
 def inspect_env(env: gymnasium.Env, seconds: float = 1.0) -> list[Finding]:
-    """Try an environment at the boundary with random actions and report what was found.
+    """Run an environment with random actions and report the results.
 
-    Checks: spaces, values inside the declared bounds, two seeded rollouts of 20 steps alike, speed over about
-    `seconds`, whether episodes ended and how. Nothing is raised for a faulty environment: it is a "fail" here.
+    Checks: spaces; values within the declared bounds; two rollouts of 20 steps with the same seed are identical; speed
+    over about `seconds`; whether and how episodes ended. A faulty environment raises nothing: its finding has the
+    status "fail".
     """
     findings: list[Finding] = []
     for check in (_check_spaces, _check_values, _check_seeding, lambda env: _check_speed(env, seconds)):
@@ -133,22 +134,22 @@ def _check_spaces(env: gymnasium.Env) -> list[Finding]:
 
 
 def _rollout(env: gymnasium.Env, steps: int) -> list[tuple[Any, ...]]:
-    """Return (obs, reward, terminated, truncated) of a rollout seeded with 0; ends early with the episode."""
+    """Return the (obs, reward, terminated, truncated) of a rollout with seed 0; it stops when the episode ends."""
     env.action_space.seed(0)
-    answers: list[tuple[Any, ...]] = [(env.reset(seed=0)[0],)]
+    transitions: list[tuple[Any, ...]] = [(env.reset(seed=0)[0],)]
     for _ in range(steps):
-        answers.append(env.step(env.action_space.sample())[:4])
-        if answers[-1][2] or answers[-1][3]:
+        transitions.append(env.step(env.action_space.sample())[:4])
+        if transitions[-1][2] or transitions[-1][3]:
             break
-    return answers
+    return transitions
 
 
 def _check_values(env: gymnasium.Env) -> list[Finding]:
-    for step, answer in enumerate(_rollout(env, 20)):
-        if not env.observation_space.contains(answer[0]):
-            detail = f"the observation of step {step} is outside of the declared bounds"
+    for step, transition in enumerate(_rollout(env, 20)):
+        if not env.observation_space.contains(transition[0]):
+            detail = f"the observation of step {step} is outside the declared bounds"
             return [Finding(check="values", status="warn", detail=detail)]
-    return [Finding(check="values", status="ok", detail="finite and inside the declared bounds")]
+    return [Finding(check="values", status="ok", detail="finite and within the declared bounds")]
 
 
 def _check_seeding(env: gymnasium.Env) -> list[Finding]:
@@ -168,9 +169,9 @@ def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
     steps = terminated = truncated = 0
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds:
-        _, _, died, cut, _ = env.step(env.action_space.sample())
-        steps, terminated, truncated = steps + 1, terminated + died, truncated + cut
-        if died or cut:
+        _, _, ended, cut, _ = env.step(env.action_space.sample())
+        steps, terminated, truncated = steps + 1, terminated + ended, truncated + cut
+        if ended or cut:
             env.reset()
     rate = steps / (time.perf_counter() - begin)
     ends = f"{terminated} terminated, {truncated} truncated in {steps} random steps"
@@ -180,8 +181,8 @@ def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
     ]
 
 
-def check_env(id: str, registry: Registry) -> dict[str, Any]:
-    """Check an environment as `worldlab check-env` does: its id, whether it can be trained on, and each finding."""
+def check_env(id: str, registry: AdapterRegistry) -> dict[str, Any]:
+    """Return the result of `worldlab check-env`: the full id, whether no check failed, and all findings."""
     adapter, env_id = open_adapter(registry, id)
     env = adapter.make(env_id, EnvSettings(id=env_id))
     try:

@@ -1,7 +1,7 @@
-"""Several environments stepped together, in this process or in workers, with the same data either way.
+"""Steps several environments together, in this process or in worker processes; both give the same data.
 
-Episodes restart in the step that ends them: a caller gets the final observation and the first of the next episode
-at once, so no invented transition ever reaches the replay.
+An episode that ends restarts in the same step: the caller gets the final observation and the first observation of the
+next episode together, so no invented transition reaches the replay.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from worldlab.errors import EnvError, WorldlabError
 
 Obs = dict[str, np.ndarray]
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What numpy's libraries read when they are loaded."""
+"""Environment variables that numpy's BLAS libraries read when they are loaded."""
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """What N environments returned; row i belongs to environment i.
+    """The results of one step of N environments; row i belongs to environment i.
 
     obs: {key: [N, ...]}; where an episode ended, its final observation. reward: float32 [N]. terminated, truncated:
     bool [N]. is_first: bool [N], true after `reset` only. reset_obs: {key: [N, ...]}, the first observation of the
     next episode, meaningful where `done`; None when nothing ended. finished: (env, return, length in steps) of the
-    episodes that ended. rested: bool [N], true where nothing was stepped: obs is the last one again, reward 0.
+    episodes that ended. skipped: bool [N], true where the environment was not stepped: obs is the last
+    one again, reward is 0.
     """
 
     obs: Obs
@@ -44,7 +45,7 @@ class Arrivals:
     is_first: np.ndarray
     reset_obs: Obs | None
     finished: list[tuple[int, float, int]]
-    rested: np.ndarray
+    skipped: np.ndarray
 
     @property
     def done(self) -> np.ndarray:
@@ -54,7 +55,7 @@ class Arrivals:
 
 @dataclass(frozen=True)
 class _Step:
-    """One environment's answer; reset_obs and finished are set when the episode ended."""
+    """The result of one environment; reset_obs and finished are set when the episode ended."""
 
     obs: Obs
     reward: float = 0.0
@@ -62,17 +63,17 @@ class _Step:
     truncated: bool = False
     reset_obs: Obs | None = None
     finished: tuple[float, int] | None = None
-    rested: bool = False
+    skipped: bool = False
 
 
 class EnvPool:
     """Steps `num_envs` environments.
 
-    make: builds one environment, at the boundary of `worldlab.env.find` (its observation is a dict). workers: processes
+    make: builds one environment, in the form of `worldlab.env.find` (its observation is a dict). workers: processes
     that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
-    step, so that it meets new episodes). Each environment and each of its episodes gets its own seed, the same
-    whatever the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share one.
-    timeout: seconds a worker may take for one answer.
+    step count, so that it plays new episodes). Every environment and every episode has its own seed, which does not
+    depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share a
+    seed. timeout: seconds a worker may take for one reply.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies.
     """
@@ -107,27 +108,27 @@ class EnvPool:
             part.env_id = self.env_id
 
     def reset(self) -> Arrivals:
-        """Start a new episode everywhere, and new streams of seeds: how many episodes each has begun before is forgotten."""
+        """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
         self._send("reset", [None] * self.num_envs)
         return self._receive(first=True)
 
     def step(self, actions: Sequence[Any] | np.ndarray) -> Arrivals:
-        """Take one native action of the action space in each environment. actions: N of them."""
+        """Take one action in each environment. actions: N native actions of the action space."""
         self.send(actions)
         return self.receive()
 
-    def send(self, actions: Sequence[Any] | np.ndarray, resting: np.ndarray | None = None) -> None:
-        """Begin a step: workers compute while the caller does something else. `receive` must follow.
+    def send(self, actions: Sequence[Any] | np.ndarray, idle: np.ndarray | None = None) -> None:
+        """Begin a step; workers compute while the caller does other work. `receive` must follow.
 
-        resting: bool [N], environments that are left as they are.
+        idle: bool [N], environments that are not stepped.
         """
         if len(actions) != self.num_envs:
-            raise WorldlabError(f"{self.num_envs} environments need as many actions, got {len(actions)}")
-        rests = np.zeros(self.num_envs, bool) if resting is None else resting
-        self._send("step", [None if rest else action for action, rest in zip(actions, rests, strict=True)])
+            raise WorldlabError(f"{self.num_envs} environments need {self.num_envs} actions, got {len(actions)}")
+        skipped = np.zeros(self.num_envs, bool) if idle is None else idle
+        self._send("step", [None if skip else action for action, skip in zip(actions, skipped, strict=True)])
 
     def receive(self) -> Arrivals:
-        """End the step that `send` began."""
+        """Wait for the step that `send` began and return its results."""
         return self._receive(first=False)
 
     def close(self) -> None:
@@ -149,7 +150,7 @@ class EnvPool:
     def _receive(self, first: bool) -> Arrivals:
         steps: list[_Step] = []
         failure: BaseException | None = None
-        for part in self._slices:  # answers of the others are read too: none may be left for the next call
+        for part in self._slices:  # read every reply, even after a failure: none may be left for the next call
             try:
                 steps += part.receive(self._timeout)
             except WorldlabError as error:
@@ -176,7 +177,7 @@ def _stack(steps: list[_Step], first: bool) -> Arrivals:
         is_first=np.full(count, first),
         reset_obs=reset_obs,
         finished=[(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None],
-        rested=np.array([step.rested for step in steps], bool),
+        skipped=np.array([step.skipped for step in steps], bool),
     )
 
 
@@ -188,14 +189,14 @@ class _Episodes:
         self.id = "?"
         self._seed, self._rounds = seed, 0
         self._rng = np.random.default_rng(seed)
-        with self._blame("build"):
+        with self._errors_in("build"):
             self.env = make()
             self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
         self._return, self._length = 0.0, 0
         self._last: Obs = {}
 
     def begin(self) -> _Step:
-        """A new episode, with all others of the pool. Those of one seed have the same ones from here on."""
+        """Start a new episode together with the whole pool; environments with the same seed then play the same."""
         if self._rounds > 0:
             key = (*self._seed.spawn_key, self._rounds)
             self._rng = np.random.default_rng(np.random.SeedSequence(self._seed.entropy, spawn_key=key))
@@ -204,16 +205,16 @@ class _Episodes:
 
     def reset(self) -> _Step:
         self._return, self._length = 0.0, 0
-        with self._blame("reset"):
+        with self._errors_in("reset"):
             obs, _ = self.env.reset(seed=int(self._rng.integers(2**31)))
         self._last = obs
         return _Step(obs)
 
     def step(self, action: Any) -> _Step:
-        """action None: nothing happens."""
+        """Take one step; with action None, return the last observation and step nothing."""
         if action is None:
-            return _Step(self._last, rested=True)
-        with self._blame("step"):
+            return _Step(self._last, skipped=True)
+        with self._errors_in("step"):
             obs, reward, terminated, truncated, _ = self.env.step(action)
         self._return += float(reward)
         self._length += 1
@@ -223,12 +224,12 @@ class _Episodes:
         finished = (self._return, self._length)
         return _Step(obs, float(reward), bool(terminated), bool(truncated), self.reset().obs, finished)
 
-    def _blame(self, doing: str) -> _Blame:
-        return _Blame(self, doing)
+    def _errors_in(self, doing: str) -> _ErrorContext:
+        return _ErrorContext(self, doing)
 
 
-class _Blame:
-    """Context: errors of an environment become an EnvError that names its number, its id and the step."""
+class _ErrorContext:
+    """Context manager that turns errors of an environment into EnvErrors with its number, its id and the step."""
 
     def __init__(self, episodes: _Episodes, doing: str):
         self.episodes, self.doing = episodes, doing
@@ -262,14 +263,14 @@ class _Local:
             self.close()
             raise
         first = self._episodes[0]
-        self._answer: Any = (first.id, first.env.observation_space, first.env.action_space)
+        self._reply: Any = (first.id, first.env.observation_space, first.env.action_space)
 
     def send(self, what: str, actions: list[Any]) -> None:
         pairs = zip(self._episodes, actions, strict=True)
-        self._answer = [one.begin() if what == "reset" else one.step(action) for one, action in pairs]
+        self._reply = [one.begin() if what == "reset" else one.step(action) for one, action in pairs]
 
     def receive(self, timeout: float) -> Any:
-        return self._answer
+        return self._reply
 
     def close(self) -> None:
         for one in self._episodes:
@@ -279,16 +280,16 @@ class _Local:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Within: processes that start are born deaf to SIGINT and SIGTERM, and this one hears of them afterwards.
+def _blocked_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM: processes started inside inherit the mask; this one gets pending signals later.
 
-    A terminal and a cluster's scheduler signal the whole group. The parent decides; a worker that died of it, in the seconds
-    before it can say so itself too, would look like a crash of the environment.
+    A terminal or a cluster scheduler signals the whole process group, but only the parent should react. A worker killed
+    in the seconds before it installs its own handlers would look like a crash of the environment.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # started by the first worker, it would undo the mask
+    resource_tracker.ensure_running()  # if the first worker started it, it would undo the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -298,10 +299,10 @@ def _signals_held() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Within: processes that start compute in one thread, unless the user's environment says otherwise.
+    """Limit processes started inside to one BLAS thread, unless the user's environment variables say otherwise.
 
-    numpy's BLAS would take a thread for each core to shrink a picture of 96 pixels; they spin, and everything beside them
-    waits: of CarRacing two workers then give a third of the decisions a second (benchmarks/env_threads.py).
+    numpy's BLAS would start a thread per core to shrink an image of 96 pixels. These threads spin and slow everything
+    else down: on CarRacing, two workers then deliver a third of the decisions per second (benchmarks/env_threads.py).
     """
     ours = {name: "1" for name in BLAS_THREADS if name not in os.environ}
     os.environ.update(ours)
@@ -313,7 +314,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class _Remote:
-    """Environments stepped by a process of their own, reached over a pipe."""
+    """Environments stepped in a worker process, over a pipe."""
 
     def __init__(self, make: Callable[[], gymnasium.Env], envs: list[int], seeds: list[np.random.SeedSequence]):
         import cloudpickle  # lets `make` be a closure; Gymnasium depends on it too
@@ -322,16 +323,18 @@ class _Remote:
         self.env_id = "?"
         # spawn: a fork would copy torch's threads and locks in an unusable state
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self._pipe, worker_pipe = context.Pipe()
         work = cloudpickle.dumps((make, envs, seeds))
-        self._process = context.Process(target=_serve, args=(theirs, work), name=f"worldlab-env-{envs[0]}", daemon=True)
-        with _one_thread(), _signals_held():
+        self._process = context.Process(
+            target=_serve, args=(worker_pipe, work), name=f"worldlab-env-{envs[0]}", daemon=True
+        )
+        with _one_thread(), _blocked_signals():
             self._process.start()
-        theirs.close()  # so that the worker's death ends our receive
-        self._answered = False
+        worker_pipe.close()  # so that the death of the worker ends our receive
+        self._replied = False
 
     def send(self, what: str, actions: list[Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # receive tells why it died
+        with suppress(BrokenPipeError, ConnectionResetError):  # receive reports why it died
             self._pipe.send((what, actions))
 
     def receive(self, timeout: float) -> Any:
@@ -340,31 +343,30 @@ class _Remote:
                 self._kill()
                 raise EnvError(
                     f"{self._who()} gave no answer in {timeout:g} s",
-                    cause="its process hung and was killed",
+                    cause="its process did not reply and was killed",
                     fix="worldlab check-env ID runs it alone",
                 )
-            kind, answer = self._pipe.recv()
+            kind, reply = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(2)
             code = self._process.exitcode
-            if (
-                not self._answered and code is not None and code > 0
-            ):  # Python itself ended, before `_serve` could answer
+            # A positive code before the first reply: Python exited before `_serve` could run.
+            if not self._replied and code is not None and code > 0:
                 raise EnvError(
                     f"{self._who()}: its process ended before it began (exit code {code})",
-                    cause="workers import the script that started them, and it fails, or trains, when it is imported",
-                    fix='put what the script does under `if __name__ == "__main__":`, or set env.workers to 0',
+                    cause="workers import the script that started them; on import, it fails or starts to train",
+                    fix='guard the script with `if __name__ == "__main__":`, or set env.workers to 0',
                 ) from error
             raise EnvError(
                 f"{self._who()}: its process died ({_reason(code)})",
                 cause="the worker ended without an error message: out of memory, or a crash in native code",
-                fix="--env.workers 0 runs it in the main process, where its crash shows",
+                fix="--env.workers 0 runs it in the main process, which shows the crash",
             ) from error
-        self._answered = True
+        self._replied = True
         if kind == "error":
-            name, message, cause, fix = answer
+            name, message, cause, fix = reply
             raise (EnvError if name == "EnvError" else WorldlabError)(message, cause=cause, fix=fix)
-        return answer
+        return reply
 
     def close(self) -> None:
         with suppress(OSError):
@@ -390,9 +392,9 @@ def _reason(exitcode: int | None) -> str:
 
 
 def _serve(pipe: Any, work: bytes) -> None:
-    """Body of a worker: builds its environments, then answers until told to close or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `_signals_held` says why
-    # A handler, which is not inherited: what an environment starts can be ended.
+    """Run a worker: build its environments, then serve requests until "close" arrives or the parent exits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see `_blocked_signals`
+    # A handler, not SIG_IGN: handlers are not inherited, so processes that an environment starts can be terminated.
     signal.signal(signal.SIGTERM, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -1,7 +1,7 @@
-"""Environment spaces as the core sees them: specs, action encoding, and what the replay stores.
+"""Converts environment spaces to specs, encodes and decodes actions, and defines the layout of replay records.
 
-Everything here works on environments at the boundary (`worldlab.env.find`): a Dict of uint8 images (H, W, C) and
-float32 vectors (n,), and a Box or Discrete action space.
+Environments have the form of `worldlab.env.find`: a Dict of uint8 images (H, W, C) and float32 vectors (n,), and a Box
+or Discrete action space.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from worldlab.errors import DivergedError, EnvError
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 
 CHANNELS = (1, 3, 4)
-"""Channels an image may have: grey, RGB, RGBA."""
+"""Supported numbers of image channels: grey, RGB, RGBA."""
 MIN_SIDE = 8
-"""Pixels of the smallest image side a convolution stack can halve at least twice."""
+"""Smallest image side, in pixels, that a convolution stack can halve at least twice."""
 MAX_ASPECT = 4
-"""Longest over shortest image side; beyond it a square resize shows nothing useful."""
+"""Largest ratio of long to short image side; beyond it, a square resize is useless."""
 STEP_FIELDS = ("prev_action", "reward", "cont", "is_first")
-"""What every replay record holds beside the observation."""
+"""Fields of every replay record besides the observation."""
 RESERVED_KEYS = frozenset({*STEP_FIELDS, "mask"})
 
 Schema = dict[str, tuple[tuple[int, ...], str]]
@@ -29,7 +29,7 @@ Schema = dict[str, tuple[tuple[int, ...], str]]
 
 
 def obs_spec(space: spaces.Space) -> ObsSpec:
-    """Describe an observation space to the components; images become (C, H, W).
+    """Return the ObsSpec of an observation space; images become (C, H, W).
 
     space: a Dict of uint8 Boxes (H, W, C) and float32 Boxes (n,), keys in the order of the Dict.
     Raises: EnvError for any other space, a reserved key, an image side below 8 or an aspect ratio above 4.
@@ -47,7 +47,7 @@ def _array_spec(key: str, space: spaces.Space) -> ArraySpec:
     if key in RESERVED_KEYS:
         raise EnvError(
             f"observation key {key!r} is reserved",
-            cause=f"replay records use {', '.join(sorted(RESERVED_KEYS))} themselves",
+            cause=f"replay records use the keys {', '.join(sorted(RESERVED_KEYS))}",
             fix="rename the key in the environment's observation space",
         )
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
@@ -64,7 +64,7 @@ def _array_spec(key: str, space: spaces.Space) -> ArraySpec:
 
 
 def check_image_shape(key: str, shape: tuple[int, ...]) -> None:
-    """Refuse an image (H, W, C) that no model here can use. Raises: EnvError."""
+    """Raise EnvError for an image shape (H, W, C) that no model supports."""
     height, width, channels = shape
     if channels not in CHANNELS:
         raise EnvError(
@@ -81,13 +81,13 @@ def check_image_shape(key: str, shape: tuple[int, ...]) -> None:
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise EnvError(
             f"image {key!r} is {height} x {width} pixels: one side is over {MAX_ASPECT} times the other",
-            cause="encoders and decoders are built for roughly square pictures",
+            cause="encoders and decoders are built for roughly square images",
             fix="--env.size 64 resizes it to 64 x 64, or crop it in the environment",
         )
 
 
 def action_spec(space: spaces.Space) -> ActionSpec:
-    """Describe an action space: Discrete(n) is a one-hot of n, a float Box of k numbers is [-1, 1]^k.
+    """Return the ActionSpec of an action space: Discrete(n) becomes a one-hot of n, a float Box of k numbers [-1, 1]^k.
 
     Raises: EnvError for any other space, and for a Box with an infinite or empty range.
     """
@@ -120,10 +120,10 @@ def action_spec(space: spaces.Space) -> ActionSpec:
 
 
 def encode_action(space: spaces.Space, native: Any) -> np.ndarray:
-    """Native action(s) -> float32 [A] or [N, A]: one-hot, or the range of the Box mapped to [-1, 1].
+    """Encode native actions as float32 [A] or [N, A]: a one-hot, or the range of the Box mapped to [-1, 1].
 
     native: one action of the space, or a batch of N. Out-of-range Box actions are clipped, as most environments do.
-    Raises: EnvError for a Discrete action outside of the space.
+    Raises: EnvError for a Discrete action outside the space.
     """
     if isinstance(space, spaces.Discrete):
         index = np.asarray(native).astype(np.int64) - int(space.start)
@@ -140,7 +140,7 @@ def encode_action(space: spaces.Space, native: Any) -> np.ndarray:
 
 
 def decode_action(space: spaces.Space, encoded: np.ndarray) -> Any:
-    """Inverse of `encode_action`: argmax or rescale and clip.
+    """Invert `encode_action`: argmax, or rescale and clip.
 
     encoded: float [A] or [N, A]. Returns: an action of the space (an int64 scalar, an array of the Box's shape and
     dtype) or a batch of N. Raises: DivergedError when a number is not finite.

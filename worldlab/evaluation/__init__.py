@@ -1,1 +1,1 @@
-"""Evaluation: episodes in the real environment, dreams beside what happened, dreams as environments."""
+"""Evaluation: real episodes, open-loop predictions, the dream-to-real gap, and dreams as environments."""

@@ -1,12 +1,13 @@
-"""The dream as an environment: the learned world model behind the interfaces of Gymnasium and Stable-Baselines3.
+"""Wraps the learned world model as an environment, with the interfaces of Gymnasium and Stable-Baselines3.
 
-    Dreamer      the engine: one batched forward a step, all environments at once
-    DreamVecEnv  a Stable-Baselines3 VecEnv:       PPO("MlpPolicy", DreamVecEnv(dreamer)).learn(10_000)
-    DreamVectorEnv   a gymnasium.vector.VectorEnv, episodes restart in the step that ends them
-    DreamEnv     a plain gymnasium.Env of one dream
+    DreamPool        steps all dreams together, one batched forward pass per step
+    DreamVecEnv      a Stable-Baselines3 VecEnv:    PPO("MlpPolicy", DreamVecEnv(pool)).learn(10_000)
+    DreamVectorEnv   a gymnasium.vector.VectorEnv; an episode that ends restarts in the same step
+    DreamEnv         a plain gymnasium.Env of one dream
 
-Observations are features = cat(memory, z), float32 [F]. Dreams start at posterior states of replayed experience, end
-where the continue head says so (`terminated`) or at the horizon (`truncated`). Rewards and endings belong to arrival.
+Observations are features = cat(memory, z), float32 [F]. Dreams start at posterior states of replayed experience. They
+end with the probability that the continue head predicts (`terminated`), or at the horizon (`truncated`). Reward and end
+belong to the state arrived at.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ Starts = Callable[[int, torch.Generator], Carry]
 
 
 def feature_space(specs: Specs) -> spaces.Box:
-    """What an agent sees of a dream: features [F]."""
+    """Return the observation space of a dream: features [F]."""
     return spaces.Box(-np.inf, np.inf, (specs.feature_dim,), np.float32)
 
 
 def dream_action_space(action: ActionSpec) -> spaces.Space:
-    """The action space of a dream: Discrete, or a Box in [-1, 1]."""
+    """Return the action space of a dream: Discrete, or a Box in [-1, 1]."""
     return spaces.Discrete(action.dim) if action.kind == "discrete" else spaces.Box(-1, 1, (action.dim,), np.float32)
 
 
 @torch.no_grad()
 def starts_from(model: WorldModel, batch: Batch, generator: torch.Generator) -> Starts:
-    """Starts at the posterior states of a preprocessed batch [B, T], drawn uniformly; episodes that had ended are left out.
+    """Return a function that draws dream starts uniformly from the posterior states of a preprocessed batch [B, T].
 
-    Raises: ValueError if no step of the batch goes on.
+    Terminal states are left out. Raises: ValueError if every step of the batch is terminal.
     """
     _, seen = model.observe(batch, generator)
     rows, times = torch.nonzero((batch.cont > 0) & (batch.mask > 0), as_tuple=True)
@@ -63,9 +64,12 @@ def starts_from(model: WorldModel, batch: Batch, generator: torch.Generator) -> 
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """One step of all dreams, as numpy. features [N, F] go on from here; where an episode ended they are the new start's,
-    and `final` [N, F] holds those it ended with. reward [N] float32; terminated, truncated [N] bool."""
+class DreamStep:
+    """The result of one step of all dreams, as numpy arrays.
+
+    final: [N, F], the features arrived at. features: [N, F], those to act on next: the new start's where an episode
+    ended, else the same. reward: float32 [N]. terminated, truncated: bool [N].
+    """
 
     features: np.ndarray
     final: np.ndarray
@@ -78,8 +82,8 @@ class Arrival:
         return self.terminated | self.truncated
 
 
-class Dreamer:
-    """`num_envs` dreams side by side. The model is only read: train it further and the dreams follow.
+class DreamPool:
+    """Steps `num_envs` dreams as one batch. It only reads the model, so the dreams follow further training.
 
     horizon: steps after which a dream is truncated. temperature: of the prior (worldlab.distributions.tempered).
     """
@@ -110,14 +114,14 @@ class Dreamer:
 
     @torch.no_grad()
     def reset(self) -> np.ndarray:
-        """Start every dream anew. Returns features [N, F]."""
+        """Restart every dream. Returns: features [N, F]."""
         self._carry = self.starts(self.num_envs, self.generator)
         self._ages[:] = 0
         return _numpy(self.model.features(self._carry))
 
     @torch.no_grad()
-    def step(self, action: Any) -> Arrival:
-        """Step every dream along actions of the action space, [N, ...]."""
+    def step(self, action: Any) -> DreamStep:
+        """Take one step in every dream. action: N actions of the action space, [N, ...]."""
         assert self._carry is not None, "reset comes before step"
         encoded = torch.from_numpy(np.asarray(encode_action(self.action_space, action), np.float32))
         carry, features, reward, cont = self.model.step(
@@ -130,7 +134,7 @@ class Dreamer:
         final = _numpy(features)
         carry, going = self._restart(carry, features, terminated | truncated)
         self._carry = carry
-        return Arrival(going, final, _numpy(reward).astype(np.float32), terminated, truncated)
+        return DreamStep(going, final, _numpy(reward).astype(np.float32), terminated, truncated)
 
     def _restart(self, carry: Carry, features: Tensor, done: np.ndarray) -> tuple[Carry, np.ndarray]:
         if not done.any():
@@ -143,34 +147,34 @@ class Dreamer:
 
 
 class DreamVecEnv(VecEnv):
-    """Dreams as Stable-Baselines3 sees environments."""
+    """Dreams as a Stable-Baselines3 VecEnv."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
     render_mode = None
 
-    def __init__(self, dreamer: Dreamer):
-        self.dreamer = dreamer
-        super().__init__(dreamer.num_envs, dreamer.observation_space, dreamer.action_space)
+    def __init__(self, pool: DreamPool):
+        self.pool = pool
+        super().__init__(pool.num_envs, pool.observation_space, pool.action_space)
         self._actions: Any = None
 
     def reset(self) -> np.ndarray:
         seeds = [seed for seed in self._seeds if seed is not None]
         if seeds:
-            self.dreamer.seed(seeds[0])
+            self.pool.seed(seeds[0])
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self.dreamer.reset()
+        return self.pool.reset()
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        came = self.dreamer.step(self._actions)
+        result = self.pool.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for env in np.flatnonzero(came.done):
-            infos[env] = {"terminal_observation": came.final[env], "TimeLimit.truncated": bool(came.truncated[env])}
-        return came.features, came.reward, came.done, infos
+        for env in np.flatnonzero(result.done):
+            infos[env] = {"terminal_observation": result.final[env], "TimeLimit.truncated": bool(result.truncated[env])}
+        return result.features, result.reward, result.done, infos
 
     def close(self) -> None:
         pass
@@ -179,28 +183,28 @@ class DreamVecEnv(VecEnv):
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise AttributeError(f"the dreams share one model; {attr_name!r} cannot be set for one of them")
+        raise AttributeError(f"the dreams share one model; {attr_name!r} cannot be set for a single dream")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        raise AttributeError(f"the dreams share one model; there is no method {method_name!r} of one of them")
+        raise AttributeError(f"the dreams share one model; {method_name!r} cannot be called on a single dream")
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
 
 
 class DreamVectorEnv(VectorEnv):
-    """Dreams as a Gymnasium vector environment. Autoreset is SAME_STEP: `infos["final_obs"]` holds where episodes ended."""
+    """Dreams as a Gymnasium vector environment, SAME_STEP autoreset: final observations are in `infos["final_obs"]`."""
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     render_mode = None
 
-    def __init__(self, dreamer: Dreamer):
-        self.dreamer = dreamer
-        self.num_envs = dreamer.num_envs
-        self.single_observation_space = dreamer.observation_space
-        self.single_action_space = dreamer.action_space
-        self.observation_space = gymnasium.vector.utils.batch_space(dreamer.observation_space, self.num_envs)
-        self.action_space = gymnasium.vector.utils.batch_space(dreamer.action_space, self.num_envs)
+    def __init__(self, pool: DreamPool):
+        self.pool = pool
+        self.num_envs = pool.num_envs
+        self.single_observation_space = pool.observation_space
+        self.single_action_space = pool.action_space
+        self.observation_space = gymnasium.vector.utils.batch_space(pool.observation_space, self.num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(pool.action_space, self.num_envs)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -209,44 +213,44 @@ class DreamVectorEnv(VectorEnv):
             first = (
                 int(seed) if isinstance(seed, int | np.integer) else next((one for one in seed if one is not None), 0)
             )
-            self.dreamer.seed(first)
-        return self.dreamer.reset(), {}
+            self.pool.seed(first)
+        return self.pool.reset(), {}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        came = self.dreamer.step(actions)
+        result = self.pool.step(actions)
         infos: dict[str, Any] = {}
-        if came.done.any():
+        if result.done.any():
             final = np.empty(self.num_envs, object)
-            for env in np.flatnonzero(came.done):
-                final[env] = came.final[env]
-            infos = {"final_obs": final, "_final_obs": came.done.copy()}
-        return came.features, came.reward.astype(np.float64), came.terminated, came.truncated, infos
+            for env in np.flatnonzero(result.done):
+                final[env] = result.final[env]
+            infos = {"final_obs": final, "_final_obs": result.done.copy()}
+        return result.features, result.reward.astype(np.float64), result.terminated, result.truncated, infos
 
 
 class DreamEnv(gymnasium.Env):
-    """One dream as a plain Gymnasium environment; `dreamer` must hold exactly one."""
+    """One dream as a plain Gymnasium environment; `pool` must hold exactly one."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
-    def __init__(self, dreamer: Dreamer):
-        assert dreamer.num_envs == 1, "a DreamEnv is one dream"
-        self.dreamer = dreamer
-        self.observation_space = dreamer.observation_space
-        self.action_space = dreamer.action_space
+    def __init__(self, pool: DreamPool):
+        assert pool.num_envs == 1, "a DreamEnv is one dream"
+        self.pool = pool
+        self.observation_space = pool.observation_space
+        self.action_space = pool.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
-            self.dreamer.seed(seed)
-        return self.dreamer.reset()[0], {}
+            self.pool.seed(seed)
+        return self.pool.reset()[0], {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        came = self.dreamer.step(np.asarray(action)[None])
-        return came.final[0], float(came.reward[0]), bool(came.terminated[0]), bool(came.truncated[0]), {}
+        result = self.pool.step(np.asarray(action)[None])
+        return result.final[0], float(result.reward[0]), bool(result.terminated[0]), bool(result.truncated[0]), {}
 
 
 def _numpy(value: Tensor) -> np.ndarray:
     return value.cpu().numpy()
 
 
-__all__ = ["Arrival", "DreamEnv", "DreamVecEnv", "DreamVectorEnv", "Dreamer", "Starts", "starts_from"]
+__all__ = ["DreamEnv", "DreamPool", "DreamStep", "DreamVecEnv", "DreamVectorEnv", "Starts", "starts_from"]

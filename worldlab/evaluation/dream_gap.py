@@ -1,7 +1,7 @@
-"""The dream-to-real gap: what a policy earns in the dream and in the environment, from the same starts.
+"""Measures the dream-to-real gap: a policy's returns in the dream and in the environment, from the same starts.
 
-A policy that learned in a dream finds the dream's mistakes first. If it earns more there than in the environment, it
-lives on them: Ha & Schmidhuber 2018, arXiv:1803.10122, section 4.2, table 2, and the reason for its temperature.
+A policy trained in dreams can exploit errors of the model; a higher return in the dream than in the environment shows
+this. Ha & Schmidhuber 2018, arXiv:1803.10122, section 4.2, table 2, introduce the temperature against it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.experience.acting import ActingAgent
 
-SEEN = 5
-"""Decisions of an episode after which its dream begins: the model has seen something by then."""
+CONTEXT_STEPS = 5
+"""Decisions of an episode before its dream begins, so that the model has filtered some observations."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Undiscounted returns over `horizon` decisions from the same starts, one pair an episode: or until it ended, or over as
-    many as there were before it was cut (truncated), in the dream too."""
+    """Undiscounted returns over `horizon` decisions from the same starts, one pair per episode.
+
+    A return covers fewer decisions if its episode terminates. If the real episode is truncated, both returns stop
+    there.
+    """
 
     horizon: int
     dreamt: list[float]
@@ -31,7 +34,7 @@ class Gap:
 
     @property
     def difference(self) -> float:
-        """Mean of what the dream pays over what the environment does."""
+        """Mean return in the dream minus mean return in the environment."""
         return float(np.mean(self.dreamt) - np.mean(self.real))
 
     @property
@@ -42,12 +45,12 @@ class Gap:
 
     @property
     def exploited(self) -> bool:
-        """Whether the dream pays more than the environment: beyond 3 standard errors and a fifth of the larger return."""
+        """Whether the dream's mean return is higher by over 3 standard errors and over a fifth of the larger return."""
         size = max(abs(float(np.mean(self.dreamt))), abs(float(np.mean(self.real))))
         return self.difference > 3 * self.error and self.difference > 0.2 * size
 
     def summary(self) -> dict[str, Any]:
-        """As result.json shows it."""
+        """Return the gap as result.json stores it."""
         return {
             "horizon": self.horizon,
             "starts": len(self.real),
@@ -60,9 +63,9 @@ class Gap:
 
 @dataclass
 class GapProbe:
-    """Follows the first episode of each environment of an evaluation, then lets the agent go on in the dream instead.
+    """Records the first episode of each evaluation environment and continues it in the dream with the same agent.
 
-    Feed it each decision with `chose` and what came of it with `arrived`; `measure` at the end.
+    Call `record_decision` after each decision and `record_step` with its result; call `measure` at the end.
     """
 
     acting: ActingAgent
@@ -72,32 +75,32 @@ class GapProbe:
     start: Any = None
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     real: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    going: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    active: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
 
-    def chose(self, state: Any) -> None:
-        """The acting agent's state right after a decision."""
+    def record_decision(self, state: Any) -> None:
+        """Record the acting agent's state right after a decision."""
         self.steps += 1
         if self.steps == 1:
-            self.going = np.ones(len(state["action"]), bool)
-        if self.steps == SEEN + 1:
-            self.rows = np.flatnonzero(self.going)
-            self.real = np.zeros(len(self.going))
-            self.lengths = np.full(len(self.going), self.horizon)
-            # The agent that is judged goes on with its state, so the copy must be one.
+            self.active = np.ones(len(state["action"]), bool)
+        if self.steps == CONTEXT_STEPS + 1:
+            self.rows = np.flatnonzero(self.active)
+            self.real = np.zeros(len(self.active))
+            self.lengths = np.full(len(self.active), self.horizon)
+            # The evaluated agent keeps using its state, so this must be a copy.
             self.start = tree.tree_map(lambda leaf: leaf[self.rows].clone(), state)
 
-    def arrived(self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        """What each environment returned for that decision."""
-        if self.start is not None and self.steps <= SEEN + self.horizon:
-            self.real += np.where(self.going, reward, 0.0)
-            # A dream knows no time limit, and rightly: what it pays beyond one is no mistake of its.
-            cut = self.going & truncated & ~terminated
-            self.lengths = np.where(cut, self.steps - SEEN, self.lengths)
-        self.going &= ~(terminated | truncated)
+    def record_step(self, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
+        """Record what each environment returned for that decision."""
+        if self.start is not None and self.steps <= CONTEXT_STEPS + self.horizon:
+            self.real += np.where(self.active, reward, 0.0)
+            # A dream has no time limit, so its reward beyond a real one is not an error of the model.
+            cut = self.active & truncated & ~terminated
+            self.lengths = np.where(cut, self.steps - CONTEXT_STEPS, self.lengths)
+        self.active &= ~(terminated | truncated)
 
     def measure(self, generator: torch.Generator, temperature: float = 1.0) -> Gap | None:
-        """Dream on from where the episodes stood; None if none lasted long enough. temperature: of the dreams."""
+        """Continue the recorded episodes in dreams; None if none lasted long enough. temperature: of the prior."""
         if self.start is None or not len(self.rows):
             return None
         explore = not self.deterministic
@@ -114,9 +117,9 @@ def dreamt_returns(
     explore: bool,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Expected undiscounted returns [N] over dreamt decisions, lengths [N] of them; the first is in `state` already.
+    """Estimate undiscounted returns [N] over `lengths` [N] dreamt decisions; `state` already holds the first decision.
 
-    temperature: of the prior (worldlab.distributions.tempered). Raises: ConfigError where it has none.
+    temperature: of the prior (worldlab.distributions.tempered). Raises: ConfigError if the prior has no temperature.
     """
     model, agent = acting.model, acting.agent
     carry, action, plan = state["carry"], state["action"], state["agent"]

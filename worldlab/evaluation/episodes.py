@@ -1,4 +1,4 @@
-"""Judging an agent in the real environment: fixed episodes, fresh seeds, no exploration."""
+"""Evaluates an agent in the real environment: a fixed number of episodes, new seeds, no exploration."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import gymnasium
 import numpy as np
 import torch
 
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action
 from worldlab.evaluation.dream_gap import Gap, GapProbe
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import following
+from worldlab.experience.collect import next_obs
 from worldlab.runs.machine import available_cores
 
 MAX_ENVS = 10
-"""Environments an evaluation steps at once, at most."""
+"""Largest number of environments that an evaluation steps together."""
 EVAL_SEED = 10_000
-"""Evaluation episodes are seeded from here, apart from the training seeds."""
+"""Seed of the evaluation episodes, separate from the training seeds."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Returns and lengths (in decisions) of the judged episodes; frames of the first, if asked for."""
+    """Returns and lengths (in decisions) of the evaluated episodes; frames of the first, if recorded."""
 
     returns: list[float]
     lengths: list[int]
@@ -36,7 +36,7 @@ class Evaluation:
     gap: Gap | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The evaluation as result.json and `worldlab eval --json` show it."""
+        """Return the evaluation as result.json and `worldlab eval --json` show it."""
         count = len(self.returns)
         dream = {} if self.gap is None else {"dream": self.gap.summary()}
         return {
@@ -56,11 +56,11 @@ class Evaluation:
 
 
 class Interrupted(Exception):
-    """An evaluation was asked to stop before its end."""
+    """An evaluation was stopped before its end."""
 
 
-def judging_workers(training: int) -> int:
-    """Processes for judging: all cores, as nothing trains meanwhile; none where training needs none (cheap environments)."""
+def eval_workers(training: int) -> int:
+    """Return the number of evaluation workers: all cores, since nothing trains meanwhile; 0 if training uses none."""
     return available_cores() if training else 0
 
 
@@ -76,19 +76,19 @@ def evaluate(
     dream_horizon: int = 0,
     stop: Callable[[], object] = lambda: False,
 ) -> Evaluation:
-    """Run `episodes` whole episodes. deterministic: the agent does not explore.
+    """Play `episodes` whole episodes. deterministic: the agent does not explore.
 
-    record: an observation key whose first episode is kept as frames. dream_horizon: also measure the gap between what
-    the first episodes earn and what they would in the dream, over so many decisions; 0: not. stop: asked before each
-    step; once true, Interrupted is raised. Each environment plays a share fixed beforehand, so that short episodes are not
+    record: an observation key; frames of the first episode are kept. dream_horizon: over how many decisions to measure
+    the dream-to-real gap of the first episodes; 0 skips it. stop: called before each step; Interrupted is raised once
+    it returns true. Each environment plays a number of episodes fixed beforehand, so that short episodes are not
     over-represented.
     """
     n = min(episodes, MAX_ENVS)
     share = [episodes // n + (i < episodes % n) for i in range(n)]
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     frames: list[np.ndarray] = []
-    # The candidates that such an agent explores with are no policy: it is judged by the one it would choose.
-    deterministic = deterministic or isinstance(acting.agent, JudgedByEpisodes)
+    # Such an agent explores with sampled candidates; always evaluate the controller it would choose.
+    deterministic = deterministic or isinstance(acting.agent, LearnsFromEpisodes)
     probe = GapProbe(acting, dream_horizon, deterministic) if dream_horizon else None
     with EnvPool(make, n, workers, seed) as pool:
         arrivals = pool.reset()
@@ -96,20 +96,20 @@ def evaluate(
         while any(len(got) < want for got, want in zip(results, share, strict=True)):
             if stop():
                 raise Interrupted
-            obs = following(arrivals)
+            obs = next_obs(arrivals)
             if record is not None and not results[0]:
                 frames.append(obs[record][0].copy())
             encoded, state = acting.choose(obs, state, first, explore=not deterministic)
             arrivals = pool.step(decode_action(pool.action_space, encoded))
             first = arrivals.done
             if probe is not None:
-                probe.chose(state)
-                probe.arrived(arrivals.reward, arrivals.terminated, arrivals.truncated)
+                probe.record_decision(state)
+                probe.record_step(arrivals.reward, arrivals.terminated, arrivals.truncated)
             for env, ret, length in arrivals.finished:
                 if len(results[env]) < share[env]:
                     results[env].append((float(ret), int(length)))
     flat = [item for got in results for item in got]
-    # A stream of its own: whether the gap is asked for does not change what is judged.
+    # A separate random stream, so that measuring the gap does not change the evaluation.
     source = torch.Generator(acting.model.device).manual_seed(seed)
     gap = None if probe is None else probe.measure(source)
     return Evaluation([ret for ret, _ in flat], [length for _, length in flat], seed, deterministic, frames, gap)

@@ -1,4 +1,4 @@
-"""Pictures of what a world model believes: real | reconstructed | dreamt open-loop, from the same start and actions."""
+"""Draws open-loop predictions: real, reconstructed and dreamt frames from the same start and actions."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-FRAMES_SEEN = 5
-"""Frames the model sees before it dreams on, as DreamerV3's open-loop videos show them."""
+CONTEXT_FRAMES = 5
+"""Frames the model observes before it dreams, as in DreamerV3's open-loop videos."""
 
 
 @dataclass(frozen=True)
 class OpenLoop:
     """Real data and two reconstructions of it, {key: [B, T, ...]} in the environment's units.
 
-    seen: from posterior features throughout. dreamt: from posterior features before `start`, then from a dream along
-    the recorded actions. errors: {key: [B, T]} root mean squared error of `dreamt`, in the units of the observation
-    (levels 0 to 255 for pictures).
+    reconstructed: from posterior features throughout. dreamt: from posterior features before `start`, then from a dream
+    along the recorded actions. errors: {key: [B, T]} root mean squared error of `dreamt`, in the units of the
+    observation (levels 0 to 255 for images).
     """
 
     real: dict[str, np.ndarray]
-    seen: dict[str, np.ndarray]
+    reconstructed: dict[str, np.ndarray]
     dreamt: dict[str, np.ndarray]
     errors: dict[str, np.ndarray]
     start: int
@@ -42,8 +42,8 @@ class OpenLoop:
 
 
 @torch.no_grad()
-def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start: int = FRAMES_SEEN) -> OpenLoop:
-    """Let the model see `start` steps of a batch [B, T], then dream the rest along the recorded actions."""
+def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start: int = CONTEXT_FRAMES) -> OpenLoop:
+    """Filter `start` steps of a batch [B, T], then dream the rest along the recorded actions."""
     ctx, seen = model.observe(batch, generator)
     rows, length = batch.is_first.shape
     index = torch.arange(rows, device=batch.is_first.device)
@@ -58,7 +58,7 @@ def open_loop(model: WorldModel, batch: Batch, generator: torch.Generator, start
 
 
 def sample_unbroken(replay: Replay, model: WorldModel, count: int, length: int, seed: int) -> Batch:
-    """`count` sequences, preferring those without a reset inside: a dream cannot know that an episode was cut."""
+    """Sample `count` sequences, preferring those without a reset: a dream cannot predict where an episode was cut."""
     sampled = replay.sample(count * 8, length, np.random.default_rng(seed))
     order = np.argsort(sampled["is_first"][:, 1:].sum(1), kind="stable")[:count]
     return to_batch({key: value[order] for key, value in sampled.items()}, model.preprocess, model.device)
@@ -80,23 +80,23 @@ def _rmse(real: np.ndarray, dreamt: np.ndarray) -> np.ndarray:
 
 
 def picture(shown: OpenLoop, row: int = 0) -> Image:
-    """One sequence as a picture: rows of frames for an image, line plots for a vector. Images come first."""
+    """Draw one sequence: rows of frames if the observation has an image, else line plots of a vector."""
     key = _main_key(shown)
     real, dreamt = shown.real[key][row], shown.dreamt[key][row]
     if real.ndim == 2:
         return vector_strip(real, dreamt, dream_from=shown.start)
     label = "reconstruction" if shown.drawn_by == "decoder" else "probe"
-    rows = {"real": real, label: shown.seen[key][row], "dream": dreamt}
+    rows = {"real": real, label: shown.reconstructed[key][row], "dream": dreamt}
     return strip(rows, dream_from=shown.start, errors={"dream": shown.errors[key][row]})
 
 
 def video(shown: OpenLoop, row: int = 0) -> np.ndarray | None:
-    """One sequence as labelled frames side by side, uint8 [T, H, W, 3]; None for vectors."""
+    """Return one sequence as labelled frames side by side, uint8 [T, H, W, 3]; None for vectors."""
     key = _main_key(shown)
     if shown.real[key].ndim != 5:
         return None
     label = "reconstruction" if shown.drawn_by == "decoder" else "probe"
-    videos = {"real": shown.real[key][row], label: shown.seen[key][row], "dream": shown.dreamt[key][row]}
+    videos = {"real": shown.real[key][row], label: shown.reconstructed[key][row], "dream": shown.dreamt[key][row]}
     return side_by_side(videos, dream_from=shown.start)
 
 
@@ -105,7 +105,7 @@ def _main_key(shown: OpenLoop) -> str:
 
 
 def save(shown: OpenLoop, folder: Path, name: str, fps: float = 10) -> list[Path]:
-    """Write NAME.png and, for images, NAME.webp (animated), of every row. Returns the paths."""
+    """Write NAME.png and, for images, an animated NAME.webp for every row. Returns: the paths."""
     paths = []
     count = len(next(iter(shown.real.values())))
     for row in range(count):
@@ -117,4 +117,4 @@ def save(shown: OpenLoop, folder: Path, name: str, fps: float = 10) -> list[Path
     return paths
 
 
-__all__ = ["FRAMES_SEEN", "OpenLoop", "open_loop", "picture", "sample_unbroken", "save", "video"]
+__all__ = ["CONTEXT_FRAMES", "OpenLoop", "open_loop", "picture", "sample_unbroken", "save", "video"]

@@ -1,4 +1,4 @@
-"""A world model and an agent as something that acts: Stable-Baselines3's `predict`, used for collecting and judging alike."""
+"""Acts in real environments with a world model and an agent, for collection and for evaluation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from worldlab.world_model import WorldModel
 
 
 class ActingAgent:
-    """Follows real observations with the model's filter and lets the agent choose; keeps actions within their bounds.
+    """Filters real observations with the model, lets the agent choose actions, and clips them to their bounds.
 
-    noise: added to actions while exploring: the std of Gaussian noise (continuous), or the chance of a uniform action.
+    noise: exploration noise: the std of Gaussian noise (continuous), or the probability of a uniform action (discrete).
 
-    `predict` is Stable-Baselines3's, so `stable_baselines3.common.evaluation.evaluate_policy` takes it as it is. It may
-    be driven with any number of environments; the number may not change while a state is handed on.
+    `predict` has Stable-Baselines3's signature, so `stable_baselines3.common.evaluation.evaluate_policy` accepts an
+    ActingAgent. Any number of environments works, but the number may not change while a state is passed on.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ActingAgent:
     def choose(
         self, obs: dict[str, np.ndarray], state: Any, is_first: np.ndarray, explore: bool
     ) -> tuple[np.ndarray, Any]:
-        """One step for N environments. obs {key: [N, ...]} raw; is_first [N] bool. Returns encoded actions [N, A], state."""
+        """Choose encoded actions [N, A]; return them and the state. obs: {key: [N, ...]}, raw. is_first: bool [N]."""
         device, n = self.model.device, len(is_first)
         first = torch.as_tensor(is_first, dtype=torch.bool, device=device)
         fresh = self._initial(n)
@@ -56,7 +56,7 @@ class ActingAgent:
         carry, features = self.model.filter(state["carry"], tensors, state["action"], first, noise)
         action, plan = self.agent.act(self.model, carry, features, state["agent"], self.generator, explore)
         if explore and self.noise:
-            action = perturbed(action, self.model.specs.action, self.noise, self.generator)
+            action = perturb(action, self.model.specs.action, self.noise, self.generator)
         if self.model.specs.action.kind == "continuous":
             action = action.clamp(-1, 1)
         return action.cpu().numpy(), {"carry": carry, "action": action, "agent": plan}
@@ -72,8 +72,10 @@ class ActingAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Stable-Baselines3's signature. observation: {key: [N, ...]} or, for a single entry, the array [N, ...]; without N it
-        is one environment's, and so is the action. Raises: ConfigError for another observation.
+        """Choose native actions, with Stable-Baselines3's signature.
+
+        observation: {key: [N, ...]}, or the array [N, ...] of a single entry. Without N, observation and action belong
+        to one environment. Raises: ConfigError if the observation does not match the model's.
         """
         obs = observation if isinstance(observation, dict) else {self.model.specs.obs.keys[0]: observation}
         obs = {key: np.asarray(value) for key, value in obs.items()}
@@ -90,21 +92,21 @@ class ActingAgent:
         return action[0] if single else action, state
 
     def _is_single(self, obs: dict[str, np.ndarray]) -> bool:
-        """Whether the entries have no leading N. Raises: ConfigError where they are not those of the model, all alike."""
+        """Return whether all entries lack the leading N. Raises: ConfigError if keys or axes do not fit the model."""
         axes = {key: len(spec.shape) for key, spec in self.model.specs.obs.entries}
         extra = {value.ndim - axes[key] for key, value in obs.items()} if obs.keys() == axes.keys() else set()
         if extra not in ({0}, {1}):
             got = {key: value.ndim for key, value in obs.items()}
             raise ConfigError(
-                "the observation is not one that this model was trained on",
+                "the observation does not match the observations this model was trained on",
                 cause=f"axes of each entry: expected {axes}, or one more; got {got}"[:400],
                 fix="make the environment with run.make_env()",
             )
         return extra == {0}
 
 
-def perturbed(action: Tensor, spec: ActionSpec, noise: float, generator: torch.Generator) -> Tensor:
-    """Encoded actions [N, A] with exploration noise: Gaussian of std `noise`, or with that chance a uniform choice."""
+def perturb(action: Tensor, spec: ActionSpec, noise: float, generator: torch.Generator) -> Tensor:
+    """Add noise to encoded actions [N, A]: Gaussian of std `noise`, or a uniform action with that probability."""
     if spec.kind == "continuous":
         return action + noise * normal_like(action, generator)
     other = torch.randint(spec.dim, (len(action),), generator=generator, device=action.device)

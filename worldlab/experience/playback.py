@@ -1,4 +1,4 @@
-"""Recorded experience in place of playing: several models then learn from the same data, in the same order."""
+"""Plays back recorded experience instead of collecting: several models can train on the same data in the same order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHUNK = 256
 """Records read at a time."""
 
 
-class Recorded:
-    """Plays back what another run collected: stands where the Collector stands. `finished` holds (return, length) of ended
-    episodes to be read.
+class Playback:
+    """Plays back the experience of another run, with the interface of `Collector`.
 
-    source: a run folder or its replay/; only read. replay: what is filled; how full it is says where to go on.
-    sha256: of the whole recording, stream by stream. decisions: how many it has, the least of its streams times their number.
-    Raises: ConfigError if there is no recording, or one of other observations, actions or env.num_envs; StorageError.
+    source: a run folder or its replay/, which is only read. replay: the replay to fill; playback continues after the
+    steps it already holds. finished: (return, length) of ended episodes; the caller reads and clears it. sha256: hash
+    of the whole recording, stream by stream. decisions: decisions of its shortest stream times the number of streams.
+    Raises: ConfigError if there is no recording, or if its observations, actions or env.num_envs differ; StorageError.
     """
 
     def __init__(self, source: Path, replay: Replay):
@@ -32,7 +32,7 @@ class Recorded:
             raise ConfigError(
                 f"no recorded experience in {str(source)[-60:]!r}",
                 cause="replay.source must be the folder of a run, which has segment files under replay/",
-                fix="--replay.source runs/NAME, or leave it out to play",
+                fix="--replay.source runs/NAME, or leave it out to collect",
             )
         if header.schema != schema_json(replay.schema):
             raise ConfigError(
@@ -51,9 +51,9 @@ class Recorded:
         self._log = SegmentLog(folder, replay.schema, streams, header.steps)
         if any(self._log.first_kept(env) > 0 for env in range(streams)):
             raise ConfigError(
-                "the recording has lost its beginning",
-                cause=f"{str(folder)[-200:]} keeps the newest steps only: the run that recorded it had a smaller replay.capacity",
-                fix="record it with --replay.capacity as large as --steps, with some to spare",
+                "the recording lacks its beginning",
+                cause=f"{str(folder)[-200:]} keeps the newest steps only: replay.capacity of that run was too small",
+                fix="record with a --replay.capacity somewhat larger than --steps",
             )
         self._totals = self._log.scan()
         self.sha256, self.decisions = self._read_through()
@@ -61,36 +61,35 @@ class Recorded:
         self._so_far = [self._since_reset(env) for env in range(streams)]
 
     def start(self) -> None:
-        """Begin with the first observation of each stream, unless the replay has it already."""
+        """Append the first observation of each stream, unless the replay has it already."""
         for env in range(len(self._next)):
             if self._next[env] == 0:
                 self._append(env, self._peek(env))
 
     def begin(self, random: Any = None) -> None:
-        """Nothing is decided. `end` must follow."""
+        """Do nothing: the recording holds the actions. `end` must follow."""
 
     def end(self) -> int:
-        """Take in the next decision of each stream, and the resets around it. Returns how many that were.
+        """Append the next decision of each stream and the resets around it. Returns how many decisions were appended.
 
-        Raises: ConfigError if the recording is over.
+        Raises: ConfigError at the end of the recording.
         """
         for env in range(len(self._next)):
             record = self._peek(env)
-            while (
-                record is not None and record["is_first"]
-            ):  # begun anew before anything was decided: a resumed recording
+            # A reset without a decision before it: the recording run was resumed here.
+            while record is not None and record["is_first"]:
                 self._append(env, record)
                 record = self._peek(env)
             if record is None:
                 raise ConfigError(
-                    f"the recording is over after {self.decisions} decisions",
+                    f"the recording ends after {self.decisions} decisions",
                     fix=f"--steps {self.decisions} at most",
                 )
             self._append(env, record)
-            following = self._peek(env)
-            if following is not None and following["is_first"]:
+            next_record = self._peek(env)
+            if next_record is not None and next_record["is_first"]:
                 self.finished.append(self._so_far[env])
-                self._append(env, following)
+                self._append(env, next_record)
         return len(self._next)
 
     def close(self) -> None:
@@ -105,11 +104,12 @@ class Recorded:
         self._so_far[env] = (0.0, 0) if record["is_first"] else (ret + float(record["reward"]), length + 1)
 
     def _peek(self, env: int) -> np.void | None:
-        """The next record of a stream; None at its end."""
+        """Return the next record of a stream; None at its end."""
         at = self._next[env]
         return self._log.read(env, at, at + 1)[0] if at < self._totals[env] else None
 
     def _read_through(self) -> tuple[str, int]:
+        """Return the hash of all records and the number of decisions."""
         digest, decisions = hashlib.sha256(), []
         for env, total in enumerate(self._totals):
             count = 0
@@ -121,7 +121,7 @@ class Recorded:
         return digest.hexdigest(), min(decisions) * len(decisions)
 
     def _since_reset(self, env: int) -> tuple[float, int]:
-        """Return and length of the episode that the replay stands in."""
+        """Compute return and length, so far, of the episode at the end of the replay's stream."""
         rewards: list[float] = []
         for at in range(self._next[env] - 1, -1, -1):
             record = self._log.read(env, at, at + 1)[0]
@@ -131,4 +131,4 @@ class Recorded:
         return sum(reversed(rewards)), len(rewards)
 
 
-__all__ = ["Recorded"]
+__all__ = ["Playback"]

@@ -1,7 +1,7 @@
-"""Experience: one stream of steps per environment, sampled as sequences, kept in files that survive a crash.
+"""Stores experience: one stream of steps per environment, sampled as sequences, in files that survive a crash.
 
-A step is arrival-aligned: `prev_action` led to `obs`, `reward` and `cont` were received on arriving there,
-`is_first` marks a reset (prev_action and reward are 0 there), `cont` is 0 only where the episode terminated.
+A step is arrival-aligned: `prev_action` led to `obs`; `reward` and `cont` came with that obs; `is_first` marks a reset
+(prev_action and reward are 0 there); `cont` is 0 only where the episode terminated.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from worldlab.env.pool import Arrivals
 
 PENDING_BYTES = 8 * 2**20
-"""Appended bytes held back from the disk before a flush happens by itself."""
+"""Appended bytes kept in memory before an automatic flush to disk."""
 
 
 class Replay:
     """The newest `capacity` steps of `num_envs` streams.
 
-    schema: layout of one step, from `worldlab.env.spaces.record_schema`. capacity: steps kept, shared evenly by the
-    streams. folder: where each step is also appended to segment files; None keeps nothing. storage: where samples
-    are read from, "ram" or "disk" (needs a folder; sampled data is then checked against its CRC).
+    schema: layout of one step, from `worldlab.env.spaces.record_schema`. capacity: steps kept, divided evenly among the
+    streams. folder: where each step is also appended to segment files; None writes no files. storage: where samples
+    are read from, "ram" or "disk" (needs a folder; sampled data is then checked against its CRC). lost: number of steps
+    that `open` with exact=False left out.
 
-    Which steps can be sampled depends on nothing but the number of steps appended to each stream, so a replay that
-    is opened again at a cursor samples exactly what the first one would have.
-    lost: how many steps an inexact `open` had to leave out.
-    Raises: MemoryLimitError when "ram" cannot fit; StorageError when the folder holds segments (use `open`).
+    Which steps can be sampled depends only on the number of steps appended to each stream, so a replay that is reopened
+    at a cursor samples exactly what the original would have sampled.
+    Raises: MemoryLimitError if "ram" does not fit; StorageError if the folder holds segments (use `open`).
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Replay:
         self._dtype = record_dtype(schema)
         self._kept = max(1, capacity // num_envs)  # steps kept of each stream
         self._steps = found.steps if found else segment_steps(schema, self._kept)
-        self._totals = np.zeros(num_envs, np.int64)  # steps ever appended, by stream
-        self._floor = np.zeros(num_envs, np.int64)  # the oldest step there is, by stream
+        self._totals = np.zeros(num_envs, np.int64)  # steps ever appended to each stream
+        self._floor = np.zeros(num_envs, np.int64)  # the oldest step available in each stream
         self._chunks: list[dict[int, np.ndarray]] = [{} for _ in range(num_envs)]
         self._scratch = np.zeros(1, self._dtype)
         self._log = SegmentLog(Path(folder), schema, num_envs, self._steps) if folder is not None else None
@@ -99,12 +99,12 @@ class Replay:
         position: dict[str, Any] | None = None,
         exact: bool = True,
     ) -> Replay:
-        """Continue a replay exactly at `position`, or at the last whole step of each stream without one.
+        """Continue a replay exactly at `position`; without one, after the last complete step of each stream.
 
-        exact: refuse damaged records. Otherwise a stream begins after the last of them, and `lost` counts the steps left out.
-        Steps beyond the position, and torn records, are moved to folder/orphans; nothing is deleted.
-        Raises: DamagedReplayError when the files do not hold what the position counts on; CheckpointError when they have
-        another schema.
+        exact: raise on damaged records; if False, a stream begins after its last damaged record and `lost` counts the
+        steps left out. Steps beyond the position and torn records are moved to folder/orphans; nothing is deleted.
+        Raises: DamagedReplayError if the files lack records before the position; CheckpointError if their schema
+        differs.
         """
         replay = cls(schema, capacity, num_envs, folder, storage, existing=True)
         assert replay._log is not None
@@ -118,14 +118,14 @@ class Replay:
     def _continue(self, log: SegmentLog, position: dict[str, Any] | None, exact: bool) -> None:
         totals = log.scan() if position is None else self._read_position(position)
         window = [self._reach(log, env, total, position) for env, total in enumerate(totals)]
-        whole = [log.whole_from(env, *span) for env, span in enumerate(zip(window, totals, strict=True))]
+        whole = [log.first_intact(env, *span) for env, span in enumerate(zip(window, totals, strict=True))]
         self.lost = sum(whole) - sum(window)
         if exact and self.lost:
             env = next(env for env in range(self.num_envs) if whole[env] > window[env])
             raise DamagedReplayError(
                 f"replay record {whole[env] - 1} of environment {env} is damaged or missing",
                 cause=f"{log.folder}: its checksum or its size does not match",
-                fix="check the disk; restore it from a backup, or go on without it: --resume --no-strict",
+                fix="check the disk; restore it from a backup, or resume without it: --resume --no-strict",
             )
         log.restore(totals, whole)
         self._totals[:] = totals
@@ -134,11 +134,14 @@ class Replay:
             self._load()
 
     def _reach(self, log: SegmentLog, env: int, total: int, position: dict[str, Any] | None) -> int:
-        """The first step of a stream that can be sampled. It reaches back exactly as far as it did, or sampling would differ
-        from the run that stopped; a larger capacity takes in what is still there."""
+        """Return the first step of a stream that can be sampled.
+
+        The window starts where it did before, or sampling would differ from the interrupted run; with a larger capacity
+        it also covers older steps that are still on disk.
+        """
         reach = log.first_kept(env)
         if position is not None:
-            # Checkpoints of before 0.1.0 do not say where their streams began.
+            # Checkpoints from before 0.1.0 do not store where their streams began.
             first = position["first"][env] if "first" in position else total - position["kept"]
             reach = min(reach, first) if self._kept > position["kept"] else first
         return max(0, total - self._kept, reach)
@@ -146,7 +149,7 @@ class Replay:
     def append(self, env: int, record: dict[str, Any]) -> None:
         """Add one step to the stream of environment `env`.
 
-        record: exactly the schema's keys, with its shapes; dtypes may differ only as float64 differs from float32.
+        record: exactly the schema's keys and shapes; dtypes may differ only within a kind (float64 for float32).
         Raises: WorldlabError for a record that does not fit; StorageError.
         """
         number, offset = divmod(int(self._totals[env]), self._steps)
@@ -161,11 +164,11 @@ class Replay:
             self.flush()
 
     def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draw sequences uniformly over every place where `length` consecutive steps of one stream are kept.
+        """Draw sequences uniformly from all runs of `length` consecutive steps of one stream.
 
-        Returns: {key: [batch, length, ...]} in the schema's dtypes, freshly allocated; a reset inside a sequence is
-        marked by is_first. The cost of a sequence does not depend on how many steps are kept.
-        Raises: ConfigError while no stream is long enough (see `can_sample`); StorageError for a damaged file.
+        Returns: {key: [batch, length, ...]} in the schema's dtypes, newly allocated; is_first marks resets inside a
+        sequence. The cost of a sequence does not depend on the number of steps kept.
+        Raises: ConfigError if no stream is long enough yet (see `can_sample`); StorageError for a damaged file.
         """
         starts = np.maximum(self._lengths() - length + 1, 0)
         ends = np.cumsum(starts)
@@ -189,11 +192,11 @@ class Replay:
         return bool(self._lengths().max() >= length)
 
     def __len__(self) -> int:
-        """Steps that can be sampled, reset records included."""
+        """Return the number of steps that can be sampled, reset records included."""
         return int(self._lengths().sum())
 
     def flush(self, sync: bool = False) -> None:
-        """Write what was appended. sync: return only when it has reached the disk. Raises: StorageError."""
+        """Write appended records. sync: return only when they have reached the disk. Raises: StorageError."""
         if self._log is None:
             return
         for env, frames in enumerate(self._pending):
@@ -205,7 +208,7 @@ class Replay:
             self._log.sync()
 
     def position(self) -> dict[str, Any]:
-        """Make everything appended durable and return the cursor a checkpoint stores, plain JSON data."""
+        """Make all appended records durable and return the cursor that a checkpoint stores: plain JSON data."""
         self.flush(sync=True)
         return {
             "format": 1,
@@ -218,7 +221,7 @@ class Replay:
     def prune(self, oldest: dict[str, Any] | None = None) -> None:
         """Delete the segments that neither this replay nor a resume from the cursor `oldest` can reach.
 
-        oldest: position of the oldest checkpoint kept. Call it after old checkpoints were deleted.
+        oldest: position of the oldest checkpoint kept. Call this after deleting old checkpoints.
         """
         if self._log is None:
             return
@@ -230,7 +233,7 @@ class Replay:
             self._log.drop_before(env, step)
 
     def close(self) -> None:
-        """Close the files; what was not flushed is written first."""
+        """Flush and close the files."""
         if self._log is not None:
             try:
                 self.flush()
@@ -247,12 +250,12 @@ class Replay:
     def _fill(self, row: np.ndarray, record: dict[str, Any]) -> None:
         if record.keys() != self.schema.keys():
             raise WorldlabError(
-                "a replay record has other keys than the schema",
+                "the keys of a replay record differ from the schema",
                 cause=f"expected {list(self.schema)}, got {list(record)}"[:400],
             )
         for key, (shape, kind) in self.schema.items():
             value = np.asarray(record[key])
-            # numpy would broadcast a wrong shape and wrap a float into a byte without a word
+            # numpy would silently broadcast a wrong shape and wrap a float into a byte
             if value.shape != shape or not np.can_cast(value.dtype, kind, "same_kind"):
                 raise WorldlabError(
                     f"replay record {key!r} does not fit the schema",
@@ -261,7 +264,7 @@ class Replay:
             row[key][0] = value
 
     def _chunk(self, env: int, number: int) -> np.ndarray:
-        """Return the array of a segment, made anew or from one that left the window."""
+        """Return the array of a segment: a new array, or one whose segment has left the window."""
         chunks = self._chunks[env]
         if number not in chunks:
             oldest = min(chunks, default=number)
@@ -321,12 +324,12 @@ class Replay:
 
 
 def records(arrivals: Arrivals, prev_action: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Turn what `EnvPool` returned into (env, replay record): the one place where steps are aligned.
+    """Convert a result of `EnvPool` to (env, replay record) pairs. Steps are aligned here and nowhere else.
 
-    prev_action: encoded float32 [N, A] that was stepped with; ignored (0 is stored) on a reset. An environment whose
-    episode ended yields two records: its last step, then the reset; one that rested yields none.
+    prev_action: encoded actions of this step, float32 [N, A]; on a reset, 0 is stored instead. An environment whose
+    episode ended yields two records, its last step and the reset; a skipped environment yields none.
     """
-    for env in np.flatnonzero(~arrivals.rested).tolist():
+    for env in np.flatnonzero(~arrivals.skipped).tolist():
         first = bool(arrivals.is_first[env])
         yield (
             env,
@@ -353,12 +356,12 @@ def records(arrivals: Arrivals, prev_action: np.ndarray) -> Iterator[tuple[int, 
 
 
 def estimate_bytes(schema: Schema, capacity: int) -> int:
-    """Return the bytes that `capacity` steps take, in memory and (plus 8 a step) on disk."""
+    """Return the bytes that `capacity` steps take in memory and, plus 8 per step, on disk."""
     return record_dtype(schema).itemsize * capacity
 
 
 def check_memory(schema: Schema, capacity: int) -> None:
-    """Refuse a replay that would not fit. Raises: MemoryLimitError with the numbers and what would fit."""
+    """Raise MemoryLimitError, with a capacity that fits, if a replay needs more memory than is free."""
     need, free = estimate_bytes(schema, capacity), available_bytes()
     if need > free:
         fitting = int(0.8 * free / (need / capacity))
@@ -370,7 +373,7 @@ def check_memory(schema: Schema, capacity: int) -> None:
 
 
 def available_bytes() -> int:
-    """Return the memory this process may still take: the machine's, or its container's limit if that is tighter."""
+    """Return the bytes this process may still allocate: free memory, or what the container's limit leaves."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -378,6 +381,6 @@ def available_bytes() -> int:
     with suppress(OSError, ValueError):  # no cgroup v2, or no limit ("max")
         used = int((root / "memory.current").read_text())
         stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        used -= int(stat.get("inactive_file", 0))  # file cache the kernel gives back
+        used -= int(stat.get("inactive_file", 0))  # file cache that the kernel can free
         free = min(free, max(0, int((root / "memory.max").read_text()) - used))
     return free

@@ -1,12 +1,13 @@
-"""The replay's files: one append-only log a stream, cut into segments of a fixed number of fixed-size records.
+"""Writes and reads the replay's files: an append-only log per stream, split into segments of fixed-size records.
 
     seg-EEE-NNNNNNNN.log   stream E, records [N * steps, (N + 1) * steps)
-        header             magic, version, stream, number of the first record, records a segment, schema length,
-                           CRC-32, schema as JSON (the same length in each segment of a replay)
+        header             magic, version, stream, number of the first record, records per segment,
+                           schema length, CRC-32, schema as JSON (the same length in each segment of a replay)
         record             [length u32][crc32 u32][payload]: the arrays of one step, raw, little-endian
 
-Every record has the same size, so a step is found by arithmetic: no index, nothing that can disagree. Nothing is
-unpickled and nothing is memory-mapped (a full disk or a truncated file under a map kills the process).
+A segment holds a fixed number of records, all of one size, so the offset of a step is computed: there is no index that
+could disagree with the data. Nothing is unpickled or memory-mapped (a full disk or a truncated file under a map kills
+the process).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from worldlab.runs.storage import (
 MAGIC = b"WLREPLAY"
 VERSION = 1
 SEGMENT_BYTES = 32 * 2**20
-"""Size a segment aims at: small enough to read at once, large enough that a run has few."""
+"""Target size of a segment: small enough to read at once, large enough that a run has few segments."""
 _HEADER = struct.Struct("<8sIIQIII")  # magic, version, stream, first, steps, length of the schema, crc
 _OPEN_FILES = 64
 """Read descriptors kept open; a process may have 1,024 in all."""
@@ -58,18 +59,18 @@ def schema_hash(schema: Schema) -> str:
 
 
 def segment_steps(schema: Schema, steps: int) -> int:
-    """Return how many records a segment holds for a stream that keeps `steps`: at most an eighth of them."""
+    """Return the number of records per segment for a stream that keeps `steps`: at most an eighth of them."""
     fitting = SEGMENT_BYTES // max(1, record_dtype(schema).itemsize)
     return int(max(16, min(fitting, 65536, steps // 8)))
 
 
 class DamagedReplayError(CheckpointError):
-    """The replay's files do not hold, whole, what a checkpoint counts on."""
+    """Records that a checkpoint needs are missing or damaged in the replay's files."""
 
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """What all segments of a replay share: records a segment holds, and the schema as JSON."""
+    """Header fields that all segments of a replay share: records per segment, and the schema as JSON."""
 
     steps: int
     schema: str
@@ -78,8 +79,8 @@ class SegmentHeader:
 class SegmentLog:
     """Appends to and reads from the segments of several streams in one folder.
 
-    folder: created if missing. streams: number of streams. steps: records a segment.
-    Raises: StorageError for what the disk refuses.
+    folder: created if missing. streams: number of streams. steps: records per segment.
+    Raises: StorageError if the disk fails.
     """
 
     def __init__(self, folder: Path, schema: Schema, streams: int, steps: int):
@@ -87,7 +88,7 @@ class SegmentLog:
         self.schema = schema
         self.streams = streams
         self.steps = steps
-        self.totals = [0] * streams  # records written, by stream
+        self.totals = [0] * streams  # records written to each stream
         self._payload = record_dtype(schema)
         self._framed = np.dtype([("length", "<u4"), ("crc", "<u4"), ("payload", self._payload)])
         self._schema = schema_json(schema).encode()
@@ -104,11 +105,11 @@ class SegmentLog:
         return self.folder / f"seg-{stream:03d}-{number:08d}.log"
 
     def frame(self, payload: bytes) -> bytes:
-        """Return a record as it is written."""
+        """Return a record in its form on disk: length, CRC-32, payload."""
         return struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
 
     def write(self, stream: int, frames: list[bytes]) -> None:
-        """Append framed records to a stream. What returned survives a kill of the process, not yet a power cut."""
+        """Append framed records to a stream. They now survive a kill of the process, but not yet a power cut."""
         while frames:
             number, used = divmod(self.totals[stream], self.steps)
             now, frames = frames[: self.steps - used], frames[self.steps - used :]
@@ -145,7 +146,7 @@ class SegmentLog:
         return numbers[0] * self.steps if numbers else self.totals[stream]
 
     def drop_before(self, stream: int, step: int) -> None:
-        """Delete the segments of a stream that lie wholly before a record."""
+        """Delete the segments of a stream that end before a record."""
         for number in self._numbers(stream):
             if (number + 1) * self.steps <= min(step, self.totals[stream]):
                 path = self.path(stream, number)
@@ -154,18 +155,18 @@ class SegmentLog:
                     path.unlink()
 
     def restore(self, totals: list[int], window: list[int]) -> None:
-        """Continue at a cursor: check what it needs, move what lies beyond it to orphans/, never delete it.
+        """Continue at a cursor: check the records it needs and move records beyond it to orphans/. Nothing is deleted.
 
         totals: records of each stream at the cursor. window: the first record of each stream still needed.
-        Raises: CheckpointError when records the cursor counts are missing.
+        Raises: DamagedReplayError if needed records are missing.
         """
         for stream, (total, first) in enumerate(zip(totals, window, strict=True)):
             self._check_present(stream, first, total)
             self._move_beyond(stream, total)
         self.totals = list(totals)
 
-    def whole_from(self, stream: int, first: int, total: int) -> int:
-        """Return from which record on, `first` at the earliest, all up to `total` are there and undamaged."""
+    def first_intact(self, stream: int, first: int, total: int) -> int:
+        """Return the smallest record number >= `first` such that all records from it up to `total` are intact."""
         for number in reversed(range(first // self.steps, -(-total // self.steps))):
             begin, end = max(first, number * self.steps), min(total, (number + 1) * self.steps)
             path = self.path(stream, number)
@@ -174,16 +175,16 @@ class SegmentLog:
             with storage_errors(path, "read"), open_regular(path) as file:
                 body = file.read()[self.header_size :]
             found = np.frombuffer(body, self._framed, len(body) // self._framed.itemsize)
-            asked = found[begin - number * self.steps : end - number * self.steps]
-            if len(asked) < end - begin:
+            wanted = found[begin - number * self.steps : end - number * self.steps]
+            if len(wanted) < end - begin:
                 return end
-            bad = _first_bad(asked[::-1])
+            bad = _first_bad(wanted[::-1])
             if bad is not None:
                 return end - bad
         return first
 
     def scan(self) -> list[int]:
-        """Return how many whole, undamaged records each stream holds, up to the first gap or torn record."""
+        """Return how many complete, undamaged records each stream holds, up to the first gap or torn record."""
         totals = []
         for stream in range(self.streams):
             total, expected = 0, None
@@ -234,7 +235,7 @@ class SegmentLog:
             raise StorageError(
                 f"replay record {step} in {path.name} is damaged or missing",
                 cause=f"{path}: its checksum or its size does not match",
-                fix="check the disk; --resume goes on with the experience after it",
+                fix="check the disk; --resume continues with the records after it",
             )
         return records["payload"]
 
@@ -262,7 +263,7 @@ class SegmentLog:
             got = path.stat().st_size if path.is_file() else 0
             if got < need or self._head(path) != self._header(stream, number):
                 raise DamagedReplayError(
-                    f"replay file {path.name} does not hold what the checkpoint counts on",
+                    f"replay file {path.name} lacks records that the checkpoint needs",
                     cause=f"{path}: at least {need} bytes of this schema expected, got {got}",
                     fix="restore it from a backup, or start a new run",
                 )
@@ -317,7 +318,7 @@ def _first_bad(records: np.ndarray) -> int | None:
 
 
 def _unused(path: Path) -> Path:
-    """Return path, or path with a number when something of that name is there: orphans are never overwritten."""
+    """Return path, or a numbered variant if that name is taken: orphans are never overwritten."""
     candidate, count = path, 1
     while candidate.exists():
         candidate, count = path.with_name(f"{path.stem}.{count}{path.suffix}"), count + 1
@@ -325,7 +326,7 @@ def _unused(path: Path) -> Path:
 
 
 def read_header(folder: Path) -> SegmentHeader | None:
-    """Return what the first readable segment of an existing replay says of itself; None without one."""
+    """Return the header of the first readable segment in a folder; None if there is none."""
     for path in sorted(folder.glob("seg-*.log")):
         with storage_errors(path, "read"), open_regular(path) as file:
             head = file.read(_HEADER.size)

@@ -1,7 +1,7 @@
-"""What is installed: every component by role and name, and every plugin that failed to load, with its reason.
+"""Lists the installed components by role and name, and the plugins that failed to load, with the reason.
 
-`load_registry` fills a `Registry`; nothing in it was imported but the plugins' light registration modules.
-A component's own module is imported by `Registration.load`, when it is first used.
+`load_registry` builds a `Registry` and imports only the light registration modules of the plugins. The module of a
+component is imported by `Registration.load`, when the component is first used.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ log = logging.getLogger("worldlab")
 Role = Literal["encoder", "dynamics", "decoder", "agent", "env", "launcher"]
 ROLES: tuple[str, ...] = get_args(Role)
 BUILTIN = "worldlab"
-"""The distribution whose plugins load first and stay on under WORLDLAB_PLUGINS=off."""
+"""The distribution whose plugins load first, and load even with WORLDLAB_PLUGINS=off."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a plugin comes from.
+    """The origin of a plugin.
 
-    name: the entry point's, or the file's stem. origin: how it was found, for people. path and sha256: of a
-    `--plugin` file, else None. cost: what registering it costs every start, if that is worth a word.
+    name: the entry point's name, or the file's stem. origin: how it was found, for messages. path and sha256: of a
+    `--plugin` file, else None. cost: a sentence about registration that slows every start, or "".
     """
 
     name: str
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Registration:
-    """One component as its plugin declared it. target: "module:Attribute", not imported yet."""
+    """One component as its plugin declared it. target: "module:Attribute", imported by `load`."""
 
     role: str
     name: str
@@ -66,29 +66,29 @@ class Registration:
 
     @property
     def file(self) -> str:
-        """The `--plugin` file it comes from; "" if it is installed."""
+        """Return the `--plugin` file of the component; "" if it is installed."""
         return self.origin.removeprefix("--plugin ") if self.distribution.startswith("file:") else ""
 
     @property
     def who(self) -> str:
-        """The component and whose it is, as the first line of an error begins: "plugin dist 1.0 (encoder 'foo')"."""
+        """Return the component and its distribution for error messages: "plugin dist 1.0 (encoder 'foo')"."""
         return f"plugin {self.distribution} {self.version}".strip() + f" ({self.role} {self.name!r})"
 
     def load(self) -> Any:
-        """Import the target and return it. Global state that its import changed is put back, with a warning.
+        """Import the target and return it. Global state that the import changed is restored, with a warning.
 
         Raises: PluginError naming distribution, version and component.
         """
-        from worldlab.registry.tampering import kept_globals
+        from worldlab.registry.side_effects import restore_globals
 
         module, _, attribute = self.target.partition(":")
         try:
-            with kept_globals(environment=False) as changed:
+            with restore_globals(environment=False) as changed:
                 found = reduce(getattr, attribute.split("."), importlib.import_module(module))
         except (Exception, SystemExit) as exc:
             raise self._broken(exc) from exc
-        for one in changed:
-            log.warning("%s changes %s when imported: put back. %s", self.who, one.what, one.cure)
+        for state in changed:
+            log.warning("%s changes %s when imported (restored): %s", self.who, state.name, state.fix)
         return found
 
     def _broken(self, exc: BaseException) -> PluginError:
@@ -103,7 +103,7 @@ class Registration:
 
 
 def _whole(message: str, place: str) -> str:
-    """Where it went wrong, behind the message if that has to be cut to one line: its end is the reason."""
+    """Return the place of a fault, after the whole message if that message is too long for one line."""
     return place if one_line(message) == message else f"{message}; {place}"
 
 
@@ -121,9 +121,9 @@ class BrokenPlugin:
     claims: tuple[tuple[str, str], ...] = ()
     path: Path | None = None
 
-    def error(self, asked: str = "") -> PluginError:
-        """Return the error to raise when this plugin is needed; asked: "encoder 'foo'", if known."""
-        who = f"plugin {self.distribution} {self.version}".strip() + (f" ({asked})" if asked else "")
+    def error(self, component: str = "") -> PluginError:
+        """Return the error to raise when this plugin is needed. component: "encoder 'foo'", if known."""
+        who = f"plugin {self.distribution} {self.version}".strip() + (f" ({component})" if component else "")
         fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
         message = f"{who} {self.reason}"
         return PluginError(one_line(message), cause=_whole(message, f"{self.origin}, at {self.where}"), fix=fix)
@@ -131,7 +131,7 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class PluginFiles:
-    """`--plugin` files that follow an object into another process: unpickling this loads them there first."""
+    """`--plugin` files that travel with an object to another process, where unpickling loads them first."""
 
     paths: tuple[Path, ...] = ()
 
@@ -146,7 +146,7 @@ def _loaded(paths: tuple[Path, ...]) -> PluginFiles:
 
 
 class Registry:
-    """Looks components up by role and name. Build it with `load_registry`; it never changes afterwards."""
+    """Looks up components by role and name. Build it with `load_registry`; it never changes afterwards."""
 
     def __init__(
         self,
@@ -165,15 +165,14 @@ class Registry:
         return tuple(sorted(name for known, name in self._table if known == _known_role(role)))
 
     def registrations(self, role: str | None = None) -> tuple[Registration, ...]:
-        """Return the registrations of a role, or all: in the order of ROLES, then by name."""
+        """Return the registrations of a role, or of all roles in the order of ROLES, sorted by name."""
         roles = ROLES if role is None else (_known_role(role),)
         return tuple(self._table[known, name] for known in roles for name in self.names(known))
 
     def get(self, role: str, name: str) -> Registration:
         """Return a component's registration.
 
-        Raises: PluginError with a suggestion and the installed names, or with the reason why the plugin that
-        brings it is broken.
+        Raises: PluginError with a suggestion and the installed names, or with the reason why its plugin is broken.
         """
         found = self._table.get((_known_role(role), name))
         if found is not None:
@@ -184,13 +183,13 @@ class Registry:
         raise self._unknown(role, name)
 
     def named(self, text: str) -> tuple[Registration, ...]:
-        """Return the components a text names: "role:name", a name in whatever roles, or a distribution's.
+        """Return the components that a text names: "role:name", a name in any role, or all of a distribution.
 
-        Raises: PluginError with a suggestion, or with the reason why what was named is broken.
+        Raises: PluginError with a suggestion, or with the reason why the plugin is broken.
         """
         everything = self.registrations()
         mine = tuple(e for e in everything if _normal(e.distribution) == _normal(text))
-        for plugin in self.broken:  # first: half a distribution is not what was asked for
+        for plugin in self.broken:  # first: never return the intact half of a broken distribution
             if _normal(plugin.distribution) == _normal(text):
                 raise plugin.error()
         role, colon, name = text.partition(":")
@@ -209,18 +208,18 @@ class Registry:
         )
 
     def check_files(self) -> None:
-        """Raise PluginError if a `--plugin` file is broken: passing it was asking for it."""
+        """Raise PluginError if a `--plugin` file is broken, because the user requested that file."""
         for plugin in self.broken:
             if plugin.path is not None:
                 raise plugin.error()
 
     @property
     def plugin_files(self) -> tuple[Path, ...]:
-        """The `--plugin` files in use; `load_registry(these)` rebuilds the same set in another process."""
+        """Return the `--plugin` files in use; `load_registry` with them rebuilds this registry in another process."""
         return tuple(source.path for source in self.sources if source.path is not None)
 
     def plugins_record(self) -> list[dict[str, str | None]]:
-        """Return what run.json says of the plugins in use: distribution, version, sha256 (of files, else None)."""
+        """Return the entry of run.json for the plugins in use: distribution, version, sha256 (of files, else None)."""
         records = {
             (s.distribution, s.version): {"distribution": s.distribution, "version": s.version, "sha256": s.sha256}
             for s in self.sources
@@ -237,7 +236,7 @@ class Registry:
             cause = f"it may belong to a broken plugin: {first.distribution} {first.version} {first.reason}{more}"
         fix = f"worldlab plugins --role {role}   lists what is installed"
         if not any(source.distribution == BUILTIN for source in self.sources):
-            fix = "install worldlab itself, which brings the built-in plugins: pip install -e ."
+            fix = "install worldlab itself, which includes the built-in plugins: pip install -e ."
         return PluginError(
             one_line(f"{message} Installed: {', '.join(names) or 'none'}"),
             cause=cause and one_line(cause, 300),
@@ -246,7 +245,7 @@ class Registry:
 
 
 def load_registry(plugin_files: Sequence[Path] = ()) -> Registry:
-    """Load every installed plugin, then the given files, each in isolation; faults are recorded, not raised.
+    """Load every installed plugin, then the given files, each in isolation; faults are recorded instead of raised.
 
     The environment variable WORLDLAB_PLUGINS=off loads only the plugins that ship with worldlab (and the files).
     """
@@ -264,7 +263,7 @@ def open_registry(plugin_files: Sequence[Path] = ()) -> Registry:
 
 
 def _normal(distribution: str) -> str:
-    """A distribution's name as pip compares it."""
+    """Normalise the name of a distribution as pip does."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 

@@ -1,7 +1,7 @@
-"""Finds and loads plugins one by one, so that a broken one harms only itself.
+"""Finds and loads plugins one at a time, so that a broken plugin does not affect the others.
 
-pluggy checks and calls the hooks; the loop is ours, because pluggy's entry-point loader stops at the first
-broken plugin, drops a duplicate name in silence and does not say whose fault it was.
+pluggy checks and calls the hooks, but the loop is our own: pluggy's entry-point loader stops at the first broken
+plugin, silently drops a duplicate name and does not report which plugin failed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import pluggy
 
 from worldlab.errors import PluginError, closest, one_line
 from worldlab.registry import BUILTIN, BrokenPlugin, Registration, Source, hookspecs
-from worldlab.registry.tampering import kept_globals
+from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
 
 GROUP = "worldlab"
 HEAVY = ("torch", "gymnasium", "stable_baselines3", "matplotlib", "scipy", "tensorboard", "pandas", "jax", "tensorflow")
 """Libraries that a plugin should import with its components, not when it registers them."""
 SLOW = 0.5
-"""Seconds from which a registration is reported as slow."""
+"""Seconds above which a registration is reported as slow."""
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
 _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", re.ASCII)
 _LIBRARY = re.compile(r"[\\/](site|dist)-packages[\\/](torch|numpy|pydantic|pluggy|zuko)[\\/]")
@@ -43,7 +43,7 @@ _HOOKS = tuple(name for name, item in vars(hookspecs).items() if inspect.isfunct
 
 
 class _Fault(Exception):
-    """Something wrong with a plugin that has no exception of its own. where: file:line, if known."""
+    """A fault of a plugin that raised no exception itself. where: file:line, if known."""
 
     def __init__(self, reason: str, *, where: str = "", fix: str = ""):
         super().__init__(reason)
@@ -53,7 +53,7 @@ class _Fault(Exception):
 
 @dataclass
 class _Recorder:
-    """The `register` object a plugin is handed; collects what it declares."""
+    """The `register` object that a plugin gets; it collects the plugin's declarations."""
 
     source: Source
     found: list[Registration] = field(default_factory=list)
@@ -115,7 +115,7 @@ class _Recorder:
 
 
 class _PluginManager(pluggy.PluginManager):
-    """Takes a function called worldlab_* for a hook even without @hookimpl, so that forgetting it is no fault."""
+    """Accepts a function named worldlab_* as a hook even if the decorator @hookimpl was forgotten."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
         options = super().parse_hookimpl_opts(plugin, name)
@@ -127,11 +127,12 @@ class _PluginManager(pluggy.PluginManager):
 def discover(
     plugin_files: Sequence[Path] = (), *, builtin_only: bool = False
 ) -> tuple[list[Registration], list[BrokenPlugin], list[Source], list[Path]]:
-    """Load the installed plugins and the given files: what they registered, what is broken, what is in use, and where
-    presets are.
+    """Load the installed plugins and the given files.
 
-    The order is fixed (built-ins, then by distribution and entry point, then the files as given), so of two
-    plugins that claim one name always the same one loses.
+    Returns: registrations, broken plugins, sources in use, and folders of presets.
+
+    The order is fixed (built-ins, then by distribution and entry point, then the files as given), so of two plugins
+    that register the same name, always the same one is rejected.
     """
     table: dict[tuple[str, str], Registration] = {}
     broken: list[BrokenPlugin] = []
@@ -143,7 +144,7 @@ def discover(
         try:
             _load_one(source, load, recorder)
             _refuse_clash(recorder, table)
-        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # a plugin that exits must not end the tool
+        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # a plugin that calls sys.exit must not end worldlab
             broken.append(_record(source, exc, recorder))
         else:
             table.update({(entry.role, entry.name): entry for entry in recorder.found})
@@ -153,7 +154,7 @@ def discover(
 
 
 def explain(exc: BaseException) -> str:
-    """Say in one line what an exception of a plugin means."""
+    """Describe an exception of a plugin in one line."""
     if isinstance(exc, SystemExit):
         return f"it called sys.exit({exc.code!r})"
     if isinstance(exc, _Fault | ImportError | PluginError):
@@ -162,11 +163,11 @@ def explain(exc: BaseException) -> str:
 
 
 def where(exc: BaseException) -> str:
-    """Return file:line of the innermost frame that is neither worldlab's nor a library's, or of a syntax error."""
+    """Return file:line of a syntax error, or of the innermost frame outside worldlab and its libraries."""
     if isinstance(exc, SyntaxError) and exc.filename:
         return f"{exc.filename}:{exc.lineno or 0}"
     frames = [f for f in traceback.extract_tb(exc.__traceback__) if not f.filename.startswith("<frozen")]
-    own = str(Path(__file__).parents[1]) + os.sep  # worldlab_hello is somebody else's
+    own = str(Path(__file__).parent.parent) + os.sep  # with the separator: worldlab_hello is not ours
     outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
 
@@ -177,7 +178,7 @@ def install_fix(exc: BaseException) -> str:
 
 
 def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
-    with kept_globals() as changed:
+    with restore_globals() as changed:
         module = load()
         recorder.stage = "fails in worldlab_register"
         _check_hooks(module)
@@ -188,9 +189,9 @@ def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorde
         manager.hook.worldlab_register(register=recorder)
     if changed:
         raise _Fault(
-            f"changes {' and '.join(one.what for one in changed)} when imported (restored)",
+            f"changes {' and '.join(state.name for state in changed)} when imported (restored)",
             where=str(getattr(module, "__file__", None) or source.origin),
-            fix=changed[0].cure,
+            fix=changed[0].fix,
         )
 
 
@@ -233,7 +234,7 @@ def _file_loader(
 
 
 class _SourceBytes(importlib.abc.ExecutionLoader):
-    """Runs exactly the bytes that were hashed, and writes no cache beside a user's file."""
+    """Runs exactly the bytes that were hashed, and writes no cache next to the user's file."""
 
     def __init__(self, path: Path, data: bytes):
         self._path = path
@@ -264,7 +265,7 @@ def _import_file(name: str, path: Path, data: bytes, digest: str) -> ModuleType:
 
 
 def _own_hooks(module: Any) -> dict[str, Callable[..., Any]]:
-    """Functions a plugin defines (not imports) under the reserved prefix worldlab_."""
+    """Return the functions that a plugin defines (not imports) with the reserved prefix worldlab_."""
     return {
         name: item
         for name, item in vars(module).items()
@@ -273,7 +274,7 @@ def _own_hooks(module: Any) -> dict[str, Callable[..., Any]]:
 
 
 def _check_hooks(module: ModuleType) -> None:
-    """Refuse a misspelt hook and a module without one, with a suggestion. Raises: _Fault."""
+    """Raise _Fault, with a suggestion, for a misspelt hook or a module without worldlab_register."""
     own = _own_hooks(module)
     marked = {
         name for name, item in vars(module).items() if hasattr(item, "worldlab_impl") and inspect.isfunction(item)
@@ -297,15 +298,15 @@ def _refuse_hook(reason: str, name: str, function: Callable[..., Any]) -> None:
 
 def _declaration_problem(entry: Registration) -> str:
     if not isinstance(entry.name, str) or not _NAME.fullmatch(entry.name):
-        return "a name is made of letters, digits, '.', '_' and '-'"
+        return "a name may contain letters, digits, '.', '_' and '-'"
     if isinstance(entry.target, type):
-        return f'the target is a class and no text; here it is f"{{__name__}}:{entry.target.__name__}"'
+        return f'the target is a class, not a string; write f"{{__name__}}:{entry.target.__name__}"'
     if not isinstance(entry.target, str) or not _TARGET.fullmatch(entry.target):
         return f"target {entry.target!r} is not 'module:Attribute'"
     if entry.config is not None and not (isinstance(entry.config, type) and issubclass(entry.config, Config)):
         return f"config {entry.config!r} is not a worldlab.Config class"
     if entry.config is not None and "name" in entry.config.model_fields:
-        return "a setting cannot be called 'name', which names the component"
+        return "a setting cannot be called 'name', which is the component's name"
     if not isinstance(entry.summary, str) or not entry.summary.strip():
         return "the summary is empty"
     return ""
@@ -321,14 +322,14 @@ def _refuse_clash(recorder: _Recorder, table: dict[tuple[str, str], Registration
         if key in table:
             other = table[key]
             raise _Fault(
-                f"registers {entry.role} {entry.name!r}, which {other.distribution} {other.version} already brings",
+                f"registers {entry.role} {entry.name!r}, which {other.distribution} {other.version} already registers",
                 where=recorder.source.origin,
                 fix=f"rename it, or pip uninstall {recorder.source.distribution} or {other.distribution}",
             )
 
 
 def _cost(start: float, modules: set[str]) -> str:
-    """What a registration costs every start of the tool, if it is worth a word: seconds, and heavy libraries."""
+    """Describe the cost of a registration at every start, if notable: seconds and heavy libraries."""
     seconds = time.perf_counter() - start
     heavy = [name for name in HEAVY if name in sys.modules and name not in modules]
     if not heavy and seconds < SLOW:

@@ -1,11 +1,11 @@
-"""What a plugin may implement. This page is the whole plugin API.
+"""Defines the hooks that a plugin implements. This page is the whole plugin API.
 
 A plugin is a module named by an entry point of the group "worldlab":
 
     [project.entry-points.worldlab]
     hello = "worldlab_hello"
 
-which registers what it brings, without importing torch:
+which registers its components without importing torch:
 
     from worldlab import Config, hookimpl
 
@@ -28,7 +28,7 @@ import pluggy
 from worldlab.settings import Config
 
 API_VERSION = 1
-"""The plugin API of this worldlab. A component that names another one is refused with a message."""
+"""The plugin API of this worldlab. A component registered for another API version is rejected with a message."""
 
 hookspec = pluggy.HookspecMarker("worldlab")
 hookimpl = pluggy.HookimplMarker("worldlab")
@@ -39,9 +39,10 @@ class RegisterRole(Protocol):
     """Registers one component of a role.
 
     name: what users type; letters, digits, ".", "_", "-". target: "module:Attribute", imported only when the
-    component is used. config: its settings; None for a component without any. summary: one sentence for lists.
-    api: the plugin API it was written for. paper: its source, e.g. "arXiv:1312.6114". preset: settings that this name
-    brings, over the defaults of `config`. variant_of: another name of the same config, whose tables in files apply too.
+    component is used. config: its settings; None if it has none. summary: one sentence for lists.
+    api: version of the plugin API that it was written for. paper: its source, e.g. "arXiv:1312.6114". preset: settings
+    of this name that override the defaults of `config`. variant_of: another name of the same config, whose tables in
+    files apply too.
     """
 
     def __call__(
@@ -59,7 +60,7 @@ class RegisterRole(Protocol):
 
 
 class Register(Protocol):
-    """What `worldlab_register` is handed: one method a role."""
+    """The argument of `worldlab_register`: one method per role."""
 
     @property
     def encoder(self) -> RegisterRole: ...
@@ -75,10 +76,10 @@ class Register(Protocol):
     def launcher(self) -> RegisterRole: ...
 
     def presets(self, folder: Path) -> None:
-        """Register a folder of presets: laptop.toml in it is laid over the core's preset "laptop"; a new name is a new preset."""
+        """Register a folder of presets: its laptop.toml overrides the core's preset "laptop"; a new name is a new preset."""
         ...
 
 
 @hookspec
 def worldlab_register(register: Register) -> None:
-    """Register the components this plugin brings. Runs at every start: import nothing heavy."""
+    """Register the components of this plugin. It runs at every start, so import nothing heavy."""

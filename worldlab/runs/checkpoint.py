@@ -1,12 +1,12 @@
-"""Checkpoints: folders of safetensors and JSON, published by one rename, verified before use.
+"""Writes and reads checkpoints: folders of safetensors and JSON, published by one rename and verified before use.
 
-    checkpoints/step-000012000/     (step-000012000.2, ...: saved again at that step, with more updates)
+    checkpoints/step-000012000/     (step-000012000.2, ...: later saves at the same step, with more updates)
         manifest.json            step, format, size and SHA-256 of every other file; written last
-        state.json               what is not a tensor
-        model.safetensors ...    one file a name given to `save_checkpoint`
+        state.json               everything that is not a tensor
+        model.safetensors ...    one file per name given to `save_checkpoint`
 
-No file says which checkpoint is the latest: the folders are listed, ordered by step (never by time) and the
-newest that verifies is used. Nothing is ever unpickled. Importing this module does not import torch.
+No file names the latest checkpoint: the folders are listed and ordered by step (never by time), and the newest valid
+one is used. Nothing is ever unpickled. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = [
     "latest_valid",
     "list_checkpoints",
     "looks_pickled",
-    "older_valid",
     "open_checkpoint",
+    "previous_valid",
     "prune",
     "quarantine",
     "restore_optimizer",
@@ -56,10 +56,10 @@ _MANIFEST_LIMIT = 2**20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files had the recorded sizes and hashes when it was opened.
+    """A checkpoint whose files matched the recorded sizes and hashes when it was opened.
 
-    manifest: the content of manifest.json. skipped: one sentence for each newer checkpoint that was damaged
-    and passed over, to be shown to the user.
+    manifest: the content of manifest.json. skipped: one sentence for the user about each newer checkpoint that was
+    damaged.
     """
 
     path: Path
@@ -69,21 +69,21 @@ class Checkpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names that `tensors` accepts."""
+        """Return the names that `tensors` accepts."""
         return tuple(sorted(name[: -len(".safetensors")] for name in self.manifest["files"] if name != STATE))
 
     @property
     def state(self) -> dict[str, Any]:
-        """The JSON state. Raises: CheckpointError."""
+        """Return the JSON state. Raises: CheckpointError."""
         try:
             return storage.parse_json(self._read(STATE))
         except ValueError as error:
             raise _damaged(self.path, f"{STATE} is not JSON ({error})") from error
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Load the tensors saved under a name, to the CPU. Tied tensors come back as one tensor.
+        """Load the tensors saved under a name, to the CPU. Tied tensors are one tensor again.
 
-        Raises: CheckpointError if the name is not there or the file changed since it was verified.
+        Raises: CheckpointError if the name is unknown or the file changed since it was verified.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -99,7 +99,7 @@ class Checkpoint:
         return loaded
 
     def _read(self, name: str) -> bytes:
-        # Hashed again: the bytes that are parsed are the bytes that are checked.
+        # Hashed again, so that exactly the parsed bytes are verified.
         entry = self.manifest["files"][name]
         try:
             with storage.open_regular(self.path / name) as file:
@@ -136,17 +136,17 @@ def save_checkpoint(
     folder: the run's checkpoints/. step: environment steps so far. tensors: {"model": {...}, ...}; each name
     becomes NAME.safetensors (any device, any shapes; tied tensors are stored once). state: JSON. manifest_extra:
     further manifest entries (config_sha256, plugins, ...).
-    A checkpoint is never replaced: saved again at its step it is left alone where nothing changed, and else has a younger
-    sibling, step-000012000.2. Raises: DivergedError naming the first float tensor that is not finite; StorageError.
+    A checkpoint is never replaced. A second save at the same step writes nothing if nothing changed, else a sibling,
+    step-000012000.2. Raises: DivergedError naming the first float tensor that is not finite; StorageError.
     """
     folder = storage.make_folder(folder)
     _refuse_nonfinite(step, tensors)
     before = [path for at, path in list_checkpoints(folder) if at == step]
-    final = _younger(before[-1]) if before else folder / checkpoint_name(step)
+    final = _next_sibling(before[-1]) if before else folder / checkpoint_name(step)
     staging = storage.new_staging(folder)
     try:
         manifest = _write_files(staging, step, tensors, state, dict(manifest_extra or {}))
-        if before and _same(before[-1], manifest):
+        if before and _has_content(before[-1], manifest):
             return before[-1]
         storage.publish_folder(staging, final)
     finally:
@@ -197,7 +197,7 @@ def _self_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _untie(group: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Split tensors into contiguous CPU tensors and {alias: name} for those that are the same memory."""
+    """Split tensors into contiguous CPU tensors and {alias: name} for tensors that share memory."""
     import torch
 
     unique, aliases, seen = {}, {}, {}
@@ -227,13 +227,13 @@ def _refuse_nonfinite(step: int, tensors: Mapping[str, Mapping[str, Tensor]]) ->
                 )
 
 
-def _younger(path: Path) -> Path:
-    """Where a checkpoint of the same step goes: step-3, step-3.2, step-3.3."""
+def _next_sibling(path: Path) -> Path:
+    """Return the path of the next checkpoint of the same step: step-3, step-3.2, step-3.3."""
     stem, _, number = path.name.partition(".")
     return path.with_name(f"{stem}.{int(number or 1) + 1}")
 
 
-def _same(final: Path, manifest: Mapping[str, Any]) -> bool:
+def _has_content(final: Path, manifest: Mapping[str, Any]) -> bool:
     try:
         return open_checkpoint(final).manifest["self_sha256"] == manifest["self_sha256"]
     except CheckpointError:
@@ -243,7 +243,7 @@ def _same(final: Path, manifest: Mapping[str, Any]) -> bool:
 def prune(folder: str | Path, keep: int) -> list[Path]:
     """Delete all but the newest `keep` checkpoints, by step; return the deleted paths.
 
-    Call it only after `save_checkpoint` returned. Raises: StorageError.
+    Call this only after `save_checkpoint` returned. Raises: StorageError.
     """
     assert keep >= 1
     old = [path for _, path in list_checkpoints(folder)[:-keep]]
@@ -253,9 +253,9 @@ def prune(folder: str | Path, keep: int) -> list[Path]:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open one checkpoint folder after checking manifest, sizes and hashes of all its files.
+    """Open a checkpoint folder after verifying its manifest and the sizes and hashes of all its files.
 
-    Raises: CheckpointError: damaged, missing, made by a newer worldlab, or not of this format (a pickle).
+    Raises: CheckpointError if it is missing, damaged, made by a newer worldlab, or of another format (a pickle).
     """
     path = Path(path)
     if path.is_file():
@@ -267,7 +267,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if Path(name).suffix in _PICKLED:
             raise _pickle_error(path / name)
         if not _FILE.fullmatch(name):
-            raise _damaged(path, f"{MANIFEST} names a file it may not: {name!r}"[:60])
+            raise _damaged(path, f"{MANIFEST} lists a forbidden file: {name!r}"[:60])
         try:
             size = (path / name).lstat().st_size
             # Sizes first: cheap, and a huge file is never read.
@@ -282,17 +282,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
-    """Open the newest checkpoint that verifies; `skipped` of the result says what was passed over and why.
+    """Open the newest valid checkpoint; `skipped` of the result lists the invalid newer ones, with reasons.
 
-    move: damaged checkpoints to FOLDER/quarantine/. Pass False where the run's lock is not held.
-    Raises: CheckpointError if none is usable, or the newest was made by a newer worldlab (it is not damaged,
-    and an older one would silently lose progress).
+    move: move damaged checkpoints to FOLDER/quarantine/. Pass False without the run's lock.
+    Raises: CheckpointError if none is valid, or if a newer worldlab made the newest one (it is not damaged, and using
+    an older one would silently lose progress).
     """
     failures: list[tuple[Path, CheckpointError]] = []
     for _, path in reversed(list_checkpoints(folder)):
         try:
             found = open_checkpoint(path)
-        except _TooNew:
+        except _NewerFormatError:
             raise
         except CheckpointError as error:
             failures.append((path, error))
@@ -309,10 +309,10 @@ def latest_valid(folder: str | Path, *, move: bool = True) -> Checkpoint:
     raise CheckpointError(first.message, cause=f"none is usable: {'; '.join(reasons)}", fix=first.fix) from first
 
 
-def older_valid(folder: str | Path, than: Checkpoint) -> Checkpoint | None:
-    """Open the newest checkpoint that verifies of those before another; None if there is none."""
+def previous_valid(folder: str | Path, checkpoint: Checkpoint) -> Checkpoint | None:
+    """Open the newest valid checkpoint older than the given one; None if there is none."""
     paths = [path for _, path in list_checkpoints(folder)]
-    for path in reversed(paths[: paths.index(than.path)]):
+    for path in reversed(paths[: paths.index(checkpoint.path)]):
         with suppress(CheckpointError):
             return open_checkpoint(path)
     return None
@@ -330,7 +330,7 @@ def _report(failures: list[tuple[Path, CheckpointError]], move: bool, used: Path
 
 
 def quarantine(path: Path) -> None:
-    """Move a checkpoint to quarantine/ beside it: it counts no more, and nothing is deleted. Raises: StorageError."""
+    """Move a checkpoint to quarantine/ beside it, where it is ignored but not deleted. Raises: StorageError."""
     target = storage.make_folder(path.parent / QUARANTINE) / path.name
     number = 1
     while target.exists():
@@ -341,8 +341,8 @@ def quarantine(path: Path) -> None:
         storage.fsync_folder(path.parent)
 
 
-class _TooNew(CheckpointError):
-    """Made by a newer worldlab: intact, but not readable here."""
+class _NewerFormatError(CheckpointError):
+    """The checkpoint was made by a newer worldlab: it is intact, but not readable here."""
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -353,18 +353,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(path, f"{MANIFEST} is damaged", f"{MANIFEST}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise _damaged(path, f"{MANIFEST} is not of a worldlab checkpoint")
+        raise _damaged(path, f"{MANIFEST} is not that of a worldlab checkpoint")
     version = manifest.get("format_version")
     if type(version) is int and version > FORMAT_VERSION:
         maker = manifest.get("created_by")
         made_by = str(maker.get("worldlab") if isinstance(maker, dict) else "?")[:20]
-        raise _TooNew(
+        raise _NewerFormatError(
             f"checkpoint made by worldlab {made_by} (format {version}); this is {worldlab.__version__} "
             f"(format {FORMAT_VERSION})",
             cause=f"{path} needs a newer worldlab",
             fix="pip install -U worldlab",
         )
-    # The manifest vouches for every other file; its own hash vouches for it.
+    # The manifest verifies every other file; its own hash verifies the manifest.
     if manifest.get("self_sha256") != _self_digest(manifest):
         raise _damaged(path, f"{MANIFEST} hash differs")
     if not _well_formed(manifest, path):
@@ -405,7 +405,7 @@ def _label(path: Path, short: bool = False) -> str:
 
 
 def looks_pickled(path: str | Path) -> bool:
-    """Whether a file is, by its name or first bytes, a pickle or an archive of pickles (torch, SB3)."""
+    """Return whether a file is, by its name or first bytes, a pickle or an archive of pickles (torch, SB3)."""
     path = Path(path)
     if path.suffix.lower() in _PICKLED:
         return True
@@ -416,7 +416,7 @@ def looks_pickled(path: str | Path) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file starts as safetensors does: the header's length in 8 bytes, then a JSON object."""
+    """Return whether a file starts like safetensors: the header's length in 8 bytes, then a JSON object."""
     with suppress(OSError), storage.open_regular(path) as file:
         start = file.read(9)
         length = int.from_bytes(start[:8], "little")

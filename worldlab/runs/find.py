@@ -1,4 +1,4 @@
-"""Where runs live: names, new folders, and finding one by path, name or "latest"."""
+"""Finds run folders by path, name or "latest", and names new ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether a name is a plain file name on every system: no path, no leading or trailing mark, no device."""
+    """Return whether a name is a valid file name on every system: no path, no mark at either end, no device name."""
     return _NAME.fullmatch(name) is not None and name.partition(".")[0].lower() not in _DEVICES
 
 
 def checked_run_path(text: str) -> Path:
-    """Return the folder a run name or path stands for; its parents are the user's own choice. Raises: ConfigError."""
+    """Return the folder of a run name or path; only its last part is checked. Raises: ConfigError."""
     path = Path(text).expanduser()
     if path.name == "latest" or not is_safe_name(path.name):
         raise ConfigError(
@@ -32,7 +32,7 @@ def checked_run_path(text: str) -> Path:
 
 
 def new_run_path(env_id: str, root: Path = RUNS) -> Path:
-    """Return the next free folder for a run in an environment, e.g. runs/CarRacing-v3-001. Creates nothing."""
+    """Return the next free folder for a run in an environment, e.g. runs/CarRacing-v3-001. No folder is created."""
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", env_id.rpartition(":")[2], flags=re.ASCII).strip("-.")[:100] or "run"
     stem = stem if is_safe_name(stem) else f"run-{stem}"
     used = [p.name.removeprefix(f"{stem}-") for p in root.glob(f"{stem}-*")] if root.is_dir() else []
@@ -41,13 +41,13 @@ def new_run_path(env_id: str, root: Path = RUNS) -> Path:
 
 
 def list_runs(root: Path = RUNS) -> list[Path]:
-    """Return the run folders under root, oldest start first. A folder is a run if it holds run.json."""
+    """Return the run folders under root, the first started first. A folder with a run.json is a run."""
     folders = [path.parent for path in root.glob("*/run.json")] if root.is_dir() else []
     return sorted(folders, key=lambda folder: (_started(folder / "run.json"), folder.name))
 
 
 def find_run(text: str, root: Path = RUNS) -> Path:
-    """Return the run folder that a RUN argument means: "latest", a path, or a name under root.
+    """Return the run folder of a RUN argument: "latest", a path, or a name under root.
 
     Raises: ConfigError with a suggestion and the list of runs.
     """
@@ -67,7 +67,7 @@ def find_run(text: str, root: Path = RUNS) -> Path:
 
 
 def _started(path: Path) -> float:
-    """Return when a run started, in seconds since 1970: run.json's "created", else the file's own time."""
+    """Return when a run started, in seconds since 1970: "created" in run.json, else the file's modification time."""
     try:
         created = json.loads(path.read_text(encoding="utf-8"))["created"]
         return float(created) if isinstance(created, int | float) else datetime.fromisoformat(created).timestamp()

@@ -1,6 +1,6 @@
-"""The folder of a run: its layout, its lock, and the facts about the run that a reader needs later.
+"""Defines the folder of a run: its layout, its lock, and the facts about the run that readers need later.
 
-One process writes a run at a time, holding the lock; readers need no lock and never write.
+One process at a time writes a run and holds its lock; readers need no lock and never write.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ FORMAT_VERSION = 1
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "mujoco", "box2d")
 BESIDE = ("cell.json", "cell.lock", "output.txt")
-"""What a comparison keeps in a run's folder, and has there before the run begins."""
+"""Files that a comparison keeps in a run's folder; they exist before the run begins."""
 
 
 class RunFolder:
-    """A run's folder. Make one with `create` or `open`; close it (or use `with`) to give up the lock.
+    """The folder of a run. Get one from `create` or `open`; close it (or use `with`) to release the lock.
 
     Paths: `config` config.toml, `run_json`, `result` result.json, `metrics` and `perf` (.jsonl), `monitor`
     monitor.csv, `tb`, `replay`, `checkpoints`, `videos`, `plugins` (folders), `report` report.html.
@@ -60,8 +60,8 @@ class RunFolder:
     def create(cls, path: str | Path) -> RunFolder:
         """Make the folder of a new run and take its lock.
 
-        Raises: ConfigError for a name outside the safe set or a folder that holds something already;
-        RunLockedError if another process is at it; StorageError if it cannot be made.
+        Raises: ConfigError for an unsafe name or a folder that is not empty; RunLockedError if another process writes
+        it; StorageError if it cannot be created.
         """
         folder = cls(checked_run_path(str(path)))
         fix = "choose a folder you can write: --run DIR"
@@ -82,7 +82,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, *, write: bool = False) -> RunFolder:
-        """Open an existing run; write=True takes the lock and clears what a killed process left half-done.
+        """Open an existing run; write=True takes the lock and removes what a killed process left unfinished.
 
         Raises: ConfigError if there is no run; RunLockedError; StorageError.
         """
@@ -97,11 +97,11 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Name of the run: the folder's own name."""
+        """Return the name of the run: that of its folder."""
         return self.path.resolve().name
 
     def close(self) -> None:
-        """Give up the lock; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -117,7 +117,7 @@ class RunFolder:
         return storage.atomic_write_text(self.config, toml).sha256
 
     def read_run_json(self) -> dict[str, Any]:
-        """Return the content of run.json, or {} before it was written. Raises: StorageError if damaged."""
+        """Return the content of run.json, or {} if there is none yet. Raises: StorageError if it is damaged."""
         try:
             value = storage.read_json(self.run_json)
         except FileNotFoundError:
@@ -129,11 +129,11 @@ class RunFolder:
         return value if isinstance(value, dict) else {}
 
     def write_run_json(self, values: dict[str, Any]) -> None:
-        """Set top-level entries of run.json, atomically; entries not named stay.
+        """Set top-level entries of run.json, atomically; all other entries stay.
 
         values: status (running, finished, stopped, failed or diverged), step, seed, device, plugins,
         parameters, ... The first call adds format, run_id, time, library versions and the git state of the
-        working folder. No environment variables, command lines or absolute paths belong in it.
+        working folder. Never pass environment variables, command lines or absolute paths.
         """
         assert values.get("status", "running") in get_args(Status), values["status"]
         content = self.read_run_json() or self._first_entries()
@@ -186,8 +186,8 @@ class RunFolder:
         where = f"{status} at step {steps[-1]}" if steps else f"{status}, no checkpoint"
         return ConfigError(
             f"run '{_shorten(self.name)}' exists ({where})",
-            cause=f"{self.path} holds a run already",
-            fix=f"go on with it: --run {self.path} --resume, or choose another --run",
+            cause=f"{self.path} already holds a run",
+            fix=f"continue it: --run {self.path} --resume, or choose another --run",
         )
 
     def _acquire(self) -> None:
@@ -195,7 +195,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, worldlab and the libraries results depend on; None: not installed."""
+    """Return the versions of Python, worldlab and the libraries that results depend on; None if not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "worldlab": worldlab.__version__}
     for package in _PACKAGES:
         try:
@@ -206,14 +206,14 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state(folder: str | Path = ".") -> dict[str, Any] | None:
-    """Return {"commit", "dirty"} of the checkout around folder, or None where git knows of none."""
+    """Return {"commit", "dirty"} of the checkout around folder, or None outside a git checkout."""
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain") if commit else None
     return {"commit": commit, "dirty": bool(changes)} if commit and changes is not None else None
 
 
 def _git(folder: str | Path, *arguments: str) -> str | None:
-    # fsmonitor off: a checkout's own configuration must not make this start a program.
+    # fsmonitor off: the checkout's configuration must not make git start a program.
     command = ["git", "-C", os.fspath(folder), "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
@@ -229,7 +229,7 @@ def _no_run(path: Path) -> ConfigError:
     return ConfigError(
         f"no run in '{_shorten(str(path))}'.{did_you_mean(path.name, others)}"[:100],
         cause=f"{path / 'run.json'} does not exist",
-        fix="give the folder of a run, or train one: worldlab train --run DIR",
+        fix="give the folder of a run, or start one: worldlab train --run DIR",
     )
 
 

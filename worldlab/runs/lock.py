@@ -1,4 +1,4 @@
-"""The lock of a folder that one process writes at a time, and beside it the name of who holds it."""
+"""Locks a folder that only one process may write, and records which process holds the lock."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from worldlab.runs import storage
 __all__ = ["LOCK_FILES", "FolderLock"]
 
 LOCK_FILES = ("lock", "lock.json")
-"""What lies in a locked folder: the lock, which the system drops together with its process, and its holder."""
+"""Files in a locked folder: the lock, which the system releases when its process ends, and the record of its holder."""
 _LOCK, _HOLDER = LOCK_FILES
 
 
 @final
 class FolderLock:
-    """Held from when it is made until `release`.
+    """A lock that is held from construction until `release`.
 
-    Raises on creation: RunLockedError, which names who holds it; StorageError where there can be no lock.
+    Raises on construction: RunLockedError, which names the holder; StorageError if the folder cannot be locked.
     """
 
     def __init__(self, folder: Path, what: str, option: str):
-        """what: names the folder in an error, as "run 'vae-1'"; option: the flag that chooses another one."""
+        """what: the folder's name in errors, such as "run 'vae-1'". option: the flag that chooses another folder."""
         self._lock = FileLock(folder / _LOCK, thread_local=False)
         self._holder = folder / _HOLDER
         with storage.storage_errors(folder / _LOCK, "lock"):
@@ -46,7 +46,7 @@ class FolderLock:
             raise
 
     def release(self) -> None:
-        """Give it up; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._lock.is_locked:
             self._holder.unlink(missing_ok=True)
             self._lock.release()
@@ -57,12 +57,12 @@ class FolderLock:
         pid, host = holder.get("pid", "?"), str(holder.get("host", "?"))[:20]
         return RunLockedError(
             one_line(f"{what} is being written by PID {pid} on host {host} since {since}"),
-            cause=f"{file} is held: two writers would ruin what it holds",
+            cause=f"{file} is locked: a second writer would damage the files",
             fix=f"wait for it or stop it, or choose another {option}",
         )
 
     def _read_holder(self) -> dict[str, Any]:
-        # The holder writes its name a moment after it got the lock; a killed one leaves an old name behind.
+        # The holder writes its record just after it got the lock; a killed process leaves an old record behind.
         holder: dict[str, Any] = {}
         for _ in range(20):
             try:
@@ -79,6 +79,6 @@ class FolderLock:
 def _alive(pid: Any) -> bool:
     if type(pid) is not int or pid <= 0:
         return False
-    import psutil  # os.kill(pid, 0), the usual probe, ends the process on Windows
+    import psutil  # not os.kill(pid, 0): on Windows it ends the process
 
     return psutil.pid_exists(pid)

@@ -1,4 +1,4 @@
-"""What the machine lends this process."""
+"""Resources of the machine that this process may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use; all of the machine's where the system cannot say (macOS, Windows)."""
+    """Return the number of CPU cores this process may use; on macOS and Windows, all cores of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

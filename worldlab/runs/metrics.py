@@ -1,7 +1,7 @@
-"""Metrics of a run: JSON lines that compare byte for byte between equal runs, and TensorBoard beside them.
+"""Writes and reads metrics: JSON lines that are byte for byte identical in equal runs, and TensorBoard events.
 
-metrics.jsonl holds values that depend on seed and configuration alone. Whatever the clock or the machine has a
-hand in (speed, memory, time) goes to perf.jsonl. TensorBoard's events are derived and may be deleted.
+metrics.jsonl holds values that depend only on seed and configuration. Values that depend on the clock or the machine
+(speed, memory, time) go to perf.jsonl. TensorBoard's events are derived from both and may be deleted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 NONFINITE = "/nonfinite"
-"""A value that is not finite is null, and NAME + this says which: "nan", "inf" or "-inf"."""
+"""Suffix of the entry that holds "nan", "inf" or "-inf" beside a value that is null because it is not finite."""
 
 
 class MetricsPaths(Protocol):
-    """Where metrics go; a `RunFolder` is one."""
+    """Paths of the metrics files; `RunFolder` satisfies it."""
 
     @property
     def metrics(self) -> Path: ...
@@ -37,8 +37,8 @@ class MetricsPaths(Protocol):
 class MetricsBus:
     """Writes the metrics of a run. Close it, or use `with`.
 
-    folder: gives the paths metrics, perf and tb. tensorboard: also write events to tb.
-    Existing files are continued; a torn last line is cut off. `lines`: of metrics.jsonl so far. Raises: StorageError.
+    folder: the paths metrics, perf and tb. tensorboard: also write events to tb. lines: number of lines of
+    metrics.jsonl. Existing files are continued; a torn last line is cut off. Raises: StorageError.
     """
 
     def __init__(self, folder: MetricsPaths, tensorboard: bool = True):
@@ -58,8 +58,8 @@ class MetricsBus:
         """Write one line to metrics.jsonl and one to perf.jsonl, and all of it to TensorBoard.
 
         step: environment steps so far. values: deterministic numbers (Python, NumPy or one-element tensors) by
-        name, such as "loss/image". perf: numbers the machine decides; wall-clock time (Unix), seconds since this
-        process began and memory (resident, MB) are added. Raises: StorageError.
+        name, such as "loss/image". perf: numbers that depend on the machine; wall-clock time (Unix), seconds
+        since this process began and resident memory (MB) are added. Raises: StorageError.
         """
         fixed = _numbers(values)
         own = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._start, 3), "rss_mb": _rss_mb()}
@@ -73,20 +73,19 @@ class MetricsBus:
             self._board.scalars(step, {name: value for name, value in scalars.items() if math.isfinite(value)})
 
     def pictures(self, step: int, name: str, frames: np.ndarray, fps: float = 10) -> None:
-        """Show uint8 [T, H, W, C] as an animation, or [H, W, C] as a picture, in TensorBoard."""
+        """Write uint8 [T, H, W, C] as an animation, or [H, W, C] as an image, to TensorBoard."""
         if self._board is not None:
             self._board.pictures(step, name, frames, fps)
 
     def hparams(self, values: Mapping[str, Any]) -> None:
-        """Tell TensorBoard the run's settings: {"train.batch_size": 16, ...}. Only the first call writes."""
+        """Write the run's settings to TensorBoard: {"train.batch_size": 16, ...}. Only the first call writes."""
         if self._board is not None:
             self._board.hparams(values)
 
     def truncate_after(self, step: int, lines: int | None = None) -> int:
-        """Forget lines of later steps than `step`, and those beyond `lines` of each file, which a resumed run is about to
-        repeat; return how many.
+        """Drop lines of steps after `step`, and lines after the first `lines` of each file: a resumed run repeats them.
 
-        TensorBoard is told to drop its later points as well.
+        TensorBoard drops its later points as well. Returns: the number of dropped lines.
         """
         dropped = 0
         for name in ("_metrics", "_perf"):
@@ -100,7 +99,7 @@ class MetricsBus:
         return dropped
 
     def sync(self) -> None:
-        """Return when every line has reached the disk; called before a checkpoint is reported as saved."""
+        """Return when every line has reached the disk; call this before a checkpoint is reported as saved."""
         self._metrics.sync()
         self._perf.sync()
         if self._board is not None:
@@ -124,9 +123,9 @@ class MetricsBus:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl or perf.jsonl: one dict a line, non-finite values as None.
+    """Read metrics.jsonl or perf.jsonl: one dict per line, non-finite values as None.
 
-    A torn last line is left out: the run may be writing it. Raises: StorageError if the file is missing or
+    A torn last line is left out, since the run may be writing it. Raises: StorageError if the file is missing or
     another line is damaged.
     """
     path = Path(path)

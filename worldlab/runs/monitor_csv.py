@@ -1,4 +1,4 @@
-"""monitor.csv: one line an episode, in the format of Stable-Baselines3's Monitor."""
+"""Writes monitor.csv: one line per episode, in the format of Stable-Baselines3's Monitor."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class MonitorCsv:
     """Appends episodes to a file that `stable_baselines3.common.monitor.load_results` reads.
 
     path: must end in "monitor.csv"; an existing file is continued and keeps its own start time. rows: number
-    of episodes to keep of an existing file (a checkpoint's `episodes`); those after it belong to steps that a
-    resumed run takes again. Raises: StorageError.
+    of episodes of an existing file to keep (a checkpoint's `episodes`); later rows belong to steps that a resumed run
+    repeats. Raises: StorageError.
     """
 
     def __init__(self, path: str | Path, env_id: str, *, rows: int | None = None):
@@ -30,7 +30,7 @@ class MonitorCsv:
             kept = [f"#{json.dumps({'t_start': self._start, 'env_id': env_id})}\n", "r,l,t\n"]
         storage.atomic_write_text(path, "".join(kept))
         self.episodes = len(kept) - 2
-        """Episodes in the file."""
+        """Number of episodes in the file."""
         self._file = storage.AppendFile(path)
 
     def episode(self, episode_return: float, length: int) -> None:
@@ -64,7 +64,7 @@ def _start_time(path: Path, header: str) -> float:
         return float(json.loads(header.lstrip("#"))["t_start"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"'{path.name}' does not start as a monitor file of Stable-Baselines3 does",
+            f"'{path.name}' does not start like a monitor file of Stable-Baselines3",
             cause=f"{path}: first line {header[:60]!r}",
             fix="move the file away, then resume",
         ) from error

@@ -1,4 +1,4 @@
-"""The state of a torch optimizer as plain tensors and JSON, so that no checkpoint needs a pickle."""
+"""Converts the state of a torch optimizer to plain tensors and JSON, so that checkpoints need no pickle."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _split(entry: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) ->
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Put back what `flatten_optimizer` took; the next step is bit for bit the one that would have followed.
+    """Restore the state that `flatten_optimizer` returned; the next step is then bit for bit the same.
 
-    optimizer: same class over the same parameters, in the same order. Learning rates and the like are restored
-    too. Raises: CheckpointError if class, parameters or shapes do not fit; the optimizer is then unchanged.
+    optimizer: same class over the same parameters, in the same order. Learning rates and other group options are
+    restored too. Raises: CheckpointError if class, parameters or shapes do not fit; the optimizer is then unchanged.
     """
     if state.get("kind") != type(optimizer).__name__:
         raise _misfit(f"it holds {state.get('kind')}, this run uses {type(optimizer).__name__}")
@@ -56,7 +56,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], state
         for group, current in zip(groups, optimizer.param_groups, strict=True):
             for key, value in group.items():
                 if isinstance(current.get(key), tuple):
-                    group[key] = tuple(value)  # JSON knows no tuples (Adam's betas)
+                    group[key] = tuple(value)  # JSON has no tuples (Adam's betas)
         _check_shapes(optimizer, entries)
         optimizer.load_state_dict({"state": entries, "param_groups": groups})
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -70,7 +70,8 @@ def _check_shapes(optimizer: Optimizer, entries: Mapping[int, Mapping[str, Any]]
             shape = tuple(getattr(value, "shape", ()))
             # Scalars are counters; every other state tensor of torch's optimizers mirrors its parameter.
             if shape and shape != tuple(parameters[index].shape):
-                raise ValueError(f"{key} of parameter {index} is {shape}, it is {tuple(parameters[index].shape)}")
+                expected = tuple(parameters[index].shape)
+                raise ValueError(f"{key} of parameter {index} is {shape}, the parameter is {expected}")
 
 
 def _misfit(cause: str) -> CheckpointError:

@@ -1,7 +1,7 @@
-"""Pictures and videos of what a world model sees and dreams. Frames are uint8 [T, H, W, C], channels last.
+"""Draws pictures and videos of real and dreamt observations. Frames are uint8 [T, H, W, C], channels last.
 
-C = 1 is grey, 3 is RGB; 4 with an opaque last channel is RGBA, else (2, 4, 5 or more) a stack of grey frames of
-which the newest, the last, is shown. Floats are refused: scaling is the caller's knowledge. Needs no torch.
+C = 1 is grey, 3 is RGB, 4 with an opaque last channel is RGBA. Any other C is a stack of grey frames, of which the last
+(newest) is shown. Floats raise an error, because only the caller knows their scale. Needs no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PAPER, INK, FAINT, GRID = (255, 255, 255), (32, 36, 44), (128, 134, 145), (222, 225, 230)
 DREAM = (214, 64, 38)
-"""Colour of everything that marks imagination: the line where the dream starts, its label, its border."""
+"""Colour of everything dreamt: the line where the dream starts, its label, its border."""
 SEEN, ERROR = (70, 76, 88), (250, 222, 214)
 
 _FONT, _GAP, _PAD = 12, 2, 10
@@ -39,7 +39,7 @@ def as_frames(frames: Any, name: str = "frames") -> np.ndarray:
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or 0 in array.shape:
-        raise _refused(name, f"shape {array.shape}", "[T, H, W] or [T, H, W, C], none of them 0")
+        raise _refused(name, f"shape {array.shape}", "[T, H, W] or [T, H, W, C], all above 0")
     channels = array.shape[-1]
     if channels not in (1, 3, 4) and array.shape[1] in (1, 3, 4):
         raise _refused(name, f"shape {array.shape}", "channels last: [T, H, W, C]")
@@ -56,7 +56,7 @@ def _refused(name: str, came: str, accepted: str) -> WorldlabError:
 def _font(size: int) -> Any:
     from PIL import ImageFont
 
-    return ImageFont.load_default(size)  # Pillow carries it: no font file to find
+    return ImageFont.load_default(size)  # it ships with Pillow, so no font file is needed
 
 
 def _width(text: str, size: int = _FONT) -> int:
@@ -71,7 +71,7 @@ def _canvas(width: int, height: int) -> tuple[Image, ImageDraw]:
 
 
 def _cell(frame: np.ndarray, height: int, width: int) -> Image:
-    """Scale a frame [h, w, 3] into a cell, keeping its shape; pixels stay square and sharp when enlarged."""
+    """Scale a frame [h, w, 3] to fit a cell, keeping its aspect ratio; enlarged pixels stay square and sharp."""
     from PIL import Image
 
     image = Image.fromarray(frame)
@@ -91,7 +91,7 @@ def _checked(rows: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], int, int, 
     videos = {label: as_frames(frames, label) for label, frames in rows.items()}
     lengths = {label: len(frames) for label, frames in videos.items()}
     if not videos or len(set(lengths.values())) > 1:
-        raise WorldlabError(f"videos to be shown together need one length, came: {lengths}"[:100])
+        raise WorldlabError(f"videos shown together must have the same length, got {lengths}"[:100])
     shapes = [frames.shape for frames in videos.values()]
     return videos, shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
 
@@ -102,11 +102,11 @@ def _upscale(asked: int | None, height: int, width: int, target: int) -> int:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the cells of a strip lie, in pixels."""
+    """Positions of the cells of a strip, in pixels."""
 
     left: int
     tops: tuple[int, ...]
-    """Upper edge of each row, then of what would be the next."""
+    """Upper edge of each row, then the lower edge of the last."""
     cell_w: int
     cell_h: int
     columns: int
@@ -132,11 +132,12 @@ def strip(
 ) -> Image:
     """Draw labelled rows of frames over time: real, reconstruction, open-loop dream.
 
-    rows: {label: uint8 [T, H, W, C]}, one T. dream_from: index of the first frame the model dreamt; a line and
-    the words "seen" and "dreamt" mark it. errors: {label: [T]} non-negative numbers (NaN: none), drawn as a curve
-    below the row of that label, all curves on one scale, its largest value written beside it. upscale: pixels per
-    pixel; unset aims at cells of 72. max_columns: with more frames, evenly spaced ones are shown and ticks say which.
-    Returns: an RGB picture. Raises: WorldlabError for frames `as_frames` refuses or unequal lengths.
+    rows: {label: uint8 [T, H, W, C]}, all with the same T. dream_from: index of the first dreamt frame, marked by a
+    line and the words "seen" and "dreamt". errors: {label: [T]}, non-negative numbers or NaN, drawn as a curve below
+    the row of that label; all curves share one scale, and each shows its largest value. upscale: pixels per pixel; by
+    default cells have about 72 pixels. max_columns: with more frames, evenly spaced ones are shown, labelled by their
+    time.
+    Returns: an RGB picture. Raises: WorldlabError for frames that `as_frames` rejects or for unequal lengths.
     """
     videos, length, height, width = _checked(rows)
     curves = {label: _curve(label, errors[label], length) for label in videos if errors and label in errors}
@@ -170,7 +171,7 @@ def strip(
 
 
 def _shown_times(length: int, dream_from: int | None, most: int) -> np.ndarray:
-    """Return evenly spaced times, at most `most`, among them the first dreamt one where there is one."""
+    """Return at most `most` evenly spaced times, including the first dreamt one if there is one."""
     stride = max(1, -(-length // max(1, most)))
     first = dream_from % stride if dream_from is not None and 0 < dream_from < length else 0
     return np.arange(first, length, stride)
@@ -185,7 +186,7 @@ def _curve(label: str, values: Any, length: int) -> np.ndarray:
 
 def _draw_header(draw: ImageDraw, grid: _Grid, times: np.ndarray, dream_from: int | None) -> None:
     tick_y = grid.tops[0] - 4
-    step = max(1, -(-(_width(str(times[-1]), 10) + 8) // (grid.cell_w + _GAP)))  # every column, where they fit
+    step = max(1, -(-(_width(str(times[-1]), 10) + 8) // (grid.cell_w + _GAP)))  # every column if the labels fit
     for column in range(0, len(times), step):
         x = grid.x(column) + grid.cell_w / 2
         draw.text((x, tick_y), f"{times[column]}", FAINT, _font(10), anchor="ms")
@@ -199,14 +200,14 @@ def _draw_header(draw: ImageDraw, grid: _Grid, times: np.ndarray, dream_from: in
 
 
 def _draw_curve(draw: ImageDraw, grid: _Grid, top: int, curve: np.ndarray, times: np.ndarray, peak: float) -> None:
-    """Draw an error curve [T] under a row: at a shown time it stands under the middle of that frame."""
+    """Draw an error curve [T] under a row; the value of a shown time is under the middle of its frame."""
     centres = [grid.x(column) + grid.cell_w / 2 for column in range(grid.columns)]
     bottom = top + _CURVE - 4
     draw.line([(grid.left, bottom), (grid.right, bottom)], GRID, 1)
     draw.text((grid.left - 10, bottom), "error", FAINT, _font(10), anchor="rs")
     if not np.isfinite(curve).any():
         return
-    # Times before the first and after the last shown frame get half a cell each side.
+    # Times before the first and after the last shown frame get half a cell on each side.
     stride, pitch = (times[1] - times[0] if len(times) > 1 else 1), grid.cell_w + _GAP
     known_times = [times[0] - stride, *times, times[-1] + stride]
     xs = np.interp(np.arange(len(curve)), known_times, [centres[0] - pitch, *centres, centres[-1] + pitch])
@@ -223,10 +224,10 @@ def _draw_curve(draw: ImageDraw, grid: _Grid, top: int, curve: np.ndarray, times
 
 
 def side_by_side(videos: Mapping[str, Any], *, dream_from: int | None = None, upscale: int | None = None) -> np.ndarray:
-    """Put videos beside each other under their labels, with a bar that shows the time.
+    """Draw videos side by side under their labels, with a bar that shows the time.
 
-    videos: {label: uint8 [T, H, W, C]}, one T. dream_from: from this frame on, bar and step number take the
-    colour of the dream. Returns: uint8 [T, H', W', 3], H' and W' even (video encoders ask for it).
+    videos: {label: uint8 [T, H, W, C]}, all with the same T. dream_from: from this frame on, bar and step number have
+    the dream's colour. Returns: uint8 [T, H', W', 3], H' and W' even (video encoders require it).
     """
     frames, length, height, width = _checked(videos)
     scale = _upscale(upscale, height, width, 160)
@@ -269,14 +270,14 @@ def vector_strip(
     names: Sequence[str] = (),
     max_plots: int = 8,
 ) -> Image:
-    """Plot a vector observation over time: what happened against what the model expected.
+    """Plot a vector observation over time: real values and the dream.
 
     real, dream: numbers [T, D]. dream_from: as in `strip`. band: (low, high), each [T, D], drawn around the dream.
-    names: of the D entries. max_plots: with more entries, those that vary most in `real` are shown.
-    Returns: an RGB picture. Raises: WorldlabError for shapes that differ or numbers that are not finite.
+    names: names of the D entries. max_plots: with more entries, those that vary most in `real` are shown.
+    Returns: an RGB picture. Raises: WorldlabError if shapes differ or numbers are not finite.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: it keeps global state and may open a display
+    from matplotlib.figure import Figure  # not pyplot: it has global state and may open a display
     from PIL import Image
 
     truth = _series("real", real, None)
@@ -312,7 +313,7 @@ def _series(name: str, values: Any, shape: tuple[int, ...] | None) -> np.ndarray
     wrong = array.ndim != 2 or 0 in array.shape or (shape is not None and array.shape != shape)
     if wrong or not np.isfinite(array).all():
         wanted = f"finite numbers of shape {shape or '[T, D]'}"
-        raise _refused(name, f"shape {array.shape}" if wrong else "NaN or infinity in it", wanted)
+        raise _refused(name, f"shape {array.shape}" if wrong else "it contains NaN or infinity", wanted)
     return array
 
 
@@ -346,8 +347,8 @@ def save_webp(frames: Any, path: str | Path, fps: float = 15) -> Path:
     images = [_image(frame) for frame in as_frames(frames)]
     buffer = io.BytesIO()
     duration = max(1, round(1000 / fps))
-    # Lossless: lossy coding would hide or add the very artefacts one looks for. method 0: seven times as fast as
-    # 2, for 1.7 times the size (measured on CarRacing); training waits for this.
+    # Lossless: lossy coding would hide or add the artefacts of interest. method 0: seven times as fast as 2, at 1.7
+    # times the size (measured on CarRacing); training waits for this call.
     images[0].save(
         buffer, "WEBP", save_all=True, append_images=images[1:], duration=duration, loop=0, lossless=True, method=0
     )
@@ -356,9 +357,9 @@ def save_webp(frames: Any, path: str | Path, fps: float = 15) -> Path:
 
 
 def gif_bytes(frames: Any, fps: float = 15) -> bytes:
-    """Encode frames (see `as_frames`) as a GIF that loops, with one palette for all, exact up to 256 colours.
+    """Encode frames (see `as_frames`) as a GIF that loops, with one palette for all frames, exact up to 256 colours.
 
-    GIF counts time in hundredths of a second: fps is rounded to that, and is at most 50.
+    GIF measures time in hundredths of a second: fps is rounded accordingly and is at most 50.
     """
     from PIL import Image
 
@@ -373,11 +374,11 @@ def gif_bytes(frames: Any, fps: float = 15) -> bytes:
 
 
 def _palette(video: np.ndarray) -> Image:
-    """Return a palette picture for all frames: their own colours if 256 suffice, else a median cut of a sample."""
+    """Return a palette picture for all frames: their own colours if at most 256, else a median cut of a sample."""
     from PIL import Image
 
     red, green, blue = np.moveaxis(video.astype(np.uint32), -1, 0)
-    packed = np.unique((red << 16 | green << 8 | blue).ravel())  # one number a pixel: far faster than unique rows
+    packed = np.unique((red << 16 | green << 8 | blue).ravel())  # one number per pixel: much faster than unique rows
     colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
     if len(colours) <= 256:
         image = Image.new("P", (1, 1))

@@ -1,8 +1,8 @@
-"""Every durable write of the library: atomic files, append-only files, folders published by one rename.
+"""Does every durable write of the library: atomic files, append-only files, folders published by one rename.
 
-Three promises. A reader never sees half a file: what is replaced is written beside its name, synced and
-renamed. What a call reports as written has reached the disk (fsync of the file and of its folder). A failure
-names the path and, on a full disk, the bytes needed and the bytes free.
+Three guarantees. A reader never sees a partial file: new content is written under a temporary name, synced and renamed.
+Data reported as written have reached the disk (fsync of the file and of its folder). An error names the path and, on a
+full disk, the bytes needed and the bytes free.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ STAGE_PREFIX = ".stage-"
 TRASH_PREFIX = ".trash-"
 TEMP_PREFIX = ".temp-"
 JSON_LIMIT = 16 * 2**20
-"""Bytes above which `read_json` refuses a file: nothing of ours comes near it."""
+"""Largest file in bytes that `read_json` accepts; our own files are much smaller."""
 
-# O_EXCL also refuses a symlink planted under the temporary name; O_NOFOLLOW does so for files opened again.
+# O_EXCL also rejects a symlink planted under the temporary name; O_NOFOLLOW does so for files that are reopened.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -36,7 +36,7 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What identifies a file's content: its size in bytes and its SHA-256 in hex."""
+    """Identifies the content of a file: size in bytes and SHA-256 in hex."""
 
     bytes: int
     sha256: str
@@ -59,7 +59,7 @@ def sha256_file(path: str | os.PathLike[str]) -> FileDigest:
 
 def open_regular(path: str | os.PathLike[str]) -> Any:
     """Open a regular file for reading, in binary. Raises: OSError, also for a symlink, pipe, device or folder."""
-    # O_NONBLOCK: opening a planted FIFO would otherwise wait for ever.
+    # O_NONBLOCK: opening a planted FIFO would otherwise block forever.
     flags = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -70,9 +70,9 @@ def open_regular(path: str | os.PathLike[str]) -> Any:
 
 @contextmanager
 def storage_errors(path: str | os.PathLike[str], doing: str, need: int | None = None) -> Iterator[None]:
-    """Turn an OSError of the block into a StorageError that names path, reason and remedy.
+    """Turn an OSError of the block into a StorageError that names the path, the reason and a fix.
 
-    doing: what was attempted ("write", "create"). need: bytes that were to be written, for a full disk.
+    doing: what was attempted ("write", "create"). need: bytes to be written, reported on a full disk.
     """
     try:
         yield
@@ -97,7 +97,7 @@ def _storage_error(path: Path, doing: str, need: int | None, error: OSError) -> 
 
 
 def _short(path: Path) -> str:
-    """Keep a message's first line short: the tail of the path, whole path in the cause."""
+    """Return the tail of a path, to keep the first line of a message short; the cause holds the whole path."""
     text = str(path)
     return text if len(text) <= 40 else "..." + text[-37:]
 
@@ -116,7 +116,7 @@ def _size(count: int | None) -> str:
 
 
 def fsync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make renames and new names in a folder durable. Raises: OSError. Does nothing on Windows, which cannot."""
+    """Make renames and new names in a folder durable. Raises: OSError. On Windows it does nothing."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
@@ -127,7 +127,7 @@ def fsync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """Create a folder and its parents unless they are there. Raises: StorageError."""
+    """Create a folder and its parents unless they exist. Raises: StorageError."""
     path = Path(folder)
     with storage_errors(path, "create the folder"):
         path.mkdir(parents=True, exist_ok=True)
@@ -135,10 +135,10 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def write_new(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> FileDigest:
-    """Write a file that must not exist yet, hashing on the way; synced when this returns.
+    """Write, hash and sync a file that must not exist yet.
 
-    Raises: StorageError. A file that could not be written whole is removed. The folder is not synced:
-    `atomic_write_bytes` and `publish_folder` do that once, after all names are there.
+    Raises: StorageError. A file that could not be written completely is removed. The folder is not synced:
+    `atomic_write_bytes` and `publish_folder` do that once, after all files exist.
     """
     target, pieces = Path(path), list(pieces)
     with storage_errors(target, "write", sum(map(len, pieces))):
@@ -157,7 +157,7 @@ def _create_file(path: Path, pieces: Iterable[bytes]) -> FileDigest:
                 size += len(piece)
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)  # its errors count: NFS reports a full disk here
+            os.close(descriptor)  # its errors matter: NFS reports a full disk here
     except BaseException:
         with suppress(OSError):
             os.unlink(path)
@@ -172,9 +172,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> FileDigest:
-    """Create or replace a file; at any moment readers see the old content or the new, whole.
+    """Create or replace a file; at any moment readers see either the complete old or the complete new content.
 
-    Returns: size and SHA-256 of what was written. Raises: StorageError; the old file is then untouched.
+    Returns: size and SHA-256 of what was written. Raises: StorageError; the old file is then unchanged.
     """
     target = Path(path)
     temp = target.with_name(f"{TEMP_PREFIX}{uuid.uuid4().hex}")
@@ -191,14 +191,14 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> FileDigest:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> FileDigest:
-    """`atomic_write_bytes` of text in UTF-8."""
+    """Write text in UTF-8, as `atomic_write_bytes` does."""
     return atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_json(path: str | os.PathLike[str], value: Any) -> FileDigest:
-    """`atomic_write_bytes` of a JSON value, indented, keys in the order given.
+    """Write a JSON value as `atomic_write_bytes` does, indented, with keys in the given order.
 
-    Raises: StorageError; WorldlabError for what JSON cannot hold (NaN, infinity, objects).
+    Raises: StorageError; WorldlabError for values that JSON cannot represent (NaN, infinity, objects).
     """
     return atomic_write_bytes(path, dump_json(value, indent=2) + b"\n")
 
@@ -212,9 +212,9 @@ def dump_json(value: Any, indent: int | None = None, sort_keys: bool = False) ->
 
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> Any:
-    """Read a JSON file as data, never trusting it.
+    """Read a JSON file without trusting its content.
 
-    Raises: OSError; ValueError for damaged JSON, NaN or infinity, a file above limit bytes or nested too deep.
+    Raises: OSError; ValueError for invalid JSON, NaN or infinity, a file of more than `limit` bytes or nested too deep.
     """
     with open_regular(path) as file:
         data = file.read(limit + 1)
@@ -224,7 +224,7 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Decode strict JSON. Raises: ValueError for damage, NaN or infinity, or values nested too deep."""
+    """Decode strict JSON. Raises: ValueError for invalid JSON, NaN or infinity, or values nested too deep."""
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
@@ -236,12 +236,12 @@ def _refuse_constant(name: str) -> Any:
 
 
 class AppendFile:
-    """A file that only grows. Unbuffered: what `write` returned survives a kill of the process.
+    """A file that only grows. It is unbuffered: data survive a kill of the process once `write` has returned.
 
-    path: created if missing; its folder must exist. lines: the file holds text lines; a torn last line (no
-    newline: the process died while writing it) is cut off when the file is opened.
-    After a failed write or sync the object refuses further use, because a second fsync on the same
-    descriptor can report success for data the kernel already dropped. Raises: StorageError.
+    path: created if missing; its folder must exist. lines: the file holds text lines; opening it cuts off a torn last
+    line (no newline: the process died while writing it).
+    After a failed write or sync every further use raises an error, because a second fsync on the same descriptor can
+    report success for data that the kernel already dropped. Raises: StorageError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lines: bool = False):
@@ -255,11 +255,11 @@ class AppendFile:
 
     @property
     def position(self) -> int:
-        """Bytes in the file."""
+        """Return the size of the file in bytes."""
         return self._position
 
     def write(self, data: bytes) -> int:
-        """Append data whole, or nothing. Returns the offset in bytes at which data begins."""
+        """Append all of data, or nothing. Returns: the offset in bytes at which data begins."""
         descriptor, start = self._usable(), self._position
         with self._breaks_on_error("append to", len(data)):
             try:
@@ -272,18 +272,18 @@ class AppendFile:
         return start
 
     def write_line(self, text: str) -> None:
-        """Append one line of text; text holds no newline."""
+        """Append one line of text; text must not contain a newline."""
         assert "\n" not in text
         self.write(text.encode() + b"\n")
 
     def sync(self) -> None:
-        """Return when all that was written has reached the disk."""
+        """Wait until all written data have reached the disk."""
         descriptor = self._usable()
         with self._breaks_on_error("sync", None):
             os.fsync(descriptor)
 
     def close(self) -> None:
-        """Close the file; a second call does nothing. Does not sync."""
+        """Close the file without a sync; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with storage_errors(self.path, "close"):
@@ -312,7 +312,7 @@ class AppendFile:
 
 
 def _cut_torn_line(descriptor: int) -> None:
-    """Truncate an open file after its last newline; searched from the end, in pieces."""
+    """Truncate an open file after its last newline, searching from the end in pieces."""
     end = size = os.lseek(descriptor, 0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)
@@ -330,7 +330,7 @@ def _cut_torn_line(descriptor: int) -> None:
 
 
 def new_staging(parent: str | os.PathLike[str]) -> Path:
-    """Create an empty folder in parent, to be filled and published by `publish_folder`. Raises: StorageError."""
+    """Create an empty folder in parent, to fill and then publish with `publish_folder`. Raises: StorageError."""
     path = make_folder(parent) / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
     with storage_errors(path, "create the folder"):
         path.mkdir()
@@ -338,10 +338,10 @@ def new_staging(parent: str | os.PathLike[str]) -> Path:
 
 
 def publish_folder(staging: Path, final: Path) -> None:
-    """Give a finished folder its name by one rename; durable when this returns.
+    """Give a finished folder its name by one rename; the result is durable.
 
-    staging: written by `write_new` (files already synced), on the disk of final. Raises: StorageError, also
-    when final exists: a published folder is never replaced in place.
+    staging: written by `write_new` (so its files are synced), on the same disk as final. Raises: StorageError, also if
+    final exists: a published folder is never replaced.
     """
     with storage_errors(final, "publish"):
         for folder, _, _ in os.walk(staging):
@@ -353,7 +353,7 @@ def publish_folder(staging: Path, final: Path) -> None:
 
 
 def remove_tree(path: str | os.PathLike[str]) -> None:
-    """Delete a file or folder: first renamed out of sight, so that no reader meets half of it. Raises: StorageError."""
+    """Delete a file or folder; it is renamed first, so that no reader finds half of it. Raises: StorageError."""
     target = Path(path)
     trash = target.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
     with storage_errors(target, "remove"):
@@ -363,9 +363,9 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
 
 
 def clean_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Delete what a killed process left half-written or half-deleted directly in folder; return the paths.
+    """Delete what a killed process left half-written or half-deleted directly in a folder; return the paths.
 
-    Call it only while holding the run's lock. Raises: StorageError.
+    Call this only while holding the run's lock. Raises: StorageError.
     """
     removed = []
     for prefix in (STAGE_PREFIX, TRASH_PREFIX, TEMP_PREFIX):

@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written with TensorBoard's own protocol buffers: no torch, no TensorFlow.
+"""Writes TensorBoard's event files with TensorBoard's own protocol buffers, without torch or TensorFlow.
 
-torch's SummaryWriter is not used because its `add_video` needs a moviepy that no longer exists, and because
-readers of metrics should not have to import torch.
+torch's SummaryWriter is not used: its `add_video` needs a version of moviepy that no longer exists, and readers of
+metrics should not have to import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worldlab.runs import storage
 if TYPE_CHECKING:
     import numpy as np
 
-# protobuf makes these classes at import: a type checker cannot see them.
+# protobuf creates these classes at import, invisible to a type checker.
 _event: Any = event_pb2
 _summary: Any = summary_pb2
 _hparams: Any = plugin_data_pb2
@@ -36,12 +36,12 @@ class EventWriter:
 
     def __init__(self, folder: Path, flush_seconds: int = 30):
         self._folder = folder
-        self._told_hparams = False
+        self._wrote_hparams = False
         with storage.storage_errors(folder, "write TensorBoard events to"):
             self._writer = EventFileWriter(str(folder), flush_secs=flush_seconds)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one point for each name; values are finite."""
+        """Write one point per name; values must be finite."""
         points = [_summary.Summary.Value(tag=name, simple_value=value) for name, value in sorted(values.items())]
         self._add(step, summary=_summary.Summary(value=points))
 
@@ -58,9 +58,9 @@ class EventWriter:
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """Write the settings for the HPARAMS tab, once."""
-        if self._told_hparams:
+        if self._wrote_hparams:
             return
-        self._told_hparams = True
+        self._wrote_hparams = True
         data = _hparams.HParamsPluginData(version=0)
         data.session_start_info.start_time_secs = time.time()
         for name, value in values.items():
@@ -78,12 +78,12 @@ class EventWriter:
         self._add(0, summary=_summary.Summary(value=[value]))
 
     def restart_after(self, step: int) -> None:
-        """Tell TensorBoard that points after `step` (from an earlier process) are void."""
-        # It purges events at and after the step of a START record.
+        """Make TensorBoard discard points after `step`, which an earlier process wrote."""
+        # TensorBoard purges events at and after the step of a START record.
         self._add(step + 1, session_log=_event.SessionLog(status=_event.SessionLog.START))
 
     def flush(self) -> None:
-        """Hand all events to the operating system."""
+        """Pass all events to the operating system."""
         with storage.storage_errors(self._folder, "write TensorBoard events to"):
             self._writer.flush()
 

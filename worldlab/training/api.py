@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.config.provenance import reopened
+from worldlab.config.provenance import resolve_saved
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
@@ -69,7 +69,7 @@ def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settin
     from worldlab.training import train as training
 
     registry, folder = _open_registry(plugins), find_run(str(run))
-    resolved = reopened(folder, registry, _nest(settings or {}))
+    resolved = resolve_saved(folder, registry, _nest(settings or {}))
     _run_interruptible(lambda: training.train(resolved, registry, run=folder, resume=True))
     return Run(folder, registry)
 
@@ -96,7 +96,7 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The whole configuration."""
-        return reopened(self.path, self._registry)
+        return resolve_saved(self.path, self._registry)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -147,7 +147,7 @@ class Run:
 
         Observations are the model's features; actions are the environment's (continuous ones in [-1, 1]). Dreams start
         from states that the agent visits in fresh episodes, with exploration on. horizon: steps after which a dream is
-        truncated. temperature: of the prior. `run.dream_env().dreamer` is the input
+        truncated. temperature: of the prior. `run.dream_env().pool` is the input
         of worldlab.evaluation.dream_env.DreamVectorEnv and DreamEnv.
         Raises: ConfigError if the dynamics does not support the temperature.
         """

@@ -18,7 +18,7 @@ from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import ConfigError
 from worldlab.evaluation import open_loop
-from worldlab.evaluation.episodes import EVAL_SEED, evaluate, judging_workers
+from worldlab.evaluation.episodes import EVAL_SEED, eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, to_batch
 from worldlab.experience.replay import Replay
@@ -33,7 +33,7 @@ from worldlab.training.session import Make
 from worldlab.training.streams import Streams
 
 if TYPE_CHECKING:
-    from worldlab.evaluation.dream_env import Dreamer
+    from worldlab.evaluation.dream_env import DreamPool
 
 log = logging.getLogger("worldlab")
 
@@ -65,8 +65,8 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     """Load a run from its folder without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
-    config = provenance.reopened(folder.path, registry, flags)
-    provenance.warn_of_changes(provenance.changes(folder.path, config, registry))
+    config = provenance.resolve_saved(folder.path, registry, flags)
+    provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
     checkpoint = latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
@@ -99,7 +99,7 @@ def evaluate_run(
         loaded.make,
         episodes=episodes or core.eval.final_episodes,
         seed=seed,
-        workers=judging_workers(core.env.workers),
+        workers=eval_workers(core.env.workers),
         record=images[0] if video is not None else None,
         deterministic=core.eval.deterministic,
         dream_horizon=core.eval.dream_horizon,
@@ -122,7 +122,7 @@ def draw_dreams(
 
     Returns the written files and the open-loop error by step.
     """
-    length = open_loop.FRAMES_SEEN + horizon
+    length = open_loop.CONTEXT_FRAMES + horizon
     replay = play(loaded, count, 2 * length, seed)
     batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)
     generator = torch.Generator(loaded.device).manual_seed(seed)
@@ -142,12 +142,12 @@ def draw_dreams(
     }
 
 
-def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> Dreamer:
+def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> DreamPool:
     """Return dreams of a loaded run to train in, which start from states that its exploring agent visits.
 
     Raises: ConfigError if the dynamics does not support the temperature.
     """
-    from worldlab.evaluation.dream_env import Dreamer, starts_from  # imports Stable-Baselines3, which is slow
+    from worldlab.evaluation.dream_env import DreamPool, starts_from  # imports Stable-Baselines3, which is slow
 
     model = loaded.composed.model
     model.check_temperature(temperature)
@@ -155,7 +155,7 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
     sampled = replay.sample(STARTS[0] * STARTS[1] // STARTS[2], STARTS[2], np.random.default_rng(seed))
     batch = to_batch(sampled, model.preprocess, model.device)
     starts = starts_from(model, batch, torch.Generator(model.device).manual_seed(seed))
-    return Dreamer(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
+    return DreamPool(model, starts, num_envs, horizon, temperature=temperature, seed=seed)
 
 
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:

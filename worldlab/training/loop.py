@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.errors import EnvError
 from worldlab.evaluation import open_loop
-from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, evaluate, judging_workers
+from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.experience.collect import to_batch
 from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, UNPRETRAINED
@@ -222,8 +222,8 @@ class Loop:
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
         agent = session.composed.agent
-        if isinstance(agent, JudgedByEpisodes):
-            values.update({f"agent/{name}": value for name, value in agent.progress().items()})
+        if isinstance(agent, LearnsFromEpisodes):
+            values.update({f"agent/{name}": value for name, value in agent.metrics().items()})
         values["episode/count"] = counters.episodes
         values["updates"] = counters.updates
         perf = self.clock.rates(counters.env_steps, counters.updates)
@@ -254,11 +254,11 @@ class Loop:
         images = list(session.composed.specs.obs.images)
         with self.clock("evaluate"):
             outcome = evaluate(
-                session.judge(EVAL_SEED),
+                session.evaluator(EVAL_SEED),
                 session.make,
                 episodes=episodes,
                 seed=EVAL_SEED,
-                workers=judging_workers(session.core.env.workers),
+                workers=eval_workers(session.core.env.workers),
                 record=images[0] if record and images else None,
                 deterministic=session.core.eval.deterministic,
                 dream_horizon=session.core.eval.dream_horizon,
@@ -279,7 +279,7 @@ class Loop:
     def _draw_dream(self) -> None:
         """Save a picture of an open-loop prediction next to the real frames."""
         session, counters = self.session, self.session.counters
-        length = session.core.train.batch_length + open_loop.FRAMES_SEEN
+        length = session.core.train.batch_length + open_loop.CONTEXT_FRAMES
         if not session.replay.can_sample(length):
             return
         batch = open_loop.sample_unbroken(session.replay, session.composed.model, 1, length, counters.env_steps)

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import torch
 
-from worldlab.agent import Agent, JudgedByEpisodes, OwnLearner
+from worldlab.agent import Agent, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
 from worldlab.env.find import open_adapter
 from worldlab.env.pool import EnvPool
@@ -21,7 +21,7 @@ from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector
-from worldlab.experience.playback import Recorded
+from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.model.health import HealthMonitor
 from worldlab.registry import PluginFiles, Registry
@@ -74,7 +74,7 @@ class Session:
     replay: Replay
     composed: Composed
     trainer: Trainer
-    collector: Collector | Recorded
+    collector: Collector | Playback
     counters: Counters
     health: HealthMonitor
 
@@ -82,7 +82,7 @@ class Session:
     def core(self) -> CoreSettings:
         return self.config.core
 
-    def judge(self, seed: int) -> ActingAgent:
+    def evaluator(self, seed: int) -> ActingAgent:
         """Return the agent for evaluation. Its own random stream keeps evaluation from affecting training."""
         generator = torch.Generator(self.device).manual_seed(seed)
         return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
@@ -98,7 +98,7 @@ class Session:
         """Close the environments and the replay."""
         self.pool.close()
         self.replay.close()
-        if isinstance(self.collector, Recorded):
+        if isinstance(self.collector, Playback):
             self.collector.close()
 
 
@@ -157,7 +157,7 @@ def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
         env.close()
 
 
-def rehearsed(
+def compose_checked(
     config: RunConfig,
     registry: Registry,
     obs_space: gymnasium.Space,
@@ -199,14 +199,14 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         else:
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         opened.callback(replay.close)
-        composed = rehearsed(config, registry, pool.observation_space, pool.action_space, streams, device)
+        composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
         health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
-        collector = _recorded(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
-        if isinstance(collector, Recorded):
+        collector = _open_playback(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
+        if isinstance(collector, Playback):
             opened.callback(collector.close)
         session = Session(
             config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, health
@@ -217,12 +217,12 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     return session
 
 
-def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Recorded | None:
+def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Playback | None:
     """Return the playback of recorded experience if the run learns from a recording, else None."""
     if not core.replay.source:
         return None
-    refuse_idle(acting.agent)
-    recorded = Recorded(Path(core.replay.source), replay)
+    check_agent_can_use_recording(acting.agent)
+    recorded = Playback(Path(core.replay.source), replay)
     if recorded.decisions < core.steps:
         raise ConfigError(
             f"the recording has {recorded.decisions} decisions, steps is {core.steps}",
@@ -231,10 +231,10 @@ def _recorded(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Record
     return recorded
 
 
-def refuse_idle(agent: Agent) -> None:
+def check_agent_can_use_recording(agent: Agent) -> None:
     """Check that an agent can learn from a recording. Raises: ConfigError if it learns only from its own episodes."""
     # Such an agent is idle until it gets an episode to play; a recording never gives it one.
-    if isinstance(agent, JudgedByEpisodes) and bool(agent.resting(agent.initial(1)).any()):
+    if isinstance(agent, LearnsFromEpisodes) and bool(agent.idle(agent.initial(1)).any()):
         raise ConfigError(
             "this agent learns from the episodes it plays, but a recording replaces all of them",
             fix="another --agent, or leave --replay.source and --shared-data out",

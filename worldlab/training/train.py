@@ -11,11 +11,11 @@ import torch
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.errors import CheckpointError, ConfigError, DivergedError
-from worldlab.experience.playback import Recorded
+from worldlab.experience.playback import Playback
 from worldlab.experience.segments import DamagedReplayError
 from worldlab.interfaces import parameter_count
 from worldlab.registry import Registry
-from worldlab.runs.checkpoint import Checkpoint, latest_valid, older_valid, quarantine
+from worldlab.runs.checkpoint import Checkpoint, latest_valid, previous_valid, quarantine
 from worldlab.runs.find import new_run_path
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.metrics import MetricsBus
@@ -65,9 +65,9 @@ def _open_folder(
     if resume:
         if run is None:
             raise ConfigError("--resume needs a run", fix="--run DIR --resume")
-        changed = provenance.changes(run, config, registry)
+        changed = provenance.find_changes(run, config, registry)
         if changed and config.core.strict:
-            raise provenance.refuse(changed)
+            raise provenance.version_error(changed)
         provenance.warn_of_changes(changed)
         folder = RunFolder.open(run, write=True)
     else:
@@ -96,7 +96,7 @@ def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> 
             break
         except DamagedReplayError as error:
             rejected.append(checkpoint)
-            older = older_valid(folder.checkpoints, checkpoint)
+            older = previous_valid(folder.checkpoints, checkpoint)
             if older is None:
                 raise
             log.warning("%s; trying checkpoint step-%d", error.message, older.step)
@@ -157,7 +157,7 @@ def _write_run_json(
 def _recording_entry(live: session.Session) -> dict[str, Any]:
     """Return the entry of run.json about recorded experience; {} if the run collects its own."""
     source = live.collector
-    if not isinstance(source, Recorded):
+    if not isinstance(source, Playback):
         return {}
     return {"data": {"source": live.core.replay.source, "sha256": source.sha256, "decisions": source.decisions}}
 

@@ -61,8 +61,8 @@ def fit(flow: RectifiedFlow, draw: Callable[[], tuple[Tensor, Tensor]], steps: i
 
     def loss(step: int) -> Tensor:
         condition, x = draw()
-        flow.denoiser.units.follow()
-        flow.denoiser.watch(x, torch.ones(len(x)))
+        flow.denoiser.units.update()
+        flow.denoiser.record_moments(x, torch.ones(len(x)))
         return flow.loss(x, condition, g).mean()
 
     train(flow, loss, steps)

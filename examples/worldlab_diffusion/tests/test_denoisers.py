@@ -62,15 +62,15 @@ def test_pictures_of_any_size_start_as_standard_normal(side):
 def test_units_move_between_updates_only_and_to_the_moments_of_the_data():
     units, x = Standardiser((3,)), 3 + 2 * torch.randn(5000, 3, generator=gen())
     mask = (torch.arange(5000) < 4000).float()
-    units.watch(torch.where(mask[:, None] > 0, x, 1e6), mask)
+    units.record_moments(torch.where(mask[:, None] > 0, x, 1e6), mask)
     assert torch.equal(units(x), x)  # nothing yet
-    units.follow()
+    units.update()
     inside = units(x[:4000])
     torch.testing.assert_close(inside.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(inside.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(units.inverse(units(x)), x)
     before = units.mean.clone()
-    units.follow()  # nothing was noted since
+    units.update()  # nothing was noted since
     assert torch.equal(units.mean, before)
 
 
@@ -78,8 +78,8 @@ def test_two_batches_of_different_means_have_the_variance_of_both():
     units, g = Standardiser(()), gen()
     parts = [torch.randn(2, 1, 50, 50, generator=g) + shift for shift in (-2.0, 2.0)]
     for part in parts:
-        units.watch(part, torch.ones(2))
-        units.follow()
+        units.record_moments(part, torch.ones(2))
+        units.update()
     both = torch.cat(parts)
     torch.testing.assert_close(units.mean, both.mean())
     torch.testing.assert_close(units.variance, both.var(correction=0))

@@ -13,7 +13,7 @@ from worldlab.interfaces import LatentSpec
 
 from worldlab_diffusion.denoisers import CodeDenoiser
 from worldlab_diffusion.networks import VectorVelocity
-from worldlab_diffusion.rectified import FlowSettings, RectifiedFlow, shifted, stratified
+from worldlab_diffusion.rectified import FlowSettings, RectifiedFlow, shift_times, stratified_times
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
@@ -86,21 +86,21 @@ def test_a_dying_value_gains_no_score():
     x = 0.9 * condition + math.sqrt(1 - 0.81) * torch.randn(4000, 8, generator=g)
     flow = CorrelatedNormals(8, 0.9).flow(SETTINGS)
     scale = torch.ones((), requires_grad=True)
-    told = flow.information(scale * x, condition).mean()
-    assert float(torch.autograd.grad(told, scale)[0]) == pytest.approx(0.0, abs=0.25)  # log p(x|c) alone: -8
+    information = flow.information(scale * x, condition).mean()
+    assert float(torch.autograd.grad(information, scale)[0]) == pytest.approx(0.0, abs=0.25)  # log p(x|c) alone: -8
 
 
 def test_times_are_stratified_and_shifted_towards_the_noise():
-    t = stratified(100, torch.zeros(1), gen())
+    t = stratified_times(100, torch.zeros(1), gen())
     assert torch.equal((100 * t.sort().values).floor(), torch.arange(100.0)) and not torch.equal(t, t.sort().values)
-    moved = shifted(t, 3.0)
+    moved = shift_times(t, 3.0)
     torch.testing.assert_close(moved / (1 - moved), t / (1 - t) / 3, rtol=1e-4, atol=0)
     assert vector_flow(1, 1, settings=SETTINGS._replace(shift=3.0)).times()[::4] == [0.0, 1.0]
 
 
 def test_temperature_scales_the_noise():
     flow = CorrelatedNormals(1, 0.0).flow(SETTINGS._replace(steps=64))
-    dist = flow.given(torch.zeros(20000, 1))
+    dist = flow.condition_on(torch.zeros(20000, 1))
     assert float(dist.tempered(4.0).sample(gen()).std()) == pytest.approx(2.0, rel=0.03)
     assert float(dist.sample(gen()).std()) == pytest.approx(1.0, rel=0.03)
     assert float(dist.mode.detach().abs().max()) < 1e-6
@@ -122,7 +122,7 @@ def test_four_futures_are_told_apart():
         truth, again = four_modes(condition, g), four_modes(condition, g)
         gauss = truth.mean(0) + torch.randn(2000, 2, generator=g) @ torch.linalg.cholesky(truth.T.cov()).T
         with torch.no_grad():
-            drawn = flow.given(condition).sample(g)
+            drawn = flow.condition_on(condition).sample(g)
         assert energy_distance(truth, again) < 0.006 < 0.05 < energy_distance(truth, gauss)
         assert energy_distance(truth, drawn) < 0.025
         angle = torch.atan2(drawn[:, 1], drawn[:, 0]) - turn
@@ -148,7 +148,7 @@ def test_codes_keep_together_what_belongs_together():
     fit(flow, draw, 500)
     for which in (0, 1):
         with torch.no_grad():
-            drawn = flow.given(torch.eye(2)[which].expand(2000, 2)).sample(g).unflatten(1, (2, 3)).argmax(-1)
+            drawn = flow.condition_on(torch.eye(2)[which].expand(2000, 2)).sample(g).unflatten(1, (2, 3)).argmax(-1)
         assert float((drawn[:, 0] == drawn[:, 1]).float().mean()) > 0.95
         shares = torch.bincount(drawn[:, 0], minlength=3) / 2000
         torch.testing.assert_close(shares, odds[which], atol=0.08, rtol=0)
@@ -165,7 +165,7 @@ def test_more_steps_come_closer():
     for steps, solver in ((1, "euler"), (2, "euler"), (4, "euler"), (4, "heun")):
         flow.settings = FlowSettings(steps, solver, 0.2, 4, 16)
         with torch.no_grad():
-            drawn = flow.given(torch.zeros(3000, 1)).sample(gen(5))
+            drawn = flow.condition_on(torch.zeros(3000, 1)).sample(gen(5))
         distances.append(energy_distance(truth, drawn))
         if steps == 1:
             torch.testing.assert_close(drawn.mean(0), truth.mean(0), atol=0.05, rtol=0)

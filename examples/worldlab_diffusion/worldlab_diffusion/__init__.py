@@ -1,4 +1,4 @@
-"""Rectified flow: learn the velocity that carries noise to what comes next. README.md teaches it."""
+"""Rectified flow: a learned velocity field that transports noise to data. README.md explains the family."""
 
 from worldlab import hookimpl
 
@@ -11,7 +11,7 @@ def worldlab_register(register):
         "rectified-flow",
         "worldlab_diffusion.dynamics:RectifiedFlowDynamics",
         config=RectifiedFlowDynamicsConfig,
-        summary="GRU memory; the next latent, real or codes, by flow matching and a few steps of an ODE.",
+        summary="GRU memory; predicts the next latent, real or codes, by flow matching and a few ODE steps.",
         paper="arXiv:2210.02747, arXiv:2209.03003",
         api=1,
     )
@@ -19,7 +19,7 @@ def worldlab_register(register):
         "rectified-flow",
         "worldlab_diffusion.decoder:RectifiedFlowDecoder",
         config=RectifiedFlowDecoderConfig,
-        summary="Pictures and vectors by flow matching: a small U-Net, an MLP, and a few steps of an ODE.",
+        summary="Images and vectors by flow matching: a small U-Net, an MLP, and a few ODE steps.",
         paper="arXiv:2210.02747, arXiv:2209.03003",
         api=1,
     )

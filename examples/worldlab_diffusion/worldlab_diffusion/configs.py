@@ -19,13 +19,14 @@ class RectifiedFlowDynamicsConfig(Config):
     layers: int = field(2, ge=1)
     """Residual blocks of the velocity network."""
     steps: int = field(4, ge=1)
-    """Steps from noise to a latent; each costs the velocity network once (euler) or twice (heun, but for the last)."""
+    """Solver steps from noise to a latent. Each evaluates the velocity network once (euler) or twice (heun, except the
+    last)."""
     solver: Solver = "heun"
-    """How the steps are taken: euler (first order) or heun (second order)."""
+    """ODE solver: euler (first order) or heun (second order)."""
     draws: int = field(4, ge=1)
-    """Times and noises at which each latent is asked for in an update."""
+    """Random times and noises per latent in an update."""
     unconditional: float = field(0.2, gt=0, lt=1)
-    """Share of frames whose memory is hidden in an update: teaches p(z), which score_latent compares with."""
+    """Share of frames whose memory is hidden in an update, which trains the marginal p(z) that score_latent needs."""
     nodes: int = field(16, ge=2)
     """Noise levels at which score_latent compares the errors with and without the memory."""
     scale: float = field(1.0, ge=0)
@@ -38,24 +39,26 @@ class RectifiedFlowDecoderConfig(Config):
     width: int = field(32, ge=1)
     """Channels after the U-Net's first convolution; they double at each of its stages."""
     units: int = field(256, ge=1)
-    """Hidden units of the conditioning networks and of the velocity of vectors."""
+    """Hidden units of the conditioning networks and of the velocity network for vectors."""
     layers: int = field(2, ge=1)
-    """Residual blocks of the velocity of vectors."""
+    """Residual blocks of the velocity network for vectors."""
     frames: int = field(32, ge=0)
-    """Random frames of a batch explained in one update; 0 means all, as it does where there are no pictures."""
+    """Random frames of a batch used in one update; 0 means all. Without images all frames are always used."""
     steps: int = field(4, ge=1)
-    """Steps from noise to an observation; each costs the velocity network once (euler) or twice (heun, but the last)."""
+    """Solver steps from noise to an observation. Each evaluates the velocity network once (euler) or twice (heun,
+    except the last)."""
     solver: Solver = "heun"
-    """How the steps are taken: euler (first order) or heun (second order)."""
+    """ODE solver: euler (first order) or heun (second order)."""
     shift: float = field(3.0, gt=0)
-    """How much more often pictures are asked for, and steps taken, near the noise; 1: evenly in time."""
+    """Concentration of images' training times and solver steps near the noise; 1: uniform in time."""
     draws: int = field(4, ge=1)
-    """Times and noises at which each vector is asked for in an update; a picture is asked for once."""
+    """Random times and noises per vector in an update; an image gets one."""
     unconditional: float = field(0.2, gt=0, lt=1)
-    """Share of frames whose features are hidden in an update: teaches p(o), which the score compares with."""
+    """Share of frames whose features are hidden in an update, which trains the marginal p(o) that the score needs."""
     nodes: int = field(4, ge=2)
     """Noise levels at which the score compares the errors with and without the features."""
     scale: float = field(1.0, ge=0)
     """Weight of the flow-matching losses."""
     guide: float = field(1.0, ge=0)
-    """Weight of a picture's squared error at pure noise, asked for in every update: what reaches the features soonest."""
+    """Weight of an image's squared error at pure noise, computed in every update: the fastest training signal for the
+    features."""

@@ -14,16 +14,16 @@ from worldlab_diffusion.denoisers import CodeDenoiser, RealDenoiser
 from worldlab_diffusion.networks import VectorVelocity
 from worldlab_diffusion.rectified import FlowSamples, FlowSettings, RectifiedFlow
 
-WATCHED_FRAMES = 128
+METRIC_FRAMES = 128
 """Frames of a batch on which `metrics` are computed."""
 
 
 @final
 class RectifiedFlowDynamics(Dynamics):
-    """h' = GRU(h, mlp(z, a)); p(z | h) by flow matching: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022,
-    arXiv:2209.03003; codes: Eijkelboom et al. 2024, arXiv:2406.04843.
+    """A transition h' = GRU(h, mlp(z, a)) with p(z | h) by flow matching: Lipman et al. 2022, arXiv:2210.02747; Liu et
+    al. 2022, arXiv:2209.03003; codes: Eijkelboom et al. 2024, arXiv:2406.04843.
 
-    The latents to be matched are always cut from the graph: nothing here trains an encoder.
+    The target latents are always detached: no term here trains an encoder.
     """
 
     Config = RectifiedFlowDynamicsConfig
@@ -56,46 +56,52 @@ class RectifiedFlowDynamics(Dynamics):
         return state["h"]
 
     def predict(self, memory: Tensor) -> FlowSamples:
-        """memory [N, H] -> samples of z [N, D] by `steps` steps of the flow, pathwise; codes straight-through."""
-        return self.flow.given(memory)
+        """Return samples of z [N, D] for memory [N, H], by `steps` steps of the flow, pathwise; codes
+        straight-through.
+        """
+        return self.flow.condition_on(memory)
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
-        """log p(z | h) / p(z), [N] in nats, as the denoising errors estimate it that knowing h saves.
+        """Estimate log p(z | h) / p(z), [N] in nats, from the reduction of denoising errors given h.
 
-        memory [N, H], z [N, D]. A ratio to the latent's own marginal, so a dying z gains nothing (README.md).
+        memory [N, H], z [N, D]. It is a ratio to the latent's own marginal, so a collapsing z gains nothing
+        (README.md).
         """
         return self.flow.information(z, memory)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """`flow` [B, T]: the flow-matching loss of the stopped latent, in the units of its own std; codes: nats."""
+        """Return `flow` [B, T]: the flow-matching loss of the detached latent, in units of its own std; for codes in
+        nats.
+        """
         if player != "main":
             return {}
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
         if self.training and torch.is_grad_enabled():
-            self.flow.denoiser.watch(z, ctx.batch.mask.flatten())
+            self.flow.denoiser.record_moments(z, ctx.batch.mask.flatten())
         return {"flow": self.flow.loss(z, memory, ctx.generator).view_as(ctx.row)}
 
     def after_step(self, player: str) -> None:
         if player == "main":
-            self.flow.denoiser.units.follow()
+            self.flow.denoiser.units.update()
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """On every n-th frame: `information`, nats that h tells of z; `action_gap`, how many of them are lost under
-        another row's action (near 0: the dreams ignore the agent); `bend`, 0 where one step would do."""
+        """Return, on every n-th frame, `information`: nats that h contains about z; `action_gap`: their loss under
+        another row's action (near 0: the predictions ignore the action); `bend`: 0 if one step is enough.
+        """
         z, memory = ctx.latent.z[:, 1:].flatten(0, 1), ctx.memory[:, 1:].flatten(0, 1)
-        going_on = (ctx.batch.mask[:, 1:] * ~ctx.batch.is_first[:, 1:]).flatten()
+        continues = (ctx.batch.mask[:, 1:] * ~ctx.batch.is_first[:, 1:]).flatten()
         before = {"h": ctx.memory[:, :-1].flatten(0, 1)}
         action = ctx.batch.prev_action[:, 1:].roll(1, 0).flatten(0, 1)
         other = self.advance(before, ctx.latent.z[:, :-1].flatten(0, 1), action)["h"]
-        chosen = slice(None, None, max(1, len(z) // WATCHED_FRAMES))
-        z, memory, other, weight = z[chosen], memory[chosen], other[chosen], going_on[chosen]
-        told = self.flow.information(z, memory)
-        gap = told - self.flow.information(z, other)
+        chosen = slice(None, None, max(1, len(z) // METRIC_FRAMES))
+        z, memory, other, weight = z[chosen], memory[chosen], other[chosen], continues[chosen]
+        information = self.flow.information(z, memory)
+        gap = information - self.flow.information(z, other)
         total = weight.sum().clamp(min=1)
-        # Its own noise: watching must not move the random stream that training draws from.
+        # A separate generator: metrics must not advance the random stream of training.
         generator = torch.Generator(z.device).manual_seed(0)
         return {
-            "information": (told * weight).sum() / total,
+            "information": (information * weight).sum() / total,
             "action_gap": (gap * weight).sum() / total,
             "bend": self.flow.bend(memory, generator),
         }

@@ -1,7 +1,7 @@
-"""Networks that say which way to go: a residual MLP for vectors, a small U-Net for pictures.
+"""Velocity networks: a residual MLP for vectors, a small U-Net for images.
 
-Both have `embed(condition)`, the part that does not change from step to step, and `forward(x, t, embedded)`. Their last
-layer starts at 0, so that an untrained flow is exactly that of standard normal data (`rectified.RectifiedFlow`).
+Both have `embed(condition)`, which is computed once for all steps, and `forward(x, t, embedded)`. Their last layer
+starts at 0, so that an untrained flow is exact for standard normal data (`rectified.RectifiedFlow`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from worldlab.nn import ChannelNorm, DeconvTrunk, conv_stages, mlp
 
 WAVES = 4
-"""Sines and cosines of the time, from half a turn over [0, 1] up to eight half turns."""
+"""Number of frequencies of the time embedding, from half a period over [0, 1] up to eight half periods."""
 STAGES = 3
-"""Most halvings of a picture inside the U-Net: what is far apart is told by the sketch, not by x."""
+"""Maximum number of halvings inside the U-Net; the sketch, not x, provides long-range structure."""
 
 
 class TimeEmbedding(nn.Module):
-    """t [N] in [0, 1] -> [N, U]: Fourier features and a linear layer."""
+    """A time embedding, t [N] in [0, 1] -> [N, U]: Fourier features and a linear layer."""
 
     def __init__(self, units: int):
         super().__init__()
@@ -33,7 +33,9 @@ class TimeEmbedding(nn.Module):
 
 
 class StyledNorm(nn.Module):
-    """silu(norm(x) (1 + scale) + shift), scale and shift from a style [N, U]: FiLM, arXiv:1709.07871. x [N, C, ...]."""
+    """A conditional norm, silu(norm(x) (1 + scale) + shift), with scale and shift from a style [N, U]: FiLM,
+    arXiv:1709.07871. x [N, C, ...].
+    """
 
     def __init__(self, norm: nn.Module, channels: int, units: int):
         super().__init__()
@@ -55,7 +57,7 @@ class VectorVelocity(nn.Module):
         self.first = nn.Linear(dim, units)
         self.norms = nn.ModuleList(StyledNorm(nn.LayerNorm(units), units, units) for _ in range(layers))
         self.linears = nn.ModuleList(nn.Linear(units, units) for _ in range(layers))
-        self.last = nothing_yet(nn.Linear(units, outputs))
+        self.last = zero_init(nn.Linear(units, outputs))
 
     def embed(self, condition: Tensor) -> tuple[Tensor, ...]:
         return (self.condition(condition),)
@@ -72,8 +74,8 @@ class PictureVelocity(nn.Module):
     """A U-Net of x [N, C, H, W], t [N] and a condition [N, F]; returns [N, 2 C, H, W]. Ronneberger et al. 2015,
     arXiv:1505.04597.
 
-    What is where comes from a sketch, a map [N, W, H, W] that is drawn from the condition once and laid beside x: the
-    style of a convolution, alike at each pixel, cannot place anything.
+    A sketch, a map [N, W, H, W] upsampled from the condition once and concatenated with x, provides spatial structure:
+    the style of a convolution is equal at all pixels, so it cannot.
     """
 
     def __init__(self, shape: tuple[int, ...], condition: int, width: int, units: int):
@@ -92,14 +94,14 @@ class PictureVelocity(nn.Module):
             for i, (before, after) in enumerate(pairwise([*back, width]))
         )
         self.up_norms = nn.ModuleList(StyledNorm(ChannelNorm(c), c, units) for c in [*back[1:], width])
-        self.last = nothing_yet(nn.Conv2d(width + channels[0], 2 * shape[0], 3, 1, 1))
+        self.last = zero_init(nn.Conv2d(width + channels[0], 2 * shape[0], 3, 1, 1))
 
     def embed(self, condition: Tensor) -> tuple[Tensor, ...]:
         return self.condition(condition), self.sketch(condition)
 
     def forward(self, x: Tensor, t: Tensor, embedded: tuple[Tensor, ...]) -> Tensor:
         style = F.silu(embedded[0] + self.time(t))
-        top = self._padded(torch.cat([x, embedded[1].to(x.dtype)], 1))
+        top = self._pad(torch.cat([x, embedded[1].to(x.dtype)], 1))
         y, skips = top, []
         for down, norm in zip(self.downs, self.down_norms):
             y = norm(down(y), style)
@@ -110,14 +112,14 @@ class PictureVelocity(nn.Module):
             y = torch.cat([y, skips.pop() if skips else top.to(y.dtype)], 1)
         return self.last(y)[..., : self.shape[1], : self.shape[2]]
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """Sides that the halvings divide, filled up with 0 at the bottom and on the right."""
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad the sides with 0 at the bottom and on the right to multiples that the halvings divide."""
         below, right = (-side % self.grain for side in self.shape[1:])
         return F.pad(x, (0, right, 0, below)).contiguous(memory_format=torch.channels_last)
 
 
-def nothing_yet(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    """The layer with all its weights at 0."""
+def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Set all weights of the layer to 0 and return it."""
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Units in which data has mean 0 and variance 1: those of the noise a flow starts from."""
+"""Standardisation of data to mean 0 and variance 1, the units of the noise that a flow starts from."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import torch
 from torch import Tensor, nn
 
 FLOOR = 0.1
-"""Smallest std: an entry that hardly ever moves would otherwise be blown up to the loudest when it does."""
+"""Smallest std; a nearly constant entry would otherwise be amplified to the largest when it changes."""
 RATE = 0.01
-"""Rate at which the moments follow the data, once a hundred batches were seen."""
+"""Rate of the running moments after the first hundred batches."""
 
 
 class Standardiser(nn.Module):
-    """(x - mean) / std by running moments of `shape`: one for each entry, or () for one of everything, as of a picture.
+    """The map (x - mean) / std with running moments of `shape`: one for each entry, or () for all entries, as for an
+    image.
 
-    `watch` only notes a batch's moments; `follow`, called between updates, takes them over. So nothing changes within an
-    update, and the same batch gives the same loss twice.
+    `record_moments` only records a batch's moments; `update`, called between updates, applies them. So nothing changes
+    within an update, and the same batch gives the same loss twice.
     """
 
     mean: Tensor
@@ -43,8 +44,8 @@ class Standardiser(nn.Module):
         return self.mean + self.std * x
 
     @torch.no_grad()
-    def watch(self, x: Tensor, mask: Tensor) -> None:
-        """Note the moments of x [N, *shape] where mask [N] is not 0."""
+    def record_moments(self, x: Tensor, mask: Tensor) -> None:
+        """Record the moments of x [N, *shape] where mask [N] is not 0."""
         x = x.float()
         dims = tuple(range(x.dim() - self.mean.dim()))
         weight = mask.float().reshape(-1, *[1] * (x.dim() - 1)).expand_as(x)
@@ -55,22 +56,22 @@ class Standardiser(nn.Module):
         self.noted.fill_(bool(mask.any()))
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Move towards what was noted since the last call, if anything was. The first batch sets the moments."""
+    def update(self) -> None:
+        """Move the moments towards those recorded since the last call, if any. The first batch sets them."""
         if not self.noted:
             return
         self.count.add_(1)
         rate = max(RATE, 1 / float(self.count))
         shift = self.noted_mean - self.mean
-        # The spread of the means counts as variance too: of two halves, each narrow, the whole is wide.
-        between = rate * (1 - rate) * shift.square()
-        self.variance.lerp_(self.noted_variance, rate).add_(between)
+        # The spread of the batch means contributes to the variance: two narrow halves can form a wide whole.
+        spread = rate * (1 - rate) * shift.square()
+        self.variance.lerp_(self.noted_variance, rate).add_(spread)
         self.mean.add_(rate * shift)
         self.noted.fill_(False)
 
 
 def for_codes(classes: int, dim: int) -> Standardiser:
-    """Fixed units for flat one-hots [N, dim] of so many classes: mean 0 and variance 1 where all are equally likely."""
+    """Return fixed units for flat one-hots [N, dim] of `classes` classes: mean 0 and variance 1 under uniform codes."""
     units = Standardiser((dim,))
     units.mean.fill_(1 / classes)
     units.variance.fill_((classes - 1) / classes**2)

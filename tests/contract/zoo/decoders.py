@@ -179,7 +179,8 @@ class Adversarial(ReferenceDecoder):
         self.critic = nn.Linear(specs.obs["vector"].shape[0], 1, bias=False)
 
     def players(self):
-        return {"main": Player(list(self.net.parameters())), "critic": Player(list(self.critic.parameters()))}
+        critic = Player(list(self.critic.parameters()), betas=(0.0, 0.999))
+        return {"main": Player(list(self.net.parameters())), "critic": critic}
 
     def fake(self, ctx):
         """Return the vectors that the decoder generates."""

@@ -329,7 +329,8 @@ def test_one_error_reports_all_invalid_cells(tmp_path):
         check_cells(found.cells, REGISTRY, shared=False)
     texts = f"{error.value.message}\n{error.value.cause}"
     assert (
-        "SAC cannot do with discrete actions" in texts and "model-free:TD3 does not support this action space" in texts
+        "SAC does not support discrete actions" in texts
+        and "model-free:TD3 does not support this action space" in texts
     )
     check_cells([cell for cell in found.cells if cell.env == "Pendulum-v1"], REGISTRY, shared=False)
 

@@ -294,6 +294,6 @@ def test_a_cell_gets_its_threads_and_forwarded_variables(launcher, tmp_path, mon
 
 def test_nothing_runs_if_a_cell_cannot_be_built(tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "_launch", lambda *_: pytest.fail("it was launched"))
-    with pytest.raises(ConfigError, match="SAC cannot do with discrete actions"):
+    with pytest.raises(ConfigError, match="SAC does not support discrete actions"):
         run_compare(tmp_path, {"axes": {"encoder": "vae", "agent": "sac"}})
     assert list(tmp_path.glob("cells/*")) == []

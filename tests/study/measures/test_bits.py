@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from torch import Tensor
 
 from worldlab.distributions import Normal
@@ -18,14 +18,14 @@ from worldlab.study.measures import bits, latent
 from worldlab.study.measures.recording import Recording
 from worldlab.study.measures.undefined import Undefined
 
-PICTURE = ObsSpec((("image", ArraySpec("image", (1, 2, 2))),))
+IMAGE = ObsSpec((("image", ArraySpec("image", (1, 2, 2))),))
 W = torch.tensor([[0.3, 0.0], [0.3, 0.0], [0.0, 0.2], [0.0, -0.2]])
 """Orthogonal columns: the exact posterior has independent entries."""
 NOISE = 0.1
 
 
 class LinearDecoder(GivenDecoder):
-    """log_mass: of a density, which stands in for the probability of levels."""
+    """log_mass returns a log density in place of the log probability of grey levels."""
 
     likelihood = "exact"
 
@@ -35,7 +35,7 @@ class LinearDecoder(GivenDecoder):
 
 
 class LinearEncoder(GivenEncoder):
-    """The exact posterior under z ~ N(0, I), or one whose std is `wide` times as large."""
+    """Infers the exact posterior under z ~ N(0, I), with its std multiplied by `wide`."""
 
     posterior_kind = "analytic"
 
@@ -50,7 +50,7 @@ class LinearEncoder(GivenEncoder):
         return Latent(dist.mode if generator is None else dist.sample(generator), dist=dist)
 
 
-def specimen(wide: float = 1.0, draws: int = 64, frames: int = 16):
+def build_subject(wide: float = 1.0, draws: int = 64, frames: int = 16):
     rng = np.random.default_rng(0)
     episodes, length = 20, 4
     data = {
@@ -61,13 +61,15 @@ def specimen(wide: float = 1.0, draws: int = 64, frames: int = 16):
         "is_first": np.arange(length)[None].repeat(episodes, 0) == 0,
     }
     forget = GivenDynamics(1, lambda z, a: 0 * a, lambda h: Normal(h.new_zeros(len(h), 2), h.new_ones(len(h), 2)))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), 2, LinearEncoder(wide), forget, LinearDecoder(lambda f: {}))
+    model = build_given_model(
+        IMAGE, ActionSpec("continuous", 1), 2, LinearEncoder(wide), forget, LinearDecoder(lambda f: {})
+    )
     recording = Recording(data, np.full(episodes, length))
-    return specimen_of(model, recording, replace(TINY, draws=draws, frames=frames))
+    return make_subject(model, recording, replace(TINY, draws=draws, frames=frames))
 
 
 def evidence(subject) -> float:
-    """Exact bits per dimension of the frames that are judged: -log2 N(x; 0, W W' + NOISE^2 I) / 4."""
+    """Return the exact bits per dimension of the measured frames: -log2 N(x; 0, W W' + NOISE^2 I) / 4."""
     episode, time = subject.frames("test")
     chosen = torch.randperm(len(episode), generator=torch.Generator().manual_seed(0))[: subject.sizes.frames]
     levels = torch.from_numpy(subject.recording.data["image"])[episode[chosen], time[chosen]].flatten(1)
@@ -77,17 +79,17 @@ def evidence(subject) -> float:
     return float(-exact.mean() / (4 * math.log(2)))
 
 
-def test_with_the_exact_posterior_every_bound_is_the_evidence():
-    subject = specimen()
-    found = bits.measured(subject)
+def test_every_bound_equals_the_evidence_with_the_exact_posterior():
+    subject = build_subject()
+    found = bits.measure(subject)
     for name in ("bound", "iw16", "iw64"):
         assert found[f"bits/{name}"].value == pytest.approx(evidence(subject), abs=1e-4)
     assert found["bits/gap"].value == pytest.approx(0, abs=1e-5)
 
 
-def test_with_another_posterior_more_draws_never_say_worse_and_none_says_better_than_the_truth():
-    subject = specimen(wide=2.0)
-    found, exact = bits.measured(subject), evidence(subject)
+def test_bounds_tighten_with_more_draws_and_never_cross_the_evidence():
+    subject = build_subject(wide=2.0)
+    found, exact = bits.measure(subject), evidence(subject)
     bound, few, many = (found[f"bits/{name}"].value for name in ("bound", "iw16", "iw64"))
     assert bound > few > many > exact - 0.01
     # KL(N(m, 4 v) || N(m, v)) in both entries: 2 (4 - 1 - log 4) / 2 nats.
@@ -96,17 +98,17 @@ def test_with_another_posterior_more_draws_never_say_worse_and_none_says_better_
     assert many - exact < 0.05
 
 
-def test_the_parts_of_the_bound_add_up():
-    """bound = distortion + KL / (dimensions log 2), on all judged frames and with many draws."""
-    subject = specimen(wide=1.5, frames=32)
-    found, kl = bits.measured(subject), latent.measured(subject)["latent/kl"]
+def test_bound_is_distortion_plus_kl():
+    """bound = distortion + KL / (dimensions log 2), on all test frames and with many samples."""
+    subject = build_subject(wide=1.5, frames=32)
+    found, kl = bits.measure(subject), latent.measure(subject)["latent/kl"]
     assert found["bits/bound"].value - found["bits/distortion"].value == pytest.approx(
         kl.value / (4 * math.log(2)), rel=0.02
     )
 
 
-def test_fewer_draws_leave_larger_bounds_undefined():
-    found = bits.measured(specimen(draws=16))
+def test_bounds_with_more_draws_than_sampled_are_undefined():
+    found = bits.measure(build_subject(draws=16))
     assert found["bits/iw16"].value is not None and found["bits/iw64"].value is None
     assert "16 draws" in found["bits/iw64"].why
 
@@ -121,16 +123,16 @@ def test_fewer_draws_leave_larger_bounds_undefined():
         ("decoder", "likelihood", "undefined", "256 grey levels"),
     ],
 )
-def test_a_missing_density_is_named(part, ability, value, why):
-    subject = specimen()
+def test_reports_which_density_is_missing(part, ability, value, why):
+    subject = build_subject()
     setattr(subject.model.parts[part], ability, value)
     with pytest.raises(Undefined, match=why):
-        bits.measured(subject)
+        bits.measure(subject)
 
 
 @pytest.mark.parametrize(("kind", "why"), [("critic", "a critic, no density"), ("contrastive", "a ratio")])
-def test_a_decoder_without_a_density_says_what_it_has(kind, why):
-    subject = specimen()
+def test_reports_why_a_decoder_has_no_density(kind, why):
+    subject = build_subject()
     subject.model.decoder.score_kind, subject.model.decoder.likelihood = kind, "undefined"  # type: ignore[assignment]
     with pytest.raises(Undefined, match=why):
-        bits.measured(subject)
+        bits.measure(subject)

@@ -1,11 +1,11 @@
-"""Counts of network calls by hand, and timings of work whose duration is known."""
+"""Network calls counted by hand, and timings of work with known duration."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from measures_kit import specimen_of
+from measures_kit import make_subject
 from model_kit import build_model
 from test_recording import Short
 
@@ -33,23 +33,23 @@ from worldlab.study.measures.undefined import Undefined
 )
 def test_each_product_is_one_call(work):
     a, b = torch.ones(4, 4), torch.ones(4, 4)
-    with torch.no_grad(), calls.CallCount() as count:
+    with torch.no_grad(), calls.CallCounter() as count:
         work(a, b)
     assert count.calls == 1
 
 
 @pytest.mark.parametrize(("parallel", "naive"), [(False, None), (True, 3)])
-def test_a_small_model_by_hand(parallel, naive):
-    """A decoder of two linear layers. A step: one layer to the memory, one to the prior. Naively a step of the parallel one takes
-    the layer for all steps at once, their masked sum, and the prior."""
-    found = calls.measured(specimen_of(build_model(parallel=parallel), recording=None))  # type: ignore[arg-type]
+def test_calls_of_a_small_model_match_counting_by_hand(parallel, naive):
+    """The decoder has two linear layers. A step uses one layer for the memory and one for the prior. A naive step of
+    the parallel dynamics uses one layer for all steps, their masked sum, and the prior."""
+    found = calls.measure(make_subject(build_model(parallel=parallel), recording=None))  # type: ignore[arg-type]
     assert (found["calls/frame"].value, found["calls/step"].value) == (2, 2)
     assert found["calls/naive_step"].value == naive
     assert parallel or "recurrent" in found["calls/naive_step"].why
 
 
-def test_a_rate_is_rows_over_time_with_warm_up_and_what_is_between_left_out(monkeypatch):
-    """By a clock that only work moves: 5 s the first time, then 0.02 s; 1 s between."""
+def test_rate_excludes_warm_up_and_time_between_timings(monkeypatch):
+    """The fake clock advances by 5 s in the warm-up, 0.02 s per timing and 1 s between timings."""
     now = [0.0]
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
     durations = iter([5.0])
@@ -57,13 +57,13 @@ def test_a_rate_is_rows_over_time_with_warm_up_and_what_is_between_left_out(monk
     def passes(seconds):
         now[0] += seconds
 
-    found = speed.rate(lambda: passes(next(durations, 0.02)), 10, 0.1, between=lambda: passes(1.0))
+    found = speed.measure_rate(lambda: passes(next(durations, 0.02)), 10, 0.1, between=lambda: passes(1.0))
     assert found.value == pytest.approx(10 / 0.02) and found.error == pytest.approx(0, abs=1e-6)
-    assert speed.rate(Undefined("cannot"), 1, 0.1).why == "cannot"
+    assert speed.measure_rate(Undefined("cannot"), 1, 0.1).why == "cannot"
 
 
-def test_every_rate_is_taken_and_the_ratio_is_theirs():
-    found = speed.measured(specimen_of(build_model(), recording=None, make=Short))  # type: ignore[arg-type]
+def test_ratio_is_imagined_steps_over_simulator_decisions():
+    found = speed.measure(make_subject(build_model(), recording=None, make_env=Short))  # type: ignore[arg-type]
     assert found["speed/naive_steps_1"].value is None
     ratio = found["speed/steps_64"].value / found["speed/simulator"].value
     assert found["speed/ratio"].value == pytest.approx(ratio)

@@ -1,4 +1,4 @@
-"""What can be measured, and how names choose among it."""
+"""The catalogue of quantities, and selection by name."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 
 from worldlab.errors import ConfigError
 from worldlab.study.measures import catalogue
-from worldlab.study.measures.catalogue import MEASURES, chosen
+from worldlab.study.measures.catalogue import GROUPS, select
 
 
-def test_every_quantity_says_what_it_is_once():
+def test_every_quantity_is_described_and_unique():
     quantities = catalogue()
     assert len({quantity.name for quantity in quantities}) == len({q.title for q in quantities}) == len(quantities)
     assert all(len(quantity.estimator.split()) >= 5 and len(quantity.title) <= 50 for quantity in quantities)
-    assert {quantity.name.partition("/")[0] for quantity in quantities} == {measure.name for measure in MEASURES}
-    assert all(callable(measure.load()) for measure in MEASURES)
+    assert {quantity.name.partition("/")[0] for quantity in quantities} == {group.name for group in GROUPS}
+    assert all(callable(group.load()) for group in GROUPS)
 
 
-def test_names_and_groups_choose():
-    measures, wanted = chosen(["latent", "bits/gap"])
-    assert [measure.name for measure in measures] == ["latent", "bits"]
+def test_selects_by_quantity_and_by_group():
+    groups, wanted = select(["latent", "bits/gap"])
+    assert [group.name for group in groups] == ["latent", "bits"]
     assert wanted == {"bits/gap", *(q.name for q in catalogue() if q.name.startswith("latent/"))}
-    assert chosen(None) == (list(MEASURES), {quantity.name for quantity in catalogue()})
+    assert select(None) == (list(GROUPS), {quantity.name for quantity in catalogue()})
     with pytest.raises(ConfigError, match="Did you mean 'latent/kl'") as caught:
-        chosen(["latent/kll"])
+        select(["latent/kll"])
     assert "latent" in caught.value.fix
 
 

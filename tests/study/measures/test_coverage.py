@@ -1,4 +1,4 @@
-"""Dreams of the branching world by dynamics that know its odds, know only the likeliest, or dream of no cell."""
+"""Coverage for the true dynamics of the branching world, for its mode only, and for dreams of no cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, Shown, model_of, specimen_of
+from measures_kit import TINY, FullyObserved, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from torch import Tensor
 from worldlab_envs.branch import ADAPTER, BRANCH_CELLS, branch_probabilities, picture_of
 
@@ -22,11 +22,11 @@ from worldlab.study.measures.recording import record
 from worldlab.study.measures.undefined import Undefined
 
 CELLS, ACTIONS = 16, 4
-PICTURES = torch.stack([torch.from_numpy(picture_of(cell)) for cell in range(CELLS)]).float() / 255 - 0.5
-ODDS = torch.zeros(CELLS, ACTIONS, CELLS)
+IMAGES = torch.stack([torch.from_numpy(picture_of(cell)) for cell in range(CELLS)]).float() / 255 - 0.5
+PROBS = torch.zeros(CELLS, ACTIONS, CELLS)
 for _cell, _action in itertools.product(range(CELLS), range(ACTIONS)):
     for _next, _odds in branch_probabilities(_cell, _action).items():
-        ODDS[_cell, _action, _next] = _odds
+        PROBS[_cell, _action, _next] = _odds
 
 
 def make():
@@ -34,8 +34,8 @@ def make():
 
 
 @dataclass(frozen=True)
-class Likeliest:
-    """A distribution without chance."""
+class ModeOnly:
+    """Samples the mode of a distribution."""
 
     dist: OneHot
 
@@ -52,11 +52,11 @@ def recording():
     return record(make, ADAPTER, episodes=30, length=60, seed=0)
 
 
-def specimen(recording, forecast=lambda dist: dist, draw=lambda cell: cell @ PICTURES.flatten(1)):
-    """z: the cell as a one-hot; h: the odds of the next one; pictures are drawn by `draw`."""
+def build_subject(recording, forecast=lambda dist: dist, draw=lambda cell: cell @ IMAGES.flatten(1)):
+    """z is the cell as a one-hot, h the probabilities of the next cell; `draw` renders the image."""
 
     def read(obs):
-        distance = torch.cdist(obs["image"].movedim(1, -1).flatten(1), PICTURES.flatten(1))
+        distance = torch.cdist(obs["image"].movedim(1, -1).flatten(1), IMAGES.flatten(1))
         return F.one_hot(distance.argmin(1), CELLS).float()
 
     def decode(features):
@@ -65,43 +65,45 @@ def specimen(recording, forecast=lambda dist: dist, draw=lambda cell: cell @ PIC
 
     dynamics = GivenDynamics(
         CELLS,
-        lambda z, a: torch.einsum("ns,na,sat->nt", z, a, ODDS),
+        lambda z, a: torch.einsum("ns,na,sat->nt", z, a, PROBS),
         lambda h: forecast(OneHot(h[:, None].clamp(min=1e-12).log())),
     )
     obs = ObsSpec((("image", ArraySpec("image", (3, 16, 16))),))
-    model = model_of(obs, ActionSpec("discrete", ACTIONS), CELLS, GivenEncoder(read), dynamics, GivenDecoder(decode))
-    return specimen_of(model, recording, replace(TINY, contexts=4, outcomes=100), make=make)
+    model = build_given_model(
+        obs, ActionSpec("discrete", ACTIONS), CELLS, GivenEncoder(read), dynamics, GivenDecoder(decode)
+    )
+    return make_subject(model, recording, replace(TINY, contexts=4, outcomes=100), make_env=make)
 
 
-def test_the_true_odds_are_as_near_as_chance_allows(recording):
-    found = coverage.measured(specimen(recording))
+def test_true_dynamics_has_the_variation_expected_by_chance(recording):
+    found = coverage.measure(build_subject(recording))
     assert found["coverage/distinct"].value == 1 and found["coverage/nowhere"].value == 0
     distance, chance = found["coverage/total_variation"], found["coverage/by_chance"]
     assert abs(distance.value - chance.value) < 4 * distance.error and distance.value < 0.06
 
 
-def test_the_likeliest_alone_reaches_one_in_four(recording):
-    found = coverage.measured(specimen(recording, forecast=Likeliest))
+def test_the_mode_alone_reaches_one_of_four_states(recording):
+    found = coverage.measure(build_subject(recording, forecast=ModeOnly))
     assert found["coverage/distinct"].value == pytest.approx(0.25)
     assert found["coverage/total_variation"].value == pytest.approx(0.6)  # 0.3 + 0.2 + 0.1
 
 
-def test_a_picture_between_the_cells_is_no_state(recording):
-    grey = PICTURES.flatten(1).mean(0)
-    found = coverage.measured(specimen(recording, draw=lambda cell: grey.expand(len(cell), -1)))
+def test_an_image_between_two_cells_shows_no_state(recording):
+    grey = IMAGES.flatten(1).mean(0)
+    found = coverage.measure(build_subject(recording, draw=lambda cell: grey.expand(len(cell), -1)))
     assert found["coverage/nowhere"].value == 1 and found["coverage/distinct"].value == 0
     assert found["coverage/total_variation"].value == pytest.approx(1)
 
 
-def test_every_crossing_that_was_recorded_is_asked_with_every_action(recording):
-    pasts = coverage._pasts(specimen(recording), ODDS.numpy(), make().unwrapped.state_of)
+def test_every_recorded_crossing_provides_contexts(recording):
+    pasts = coverage._find_contexts(build_subject(recording), PROBS.numpy(), make().unwrapped.state_of)
     assert set(pasts) <= BRANCH_CELLS and len(pasts) >= 3
     truth = recording.truth
     for cell, (episode, time) in pasts.items():
         assert ((4 * truth[episode, time, 0] + truth[episode, time, 1]) == cell).all() and 1 <= len(episode) <= 4
 
 
-def test_what_chance_alone_explains_by_enumeration():
+def test_expected_variation_matches_enumeration():
     odds, draws = np.array([0.4, 0.3, 0.2, 0.1, 0.0]), 4
     expected = 0.0
     for counts in itertools.product(range(draws + 1), repeat=5):
@@ -109,17 +111,17 @@ def test_what_chance_alone_explains_by_enumeration():
             ways = math.factorial(draws) / math.prod(map(math.factorial, counts))
             chance = ways * math.prod(p**c for p, c in zip(odds, counts, strict=True))
             expected += chance * 0.5 * np.abs(np.array(counts) / draws - odds).sum()
-    assert coverage.variation_by_chance(odds, draws) == pytest.approx(expected)
-    assert coverage.variation_by_chance(np.array([1.0, 0.0]), 7) == 0
+    assert coverage.expected_variation(odds, draws) == pytest.approx(expected)
+    assert coverage.expected_variation(np.array([1.0, 0.0]), 7) == 0
 
 
-def test_elsewhere_it_is_undefined(recording):
+def test_is_undefined_without_transition_probs_images_or_context(recording):
     with pytest.raises(Undefined, match="not known"):
-        coverage.measured(replace(specimen(recording), make=Shown))
-    blind = specimen(recording)
+        coverage.measure(replace(build_subject(recording), make_env=FullyObserved))
+    blind = build_subject(recording)
     blind.model.decoder.renders, blind.model.probe = False, None
     with pytest.raises(Undefined, match="neither the decoder nor a probe"):
-        coverage.measured(blind)
+        coverage.measure(blind)
     unseen = replace(recording, length=np.full(30, 3))
     with pytest.raises(Undefined, match="5 observations"):
-        coverage.measured(specimen(unseen))
+        coverage.measure(build_subject(unseen))

@@ -1,4 +1,4 @@
-"""Dreams that are like the real pictures, all alike, or copies: by hand where it can be counted."""
+"""Diversity of dreams that match the real images, are all equal, or copy training images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from model_kit import gen
-from test_sharpness import PICTURE, SIDE, recording
+from test_sharpness import IMAGE, SIDE, recording
 
 from worldlab.distributions import Normal
 from worldlab.specs import ActionSpec
@@ -16,50 +16,50 @@ from worldlab.study.measures import diversity
 from worldlab.study.measures.undefined import Undefined
 
 
-def test_surroundings_are_counted_among_other_episodes_by_hand():
-    """Real ones at 0, 1, 2, ... 11, each an episode. The 5th nearest of 0 is at 5, of 6 at a distance of 3."""
+def test_neighbourhoods_match_counting_by_hand():
+    """Real images at 0, 1, ... 11, one per episode: the 5th neighbour of 0 is 5 away, that of 6 is 3."""
     real, episode = torch.arange(12.0)[:, None], torch.arange(12)
     radius = [sorted(abs(i - j) for j in range(12) if j != i)[4] for i in range(12)]
     drawn = torch.tensor([[0.0], [6.5], [40.0]])
-    near, covered = diversity.neighbourhoods(real, drawn, episode, torch.full((3,), -1))
+    near, covered = diversity.compute_density_and_coverage(real, drawn, episode, torch.full((3,), -1))
     assert near.tolist() == [sum(abs(d - i) <= radius[i] for i in range(12)) / 5 for d in (0, 6.5, 40)]
     assert covered.tolist() == [float(any(abs(d - i) <= radius[i] for d in (0, 6.5, 40))) for i in range(12)]
-    # Its own episode is no neighbour: in two episodes of six, 0 reaches to 10.
-    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([-1]))
+    # Frames of the same episode are no neighbours: in two episodes of six, the neighbourhood of 0 extends to 10.
+    near, _ = diversity.compute_density_and_coverage(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([-1]))
     inside = [abs(10 - i) <= max(abs(i - j) for j in ((6, 10) if i < 6 else (1, 5))) for i in range(12)]
     assert near.item() * 5 == sum(inside)
-    # And a dream is near to nothing of the episode it began in.
-    near, _ = diversity.neighbourhoods(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([1]))
+    # A dream has no neighbours in the episode where it started.
+    near, _ = diversity.compute_density_and_coverage(real, torch.tensor([[10.0]]), episode // 6, torch.tensor([1]))
     assert near.item() * 5 == sum(inside[:6])
     with pytest.raises(Undefined, match="fewer than 5"):
-        diversity.neighbourhoods(real[:5], drawn, episode[:5], torch.full((3,), -1))
+        diversity.compute_density_and_coverage(real[:5], drawn, episode[:5], torch.full((3,), -1))
 
 
-def test_the_same_distribution_has_density_one_and_is_covered():
+def test_samples_of_the_same_distribution_have_density_one_and_full_coverage():
     x, y = (torch.randn(400, 4, generator=gen(seed)).double() for seed in (0, 1))
-    near, covered = diversity.neighbourhoods(x, y, torch.arange(400), none := torch.full((400,), -1))
+    near, covered = diversity.compute_density_and_coverage(x, y, torch.arange(400), none := torch.full((400,), -1))
     assert near.mean().item() == pytest.approx(1, abs=0.1)
     assert covered.mean().item() > 0.9  # 1 - 2^-k for large n
-    near, covered = diversity.neighbourhoods(x, y[:1].expand(400, -1), torch.arange(400), none)
+    near, covered = diversity.compute_density_and_coverage(x, y[:1].expand(400, -1), torch.arange(400), none)
     assert covered.mean().item() < 0.1
-    near, covered = diversity.neighbourhoods(x, 5 * y, torch.arange(400), none)
+    near, covered = diversity.compute_density_and_coverage(x, 5 * y, torch.arange(400), none)
     assert near.mean().item() < 0.3
 
 
-def test_one_picture_an_episode_covers_little():
-    """Frames of an episode resemble each other: a dream stuck at where it began would else pass for all of it."""
+def test_one_image_per_episode_has_low_coverage():
+    """Frames of an episode are correlated: a dream that repeats one frame must not cover its whole episode."""
     centre = 3 * torch.randn(8, 4, generator=gen(0)).double().repeat_interleave(6, 0)
     x, y = (centre + torch.randn(48, 4, generator=gen(seed)).double() for seed in (1, 2))
     episode = torch.arange(48) // 6
-    near, covered = diversity.neighbourhoods(x, y, episode, episode)
+    near, covered = diversity.compute_density_and_coverage(x, y, episode, episode)
     assert near.mean().item() == pytest.approx(1, abs=0.25) and covered.mean().item() > 0.8
     one = y[::6].repeat_interleave(6, 0)
-    _, fewer = diversity.neighbourhoods(x, one, episode, episode)
+    _, fewer = diversity.compute_density_and_coverage(x, one, episode, episode)
     assert fewer.mean().item() < covered.mean().item() - 0.1
 
 
 def dreaming(dream, trained, episodes=20):
-    """z is the picture; a dream ends with dream(z)."""
+    """Measure diversity of a model whose z is the image; a dream ends with dream(z)."""
     size = 3 * SIDE * SIDE
     dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(dream(h), torch.full_like(h, 1e-6)))
 
@@ -68,26 +68,26 @@ def dreaming(dream, trained, episodes=20):
         return {"image": Normal(picture, torch.ones_like(picture))}
 
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
-    sizes = replace(TINY, pictures=96, trained=2000)
-    return diversity.measured(specimen_of(model, recording(episodes=episodes), sizes, experience=trained))
+    model = build_given_model(IMAGE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
+    sizes = replace(TINY, images=96, training_images=2000)
+    return diversity.measure(make_subject(model, recording(episodes=episodes), sizes, load_training_episodes=trained))
 
 
-def test_copies_are_nearer_to_what_was_trained_on_than_to_what_was_not():
-    # As many frames as the recording has to learn probes from: eight episodes.
+def test_copies_are_closer_to_training_images_than_to_unseen_ones():
+    # The recording has equally many fit frames: eight episodes.
     data = {k: (v[:, :, :, ::-1].copy() if k == "image" else v) for k, v in recording(episodes=8).data.items()}
     known = replace(recording(episodes=8), data=data)
     repeats = torch.from_numpy(known.data["image"][0, 0]).movedim(-1, 0).float().flatten() / 255 - 0.5
     honest, copying = dreaming(lambda h: h, lambda: known), dreaming(lambda h: repeats.expand_as(h), lambda: known)
     noise = dreaming(lambda h: torch.randn(h.shape, generator=gen(3)).clamp(-0.5, 0.5), lambda: known)
     assert copying["diversity/copies"].value == pytest.approx(0, abs=0.02)
-    # A real frame of an episode that nobody trained on; and what looks like nothing at all.
+    # Unseen real frames, and unrealistic images.
     assert honest["diversity/copies"].value == pytest.approx(1, abs=0.1)
     assert noise["diversity/copies"].value == pytest.approx(1, abs=0.1)
     assert copying["diversity/coverage"].value < 0.9 < honest["diversity/coverage"].value
 
 
-def test_without_a_replay_copies_are_undefined_and_the_rest_is_not():
+def test_only_copies_are_undefined_without_a_replay():
     def gone():
         raise Undefined("the run folder holds no replay")
 
@@ -98,4 +98,4 @@ def test_without_a_replay_copies_are_undefined_and_the_rest_is_not():
     )
     seen = torch.from_numpy(recording().data["image"][recording().frames("fit")][0]).movedim(-1, 0).float().flatten()
     same = dreaming(lambda h: (seen / 255 - 0.5).expand_as(h), recording)
-    assert same["diversity/copies"].why == "every dreamt picture is one that was recorded"
+    assert same["diversity/copies"].why == "every dreamt image equals a recorded one"

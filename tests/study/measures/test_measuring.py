@@ -1,4 +1,4 @@
-"""From a run folder to measurements: all of them, twice the same, each with a value or a reason."""
+"""Measuring a run folder: every quantity has a value or a reason, and repeats exactly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import worldlab
 from worldlab.errors import ConfigError, StorageError
 from worldlab.registry import load_registry
 from worldlab.study.measures import QUICK, catalogue, measure
-from worldlab.study.measures.catalogue import Measure
-from worldlab.study.measures.measuring import take
+from worldlab.study.measures.catalogue import MeasureGroup
+from worldlab.study.measures.measuring import measure_group
 from worldlab.study.measures.undefined import Undefined
 from worldlab.study.results import Measurement, Quantity
 
@@ -24,7 +24,7 @@ SIZES = replace(
     probe_epochs=3,
     supervised_updates=25,
     frames=4,
-    pictures=8,
+    images=8,
     outcomes=10,
     gap_episodes=2,
     gap_horizon=3,
@@ -54,20 +54,20 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
+def test_measuring_a_run_repeats_exactly(run, tmp_path):
     registry = load_registry()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    one = measure(run, registry, sizes=SIZES, keep=tmp_path)
+    one = measure(run, registry, sizes=SIZES, cache=tmp_path)
     assert list(one) == [quantity.name for quantity in catalogue()]
     assert all((found.value is None) == bool(found.why) for found in one.values())
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     missing = {name.partition("/")[0] for name, found in one.items() if found.value is None}
-    # No scale of a model that learned nothing, pictures full of blobs that show no cell, fewer draws than asked for, episodes
-    # too short to have many of their pictures compared, or two that lie between others.
+    # The model is hardly trained (no scale), distractors hide the cells, and there are too few draws and too short
+    # episodes for some quantities.
     assert missing <= {"probe", "coverage", "calls", "speed", "bits", "diversity", "sharpness"}
     assert one["sharpness/kid_posterior"].value is not None
 
-    again = measure(run, registry, sizes=SIZES, keep=tmp_path)
+    again = measure(run, registry, sizes=SIZES, cache=tmp_path)
     timeless = {name for name in one if not name.startswith("speed/")}
     assert {name: one[name] for name in timeless} == {name: again[name] for name in timeless}
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [
@@ -77,9 +77,9 @@ def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
     ]
     with safe_open(next(tmp_path.glob("recording-*")), "numpy") as file:
         header = file.metadata()
-    asked = json.loads(header["asked"])
-    assert (asked["env"]["id"], asked["env"]["distractors"], asked["seed"]) == ("worldlab/Branch-v0", 0.4, 0)
-    assert len(header["sha256"]) == 64 and "workers" not in asked["env"]
+    request = json.loads(header["asked"])
+    assert (request["env"]["id"], request["env"]["distractors"], request["seed"]) == ("worldlab/Branch-v0", 0.4, 0)
+    assert len(header["sha256"]) == 64 and "workers" not in request["env"]
 
     alone = measure(run, registry, sizes=SIZES, names=["latent/kl", "gap"])
     assert alone == {name: one[name] for name in one if name == "latent/kl" or name.startswith("gap/")}
@@ -88,24 +88,24 @@ def test_a_run_is_measured_the_same_way_every_time(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_reference_run_plays_half_of_what_is_measured_on(run, tmp_path):
+def test_a_reference_run_plays_half_of_the_episodes(run, tmp_path):
     registry, names = load_registry(), ["latent/kl"]
-    measure(run, registry, sizes=SIZES, names=names, keep=tmp_path)
-    measure(run, registry, sizes=SIZES, names=names, keep=tmp_path, reference=run)
+    measure(run, registry, sizes=SIZES, names=names, cache=tmp_path)
+    measure(run, registry, sizes=SIZES, names=names, cache=tmp_path, reference=run)
     assert len(list(tmp_path.iterdir())) == 2
     elsewhere = tmp_path / "other"
     worldlab.train("branch", preset="debug", settings={**TINY, "env.size": 32}, steps=50, run=elsewhere, agent="random")
-    with pytest.raises(ConfigError, match="sees it otherwise") as caught:
+    with pytest.raises(ConfigError, match="other observations") as caught:
         measure(run, registry, sizes=SIZES, names=names, reference=elsewhere)
     assert len(caught.value.message) <= 100
     with pytest.raises(ConfigError, match="no quantity"):
         measure(run, registry, names=["nonsense"])
 
 
-def measure_that(found):
+def make_group(found):
     quantities = tuple(Quantity(f"toy/{name}", name, "", None, "by hand") for name in ("a", "b"))
 
-    class Toy(Measure):
+    class Toy(MeasureGroup):
         def load(self):
             return found
 
@@ -113,19 +113,19 @@ def measure_that(found):
 
 
 def raises(error):
-    def measured(specimen):
+    def measured(subject):
         raise error
 
     return measured
 
 
-def test_what_cannot_be_measured_is_undefined_with_its_reason_and_nothing_else_is_swallowed():
+def test_undefined_groups_carry_their_reason_and_other_errors_propagate():
     for error in (Undefined("no state"), ConfigError("no state", fix="none")):
-        found = take(measure_that(raises(error)), None)  # type: ignore[arg-type]
+        found = measure_group(make_group(raises(error)), None)  # type: ignore[arg-type]
         assert found == {name: Measurement(None, why="no state") for name in ("toy/a", "toy/b")}
     with pytest.raises(StorageError):
-        take(measure_that(raises(StorageError("no room", fix="make some"))), None)  # type: ignore[arg-type]
+        measure_group(make_group(raises(StorageError("no room", fix="make some"))), None)  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
-        take(measure_that(raises(ZeroDivisionError())), None)  # type: ignore[arg-type]
+        measure_group(make_group(raises(ZeroDivisionError())), None)  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="toy/b"):
-        take(measure_that(lambda specimen: {"toy/a": Measurement(1.0)}), None)  # type: ignore[arg-type]
+        measure_group(make_group(lambda subject: {"toy/a": Measurement(1.0)}), None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Pictures that are real, blurred or noise; the kernel distance against its double loop."""
+"""Sharpness of real, blurred and noisy images; the kernel distance against a double loop."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, model_of, specimen_of
+from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from model_kit import gen
 
 from worldlab.distributions import Normal
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 from worldlab.study.measures import sharpness
-from worldlab.study.measures.drawings import Basis
 from worldlab.study.measures.kid import kid, random_features
 from worldlab.study.measures.recording import Recording
+from worldlab.study.measures.rendered import FeatureSpace
 from worldlab.study.measures.undefined import Undefined
 
 SIDE = 16
-PICTURE = ObsSpec((("image", ArraySpec("image", (3, SIDE, SIDE))),))
+IMAGE = ObsSpec((("image", ArraySpec("image", (3, SIDE, SIDE))),))
 
 
 def recording(length=24, episodes=20):
-    """Random squares that jump about."""
+    """Return a recording of squares at random positions."""
     rng = np.random.default_rng(0)
     image = np.full((episodes, length, SIDE, SIDE, 3), 60, np.uint8)
     for row, column in np.ndindex(episodes, length):
@@ -37,7 +37,7 @@ def recording(length=24, episodes=20):
 
 
 def drawing(change, dream=lambda h: h, length=24):
-    """z is the picture itself; it is drawn as `change` makes it; a dream's next z is dream(h), h being the last z."""
+    """Measure a model whose z is the image: it renders change(z), and a dream's next z is dream(last z)."""
     size = 3 * SIDE * SIDE
     dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(dream(h), torch.full_like(h, 1e-6)))
 
@@ -46,15 +46,15 @@ def drawing(change, dream=lambda h: h, length=24):
         return {"image": Normal(picture, torch.ones_like(picture))}
 
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
-    return sharpness.measured(specimen_of(model, recording(length), replace(TINY, pictures=96)))
+    model = build_given_model(IMAGE, ActionSpec("continuous", 1), size, encoder, dynamics, GivenDecoder(draw))
+    return sharpness.measure(make_subject(model, recording(length), replace(TINY, images=96)))
 
 
 def blurred(picture):
     return F.avg_pool2d(picture, 3, 1, 1, count_include_pad=False)
 
 
-def test_real_pictures_are_as_sharp_as_real_ones_and_a_blurred_dream_is_not():
+def test_real_images_have_ratio_one_and_a_blurred_dream_less():
     found = drawing(lambda picture: picture, dream=lambda h: blurred(h.unflatten(1, (3, SIDE, SIDE))).flatten(1))
     assert (
         found["sharpness/ratio_posterior"].value == pytest.approx(1) and found["sharpness/ratio_posterior"].error < 1e-6
@@ -64,8 +64,8 @@ def test_real_pictures_are_as_sharp_as_real_ones_and_a_blurred_dream_is_not():
     assert found["sharpness/kid_dream"].value > 5 * found["sharpness/kid_dream"].error
 
 
-def test_half_way_between_two_frames_is_a_frame_only_where_nothing_is_averaged():
-    """Averaged pictures show two half squares; a decoder that draws one of the two ends shows a whole one."""
+def test_averaged_images_are_far_from_real_ones():
+    """Averaged images show two faint squares, as no real image does; a uniform image is further away still."""
     blended = drawing(lambda picture: picture, length=48)["sharpness/kid_middle"]
     assert blended.value > 2 * blended.error
     found = drawing(lambda picture: picture, length=48)
@@ -75,7 +75,7 @@ def test_half_way_between_two_frames_is_a_frame_only_where_nothing_is_averaged()
     assert calm.value > blended.value
 
 
-def test_noise_is_detail_but_not_the_right_one():
+def test_noise_raises_the_ratio_and_the_distance():
     noise = 0.1 * torch.randn(1, 3, SIDE, SIDE, generator=gen())
     blur, loud = drawing(blurred), drawing(lambda picture: picture + noise)
     assert blur["sharpness/ratio_posterior"].value < 0.5 and loud["sharpness/ratio_posterior"].value > 1.2
@@ -83,8 +83,8 @@ def test_noise_is_detail_but_not_the_right_one():
         assert found["sharpness/kid_posterior"].value > 3 * found["sharpness/kid_posterior"].error
 
 
-def test_what_is_drawn_by_sampling_is_judged_by_samples():
-    """A decoder whose mode is a grey square and whose samples are the picture: judged by its mode it would be blind."""
+def test_decoders_that_draw_samples_are_measured_by_samples():
+    """The decoder's mode is a grey square and its samples are the image: only samples have detail."""
 
     class Sampler:
         def __init__(self, picture):
@@ -97,51 +97,51 @@ def test_what_is_drawn_by_sampling_is_judged_by_samples():
     decoder = GivenDecoder(lambda features: {"image": Sampler(features[:, -size:].unflatten(1, (3, SIDE, SIDE)))})
     dynamics = GivenDynamics(size, lambda z, a: z, lambda h: Normal(h, torch.full_like(h, 1e-6)))
     encoder = GivenEncoder(lambda obs: obs["image"].flatten(1))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, encoder, dynamics, decoder)
+    model = build_given_model(IMAGE, ActionSpec("continuous", 1), size, encoder, dynamics, decoder)
     for draws, ratio in (("mode", 0.0), ("sample", 1.0)):
         decoder.draws = draws
-        found = sharpness.measured(specimen_of(model, recording(), replace(TINY, pictures=96)))
+        found = sharpness.measure(make_subject(model, recording(), replace(TINY, images=96)))
         assert found["sharpness/ratio_posterior"].value == pytest.approx(ratio)
 
 
-def test_without_two_long_episodes_only_what_lies_between_is_undefined(monkeypatch):
-    monkeypatch.setattr("worldlab.study.measures.drawings._between", lambda specimen, dreamt: None)
+def test_only_midpoints_are_undefined_without_two_long_episodes(monkeypatch):
+    monkeypatch.setattr("worldlab.study.measures.rendered._compute_midpoints", lambda subject, dreamt: None)
     found = drawing(lambda picture: picture)
     assert "as long as" in found["sharpness/kid_middle"].why and "as long as" in found["sharpness/kid_between"].why
     assert found["sharpness/ratio_posterior"].value == pytest.approx(1)
 
 
-def test_pictures_too_small_to_compare_are_said_to_be():
-    with pytest.raises(Undefined, match="pictures of 7 pixels"):
-        Basis.of({"image": torch.rand(4, 3, 7, 9)})
-    Basis.of({"image": torch.rand(4, 3, 8, 9)})
+def test_reports_images_that_are_too_small():
+    with pytest.raises(Undefined, match="images of 7 pixels"):
+        FeatureSpace.fit({"image": torch.rand(4, 3, 7, 9)})
+    FeatureSpace.fit({"image": torch.rand(4, 3, 8, 9)})
 
 
-def test_without_room_for_a_dream_the_posterior_is_judged_alone():
+def test_only_dreams_are_undefined_if_episodes_are_short():
     found = drawing(lambda picture: picture, length=10)
     assert found["sharpness/ratio_posterior"].value == pytest.approx(1)
     assert found["sharpness/ratio_dream"].value is None and "15 decisions" in found["sharpness/kid_dream"].why
     assert found["sharpness/kid_middle"].value is not None
 
 
-def test_a_decoder_that_does_not_draw_has_no_sharpness():
+def test_is_undefined_for_a_decoder_that_draws_no_images():
     size = 3 * SIDE * SIDE
     decoder = GivenDecoder(lambda features: {})
     decoder.renders = False
     dynamics = GivenDynamics(1, lambda z, a: a, lambda h: Normal(h, h))
-    model = model_of(PICTURE, ActionSpec("continuous", 1), size, GivenEncoder(lambda obs: 0), dynamics, decoder)
+    model = build_given_model(IMAGE, ActionSpec("continuous", 1), size, GivenEncoder(lambda obs: 0), dynamics, decoder)
     with pytest.raises(Undefined, match="does not draw"):
-        sharpness.measured(specimen_of(model, recording()))
-    blind = model_of(
+        sharpness.measure(make_subject(model, recording()))
+    blind = build_given_model(
         ObsSpec((("vector", ArraySpec("vector", (2,))),)), ActionSpec("continuous", 1), 2, decoder=decoder,
         encoder=GivenEncoder(lambda obs: 0), dynamics=dynamics,
     )  # fmt: skip
-    with pytest.raises(Undefined, match="no pictures"):
-        sharpness.measured(specimen_of(blind, recording()))
+    with pytest.raises(Undefined, match="no images"):
+        sharpness.measure(make_subject(blind, recording()))
 
 
-def test_the_laplacian_of_a_dot_by_hand():
-    """Inside 5 x 5: -4 at the dot, 1 at its four neighbours: (16 + 4) / 9."""
+def test_laplacian_of_a_dot_matches_the_formula():
+    """In the 3 x 3 interior the response is -4 at the dot and 1 at its four neighbours: (16 + 4) / 9."""
     picture = torch.zeros(2, 1, 5, 5)
     picture[0, 0, 2, 2] = 1
     assert sharpness.laplacian_energy(picture).tolist() == pytest.approx([20 / 9, 0])
@@ -150,7 +150,7 @@ def test_the_laplacian_of_a_dot_by_hand():
 # ---- the kernel distance ----
 
 
-def test_kid_is_its_double_loop_over_frames_of_different_episodes():
+def test_kid_matches_a_double_loop_over_different_episodes():
     x, y = torch.randn(6, 4, generator=gen()).double(), torch.randn(5, 4, generator=gen(1)).double()
     a, b = torch.tensor([0, 0, 1, 1, 2, 3]), torch.tensor([0, 1, 1, 2, 4])
 
@@ -167,7 +167,7 @@ def test_kid_is_its_double_loop_over_frames_of_different_episodes():
     assert error == pytest.approx(np.sqrt(4 * np.var([direct(e) for e in range(5)])))
 
 
-def test_kid_is_zero_on_average_for_the_same_distribution_and_knows_another():
+def test_kid_is_zero_on_average_for_the_same_distribution_only():
     rng, n = torch.Generator().manual_seed(0), 12
     own, other = torch.arange(n), torch.arange(n) + n
     same, apart = [], []
@@ -179,8 +179,8 @@ def test_kid_is_zero_on_average_for_the_same_distribution_and_knows_another():
     assert np.mean(apart) > 10 * np.std(apart) / 100**0.5
 
 
-def test_frames_that_resemble_their_episode_leave_it_unbiased():
-    """4 frames an episode around a centre of its own: pairs within an episode would add 0.5 and more."""
+def test_kid_is_unbiased_for_correlated_frames():
+    """Each episode has 4 frames around its own centre: pairs within an episode would add at least 0.5."""
     rng, episode = torch.Generator().manual_seed(0), torch.arange(32) // 4
     values, errors = [], []
     for _ in range(100):
@@ -192,7 +192,7 @@ def test_frames_that_resemble_their_episode_leave_it_unbiased():
         values.append(value)
         errors.append(error)
     assert abs(np.mean(values)) < 3 * np.std(values) / 100**0.5
-    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.5)  # the jackknife errs on the large side
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.5)  # the jackknife overestimates
 
 
 def test_the_features_are_fixed():
@@ -201,5 +201,5 @@ def test_the_features_are_fixed():
     torch.manual_seed(5)
     torch.testing.assert_close(random_features(picture), first, rtol=0, atol=0)
     assert first.shape == (2, 512) and first.dtype == torch.float64
-    assert random_features(torch.full((1, 3, 16, 16), 0.5)).abs().sum() == 0  # grey is 0, and nothing has a bias
+    assert random_features(torch.full((1, 3, 16, 16), 0.5)).abs().sum() == 0  # grey maps to 0, without biases
     assert random_features(torch.rand(1, 1, 8, 8)).shape == (1, 512)

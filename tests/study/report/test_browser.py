@@ -1,4 +1,4 @@
-"""The page in a real browser, without a network: nothing is asked for, nothing is cut off, every picture is there."""
+"""The page in a real browser without a network: no request, nothing cut off, every image shown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from report_kit import BEST, ENVS, GROUPS, METHODS, comparison, hostile, run_folders
-from test_roundup import CLEAR, QUESTIONS
+from test_roundup import CLEAR, ROUNDUP
 
 from worldlab.study import report
-from worldlab.study.report.findings import find
-from worldlab.study.roundup.answers import judge
+from worldlab.study.report.findings import compute_findings
 from worldlab.study.roundup.publish import publish
+from worldlab.study.roundup.verdicts import evaluate_claim
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
@@ -51,7 +51,7 @@ OVERLAPS = """
       for (const [two, b] of texts.slice(at + 1)) {
         const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
         const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-        if (wide > 1 && high > 4) bad.push("written over: " + one + " | " + two);
+        if (wide > 1 && high > 4) bad.push("overlap: " + one + " | " + two);
       }
     });
   }
@@ -68,7 +68,7 @@ PICTURES = """
 
 
 class Chromium:
-    """A headless browser, spoken to over a pipe in its DevTools protocol."""
+    """A headless browser, driven with the DevTools protocol over a pipe."""
 
     def __init__(self, folder: Path):
         to_read, self._write = os.pipe()
@@ -121,8 +121,8 @@ class Chromium:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
-    def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited."""
+    def evaluate(self, expression: str) -> Any:
+        """Evaluate a JavaScript expression and return its awaited value."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -150,17 +150,17 @@ class Chromium:
 
 
 def troubles(browser: Chromium, page: Path) -> list[str]:
-    """All that is wrong with the page that is open, in words."""
-    found = [f"no picture: {text}" for text in browser.ask(PICTURES)]
-    if browser.ask("document.documentElement.scrollWidth > innerWidth"):
+    """Describe everything that is wrong with the open page."""
+    found = [f"no picture: {text}" for text in browser.evaluate(PICTURES)]
+    if browser.evaluate("document.documentElement.scrollWidth > innerWidth"):
         found.append("wider than the screen")
-    found += browser.ask(CUT_OFF) + browser.ask(OVERLAPS)
+    found += browser.evaluate(CUT_OFF) + browser.evaluate(OVERLAPS)
     spoken = browser.of(
         "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening"
     )
     found += [f"console: {event}" for event in spoken]
-    asked = {event["request"]["url"] for event in browser.of("Network.requestWillBeSent")}
-    return found + [f"asked for {url}" for url in asked if not url.startswith("data:") and url != page.as_uri()]
+    requested = {event["request"]["url"] for event in browser.of("Network.requestWillBeSent")}
+    return found + [f"requested {url}" for url in requested if not url.startswith("data:") and url != page.as_uri()]
 
 
 @pytest.fixture(scope="module")
@@ -180,23 +180,23 @@ def page(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_the_page_is_whole(browser, page, width, scheme):
-    """No error, no request, nothing cut off or written over, all pictures there."""
+    """No error, no request, nothing cut off or overlapping, and all images shown."""
     browser.open(page, width, scheme)
     assert troubles(browser, page) == []
-    assert browser.ask("document.images.length") == 20
+    assert browser.evaluate("document.images.length") == 20
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_a_round_up_is_whole_too(browser, tmp_path, width):
-    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
-    written = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)["roundup.html"]
+    results = [evaluate_claim(one, {"toy": CLEAR}) for one in ROUNDUP.claims]
+    written = publish(ROUNDUP, results, {"toy": CLEAR}, tmp_path)["roundup.html"]
     browser.open(written, width)
     assert troubles(browser, written) == []
-    assert browser.ask("document.querySelectorAll('figure svg').length") == len(judged)
+    assert browser.evaluate("document.querySelectorAll('figure svg').length") == len(results)
 
 
 def test_it_is_whole_with_hostile_names_too(browser, tmp_path):
-    """Nothing runs, nothing is asked for; long words do not break the page of a phone."""
+    """No script runs and no request is made; long words do not break the page on a phone."""
     for at, payload in enumerate(GROUPS):
         written = report.write(hostile(payload), tmp_path / str(at))["report.html"]
         browser.open(written, PHONE)
@@ -207,31 +207,31 @@ def test_it_sorts_and_hides(browser, page):
     browser.open(page, DESK)
     names = "[...document.querySelector('#scores table').tBodies[0].rows].map((row) => row.cells[0].textContent.trim())"
     head = "document.querySelector('#scores table').tHead.rows[0].cells[2]"
-    before = browser.ask(names)
-    browser.ask(f"{head}.querySelector('button').click()")
-    scores = find(comparison()).aggregates
+    before = browser.evaluate(names)
+    browser.evaluate(f"{head}.querySelector('button').click()")
+    scores = compute_findings(comparison()).aggregates
     labels = {method.key: method.label for method in METHODS}
     rising = [labels[key] for key in sorted(scores, key=lambda key: scores[key]["iqm"].estimate)]
-    assert browser.ask(names) == rising != before
-    browser.ask(f"{head}.querySelector('button').click()")
-    assert browser.ask(names)[0] == labels[BEST] and browser.ask(f"{head}.ariaSort") == "descending"
+    assert browser.evaluate(names) == rising != before
+    browser.evaluate(f"{head}.querySelector('button').click()")
+    assert browser.evaluate(names)[0] == labels[BEST] and browser.evaluate(f"{head}.ariaSort") == "descending"
     drawn = "[...document.querySelectorAll('#environments g.m2')].filter((g) => getComputedStyle(g).display !== 'none').length"
-    assert browser.ask(drawn) == 3 * len(ENVS)  # a row, a band and a line
-    browser.ask("document.querySelector('#environments .legend [data-series=m2] button').click()")
-    assert browser.ask(drawn) == 0
+    assert browser.evaluate(drawn) == 3 * len(ENVS)  # a row, a band and a line
+    browser.evaluate("document.querySelector('#environments .legend [data-series=m2] button').click()")
+    assert browser.evaluate(drawn) == 0
 
 
 def test_it_is_whole_without_scripts(browser, page):
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     browser.open(page, DESK)
-    assert browser.ask("document.querySelectorAll('button').length") == 0
+    assert browser.evaluate("document.querySelectorAll('button').length") == 0
     assert troubles(browser, page) == []
     browser.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-def test_resting_pictures_where_motion_is_not_wanted(browser, page):
+def test_still_images_for_reduced_motion(browser, page):
     browser.open(page, DESK, prefers_reduced_motion="reduce")
-    shown = browser.ask("[...document.images].map((image) => image.currentSrc.slice(0, 15))")
+    shown = browser.evaluate("[...document.images].map((image) => image.currentSrc.slice(0, 15))")
     assert set(shown) == {"data:image/png;"}
 
 
@@ -244,15 +244,15 @@ def test_resting_pictures_where_motion_is_not_wanted(browser, page):
         ("<script>console.error('x')</script>", "console"),
         ("<script>throw new Error('x')</script>", "console"),
         ("<img src='data:image/png;base64,AAAA'>", "no picture"),
-        ("<img src='http://127.0.0.1:9/x.png'>", "asked for"),
+        ("<img src='http://127.0.0.1:9/x.png'>", "requested"),
         ("<figure><svg viewBox='0 0 9 9'><text x='1' y='5'>a long text</text></svg></figure>", "figure"),
         (
             "<figure><svg viewBox='0 0 200 99'><text y='50'>some</text><text x='3' y='52'>text</text></svg></figure>",
-            "over",
+            "overlap",
         ),
     ],
 )
-def test_the_checks_see_what_is_wrong(browser, tmp_path, inside, trouble):
+def test_the_checks_detect_errors(browser, tmp_path, inside, trouble):
     bad = tmp_path / "bad.html"
     bad.write_text(
         f"<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><body>{inside}"
@@ -264,7 +264,7 @@ def test_the_checks_see_what_is_wrong(browser, tmp_path, inside, trouble):
 if __name__ == "__main__":
     import tempfile
 
-    # python tests/study/report/test_browser.py PAGE FOLDER: screenshots, to look at
+    # python tests/study/report/test_browser.py PAGE FOLDER: writes screenshots
     source, target = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as profile:
@@ -272,7 +272,7 @@ if __name__ == "__main__":
         for wide in (PHONE, DESK):
             for colours in ("light", "dark"):
                 shown.open(source, wide, colours)
-                shown.ask(PICTURES)
+                shown.evaluate(PICTURES)
                 shown.screenshot(target / f"{wide}-{colours}.png")
-        print("\n".join([*shown.ask(CUT_OFF), *shown.ask(OVERLAPS)]))
+        print("\n".join([*shown.evaluate(CUT_OFF), *shown.evaluate(OVERLAPS)]))
         shown.close()

@@ -1,4 +1,4 @@
-"""A report as it lies in its folder."""
+"""The files of a report in its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ["report.html", "results.csv", "tables.md", "tables.tex", "summary.json"
 
 
 def test_two_writes_are_equal(tmp_path):
-    """Byte by byte, in another folder, and over an older report."""
+    """Byte by byte, in another folder and over an older report."""
     contents = []
     for name in ("one", "two"):
         run_folders(comparison(), tmp_path / name)

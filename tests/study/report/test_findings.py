@@ -1,4 +1,4 @@
-"""The numbers of a report are those that the statistics give for the comparison's own scores."""
+"""The numbers of a report equal the statistics of the comparison's own scores."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import pytest
 from report_kit import BEST, ENVS, FAILED, METHODS, TWINS, comparison
 
 from worldlab.study import statistics
-from worldlab.study.report.contests import OVERALL
-from worldlab.study.report.findings import AGGREGATES, find, labels, measured, reference_of
-from worldlab.study.report.page import tables
+from worldlab.study.report.comparisons import OVERALL
+from worldlab.study.report.findings import (
+    AGGREGATES,
+    compute_findings,
+    summarise_measure,
+    unique_labels,
+    valid_reference,
+)
+from worldlab.study.report.page import make_tables
 from worldlab.study.results import Measurement, Method, Reference, Trial
 
 
 @pytest.fixture(scope="module")
 def found():
-    return find(comparison())
+    return compute_findings(comparison())
 
 
 def test_returns_and_aggregates(found):
@@ -33,7 +39,7 @@ def test_returns_and_aggregates(found):
 
 
 def test_verdicts_find_what_was_planted(found):
-    pairs = {(pair.x, pair.y): pair.difference.verdict for pair in found.rivals(OVERALL).pairs}
+    pairs = {(pair.x, pair.y): pair.difference.verdict for pair in found.among_models(OVERALL).pairs}
     assert pairs[TWINS] == "indistinguishable"
     beaten = [verdict for pair, verdict in pairs.items() if BEST in pair]
     assert len(beaten) == 4 and {*beaten} <= {"better", "worse"}
@@ -41,14 +47,14 @@ def test_verdicts_find_what_was_planted(found):
 
 
 def test_a_pair_has_one_verdict_in_a_report():
-    """Two models beside the first: in the environment's table the same p as among all pairs, corrected for as many."""
-    found = find(comparison(seeds=tuple(range(8)), methods=METHODS[:3]))
-    one_env = find(replace(found.comparison, references={}))
+    """With three models, the environment's table shows the same corrected p as the list of all pairs."""
+    found = compute_findings(comparison(seeds=tuple(range(8)), methods=METHODS[:3]))
+    one_env = compute_findings(replace(found.comparison, references={}))
     for scope in one_env.scopes:
-        pairs = one_env.rivals(scope).pairs
+        pairs = one_env.among_models(scope).pairs
         assert len(pairs) == 3
         for x in (method.key for method in METHODS[1:3]):
-            shown = one_env.against(scope, x, METHODS[0].key)
+            shown = one_env.pair(scope, x, METHODS[0].key)
             (listed,) = [pair for pair in pairs if {pair.x, pair.y} == {x, METHODS[0].key}]
             assert shown.difference.p_value == listed.difference.p_value and (shown.x, shown.y) == (x, METHODS[0].key)
             sides = [found.comparison.scores(key, scope) for key in (x, METHODS[0].key)]
@@ -85,31 +91,31 @@ def test_a_measure_of_some_seeds():
         Trial("a", "env", 1, "finished", measures={"q": Measurement(float("nan"))}),
         Trial("a", "env", 2, "finished"),
     ]
-    one = measured((*trials, Trial("a", "env", 3, "failed")), "q")
+    one = summarise_measure((*trials, Trial("a", "env", 3, "failed")), "q")
     assert one.interval.estimate == 2.0 and one.interval.runs == 1 and one.error == 0.1
     assert (one.missing, one.why) == (2, ("no reason given", "not measured"))
-    assert measured(trials[:0], "q").why == ("no trial finished",)
+    assert summarise_measure(trials[:0], "q").why == ("no trial finished",)
 
 
 def test_scopes():
-    """Over all environments that have a reference, if there are two; the others each by itself."""
+    """The result is over all environments with a reference if there are two; other environments are separate."""
     given = comparison(methods=METHODS[:2])
-    assert find(given).scopes == (OVERALL,)
-    assert find(replace(given, references={})).scopes == ENVS
-    assert find(replace(given, references={ENVS[0]: given.references[ENVS[0]]})).scopes == ENVS
-    assert reference_of(replace(given, references={ENVS[0]: Reference(1.0, 1.0, "")}), ENVS[0]) is None
+    assert compute_findings(given).scopes == (OVERALL,)
+    assert compute_findings(replace(given, references={})).scopes == ENVS
+    assert compute_findings(replace(given, references={ENVS[0]: given.references[ENVS[0]]})).scopes == ENVS
+    assert valid_reference(replace(given, references={ENVS[0]: Reference(1.0, 1.0, "")}), ENVS[0]) is None
 
 
 def test_scores_that_are_no_numbers_do_not_count():
     given = comparison(methods=METHODS[:1])
     broken = tuple(replace(t, returns=(float("nan"),)) if t.seed == 2 else t for t in given.trials)
-    found = find(replace(given, trials=broken))
+    found = compute_findings(replace(given, trials=broken))
     assert found.returns["vae", ENVS[0]].runs == 4
 
 
 def test_labels_are_never_shared():
     methods = (Method("a", "same", "model"), Method("b", "same", "model"), Method("c", "\x1b[31m", "model"))
-    assert labels(methods) == {"a": "same (a)", "b": "same (b)", "c": "c"}
+    assert unique_labels(methods) == {"a": "same (a)", "b": "same (b)", "c": "c"}
 
 
 def test_failures_are_counted_with_an_interval(found):
@@ -122,16 +128,16 @@ def test_failures_are_counted_with_an_interval(found):
     )
     assert (one.estimate, one.low, one.high) == pytest.approx((0.2, middle - half, middle + half), abs=1e-5)
     assert {at for at, share in found.failures.items() if share.estimate} == {FAILED[:2]}
-    text = next(one for one in tables(found) if one.title == f"Returns on {FAILED[1]}")
+    text = next(one for one in make_tables(found) if one.title == f"Returns on {FAILED[1]}")
     assert [column.title for column in text.columns][2] == "Failed ↓"
     row = next(row for row in text.rows if row[0].text == "gan")
     assert row[2].line == "20% [4, 62]"
     assert "Failed ↓" not in [
-        c.title for c in next(t for t in tables(found) if t.title == f"Returns on {ENVS[1]}").columns
+        c.title for c in next(t for t in make_tables(found) if t.title == f"Returns on {ENVS[1]}").columns
     ]
 
 
 def test_an_optimality_gap_is_never_below_zero(found):
     assert all(of["optimality_gap"].low >= 0 for of in found.aggregates.values())
-    single = find(comparison(seeds=(0,)))
+    single = compute_findings(comparison(seeds=(0,)))
     assert all(np.isnan(one.low) for of in single.published.values() for one in of.values())

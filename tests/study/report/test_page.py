@@ -1,4 +1,4 @@
-"""The page as text: whole, closed to the outside, and deaf to what names try."""
+"""The page as text: well formed, without outside references, and safe against hostile names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from html.parser import HTMLParser
 import pytest
 from report_kit import BLANK, ENVS, GROUPS, METHODS, QUANTITIES, comparison, hostile
 
-from worldlab.study.report.films import Clip, LeftOut
-from worldlab.study.report.findings import Findings, find
-from worldlab.study.report.formats import interval
-from worldlab.study.report.page import page
+from worldlab.study.report.clips import Clip, LeftOut
+from worldlab.study.report.findings import Findings, compute_findings
+from worldlab.study.report.formats import format_interval
+from worldlab.study.report.page import render_page
 from worldlab.study.report.verdict import conclude
 from worldlab.study.results import Comparison
 from worldlab.training.panel import plain_text
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "img", "source", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser finds: elements with their attributes, texts, and that all that is opened is closed."""
+    """Parses a page into elements with attributes and texts, and asserts that every element is closed."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -52,14 +52,14 @@ class Page(HTMLParser):
 
     @property
     def shape(self) -> Counter:
-        """Elements by name, with the names of their attributes; without ticks, for which long names leave less room."""
+        """Counts of elements by name and attribute names, without ticks: long names leave less room for ticks."""
         kept = [(tag, attrs) for tag, attrs in self.elements if attrs.get("class") not in ("grid", "tick")]
         return Counter((tag, *sorted(attrs)) for tag, attrs in kept)
 
 
-def rendered(found: Comparison, films=None, left=()) -> Page:
-    findings: Findings = find(found)
-    return Page(page(findings, conclude(findings), films or {env: [] for env in found.envs}, list(left)))
+def rendered(found: Comparison, clips=None, left=()) -> Page:
+    findings: Findings = compute_findings(found)
+    return Page(render_page(findings, conclude(findings), clips or {env: [] for env in found.envs}, list(left)))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def shown() -> Page:
     return rendered(comparison())
 
 
-def test_it_asks_nobody_for_anything(shown):
-    """Nothing in it names another place, and its policy would forbid it."""
+def test_it_makes_no_request(shown):
+    """The page refers to nothing outside, and its policy would forbid it."""
     (policy,) = [a["content"] for tag, a in shown.elements if a.get("http-equiv") == "Content-Security-Policy"]
     sources = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert sources["default-src"] == "'none'" and sources["img-src"] == "data:"
@@ -85,7 +85,7 @@ def test_it_asks_nobody_for_anything(shown):
 
 
 def test_every_number_has_n_and_interval(shown):
-    findings = find(comparison())
+    findings = compute_findings(comparison())
     text = " ".join(shown.texts)
     for one in [*findings.returns.values(), *(a["iqm"] for a in findings.aggregates.values())]:
         assert one.runs >= 4
@@ -95,11 +95,11 @@ def test_every_number_has_n_and_interval(shown):
         (label,) = [label for label in drawn if label.startswith(f"Mean return on {env}:")]
         for method in METHODS:
             one = findings.returns[method.key, env]
-            assert f"{method.label} {interval(one.estimate, one.low, one.high)}, n = {one.runs}" in label
-    assert "gan n 4" in text and "Given to every model: env steps 20,000, updates 4,000." in text
+            assert f"{method.label} {format_interval(one.estimate, one.low, one.high)}, n = {one.runs}" in label
+    assert "gan n 4" in text and "Budget of every model: env steps 20,000, updates 4,000." in text
 
 
-def test_what_was_run_is_written(shown):
+def test_the_setup_is_reported(shown):
     text = "\n".join(shown.texts)
     about = comparison().about
     for part in (
@@ -113,17 +113,17 @@ def test_what_was_run_is_written(shown):
     for reference in comparison().references.values():
         assert reference.why in text
     assert "DivergedError: the loss of the critic left the finite numbers" in text
-    assert conclude(find(comparison())).lead in text
+    assert conclude(compute_findings(comparison())).lead in text
 
 
-def film(method: str) -> Clip:
+def clip(method: str) -> Clip:
     return Clip(method, 0, "dream-1.png", "strip", 1, "data:image/png;base64,", "", 10, 10)
 
 
 def attacked(payload: str) -> Page:
     found = hostile(payload)
-    films = {env: [film(found.methods[0].key)] for env in found.envs}
-    return rendered(found, films, [LeftOut(payload, payload)])
+    clips = {env: [clip(found.methods[0].key)] for env in found.envs}
+    return rendered(found, clips, [LeftOut(payload, payload)])
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def harmless() -> Page:
 
 @pytest.mark.parametrize("payload", [*GROUPS, BLANK])
 def test_no_text_becomes_an_element(harmless, payload):
-    """The same elements with the same attributes, whatever the texts are; and the text is there to be read."""
+    """Elements and attributes do not depend on the texts, and the texts are readable."""
     found = attacked(payload)
     assert found.shape == harmless.shape
     assert found.raw == harmless.raw
@@ -143,7 +143,7 @@ def test_no_text_becomes_an_element(harmless, payload):
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_few_seeds_are_said_loudly(seeds):
+def test_few_seeds_give_a_warning(seeds):
     shown = rendered(comparison(seeds=seeds))
     text = "\n".join(shown.texts)
     assert f"Only {len(seeds)} seed{'s' if len(seeds) > 1 else ''}: fewer than 5" in text
@@ -152,7 +152,7 @@ def test_few_seeds_are_said_loudly(seeds):
 
 
 def test_sections_without_content_are_left_out():
-    """One method, no reference, no measure, no baseline, no film: neither headings nor links to them."""
+    """One method without references, measures, baselines and clips: no headings and no links for them."""
     given = replace(comparison(methods=METHODS[:1]), references={}, quantities=(), about={}, budgets={})
     shown = rendered(given)
     ids = {a["id"] for _, a in shown.elements if "id" in a}

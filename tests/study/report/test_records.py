@@ -1,4 +1,4 @@
-"""results.csv and summary.json hold the comparison's own numbers, and nothing that a spreadsheet would run."""
+"""results.csv and summary.json contain the comparison's own numbers, and no spreadsheet formula."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from report_kit import ENVS, QUANTITIES, comparison
 from report_payloads import PAYLOADS
 
 from worldlab.runs.storage import dump_json, parse_json
-from worldlab.study.report.findings import find
+from worldlab.study.report.findings import compute_findings
 from worldlab.study.report.records import results_csv, summary
 from worldlab.study.report.verdict import conclude
 from worldlab.study.results import Method
 from worldlab.training.panel import plain_text
 
 
-def test_one_row_a_trial():
+def test_one_row_per_trial():
     given = comparison()
     rows = list(csv.DictReader(io.StringIO(results_csv(given))))
     assert len(rows) == len(given.trials)
@@ -67,26 +67,26 @@ def test_numbers_below_zero_stay_numbers():
 
 
 def test_the_summary_is_the_findings():
-    findings = find(comparison())
+    findings = compute_findings(comparison())
     conclusion = conclude(findings)
     found = parse_json(dump_json(summary(findings, conclusion)))
     for method, aggregates in findings.aggregates.items():
         for name, one in aggregates.items():
-            said = found["aggregates"][method][name]
-            assert (said["estimate"], said["low"], said["high"], said["runs"]) == (
+            written = found["aggregates"][method][name]
+            assert (written["estimate"], written["low"], written["high"], written["runs"]) == (
                 one.estimate,
                 one.low,
                 one.high,
                 one.runs,
             )
-            assert said["bootstrap"]["low"] == findings.published[method][name].low
+            assert written["bootstrap"]["low"] == findings.published[method][name].low
     assert {(r["method"], r["env"]): (r["estimate"], r["runs"]) for r in found["returns"]} == {
         key: (one.estimate, one.runs) for key, one in findings.returns.items()
     }
     assert {(r["x"], r["y"]): r["low"] for r in found["improvement"]} == {
         k: one.low for k, one in findings.improvement.items()
     }
-    pairs = [pair for contest in findings.contests for pair in contest.pairs]
+    pairs = [pair for family in findings.families for pair in family.pairs]
     assert [(r["x"], r["y"], r["p_value"], r["verdict"]) for r in found["comparisons"]] == [
         (pair.x, pair.y, pair.difference.p_value, pair.difference.verdict) for pair in pairs
     ]
@@ -101,10 +101,10 @@ def test_the_summary_is_the_findings():
 
 
 def test_texts_that_are_no_unicode_and_numbers_that_are_none_become_json():
-    """A lone surrogate, NaN in what came from elsewhere."""
+    """A lone surrogate and NaN in untrusted texts."""
     given = comparison(seeds=(0,), methods=comparison().methods[:1])
     given = replace(given, title="a\ud800b", about={"x\x1b[1m": float("nan"), "path": given})
-    findings = find(given)
+    findings = compute_findings(given)
     found = parse_json(dump_json(summary(findings, conclude(findings))))
     assert found["title"] == "ab" and found["about"]["x"] is None
     assert found["returns"][0]["low"] is None  # one run has no interval

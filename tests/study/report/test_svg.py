@@ -25,22 +25,22 @@ def test_ticks_are_round(low, high, most, expected):
 
 
 def test_scales_hold_what_they_are_made_of():
-    scale = svg.scale_of([2.0, float("nan"), 4.0], 0, 100, margin=0)
+    scale = svg.make_scale([2.0, float("nan"), 4.0], 0, 100, margin=0)
     assert (scale(2), scale(3), scale(4), scale(9)) == (0, 50, 100, 100)
-    same = svg.scale_of([7.0, 7.0], 0, 100)
+    same = svg.make_scale([7.0, 7.0], 0, 100)
     assert same(7.0) == pytest.approx(50)
-    assert svg.scale_of([], 0, 100)(0.5) == pytest.approx(50)
+    assert svg.make_scale([], 0, 100)(0.5) == pytest.approx(50)
 
 
 def test_spread_keeps_order_and_distance():
-    placed = svg.spread([50, 51, 49, 99], 10, 0, 100)
+    placed = svg.spread_apart([50, 51, 49, 99], 10, 0, 100)
     assert placed == [59, 69, 49, 99]
-    tight = svg.spread([100, 100, 100], 10, 0, 100)
+    tight = svg.spread_apart([100, 100, 100], 10, 0, 100)
     assert sorted(tight) == [80, 90, 100]
 
 
 def test_shortened_fits():
-    words = svg.shortened("a very long name of a method", 60)
-    assert words.endswith("…") and svg.width_of(words) <= 60
-    assert svg.shortened("short", 60) == "short"
-    assert svg.width_of("手法") > svg.width_of("me")
+    words = svg.shorten("a very long name of a method", 60)
+    assert words.endswith("…") and svg.text_width(words) <= 60
+    assert svg.shorten("short", 60) == "short"
+    assert svg.text_width("手法") > svg.text_width("me")

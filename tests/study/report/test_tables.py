@@ -1,4 +1,4 @@
-"""One table, three forms: what the others show is what the cells hold, and no text breaks out of its cell."""
+"""One table in three forms: Markdown and LaTeX show the cells' content, and no text breaks out of its cell."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from report_kit import ENVS, comparison
 from report_payloads import PAYLOADS
 
-from worldlab.study.report.findings import find
-from worldlab.study.report.formats import interval
-from worldlab.study.report.page import tables
+from worldlab.study.report.findings import compute_findings
+from worldlab.study.report.formats import format_interval
+from worldlab.study.report.page import make_tables
 from worldlab.study.report.tables import Column, Entry, Table, latex, markdown
 from worldlab.training.panel import plain_text
 
@@ -53,7 +53,7 @@ def test_latex():
 
 
 def unlatex(text: str) -> str:
-    """What LaTeX would print: an independent reading of the escapes."""
+    """Return what LaTeX would print, by an independent reading of the escapes."""
     names = {
         "textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<", "textgreater": ">",
         "textbar": "|", "textasciigrave": "`", "ldots": "…",
@@ -84,7 +84,7 @@ def test_no_text_leaves_its_cell(payload):
 
 
 def test_a_table_longer_than_a_page_is_cut():
-    """A float that is too large loses its last rows. Each part has its head, its own notes, and none is lost."""
+    """LaTeX drops the last rows of a too large float. Each part has its header and its own notes, and no row is lost."""
     rows = tuple((Entry(f"row {number}", note=f"why {number}" if number % 40 == 0 else ""),) for number in range(100))
     parts = latex([Table("Long", (Column("Name", "text"),), rows, ("All of it.",))], "x").split(r"\begin{table}")[1:]
     assert [part.count(r"row ") for part in parts] == [36, 36, 28]
@@ -105,13 +105,13 @@ def test_footnotes_are_shared_and_sorting_puts_undefined_last():
 
 
 def test_the_numbers_are_the_findings():
-    """Every interval of the statistics stands in the tables, in the form that people read."""
-    findings = find(comparison())
-    made = {one.title: one for one in tables(findings)}
+    """The tables contain every interval of the statistics, formatted for readers."""
+    findings = compute_findings(comparison())
+    made = {one.title: one for one in make_tables(findings)}
     rows = {row[0].text: row for row in made["Normalised scores"].rows}
     for method in comparison().methods:
         one = findings.aggregates[method.key]["iqm"]
-        assert rows[method.label][2].line == interval(one.estimate, one.low, one.high, 2)
+        assert rows[method.label][2].line == format_interval(one.estimate, one.low, one.high, 2)
         assert rows[method.label][1].text == ("4 + 5" if method.key == "gan" else "5 + 5")
     rows = {row[0].text: row for row in made[f"Returns on {ENVS[0]}"].rows}
     assert rows["gan"][1].text == "4 of 5" and rows["vae"][4].text == "–"

@@ -1,4 +1,4 @@
-"""Claims judged from comparisons whose answers are known by construction, and what is written of them."""
+"""Claims evaluated on comparisons whose outcomes are known by construction, and the files written about them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import worldlab.study.roundup.conduct as conducting
+import worldlab.study.roundup.run as roundup_run
 from worldlab import cli
 from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.study.compare.cell_file import CellFile, CellSpec, write_cell
 from worldlab.study.compare.plan import plan
 from worldlab.study.results import Comparison, Measurement, Method, Quantity, Trial
-from worldlab.study.roundup.answers import Judged, judge, tally
-from worldlab.study.roundup.conduct import conduct
+from worldlab.study.roundup.claims import Claim, Prediction, Roundup, RoundupPart, make_mixes, read_roundup
+from worldlab.study.roundup.method_values import TRIAL_QUANTITIES, collect_values
 from worldlab.study.roundup.publish import publish
-from worldlab.study.roundup.questions import Claim, Prediction, Questions, RoundupPart, mixed, read_questions
-from worldlab.study.roundup.readings import OWN, read
+from worldlab.study.roundup.run import run_roundup
+from worldlab.study.roundup.verdicts import ClaimResult, evaluate_claim, tally
 
 SHARP = Quantity("toy/sharp", "Sharpness", "bits", "higher", "counted")
 SPEED = Quantity("toy/speed", "Speed", "frames/s", "higher", "timed")
@@ -32,7 +32,7 @@ SEEDS = range(5)
 
 
 def comparison(values, returns=None, failed=(), quantities=(SHARP, SPEED), seeds=SEEDS) -> Comparison:
-    """values: {method: {quantity: function of the seed, or the reason why it is undefined}}."""
+    """Make a comparison. values: {method: {quantity: function of the seed, or the reason why it is undefined}}."""
     trials = []
     for label, of in values.items():
         for seed in seeds:
@@ -74,8 +74,8 @@ def prediction(x, relation, y, quantity="toy/sharp", **more) -> Prediction:
 
 
 def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
-    (answer,) = judge(claim(one), {"toy": found}).answers
-    return answer.outcome
+    (result,) = evaluate_claim(claim(one), {"toy": found}).prediction_results
+    return result.outcome
 
 
 @pytest.mark.parametrize(
@@ -109,55 +109,57 @@ def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
     ],
     ids=lambda value: value.sentence if isinstance(value, Prediction) else "",
 )
-def test_a_prediction_is_judged_as_it_was_made(one, expected):
+def test_outcomes_of_predictions(one, expected):
     assert outcome(one) == expected
 
 
 def test_an_error_that_all_runs_share_is_not_averaged_away():
-    """Measured on the same frames, five runs of 0.10 +- 0.01 with an error of 0.08 each do not show that 0.10 is above 0."""
+    """Five runs of 0.10 +- 0.01, measured on the same frames with error 0.08, do not show that 0.10 is above 0."""
     for error, expected in ((0.0, "holds"), (0.04, "holds"), (0.08, "open")):
         found = comparison({"a": {"toy/sharp": lambda s: 0.1 + 0.002 * s}})
         trials = tuple(
             replace(one, measures={"toy/sharp": replace(one.measures["toy/sharp"], error=error)})
             for one in found.trials
         )
-        (answer,) = judge(claim(prediction("a", "above", 0.0)), {"toy": replace(found, trials=trials)}).answers
-        assert answer.outcome == expected
-        assert (answer.x.low > 0) == (expected == "holds"), "the interval that is shown is the one that decided"
+        (result,) = evaluate_claim(
+            claim(prediction("a", "above", 0.0)), {"toy": replace(found, trials=trials)}
+        ).prediction_results
+        assert result.outcome == expected
+        assert (result.x.low > 0) == (expected == "holds"), "the interval that is shown is the one that decided"
 
 
 def test_two_quantities_of_the_same_runs_are_compared_run_by_run():
-    """Runs that differ by 100 each, and two quantities that differ by 1 in every run."""
+    """Runs differ by 100, and two quantities differ by 1 in every run."""
     of = {"toy/sharp": lambda s: 100.0 * s + 1 + 0.01 * s, "toy/speed": lambda s: 100.0 * s}
     found = comparison({"a": of, "b": {**of, "toy/sharp": "nothing"}})
     one = prediction("a", "above", "a", y_quantity="toy/speed")
-    (answer,) = judge(claim(one), {"toy": found}).answers
-    assert answer.outcome == "holds" and answer.difference is not None
-    assert answer.difference.estimate == pytest.approx(1.02) and "run by run" in answer.why
+    (result,) = evaluate_claim(claim(one), {"toy": found}).prediction_results
+    assert result.outcome == "holds" and result.difference is not None
+    assert result.difference.estimate == pytest.approx(1.02) and "run by run" in result.why
     assert outcome(prediction("a", "below", "a", y_quantity="toy/speed"), found) == "fails"
     assert outcome(prediction("b", "above", "b", y_quantity="toy/speed"), found) == "undefined"
 
 
-def test_no_failure_in_few_runs_is_no_proof_of_none():
+def test_few_runs_without_failure_do_not_prove_a_low_failure_rate():
     """Wilson: of 5 runs without a failure up to 43% may fail, of 50 up to 7%."""
     few, many = (comparison({"a": {}}, seeds=range(count)) for count in (5, 50))
     assert outcome(prediction("a", "below", 0.1, "failed"), few) == "open"
     assert outcome(prediction("a", "below", 0.1, "failed"), many) == "holds"
 
 
-def test_undefined_says_why():
-    (answer,) = judge(claim(prediction("mute", "above", "low")), {"toy": CLEAR}).answers
-    assert answer.why == "mute: it has no density"
-    (answer,) = judge(claim(prediction("a", "above", "b")), {}).answers
-    assert answer.why == "part 'toy' has not measured it" and answer.outcome == "undefined"
+def test_undefined_predictions_have_a_reason():
+    (result,) = evaluate_claim(claim(prediction("mute", "above", "low")), {"toy": CLEAR}).prediction_results
+    assert result.why == "mute: it has no density"
+    (result,) = evaluate_claim(claim(prediction("a", "above", "b")), {}).prediction_results
+    assert result.why == "part 'toy' did not measure it" and result.outcome == "undefined"
 
 
-def test_few_seeds_decide_nothing_however_clear_they_look():
+def test_few_seeds_decide_nothing():
     few = comparison(
         {"low": {"toy/sharp": lambda s: s / 100}, "high": {"toy/sharp": lambda s: 5.0 + s / 100}}, seeds=range(3)
     )
-    (answer,) = judge(claim(prediction("high", "above", "low")), {"toy": few}).answers
-    assert answer.outcome == "open" and "too few seeds" in answer.why
+    (result,) = evaluate_claim(claim(prediction("high", "above", "low")), {"toy": few}).prediction_results
+    assert result.outcome == "open" and "too few seeds" in result.why
     single = comparison({"low": {"toy/sharp": lambda s: 1.0}}, seeds=[0])
     assert outcome(prediction("low", "above", 0.5), single) == "open"
 
@@ -165,25 +167,28 @@ def test_few_seeds_decide_nothing_however_clear_they_look():
 def test_predictions_of_one_claim_are_corrected_together():
     """5 runs a side that never overlap: p = 2 / 252 alone, times 7 for seven of them is above 0.05."""
     wins = prediction("high", "above", "low")
-    (alone,) = judge(claim(wins), {"toy": CLEAR}).answers
+    (alone,) = evaluate_claim(claim(wins), {"toy": CLEAR}).prediction_results
     assert alone.p_value == pytest.approx(2 / math.comb(10, 5))
-    many = judge(claim(*[wins] * 7), {"toy": CLEAR})
-    assert many.answers[0].p_value == pytest.approx(14 / math.comb(10, 5)) and many.verdict == "INCONCLUSIVE"
+    many = evaluate_claim(claim(*[wins] * 7), {"toy": CLEAR})
+    assert many.prediction_results[0].p_value == pytest.approx(14 / math.comb(10, 5)) and many.verdict == "INCONCLUSIVE"
 
 
-def test_a_claim_stands_and_falls_with_all_its_predictions():
+def test_a_claim_depends_on_all_its_predictions():
     good, bad = prediction("high", "above", "low"), prediction("low", "above", "high")
     open_, mute = prediction("same", "above", "low"), prediction("mute", "above", "low")
     verdicts = [
-        judge(claim(*predictions), {"toy": CLEAR}).verdict
+        evaluate_claim(claim(*predictions), {"toy": CLEAR}).verdict
         for predictions in ((good,), (good, bad), (good, open_), (good, mute))
     ]
     assert verdicts == ["CONFIRMED", "REFUTED", "INCONCLUSIVE", "INCONCLUSIVE"]
-    assert judge(claim(good, bad, mute), {"toy": CLEAR}).why == "of 3 predictions: 1 holds, 1 fails, 1 undefined"
+    assert (
+        evaluate_claim(claim(good, bad, mute), {"toy": CLEAR}).why
+        == "of 3 predictions: 1 holds, 1 fails, 1 is undefined"
+    )
 
 
-def test_the_error_rate_of_refuting_what_is_true_is_what_it_says():
-    """Two methods alike, 300 times: a strict prediction is decided, either way, in at most 5% of cases."""
+def test_the_error_rate_is_at_most_the_level():
+    """For two equal methods, a strict prediction is decided either way in at most 5% of 300 repetitions."""
     rng, decided = np.random.default_rng(0), 0
     for _ in range(300):
         noise = {label: rng.standard_normal(5) for label in ("a", "b")}
@@ -192,7 +197,7 @@ def test_the_error_rate_of_refuting_what_is_true_is_what_it_says():
     assert decided / 300 < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
-# ---- quantities that trials tell themselves ----
+# ---- quantities of trials ----
 
 
 def test_returns_failures_and_spreads_by_hand():
@@ -201,64 +206,71 @@ def test_returns_failures_and_spreads_by_hand():
         {"calm": lambda s: 10 + 0.1 * s, "wild": lambda s: 100.0 * s},
         failed={("wild", 4)},
     )
-    assert read(found, "return").values["calm"].tolist() == pytest.approx([10, 10.1, 10.2, 10.3, 10.4])
-    assert read(found, "failed").values["wild"].tolist() == [0, 0, 0, 0, 1]
-    assert read(found, "spread").values["wild"].tolist() == [150, 50, 50, 150]  # median 150 of 0, 100, 200, 300
-    assert read(found, "parameters").values["calm"].tolist() == [100] * 5
+    assert collect_values(found, "return").values["calm"].tolist() == pytest.approx([10, 10.1, 10.2, 10.3, 10.4])
+    assert collect_values(found, "failed").values["wild"].tolist() == [0, 0, 0, 0, 1]
+    assert collect_values(found, "spread").values["wild"].tolist() == [
+        150,
+        50,
+        50,
+        150,
+    ]  # median 150 of 0, 100, 200, 300
+    assert collect_values(found, "parameters").values["calm"].tolist() == [100] * 5
     with pytest.raises(KeyError):
-        read(found, "toy/unknown")
+        collect_values(found, "toy/unknown")
 
 
 def test_ranks_by_hand():
-    """speed: high 1, same 2, low 3, mute 4. sharp: high 1, same 2, low 3; mute has none, so among all four it does not count."""
+    """speed: high 1, same 2, low 3, mute 4. sharp: high 1, same 2, low 3; not used among all four, as mute has none."""
     names = ("low", "high", "same", "mute")
-    found = read(CLEAR, "rank", ("toy/sharp", "toy/speed"), names)
+    found = collect_values(CLEAR, "rank", ("toy/sharp", "toy/speed"), names)
     ranks = {label: set(found.values[label]) for label in names}
     assert ranks == {"low": {3.0}, "high": {1.0}, "same": {2.0}, "mute": {4.0}}
-    three = read(CLEAR, "rank", ("toy/sharp", "toy/speed"), names[:3])
+    three = collect_values(CLEAR, "rank", ("toy/sharp", "toy/speed"), names[:3])
     assert {label: set(three.values[label]) for label in names} == {**ranks, "mute": set()}
     assert three.why["mute"] == "not ranked" and three.why["low"] == ""
-    pair = read(CLEAR, "rank", ("toy/sharp",), ("low", "mute"))
-    assert not len(pair.values["low"]) and pair.why["low"] == "no seed of which all have a quantity"
+    pair = collect_values(CLEAR, "rank", ("toy/sharp",), ("low", "mute"))
+    assert not len(pair.values["low"]) and pair.why["low"] == "no seed for which all methods have a quantity"
     wild = comparison({"a": {}, "b": {}}, {"a": lambda s: 1.0 * s, "b": lambda s: 10.0 * s})
-    assert set(read(wild, "rank", ("spread",), ("a", "b")).values["b"][[0, 4]]) == {2.0}, "farther from its own median"
+    assert set(collect_values(wild, "rank", ("spread",), ("a", "b")).values["b"][[0, 4]]) == {2.0}, (
+        "farther from its own median"
+    )
     tie = comparison({label: {"toy/sharp": lambda s: 1.0} for label in "ab"})
-    assert set(read(tie, "rank", ("toy/sharp",), ("a", "b")).values["a"]) == {1.5}
+    assert set(collect_values(tie, "rank", ("toy/sharp",), ("a", "b")).values["a"]) == {1.5}
 
 
-# ---- what is asked ----
+# ---- reading roundup.toml ----
 
 
 def test_mixes_swap_one_part_at_a_time():
-    assert mixed("a", ["a", "b"], ["pure", "decoder"]) == [
+    assert make_mixes("a", ["a", "b"], ["pure", "decoder"]) == [
         {"name": "a", "encoder": "a", "dynamics": "a", "decoder": "a"},
         {"name": "b", "encoder": "b", "dynamics": "b", "decoder": "b"},
         {"name": "b decoder", "encoder": "a", "dynamics": "a", "decoder": "b"},
     ]
-    assert [row["name"] for row in mixed("a", ["a", "b", "c"], ["encoder"])] == ["a", "b encoder", "c encoder"]
+    assert [row["name"] for row in make_mixes("a", ["a", "b", "c"], ["encoder"])] == ["a", "b encoder", "c encoder"]
 
 
-def test_our_own_questions_can_be_asked():
-    """20 claims; every method and quantity that a prediction names is in the part that it names."""
-    questions, registry = read_questions(), load_registry()
-    assert [one.number for one in questions.claims] == list(range(1, 21))
-    assert [len(plan(conducting._matrix(part, [questions.quick]), registry).matrix.seeds) for part in questions.parts]
-    for part in questions.parts:
-        planned = plan(conducting._matrix(part, []), registry)
+def test_the_packaged_roundup_is_consistent():
+    """There are 20 claims, and each part has every method and quantity that its predictions name."""
+    roundup, registry = read_roundup(), load_registry()
+    assert [one.number for one in roundup.claims] == list(range(1, 21))
+    assert [len(plan(roundup_run._part_matrix(part, [roundup.quick]), registry).matrix.seeds) for part in roundup.parts]
+    for part in roundup.parts:
+        planned = plan(roundup_run._part_matrix(part, []), registry)
         assert len(planned.matrix.seeds) >= 5 and part.about
         labels = {method.label for method in planned.methods}
-        known = {quantity.name for quantity in planned.quantities} | OWN.keys()
-        for one in questions.claims:
+        known = {quantity.name for quantity in planned.quantities} | TRIAL_QUANTITIES.keys()
+        for one in roundup.claims:
             for prediction in (prediction for prediction in one.predictions if prediction.part == part.name):
                 assert {side for side in (prediction.x, prediction.y) if isinstance(side, str)} <= labels, prediction
                 assert {name for name in (prediction.quantity, prediction.y_quantity, *one.columns) if name} <= known, (
                     prediction
                 )
         # With five seeds, Holm's correction leaves room for six predictions.
-        assert all(sum(c.relation in ("above", "below") for c in one.predictions) <= 6 for one in questions.claims)
+        assert all(sum(c.relation in ("above", "below") for c in one.predictions) <= 6 for one in roundup.claims)
 
 
-ASKED = """
+ONE_CLAIM = """
     [[part]]
     name = "p"
     [[claim]]
@@ -280,13 +292,14 @@ ASKED = """
          "roundup: claim 1: no relation 'abve'. Did you mean 'above'?"),
         ('[[claim]]\nnumber = 1\nclaim = "c"\npart = "p"\nquantity = "q"\npredictions = [{x = "a", is = "above", y = "b"}]',
          "roundup: no part named 'p'"),
-        (ASKED.format(prediction=""), "roundup: claim 7 predicts nothing"),
-        (ASKED.format(prediction="{x = 'a', is = 'above', y = 'b', margin = 0.5}"), "roundup: claim 7: 'above' has no margin"),
-        (ASKED.format(prediction="{x = 'a', is = 'about', y = 'b', margin = 0.5, log = true}"),
+        (ONE_CLAIM.format(prediction=""), "roundup: claim 7 predicts nothing"),
+        (ONE_CLAIM.format(prediction="{x = 'a', is = 'above', y = 'b', margin = 0.5}"), "roundup: claim 7: 'above' has no margin"),
+        (ONE_CLAIM.format(prediction="{x = 'a', is = 'about', y = 'b', margin = 0.5, log = true}"),
          "roundup: claim 7: with log a margin is a factor above 1, got 0.5"),
-        (ASKED.format(prediction="{x = 'a', is = 'about', y = 'b', margin = -1}"), "roundup: claim 7: a margin is at least 0"),
-        (ASKED.format(prediction="{x = 'a', is = 'above', y = 0.0, log = true}"), "roundup: claim 7: 0 has no logarithm"),
-        (ASKED.format(prediction="{x = 'a', is = 'above', y = 'b', quantity = 'rank'}"), "roundup: claim 7: ranks of what?"),
+        (ONE_CLAIM.format(prediction="{x = 'a', is = 'about', y = 'b', margin = -1}"), "roundup: claim 7: a margin is at least 0"),
+        (ONE_CLAIM.format(prediction="{x = 'a', is = 'above', y = 0.0, log = true}"), "roundup: claim 7: 0 has no logarithm"),
+        (ONE_CLAIM.format(prediction="{x = 'a', is = 'above', y = 'b', quantity = 'rank'}"),
+         "roundup: claim 7: rank needs columns to rank by"),
         ("[[part]]\nname = 'a'\nmatrix = 'b'", "roundup: a matrix must be a table, got 'b'"),
         ("[", "roundup: "),
         ('title = "t"', "roundup: "),
@@ -294,11 +307,11 @@ ASKED = """
         ("[[part]]\nname = 'a'\nmixes = ['pure']", "roundup: [[part]] a has no 'base'"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_questions_is_named(tmp_path, text, message):
+def test_an_error_in_the_file_is_reported(tmp_path, text, message):
     path = tmp_path / "roundup.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
-        read_questions(path)
+        read_roundup(path)
     assert error.value.message.startswith(message)
 
 
@@ -312,7 +325,7 @@ predictions = [{ x = "a", is = "above", y = "b" }]
 """
 
 
-def test_the_agent_of_a_part_is_that_of_all_its_models(tmp_path):
+def test_the_agent_of_a_part_applies_to_all_its_models(tmp_path):
     path = tmp_path / "roundup.toml"
     path.write_text(
         """
@@ -324,10 +337,10 @@ def test_the_agent_of_a_part_is_that_of_all_its_models(tmp_path):
     """
         + CLAIM
     )
-    assert read_questions(path).part("p").matrix["axes"]["agent"] == "random"
+    assert read_roundup(path).part("p").matrix["axes"]["agent"] == "random"
 
 
-def test_a_part_finds_its_files_beside_the_questions(tmp_path):
+def test_paths_are_relative_to_the_roundup_file(tmp_path):
     path = tmp_path / "roundup.toml"
     path.write_text(
         """
@@ -338,7 +351,7 @@ def test_a_part_finds_its_files_beside_the_questions(tmp_path):
     """
         + CLAIM
     )
-    assert read_questions(path).part("p").matrix == {
+    assert read_roundup(path).part("p").matrix == {
         "plugins": [str(tmp_path / "mine.py")],
         "configs": [str(tmp_path / "sub/a.toml"), "/b.toml"],
     }
@@ -351,18 +364,18 @@ PARTS = (
     RoundupPart("other", "Another.", {"axes": {"env": "Pendulum"}}),
 )
 WRONG = claim(prediction("low", "above", "high"), prediction("mute", "above", "low"))
-QUESTIONS = Questions("Toys & <more>", PARTS, (claim(prediction("high", "above", "low")), replace(WRONG, number=2)))
+ROUNDUP = Roundup("Toys & <more>", PARTS, (claim(prediction("high", "above", "low")), replace(WRONG, number=2)))
 
 
-def test_what_is_written_agrees_and_stands_by_itself(tmp_path):
-    judged = [judge(one, {"toy": CLEAR}) for one in QUESTIONS.claims]
-    paths = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path)
+def test_the_written_files_agree_and_are_self_contained(tmp_path):
+    results = [evaluate_claim(one, {"toy": CLEAR}) for one in ROUNDUP.claims]
+    paths = publish(ROUNDUP, results, {"toy": CLEAR}, tmp_path)
     page, text = paths["roundup.html"].read_text(), paths["roundup.md"].read_text()
     found = json.loads(paths["roundup.json"].read_text())
-    assert [one["verdict"] for one in found["claims"]] == ["CONFIRMED", "REFUTED"] and found["tally"] == tally(judged)
+    assert [one["verdict"] for one in found["claims"]] == ["CONFIRMED", "REFUTED"] and found["tally"] == tally(results)
     assert found["claims"][0]["values"]["high"] == pytest.approx([2 + 0.01 * s for s in SEEDS])
     assert found["claims"][1]["undefined"] == {"mute": "it has no density"}
-    assert found["claims"][0]["predictions"][0]["p"] == judged[0].answers[0].p_value
+    assert found["claims"][0]["predictions"][0]["p"] == results[0].prediction_results[0].p_value
     for shown in ("✓ CONFIRMED", "✗ REFUTED"):
         assert shown in page and shown in text
     assert "Toys &amp; &lt;more&gt;" in page and "mute: it has no density" in page and "counted" in page
@@ -372,13 +385,13 @@ def test_what_is_written_agrees_and_stands_by_itself(tmp_path):
     assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
     texts = [node.text for node in drawing.iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["1", "one is sharper", "✓ confirmed", "2", "one is sharper", "✗ refuted"]
-    again = publish(QUESTIONS, judged, {"toy": CLEAR}, tmp_path / "again")
+    again = publish(ROUNDUP, results, {"toy": CLEAR}, tmp_path / "again")
     assert [path.read_bytes() for path in again.values()] == [path.read_bytes() for path in paths.values()]
 
 
 @pytest.fixture
 def ran(monkeypatch) -> list:
-    """Comparisons are not run: which were asked for, and with what."""
+    """Replace `compare` by a stub, and record the calls."""
     calls: list = []
 
     def compare(matrix, registry, folder, command):
@@ -387,47 +400,47 @@ def ran(monkeypatch) -> list:
         (folder / "matrix.toml").write_text("")
         return CLEAR
 
-    monkeypatch.setattr(conducting, "compare", compare)
-    monkeypatch.setattr(conducting, "_check_names", lambda questions, planned: None)  # these methods are in no plan
-    monkeypatch.setattr(conducting, "load_results", lambda matrix, registry, folder, command: CLEAR)
+    monkeypatch.setattr(roundup_run, "compare", compare)
+    monkeypatch.setattr(roundup_run, "_check_names", lambda roundup, planned: None)  # these methods are in no plan
+    monkeypatch.setattr(roundup_run, "load_results", lambda matrix, registry, folder, command: CLEAR)
     return calls
 
 
-def test_parts_are_run_in_turn_and_others_taken_as_they_lie(ran, tmp_path):
+def test_chosen_parts_run_and_others_are_read_from_the_folder(ran, tmp_path):
     registry = load_registry()
-    conduct(QUESTIONS, registry, tmp_path, layers=[{"seeds": 3}])
+    run_roundup(ROUNDUP, registry, tmp_path, layers=[{"seeds": 3}])
     assert [name for name, _ in ran] == ["toy", "other"] and ran[0][1].seeds == (0, 1, 2)
-    judged = conduct(QUESTIONS, registry, tmp_path, ["other"])
-    assert [name for name, _ in ran[2:]] == ["other"] and [one.verdict for one in judged] == ["CONFIRMED", "REFUTED"]
-    judged = conduct(QUESTIONS, registry, tmp_path / "new", ["other"])
-    assert {one.verdict for one in judged} == {"INCONCLUSIVE"}
+    results = run_roundup(ROUNDUP, registry, tmp_path, ["other"])
+    assert [name for name, _ in ran[2:]] == ["other"] and [one.verdict for one in results] == ["CONFIRMED", "REFUTED"]
+    results = run_roundup(ROUNDUP, registry, tmp_path / "new", ["other"])
+    assert {one.verdict for one in results} == {"INCONCLUSIVE"}
     assert (tmp_path / "new" / "roundup.html").is_file()
 
 
-def test_a_part_of_other_code_is_not_wiped_out_of_the_report(ran, tmp_path, monkeypatch):
-    """Its cells are there and none is what would be run today: as it is not run now, nothing is written over its figures."""
-    conduct(QUESTIONS, load_registry(), tmp_path)
+def test_results_of_a_stale_part_are_not_lost(ran, tmp_path, monkeypatch):
+    """None of the part's finished cells is current and the part is not run now, so the report is not overwritten."""
+    run_roundup(ROUNDUP, load_registry(), tmp_path)
     before = (tmp_path / "roundup.json").read_bytes()
     spec = CellSpec("low", "CartPole-v1", 0, "model", "0" * 64, {})
     cell = tmp_path / "parts" / "toy" / "cells" / "low"
     cell.mkdir(parents=True)
     write_cell(cell, CellFile(spec, replace(spec.empty_trial, status="finished")))
     blank = replace(CLEAR, trials=tuple(replace(trial, status="missing") for trial in CLEAR.trials))
-    monkeypatch.setattr(conducting, "load_results", lambda matrix, registry, folder, command: blank)
-    with pytest.raises(ConfigError, match="part 'toy' was run with other questions or other code") as error:
-        conduct(QUESTIONS, load_registry(), tmp_path, ["other"])
+    monkeypatch.setattr(roundup_run, "load_results", lambda matrix, registry, folder, command: blank)
+    with pytest.raises(ConfigError, match="part 'toy' was run with other settings or code") as error:
+        run_roundup(ROUNDUP, load_registry(), tmp_path, ["other"])
     assert "--parts toy" in error.value.fix and (tmp_path / "roundup.json").read_bytes() == before
-    conduct(QUESTIONS, load_registry(), tmp_path, ["other", "toy"])
+    run_roundup(ROUNDUP, load_registry(), tmp_path, ["other", "toy"])
 
 
 @pytest.mark.parametrize("column", ["failed", "parameters", "sharpness/ratio_posterior"])
-def test_methods_are_ranked_by_what_has_a_better_side(column):
-    questions = read_questions()
-    (rank,) = [one for one in questions.claims if one.quantity == "rank"]
-    wrong = replace(questions, claims=(replace(rank, columns=(column,)),))
-    planned = {part.name: plan(conducting._matrix(part, []), load_registry()) for part in questions.parts[:1]}
+def test_methods_are_ranked_only_by_rankable_quantities(column):
+    roundup = read_roundup()
+    (rank,) = [one for one in roundup.claims if one.quantity == "rank"]
+    wrong = replace(roundup, claims=(replace(rank, columns=(column,)),))
+    planned = {part.name: plan(roundup_run._part_matrix(part, []), load_registry()) for part in roundup.parts[:1]}
     with pytest.raises(ConfigError, match=f"cannot be ranked by '{column}'"):
-        conducting._check_names(wrong, planned)
+        roundup_run._check_names(wrong, planned)
 
 
 @pytest.mark.parametrize(
@@ -438,53 +451,53 @@ def test_methods_are_ranked_by_what_has_a_better_side(column):
         ({"y_quantity": "diversity/density"}, "claim 1: no quantity 'diversity/density' in part 'pictures'"),
     ],
 )
-def test_names_that_a_part_does_not_have_are_found_before_anything_runs(monkeypatch, tmp_path, wrong, message):
+def test_unknown_names_are_reported_before_anything_runs(monkeypatch, tmp_path, wrong, message):
     def never(*_):
         raise AssertionError("it ran")
 
-    monkeypatch.setattr(conducting, "compare", never)
-    questions = read_questions()
-    first = questions.claims[0]
+    monkeypatch.setattr(roundup_run, "compare", never)
+    roundup = read_roundup()
+    first = roundup.claims[0]
     first = replace(first, predictions=(replace(first.predictions[0], **wrong), *first.predictions[1:]))
     with pytest.raises(ConfigError) as error:
-        conduct(replace(questions, claims=(first, *questions.claims[1:])), load_registry(), tmp_path, ["pictures"])
+        run_roundup(replace(roundup, claims=(first, *roundup.claims[1:])), load_registry(), tmp_path, ["pictures"])
     assert error.value.message.startswith(f"roundup: {message}"[:97])
     assert not any(tmp_path.iterdir())
 
 
 def test_one_seed_is_written_without_an_interval(tmp_path):
     single = comparison({"high": {"toy/sharp": lambda s: 1.0}, "low": {"toy/sharp": lambda s: 0.5}}, seeds=[0])
-    judged = [judge(one, {"toy": single}) for one in QUESTIONS.claims]
-    paths = publish(QUESTIONS, judged, {"toy": single}, tmp_path)
+    results = [evaluate_claim(one, {"toy": single}) for one in ROUNDUP.claims]
+    paths = publish(ROUNDUP, results, {"toy": single}, tmp_path)
     found = json.loads(paths["roundup.json"].read_text())["claims"][0]["predictions"][0]
     assert found["x"]["estimate"] == 1.0 and found["x"]["low"] is None and found["difference"]["high"] is None
 
 
-def test_an_interrupt_writes_what_there_is(ran, tmp_path, monkeypatch):
+def test_an_interrupt_writes_the_results_so_far(ran, tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conducting, "compare", stopped)
+    monkeypatch.setattr(roundup_run, "compare", stopped)
     with pytest.raises(KeyboardInterrupt):
-        conduct(QUESTIONS, load_registry(), tmp_path)
+        run_roundup(ROUNDUP, load_registry(), tmp_path)
     assert json.loads((tmp_path / "roundup.json").read_text())["claims"][0]["verdict"] == "CONFIRMED"
 
 
-def test_mistakes_are_found_before_anything_runs(ran, tmp_path):
-    two = replace(QUESTIONS, parts=(PARTS[0], RoundupPart("other", "", {"axes": {"env": ["CartPole", "Pendulum"]}})))
-    for questions, chosen, message in (
-        (QUESTIONS, ["othr"], "no part named 'othr'. Did you mean 'other'?"),
-        (two, [], "part 'other' is on 2 environments"),
+def test_errors_are_reported_before_anything_runs(ran, tmp_path):
+    two = replace(ROUNDUP, parts=(PARTS[0], RoundupPart("other", "", {"axes": {"env": ["CartPole", "Pendulum"]}})))
+    for roundup, chosen, message in (
+        (ROUNDUP, ["othr"], "no part named 'othr'. Did you mean 'other'?"),
+        (two, [], "part 'other' has 2 environments"),
         (
             replace(
-                QUESTIONS, parts=(PARTS[0], RoundupPart("x", "", {"axes": {"env": "CartPole", "encoder": "nobody"}}))
+                ROUNDUP, parts=(PARTS[0], RoundupPart("x", "", {"axes": {"env": "CartPole", "encoder": "nobody"}}))
             ),
             [],
             "nobody",
         ),
     ):
         with pytest.raises(Exception, match=message):
-            conduct(questions, load_registry(), tmp_path, chosen)
+            run_roundup(roundup, load_registry(), tmp_path, chosen)
     assert ran == []
 
 
@@ -496,14 +509,14 @@ def test_the_command(ran, tmp_path, monkeypatch, capsys):
         'predictions = [{x = "high", is = "above", y = "low"}]\n'
     )
     assert cli.main(shlex.split("roundup mine.toml --quick --jobs 2 --out there --json")) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["verdicts"] == {"1. c": "CONFIRMED"} and said["tally"] == "1 confirmed, 0 refuted, 0 inconclusive"
+    written = json.loads(capsys.readouterr().out)
+    assert written["verdicts"] == {"1. c": "CONFIRMED"} and written["tally"] == "1 confirmed, 0 refuted, 0 inconclusive"
     assert ran[0][1].seeds == (0, 1) and ran[0][1].jobs == 2 and Path("there/roundup.html").is_file()
     assert cli.main(shlex.split("roundup mine.toml --seeds 4 --out there")) == 0
     assert ran[1][1].seeds == (0, 1, 2, 3) and " 1  CONFIRMED  c\n" in capsys.readouterr().out
     assert cli.main(shlex.split("roundup nothere.toml")) == 2
 
 
-def test_a_judged_claim_without_its_part_has_no_readings():
-    one = judge(claim(prediction("a", "above", "b")), {})
-    assert isinstance(one, Judged) and one.readings is None and one.verdict == "INCONCLUSIVE"
+def test_a_claim_without_its_part_has_no_values():
+    one = evaluate_claim(claim(prediction("a", "above", "b")), {})
+    assert isinstance(one, ClaimResult) and one.method_values is None and one.verdict == "INCONCLUSIVE"

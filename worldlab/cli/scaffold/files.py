@@ -86,7 +86,7 @@ def render_package(name: PluginName, roles: Sequence[str], worldlab: str) -> dic
 def render_single_file(name: PluginName, roles: Sequence[str]) -> str:
     """Return the same plugin as the text of a single file, for `--plugin FILE`."""
     words = _words(name, roles)
-    texts = ["from worldlab import Config, field, hookimpl\n", *(_fill(f"{role}.py", words) for role in roles)]
+    texts = ["from worldlab import Config, field, hookimpl, sized\n", *(_fill(f"{role}.py", words) for role in roles)]
     parts = []
     for role, text in zip(roles, texts[1:], strict=True):
         parts += [_fill(f"{role}_config.py", words), _after_imports(text)]

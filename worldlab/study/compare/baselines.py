@@ -20,7 +20,7 @@ from gymnasium import spaces
 from worldlab.config.resolve import RunConfig
 from worldlab.env.pool import Obs
 from worldlab.env.spaces import action_spec
-from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, evaluate, judging_workers
+from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import random_actions
 from worldlab.registry import Registry
@@ -73,7 +73,7 @@ def evaluate_fixed(
         make,
         episodes=episodes,
         seed=EVAL_SEED,
-        workers=judging_workers(core.env.workers),
+        workers=eval_workers(core.env.workers),
         record=record,
         deterministic=core.eval.deterministic,
     )

@@ -168,12 +168,12 @@ def _measure(
     missing = tuple(name for name in spec.measures if name not in known)
     if not missing:
         return dict(known)
-    from worldlab.study.measures import QUICK, Sizes, measure
+    from worldlab.study.measures import QUICK, SampleSizes, measure
 
     _check_final_checkpoint(folder)
     # All cells use seed 0 here, not their training seed: every model is measured on the same episodes, recorded once.
-    sizes, keep = QUICK if spec.sizes == "quick" else Sizes(), folder.parents[1] / RECORDINGS
-    measured = measure(folder, registry, 0, missing, sizes=sizes, keep=keep)
+    sizes, cache = QUICK if spec.sizes == "quick" else SampleSizes(), folder.parents[1] / RECORDINGS
+    measured = measure(folder, registry, 0, missing, sizes=sizes, cache=cache)
     unmeasured = [name for name in missing if name not in measured]
     if unmeasured:
         raise WorldlabError(one_line(f"the measures returned no value for {', '.join(unmeasured)}"))

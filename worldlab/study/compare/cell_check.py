@@ -8,7 +8,7 @@ import torch
 
 from worldlab.config.resolve import RunConfig
 from worldlab.registry import Registry
-from worldlab.training.session import open_env, refuse_idle, rehearsed, spaces_of
+from worldlab.training.session import check_agent_can_use_recording, compose_checked, open_env, spaces_of
 from worldlab.training.streams import Streams
 
 
@@ -28,6 +28,6 @@ def check_cell(kind: str, config: RunConfig, registry: Registry, spaces: dict[st
 
         algorithm_for(actions, kind.partition(":")[2])
     else:
-        composed = rehearsed(config, registry, observations, actions, Streams(0), torch.device("cpu"))
+        composed = compose_checked(config, registry, observations, actions, Streams(0), torch.device("cpu"))
         if recorded:
-            refuse_idle(composed.agent)
+            check_agent_can_use_recording(composed.agent)

@@ -32,7 +32,7 @@ ALL, NONE = "all", "none"
 BASELINES = ("random", "untrained", "model-free")
 """Kinds of baselines; "model-free:NAME" chooses an algorithm of Stable-Baselines3."""
 SIZES = ("full", "quick")
-"""How much data measures use: worldlab.study.measures.Sizes() or QUICK."""
+"""How much data measures use: worldlab.study.measures.SampleSizes() or QUICK."""
 DATA_SOURCES = ("replay", "random")
 """Sources of shared data: the replay of the first model as it trains, or random play."""
 SEED_LIMIT = 2**32

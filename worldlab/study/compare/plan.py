@@ -169,9 +169,9 @@ def _quantities(names: Sequence[str]) -> tuple[Quantity, ...]:
     """Return the selected quantities. Raises: ConfigError."""
     if not names:
         return ()
-    from worldlab.study.measures.catalogue import catalogue, chosen
+    from worldlab.study.measures.catalogue import catalogue, select
 
-    _, wanted = chosen(None if names == (ALL,) else names)
+    _, wanted = select(None if names == (ALL,) else names)
     return tuple(quantity for quantity in catalogue() if quantity.name in wanted)
 
 

@@ -1,9 +1,10 @@
-"""Measures of a trained run that ask nothing of the family its parts are of.
+"""Measures of a trained run that apply to every family of parts.
 
-    catalogue()                 what can be measured: names, units, estimators; needs no torch
-    measure(run, registry)      the values, each with its error, or with the reason why there is none
+    catalogue()                 lists what can be measured: names, units, estimators; needs no torch
+    measure(run, registry)      returns the values, each with its standard error or with the reason why it is undefined
 
-A measure is a file here with a function `measured(specimen) -> {name: Measurement}` and an entry in `catalogue.MEASURES`.
+Each group of quantities is a file here with a function `measure(subject) -> {name: Measurement}` and an entry in
+`quantities.QUANTITIES`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldlab.study.measures.catalogue import catalogue
-from worldlab.study.measures.sizes import QUICK, Sizes
+from worldlab.study.measures.sample_sizes import QUICK, SampleSizes
 
 if TYPE_CHECKING:
     from worldlab.registry import Registry
     from worldlab.study.results import Measurement
 
-__all__ = ["QUICK", "Sizes", "catalogue", "measure"]
+__all__ = ["QUICK", "SampleSizes", "catalogue", "measure"]
 
 
 def measure(
@@ -28,18 +29,19 @@ def measure(
     seed: int = 0,
     names: Sequence[str] | None = None,
     *,
-    sizes: Sizes | None = None,
+    sizes: SampleSizes | None = None,
     reference: Path | None = None,
-    keep: Path | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Measurement]:
     """Measure a trained run on recorded episodes of its environment.
 
-    names: quantities, or the groups before their slash ("probe"); all of them by default. seed: of the episodes and of every
-    draw: the same seed gives the same values, but for the group "speed", which is wall clock. sizes: how much is measured.
-    reference: a run whose agent plays every second recorded episode; give all models of a comparison the same. keep: a folder
-    in which recordings are kept for the next model. Writes nothing else.
-    Raises: ConfigError for an unknown name or a reference of another environment; what `worldlab.training.train.load_run` raises.
+    seed: seeds the episodes and every random draw. The same seed gives the same values, except for the group "speed",
+    which is wall-clock time. names: quantities, or groups (the part before the slash, such as "probe"); default: all.
+    sizes: how much is measured. reference: a run whose agent plays every second recorded episode; use the same one for
+    all models of a comparison. cache: a folder that stores recordings for the next model. Nothing else is written.
+    Raises: ConfigError for an unknown name or a reference run in another environment; what
+    `worldlab.training.loaded.load_run` raises.
     """
     from worldlab.study.measures.measuring import measure_run
 
-    return measure_run(run, registry, seed, names, sizes or Sizes(), reference, keep)
+    return measure_run(run, registry, seed, names, sizes or SampleSizes(), reference, cache)

@@ -1,11 +1,11 @@
-"""How well a dream foretells the true state, by proper scores in a space that is the same for every kind of dynamics.
+"""How well dreams predict the true state: proper scoring rules in a space that is the same for every kind of dynamics.
 
-A dream is a set of draws of features; a ridge reading turns each into a state. So the forecast of the state at a later step is
+A dream consists of samples of features, and a ridge regression predicts a state from each. A later state's forecast is
 
-    reading(features drawn there) + a residual of that reading,    both in standard deviations of the state
+    prediction from the features sampled there + a residual of the regression,    both in std of the state
 
-with residuals taken from episodes that the reading was not fitted to: without them a poor reading would pass for a dream too sure
-of itself. What comes out is scored against the state that came, together with two forecasts that know no model.
+with residuals from episodes that the regression was not fitted to. Without residuals, a poor regression would look like
+an overconfident dream. The forecast is scored against the true state, beside two baselines that use no model.
 """
 
 from __future__ import annotations
@@ -15,87 +15,95 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldlab.study.measures.intervals import mean
-from worldlab.study.measures.probe import examples_of
+from worldlab.study.measures.measured_model import MeasuredModel, choose_dream_starts, gather_actions, gather_future
+from worldlab.study.measures.probe import split_examples
 from worldlab.study.measures.quantities import HORIZONS
-from worldlab.study.measures.regress import Reading, finite, ridge
-from worldlab.study.measures.scores import crps, energy_score, inside
-from worldlab.study.measures.specimen import Specimen, future, plan, where_dreams_begin
+from worldlab.study.measures.regression import Predictor, check_finite, fit_ridge
+from worldlab.study.measures.scoring_rules import coverage_90, crps, energy_score
+from worldlab.study.measures.standard_errors import average_frames
 from worldlab.study.results import Measurement
 
 CHUNK = 16
-"""Starts whose dreams are in memory at a time."""
+"""Starting frames whose dreams are in memory at a time."""
 
 
 @dataclass(frozen=True)
-class StateReading:
-    """A reading of the state with its residuals float64 [R, K], drawn from as they are: whole rows, so that factors stay together."""
+class StateForecaster:
+    """A ridge regression from features to the state, with its residuals float64 [R, K].
 
-    read: Reading
+    Residuals are sampled as whole rows, which preserves the correlation between factors.
+    """
+
+    predict: Predictor
     residuals: Tensor
 
     @classmethod
-    def of(cls, specimen: Specimen) -> StateReading:
-        """Fitted to sampled latents, as dreams hold them. Raises: Undefined where the state is not known."""
-        features, stop = specimen.noisy.features, specimen.frames("stop")
-        read = ridge(examples_of(specimen, features, specimen.truth))
-        return cls(read, specimen.truth[stop] - read(features[stop]))
+    def fit(cls, subject: MeasuredModel) -> StateForecaster:
+        """Fit to sampled latents, since dreams consist of samples. Raises: Undefined where the state is not exposed."""
+        features, validation = subject.sampled_trace.features, subject.frames("validation")
+        predict = fit_ridge(split_examples(subject, features, subject.truth))
+        return cls(predict, subject.truth[validation] - predict(features[validation]))
 
-    def draw(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """States float64 [N, K] that features [N, F] stand for."""
+    def sample(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Sample states float64 [N, K] given features [N, F]."""
         chosen = torch.randint(len(self.residuals), (len(features),), generator=generator)
-        return self.read(features) + self.residuals[chosen]
+        return self.predict(features) + self.residuals[chosen]
 
 
-def measured(specimen: Specimen) -> dict[str, Measurement]:
-    """energy/... Raises: Undefined where the true state is not known, or no episode is long enough to dream in."""
-    truth, recording = specimen.truth, specimen.recording
-    episode, time = where_dreams_begin(specimen, max(HORIZONS))
-    dreamt = dreamt_states(specimen, episode, time)
-    marginal = _marginal(specimen, len(episode))
+def measure(subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure energy/... Raises: Undefined where the state is not exposed, or no episode is long enough for a dream."""
+    truth, recording = subject.truth, subject.recording
+    episode, time = choose_dream_starts(subject, max(HORIZONS))
+    dreamt = dream_states(subject, episode, time)
+    marginal = _sample_marginal(subject, len(episode))
     out: dict[str, Measurement] = {}
     for k, states in zip(HORIZONS, dreamt, strict=True):
-        came, there = future(recording, truth, episode, time, k)
-        if not len(came):
-            why = f"no recorded episode goes on for {k} decisions after the observations that a dream begins from"
+        target, exists = gather_future(recording, truth, episode, time, k)
+        if not len(target):
+            why = f"no recorded episode continues for {k} decisions after the context of a dream"
             out |= {f"energy/{name}_{k}": Measurement(None, why=why) for name in NAMES}
             continue
-        persistent = truth[episode[there], time[there]][None]
+        persistent = truth[episode[exists], time[exists]][None]
         scores = {
-            "score": energy_score(states[:, there], came),
-            "crps": crps(states[:, there], came),
-            "inside90": inside(states[:, there], came),
-            "persistence": energy_score(persistent, came),
-            "marginal": energy_score(marginal[:, there], came),
+            "score": energy_score(states[:, exists], target),
+            "crps": crps(states[:, exists], target),
+            "inside90": coverage_90(states[:, exists], target),
+            "persistence": energy_score(persistent, target),
+            "marginal": energy_score(marginal[:, exists], target),
         }
-        out |= {f"energy/{name}_{k}": mean(value, episode[there]) for name, value in scores.items()}
+        out |= {f"energy/{name}_{k}": average_frames(value, episode[exists]) for name, value in scores.items()}
     return out
 
 
 NAMES = ("score", "crps", "inside90", "persistence", "marginal")
-"""What is said of each horizon."""
+"""Quantities measured at each horizon."""
 
 
 @torch.no_grad()
-def dreamt_states(specimen: Specimen, episode: Tensor, time: Tensor) -> Tensor:
-    """States float64 [len(HORIZONS), S, M, K] dreamt from frames (episode, time) [M] along the actions that were taken."""
-    model, samples = specimen.model, specimen.sizes.samples
-    generator, noise = specimen.generator("energy"), torch.Generator().manual_seed(specimen.seed)
-    reading, seen = StateReading.of(specimen), specimen.noisy
-    actions = plan(specimen.recording, episode, time, max(HORIZONS)).to(model.device)
+def dream_states(subject: MeasuredModel, episode: Tensor, time: Tensor) -> Tensor:
+    """Sample states in dreams from frames (episode, time) [M] along the recorded actions.
+
+    Returns: float64 [len(HORIZONS), S, M, K].
+    """
+    model, samples = subject.model, subject.sizes.samples
+    generator, noise = subject.generator("energy"), torch.Generator().manual_seed(subject.seed)
+    forecaster, observed = StateForecaster.fit(subject), subject.sampled_trace
+    actions = gather_actions(subject.recording, episode, time, max(HORIZONS)).to(model.device)
     out = []
     for rows in torch.arange(len(episode)).split(CHUNK):
-        carry = seen.at(episode[rows].to(model.device), time[rows].to(model.device))
+        carry = observed.at(episode[rows].to(model.device), time[rows].to(model.device))
         many = actions[rows].repeat_interleave(samples, 0)
         dream = model.imagine(model.fork(carry, samples), many, max(HORIZONS), generator)
-        features = finite(dream.features[:, list(HORIZONS)].cpu(), "the dreams of this model")  # [M S, horizons, F]
-        states = torch.stack([reading.draw(features[:, i], noise) for i in range(len(HORIZONS))])
+        features = check_finite(
+            dream.features[:, list(HORIZONS)].cpu(), "the dreams of this model"
+        )  # [M S, horizons, F]
+        states = torch.stack([forecaster.sample(features[:, i], noise) for i in range(len(HORIZONS))])
         out.append(states.unflatten(1, (len(rows), samples)).transpose(1, 2))
     return torch.cat(out, 2)
 
 
-def _marginal(specimen: Specimen, count: int) -> Tensor:
-    """States [S, count, K] of random frames that are learned from: a forecast that knows nothing of the moment."""
-    states = specimen.truth[specimen.frames("fit")]
-    generator = torch.Generator().manual_seed(specimen.seed)
-    return states[torch.randint(len(states), (specimen.sizes.samples, count), generator=generator)]
+def _sample_marginal(subject: MeasuredModel, count: int) -> Tensor:
+    """Sample states [S, count, K] from random frames of the fit episodes: a forecast that ignores the present."""
+    states = subject.truth[subject.frames("fit")]
+    generator = torch.Generator().manual_seed(subject.seed)
+    return states[torch.randint(len(states), (subject.sizes.samples, count), generator=generator)]

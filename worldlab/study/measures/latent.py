@@ -1,4 +1,4 @@
-"""How large the latent is, and how much of it is used."""
+"""Size of the latent, how much of it is used, and its information beyond the prior."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ import numpy as np
 import torch
 
 from worldlab.model import health, matching
-from worldlab.study.measures.intervals import mean, measurement
-from worldlab.study.measures.specimen import ROWS, Specimen
+from worldlab.study.measures.measured_model import ROWS, MeasuredModel
+from worldlab.study.measures.standard_errors import average_frames, make_measurement
 from worldlab.study.results import Measurement
 
 FRAMES = 512
-"""Frames that the rank is taken of: no more are looked at by worldlab.model.health."""
+"""Frames used for the rank; worldlab.model.health uses no more."""
 
 
-def measured(specimen: Specimen) -> dict[str, Measurement]:
-    """latent/..."""
-    episode, time = specimen.frames("test")
+def measure(subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure latent/..."""
+    episode, time = subject.frames("test")
     step = -(-len(episode) // FRAMES)
-    found = health.latent_health(specimen.quiet.z[episode[::step], time[::step]])
-    specs = specimen.model.specs
+    found = health.latent_health(subject.mode_trace.z[episode[::step], time[::step]])
+    specs = subject.model.specs
     observed = sum(math.prod(spec.shape) for _, spec in specs.obs.entries)
     return {
-        "latent/effective_rank": measurement(float(found["effective_rank"])),
-        "latent/active": measurement(float(found["active"])),
-        "latent/dims": measurement(specs.latent.dim),
-        "latent/ratio": measurement(specs.latent.dim / observed),
-        "latent/kl": _kl(specimen),
+        "latent/effective_rank": make_measurement(float(found["effective_rank"])),
+        "latent/active": make_measurement(float(found["active"])),
+        "latent/dims": make_measurement(specs.latent.dim),
+        "latent/ratio": make_measurement(specs.latent.dim / observed),
+        "latent/kl": _measure_kl(subject),
     }
 
 
 @torch.no_grad()
-def _kl(specimen: Specimen) -> Measurement:
-    model, generator = specimen.model, specimen.generator("kl")
-    valid = torch.from_numpy(specimen.recording.valid)
+def _measure_kl(subject: MeasuredModel) -> Measurement:
+    model, generator = subject.model, subject.generator("kl")
+    valid = torch.from_numpy(subject.recording.valid)
     values, episodes = [], []
-    test = specimen.recording.episodes("test")
+    test = subject.recording.episodes("test")
     for rows in np.array_split(test, -(-len(test) // ROWS)):
-        ctx, _ = model.observe(specimen.batch(rows), generator)
+        ctx, _ = model.observe(subject.batch(rows), generator)
         kl = matching.divergence(ctx)
         if kl is None:
-            return Measurement(None, why=no_divergence(specimen) or "q and p are distributions of different kinds")
-        kept = valid[rows]
-        values.append(kl.cpu().unflatten(0, (len(rows), -1))[kept])
-        episodes.append(torch.from_numpy(rows)[:, None].expand(kept.shape)[kept])
-    return mean(torch.cat(values), torch.cat(episodes))
+            return Measurement(None, why=why_no_kl(subject) or "q and p are distributions of different kinds")
+        mask = valid[rows]
+        values.append(kl.cpu().unflatten(0, (len(rows), -1))[mask])
+        episodes.append(torch.from_numpy(rows)[:, None].expand(mask.shape)[mask])
+    return average_frames(torch.cat(values), torch.cat(episodes))
 
 
-def no_divergence(specimen: Specimen) -> str:
-    """Why KL(q || p) cannot be had: which of the two has no density, "" if both have one."""
-    posterior, prior = specimen.model.encoder.posterior_kind, specimen.model.dynamics.prior_kind
+def why_no_kl(subject: MeasuredModel) -> str:
+    """Return why KL(q || p) cannot be computed: which of the two has no density; "" if both have one."""
+    posterior, prior = subject.model.encoder.posterior_kind, subject.model.dynamics.prior_kind
     if posterior == "implicit":
         return "the encoder's posterior has samples and no density"
     if posterior == "deterministic":

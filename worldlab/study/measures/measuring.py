@@ -1,4 +1,4 @@
-"""From a run folder to its measurements."""
+"""Measures a run: loads it, records or loads the episodes, and runs each group of measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gymnasium
 import numpy
 
 import worldlab
-from worldlab.agent import JudgedByEpisodes
+from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.find import open_adapter
 from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experience.acting import ActingAgent
@@ -19,12 +19,12 @@ from worldlab.runs import storage
 from worldlab.runs.checkpoint import MANIFEST, latest_valid
 from worldlab.study.compare.code import code_digest
 from worldlab.study.compare.identity import CELL, env_source
-from worldlab.study.measures.catalogue import Measure, chosen
-from worldlab.study.measures.experience import experience_of
-from worldlab.study.measures.kept import Arrays, kept
+from worldlab.study.measures.cache import Arrays, load_or_make
+from worldlab.study.measures.catalogue import MeasureGroup, select
+from worldlab.study.measures.measured_model import MeasuredModel
 from worldlab.study.measures.recording import Recording, record
-from worldlab.study.measures.sizes import Sizes
-from worldlab.study.measures.specimen import Specimen
+from worldlab.study.measures.sample_sizes import SampleSizes
+from worldlab.study.measures.training_episodes import load_training_episodes
 from worldlab.study.measures.undefined import Undefined
 from worldlab.study.results import Measurement
 from worldlab.training.compose import compose
@@ -39,98 +39,111 @@ def measure_run(
     registry: Registry,
     seed: int,
     names: Sequence[str] | None,
-    sizes: Sizes,
+    sizes: SampleSizes,
     reference: Path | None,
-    keep: Path | None,
+    cache: Path | None,
 ) -> dict[str, Measurement]:
-    """What `worldlab.study.measures.measure` does."""
-    measures, wanted = chosen(names)
-    specimen = _specimen(load_run(run, registry), registry, seed, sizes, reference, keep)
+    """Measure a run; see `worldlab.study.measures.measure`."""
+    groups, wanted = select(names)
+    subject = _prepare(load_run(run, registry), registry, seed, sizes, reference, cache)
     out: dict[str, Measurement] = {}
-    for measure in measures:
-        out |= take(measure, specimen)
+    for group in groups:
+        out |= measure_group(group, subject)
     return {name: value for name, value in out.items() if name in wanted}
 
 
-def take(measure: Measure, specimen: Specimen) -> dict[str, Measurement]:
-    """All quantities of a measure, each with a value or with the reason why it has none."""
-    names = [quantity.name for quantity in measure.quantities]
+def measure_group(group: MeasureGroup, subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure all quantities of a group; each has a value or the reason why it is undefined."""
+    names = [quantity.name for quantity in group.quantities]
     try:
-        found = measure.load()(specimen)
+        values = group.load()(subject)
     except StorageError:
-        raise  # what could not be kept says nothing of the model
+        raise  # a failed write is no property of the model
     except (Undefined, WorldlabError) as error:
         why = error.message if isinstance(error, WorldlabError) else str(error)
         return {name: Measurement(None, why=why) for name in names}
-    assert set(found) == set(names), (
-        f"{measure.name} gives {sorted(set(found) ^ set(names))} otherwise than its catalogue says"
-    )
-    return {name: found[name] for name in names}
+    assert set(values) == set(names), f"{group.name} and its catalogue differ in {sorted(set(values) ^ set(names))}"
+    return {name: values[name] for name in names}
 
 
-def recording_of(
-    run: LoadedRun, registry: Registry, seed: int, sizes: Sizes, reference: Path | None, keep: Path | None
+def load_or_record(
+    run: LoadedRun, registry: Registry, seed: int, sizes: SampleSizes, reference: Path | None, cache: Path | None
 ) -> Recording:
-    """The episodes that a run is measured on; read from `keep` if they were recorded before.
+    """Return the episodes on which a run is measured, from `cache` if they were recorded before.
 
     Raises: ConfigError if the reference run plays in another environment.
     """
     adapter, _ = open_adapter(registry, run.config.core.env.id)
-    guest, who = None, None
+    make_reference_agent, reference_digest = None, None
     if reference is not None:
-        guest_run = load_run(reference, registry)
-        if (guest_run.schema, guest_run.env_id) != (run.schema, run.env_id):
+        reference_run = load_run(reference, registry)
+        if (reference_run.schema, reference_run.env_id) != (run.schema, run.env_id):
+            name, env_id = reference_run.folder.name, reference_run.env_id
             raise ConfigError(
-                f"the reference run '{guest_run.folder.name}' plays {guest_run.env_id}, or sees it otherwise"[:100],
+                f"the reference run '{name}' plays {env_id}, or has other observations"[:100],
                 cause=f"this run's environment is {run.env_id}",
-                fix="give a reference run of the same environment and env settings",
+                fix="give a reference run with the same environment and env settings",
             )
-        guest, who = partial(_exploring, guest_run), _digest(guest_run)
-    # What is for collecting alone plays no part here, and how environments are stepped changes nothing that is seen.
-    beside = {"num_envs", "workers", "patience", "collect_limit", "same_episodes"}
-    asked = {
+        make_reference_agent, reference_digest = partial(_make_exploring_agent, reference_run), _digest(reference_run)
+    # These settings change how experience is collected and how environments are stepped, not what is recorded.
+    excluded = {"num_envs", "workers", "patience", "collect_limit", "same_episodes"}
+    request = {
         "source": env_source(run.config.core.env.id, registry),
-        "env": {**run.config.core.env.model_dump(mode="json", exclude=beside), "id": run.env_id},
+        "env": {**run.config.core.env.model_dump(mode="json", exclude=excluded), "id": run.env_id},
         "episodes": sizes.episodes,
         "length": sizes.length,
         "seed": seed,
-        "reference": who,
+        "reference": reference_digest,
         "versions": _versions(),
         "code": code_digest(CELL),
     }
 
     def make() -> Arrays:
-        amount = {"episodes": sizes.episodes, "length": sizes.length}
-        return record(run.make, adapter, **amount, seed=seed, guest=guest).arrays()
+        recording = record(
+            run.make,
+            adapter,
+            episodes=sizes.episodes,
+            length=sizes.length,
+            seed=seed,
+            make_reference_agent=make_reference_agent,
+        )
+        return recording.arrays()
 
-    return Recording.of_arrays(kept(keep, "recording", asked, make))
-
-
-def _specimen(
-    run: LoadedRun, registry: Registry, seed: int, sizes: Sizes, reference: Path | None, keep: Path | None
-) -> Specimen:
-    model = run.composed.model.eval()
-    deterministic = run.config.core.eval.deterministic or isinstance(run.composed.agent, JudgedByEpisodes)
-    recording = recording_of(run, registry, seed, sizes, reference, keep)
-    fresh, experience = partial(_fresh, run, registry), partial(experience_of, run, sizes.episodes, sizes.length)
-    return Specimen(model, recording, fresh, run.make, run.acting, seed, sizes, deterministic, keep, experience)
+    return Recording.from_arrays(load_or_make(cache, "recording", request, make))
 
 
-def _fresh(run: LoadedRun, registry: Registry) -> WorldModel:
-    """The model as it was before the first update, scaling observations as the trained one does."""
+def _prepare(
+    run: LoadedRun, registry: Registry, seed: int, sizes: SampleSizes, reference: Path | None, cache: Path | None
+) -> MeasuredModel:
+    return MeasuredModel(
+        model=run.composed.model.eval(),
+        recording=load_or_record(run, registry, seed, sizes, reference, cache),
+        build_untrained=partial(_build_untrained, run, registry),
+        make_env=run.make,
+        make_agent=run.acting,
+        seed=seed,
+        sizes=sizes,
+        deterministic=run.config.core.eval.deterministic or isinstance(run.composed.agent, LearnsFromEpisodes),
+        cache=cache,
+        load_training_episodes=partial(load_training_episodes, run, sizes.episodes, sizes.length),
+    )
+
+
+def _build_untrained(run: LoadedRun, registry: Registry) -> WorldModel:
+    """Build the model with its initial weights and with the observation scaling of the trained one."""
     built = compose(run.config, registry, *spaces_of(run.make), Streams(run.config.core.seed), run.device)
     built.model.preprocess.load_state_dict(run.composed.model.preprocess.state_dict())
     return built.model
 
 
-def _exploring(run: LoadedRun, seed: int) -> ActingAgent:
+def _make_exploring_agent(run: LoadedRun, seed: int) -> ActingAgent:
     acting = run.acting(seed)
     acting.noise = run.composed.agent.noise
     return acting
 
 
 def _digest(run: LoadedRun) -> str:
-    """What tells one trained agent from another: the digest of its checkpoint's manifest, which holds those of its weights."""
+    """Return a digest that identifies a trained agent: that of its checkpoint's manifest, which covers all weights."""
     checkpoint = latest_valid(run.folder.checkpoints, move=False)
     return storage.sha256_file(checkpoint.path / MANIFEST).sha256
 

@@ -1,7 +1,8 @@
-"""What a latent knows of the true state: linear and small nonlinear readings, between a random and a supervised encoder.
+"""How well the true state can be predicted from the latent, on a scale between an untrained and a supervised encoder.
 
-Alain & Bengio 2016, arXiv:1610.01644. The latents are the most likely ones, without sampling noise: what a deterministic agent
-has, and what an untrained encoder's are comparable with.
+Linear and small nonlinear probes; Alain & Bengio 2016, arXiv:1610.01644. The probes read the most likely latents,
+without sampling noise: they are what a deterministic agent uses, and the sampling noise of an untrained encoder would
+hide its signal.
 """
 
 from __future__ import annotations
@@ -9,56 +10,58 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldlab.study.measures.explained import Explained
-from worldlab.study.measures.regress import Examples, network, ridge
-from worldlab.study.measures.specimen import Specimen
-from worldlab.study.measures.supervised import supervised_reading
+from worldlab.study.measures.measured_model import MeasuredModel
+from worldlab.study.measures.r2 import R2Scores
+from worldlab.study.measures.regression import Examples, fit_mlp, fit_ridge
+from worldlab.study.measures.supervised import predict_supervised
 from worldlab.study.results import Measurement
 
 LATENTS = {"z": "", "features": "_features"}
-"""What is read, and how the names of its quantities end."""
+"""Inputs of the probes, and the suffixes of their quantities."""
 
 
-def measured(specimen: Specimen) -> dict[str, Measurement]:
-    """probe/... Raises: Undefined where the true state is not known."""
-    target = specimen.truth
-    readings = readings_of(specimen, target)
-    episode, time = specimen.frames("test")
-    readings["supervised"] = supervised_reading(specimen, target)[episode, time]
-    explained = Explained.of(readings, target[episode, time], episode)
-    out = {"probe/supervised_r2": explained.score("supervised")}
+def measure(subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure probe/... Raises: Undefined where the environment does not expose its state."""
+    target = subject.truth
+    predictions = predict_with_probes(subject, target)
+    episode, time = subject.frames("test")
+    predictions["supervised"] = predict_supervised(subject, target)[episode, time]
+    r2 = R2Scores.compute(predictions, target[episode, time], episode)
+    out = {"probe/supervised_r2": r2.score("supervised")}
     for kind in ("linear", "mlp"):
-        for ending in LATENTS.values():
-            name = f"{kind}_r2{ending}"
-            out[f"probe/{name}"] = explained.score(name)
-            out[f"probe/{name}_random"] = explained.score(f"{name}_random")
-            out[f"probe/{kind}_normalised{ending}"] = explained.between(name, f"{name}_random", "supervised")
+        for suffix in LATENTS.values():
+            name = f"{kind}_r2{suffix}"
+            out[f"probe/{name}"] = r2.score(name)
+            out[f"probe/{name}_random"] = r2.score(f"{name}_random")
+            out[f"probe/{kind}_normalised{suffix}"] = r2.normalise(name, f"{name}_random", "supervised")
     return out
 
 
-def readings_of(
-    specimen: Specimen, target: Tensor, linear: str = "linear_r2", nonlinear: str = "mlp_r2"
+def predict_with_probes(
+    subject: MeasuredModel, target: Tensor, linear: str = "linear_r2", nonlinear: str = "mlp_r2"
 ) -> dict[str, Tensor]:
-    """Readings of the judged frames by quantity, off the trained model's latents and off the untrained one's. linear, nonlinear:
-    how the names of their quantities begin."""
+    """Predict targets [E, T, K] in the test frames from the latents of the trained and of the untrained model.
+
+    linear, nonlinear: prefixes of the quantities. Returns: predictions [N, K] by quantity.
+    """
     out = {}
-    for trace, whose in ((specimen.quiet, ""), (specimen.untrained, "_random")):
-        for latent, ending in LATENTS.items():
+    for trace, model_suffix in ((subject.mode_trace, ""), (subject.untrained_trace, "_random")):
+        for latent, suffix in LATENTS.items():
             inputs = trace.z if latent == "z" else trace.features
-            both = read_both(specimen, inputs, target)
-            out |= {f"{kind}{ending}{whose}": read for kind, read in zip((linear, nonlinear), both, strict=True)}
+            both = predict_both(subject, inputs, target)
+            out |= {f"{kind}{suffix}{model_suffix}": read for kind, read in zip((linear, nonlinear), both, strict=True)}
     return out
 
 
-def read_both(specimen: Specimen, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear and nonlinear readings [N, K] of the judged frames, off inputs [E, T, F], of targets [E, T, K]."""
-    examples = examples_of(specimen, inputs, target)
-    judged = inputs[specimen.frames("test")]
-    reading = network(examples, specimen.sizes.probe_epochs, torch.Generator().manual_seed(specimen.seed))
-    return ridge(examples)(judged), reading(judged)
+def predict_both(subject: MeasuredModel, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return linear and nonlinear predictions [N, K] of targets [E, T, K] from inputs [E, T, F], in the test frames."""
+    examples = split_examples(subject, inputs, target)
+    test = inputs[subject.frames("test")]
+    predict = fit_mlp(examples, subject.sizes.probe_epochs, torch.Generator().manual_seed(subject.seed))
+    return fit_ridge(examples)(test), predict(test)
 
 
-def examples_of(specimen: Specimen, inputs: Tensor, target: Tensor) -> Examples:
-    """The frames that readings of targets [E, T, K] off inputs [E, T, F] are fitted to, and those that stop the fitting."""
-    fit, stop = specimen.frames("fit"), specimen.frames("stop")
-    return Examples((inputs[fit], target[fit]), (inputs[stop], target[stop]))
+def split_examples(subject: MeasuredModel, inputs: Tensor, target: Tensor) -> Examples:
+    """Select the frames that fit and validate probes of targets [E, T, K] from inputs [E, T, F]."""
+    fit, validation = subject.frames("fit"), subject.frames("validation")
+    return Examples((inputs[fit], target[fit]), (inputs[validation], target[validation]))

@@ -1,7 +1,8 @@
-"""The data that models are measured on: fixed episodes of an environment with its true state, the same for every model.
+"""Records the episodes on which models are measured: fixed episodes with the true state, the same for every model.
 
-Nobody trained on them: their seeds are apart from those of training and of evaluation. Actions are uniform and held for 1 to 8
-decisions each, so that what has inertia gets somewhere; a reference run's agent may play every second episode instead.
+No model was trained on them: their seeds differ from those of training and of evaluation. Actions are uniform and each
+is repeated for 1 to 8 decisions, so that systems with inertia move. A reference run's agent may play every second
+episode instead.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ import numpy as np
 from worldlab.env.spaces import action_spec, decode_action, encode_action
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import random_actions
-from worldlab.study.measures.abilities import Factors, ShowsNoise, able, truth_reader
-from worldlab.study.measures.kept import Arrays, digest
+from worldlab.study.measures.cache import Arrays, digest
+from worldlab.study.measures.ground_truth import Factors, HasNoiseFactors, find_layer, find_truth_reader
 
 STREAM = 40_961
-"""Begins every seed of recorded episodes: training and evaluation seed theirs by one number."""
-HOLD = 8
-"""Decisions for which a random action is kept, at most."""
-PARTS = {"fit": (0, 2, 5, 7), "stop": (3, 8), "test": (1, 4, 6, 9)}
-"""Episodes by their number modulo ten: what probes are fitted to, what decides when fitting stops, what is judged. Half of
-each are odd: those that a reference run plays."""
+"""First entry of the recorded episodes' seeds; training and evaluation use single numbers, so no seeds coincide."""
+MAX_HOLD = 8
+"""Maximum number of decisions for which a random action is repeated."""
+SPLITS = {"fit": (0, 2, 5, 7), "validation": (3, 8), "test": (1, 4, 6, 9)}
+"""Episode numbers modulo ten that fit probes, that select them (early stopping), and that are the test set. Half of
+each split is odd: odd episodes are those that a reference run plays."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """E episodes of up to T observations, arrival-aligned as in worldlab.interfaces.Batch; 0 after an episode's end.
+    """E episodes of up to T observations, aligned on arrival as in worldlab.interfaces.Batch; 0 after an episode's end.
 
-    data: {"obs key": [E, T, ...] as the environment gives it, "prev_action" [E, T, A], "reward", "cont" [E, T] float32,
-    "is_first" [E, T] bool}. length int64 [E]. truth, noise: float64 [E, T, K], or None where the environment does not tell;
-    names of their K entries.
+    data: {"obs key": [E, T, ...] as the environment emits it, "prev_action" [E, T, A], "reward", "cont" [E, T] float32,
+    "is_first" [E, T] bool}. length: int64 [E]. truth, noise: float64 [E, T, K], or None where the environment does not
+    expose them; truth_names, noise_names: names of their K entries.
     """
 
     data: dict[str, np.ndarray]
@@ -47,16 +48,16 @@ class Recording:
 
     @property
     def valid(self) -> np.ndarray:
-        """bool [E, T]: where there is an observation."""
+        """Mask of existing observations, bool [E, T]."""
         return np.arange(self.data["is_first"].shape[1]) < self.length[:, None]
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything recorded, names of factors included."""
+        """The digest of the whole recording, including the names of factors."""
         return digest(self.arrays())
 
     def arrays(self) -> Arrays:
-        """Everything as arrays by name; `of_arrays` is the inverse."""
+        """Return the recording as arrays by name; `from_arrays` is the inverse."""
         out = {f"data/{key}": value for key, value in self.data.items()} | {"length": self.length}
         for kind, values, names in (("truth", self.truth, self.truth_names), ("noise", self.noise, self.noise_names)):
             if values is not None:
@@ -64,81 +65,89 @@ class Recording:
         return out
 
     @classmethod
-    def of_arrays(cls, arrays: Arrays) -> Recording:
+    def from_arrays(cls, arrays: Arrays) -> Recording:
+        """Return the recording that `arrays` has written."""
         data = {key.removeprefix("data/"): value for key, value in arrays.items() if key.startswith("data/")}
         names = {key: tuple(arrays[key].tobytes().decode().split("\n")) for key in arrays if key.endswith("_names")}
-        beside = {key: arrays[key] for key in ("truth", "noise") if key in arrays}
-        return cls(data, arrays["length"], **beside, **names)  # type: ignore[arg-type]
+        factors = {key: arrays[key] for key in ("truth", "noise") if key in arrays}
+        return cls(data, arrays["length"], **factors, **names)  # type: ignore[arg-type]
 
-    def episodes(self, part: str) -> np.ndarray:
-        """Numbers of the episodes of a part: "fit", "stop" or "test"."""
-        return np.array([e for e in range(len(self.length)) if e % 10 in PARTS[part]])
+    def episodes(self, split: str) -> np.ndarray:
+        """Return the numbers of the episodes in a split: "fit", "validation" or "test"."""
+        return np.array([e for e in range(len(self.length)) if e % 10 in SPLITS[split]])
 
-    def frames(self, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """(episode, time) of every observation of a part, int [N] each, in order."""
+    def frames(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (episode, time) of every observation in a split, int [N] each, in order."""
         chosen = np.zeros_like(self.valid)
-        chosen[self.episodes(part)] = True
+        chosen[self.episodes(split)] = True
         episode, time = np.nonzero(self.valid & chosen)
         return episode, time
 
 
-Play = Callable[[dict[str, np.ndarray], bool], np.ndarray]
-"""What chooses: (observation, whether it is the first) -> encoded action [A]."""
+ChooseAction = Callable[[dict[str, np.ndarray], bool], np.ndarray]
+"""Chooses an encoded action [A] given (observation, whether it is the first of the episode)."""
 
 
 def record(
-    make: Callable[[], gymnasium.Env],
+    make_env: Callable[[], gymnasium.Env],
     adapter: Any,
     *,
     episodes: int,
     length: int,
     seed: int,
-    guest: Callable[[int], ActingAgent] | None = None,
+    make_reference_agent: Callable[[int], ActingAgent] | None = None,
 ) -> Recording:
-    """Play episodes in one environment. guest: makes the agent, exploring, of every second episode from its seed."""
-    env = make()
+    """Play and record episodes in one environment.
+
+    make_reference_agent: makes the exploring agent that plays every second episode, given a seed for its random stream.
+    """
+    env = make_env()
     try:
         played = []
         for number in range(episodes):
             rng = np.random.default_rng([STREAM, seed, number])
-            invited = guest is not None and number % 2 == 1
-            play = _agent(guest(int(rng.integers(2**31)))) if guest and invited else _held(env, rng)
-            played.append(_stack(_episode(env, adapter, play, int(rng.integers(2**31)), length)))
+            if make_reference_agent is not None and number % 2 == 1:
+                choose = _play_agent(make_reference_agent(int(rng.integers(2**31))))
+            else:
+                choose = _play_randomly(env, rng)
+            played.append(_stack(_play_episode(env, adapter, choose, int(rng.integers(2**31)), length)))
     finally:
         env.close()
-    return _with_factors(played, length)
+    return _join(played, length)
 
 
-def _held(env: gymnasium.Env, rng: np.random.Generator) -> Play:
+def _play_randomly(env: gymnasium.Env, rng: np.random.Generator) -> ChooseAction:
     spec = action_spec(env.action_space)
     left, action = 0, np.zeros(spec.dim, np.float32)
 
-    def play(obs: dict[str, np.ndarray], first: bool) -> np.ndarray:
+    def choose(obs: dict[str, np.ndarray], first: bool) -> np.ndarray:
         nonlocal left, action
         if left == 0:
-            left, action = int(rng.integers(1, HOLD + 1)), random_actions(spec, 1, rng)[0]
+            left, action = int(rng.integers(1, MAX_HOLD + 1)), random_actions(spec, 1, rng)[0]
         left -= 1
         return action
 
-    return play
+    return choose
 
 
-def _agent(acting: ActingAgent) -> Play:
+def _play_agent(acting: ActingAgent) -> ChooseAction:
     state: Any = None
 
-    def play(obs: dict[str, np.ndarray], first: bool) -> np.ndarray:
+    def choose(obs: dict[str, np.ndarray], first: bool) -> np.ndarray:
         nonlocal state
         batch = {key: value[None] for key, value in obs.items()}
         encoded, state = acting.choose(batch, state, np.array([first]), explore=True)
         return encoded[0]
 
-    return play
+    return choose
 
 
-def _episode(env: gymnasium.Env, adapter: Any, play: Play, seed: int, length: int) -> Iterator[dict[str, Any]]:
-    """What a model would see of one episode, step by step, and the factors beside it."""
+def _play_episode(
+    env: gymnasium.Env, adapter: Any, choose: ChooseAction, seed: int, length: int
+) -> Iterator[dict[str, Any]]:
+    """Play an episode and yield each step as a model receives it, with the factors of the environment."""
     obs, _ = env.reset(seed=seed)
-    truth, noise = truth_reader(adapter, env), able(env, ShowsNoise)
+    truth, noise = find_truth_reader(adapter, env), find_layer(env, HasNoiseFactors)
     space = env.action_space
     action, reward, cont, over = np.zeros(action_spec(space).dim, np.float32), 0.0, 1.0, False
     for time in range(length):
@@ -147,33 +156,33 @@ def _episode(env: gymnasium.Env, adapter: Any, play: Play, seed: int, length: in
         yield {**obs, **step, "is_first": np.bool_(time == 0), "factors": factors}
         if over or time == length - 1:
             return
-        native = decode_action(space, play(obs, time == 0))
+        native = decode_action(space, choose(obs, time == 0))
         action = np.asarray(encode_action(space, native), np.float32)
         obs, paid, terminated, truncated, _ = env.step(native)
         reward, cont, over = float(paid), float(not terminated), bool(terminated or truncated)
 
 
 def _stack(steps: Iterator[dict[str, Any]]) -> tuple[dict[str, np.ndarray], dict[str, tuple[Any, tuple[str, ...]]]]:
-    """The steps of an episode as arrays [t, ...], and its factors (float64 [t, K], names)."""
+    """Stack the steps of an episode into arrays [t, ...], and its factors into (float64 [t, K], names)."""
     every = list(steps)
     factors = [step.pop("factors") for step in every]
     arrays = {key: np.stack([step[key] for step in every]) for key in every[0]}
-    return arrays, {kind: _flat([one[kind] for one in factors]) for kind in ("truth", "noise")}
+    return arrays, {kind: _flatten([step[kind] for step in factors]) for kind in ("truth", "noise")}
 
 
-def _flat(factors: list[Factors | None]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _flatten(steps: list[Factors | None]) -> tuple[np.ndarray | None, tuple[str, ...]]:
     rows, names = [], ()
-    for one in factors:
-        if one is None:
+    for factors in steps:
+        if factors is None:
             return None, ()
-        sizes = {name: np.size(value) for name, value in one.items()}
+        sizes = {name: np.size(value) for name, value in factors.items()}
         names = tuple(f"{name}[{i}]" if size > 1 else name for name, size in sizes.items() for i in range(size))
-        rows.append(np.concatenate([np.asarray(value, np.float64).ravel() for value in one.values()]))
+        rows.append(np.concatenate([np.asarray(value, np.float64).ravel() for value in factors.values()]))
     return np.stack(rows), names
 
 
-def padded(episodes: list[dict[str, np.ndarray]], length: int) -> Recording:
-    """Episodes [t, ...], t up to `length`, as one recording that knows nothing of the true state."""
+def pad_episodes(episodes: list[dict[str, np.ndarray]], length: int) -> Recording:
+    """Pad episodes [t, ...], t up to `length`, with zeros and join them into a recording without a true state."""
 
     def pad(array: np.ndarray) -> np.ndarray:
         return np.concatenate([array, np.zeros((length - len(array), *array.shape[1:]), array.dtype)])
@@ -182,11 +191,11 @@ def padded(episodes: list[dict[str, np.ndarray]], length: int) -> Recording:
     return Recording(data, np.array([len(arrays["reward"]) for arrays in episodes]))
 
 
-def _with_factors(played: list[tuple[dict[str, np.ndarray], dict[str, Any]]], length: int) -> Recording:
-    plain = padded([arrays for arrays, _ in played], length)
-    beside: dict[str, Any] = {}
+def _join(played: list[tuple[dict[str, np.ndarray], dict[str, Any]]], length: int) -> Recording:
+    recording = pad_episodes([arrays for arrays, _ in played], length)
+    extra: dict[str, Any] = {}
     for kind, (first, names) in played[0][1].items():
         if first is not None:
             episodes = [{kind: factors[kind][0], "reward": arrays["reward"]} for arrays, factors in played]
-            beside |= {kind: padded(episodes, length).data[kind], f"{kind}_names": names}
-    return replace(plain, **beside)
+            extra |= {kind: pad_episodes(episodes, length).data[kind], f"{kind}_names": names}
+    return replace(recording, **extra)

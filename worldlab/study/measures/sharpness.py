@@ -1,7 +1,8 @@
-"""How much fine detail drawn pictures have, and whether it is the right detail: judged as the model draws them.
+"""How much fine detail rendered images have, and whether it is realistic. Images are rendered as the model draws them.
 
-A blurred picture lacks energy in the highest band, a noisy one has too much: the ratio says which, not whether the detail is true.
-So it stands beside a distance between drawn and real pictures (worldlab.study.measures.kid), which noise does not please.
+A blurred image lacks energy in the highest frequency band, a noisy one has too much. The ratio measures the amount of
+detail but not its realism, so it is reported beside a distance between rendered and real images
+(worldlab.study.measures.kid), which noise increases.
 """
 
 from __future__ import annotations
@@ -10,54 +11,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldlab.study.measures.drawings import NO_ROOM, Drawings, Pictures, drawings_of
-from worldlab.study.measures.intervals import by_episode, difference, jackknife, measurement
 from worldlab.study.measures.kid import kid
-from worldlab.study.measures.specimen import Specimen
+from worldlab.study.measures.measured_model import MeasuredModel
+from worldlab.study.measures.rendered import TOO_SHORT, Images, RenderedImages, render_images
+from worldlab.study.measures.standard_errors import jackknife, make_measurement, subtract, sum_by_episode
 from worldlab.study.results import Measurement
 
 
-def measured(specimen: Specimen) -> dict[str, Measurement]:
-    """sharpness/... Raises: Undefined where no pictures are observed, or the decoder draws none."""
-    found = drawings_of(specimen)
-    seen = _distance(found, found.posterior, found.episode)
-    between = Measurement(None, why="no two recorded episodes that are not judged are as long as those that are")
-    if found.middle is not None:
-        between = _distance(found, *found.middle)
+def measure(subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure sharpness/... Raises: Undefined where no images are observed, or the decoder draws none."""
+    images = render_images(subject)
+    posterior = _measure_kid(images, images.posterior, images.episode)
+    middle = Measurement(None, why="no two recorded episodes outside of the test set are as long as the test episodes")
+    if images.midpoints is not None:
+        middle = _measure_kid(images, *images.midpoints)
     out = {
-        "sharpness/ratio_posterior": _detail(found, found.posterior),
-        "sharpness/kid_posterior": seen,
-        "sharpness/kid_middle": between,
-        "sharpness/kid_between": difference(between, seen),
+        "sharpness/ratio_posterior": _measure_ratio(images, images.posterior),
+        "sharpness/kid_posterior": posterior,
+        "sharpness/kid_middle": middle,
+        "sharpness/kid_between": subtract(middle, posterior),
     }
-    if found.dream is None:
-        return out | {f"sharpness/{name}_dream": Measurement(None, why=NO_ROOM) for name in ("ratio", "kid")}
+    if images.dream is None:
+        return out | {f"sharpness/{name}_dream": Measurement(None, why=TOO_SHORT) for name in ("ratio", "kid")}
     return out | {
-        "sharpness/ratio_dream": _detail(found, found.dream),
-        "sharpness/kid_dream": _distance(found, found.dream, found.episode),
+        "sharpness/ratio_dream": _measure_ratio(images, images.dream),
+        "sharpness/kid_dream": _measure_kid(images, images.dream, images.episode),
     }
 
 
-def _detail(found: Drawings, drawn: Pictures) -> Measurement:
-    energies = torch.stack([sum_energy(drawn), sum_energy(found.real)], 1)
+def _measure_ratio(images: RenderedImages, rendered: Images) -> Measurement:
+    energies = torch.stack([_sum_energy(rendered), _sum_energy(images.real)], 1)
     if float(energies[:, 1].sum()) <= 0:
-        return Measurement(None, why="the real pictures have no detail at all")
-    value, error = jackknife(by_episode(energies, found.episode), lambda sums: sums[:1] / sums[1:])
-    return measurement(value[0], error[0])
+        return Measurement(None, why="the real images have no detail at all")
+    value, error = jackknife(sum_by_episode(energies, images.episode), lambda sums: sums[:1] / sums[1:])
+    return make_measurement(value[0], error[0])
 
 
-def _distance(found: Drawings, drawn: Pictures, episode: Tensor) -> Measurement:
-    features = found.basis.features
-    return measurement(*kid(features(drawn), episode, features(found.real), found.episode))
+def _measure_kid(images: RenderedImages, rendered: Images, episode: Tensor) -> Measurement:
+    features = images.space.features
+    return make_measurement(*kid(features(rendered), episode, features(images.real), images.episode))
 
 
-def sum_energy(pictures: Pictures) -> Tensor:
-    """Laplacian energy [N] of all pictures of a frame."""
-    return torch.stack([laplacian_energy(value) for value in pictures.values()]).sum(0)
+def _sum_energy(images: Images) -> Tensor:
+    """Sum the Laplacian energy [N] over the images of each frame."""
+    return torch.stack([laplacian_energy(value) for value in images.values()]).sum(0)
 
 
-def laplacian_energy(picture: Tensor) -> Tensor:
-    """Mean squared response [N] of the 4-neighbour Laplacian to pictures [N, C, H, W]: energy in the highest band."""
-    kernel = picture.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-    response = F.conv2d(picture.flatten(0, 1)[:, None], kernel[None, None])
-    return response.square().flatten(1).mean(1).view(picture.shape[:2]).mean(1)
+def laplacian_energy(image: Tensor) -> Tensor:
+    """Compute the mean squared response [N] of the 4-neighbour Laplacian to images [N, C, H, W]."""
+    kernel = image.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+    response = F.conv2d(image.flatten(0, 1)[:, None], kernel[None, None])
+    return response.square().flatten(1).mean(1).view(image.shape[:2]).mean(1)

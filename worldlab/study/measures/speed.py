@@ -1,6 +1,6 @@
-"""How fast pictures are drawn and steps imagined, beside the simulator itself: wall clock of this machine, in this process.
+"""Throughput of drawing images and imagining steps, beside the simulator.
 
-These numbers differ from run to run; all others do not.
+Timings are wall-clock time on this machine, in this process. These are the only measures that differ from run to run.
 """
 
 from __future__ import annotations
@@ -14,48 +14,50 @@ import torch
 
 from worldlab.env.spaces import action_spec, decode_action
 from worldlab.experience.collect import random_actions
-from worldlab.study.measures.calls import Work, drawing, imagining, naively
-from worldlab.study.measures.intervals import measurement
+from worldlab.study.measures.calls import Work, build_frame_work, build_naive_step_work, build_step_work
+from worldlab.study.measures.measured_model import MeasuredModel
 from worldlab.study.measures.quantities import BATCHES
-from worldlab.study.measures.specimen import Specimen
+from worldlab.study.measures.standard_errors import make_measurement
 from worldlab.study.measures.undefined import Undefined
 from worldlab.study.results import Measurement
 
 REPEATS = 3
-"""Least number of times that something is timed."""
+"""Minimum number of timings, beside the warm-up."""
 
 
-def measured(specimen: Specimen) -> dict[str, Measurement]:
-    """speed/..., in frames or steps a second."""
-    model, sizes = specimen.model, specimen.sizes
-    settle = torch.cuda.synchronize if model.device.type == "cuda" else _nothing
+def measure(subject: MeasuredModel) -> dict[str, Measurement]:
+    """Measure speed/..., in frames or steps per second."""
+    model, sizes = subject.model, subject.sizes
+    synchronise = torch.cuda.synchronize if model.device.type == "cuda" else _do_nothing
     out: dict[str, Measurement] = {}
     for rows in BATCHES:
         works = {
-            "frames": drawing(model, rows),
-            "steps": imagining(model, rows),
-            "naive_steps": naively(model, rows, sizes.past),
+            "frames": build_frame_work(model, rows),
+            "steps": build_step_work(model, rows),
+            "naive_steps": build_naive_step_work(model, rows, sizes.past),
         }
-        out |= {f"speed/{name}_{rows}": rate(work, rows, sizes.seconds, settle) for name, work in works.items()}
-    out["speed/simulator"] = _simulator(specimen)
-    out["speed/ratio"] = _ratio(out[f"speed/steps_{BATCHES[-1]}"], out["speed/simulator"])
+        out |= {
+            f"speed/{name}_{rows}": measure_rate(work, rows, sizes.seconds, synchronise) for name, work in works.items()
+        }
+    out["speed/simulator"] = _measure_simulator(subject)
+    out["speed/ratio"] = _divide(out[f"speed/steps_{BATCHES[-1]}"], out["speed/simulator"])
     return out
 
 
-def _nothing() -> None: ...
+def _do_nothing() -> None: ...
 
 
 @torch.no_grad()
-def rate(
+def measure_rate(
     work: Work,
     rows: int,
     seconds: float,
-    settle: Callable[[], object] = _nothing,
-    between: Callable[[], object] = _nothing,
+    synchronise: Callable[[], object] = _do_nothing,
+    between: Callable[[], object] = _do_nothing,
 ) -> Measurement:
-    """Rows a second: the median of timings that take `seconds` together, after a warm-up, with the error that they give it.
+    """Measure rows per second: the median of timings over `seconds` in total, after a warm-up, with its standard error.
 
-    settle: waits until the work is done. between: called untimed before each.
+    synchronise: waits until the work is done. between: called before each timing and not timed.
     """
     if isinstance(work, Undefined):
         return Measurement(None, why=str(work))
@@ -65,18 +67,18 @@ def rate(
         between()
         start = time.perf_counter()
         work()
-        settle()
+        synchronise()
         rates.append(rows / (time.perf_counter() - start))
     rates = rates[1:]
-    # Of a normal sample a median strays sqrt(pi / 2) times as far as a mean.
-    spread = math.sqrt(math.pi / 2) * float(np.std(rates, ddof=1)) / len(rates) ** 0.5
-    return measurement(float(np.median(rates)), spread)
+    # The standard error of the median of a normal sample is sqrt(pi / 2) times that of its mean.
+    error = math.sqrt(math.pi / 2) * float(np.std(rates, ddof=1)) / len(rates) ** 0.5
+    return make_measurement(float(np.median(rates)), error)
 
 
-def _simulator(specimen: Specimen) -> Measurement:
-    """Decisions a second of the environment as evaluation has it, repeated actions and drawing included, resets not."""
-    env = specimen.make()
-    spec, rng = action_spec(env.action_space), np.random.default_rng(specimen.seed)
+def _measure_simulator(subject: MeasuredModel) -> Measurement:
+    """Measure decisions per second of the evaluation environment, including repeated actions and rendering."""
+    env = subject.make_env()
+    spec, rng = action_spec(env.action_space), np.random.default_rng(subject.seed)
     over, action = True, None
 
     def between() -> None:
@@ -91,13 +93,13 @@ def _simulator(specimen: Specimen) -> Measurement:
         over = terminated or truncated
 
     try:
-        return rate(step, 1, specimen.sizes.seconds, between=between)
+        return measure_rate(step, 1, subject.sizes.seconds, between=between)
     finally:
         env.close()
 
 
-def _ratio(fast: Measurement, slow: Measurement) -> Measurement:
+def _divide(fast: Measurement, slow: Measurement) -> Measurement:
     if fast.value is None or slow.value is None:
         return Measurement(None, why=fast.why or slow.why)
     relative = math.hypot((fast.error or 0.0) / fast.value, (slow.error or 0.0) / slow.value)
-    return measurement(fast.value / slow.value, fast.value / slow.value * relative)
+    return make_measurement(fast.value / slow.value, fast.value / slow.value * relative)

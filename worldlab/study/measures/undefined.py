@@ -1,7 +1,7 @@
-"""What a measure says where it cannot be taken."""
+"""The exception that a measure raises when a quantity is undefined."""
 
 from __future__ import annotations
 
 
 class Undefined(Exception):
-    """A quantity has no value for this model, environment or recording; the message is the reason, for people."""
+    """A quantity has no value for this model, environment or recording; the message gives the reason to the reader."""

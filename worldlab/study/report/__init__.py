@@ -1,6 +1,7 @@
-"""The report of a comparison: one page that opens anywhere, tables for papers, and the numbers for programs.
+"""Writes the report of a comparison: a self-contained HTML page, tables for papers, and all numbers as CSV and JSON.
 
-comparison -> findings (worldlab.study.statistics) -> verdict, tables, figures -> page. `write` is all that others call.
+comparison -> findings (worldlab.study.statistics) -> verdict, tables, figures -> page. `write` is the only public
+function.
 """
 
 from worldlab.study.report.files import write as write

@@ -1,4 +1,4 @@
-"""All the numbers of a report, from a comparison: each computed once, by `worldlab.study.statistics`, and written everywhere."""
+"""Computes all numbers of a report once, with `worldlab.study.statistics`; every file of the report uses them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from worldlab.study import statistics
-from worldlab.study.report.contests import OVERALL, RIVALS, Contest, Pair, contests
-from worldlab.study.report.formats import SCALED, decimals, words
+from worldlab.study.report.comparisons import AMONG_MODELS, OVERALL, ComparisonFamily, Pair, compare_methods
+from worldlab.study.report.formats import SCALED, clean_text, decimals_for
 from worldlab.study.results import Comparison, Measurement, Method, Reference, Trial
 from worldlab.study.statistics import Band, Interval
 
@@ -21,15 +21,18 @@ AGGREGATES: dict[str, tuple[str, Callable[..., Any]]] = {
     "median": ("Median", statistics.median),
     "optimality_gap": ("Optimality gap", statistics.optimality_gap),
 }
-"""By the name in summary.json: how people call it, and what computes it."""
+"""By name in summary.json: the title, and the function that computes the aggregate."""
 THRESHOLDS = 101
-"""Points of a performance profile."""
+"""Number of points of a performance profile."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A quantity over seeds. interval: of the mean of those that are defined, None if none is; error: the standard error within
-    the run, where there is one run; why: the reasons of those that are undefined, each once; missing: how many these are."""
+class MeasureSummary:
+    """A quantity summarised over seeds.
+
+    interval: of the mean over the defined values, None if no value is defined. error: standard error within the run, if
+    there is only one run. why: the distinct reasons of the undefined values. missing: number of undefined values.
+    """
 
     interval: Interval | None
     error: float | None
@@ -39,12 +42,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Findings:
-    """Keys: method, (method, env), (x, y) for x above y, or (env, quantity, method). What is undefined is not in the maps.
+    """All numbers of a report.
 
-    labels: what methods are called, each by another name. scopes: where the result is looked for. returns: mean return.
-    failures: share of the runs that ended, without a score.
-    referenced: environments with a reference. aggregates, published: by method and name in AGGREGATES, published with percentile
-    bootstrap intervals.
+    Keys of the mappings: method, (method, env), (x, y) for P(x > y), or (env, quantity, method). Undefined values have
+    no key.
+    labels: a distinct display name per method. scopes: the scopes that the result is drawn from. returns: mean return.
+    failures: of the runs that ended, the share without a score. referenced: environments with a reference score.
+    aggregates, published: by method and name in AGGREGATES; published has percentile bootstrap intervals.
     """
 
     comparison: Comparison
@@ -58,53 +62,56 @@ class Findings:
     improvement: Mapping[tuple[str, str], Interval]
     profiles: Mapping[str, Band]
     curves: Mapping[tuple[str, str], Band]
-    contests: tuple[Contest, ...]
-    measures: Mapping[tuple[str, str, str], Measured]
+    families: tuple[ComparisonFamily, ...]
+    measures: Mapping[tuple[str, str, str], MeasureSummary]
 
     def places(self, scope: str) -> int:
-        """Decimals that fit the scores of a scope."""
+        """Return how many decimals to show for the scores of a scope."""
         means = [one.estimate for (_, env), one in self.returns.items() if env == scope]
-        return SCALED if scope == OVERALL else decimals(means)
+        return SCALED if scope == OVERALL else decimals_for(means)
 
-    def contest(self, scope: str, against: str, kind: str) -> Contest | None:
-        wanted = (scope, against, kind)
-        return next((one for one in self.contests if (one.scope, one.against, one.kind) == wanted), None)
+    def family(self, scope: str, against: str, kind: str) -> ComparisonFamily | None:
+        key = (scope, against, kind)
+        return next((one for one in self.families if (one.scope, one.against, one.kind) == key), None)
 
-    def rivals(self, scope: str) -> Contest | None:
-        """How the models did against each other (or against the first)."""
-        return next((one for one in self.contests if one.scope == scope and one.kind == RIVALS), None)
+    def among_models(self, scope: str) -> ComparisonFamily | None:
+        """Return the comparisons of the models with each other (or with the first model)."""
+        return next((one for one in self.families if one.scope == scope and one.kind == AMONG_MODELS), None)
 
-    def against(self, scope: str, x: str, y: str) -> Pair | None:
-        """x against y. Of two models it is what the contest among models says, where that is about this scope: one pair has one
-        verdict in a report. Else it is corrected together with all methods of x's kind."""
-        rivals = self.rivals(scope)
-        for pair in rivals.pairs if rivals else ():
+    def pair(self, scope: str, x: str, y: str) -> Pair | None:
+        """Return the comparison of x with y.
+
+        Two models are taken from the family among models if this scope has one, so that a pair has only one verdict in
+        a report. Other pairs are corrected together with all methods of x's kind.
+        """
+        models = self.among_models(scope)
+        for pair in models.pairs if models else ():
             if {pair.x, pair.y} == {x, y}:
                 return pair if pair.x == x else Pair(x, y, pair.difference.reversed)
         kind = next(method.kind for method in self.comparison.methods if method.key == x)
-        contest = self.contest(scope, y, kind)
-        return next((pair for pair in contest.pairs if pair.x == x), None) if contest else None
+        family = self.family(scope, y, kind)
+        return next((pair for pair in family.pairs if pair.x == x), None) if family else None
 
 
-def find(comparison: Comparison) -> Findings:
-    """Compute everything. Deterministic: random draws have a fixed seed."""
+def compute_findings(comparison: Comparison) -> Findings:
+    """Compute all findings. The result is deterministic: resampling uses a fixed seed."""
     methods, envs, seeds = [method.key for method in comparison.methods], comparison.envs, len(comparison.seeds)
-    raw = {(key, env): usable(comparison, key, env) for key in methods for env in envs}
+    raw = {(key, env): finite_scores(comparison, key, env) for key in methods for env in envs}
     returns = {at: statistics.interval([scores], statistics.mean) for at, scores in raw.items() if len(scores)}
-    referenced = tuple(env for env in envs if reference_of(comparison, env))
-    scaled = _complete(
-        {key: [scaled_to(comparison, raw[key, env], env) for env in referenced] for key in methods}
+    referenced = tuple(env for env in envs if valid_reference(comparison, env))
+    scaled = _scored_everywhere(
+        {key: [normalise(comparison, raw[key, env], env) for env in referenced] for key in methods}
         if referenced
         else {}
     )
     scopes = (OVERALL, *(env for env in envs if env not in referenced)) if len(referenced) > 1 else envs
-    asked = contests(OVERALL, comparison.methods, scaled, seeds, True) if OVERALL in scopes else []
+    families = compare_methods(OVERALL, comparison.methods, scaled, seeds, True) if OVERALL in scopes else []
     for env in envs:
-        scores = _complete({key: [raw[key, env]] for key in methods})
-        asked += contests(env, comparison.methods, scores, seeds, env in scopes)
+        scores = _scored_everywhere({key: [raw[key, env]] for key in methods})
+        families += compare_methods(env, comparison.methods, scores, seeds, env in scopes)
     return Findings(
         comparison,
-        labels(comparison.methods),
+        unique_labels(comparison.methods),
         scopes,
         returns,
         _failures(comparison),
@@ -114,9 +121,9 @@ def find(comparison: Comparison) -> Findings:
         _improvement(comparison, raw),
         _profiles(scaled),
         _curves(comparison),
-        tuple(asked),
+        tuple(families),
         {
-            (env, quantity.name, key): measured(comparison.of(key, env), quantity.name)
+            (env, quantity.name, key): summarise_measure(comparison.of(key, env), quantity.name)
             for env in envs
             for quantity in comparison.quantities
             for key in methods
@@ -135,46 +142,46 @@ def _failures(comparison: Comparison) -> dict[tuple[str, str], Interval]:
     return found
 
 
-def labels(methods: Sequence[Method]) -> dict[str, str]:
-    """What each method is called: its label; with its key where two share one."""
-    wanted = {method.key: words(method.label, words(method.key, "unnamed")) for method in methods}
-    shared = Counter(wanted.values())
-    return {key: label if shared[label] == 1 else f"{label} ({words(key, '?')})" for key, label in wanted.items()}
+def unique_labels(methods: Sequence[Method]) -> dict[str, str]:
+    """Return each method's label; methods that share a label get their key appended."""
+    chosen = {method.key: clean_text(method.label, clean_text(method.key, "unnamed")) for method in methods}
+    shared = Counter(chosen.values())
+    return {key: label if shared[label] == 1 else f"{label} ({clean_text(key, '?')})" for key, label in chosen.items()}
 
 
-def usable(comparison: Comparison, method: str, env: str) -> np.ndarray:
-    """Scores float64 [n] of the trials that finished with a number."""
+def finite_scores(comparison: Comparison, method: str, env: str) -> np.ndarray:
+    """Return the finite scores of the finished trials, float64 [n]."""
     scores = comparison.scores(method, env)
     return scores[np.isfinite(scores)]
 
 
-def reference_of(comparison: Comparison, env: str) -> Reference | None:
-    """An environment's reference; None if it has none that makes a scale."""
+def valid_reference(comparison: Comparison, env: str) -> Reference | None:
+    """Return an environment's reference scores; None if it has none, or if they do not span a scale."""
     reference = comparison.references.get(env)
     width = reference.one - reference.zero if reference else 0.0
     return reference if width != 0 and np.isfinite(width) else None
 
 
-def scaled_to(comparison: Comparison, scores: Any, env: str) -> Any:
-    """Scores on the scale of an environment that has a reference."""
-    reference = reference_of(comparison, env)
+def normalise(comparison: Comparison, scores: Any, env: str) -> Any:
+    """Normalise scores with the environment's reference, which must exist."""
+    reference = valid_reference(comparison, env)
     assert reference is not None
     return (scores - reference.zero) / (reference.one - reference.zero)
 
 
-def _complete(scores: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    """Those methods that have a score in every task: means over different tasks cannot be compared."""
+def _scored_everywhere(scores: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """Keep the methods that have a score in every task. Means over different sets of tasks cannot be compared."""
     return {key: tasks for key, tasks in scores.items() if all(map(len, tasks))}
 
 
 def _aggregates(scores: list[np.ndarray], interval: Callable[..., Interval]) -> dict[str, Interval]:
     found = {name: interval(scores, statistic) for name, (_, statistic) in AGGREGATES.items()}
-    gap = found["optimality_gap"]  # of its nature at least 0, which Student's t does not know
+    gap = found["optimality_gap"]  # the gap is at least 0 by definition, but Student's t interval can go below
     return {**found, "optimality_gap": replace(gap, low=float(np.maximum(gap.low, 0.0)))}
 
 
 def _improvement(comparison: Comparison, raw: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], Interval]:
-    """P(X > Y) over the environments where both have scores; who is above whom needs no common scale."""
+    """Compute P(X > Y) over the environments where both have scores. It needs no common scale of scores."""
     found = {}
     for x in (method.key for method in comparison.methods):
         for y in (method.key for method in comparison.methods):
@@ -206,16 +213,20 @@ def _curves(comparison: Comparison) -> dict[tuple[str, str], Band]:
     return found
 
 
-def measured(trials: tuple[Trial, ...], name: str) -> Measured:
-    """What the finished trials say of a quantity."""
+def summarise_measure(trials: tuple[Trial, ...], name: str) -> MeasureSummary:
+    """Summarise a quantity over the finished trials."""
     finished = [trial for trial in trials if trial.status == "finished"]
     if not finished:
-        return Measured(None, None, ("no trial finished",), 0)
+        return MeasureSummary(None, None, ("no trial finished",), 0)
     found = [trial.measures.get(name, Measurement(None, why="not measured")) for trial in finished]
     defined = [one.value is not None and bool(np.isfinite(one.value)) for one in found]
-    known = [one for one, there in zip(found, defined) if there]
-    why = tuple(dict.fromkeys(words(one.why, "no reason given") for one, there in zip(found, defined) if not there))
+    known = [one for one, is_defined in zip(found, defined) if is_defined]
+    why = tuple(
+        dict.fromkeys(
+            clean_text(one.why, "no reason given") for one, is_defined in zip(found, defined) if not is_defined
+        )
+    )
     if not known:
-        return Measured(None, None, why, len(finished))
+        return MeasureSummary(None, None, why, len(finished))
     interval = statistics.interval([np.array([one.value for one in known], float)], statistics.mean)
-    return Measured(interval, known[0].error if len(known) == 1 else None, why, len(finished) - len(known))
+    return MeasureSummary(interval, known[0].error if len(known) == 1 else None, why, len(finished) - len(known))

@@ -1,5 +1,8 @@
-"""A page that asks nobody for anything. Its policy allows only the style and the script it carries, by their hashes, so that a
-text that came from elsewhere could do nothing even if it were not escaped."""
+"""Renders a self-contained HTML page that makes no network request.
+
+Its content security policy allows only the embedded style and script, by their hashes. So an untrusted text could do no
+harm even if it were not escaped.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from worldlab.study.report.figures import key_of
+from worldlab.study.report.figures import legend_key
 from worldlab.training.panel import plain_text
 
 _STYLE, _SCRIPT = "report.css", "report.js"
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of this package with its context, and with the style and script all pages share."""
+    """Render a template of this package with the given context and the shared style and script."""
     folder = resources.files("worldlab.study.report") / "templates"
     texts = {item.name: item.read_text(encoding="utf-8") for item in folder.iterdir() if item.is_file()}
     environment = Environment(
@@ -30,14 +33,14 @@ def render(template: str, **context: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     shared = {"policy": policy, "css": texts[_STYLE], "js": texts[_SCRIPT]}
-    environment.globals |= {"key_of": key_of, **{name: Markup(text) for name, text in shared.items()}}
+    environment.globals |= {"legend_key": legend_key, **{name: Markup(text) for name, text in shared.items()}}
     return environment.get_template(template).render(**context)
 
 
 def _finalize(value: Any) -> Any:
-    """Every text loses what could steer a terminal or turn the reading direction; then it is escaped.
+    """Clean a value before Jinja escapes it: remove terminal control and text-direction characters.
 
-    An arrow stays with its word, and "n = 5" on one line.
+    Non-breaking spaces keep an arrow beside its word, and "n = 5" on one line.
     """
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
@@ -46,5 +49,5 @@ def _finalize(value: Any) -> Any:
 
 
 def _hash(text: str) -> str:
-    """A source of a content security policy: this very text and no other."""
+    """Return the content-security-policy source that allows exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

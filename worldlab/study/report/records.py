@@ -1,4 +1,4 @@
-"""results.csv and summary.json: what a report says, for programs."""
+"""Makes results.csv and summary.json, the machine-readable files of a report."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from worldlab.study.report.findings import Findings, reference_of, scaled_to
+from worldlab.study.report.findings import Findings, normalise, valid_reference
 from worldlab.study.report.verdict import Conclusion
 from worldlab.study.results import Comparison, Trial
 from worldlab.study.statistics import Band, Difference, Interval
 from worldlab.training.panel import plain_text
 
 FORMAT = 1
-"""Of summary.json; raised when a key changes its meaning."""
+"""Format version of summary.json; raised when the meaning of a key changes."""
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
-"""How a spreadsheet's formula may begin."""
+"""Characters that start a formula in a spreadsheet."""
 
 
 def results_csv(comparison: Comparison) -> str:
-    """One row a trial. Texts that a spreadsheet would run as a formula begin with an apostrophe; undefined numbers are empty."""
+    """Return a CSV text with one row per trial.
+
+    Texts that a spreadsheet would run as a formula get a leading apostrophe. Undefined numbers are empty.
+    """
     methods = {method.key: method for method in comparison.methods}
     names = list(
         dict.fromkeys([q.name for q in comparison.quantities] + [n for t in comparison.trials for n in t.measures])
@@ -48,7 +51,7 @@ def results_csv(comparison: Comparison) -> str:
         *("env_steps", "updates", "wall_seconds", "parameters", "episodes", "mean_return", "normalised", "returns"),
     ]
     writer.writerow(
-        [_safe(name) for name in fixed + [f"{name}{part}" for name in names for part in ("", " error", " why")]]
+        [_csv_cell(name) for name in fixed + [f"{name}{part}" for name in names for part in ("", " error", " why")]]
     )
     for trial in comparison.trials:
         method = methods.get(trial.method)
@@ -58,21 +61,21 @@ def results_csv(comparison: Comparison) -> str:
         row += [
             trial.score,
             _normalised(comparison, trial),
-            json.dumps(plain(trial.returns)),
+            json.dumps(to_json_value(trial.returns)),
         ]
         for name in names:
             one = trial.measures.get(name)
             row += [one.value, one.error, one.why] if one else [None, None, ""]
-        writer.writerow([_safe(value) for value in row])
+        writer.writerow([_csv_cell(value) for value in row])
     return buffer.getvalue()
 
 
 def _normalised(comparison: Comparison, trial: Trial) -> float | None:
-    return scaled_to(comparison, trial.score, trial.env) if reference_of(comparison, trial.env) else None
+    return normalise(comparison, trial.score, trial.env) if valid_reference(comparison, trial.env) else None
 
 
-def _safe(value: Any) -> Any:
-    """A cell: numbers as they are, texts that no spreadsheet takes for a formula."""
+def _csv_cell(value: Any) -> Any:
+    """Return a CSV cell: numbers unchanged, texts guarded against being read as formulas."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if not isinstance(value, str):
@@ -82,9 +85,9 @@ def _safe(value: Any) -> Any:
 
 
 def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
-    """Everything a report says, as plain JSON; numbers that are undefined are null."""
+    """Return the content of summary.json: all findings as plain data; undefined numbers are null."""
     found = findings.comparison
-    return plain(
+    return to_json_value(
         {
             "format": FORMAT,
             "title": found.title,
@@ -110,16 +113,16 @@ def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
             },
             "comparisons": [
                 {
-                    "envs": [contest.scope] if contest.scope else findings.referenced,
-                    "compared_together": len(contest.pairs),
-                    "against": contest.against,
-                    "kind": contest.kind,
+                    "envs": [family.scope] if family.scope else findings.referenced,
+                    "compared_together": len(family.pairs),
+                    "against": family.against,
+                    "kind": family.kind,
                     "x": pair.x,
                     "y": pair.y,
                     **_difference(pair.difference),
                 }
-                for contest in findings.contests
-                for pair in contest.pairs
+                for family in findings.families
+                for pair in family.pairs
             ],
             "improvement": [{"x": x, "y": y, **_interval(one)} for (x, y), one in findings.improvement.items()],
             "profiles": {method: _band(band) for method, band in findings.profiles.items()},
@@ -171,14 +174,17 @@ def _difference(one: Difference) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
-    """JSON of what it may hold; texts without control characters and lone surrogates, which are no Unicode."""
+def to_json_value(value: Any) -> Any:
+    """Convert a value to JSON types.
+
+    Texts lose control characters and lone surrogates; numbers that are not finite are null.
+    """
     if isinstance(value, Mapping):
-        return {plain_text(key): plain(item) for key, item in value.items()}
+        return {plain_text(key): to_json_value(item) for key, item in value.items()}
     if isinstance(value, str):
         return plain_text(value)
     if isinstance(value, Iterable):
-        return [plain(item) for item in value]
+        return [to_json_value(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int) else plain_text(value)

@@ -1,5 +1,7 @@
-"""Drawing in SVG: elements, scales and how wide a text will be. Colours are classes, so that the page's style sheet
-decides them, in light and in dark."""
+"""Draws SVG: elements, scales, tick values, and estimates of text width.
+
+Colours are CSS classes, so that the page's style sheet sets them for light and dark mode.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,16 @@ from worldlab.training.panel import plain_text
 
 _WIDTHS = {3.7: "ijl.,:;'|!", 4.8: "frt()[]{}-/ ", 7.0: "abcdeghknopqsuvxyz0123456789", 10.8: "mwMW%@…"}
 _LETTERS = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
-"""Units that letters of 11 units take in the widest of the common systems' fonts (DejaVu Sans, Verdana); others take 8.5."""
+"""Width of letters at font size 11 in the widest common system fonts (DejaVu Sans, Verdana); other letters take 8.5."""
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:
-    """An element. Attributes: `class_` is class, `stroke_width` is stroke-width; None leaves one out. All is escaped."""
+    """Return an SVG element.
+
+    `class_` becomes class, `stroke_width` stroke-width; None omits the attribute. All text is escaped.
+    """
     written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), plain_text(_number(value)))
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), plain_text(_format(value)))
         for key, value in attributes.items()
         if value is not None
     )
@@ -28,13 +33,13 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
     return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), written, inside)
 
 
-def picture(width: float, height: float, label: str, *children: str) -> Markup:
-    """A whole drawing of so many units. label: what it shows, for those who cannot see it."""
-    return element("svg", *children, viewBox=f"0 0 {_number(width)} {_number(height)}", role="img", aria_label=label)
+def drawing(width: float, height: float, label: str, *children: str) -> Markup:
+    """Return a complete SVG drawing of this size. label: alternative text."""
+    return element("svg", *children, viewBox=f"0 0 {_format(width)} {_format(height)}", role="img", aria_label=label)
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", class_: str | None = None) -> Markup:
-    """A line of text whose foot is at y."""
+    """Return a line of text with its baseline at y."""
     return element("text", words, x=x, y=y, text_anchor=None if anchor == "start" else anchor, class_=class_)
 
 
@@ -43,8 +48,8 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def path(points: Iterable[tuple[float, float]], class_: str, dash: str | None = None, closed: bool = False) -> Markup:
-    """A line through points, or the area inside of them."""
-    steps = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
+    """Return a line through the points; closed: the area they enclose."""
+    steps = "L".join(f"{_format(x)} {_format(y)}" for x, y in points)
     return element("path", d=f"M{steps}{'Z' if closed else ''}", class_=class_, stroke_dasharray=dash or None)
 
 
@@ -59,7 +64,7 @@ MARKERS = ("circle", *_SHAPES)
 
 
 def marker(shape: str, x: float, y: float, class_: str, size: float = 3.4) -> Markup:
-    """One of MARKERS around a point. size: half its width."""
+    """Return one of MARKERS centred at (x, y). size: half its width."""
     if shape == "circle":
         return element("circle", cx=x, cy=y, r=size, class_=class_)
     corners = ((x + size * dx, y + size * dy) for dx, dy in _SHAPES[shape])
@@ -68,7 +73,7 @@ def marker(shape: str, x: float, y: float, class_: str, size: float = 3.4) -> Ma
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps low..high to start..end. What lies outside is drawn at the edge."""
+    """Maps low..high linearly to start..end. Values outside are clipped to the edge."""
 
     low: float
     high: float
@@ -80,8 +85,8 @@ class Scale:
         return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
 
 
-def scale_of(values: Iterable[float], start: float, end: float, margin: float = 0.04) -> Scale:
-    """A scale that holds all finite values, with a margin (a share of their range) on both sides."""
+def make_scale(values: Iterable[float], start: float, end: float, margin: float = 0.04) -> Scale:
+    """Return a scale that contains all finite values. margin: extra space on both sides, as a share of their range."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
@@ -91,7 +96,7 @@ def scale_of(values: Iterable[float], start: float, end: float, margin: float = 
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten) between low and high, at most so many."""
+    """Return at most `most` round numbers (multiples of 1, 2 or 5 times a power of ten) between low and high."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     found: list[float] = []
     for step in (factor * power for factor in (1, 2, 5, 10, 20)):
@@ -102,24 +107,24 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return found
 
 
-def width_of(words: str) -> float:
-    """About how many units a text takes; wide letters (Chinese, Japanese, Korean) as much as they are high."""
+def text_width(words: str) -> float:
+    """Estimate the width of a text in SVG units. Wide letters (Chinese, Japanese, Korean) are as wide as high."""
     wide = (11.5 if unicodedata.east_asian_width(letter) in "WF" else 8.5 for letter in words)
     return sum(_LETTERS.get(letter, other) for letter, other in zip(words, wide))
 
 
-def shortened(words: str, room: float) -> str:
-    """The text, cut so that it fits into so many units."""
+def shorten(words: str, room: float) -> str:
+    """Cut a text so that it fits into `room` SVG units."""
     words = plain_text(words)
-    if width_of(words) <= room:
+    if text_width(words) <= room:
         return words
-    while words and width_of(words + "…") > room:
+    while words and text_width(words + "…") > room:
         words = words[:-1]
     return words.rstrip() + "…"
 
 
-def spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Move positions apart to at least `gap`, within low..high where there is room, keeping their order."""
+def spread_apart(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart to at least `gap`, keeping their order. They stay within low..high if there is room."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed: list[float] = []
     for index in order:
@@ -134,5 +139,5 @@ def spread(wanted: list[float], gap: float, low: float, high: float) -> list[flo
     return out
 
 
-def _number(value: object) -> str:
+def _format(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""A table, made once and written three times: into the page, as Markdown and as LaTeX, so that the three agree."""
+"""Defines tables, which the HTML page renders, and writes them as Markdown and LaTeX, so that the three agree."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from worldlab.study.report.formats import MINUS
-from worldlab.study.report.marks import Look
+from worldlab.study.report.method_styles import MethodStyle
 from worldlab.training.panel import plain_text
 
-PAGE = 36
-"""Rows that a page of LaTeX has room for, beside a caption and remarks."""
-LAST = math.nan
-"""Sorts a cell behind all others."""
+ROWS_PER_PAGE = 36
+"""Rows that fit on a LaTeX page with a caption and remarks."""
+SORT_LAST = math.nan
+"""Sort value of a cell that comes after all others."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """text: never empty. below: what belongs to it, as its interval; a second line in the page. sort: what it is ordered by,
-    None if by its text. note: its reason or remark, a footnote. look: a class of the style sheet. mark: the method's look,
-    drawn before its name."""
+    """A table cell.
+
+    text: never empty. below: a detail such as the interval, shown on a second line of the page. sort: the value to sort
+    by, None to sort by the text. note: a footnote. css_class: class in the style sheet. style: the style of the method
+    whose name this cell holds, drawn before the name.
+    """
 
     text: str
     below: str = ""
     sort: float | None = None
     note: str = ""
-    look: str = ""
-    mark: Look | None = None
+    css_class: str = ""
+    style: MethodStyle | None = None
 
     @property
     def line(self) -> str:
-        """All of it on one line."""
+        """Text and detail on one line."""
         return f"{self.text} {self.below}".rstrip()
 
     @property
     def key(self) -> str | None:
-        """What the page sorts by: None for the text itself, "" for last."""
+        """The page's sort key: None sorts by the text, "" sorts last."""
         return None if self.sort is None else "" if math.isnan(self.sort) else repr(float(self.sort))
 
 
@@ -49,7 +52,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """title: a phrase. columns: of each cell of a row, the first names the row. remarks: sentences that follow it."""
+    """A table.
+
+    columns: the first one names the rows. remarks: sentences below the table. notes: the distinct footnotes.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -66,12 +72,12 @@ class Table:
         object.__setattr__(self, "notes", tuple(found))
 
     def number_of(self, cell: Entry) -> int | None:
-        """Which footnote is the cell's, from 1; equal remarks share one."""
+        """Return the number of the cell's footnote, from 1; equal notes share a number."""
         return self.notes.index(cell.note) + 1 if cell.note else None
 
 
 def markdown(tables: Sequence[Table], title: str) -> str:
-    """All tables as a Markdown page."""
+    """Return all tables as a Markdown page."""
     return "\n\n".join([f"# {_md(title)}", *map(_markdown, tables)]) + "\n"
 
 
@@ -95,22 +101,24 @@ _MARKDOWN = str.maketrans({**{mark: f"\\{mark}" for mark in "\\`*_[]|~#$!"}, "<"
 
 
 def _md(text: str) -> str:
-    """Plain text that Markdown shows as it is."""
+    """Escape a text for Markdown."""
     return plain_text(text).translate(_MARKDOWN)
 
 
 def latex(tables: Sequence[Table], title: str) -> str:
-    """All tables as LaTeX floats in the style of booktabs; \\input the file, or take what you need from it. One that is longer
-    than a page is cut in several."""
+    """Return all tables as LaTeX floats in booktabs style, for \\input.
+
+    A table longer than a page is split into several.
+    """
     head = f"% {plain_text(title)}\n% needs \\usepackage{{booktabs,graphicx}}"
     pages = [page for table in tables for page in _pages(table)]
     return "\n\n".join([head, *(_latex(table, at) for at, table in enumerate(pages, 1))]) + "\n"
 
 
 def _pages(table: Table) -> list[Table]:
-    parts = [table.rows[at : at + PAGE] for at in range(0, len(table.rows), PAGE)] or [()]
+    parts = [table.rows[at : at + ROWS_PER_PAGE] for at in range(0, len(table.rows), ROWS_PER_PAGE)] or [()]
     titles = [table.title, *(f"{table.title}, continued" for _ in parts[1:])]
-    remarks = [*(() for _ in parts[1:]), table.remarks]  # after the last
+    remarks = [*(() for _ in parts[1:]), table.remarks]  # only below the last part
     return [Table(title, table.columns, rows, own) for title, rows, own in zip(titles, parts, remarks, strict=True)]
 
 
@@ -153,7 +161,7 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "[": "{[}",  # after \\ a bracket would be read as the row's height
+        "[": "{[}",  # after \\ LaTeX would read a bracket as the row's height
         "]": "{]}",
         "*": "{*}",  # and a star as "no page break here"
         '"': r"{\char34}",  # in German documents the letter itself is a command
@@ -167,5 +175,5 @@ _LATEX = str.maketrans(
 
 
 def _tex(text: str) -> str:
-    """Plain text that LaTeX shows as it is."""
+    """Escape a text for LaTeX."""
     return plain_text(text).translate(_LATEX)

@@ -1,4 +1,5 @@
-"""What is said of generative families, measured on control tasks: claims with predictions, judged from comparisons.
+"""Tests published claims about generative model families with comparisons on control tasks.
 
-`questions` reads what is asked (roundup.toml), `answers` judges it, `conduct` runs the comparisons, `publish` writes what came of it.
+`claims` reads claims and their predictions (roundup.toml), `run` runs the comparisons, `verdicts` decides which
+predictions hold, `publish` writes the report.
 """

@@ -1,4 +1,4 @@
-"""What a round-up found, written once: roundup.html, roundup.md, roundup.json, and verdicts.svg, the picture of it."""
+"""Writes the results of a round-up: roundup.html, roundup.md, roundup.json, and a drawing, verdicts.svg."""
 
 from __future__ import annotations
 
@@ -12,92 +12,92 @@ from markupsafe import Markup
 from worldlab.runs.storage import atomic_write_json, atomic_write_text, make_folder
 from worldlab.study.report import charts, fact_tables, svg
 from worldlab.study.report.figures import Figure
-from worldlab.study.report.formats import decimals, ends, number, probability, words
+from worldlab.study.report.formats import clean_text, decimals_for, format_bounds, format_number, format_p
 from worldlab.study.report.html import render
-from worldlab.study.report.marks import marks
-from worldlab.study.report.records import plain
+from worldlab.study.report.method_styles import method_styles
+from worldlab.study.report.records import to_json_value
 from worldlab.study.report.tables import Column, Entry, Table, markdown
 from worldlab.study.results import Comparison, Method
-from worldlab.study.roundup.answers import Answer, Judged, tally
-from worldlab.study.roundup.questions import Questions
-from worldlab.study.roundup.readings import known
+from worldlab.study.roundup.claims import Roundup
+from worldlab.study.roundup.method_values import find_quantity
+from worldlab.study.roundup.verdicts import ClaimResult, PredictionResult, tally
 from worldlab.study.statistics import Interval
 
 SIGNS = {"CONFIRMED": "✓", "REFUTED": "✗", "INCONCLUSIVE": "?"}
-_LOOKS = {"CONFIRMED": "real", "REFUTED": "real", "INCONCLUSIVE": ""}
+_TAG_CLASSES = {"CONFIRMED": "real", "REFUTED": "real", "INCONCLUSIVE": ""}
 
 
 def publish(
-    questions: Questions, judged: Sequence[Judged], parts: Mapping[str, Comparison], folder: Path
+    roundup: Roundup, results: Sequence[ClaimResult], parts: Mapping[str, Comparison], folder: Path
 ) -> dict[str, Path]:
-    """Write the files; return their paths by name. Each is replaced whole. Raises: StorageError."""
-    shown = [_shown(one, parts) for one in judged]
+    """Write the files and return their paths by name. Each file is replaced atomically. Raises: StorageError."""
+    shown = [_claim_view(one, parts) for one in results]
     budgets = [_budget(name, comparison) for name, comparison in parts.items()]
     texts = {
         "roundup.html": render(
             "roundup.html.jinja",
-            title=questions.title,
-            tally=tally(judged),
-            summary=summary_table(judged),
+            title=roundup.title,
+            tally=tally(results),
+            summary=summary_table(results),
             claims=shown,
-            parts=[_part(questions, name, comparison) for name, comparison in parts.items()],
+            parts=[_part_view(roundup, name, comparison) for name, comparison in parts.items()],
         ),
         "roundup.md": markdown(
-            [summary_table(judged), *(one["predictions"] for one in shown), *budgets], questions.title
+            [summary_table(results), *(one["predictions"] for one in shown), *budgets], roundup.title
         ),
-        "verdicts.svg": str(picture(judged)),
+        "verdicts.svg": str(verdicts_drawing(results)),
     }
     paths = {name: make_folder(folder) / name for name in [*texts, "roundup.json"]}
     for name, text in texts.items():
         atomic_write_text(paths[name], text)
-    atomic_write_json(paths["roundup.json"], plain(record(questions, judged, parts)))
+    atomic_write_json(paths["roundup.json"], to_json_value(to_record(roundup, results, parts)))
     return paths
 
 
-def summary_table(judged: Sequence[Judged]) -> Table:
-    """A claim a row: what is said, what decides it, the verdict."""
+def summary_table(results: Sequence[ClaimResult]) -> Table:
+    """Make the table of verdicts: one row per claim."""
     rows = [
         (
             Entry(str(one.claim.number), sort=float(one.claim.number)),
-            Entry(one.claim.claim, look="wrap"),
-            Entry(_metric(one), look="wrap"),
-            Entry(f"{SIGNS[one.verdict]} {one.verdict}", look=_LOOKS[one.verdict]),
-            Entry(one.why, look="wrap"),
+            Entry(one.claim.claim, css_class="wrap"),
+            Entry(_metric(one), css_class="wrap"),
+            Entry(f"{SIGNS[one.verdict]} {one.verdict}", css_class=_TAG_CLASSES[one.verdict]),
+            Entry(one.why, css_class="wrap"),
         )
-        for one in judged
+        for one in results
     ]
-    columns = (Column("#", "text"), Column("Claim", "text"), Column("Measured by", "text"), Column("Verdict", "text"))
+    columns = (Column("#", "text"), Column("Claim", "text"), Column("Measure", "text"), Column("Verdict", "text"))
     return Table(
         "Verdicts",
         (*columns, Column("Because", "text")),
         tuple(rows),
         (
-            "Confirmed: all predictions hold. Refuted: the opposite of one is shown. Inconclusive: neither is shown, which does not "
-            "mean that the claim is wrong.",
+            "Confirmed: all predictions hold. Refuted: the opposite of at least one prediction is shown. Inconclusive: "
+            "neither, which does not mean that the claim is wrong.",
         ),
     )
 
 
-def _metric(one: Judged) -> str:
-    quantity = known(one.claim.quantity)
+def _metric(one: ClaimResult) -> str:
+    quantity = find_quantity(one.claim.quantity)
     return f"{quantity.title}{f' [{quantity.unit}]' if quantity.unit else ''}"
 
 
-def predictions_table(one: Judged) -> Table:
-    """A prediction a row, with what it rests on."""
+def predictions_table(one: ClaimResult) -> Table:
+    """Make the table of a claim's predictions, with the values that decided them."""
     rows = []
-    for answer in one.answers:
-        places = decimals([side.estimate for side in (answer.x, answer.y) if side])
+    for result in one.prediction_results:
+        places = decimals_for([side.estimate for side in (result.x, result.y) if side])
         rows.append(
             (
-                Entry(answer.prediction.sentence, look="wrap"),
-                Entry(answer.quantity.title, look="wrap"),
-                _value(answer.x, places),
-                _value(answer.y, places)
-                if isinstance(answer.prediction.y, str)
-                else Entry(number(answer.prediction.y)),
-                Entry(answer.outcome, look="real" if answer.outcome in ("holds", "fails") else ""),
-                Entry(_because(answer), look="wrap"),
+                Entry(result.prediction.sentence, css_class="wrap"),
+                Entry(result.quantity.title, css_class="wrap"),
+                _value_cell(result.x, places),
+                _value_cell(result.y, places)
+                if isinstance(result.prediction.y, str)
+                else Entry(format_number(result.prediction.y)),
+                Entry(result.outcome, css_class="real" if result.outcome in ("holds", "fails") else ""),
+                Entry(_reason_text(result), css_class="wrap"),
             )
         )
     columns = (Column("Prediction", "text"), Column("Quantity", "text"), Column("x"), Column("y"))
@@ -106,69 +106,71 @@ def predictions_table(one: Judged) -> Table:
         (*columns, Column("Outcome", "text"), Column("Because", "text")),
         tuple(rows),
         tuple(
-            f"{head}: {text}." for head, text in (("Beware", one.claim.trap), ("Amended", one.claim.amended)) if text
+            f"{head}: {text}." for head, text in (("Caveat", one.claim.trap), ("Amended", one.claim.amended)) if text
         ),
     )
 
 
-def _value(side: Interval | None, places: int) -> Entry:
+def _value_cell(side: Interval | None, places: int) -> Entry:
     if side is None:
         return Entry("undefined")
     return Entry(
-        number(side.estimate, places), f"{ends(side.low, side.high, places)} n = {side.runs}".strip(), side.estimate
+        format_number(side.estimate, places),
+        f"{format_bounds(side.low, side.high, places)} n = {side.runs}".strip(),
+        side.estimate,
     )
 
 
-def _because(answer: Answer) -> str:
+def _reason_text(result: PredictionResult) -> str:
     p = (
-        f"; p = {probability(answer.p_value)} after Holm"
-        if answer.p_value is not None and answer.outcome != "undefined"
+        f"; p = {format_p(result.p_value)} after Holm"
+        if result.p_value is not None and result.outcome != "undefined"
         else ""
     )
-    return f"{answer.why}{p}"
+    return f"{result.why}{p}"
 
 
-def _shown(one: Judged, parts: Mapping[str, Comparison]) -> dict[str, Any]:
-    """A claim as the page shows it."""
-    silent = []
-    if one.readings:
-        silent = [
+def _claim_view(one: ClaimResult, parts: Mapping[str, Comparison]) -> dict[str, Any]:
+    """Return the template's view of a claim."""
+    undefined = []
+    if one.method_values:
+        undefined = [
             f"{label}: {why or 'no value'}"
-            for label, why in one.readings.why.items()
-            if not len(one.readings.values[label])
+            for label, why in one.method_values.why.items()
+            if not len(one.method_values.values[label])
         ]
     return {
-        "judged": one,
+        "result": one,
         "sign": SIGNS[one.verdict],
-        "look": _LOOKS[one.verdict],
+        "tag_class": _TAG_CLASSES[one.verdict],
         "predictions": predictions_table(one),
-        "figure": figure(one, parts[one.claim.part].methods) if one.readings else None,
-        "silent": silent,
+        "figure": claim_figure(one, parts[one.claim.part].methods) if one.method_values else None,
+        "undefined": undefined,
     }
 
 
-def figure(one: Judged, methods: Sequence[Method]) -> Figure | None:
-    """The claim's quantity for every method that has it."""
-    readings = one.readings
-    assert readings is not None
-    looks, rows = marks(methods), []
+def claim_figure(one: ClaimResult, methods: Sequence[Method]) -> Figure | None:
+    """Draw the claim's quantity for every method that has a value; None if no method has one."""
+    method_values = one.method_values
+    assert method_values is not None
+    styles, rows = method_styles(methods), []
     for method in methods:
-        found = readings.interval(method.label)
+        found = method_values.interval(method.label)
         if found is not None:
-            points = tuple(float(value) for value in readings.values[method.label])
+            points = tuple(float(value) for value in method_values.values[method.label])
             rows.append(
-                charts.Bar(method.label, looks[method.key], found.estimate, found.low, found.high, found.runs, points)
+                charts.Bar(method.label, styles[method.key], found.estimate, found.low, found.high, found.runs, points)
             )
     if not rows:
         return None
-    places = decimals([row.value for row in rows])
-    said = f"{_metric(one)}: " + "; ".join(f"{row.label} {number(row.value, places)}" for row in rows)
+    places = decimals_for([row.value for row in rows])
+    alt_text = f"{_metric(one)}: " + "; ".join(f"{row.label} {format_number(row.value, places)}" for row in rows)
     most = max(row.n for row in rows)
-    return Figure(_metric(one), f"mean and 95% interval, n = {most}", charts.bars(rows, said, _metric(one), places))
+    return Figure(_metric(one), f"mean and 95% interval, n = {most}", charts.bars(rows, alt_text, _metric(one), places))
 
 
-def picture(judged: Sequence[Judged]) -> Markup:
-    """The verdicts as a drawing that stands by itself, in light and in dark."""
+def verdicts_drawing(results: Sequence[ClaimResult]) -> Markup:
+    """Draw the verdicts as a standalone SVG for light and dark mode."""
     row, width = 22.0, 860.0
     style = svg.element(
         "style",
@@ -178,27 +180,27 @@ def picture(judged: Sequence[Judged]) -> Markup:
         ),
     )
     drawn = [style]
-    for at, one in enumerate(judged):
+    for at, one in enumerate(results):
         y = row * at + 16
         tone = {"CONFIRMED": "yes", "REFUTED": "no", "INCONCLUSIVE": "soft"}[one.verdict]
         drawn += [
             svg.text(24.0, y, str(one.claim.number), "end", "soft"),
-            svg.text(36.0, y, svg.shortened(one.claim.claim, 600.0)),
+            svg.text(36.0, y, svg.shorten(one.claim.claim, 600.0)),
             svg.text(width, y, f"{SIGNS[one.verdict]} {one.verdict.lower()}", "end", tone),
         ]
-    said = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in judged)
-    drawing = svg.picture(width, row * len(judged) + 8, said, *drawn)
+    alt_text = "; ".join(f"{one.claim.number} {one.claim.claim}: {one.verdict.lower()}" for one in results)
+    drawing = svg.drawing(width, row * len(results) + 8, alt_text, *drawn)
     return Markup(str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-def _part(questions: Questions, name: str, comparison: Comparison) -> dict[str, Any]:
+def _part_view(roundup: Roundup, name: str, comparison: Comparison) -> dict[str, Any]:
     finished = sum(trial.status == "finished" for trial in comparison.trials)
     seconds = sum(trial.wall_seconds for trial in comparison.trials)
     return {
         "name": name,
-        "about": questions.part(name).about,
+        "about": roundup.part(name).about,
         "budget": _budget(name, comparison),
-        "facts": fact_tables.facts(comparison.about),
+        "facts": fact_tables.run_facts(comparison.about),
         "finished": f"{finished} of {len(comparison.trials)} runs finished, {seconds / 3600:.1f} hours of training",
     }
 
@@ -208,12 +210,12 @@ def _budget(name: str, comparison: Comparison) -> Table:
     return Table(f"Part {name}: the budget of every model", table.columns, table.rows)
 
 
-def record(questions: Questions, judged: Sequence[Judged], parts: Mapping[str, Comparison]) -> dict[str, Any]:
-    """All of it as plain data."""
+def to_record(roundup: Roundup, results: Sequence[ClaimResult], parts: Mapping[str, Comparison]) -> dict[str, Any]:
+    """Return the content of roundup.json as plain data."""
     return {
-        "title": questions.title,
-        "tally": tally(judged),
-        "claims": [_claim_record(one) for one in judged],
+        "title": roundup.title,
+        "tally": tally(results),
+        "claims": [_claim_record(one) for one in results],
         "parts": {
             name: {
                 "title": found.title,
@@ -226,30 +228,32 @@ def record(questions: Questions, judged: Sequence[Judged], parts: Mapping[str, C
     }
 
 
-def _claim_record(one: Judged) -> dict[str, Any]:
-    claim, readings = one.claim, one.readings
+def _claim_record(one: ClaimResult) -> dict[str, Any]:
+    claim, method_values = one.claim, one.method_values
     return {
         **{key: getattr(claim, key) for key in ("number", "claim", "said", "part", "quantity", "trap", "amended")},
         "columns": list(claim.columns),
         "verdict": one.verdict,
         "why": one.why,
-        "unit": readings.quantity.unit if readings else "",
-        "estimator": readings.quantity.estimator if readings else "",
-        "values": {label: values.tolist() for label, values in readings.values.items()} if readings else {},
-        "undefined": {label: words(why, "") for label, why in readings.why.items() if why} if readings else {},
+        "unit": method_values.quantity.unit if method_values else "",
+        "estimator": method_values.quantity.estimator if method_values else "",
+        "values": {label: values.tolist() for label, values in method_values.values.items()} if method_values else {},
+        "undefined": {label: clean_text(why, "") for label, why in method_values.why.items() if why}
+        if method_values
+        else {},
         "predictions": [
             {
-                "says": answer.prediction.sentence,
-                "quantity": answer.quantity.name,
-                "part": answer.prediction.part,
-                "outcome": answer.outcome,
-                "why": answer.why,
-                "p": answer.p_value,
+                "says": result.prediction.sentence,
+                "quantity": result.quantity.name,
+                "part": result.prediction.part,
+                "outcome": result.outcome,
+                "why": result.why,
+                "p": result.p_value,
                 **{
-                    side: asdict(found) if (found := getattr(answer, side)) else None
+                    side: asdict(found) if (found := getattr(result, side)) else None
                     for side in ("x", "y", "difference")
                 },
             }
-            for answer in one.answers
+            for result in one.prediction_results
         ],
     }

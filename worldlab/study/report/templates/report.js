@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this: it sorts tables and hides methods.
+// Optional: the page works without scripts. This sorts tables and hides methods.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   [...table.tHead.rows[0].cells].forEach((head, at) => {

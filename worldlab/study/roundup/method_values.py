@@ -1,4 +1,4 @@
-"""A quantity of every method, one value a seed: measures of trained models, and a few that trials tell themselves."""
+"""Collects a quantity's values for every method, one per seed: measures of models and properties of trials."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worldlab.study.measures.catalogue import catalogue
 from worldlab.study.results import Comparison, Quantity, Trial
 from worldlab.study.statistics import Interval
 
-OWN = {
+TRIAL_QUANTITIES = {
     one.name: one
     for one in (
         Quantity("return", "Mean return", "", "higher", "mean return of the final evaluation's episodes"),
-        Quantity("parameters", "Parameters", "", None, "weights of the world model"),
+        Quantity("parameters", "Parameters", "", None, "number of weights of the world model"),
         Quantity("failed", "Failed runs", "", "lower", "share of runs that ended without a result"),
         Quantity(
             "spread", "Spread of returns over seeds", "", "lower",
@@ -25,23 +25,26 @@ OWN = {
         ),
         Quantity(
             "rank", "Mean rank", "", "lower",
-            "rank among the methods compared, ties averaged, mean over the quantities that all of them have",
+            "rank among the compared methods, ties averaged, mean over the quantities that all of them have",
         ),
     )
 }  # fmt: skip
-"""Quantities that are no measure of a model, by name."""
+"""Quantities of trials rather than of models, by name."""
 
 
-def known(name: str) -> Quantity:
-    """A quantity by its name, measured or not; one that nobody knows is called what it is called."""
-    every = (*OWN.values(), *catalogue())
+def find_quantity(name: str) -> Quantity:
+    """Return a quantity by name. An unknown name gets a quantity with that name as its title."""
+    every = (*TRIAL_QUANTITIES.values(), *catalogue())
     return next((one for one in every if one.name == name), Quantity(name, name, "", None, ""))
 
 
 @dataclass(frozen=True)
-class Readings:
-    """By method's label. values: float64 [n], one a seed that has one; seeds: which; why: reasons of those that have none; error:
-    the root mean square of the standard errors within runs, 0 where a quantity has none."""
+class MethodValues:
+    """The values of one quantity, by method label.
+
+    values: float64 [n], one per seed with a defined value. seeds: those seeds. why: the reasons of undefined values.
+    error: root mean square of the standard errors within runs, 0 if the quantity has none.
+    """
 
     quantity: Quantity
     values: Mapping[str, np.ndarray]
@@ -50,38 +53,46 @@ class Readings:
     error: Mapping[str, float]
 
     def interval(self, label: str) -> Interval | None:
-        """The mean over seeds; None where there is no value."""
+        """Return the mean over seeds with its interval; None if there is no value."""
         values = self.values[label]
         return statistics.interval([values], statistics.mean) if len(values) else None
 
 
-def ranks_methods(quantity: Quantity) -> bool:
-    """Whether methods can be ranked by it, seed by seed: it has a better side, and a run that finished has a value."""
+def is_rankable(quantity: Quantity) -> bool:
+    """Return whether methods can be ranked by this quantity, per seed.
+
+    One direction must be better, and every finished run must have a value.
+    """
     return quantity.better is not None and quantity.name not in ("failed", "rank")
 
 
-def read(comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()) -> Readings:
-    """A quantity of every method of a comparison of one environment. columns, among: the quantities, and the labels of the
-    methods, that ranks are of. Raises: KeyError for one that was not asked."""
-    quantity = OWN.get(name) or next((one for one in comparison.quantities if one.name == name), None)
+def collect_values(
+    comparison: Comparison, name: str, columns: Sequence[str] = (), among: Sequence[str] = ()
+) -> MethodValues:
+    """Collect a quantity for every method of a comparison on one environment.
+
+    columns, among: for the quantity "rank", the quantities to rank by and the labels of the methods to rank.
+    Raises: KeyError for a quantity that the comparison did not measure.
+    """
+    quantity = TRIAL_QUANTITIES.get(name) or next((one for one in comparison.quantities if one.name == name), None)
     if quantity is None:
         raise KeyError(name)
     (env,) = comparison.envs
     trials = {method.label: comparison.of(method.key, env) for method in comparison.methods}
     if name == "rank":
-        return _ranked(comparison, quantity, trials, columns, among)
+        return _rank_methods(comparison, quantity, trials, columns, among)
     values, seeds, why, error = {}, {}, {}, {}
     for label, runs in trials.items():
-        found = [(run, value) for run in runs if (value := _value(run, name, runs)) is not None]
+        found = [(run, value) for run in runs if (value := _trial_value(run, name, runs)) is not None]
         values[label] = np.array([value for _, value in found], float)
         seeds[label] = tuple(run.seed for run, _ in found)
-        why[label] = _reason(runs, name)
+        why[label] = _undefined_reason(runs, name)
         within = [measured.error or 0.0 for run, _ in found if (measured := run.measures.get(name)) is not None]
         error[label] = float(np.sqrt(np.mean(np.square(within)))) if within else 0.0
-    return Readings(quantity, values, seeds, why, error)
+    return MethodValues(quantity, values, seeds, why, error)
 
 
-def _value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
+def _trial_value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
     if name == "failed":
         return None if run.status == "missing" else float(run.status == "failed")
     if run.status != "finished":
@@ -96,7 +107,7 @@ def _value(run: Trial, name: str, runs: Sequence[Trial]) -> float | None:
     return None if found is None or found.value is None or not np.isfinite(found.value) else found.value
 
 
-def _reason(runs: Sequence[Trial], name: str) -> str:
+def _undefined_reason(runs: Sequence[Trial], name: str) -> str:
     finished = [run for run in runs if run.status == "finished"]
     if not finished:
         return "; ".join(dict.fromkeys(run.cause for run in runs if run.cause)) or "no run finished"
@@ -104,25 +115,30 @@ def _reason(runs: Sequence[Trial], name: str) -> str:
     return "; ".join(dict.fromkeys(reason for reason in reasons if reason))
 
 
-def _ranked(
+def _rank_methods(
     comparison: Comparison,
     quantity: Quantity,
     trials: Mapping[str, Sequence[Trial]],
     columns: Sequence[str],
     among: Sequence[str],
-) -> Readings:
-    """The mean rank of each method, one a seed that all of them have, over the columns in which all of them have a value."""
+) -> MethodValues:
+    """Compute each method's mean rank, for every seed that all methods finished.
+
+    The mean is over the columns in which all methods have a value.
+    """
     chosen = {label: runs for label, runs in trials.items() if label in among}
     finished = [{run.seed for run in runs if run.status == "finished"} for runs in chosen.values()]
     seeds = sorted(set.intersection(*finished)) if finished else []
-    wanted = [read(comparison, name).quantity for name in columns]
-    assert all(map(ranks_methods, wanted)), "looked at before anything ran"
+    rank_by = [collect_values(comparison, name).quantity for name in columns]
+    assert all(map(is_rankable, rank_by)), "checked before the run"
     found: dict[str, list[float]] = {label: [] for label in chosen}
     ranked = []
     for seed in seeds:
         ranks = []
-        for one in wanted:
-            values = [_value(next(run for run in runs if run.seed == seed), one.name, runs) for runs in chosen.values()]
+        for one in rank_by:
+            values = [
+                _trial_value(next(run for run in runs if run.seed == seed), one.name, runs) for runs in chosen.values()
+            ]
             if None not in values:
                 sign = -1.0 if one.better == "higher" else 1.0
                 ranks.append(stats.rankdata([sign * value for value in values if value is not None]))
@@ -130,8 +146,8 @@ def _ranked(
             ranked.append(seed)
             for label, mean in zip(chosen, np.mean(ranks, 0), strict=True):
                 found[label].append(float(mean))
-    why = "no seed of which all have a quantity" if chosen else "nothing is ranked"
-    return Readings(
+    why = "no seed for which all methods have a quantity" if chosen else "no method to rank"
+    return MethodValues(
         quantity,
         {label: np.array(found.get(label, [])) for label in trials},
         {label: tuple(ranked) if label in chosen else () for label in trials},

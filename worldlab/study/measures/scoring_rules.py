@@ -1,7 +1,7 @@
-"""Proper scores of forecasts that are known by samples only. Gneiting & Raftery 2007, JASA 102, section 4.
+"""Proper scoring rules for forecasts given by samples. Gneiting & Raftery 2007, JASA 102, section 4.
 
-samples: [S, N, D], S independent draws of each of N forecasts; target [N, D], what came. Lower is better; a forecaster does
-best, on average, by drawing from what it believes.
+samples: [S, N, D], S independent samples of each of N forecasts; target [N, D], the outcomes. Lower is better. The
+expected score is smallest for a forecaster that samples from the true distribution.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def energy_score(samples: Tensor, target: Tensor) -> Tensor:
-    """E|x - y| - E|x - x'| / 2, [N]: unbiased, draws being compared with S - 1 others. One draw is a point: no spread."""
+    """Return the energy score E|x - y| - E|x - x'| / 2, [N].
+
+    It is unbiased: each sample is compared with the S - 1 others. A single sample is a point forecast without spread.
+    """
     count, miss = len(samples), torch.linalg.vector_norm(samples - target, dim=-1).mean(0)
     if count == 1:
         return miss
@@ -20,7 +23,7 @@ def energy_score(samples: Tensor, target: Tensor) -> Tensor:
 
 
 def crps(samples: Tensor, target: Tensor) -> Tensor:
-    """The energy score of each entry alone, averaged over entries: [N]. Unbiased likewise."""
+    """Return the CRPS, [N]: the one-dimensional energy score averaged over entries, unbiased in the same way."""
     count = len(samples)
     miss = (samples - target).abs().mean(0)
     if count == 1:
@@ -31,15 +34,15 @@ def crps(samples: Tensor, target: Tensor) -> Tensor:
     return (miss - 0.5 * pairs / (count * (count - 1))).mean(-1)
 
 
-def inside(samples: Tensor, target: Tensor) -> Tensor:
-    """Share of entries that the forecast's central 90% interval holds, [N].
+def coverage_90(samples: Tensor, target: Tensor) -> Tensor:
+    """Return the share of entries inside the forecast's central 90% interval, [N].
 
-    The interval reaches from the k-th smallest draw to the k-th largest, S = 20 k - 1: of a forecast that is right it holds 90%
-    exactly, whatever the distribution. Raises: ValueError for another S.
+    The interval spans the k-th smallest to the k-th largest of S = 20 k - 1 samples. For a correct forecast it contains
+    exactly 90% of outcomes, whatever the distribution. Raises: ValueError for another S.
     """
     count = len(samples)
     if (count + 1) % 20:
-        raise ValueError(f"an interval of exactly 90% needs 20 k - 1 draws, got {count}")
+        raise ValueError(f"an interval of exactly 90% needs 20 k - 1 samples, got {count}")
     k = (count + 1) // 20
     ordered = samples.sort(0).values
     return ((ordered[k - 1] <= target) & (target <= ordered[-k])).to(samples.dtype).mean(-1)

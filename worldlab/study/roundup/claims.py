@@ -1,19 +1,19 @@
-"""What a round-up asks: comparisons to be run (parts), and claims whose predictions they decide. Read from roundup.toml.
+"""Reads a roundup.toml: the comparisons to run (parts), and the claims whose predictions they decide.
 
 [[part]]
 name = "small"
-about = "what is compared, as a sentence"
-base = "a"                            # mixes are made of families: the pure ones, and the base with one role swapped
+about = "What is compared"            # a sentence for the report
+base = "a"                            # `mixes` makes the models: pure families, and the base with one role replaced
 families = ["a", "b"]
 mixes = ["pure", "encoder", "dynamics", "decoder"]
-agent = "random"                      # of all models; the preset's where it is not said
-matrix.axes.env = "Branch"            # the rest as in a matrix.toml
+agent = "random"                      # agent of all models; default: the preset's
+matrix.axes.env = "Branch"            # other keys as in a matrix.toml
 
 [[claim]]
 number = 1
-claim = "what is said"
+claim = "the claim, as a sentence"
 part = "small"
-quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.readings.OWN
+quantity = "bits/bound"               # a measure, or one of worldlab.study.roundup.method_values.TRIAL_QUANTITIES
 predictions = [{ x = "b decoder", is = "below", y = "a" }]
 """
 
@@ -31,15 +31,18 @@ from worldlab.study.compare.matrix import resolve_paths
 
 PACKAGED = Path(__file__).with_name("roundup.toml")
 RELATIONS = ("above", "below", "not above", "not below", "about")
-"""What a prediction may say of x and y. The last three have a margin; with it "not above" means x <= y + margin."""
+"""Relations between x and y. The last three take a margin; "not above" then means x <= y + margin."""
 PURE = "pure"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One prediction: x is above y. x, y: labels of methods; y may be a number. margin: what is as good as nothing, on the
-    quantity's scale or, if log, as a factor. quantity, part: the claim's where they are not given; y_quantity: of y, where it
-    is another one than that of x."""
+    """One prediction, such as "x is above y".
+
+    x, y: labels of methods; y may be a number. margin: the largest difference that counts as none, in units of the
+    quantity, or as a factor if log. quantity, part: default to the claim's. y_quantity: the quantity of y if it differs
+    from x's.
+    """
 
     x: str
     relation: str
@@ -52,7 +55,7 @@ class Prediction:
 
     @property
     def sentence(self) -> str:
-        """As words: "a is below b"."""
+        """The prediction as a sentence: "a is below b"."""
         allowed = f" (within {'a factor of ' if self.log else ''}{self.margin:g})" if self.margin else ""
         y = self.y if isinstance(self.y, str) else f"{self.y:g}"
         at = f" ({self.y_quantity})" if self.y_quantity else ""
@@ -61,9 +64,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that is said, and the predictions that would show it. said: where, or in which words; trap: what would
-    mislead; amended: what of its predictions was changed after a run, and why; columns: the quantities that methods are ranked
-    by, where that is the quantity."""
+    """A published claim, and the predictions that test it.
+
+    said: the published wording. trap: a caveat for readers. amended: what was changed in the claim after a run, and
+    why.
+    columns: the quantities to rank methods by, if the quantity is "rank".
+    """
 
     number: int
     claim: str
@@ -78,7 +84,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class RoundupPart:
-    """A comparison. matrix: a table of the form of matrix.toml, with paths as they are from here."""
+    """One comparison of a round-up.
+
+    matrix: a table in the form of matrix.toml, with paths relative to the current folder.
+    """
 
     name: str
     about: str
@@ -86,8 +95,8 @@ class RoundupPart:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """All of a round-up. quick: laid over every part's matrix to try it out."""
+class Roundup:
+    """A round-up: its parts and claims. quick: overrides for every part's matrix in a quick trial run."""
 
     title: str
     parts: tuple[RoundupPart, ...]
@@ -95,7 +104,7 @@ class Questions:
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def part(self, name: str) -> RoundupPart:
-        """Raises: ConfigError."""
+        """Return a part by name. Raises: ConfigError for an unknown name."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -106,7 +115,7 @@ class Questions:
         )
 
 
-def read_questions(path: Path = PACKAGED) -> Questions:
+def read_roundup(path: Path = PACKAGED) -> Roundup:
     """Read a roundup.toml. Raises: ConfigError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -114,30 +123,29 @@ def read_questions(path: Path = PACKAGED) -> Questions:
         raise ConfigError(one_line(f"roundup: cannot read {one_line(path, 60)}: {exc.strerror}")) from exc
     except ValueError as exc:
         raise ConfigError(f"roundup: {one_line(path, 60)} is not valid TOML", cause=one_line(exc, 200)) from exc
-    _known(table, ("title", "part", "claim", "quick"), "roundup.toml")
+    _check_keys(table, ("title", "part", "claim", "quick"), "roundup.toml")
     parts = tuple(_part(row, path.parent) for row in table.get("part", []))
     claims = tuple(_claim(row) for row in table.get("claim", []))
-    questions = Questions(
-        str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent)
-    )
+    roundup = Roundup(str(table.get("title", "Round-up")), parts, claims, _matrix(table.get("quick", {}), path.parent))
     for claim in claims:
         for prediction in claim.predictions:
-            questions.part(prediction.part)
+            roundup.part(prediction.part)
     if not parts or not claims:
         raise ConfigError(
-            f"roundup: {one_line(path, 60)} asks nothing", fix="give it a [[part]] and a [[claim]] at least"
+            f"roundup: {one_line(path, 60)} has no parts or no claims",
+            fix="add at least one [[part]] and one [[claim]]",
         )
-    return questions
+    return roundup
 
 
 def _part(row: Mapping[str, Any], folder: Path) -> RoundupPart:
-    _known(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
+    _check_keys(row, ("name", "about", "base", "families", "mixes", "agent", "matrix"), "[[part]]")
     matrix = _matrix(row.get("matrix", {}), folder)
     missing = [key for key in ("name", *(("base", "families") if "mixes" in row else ())) if key not in row]
     if missing:
         raise ConfigError(one_line(f"roundup: [[part]] {row.get('name', '?')} has no {missing[0]!r}"))
     if "mixes" in row:
-        matrix["model"] = [*mixed(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
+        matrix["model"] = [*make_mixes(row["base"], row["families"], row["mixes"]), *matrix.get("model", [])]
     if "agent" in row:
         if matrix.get("model"):
             matrix["model"] = [{"agent": row["agent"], **model} for model in matrix["model"]]
@@ -152,8 +160,8 @@ def _matrix(table: Any, folder: Path) -> dict[str, Any]:
     return resolve_paths(folder, table)
 
 
-def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
-    """Tables of models: the pure families, by their names, and the base with one role from another one ("b decoder")."""
+def make_mixes(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict[str, str]]:
+    """Return [[model]] tables: pure families, and the base family with one role of another family ("b decoder")."""
     roles = [role for role in PARTS if role != "agent"]
     models = [{"name": name, **dict.fromkeys(roles, name)} for name in families if PURE in kinds or name == base]
     for role in (role for role in roles if role in kinds):
@@ -163,7 +171,7 @@ def mixed(base: str, families: Sequence[str], kinds: Sequence[str]) -> list[dict
 
 
 def _claim(row: Mapping[str, Any]) -> Claim:
-    _known(row, [one.name for one in fields(Claim)], "[[claim]]")
+    _check_keys(row, [one.name for one in fields(Claim)], "[[claim]]")
     try:
         own = {key: row[key] for key in ("number", "claim", "part", "quantity")}
         predictions = tuple(_prediction(prediction, row) for prediction in row["predictions"])
@@ -173,7 +181,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
     if not predictions:
         raise ConfigError(f"{where} predicts nothing", fix="predictions = [{ x = ..., is = ..., y = ... }]")
     if "rank" in {own["quantity"], *(one.quantity for one in predictions)} and not row.get("columns"):
-        raise ConfigError(f"{where}: ranks of what?", fix='columns = ["bits/bound", "probe/linear_r2"]')
+        raise ConfigError(f"{where}: rank needs columns to rank by", fix='columns = ["bits/bound", "probe/linear_r2"]')
     return Claim(
         **own,
         predictions=predictions,
@@ -185,7 +193,7 @@ def _claim(row: Mapping[str, Any]) -> Claim:
 
 
 def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
-    _known(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
+    _check_keys(row, ("x", "is", "y", "quantity", "part", "margin", "log", "y_quantity"), "a prediction")
     if row["is"] not in RELATIONS:
         raise ConfigError(
             one_line(
@@ -196,14 +204,14 @@ def _prediction(row: Mapping[str, Any], claim: Mapping[str, Any]) -> Prediction:
     y = row["y"] if isinstance(row["y"], str) else float(row["y"])
     quantity, part = row.get("quantity", claim["quantity"]), row.get("part", claim["part"])
     margin, log = float(row.get("margin", 0.0)), bool(row.get("log", False))
-    wrong = _no_margin(row["is"], margin, log, y)
+    wrong = _margin_error(row["is"], margin, log, y)
     if wrong:
         raise ConfigError(one_line(f"roundup: claim {claim['number']}: {wrong}"))
     return Prediction(row["x"], row["is"], y, quantity, part, margin, log, row.get("y_quantity", ""))
 
 
-def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
-    """What is wrong with a margin, or with taking logarithms."""
+def _margin_error(relation: str, margin: float, log: bool, y: str | float) -> str:
+    """Return what is wrong with a margin or a logarithm, "" if nothing is."""
     if margin and relation in ("above", "below"):
         return f"'{relation}' has no margin; 'not above', 'not below' and 'about' do"
     if log and margin and margin <= 1:
@@ -215,7 +223,7 @@ def _no_margin(relation: str, margin: float, log: bool, y: str | float) -> str:
     return ""
 
 
-def _known(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def _check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     wrong = next((key for key in row if key not in keys), None)
     if wrong is not None:
         raise ConfigError(

@@ -1,5 +1,7 @@
-"""The pictures of a report: what each method's model dreams, and what its agent does, taken from the run folders as
-data URIs. One seed a method and environment; what a report has no room for is named in it."""
+"""Collects the images of a report from the run folders, as data URIs: each model's dreams, and an episode of its agent.
+
+A report shows one seed per method and environment. Files that exceed the size limits are listed instead.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from pathlib import Path, PurePosixPath
 
 from worldlab.runs.pictures import png_bytes
 from worldlab.runs.storage import open_regular
-from worldlab.study.report.formats import bytes_text
+from worldlab.study.report.formats import format_bytes
 from worldlab.study.results import Comparison, Method, Trial
 
-ROOM = 12_000_000
-"""Bytes of pictures in a report; in the page they take a third more."""
-LARGEST = 3_000_000
-"""Bytes above which one picture is left out."""
+MAX_TOTAL_BYTES = 12_000_000
+"""Most bytes of images in a report. Base64 adds a third to this in the page."""
+MAX_CLIP_BYTES = 3_000_000
+"""Most bytes of one image; larger files are left out."""
 _DREAM = re.compile(r"dream-(\d{1,18})(?:-(\d{1,9}))?\.(webp|png)")
 _EVALUATION = "evaluation.webp"
 _TYPES = {"WEBP": "image/webp", "PNG": "image/png"}
@@ -26,8 +28,11 @@ _TYPES = {"WEBP": "image/webp", "PNG": "image/png"}
 
 @dataclass(frozen=True)
 class Clip:
-    """A picture or an animation. step: of the dream, 0 for none; data, still: data URIs, still of the first frame, "" if there
-    is one only; width, height: pixels."""
+    """An image or an animation.
+
+    step: training step of the dream, 0 for other kinds. data: data URI. still: data URI of the first frame of an
+    animation, "" for an image. width, height: in pixels.
+    """
 
     method: str
     seed: int
@@ -42,7 +47,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file that is not in the report. why: one sentence's end, such as "it is larger than 3.0 MB"."""
+    """A file that is not in the report. why: a clause such as "it is larger than 3.0 MB"."""
 
     path: str
     why: str
@@ -53,31 +58,36 @@ KINDS = {
     "strip": "Dreams, step by step",
     "evaluation": "The first episode of the final evaluation",
 }
-"""What is shown of each method on each environment, most telling first: of what has no room the last goes first."""
+"""Kinds of clips with their titles, most informative first. If space runs out, the last kinds are left out first."""
 
 
-def films(comparison: Comparison, folder: Path, room: int = ROOM) -> tuple[dict[str, list[Clip]], list[LeftOut]]:
-    """The films of each environment, ordered by KINDS and then by method, and what was left out."""
+def collect_clips(
+    comparison: Comparison, folder: Path, budget: int = MAX_TOTAL_BYTES
+) -> tuple[dict[str, list[Clip]], list[LeftOut]]:
+    """Return the clips of each environment, ordered by KINDS and then by method, and the files left out.
+
+    folder: the comparison's. budget: most bytes of all clips together.
+    """
     shown: dict[str, list[Clip]] = {env: [] for env in comparison.envs}
     left: list[LeftOut] = []
     for kind in KINDS:
         for env in comparison.envs:
             for method in comparison.methods:
-                chosen = _chosen(comparison, folder, method, env, kind)
+                chosen = _first_file(comparison, folder, method, env, kind)
                 if chosen is None:
                     continue
                 trial, path = chosen
-                film = _read(path, trial, kind, room)
-                if isinstance(film, Clip):
-                    shown[env].append(film)
-                    room -= _bytes(film.data) + _bytes(film.still)
+                clip = _load_clip(path, trial, kind, budget)
+                if isinstance(clip, Clip):
+                    shown[env].append(clip)
+                    budget -= _payload_bytes(clip.data) + _payload_bytes(clip.still)
                 else:
-                    left.append(LeftOut(f"{trial.folder}/videos/{path.name}", film))
+                    left.append(LeftOut(f"{trial.folder}/videos/{path.name}", clip))
     return shown, left
 
 
-def _chosen(comparison: Comparison, folder: Path, method: Method, env: str, kind: str) -> tuple[Trial, Path] | None:
-    """The first seed that has such a picture, and its file: of the last step the smallest."""
+def _first_file(comparison: Comparison, folder: Path, method: Method, env: str, kind: str) -> tuple[Trial, Path] | None:
+    """Return the first seed with an image of this kind, and its file: of the last step, the smallest."""
     for trial in comparison.of(method.key, env):
         if trial.status == "finished" and (paths := list(_files(folder, trial, kind))):
             return trial, min(paths, key=lambda found: (-_step(found.name), found.stat().st_size, found.name))
@@ -103,32 +113,32 @@ def _step(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _read(path: Path, trial: Trial, kind: str, room: int) -> Clip | str:
-    """The film, or why it is left out."""
+def _load_clip(path: Path, trial: Trial, kind: str, budget: int) -> Clip | str:
+    """Return the clip, or the reason why it is left out."""
     from PIL import Image
 
     size = path.stat().st_size
-    if size > LARGEST:
-        return f"it is larger than {bytes_text(LARGEST)}"
-    if size > room:
-        return f"it has {bytes_text(size)}, and the report is full"
+    if size > MAX_CLIP_BYTES:
+        return f"it is larger than {format_bytes(MAX_CLIP_BYTES)}"
+    if size > budget:
+        return f"it has {format_bytes(size)}, and the report is full"
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(MAX_CLIP_BYTES + 1)
         with Image.open(io.BytesIO(content), formats=list(_TYPES)) as image:
             media, pixels, frames = _TYPES[str(image.format)], image.size, getattr(image, "n_frames", 1)
-            image.load()  # a file that ends too soon shows itself here
+            image.load()  # raises for a truncated file
             still = _uri("image/png", png_bytes(image.convert("RGB"))) if frames > 1 else ""
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return f"it cannot be read: {error}"
     data = _uri(media, content)
-    if _bytes(data) + _bytes(still) > room:
-        return f"it has {bytes_text(len(content))} and a still picture beside it, and the report is full"
+    if _payload_bytes(data) + _payload_bytes(still) > budget:
+        return f"it has {format_bytes(len(content))} plus its still image, and the report is full"
     return Clip(trial.method, trial.seed, path.name, kind, _step(path.name), data, still, *pixels)
 
 
-def _bytes(uri: str) -> int:
-    """What a data URI holds."""
+def _payload_bytes(uri: str) -> int:
+    """Return the number of bytes that a data URI encodes."""
     payload = uri.partition(",")[2]
     return 3 * len(payload) // 4 - payload.count("=")
 

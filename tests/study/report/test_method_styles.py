@@ -1,4 +1,4 @@
-"""Methods can be told apart by colour, by dash and by marker, in light and in dark."""
+"""Methods differ in colour, dash and marker, in light and in dark mode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 import pytest
 from report_kit import METHODS
 
-from worldlab.study.report.marks import COLOURS, marks
+from worldlab.study.report.method_styles import COLOURS, method_styles
 from worldlab.study.report.svg import MARKERS
 from worldlab.study.results import Method
 
@@ -34,7 +34,7 @@ def colours(sheet: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("sheet", [LIGHT, DARK], ids=["light", "dark"])
 def test_contrast(sheet):
-    """WCAG 2.2: text 4.5 to 1, what is drawn 3 to 1."""
+    """WCAG 2.2: contrast of text 4.5 to 1, of graphics 3 to 1."""
     known = colours(sheet)
     assert min(contrast(known[name], known["paper"]) for name in ("ink", "soft", "link")) >= 4.5
     drawn = [*(f"c{at}" for at in range(COLOURS)), "grey"]
@@ -42,10 +42,10 @@ def test_contrast(sheet):
     assert len({known[name] for name in drawn}) == len(drawn)
 
 
-def test_no_two_look_the_same():
+def test_styles_are_distinct():
     models = [Method(f"m{at}", f"m{at}", "model") for at in range(40)]
     baselines = [Method(f"b{at}", f"b{at}", "baseline") for at in range(10)]
-    found = marks([*models, *baselines])
+    found = method_styles([*models, *baselines])
     assert len({(one.colour, one.dash, one.marker, one.hollow) for one in found.values()}) == 50
     assert {found[method.key].colour for method in baselines} == {"grey"}
     for few in (models[:COLOURS], baselines[:5]):  # without their colours, too
@@ -53,7 +53,7 @@ def test_no_two_look_the_same():
 
 
 def test_looks_do_not_depend_on_what_else_there_is():
-    """A figure without a method that failed shows the others as all figures do."""
-    found = marks(METHODS)
+    """In a figure that lacks a failed method, the others keep their styles."""
+    found = method_styles(METHODS)
     assert {one.marker for one in found.values()} <= set(MARKERS)
     assert len({one.series for one in found.values()}) == len(METHODS)

@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and what it says of those that it leaves out."""
+"""Which images a report shows, and how it lists those that it leaves out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
-from report_kit import ENVS, METHODS, comparison, film, run_folders
+from report_kit import ENVS, METHODS, comparison, moving_disc, run_folders
 
 from worldlab.runs.pictures import save_png, save_webp
-from worldlab.study.report import films
-from worldlab.study.report.films import KINDS
+from worldlab.study.report import clips
+from worldlab.study.report.clips import KINDS
 
 MODELS = METHODS[:3]
 
@@ -33,7 +33,7 @@ def content(uri: str) -> bytes:
 
 def test_the_last_dream_of_the_first_seed(folder):
     given = comparison(methods=MODELS)
-    shown, left = films.films(given, folder)
+    shown, left = clips.collect_clips(given, folder)
     assert left == []
     assert [(f.kind, f.method, f.seed) for f in shown[ENVS[0]]] == [(k, m.key, 0) for k in KINDS for m in MODELS]
     assert [f.kind for f in shown[ENVS[1]]] == ["strip"] * len(MODELS)
@@ -50,61 +50,61 @@ def test_the_last_dream_of_the_first_seed(folder):
 def test_of_several_rows_the_smallest(folder):
     given = comparison(methods=MODELS[:1])
     videos = folder / given.of("vae", ENVS[0])[0].folder / "videos"
-    save_webp(film("vae", frames=9), videos / "dream-000030000-0.webp")
-    save_webp(film("vae", frames=2), videos / "dream-000030000-1.webp")
-    shown, _ = films.films(given, folder)
+    save_webp(moving_disc("vae", frames=9), videos / "dream-000030000-0.webp")
+    save_webp(moving_disc("vae", frames=2), videos / "dream-000030000-1.webp")
+    shown, _ = clips.collect_clips(given, folder)
     assert shown[ENVS[0]][0].name == "dream-000030000-1.webp"
 
 
 def test_a_seed_that_failed_shows_nothing(folder):
     given = comparison(methods=MODELS[:1])
     failed = tuple(replace(trial, status="failed") if trial.seed == 0 else trial for trial in given.trials)
-    shown, _ = films.films(replace(given, trials=failed), folder)
+    shown, _ = clips.collect_clips(replace(given, trials=failed), folder)
     assert {one.seed for one in shown[ENVS[0]]} == {1}
 
 
-def test_what_has_no_room_is_named(folder):
+def test_files_over_the_size_limit_are_listed(folder):
     given = comparison(methods=MODELS)
-    everything, _ = films.films(given, folder)
+    everything, _ = clips.collect_clips(given, folder)
     sizes = {
         (f.kind, f.method): len(content(f.data)) + len(content(f.still) if f.still else b"")
         for f in everything[ENVS[0]]
     }
     room = sum(size for (kind, _), size in sizes.items() if kind == "dream") + 10
-    shown, left = films.films(given, folder, room)
+    shown, left = clips.collect_clips(given, folder, room)
     assert [f.kind for f in shown[ENVS[0]]] == ["dream"] * len(MODELS) and shown[ENVS[1]] == []
     assert len(left) == 3 * len(MODELS) and all(one.why.endswith("and the report is full") for one in left)
     assert left[-1].path.endswith("/videos/evaluation.webp")
 
 
-def test_what_cannot_be_read_is_named(folder, monkeypatch):
+def test_unreadable_files_are_listed(folder, monkeypatch):
     given = comparison(methods=MODELS[:1])
     videos = folder / given.of("vae", ENVS[0])[0].folder / "videos"
     (videos / "dream-000020000.webp").write_bytes(b"RIFF no picture")
     strip = (videos / "dream-000020000.png").read_bytes()
     (videos / "dream-000020000.png").write_bytes(strip[: len(strip) // 2])
-    shown, left = films.films(given, folder)
+    shown, left = clips.collect_clips(given, folder)
     assert [f.kind for f in shown[ENVS[0]]] == ["evaluation"]
     assert [one.path.rpartition("/")[2] for one in left] == ["dream-000020000.webp", "dream-000020000.png"]
     assert all(one.why.startswith("it cannot be read: ") for one in left)
-    monkeypatch.setattr(films, "LARGEST", 100)
-    _, left = films.films(given, folder)
+    monkeypatch.setattr(clips, "MAX_CLIP_BYTES", 100)
+    _, left = clips.collect_clips(given, folder)
     assert left[-1].why == "it is larger than 0.1 kB"
 
 
 def test_nothing_outside_is_read(folder, tmp_path_factory):
-    """No link, no other name, no folder above the comparison's."""
+    """Links, other file names and folders outside the comparison's are ignored."""
     given = comparison(methods=MODELS[:1])
     outside = tmp_path_factory.mktemp("outside") / "videos"
     outside.mkdir()
-    save_png(film("x")[0], outside / "dream-1.png")
+    save_png(moving_disc("x")[0], outside / "dream-1.png")
     up = os.path.relpath(outside.parent, folder)
     for where in (up, str(outside.parent), ""):
         moved = tuple(replace(trial, folder=where) for trial in given.trials)
-        assert films.films(replace(given, trials=moved), folder) == ({env: [] for env in ENVS}, [])
+        assert clips.collect_clips(replace(given, trials=moved), folder) == ({env: [] for env in ENVS}, [])
     videos = folder / given.of("vae", ENVS[1])[0].folder / "videos"
     (videos / "dream-000020000.png").unlink()
     os.symlink(outside / "dream-1.png", videos / "dream-2.png")
     (videos / "dream-9x.png").write_bytes(b"")
-    shown, left = films.films(replace(given, trials=given.of("vae", ENVS[1])[:1]), folder)
+    shown, left = clips.collect_clips(replace(given, trials=given.of("vae", ENVS[1])[:1]), folder)
     assert shown[ENVS[1]] == [] and left == []
