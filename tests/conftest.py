@@ -32,6 +32,17 @@ def _reset() -> None:
             torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of vectors are blank: drawing one takes longer than a small run. tests/runs/test_pictures.py checks real plots,
+    tests/test_end_to_end.py that a run writes them."""
+    from PIL import Image
+
+    from worldlab.evaluation import open_loop
+
+    monkeypatch.setattr(open_loop, "vector_strip", lambda *_, **__: Image.new("RGB", (8, 8)))
+
+
 @pytest.fixture(scope="session")
 def worldlab_command() -> list[str]:
     """The installed command `worldlab` beside this Python, or its module where only the source is on the path."""
