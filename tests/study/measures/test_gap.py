@@ -9,7 +9,7 @@ from measures_kit import TINY, make_subject
 from model_kit import build_model, gen
 from test_dream_env import Constant
 from test_dream_gap import Steady
-from test_episodes import OBS, Judged
+from test_episodes import OBS, Evaluated
 
 from worldlab.distributions import Normal
 from worldlab.experience.acting import ActingAgent
@@ -25,7 +25,7 @@ def subject():
     Steady.made = 0
     model = build_model(obs=OBS)
     model.reward, model.cont = Constant(3.0), Constant(1.0)  # type: ignore[assignment]
-    acting = lambda seed: ActingAgent(model, Judged(), Steady.action_space, gen(seed))  # noqa: E731
+    acting = lambda seed: ActingAgent(model, Evaluated(), Steady.action_space, gen(seed))  # noqa: E731
     return make_subject(model, None, SIZES, make_env=Steady, make_agent=acting)  # type: ignore[arg-type]
 
 
