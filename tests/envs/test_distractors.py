@@ -112,6 +112,6 @@ def test_where_there_is_no_picture_it_says_how_to_get_one():
             super().__init__()
             self.observation_space = spaces.Dict({"x": self.observation_space["x"]})
 
-    with pytest.raises(EnvError, match="shows none") as caught:
+    with pytest.raises(EnvError, match="has none") as caught:
         wrap_env(Blind(), "Blind-v0", EnvSettings(id="Blind-v0", distractors=0.5))
     assert "--env.pixels" in caught.value.fix and len(caught.value.message) <= 100

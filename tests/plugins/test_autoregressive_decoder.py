@@ -206,7 +206,7 @@ def test_log_mass_is_the_exact_score_of_pictures_and_nothing_for_vectors():
     given, obs = torch.randn(2, 20, generator=gen()), observations(both, 2)
     assert isinstance(pictures, HasLogMass) and (pictures.likelihood, both.likelihood) == ("exact", "undefined")
     assert torch.equal(pictures.log_mass(given, obs, gen()), pictures.score(given, obs))
-    with pytest.raises(ConfigError, match="no probabilities"):
+    with pytest.raises(ConfigError, match="not probabilities"):
         both.log_mass(given, obs, gen())
 
 

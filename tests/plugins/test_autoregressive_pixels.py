@@ -243,8 +243,8 @@ def test_rows_are_drawn_alone_and_in_chunks_alike(monkeypatch):
 def test_the_sampler_takes_a_step_a_slanted_line(monkeypatch):
     """W + (reach + 1)(H - 1) + reach - 1 steps: 446, not 4096, for 64 x 64 pixels and 5 layers."""
     net, steps = pixelcnn((1, 12, 10), 3), []
-    draw = sampling._PictureBuffer._draw
-    monkeypatch.setattr(sampling._PictureBuffer, "_draw", lambda self, *a: (steps.append(1), draw(self, *a))[1])
+    draw = sampling._PictureBuffer._draw_line
+    monkeypatch.setattr(sampling._PictureBuffer, "_draw_line", lambda self, *a: (steps.append(1), draw(self, *a))[1])
     draw_pictures(net, some_features(1), None)
     assert len(steps) == 10 + 4 * 11 + 2
     assert 64 + 6 * 63 + 4 == 446

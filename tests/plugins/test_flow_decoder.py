@@ -93,7 +93,7 @@ def test_log_mass_is_offered_for_pictures_alone():
     assert decoder(image_specs(SHAPE)).likelihood == "bound" and isinstance(decoder(image_specs(SHAPE)), HasLogMass)
     both = decoder(make_specs(obs=(IMAGE, VECTOR)))
     assert both.likelihood == decoder(make_specs()).likelihood == "undefined"
-    with pytest.raises(ConfigError, match="pictures alone"):
+    with pytest.raises(ConfigError, match="images only"):
         both.log_mass(torch.zeros(1, 16), {}, gen())
 
 

@@ -157,7 +157,7 @@ def test_odd_pictures_are_refused_in_one_sentence():
 
 def test_metrics_see_a_flow_explode():
     model, features, image = fitted("glow")
-    calm = torch.stack([s.abs().max() for s in model.statistics(features, image).scales]).max()
+    calm = torch.stack([s.abs().max() for s in model.flow_statistics(features, image).scales]).max()
     stirred(model, 3.0)
-    wild = torch.stack([s.abs().max() for s in model.statistics(features, image).scales]).max()
+    wild = torch.stack([s.abs().max() for s in model.flow_statistics(features, image).scales]).max()
     assert wild > calm and torch.isfinite(model.centre_log_prob(features, image)).all()

@@ -20,10 +20,10 @@ def build(**config):
 def test_noise_is_inside_the_network_as_well_as_at_its_end():
     encoder = build().double()
     x, noise = torch.randn(1, 22, generator=gen()).double(), torch.randn(1, 6, generator=gen(1)).double()
-    jacobian = torch.autograd.functional.jacobian(lambda e: encoder._bounded(x, e)[0], noise)[:, 0]
+    jacobian = torch.autograd.functional.jacobian(lambda e: encoder._squash(x, e)[0], noise)[:, 0]
     assert (jacobian.abs().sum(0) > 0).all() and torch.linalg.matrix_rank(jacobian) == 4
     # What is inside can bend with the frame; what is added at the end cannot.
-    moved = torch.autograd.functional.jacobian(lambda e: encoder._bounded(x + 1, e)[0], noise)[:, 0]
+    moved = torch.autograd.functional.jacobian(lambda e: encoder._squash(x + 1, e)[0], noise)[:, 0]
     assert (moved - jacobian).abs().max() > 1e-3
 
 
@@ -45,7 +45,7 @@ def test_z_stays_within_its_limit_and_is_untouched_near_zero():
     x = torch.randn(50, 22, generator=gen())
     raw = encoder.net(x, None)
     near = raw.abs() < 0.3
-    torch.testing.assert_close(encoder._bounded(x, None)[near], raw[near], rtol=4e-3, atol=1e-6)
+    torch.testing.assert_close(encoder._squash(x, None)[near], raw[near], rtol=4e-3, atol=1e-6)
 
 
 def test_channel_noise_has_the_std_asked_for():
