@@ -10,6 +10,12 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # read once, when torch and numpy are imported; child processes inherit it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: no worker is left alone with a long test when the others have finished."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Undo what a run sets up in this process (`worldlab.training.session.set_up_machine`)."""
@@ -24,6 +30,17 @@ def _reset() -> None:
         torch.set_num_threads(1)
         if torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
             torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of vectors are blank: drawing one takes longer than a small run. tests/runs/test_pictures.py checks real plots,
+    tests/test_end_to_end.py that a run writes them."""
+    from PIL import Image
+
+    from worldlab.evaluation import open_loop
+
+    monkeypatch.setattr(open_loop, "vector_strip", lambda *_, **__: Image.new("RGB", (8, 8)))
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ class OneHot:
         return (onehot + (probs - probs.detach())).flatten(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return (x.unflatten(-1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
+        return (torch.unflatten(x, -1, self.logits.shape[-2:]) * self.logits).sum((-2, -1))
 
     def entropy(self) -> Tensor:
         return -(self.probs * self.logits).sum((-2, -1))

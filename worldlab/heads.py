@@ -16,8 +16,10 @@ class TwoHotHead(nn.Module):
     def __init__(self, features: int, units: int, layers: int):
         super().__init__()
         self.net = mlp(features, units, layers, TwoHot.BINS, zero=True)
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            self.net[-1].bias.copy_(TwoHot.initial_bias())  # type: ignore[union-attr]
+            last.bias.copy_(TwoHot.initial_bias())
 
     def forward(self, features: Tensor) -> TwoHot:
         return TwoHot(self.net(features))

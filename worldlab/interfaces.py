@@ -60,7 +60,7 @@ Likelihood = Literal["exact", "bound", "undefined"]
 Draws = Literal["mode", "sample"]
 """How a decoder draws an image: the mode of its distribution, or a sample from it."""
 
-DECLARATIONS: dict[str, dict[str, Any]] = {
+DECLARATIONS: dict[str, dict[str, object]] = {
     "encoder": {"posterior_kind": PosteriorKind},
     "dynamics": {"prior_kind": PriorKind},
     "decoder": {"score_kind": ScoreKind, "likelihood": Likelihood, "draws": Draws},
@@ -90,7 +90,7 @@ class Latent:
     """log q(z) [N] in nats of this z, for an encoder with posterior_kind "own_logq"."""
     tokens: Tensor | None = None
     """The code indices [N, G], long, for discrete latents."""
-    aux: dict[str, Tensor] = field(default_factory=dict)
+    aux: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """Tensors [N, ...] that the encoder needs again in its own losses."""
 
 

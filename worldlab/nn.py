@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +104,7 @@ class ObsTrunk(nn.Module):
         super().__init__()
         self.images = nn.ModuleDict({key: conv(spec.shape, width) for key, spec in obs.images.items()})
         self.vector_keys = tuple(obs.vectors)
-        self.size = sum(trunk.size for trunk in self.images.values())  # type: ignore[misc]
+        self.size = sum(cast(int, trunk.size) for trunk in self.images.values())
         self.vectors: nn.Module | None = None
         if self.vector_keys:
             self.vectors = mlp(sum(spec.shape[0] for spec in obs.vectors.values()), units, layers)
@@ -202,7 +203,7 @@ def frozen(*modules: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Generator[None]:
     """Freeze these parameters within the context: they receive no gradient."""
     parameters = [p for p in parameters if p.requires_grad]
     for p in parameters:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,7 +60,8 @@ def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tenso
 
 def reset_columns(is_first: Tensor) -> list[Tensor | None]:
     """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement."""
-    return [is_first[:, t] if any_row else None for t, any_row in enumerate(is_first.any(0).tolist())]
+    resets = cast(list[bool], is_first.any(0).tolist())  # pyright: ignore[reportUnknownMemberType]
+    return [is_first[:, t] if any_row else None for t, any_row in enumerate(resets)]
 
 
 def posterior_step(
@@ -93,7 +95,9 @@ def observe(
     """Infer latents along embed [B, T, E], prev_action [B, T, A], is_first [B, T], from a carry [B, ...]."""
     if not use_memory:
         return _observe_memoryless(encoder, dynamics, embed, prev_action, is_first, generator, carry)
-    carries, memories, latents = [], [], []
+    carries: list[Carry] = []
+    memories: list[Tensor] = []
+    latents: list[Latent] = []
     for t, first in enumerate(reset_columns(is_first)):
         carry, memory, latent = posterior_step(
             encoder, dynamics, carry, embed[:, t], prev_action[:, t], first, generator, use_memory
@@ -123,7 +127,8 @@ def _observe_memoryless(
         run = dynamics.advance_sequence(carry.state, z_before, action, is_first)
         final = Carry(run.final, latent.z[:, -1])
         return Observed(run.memory, latent, final, lambda row, t: Carry(run.at(row, t), latent.z[row, t]))
-    states, state = [], carry.state
+    states: list[State] = []
+    state = carry.state
     for t, first in enumerate(reset_columns(is_first)):
         before, action = reset_rows(dynamics, Carry(state, z_before[:, t]), prev_action[:, t], first)
         state = dynamics.advance(before.state, before.z, action)
@@ -166,7 +171,7 @@ def imagine(
     led to features[:, k+1].
     """
     features = [carry_features(dynamics, carry)]
-    actions = []
+    actions: list[Tensor] = []
     for k in range(horizon):
         action = policy[:, k] if isinstance(policy, Tensor) else policy(features[-1])
         carry, next_features = prior_step(dynamics, carry, action, generator)

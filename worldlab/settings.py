@@ -7,7 +7,7 @@ presets (worldlab/config/presets/*.toml) override them. This module does not imp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -92,7 +92,9 @@ class Config(BaseModel):
         for name, info in cls.model_fields.items():
             extra = info.json_schema_extra
             if isinstance(extra, dict) and "sizes" in extra:
-                found[name] = (dial or {}).get(str(extra["dial"]), extra["sizes"][size])  # type: ignore[index, call-overload]
+                entry = cast(dict[str, Any], extra)
+                value: int = entry["sizes"][size]
+                found[name] = (dial or {}).get(entry["dial"], value)
             elif isinstance(info.annotation, type) and issubclass(info.annotation, Config):
                 found.update({f"{name}.{path}": value for path, value in info.annotation.at_size(size, dial).items()})
         return found

@@ -6,11 +6,19 @@ A tree is a tensor, a dict, tuple, list or dataclass of trees, or None. States, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
+
+
+@overload
+def tree_map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any: ...
+
+
+@overload
+def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any: ...
 
 
 def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any:
@@ -18,9 +26,12 @@ def tree_map(fn: Callable[..., Tensor], tree: Any, *rest: Any) -> Any:
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
     if isinstance(tree, dict):
-        return {key: tree_map(fn, value, *(other[key] for other in rest)) for key, value in tree.items()}
+        items = cast(dict[Any, Any], tree).items()
+        return {key: tree_map(fn, value, *(other[key] for other in rest)) for key, value in items}
     if isinstance(tree, list | tuple):
-        return type(tree)(tree_map(fn, *values) for values in zip(tree, *rest, strict=True))
+        branches = cast(Sequence[Any], tree)
+        rebuild = cast(Callable[[Iterable[Any]], Any], type(branches))
+        return rebuild(tree_map(fn, *values) for values in zip(branches, *rest, strict=True))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         values = {
             field.name: tree_map(fn, getattr(tree, field.name), *(getattr(other, field.name) for other in rest))
@@ -73,4 +84,4 @@ def flatten_time(tree: Any) -> Any:
 
 def unflatten_time(tree: Any, batch: int) -> Any:
     """Reshape [B * T, ...] leaves to [B, T, ...]."""
-    return tree_map(lambda leaf: leaf.unflatten(0, (batch, -1)), tree)
+    return tree_map(lambda leaf: torch.unflatten(leaf, 0, (batch, -1)), tree)

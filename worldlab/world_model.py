@@ -210,7 +210,7 @@ class WorldModel(nn.Module):
         """Return features [*, F] for the decoder: the memory is set to 0 if `specs.decoder_memory` is False."""
         if self.specs.decoder_memory:
             return features
-        memory, z = features.split([self.specs.memory_dim, self.specs.latent.dim], -1)
+        memory, z = torch.split(features, [self.specs.memory_dim, self.specs.latent.dim], -1)
         return torch.cat([torch.zeros_like(memory), z], -1)
 
     def decoder_context(self, ctx: Context) -> Context:

@@ -18,6 +18,7 @@ from worldlab.settings import CoreSettings
 from worldlab.testing import small_config
 from worldlab.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 AGENTS = [found.name for found in REGISTRY.registrations("agent")]
 FAMILIES = [found.name for found in REGISTRY.registrations("encoder")]

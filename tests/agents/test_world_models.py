@@ -18,6 +18,7 @@ from worldlab.training.compose import compose
 from worldlab.training.streams import Streams
 from worldlab.training.train import train
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 PRESET = ["world-models"]
 

@@ -33,7 +33,8 @@ from worldlab.training.trainer import Generators, Trainer
 from worldlab.tree import leaves, tree_map
 
 ROLES = ("encoder", "dynamics", "decoder")
-NAMES = {role: [r.name for r in load_registry().registrations(role)] for role in ROLES}
+REGISTRY = load_registry()
+NAMES = {role: [r.name for r in REGISTRY.registrations(role)] for role in ROLES}
 MIXES = list(itertools.product(*NAMES.values()))
 CORE = CoreSettings.model_validate(
     {
@@ -43,19 +44,18 @@ CORE = CoreSettings.model_validate(
     }
 )
 AGENT = configured(DreamerConfig, horizon=2, units=8, layers=1)
-ADAPTER = partial(open_adapter(load_registry(), "branch")[0].make, "worldlab/Branch-v0", CORE.env)
+ADAPTER = partial(open_adapter(REGISTRY, "branch")[0].make, "worldlab/Branch-v0", CORE.env)
 with EnvPool(ADAPTER, 1, 0, seed=0) as _pool:
     SPACES = (_pool.observation_space, _pool.action_space)
 
 
 def build(mix: tuple[str, ...], seed: int = 0) -> Composed:
-    registry = load_registry()
     parts = {
-        role: Part(name, small_config(registry.get(role, name).config)) for role, name in zip(ROLES, mix, strict=True)
+        role: Part(name, small_config(REGISTRY.get(role, name).config)) for role, name in zip(ROLES, mix, strict=True)
     }
     config = RunConfig(core=CORE, **parts, agent=Part("dreamer", AGENT), presets=())
     obs, action = SPACES
-    return compose(config, registry, obs, action, Streams(seed), torch.device("cpu"))
+    return compose(config, REGISTRY, obs, action, Streams(seed), torch.device("cpu"))
 
 
 @cache
@@ -124,7 +124,7 @@ def test_mix(mix: tuple[str, ...]):
     ctx, _ = model.observe(batch, stream(3))
     check_routing(built, ctx)
     touched = set()
-    for _ in range(19):
+    for _ in range(9):
         scalars = trainer.update(batch)
         assert all(bool(torch.isfinite(value)) for value in scalars.values())
         touched |= {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}

@@ -162,6 +162,7 @@ TINY = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_plots")
 def test_models_train_on_identical_steps_and_the_run_records_the_source(tmp_path):
     def run(name: str, **more):
         settings = {**TINY, **more.pop("settings", {})}

@@ -97,7 +97,7 @@ def test_four_futures_are_told_apart_as_well_as_by_a_mixture(dim: int):
         memory, z = four_modes(256, step, dim)
         return -mixture(memory).log_prob(z).mean()
 
-    fit(part.parameters(), flow_loss, 700, 5e-3)
+    fit(part.parameters(), flow_loss, 350, 5e-3)
     fit(mixture.parameters(), mixture_loss, 700, 5e-3)
     memory, z = four_modes(2000, 10**6, dim)
     with torch.no_grad():

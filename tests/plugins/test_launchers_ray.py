@@ -223,7 +223,7 @@ def test_a_node_that_dies_costs_its_own_tasks(nodes, tmp_path):
 
 SMALL = {
     "axes": {"env": "CartPole", "encoder": ["vae", "cpc"]},
-    "seeds": 2,
+    "seeds": 1,
     "presets": "laptop",
     "baselines": "none",
     "measures": "none",

@@ -19,6 +19,7 @@ from worldlab.runs.checkpoint import checkpoint_name, list_checkpoints
 from worldlab.training.api import _nest
 from worldlab.training.loop import Loop
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 TINY: dict[str, Any] = {
     "train.prefill": 48,
     "train.pretrain": 2,

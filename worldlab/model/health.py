@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def latent_health(signal: Tensor) -> dict[str, Tensor]:
     """
     z = signal.float()[:512]
     z = z - z.mean(0)
-    singular = torch.linalg.svdvals(z)
+    singular = cast(Tensor, torch.linalg.svdvals(z))  # pyright: ignore[reportUnknownMemberType]
     share = singular / singular.sum().clamp(min=1e-12)
     return {
         "signal_std": z.std(0).mean(),
@@ -70,7 +70,8 @@ def probe_r2(inputs: Tensor, target: Tensor) -> Tensor:
     x = (x - x[seen].mean(0)) / x[seen].std(0).clamp(min=1e-6)
     y = (y - y[seen].mean(0)) / y.std(0).clamp(min=1e-6)
     ridge = RIDGE * len(x[seen]) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weight = torch.linalg.solve(x[seen].mT @ x[seen] + ridge, x[seen].mT @ y[seen])
+    gram, moment = x[seen].mT @ x[seen] + ridge, x[seen].mT @ y[seen]
+    weight = cast(Tensor, torch.linalg.solve(gram, moment))  # pyright: ignore[reportUnknownMemberType]
     unseen = y[1::2]
     error = (x[1::2] @ weight - unseen).square().mean()
     return (1 - error / unseen.square().mean().clamp(min=1e-12)).clamp(min=-1).float()
@@ -211,7 +212,7 @@ class HealthMonitor:
         return new
 
     def _part_alarms(self, values: Values) -> dict[str, Alarm]:
-        found = {}
+        found: dict[str, Alarm] = {}
         for role, part in self.model.parts.items():
             own = {name.removeprefix(f"{role}/"): v for name, v in values.items() if name.startswith(f"{role}/")}
             found.update({f"{role}/{name}": alarm for name, alarm in part.alarms(own).items()})

@@ -85,7 +85,8 @@ def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> R
 def divergence(ctx: Context) -> Tensor | None:
     """Return KL(posterior || prior) in nats, [N]: exact or a one-sample estimate; None if either has no density."""
     dist, z = tree.flatten_time(ctx.latent.dist), ctx.latent.z.flatten(0, 1)
-    if isinstance(dist, HasKL) and type(dist) is type(ctx.prior):
+    same_class = type(dist) is type(ctx.prior)
+    if same_class and isinstance(dist, HasKL):
         return dist.kl(ctx.prior)
     if not isinstance(ctx.prior, HasLogProb):
         return None
@@ -163,7 +164,7 @@ def _balanced_kl(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     assert isinstance(posterior, HasKL)
     batch = ctx.memory.shape[0]
     dyn = tree.detach(posterior).kl(prior).unflatten(0, (batch, -1))
-    rep = posterior.kl(tree.detach(prior)).unflatten(0, (batch, -1))
+    rep = torch.unflatten(posterior.kl(tree.detach(prior)), 0, (batch, -1))
     return {"dyn": dyn.clamp(min=free_nats), "rep": rep.clamp(min=free_nats)}
 
 

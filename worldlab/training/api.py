@@ -14,6 +14,8 @@ from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from worldlab.evaluation.dream_env import DreamVecEnv
     from worldlab.experience.acting import ActingAgent
     from worldlab.training.loaded import LoadedRun
@@ -118,7 +120,7 @@ class Run:
         """The agent, with the `predict(observation, state, episode_start, deterministic)` of Stable-Baselines3."""
         return self._loaded.acting(seed=0)
 
-    def make_env(self) -> Any:
+    def make_env(self) -> gymnasium.Env[Any, Any]:
         """Build the environment with all wrappers: a gymnasium.Env with Dict observations."""
         return self._loaded.make()
 

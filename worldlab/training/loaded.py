@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import numpy as np
 import torch
 
@@ -28,6 +29,7 @@ from worldlab.runs.pictures import save_webp
 from worldlab.runs.storage import make_folder
 from worldlab.training import session
 from worldlab.training.compose import Composed, compose
+from worldlab.training.session import Make
 from worldlab.training.streams import Streams
 
 if TYPE_CHECKING:
@@ -46,11 +48,11 @@ class LoadedRun:
     folder: RunFolder
     config: RunConfig
     env_id: str
-    make: Any
+    make: Make
     composed: Composed
     device: torch.device
     step: int
-    action_space: Any
+    action_space: gymnasium.Space[Any]
     schema: dict[str, Any]
 
     def acting(self, seed: int) -> ActingAgent:

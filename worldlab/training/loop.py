@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from worldlab.agent import LearnsFromEpisodes
@@ -285,10 +286,10 @@ class Loop:
         batch = open_loop.sample_unbroken(session.replay, session.composed.model, 1, length, counters.env_steps)
         generator = torch.Generator(session.device).manual_seed(counters.env_steps)
         shown = open_loop.open_loop(session.composed.model, batch, generator)
-        open_loop.save(shown, self.folder.videos, f"dream-{counters.env_steps:09d}")
+        picture, *_ = open_loop.save(shown, self.folder.videos, f"dream-{counters.env_steps:09d}")
         frames = open_loop.video(shown)
         if frames is None:
-            frames = as_frames(np.asarray(open_loop.picture(shown))[None])
+            frames = as_frames(np.asarray(Image.open(picture))[None])  # read back: to plot it takes a second
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
     def _position(self) -> tuple[int, int]:

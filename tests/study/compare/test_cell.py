@@ -25,6 +25,7 @@ from worldlab.study.compare.plan import plan
 from worldlab.study.results import Measurement
 from worldlab.training import train
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 
 

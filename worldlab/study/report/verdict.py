@@ -251,16 +251,16 @@ def _method_remark(findings: Findings, families: Sequence[ComparisonFamily]) -> 
     return (
         f"Differences are of {scale}, with 95% intervals (Welch). Real: significant in a permutation test of the runs, "
         f"p at most {LEVEL:g} after Holm's correction{together}. Not shown: not significant, which does not mean that "
-        "there is no difference. The tests account for training seeds only: all runs on an environment are evaluated on the "
-        f"same{_episodes(findings)} episodes."
+        "there is no difference. The tests account for training seeds only: all runs on an environment are evaluated on "
+        f"the same episodes{_episodes(findings)}."
     )
 
 
 def _episodes(findings: Findings) -> str:
-    """Return " 20" if all environments have 20 evaluation episodes; "" if their numbers differ or are unknown."""
+    """Return " (20 per run)" if all environments have 20 evaluation episodes; "" if numbers differ or are unknown."""
     counts = {budget.get("eval_episodes") for budget in findings.comparison.budgets.values()}
     count = counts.pop() if len(counts) == 1 else None
-    return f" {count:g}" if count else ""
+    return f" ({count:g} per run)" if count else ""
 
 
 def _first_only_remark(findings: Findings, families: Sequence[ComparisonFamily]) -> list[str]:
@@ -270,7 +270,7 @@ def _first_only_remark(findings: Findings, families: Sequence[ComparisonFamily])
         return []
     where = f" on {join_words(family.scope for family in found)}" if len(found) < len(families) else ""
     return [
-        f"With so few seeds, no difference could be significant after correction for all pairs. So each model is compared "
+        "With so few seeds, no difference could be significant after correction for all pairs. So each model is compared "
         f"only with the first, {findings.labels[found[0].against]}{where}."
     ]
 
