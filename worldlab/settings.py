@@ -47,7 +47,7 @@ else:
         """
         sizes = {name: sizes_and_rules.pop(name) for name in SIZES if name in sizes_and_rules}
         if dial:
-            sizes = DIAL[dial]
+            sizes = DIAL.get(dial, {})
         assert set(sizes) == set(SIZES), (
             f"a sized setting names a dial ({', '.join(DIAL)}) or gives all of {', '.join(SIZES)}"
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from zoo.decoders import AnyPlayer
 
-from worldlab import Config, field
+from worldlab import Config, sized
 from worldlab.distributions import Normal, OneHot
 from worldlab.errors import PluginError
 from worldlab.model.noise import stream
@@ -86,15 +86,15 @@ def test_a_class_without_a_role_raises():
 
 
 class Sized(Config):
-    units: int = field(512, ge=32)
-    critic_units: int = 256
+    units: int = sized("units", ge=1)
+    depth: int = sized(nano=2, tiny=3, small=4, medium=5, large=6, ge=2)
     layers: int = 3
     steps: int = 1000
 
 
-def test_small_config_shrinks_known_sizes_within_the_bounds_of_the_class():
+def test_small_config_is_the_smallest_size_with_the_given_values():
     small = small_config(Sized, layers=2)
-    assert (small.units, small.critic_units, small.layers, small.steps) == (512, 16, 2, 1000)
+    assert (small.units, small.depth, small.layers, small.steps) == (16, 2, 2, 1000)
 
 
 def test_variants_are_the_other_choices_of_literal_fields():

@@ -178,7 +178,7 @@ def _read_toml(file: Any) -> dict[str, Any]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(
             one_line(f"config: the preset {one_line(file, 60)} cannot be read"),
-            cause=one_line(exc, 200),
+            cause=f"{file}: {one_line(exc, 200)}",
             fix="repair the file, or reinstall the plugin that contains it",
         ) from exc
 

@@ -1,0 +1,69 @@
+"""How many settings there are: what a person can be asked to read, and what `worldlab train --help` shows of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from worldlab import cli
+from worldlab.config import resolve as resolve_module
+from worldlab.config.schema import settings_of
+from worldlab.registry import Registry, load_registry
+from worldlab.settings import CoreSettings
+
+SHOWN = re.compile(r"^  (--[\w.-]+)", re.MULTILINE)
+"""A flag at the beginning of its line."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+def flags_of(line: str, capsys) -> list[str]:
+    assert cli.main(["train", *line.split()]) == 0
+    return SHOWN.findall(capsys.readouterr().out)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    """Let the pages be those of a laptop, wherever the tests run."""
+    monkeypatch.setattr(resolve_module, "default_preset", lambda device="auto": "laptop")
+
+
+def test_all_flags_that_can_be_reached_are_at_most_220(registry):
+    """Those of the core, and of every Config class that some component is registered with, each class once."""
+    classes = {entry.config for entry in registry.registrations() if entry.config is not None}
+    assert len(classes) >= 20
+    counts = {config.__name__: len(list(settings_of(config))) for config in (CoreSettings, *classes)}
+    assert sum(counts.values()) <= 220, counts
+
+
+def test_help_shows_at_most_60_flags_and_help_all_all_of_them(registry, capsys):
+    short, full = flags_of("--help", capsys), flags_of("--help-all", capsys)
+    assert len(short) == len(set(short)) <= 60 and len(full) == len(set(full))
+    assert set(short) < set(full)
+    chosen = resolve_module.resolve(registry)
+    parts = {"": CoreSettings, **{f"{role}.": type(getattr(chosen, role).options) for role in resolve_module.PARTS}}
+    names = {
+        f"--{prefix}{'.'.join(setting.path)}".replace("_", "-")
+        for prefix, c in parts.items()
+        for setting in settings_of(c)
+    }
+    assert names == {name for name in full if name in names} and len(names) >= 80
+
+
+@pytest.mark.parametrize(
+    "line", ["--encoder cpc --dynamics autoregressive --decoder flow", "--agent icem", "--agent cma"]
+)
+def test_help_stays_short_whatever_the_parts_are(line, capsys):
+    assert len(flags_of(f"{line} --help", capsys)) <= 72
+
+
+def test_sizes_are_left_to_one_flag(capsys):
+    """The dial is shown; what follows it is for experts."""
+    short, full = flags_of("--help", capsys), flags_of("--help-all", capsys)
+    assert "--size" in short
+    followers = {"--model.units", "--encoder.width", "--dynamics.memory", "--decoder.units", "--agent.units"}
+    assert followers <= set(full) and not followers & set(short)
