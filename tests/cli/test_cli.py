@@ -221,7 +221,9 @@ def test_help_shows_only_the_chosen_parts(site, capsys):
     assert "encoder other (other as encoder):\n  --encoder.only-mine INT" in out and "[7]" in out
     assert "--encoder.width" not in out and "--decoder.width" in out
     assert "--train.learning-rate FLOAT" in out
-    assert "Learning rate of the world model, except adversarial critics." in " ".join(out.split())  # however wide the columns are
+    assert "Learning rate of the world model, except adversarial critics." in " ".join(
+        out.split()
+    )  # however wide the columns are
     assert max(map(len, out.splitlines())) <= 110
     assert worldlab("train --encoder nope --help") == 3
     out, err = capsys.readouterr()
