@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_sb3 import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
+from bandit_kit import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
 from worldlab_agents.cma import UNASSIGNED, CMAAgent, Controller
 from worldlab_agents.components import PrincipalComponents
 from worldlab_agents.configs import CMAConfig

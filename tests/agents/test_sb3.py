@@ -8,49 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bandit_kit import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
 from config_kit import configured
 from torch import Tensor
 from worldlab_agents.configs import SB3Config
 from worldlab_agents.sb3 import SB3Agent, make_starts, seed_global_streams
 
-from worldlab.agent import Experience, OwnLearner
+from worldlab.agent import OwnLearner
 from worldlab.errors import ConfigError
-from worldlab.rollout import Carry
 from worldlab.runs.optimizer_state import flatten_optimizer
-from worldlab.specs import ActionSpec, LatentSpec, ObsSpec, Specs
+from worldlab.specs import ActionSpec
 from worldlab.tree import select
 
 SMALL: dict[str, Any] = {"num_envs": 16, "horizon": 5, "every": 1, "units": 16, "layers": 1, "batch_size": 64}
-DISCRETE, CONTINUOUS = ActionSpec("discrete", 3), ActionSpec("continuous", 1)
-
-
-def gen(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def specs_for(action: ActionSpec) -> Specs:
-    return Specs(ObsSpec(()), action, LatentSpec(1), 1, False)
-
-
-class Bandit:
-    """A dream in which nothing moves: reward 1 for the last choice of a discrete action, or 1 - (a - 0.5)^2."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, action: ActionSpec):
-        self.specs = specs_for(action)
-
-    def features(self, carry: Carry) -> Tensor:
-        return torch.cat([carry.z, carry.z], -1)
-
-    def step(self, carry, action, generator, temperature=1.0):
-        last = action[:, -1]
-        reward = last if self.specs.action.kind == "discrete" else 1 - (last - 0.5).square()
-        return carry, self.features(carry), reward, torch.ones_like(reward)
-
-
-def experience(n: int = 8) -> Experience:
-    return Experience(Carry({}, torch.linspace(-1, 1, n)[:, None]), torch.zeros(n), torch.ones(n))
 
 
 def agent(action: ActionSpec, config: SB3Config) -> SB3Agent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from worldlab.model import matching
 from worldlab.model.health import HealthMonitor
 from worldlab.model.noise import stream
 from worldlab.registry import load_registry
-from worldlab.settings import CoreSettings
+from worldlab.settings import CoreSettings, TrainSettings
 from worldlab.testing import small_config
 from worldlab.training.compose import Composed, compose
 from worldlab.training.streams import Streams
@@ -36,11 +37,12 @@ ROLES = ("encoder", "dynamics", "decoder")
 REGISTRY = load_registry()
 NAMES = {role: [r.name for r in REGISTRY.registrations(role)] for role in ROLES}
 MIXES = list(itertools.product(*NAMES.values()))
+TRAIN: dict[str, Any] = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6}
 CORE = CoreSettings.model_validate(
     {
         "env": {"id": "branch"},
         "model": {"units": 16, "frames_per_update": 8, "free_nats": 0.0},
-        "train": {"learning_rate": 1e-3, "critic_learning_rate": 1e-3, "starts": 6, "max_skips": 1},
+        "train": TRAIN,
     }
 )
 AGENT = configured(DreamerConfig, horizon=2, units=8, layers=1)
@@ -119,7 +121,8 @@ def test_mix(mix: tuple[str, ...]):
     torch.set_num_threads(1)
     built, batch = build(mix), experience()
     model = built.model
-    trainer = Trainer(model, built.agent, CORE.train, Generators(stream(1), stream(2)))
+    settings = configured(TrainSettings, max_skips=1, **TRAIN)
+    trainer = Trainer(model, built.agent, settings, Generators(stream(1), stream(2)))
     trainer.update(batch)  # some parameters start at 0 or are initialised from the first batch
     ctx, _ = model.observe(batch, stream(3))
     check_routing(built, ctx)

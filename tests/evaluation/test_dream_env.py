@@ -8,11 +8,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from evaluation_kit import Constant
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from model_kit import batch_for, build_model, gen
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check
-from torch import Tensor
 
 from worldlab.distributions import Normal, OneHot, tempered
 from worldlab.errors import ConfigError
@@ -22,18 +22,6 @@ from worldlab.testing.toys import ACTIONS
 from worldlab.world_model import WorldModel
 
 COUNT = 7
-
-
-class Constant(torch.nn.Module):
-    """A head whose mean is the same everywhere."""
-
-    def __init__(self, value: float):
-        super().__init__()
-        self.value = value
-
-    def forward(self, features: Tensor) -> Constant:
-        self.mean = torch.full(features.shape[:-1], self.value)
-        return self
 
 
 def dream_pool(action="discrete", num=COUNT, horizon=5, cont=1.0, reward=1.0, **options) -> DreamPool:

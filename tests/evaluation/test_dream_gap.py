@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from evaluation_kit import OBS, Constant, Evaluated, Steady
 from model_kit import build_model, gen
-from test_dream_env import Constant
-from test_episodes import OBS, Evaluated
 
 from worldlab.evaluation.dream_gap import CONTEXT_STEPS, Gap
 from worldlab.evaluation.episodes import evaluate
 from worldlab.experience.acting import ActingAgent
-
-
-class Steady(gymnasium.Env):
-    """Has reward 2 per step; ends after 4 + 2 n steps in the n-th environment."""
-
-    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (3,), np.float32)})
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-    made = 0
-    cut = False
-    """Whether episodes end by truncation."""
-
-    def __init__(self) -> None:
-        self.length = 4 + 2 * Steady.made
-        Steady.made += 1
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return {"vector": np.zeros(3, np.float32)}, {}
-
-    def step(self, action):
-        self.t += 1
-        return (
-            {"vector": np.full(3, self.t, np.float32)},
-            2.0,
-            self.t == self.length and not self.cut,
-            self.t == self.length and self.cut,
-            {},
-        )
 
 
 def gap_of(reward: float, cont: float, horizon: int) -> Gap:

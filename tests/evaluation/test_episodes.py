@@ -3,16 +3,13 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
-import torch
+from evaluation_kit import OBS, Evaluated
 from gymnasium import spaces
 from model_kit import build_model, gen
 
-from worldlab.agent import Agent
 from worldlab.evaluation.episodes import eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
-from worldlab.specs import ArraySpec, ObsSpec
 
-OBS = ObsSpec((("vector", ArraySpec("vector", (3,))),))
 PLAYED: list[tuple[int, float, int]] = []
 
 
@@ -42,18 +39,6 @@ class Uneven(gymnasium.Env):
 
     def _obs(self):
         return {"vector": np.array([self.secret, self.t, self.length], np.float32)}
-
-
-class Evaluated(Agent):
-    """Acts on the features, without noise in evaluation; exploration would be detected."""
-
-    def __init__(self) -> None:
-        super().__init__(None, None)  # type: ignore[arg-type]
-        self.explored = False
-
-    def act(self, model, carry, features, state, generator, explore):
-        self.explored |= explore
-        return torch.tanh(features[:, -2:]), state
 
 
 @pytest.fixture

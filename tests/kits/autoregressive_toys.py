@@ -6,14 +6,20 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from config_kit import configured
 from family_kit import gen as gen
 from torch import Tensor
+from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
+from worldlab_autoregressive.dynamics import AutoregressiveDynamics
 
+from worldlab import tree
+from worldlab.interfaces import State
 from worldlab.specs import ActionSpec, ArraySpec, LatentSpec, ObsSpec, Specs
 
 VECTOR = ("vector", ArraySpec("vector", (3,)))
 IMAGE = ("image", ArraySpec("image", (3, 16, 16)))
 MODES = (0.4, 0.3, 0.2, 0.1)
+KINDS = ("transformer", "lstm")
 
 
 def make_specs(obs=(VECTOR,), latent: LatentSpec | None = None, memory: int = 16, action: int = 2) -> Specs:
@@ -72,3 +78,26 @@ def mode_weights(z: Tensor, centre: Tensor) -> tuple[Tensor, float]:
     near = distance.min(1)
     share = F.one_hot(near.indices, 4).float().mean(0)
     return share, (near.values > 0.4).float().mean().item()
+
+
+def build(latent: LatentSpec | None = None, dtype=torch.float64, seed: int = 0, **config) -> AutoregressiveDynamics:
+    torch.manual_seed(seed)
+    settings = {"memory": 16, "layers": 2, "heads": 2, "window": 4, "units": 16, "code_units": 16} | config
+    return AutoregressiveDynamics(configured(AutoregressiveDynamicsConfig, **settings), make_specs(latent=latent)).to(
+        dtype
+    )
+
+
+def specs_of(dynamics: AutoregressiveDynamics):
+    return make_specs(latent=dynamics.latent)
+
+
+def scan(dynamics, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> list[State]:
+    """The states after each step, as the core steps it."""
+    states = []
+    for t in range(z.shape[1]):
+        fresh = dynamics.initial(len(z))
+        state = tree.where(is_first[:, t], fresh, state)
+        state = dynamics.advance(state, z[:, t], action[:, t])
+        states.append(state)
+    return states

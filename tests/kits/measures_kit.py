@@ -146,3 +146,25 @@ def build_true_model(env: LinearGaussian, std: float | None = None) -> WorldMode
 def record_fully_observed(episodes: int = 20, length: int = 40, **settings: Any) -> Recording:
     make: Callable[[], gymnasium.Env] = lambda: FullyObserved(**settings)  # noqa: E731
     return record(make, None, episodes=episodes, length=length, seed=0)
+
+
+class Short(gymnasium.Env):
+    """Observes the number of steps; the n-th episode ends after n + 1 steps: odd ones are truncated, even ones
+    terminate."""
+
+    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (1,), np.float32)})
+    action_space = spaces.Discrete(3)
+    episode = -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.episode = 0, self.episode + 1
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.episode + 1
+        return self._obs(), 7.0, over and self.episode % 2 == 0, over and self.episode % 2 == 1, {}
+
+    def _obs(self):
+        return {"vector": np.array([self.t], np.float32)}

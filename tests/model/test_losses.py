@@ -7,8 +7,8 @@ import pytest
 import torch
 from config_kit import configured
 from model_kit import batch_for, build_model, build_parts, gen
-from test_trainer import AdversarialDecoder, ToyAgent
 from torch import Tensor, nn
+from trainer_toys import AdversarialDecoder, ToyAgent
 
 from worldlab.distributions import Normal
 from worldlab.interfaces import Decoder

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from model_kit import batch_for, build_parts, changed, gen, weighted_terms, weights
-from test_trainer import AdversarialDecoder, ToyAgent
+from trainer_toys import AdversarialDecoder, ToyAgent
 
 from worldlab.model import matching
 from worldlab.model.schedule import AGENT, DYNAMICS, JOINT, MODEL, REPRESENTATION, stage_at

@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from autoregressive_toys import (
+    KINDS,
     all_codes,
+    build,
     codes_spec,
     flat_hot,
     four_modes,
@@ -16,9 +18,10 @@ from autoregressive_toys import (
     make_specs,
     mode_weights,
     resets,
+    scan,
     sequence,
+    specs_of,
 )
-from config_kit import configured
 from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
@@ -27,34 +30,9 @@ from worldlab_autoregressive.transformer import TransformerMemory, rotate
 
 from worldlab import tree
 from worldlab.distributions import tempered
-from worldlab.interfaces import ParallelDynamics, State
+from worldlab.interfaces import ParallelDynamics
 from worldlab.specs import LatentSpec
 from worldlab.testing import run_checks
-
-KINDS = ("transformer", "lstm")
-
-
-def build(latent: LatentSpec | None = None, dtype=torch.float64, seed: int = 0, **config) -> AutoregressiveDynamics:
-    torch.manual_seed(seed)
-    settings = {"memory": 16, "layers": 2, "heads": 2, "window": 4, "units": 16, "code_units": 16} | config
-    return AutoregressiveDynamics(configured(AutoregressiveDynamicsConfig, **settings), make_specs(latent=latent)).to(
-        dtype
-    )
-
-
-def specs_of(dynamics: AutoregressiveDynamics):
-    return make_specs(latent=dynamics.latent)
-
-
-def scan(dynamics, state: State, z: Tensor, action: Tensor, is_first: Tensor) -> list[State]:
-    """The states after each step, as the core steps it."""
-    states = []
-    for t in range(z.shape[1]):
-        fresh = dynamics.initial(len(z))
-        state = tree.where(is_first[:, t], fresh, state)
-        state = dynamics.advance(state, z[:, t], action[:, t])
-        states.append(state)
-    return states
 
 
 def by_hand(net: TransformerMemory, x: Tensor, begin: list[int]) -> Tensor:

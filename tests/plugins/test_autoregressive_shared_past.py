@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from autoregressive_toys import resets, sequence
-from test_autoregressive_dynamics import KINDS, build, scan, specs_of
+from autoregressive_toys import KINDS, build, resets, scan, sequence, specs_of
 
 from worldlab import tree
 

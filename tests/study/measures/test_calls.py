@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from measures_kit import make_subject
+from measures_kit import Short, make_subject
 from model_kit import build_model
-from test_recording import Short
 
 from worldlab.study.measures import calls, speed
 from worldlab.study.measures.undefined import Undefined

@@ -8,7 +8,7 @@ import pytest
 import torch
 from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
 from model_kit import gen
-from test_sharpness import IMAGE, SIDE, recording
+from squares_kit import IMAGE, SIDE, recording
 
 from worldlab.distributions import Normal
 from worldlab.specs import ActionSpec

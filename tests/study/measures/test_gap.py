@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
+from evaluation_kit import OBS, Constant, Evaluated, Steady
 from measures_kit import TINY, make_subject
 from model_kit import build_model, gen
-from test_dream_env import Constant
-from test_dream_gap import Steady
-from test_episodes import OBS, Evaluated
 
 from worldlab.distributions import Normal
 from worldlab.experience.acting import ActingAgent

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from measures_kit import TINY, GivenDecoder, GivenDynamics, GivenEncoder, build_given_model, make_subject
-from test_sharpness import IMAGE, SIDE, recording
+from squares_kit import IMAGE, SIDE, recording
 
 from worldlab.distributions import Normal
 from worldlab.experience.replay import Replay

@@ -8,8 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
-from measures_kit import FullyObserved, record_fully_observed
+from measures_kit import FullyObserved, Short, record_fully_observed
 from model_kit import build_model, gen
 
 from worldlab.agent import Agent
@@ -57,28 +56,6 @@ def test_every_episode_is_in_one_split():
     assert (len(fit), len(stop), len(test)) == (8, 4, 8)
     episode, time = recording.frames("validation")
     assert set(episode) == set(stop) and len(episode) == 4 * 5 and set(time) == set(range(5))
-
-
-class Short(gymnasium.Env):
-    """Observes the number of steps; the n-th episode ends after n + 1 steps: odd ones are truncated, even ones
-    terminate."""
-
-    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (1,), np.float32)})
-    action_space = spaces.Discrete(3)
-    episode = -1
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t, self.episode = 0, self.episode + 1
-        return self._obs(), {}
-
-    def step(self, action):
-        self.t += 1
-        over = self.t == self.episode + 1
-        return self._obs(), 7.0, over and self.episode % 2 == 0, over and self.episode % 2 == 1, {}
-
-    def _obs(self):
-        return {"vector": np.array([self.t], np.float32)}
 
 
 def test_pads_ended_episodes_and_only_termination_sets_cont_to_zero():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from report_kit import BEST, ENVS, GROUPS, METHODS, comparison, hostile, run_folders
-from test_roundup import CLEAR, ROUNDUP
+from roundup_kit import CLEAR, ROUNDUP
 
 from worldlab.study import report
 from worldlab.study.report.findings import compute_findings

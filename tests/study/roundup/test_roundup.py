@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from roundup_kit import CLEAR, PARTS, ROUNDUP, SEEDS, claim, comparison, prediction
 
 import worldlab.study.roundup.run as roundup_run
 from worldlab import cli
@@ -19,58 +20,12 @@ from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.study.compare.cell_file import CellFile, CellSpec, write_cell
 from worldlab.study.compare.plan import plan
-from worldlab.study.results import Comparison, Measurement, Method, Quantity, Trial
-from worldlab.study.roundup.claims import Claim, Prediction, Roundup, RoundupPart, make_mixes, read_roundup
+from worldlab.study.results import Comparison
+from worldlab.study.roundup.claims import Prediction, RoundupPart, make_mixes, read_roundup
 from worldlab.study.roundup.method_values import TRIAL_QUANTITIES, collect_values
 from worldlab.study.roundup.publish import publish
 from worldlab.study.roundup.run import run_roundup
 from worldlab.study.roundup.verdicts import ClaimResult, evaluate_claim, tally
-
-SHARP = Quantity("toy/sharp", "Sharpness", "bits", "higher", "counted")
-SPEED = Quantity("toy/speed", "Speed", "frames/s", "higher", "timed")
-SEEDS = range(5)
-
-
-def comparison(values, returns=None, failed=(), quantities=(SHARP, SPEED), seeds=SEEDS) -> Comparison:
-    """Make a comparison. values: {method: {quantity: function of the seed, or the reason why it is undefined}}."""
-    trials = []
-    for label, of in values.items():
-        for seed in seeds:
-            measures = {
-                name: Measurement(None, why=value) if isinstance(value, str) else Measurement(float(value(seed)))
-                for name, value in of.items()
-            }
-            score = (returns or {}).get(label, lambda seed: 0.0)(seed)
-            broken = (label, seed) in failed
-            trials.append(
-                Trial(
-                    label, "Toy", seed, "failed" if broken else "finished", cause="it broke" if broken else "",
-                    returns=() if broken else (score,), parameters=100, measures={} if broken else measures,
-                )
-            )  # fmt: skip
-    methods = tuple(Method(label, label, "model") for label in values)
-    budgets = {"Toy": {"env_steps": 10.0}}
-    return Comparison(
-        "toy", methods, ("Toy",), tuple(seeds), tuple(trials), quantities, budgets=budgets, about={"command": "c"}
-    )
-
-
-CLEAR = comparison(
-    {
-        "low": {"toy/sharp": lambda s: 1 + 0.01 * s, "toy/speed": lambda s: 10 + s},
-        "high": {"toy/sharp": lambda s: 2 + 0.01 * s, "toy/speed": lambda s: 1000 + s},
-        "same": {"toy/sharp": lambda s: 1.001 + 0.01 * s, "toy/speed": lambda s: 11 + s},
-        "mute": {"toy/sharp": "it has no density", "toy/speed": lambda s: 0.0},
-    }
-)
-
-
-def claim(*predictions: Prediction, quantity="toy/sharp", columns=()) -> Claim:
-    return Claim(1, "one is sharper", "toy", quantity, predictions, columns=columns)
-
-
-def prediction(x, relation, y, quantity="toy/sharp", **more) -> Prediction:
-    return Prediction(x, relation, y, quantity, "toy", **more)
 
 
 def outcome(one: Prediction, found: Comparison = CLEAR) -> str:
@@ -261,11 +216,10 @@ def test_the_packaged_roundup_is_consistent():
         labels = {method.label for method in planned.methods}
         known = {quantity.name for quantity in planned.quantities} | TRIAL_QUANTITIES.keys()
         for one in roundup.claims:
-            for prediction in (prediction for prediction in one.predictions if prediction.part == part.name):
-                assert {side for side in (prediction.x, prediction.y) if isinstance(side, str)} <= labels, prediction
-                assert {name for name in (prediction.quantity, prediction.y_quantity, *one.columns) if name} <= known, (
-                    prediction
-                )
+            for named in (p for p in one.predictions if p.part == part.name):
+                assert {side for side in (named.x, named.y) if isinstance(side, str)} <= labels, named
+                quantities = (named.quantity, named.y_quantity, *one.columns)
+                assert {name for name in quantities if name} <= known, named
         # With five seeds, Holm's correction leaves room for six predictions.
         assert all(sum(c.relation in ("above", "below") for c in one.predictions) <= 6 for one in roundup.claims)
 
@@ -358,13 +312,6 @@ def test_paths_are_relative_to_the_roundup_file(tmp_path):
 
 
 # ---- running and writing ----
-
-PARTS = (
-    RoundupPart("toy", "A toy.", {"axes": {"env": "CartPole"}}),
-    RoundupPart("other", "Another.", {"axes": {"env": "Pendulum"}}),
-)
-WRONG = claim(prediction("low", "above", "high"), prediction("mute", "above", "low"))
-ROUNDUP = Roundup("Toys & <more>", PARTS, (claim(prediction("high", "above", "low")), replace(WRONG, number=2)))
 
 
 def test_the_written_files_agree_and_are_self_contained(tmp_path):
