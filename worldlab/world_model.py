@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldlab import rollout, tree
 from worldlab.distributions import tempered
+from worldlab.errors import ConfigError
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
     Batch,
@@ -226,8 +227,8 @@ class WorldModel(nn.Module):
     def players(self) -> dict[str, Player]:
         """Return the players of all parts, merged by name; "main" includes the heads.
 
-        Raises: AssertionError if a part omits a parameter or lists one twice, or if parts give one player different
-        optimisers.
+        Raises: AssertionError if a part omits a parameter or lists one twice; ConfigError if two parts declare different
+        rates or betas for players of one name.
         """
         heads = [p for head in (self.reward, self.cont, self.probe) if head is not None for p in head.parameters()]
         out: dict[str, Player] = {"main": Player([])}
@@ -240,7 +241,12 @@ class WorldModel(nn.Module):
             )
             for name, player in claimed.items():
                 before = out.get(name, replace(player, parameters=[]))
-                assert (before.rate, before.betas) == (player.rate, player.betas), f"player '{name}' has two optimisers"
+                if (before.rate, before.betas) != (player.rate, player.betas):
+                    raise ConfigError(
+                        f"player '{name}' of {type(part).__name__} needs another optimiser than that of another part",
+                        cause=f"rate {player.rate}, betas {player.betas}; the other part's: {before.rate}, {before.betas}",
+                        fix="declare the same rate and betas, or give the player a name of its own",
+                    )
                 trained = [p for p in player.parameters if p.requires_grad]
                 out[name] = replace(before, parameters=before.parameters + trained)
         out["main"] = replace(out["main"], parameters=out["main"].parameters + heads)
