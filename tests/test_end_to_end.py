@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 TINY = shlex.split("""
 --preset laptop --device cpu --steps 96 --train.prefill 48 --train.pretrain 2 --train.ratio 0.05 --train.batch-size 2
 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent.horizon 3 --agent.units 16 --encoder.width 2
---encoder.units 16 --dynamics.memory 16 --dynamics.units 16 --decoder.width 2 --decoder.units 16 --model.head-units 16
+--encoder.units 16 --dynamics.memory 16 --dynamics.units 16 --decoder.width 2 --decoder.units 16 --model.units 16
 --eval.every 0 --eval.final-episodes 1 --env.time-limit 30 --log.every 16 --log.checkpoint 32 --log.pictures 0
 --no-log.tensorboard
 """)
@@ -325,9 +325,9 @@ def test_a_missing_gpu_is_said(place):
 
 def test_a_diverged_run_ends_with_five(place):
     (place / "poison.py").write_text(POISON)
-    flags = ("--plugin", "poison.py", "--encoder", "poison", "--train.max-skips", "2", "--run", "run")
+    flags = ("--plugin", "poison.py", "--encoder", "poison", "--train.pretrain", "12", "--run", "run")
     _, err = run(place, "train", "--env", "CartPole", *TINY, *flags, code=5)
-    check_message(err, "loss 'encoder/poison' is not finite at update 2; 2 updates skipped in a row")
+    check_message(err, "loss 'encoder/poison' is not finite at update 10; 10 updates skipped in a row")
     assert json.loads((place / "run" / "run.json").read_text())["status"] == "diverged"
 
 

@@ -152,7 +152,7 @@ TINY = shlex.split("""
 compare --env CartPole --encoder vae cpc --seeds 1 --jobs 1 --preset laptop --baselines none --measures none --steps 64
 --train.prefill 32 --train.pretrain 1 --train.ratio 0.05 --train.batch-size 2 --train.batch-length 8 --train.starts 4
 --agent.horizon 2 --agent.units 8 --encoder.units 8 --encoder.width 2 --dynamics.memory 8 --dynamics.units 8 --decoder.units 8
---decoder.width 2 --model.head-units 8 --eval.every 32 --eval.episodes 1 --eval.final-episodes 3 --eval.dream-horizon 0
+--decoder.width 2 --model.units 8 --eval.every 32 --eval.episodes 1 --eval.final-episodes 3 --eval.dream-horizon 0
 --env.time-limit 60 --log.every 16
 """)
 """Cells of a few seconds each, most of which is importing torch."""

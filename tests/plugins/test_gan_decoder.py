@@ -248,7 +248,7 @@ def test_sprites_are_sharp_where_a_factorised_decoder_blurs():
     """Detail within a fifth of the truth's; over four seeds it was 0.98, 0.95, 0.87 and 0.94, against 0.02 to 0.07 of the
     factorised decoder."""
     torch.manual_seed(0)
-    decoder = small_decoder(SPRITES, width=8, critic_width=8, units=64, critic_units=64, noise=8)
+    decoder = small_decoder(SPRITES, width=8, units=64, noise=8)
     blurred = VAEDecoder(VAEDecoderConfig(width=8, units=64), SPRITES)
     optimizer = torch.optim.Adam(blurred.parameters(), 2e-3)
 
@@ -282,7 +282,7 @@ def test_vectors_are_drawn_from_their_features():
     """x = (sin f, cos f) and a coin that no feature knows: R2 of the rest > 0.9; the critic knows whose x it is."""
     torch.manual_seed(0)
     specs = Specs(ObsSpec((("x", ArraySpec("vector", (3,))),)), ActionSpec("continuous", 1), LatentSpec(2), 0, False)
-    decoder, g = small_decoder(specs, units=48, critic_units=48), gen()
+    decoder, g = small_decoder(specs, units=48), gen()
 
     def draw(step: int, n: int = 64) -> Context:
         f = torch.randn(n, 2, generator=g)

@@ -284,7 +284,7 @@ def test_three_of_four_modes_are_generated_with_their_weights():
     world, g = FourModes(), gen()
     torch.manual_seed(0)
     specs = make_specs(latent=LatentSpec(2), memory=3)
-    dynamics = small_dynamics(specs, units=64, noise=8, critic_units=64)
+    dynamics = small_dynamics(specs, units=64, noise=8)
 
     def draw(step: int):
         memory = world.memory(128, g)
@@ -308,7 +308,7 @@ def test_codes_are_generated_with_their_joint_distribution():
     """Two codes that always agree, the class drawn by a memory's own chances: no factorised prior can dream that."""
     torch.manual_seed(0)
     specs = make_specs(latent=CODES, memory=2)
-    dynamics, g = small_dynamics(specs, units=32, critic_units=32, noise=4), gen()
+    dynamics, g = small_dynamics(specs, units=32, noise=4), gen()
     chances = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
 
     def draw(step: int, n: int = 128):

@@ -166,7 +166,7 @@ def fit(fool_scale: float) -> tuple[float, float, dict[str, Tensor]]:
     torch.manual_seed(0)
     mix, g = torch.randn(2, 8, generator=gen(3)), gen()
     specs = make_specs((("x", ArraySpec("vector", (8,))),), LatentSpec(2), use_memory=False)
-    encoder = small_encoder(specs, units=64, layers=1, critic_units=64, fool_scale=fool_scale)
+    encoder = small_encoder(specs, units=64, layers=1, fool_scale=fool_scale)
     decoder = mlp(2, 64, 1, 8)
 
     def draw(step: int, n: int = 128):
