@@ -96,8 +96,8 @@ def _checked(rows: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], int, int, 
     return videos, shapes[0][0], max(s[1] for s in shapes), max(s[2] for s in shapes)
 
 
-def _upscale(asked: int | None, height: int, width: int, target: int) -> int:
-    return asked if asked is not None else max(1, round(target / max(height, width)))
+def _upscale(chosen: int | None, height: int, width: int, target: int) -> int:
+    return chosen if chosen is not None else max(1, round(target / max(height, width)))
 
 
 @dataclass(frozen=True)
