@@ -46,9 +46,10 @@ else:
         `depth: int = sized(nano=1, tiny=2, small=3, medium=4, large=4, ge=1)`. The default is the value for "medium".
         """
         sizes = {name: sizes_and_rules.pop(name) for name in SIZES if name in sizes_and_rules}
+        both = bool(dial and sizes)
         if dial:
             sizes = DIAL.get(dial, {})
-        assert set(sizes) == set(SIZES), (
+        assert set(sizes) == set(SIZES) and not both, (
             f"a sized setting names a dial ({', '.join(DIAL)}) or gives all of {', '.join(SIZES)}"
         )
         extra = {"expert": True, "sizes": sizes, "dial": dial}

@@ -126,7 +126,7 @@ def test_a_broken_preset_of_a_plugin_is_a_configerror_that_names_it(site, core, 
     if reason == "cannot be read":
         assert cause.startswith(f"{folder / 'laptop.toml'}: ") and "plugin" in (caught.value.fix or "")
     else:
-        assert cause == "set in preset laptop"
+        assert cause == f"set in preset laptop ({folder / 'laptop.toml'})"
 
 
 def test_a_preset_that_is_no_text_is_a_configerror_too(site, core):

@@ -95,6 +95,7 @@ def test_small_config_is_the_smallest_size():
         lambda: sized(nano=1, ge=1),
         lambda: sized("heads"),
         lambda: sized("unit", ge=1),
+        lambda: sized("units", nano=3),
     ],
 )
 def test_a_size_that_is_no_dial_and_has_not_every_size_is_refused(declare):

@@ -1,4 +1,4 @@
-"""Cell 9 as the core sees it: vectors entry by entry, lazy distributions, losses, metrics, and a z that is used."""
+"""The autoregressive decoder as the core sees it: vectors entry by entry, lazy distributions, losses, metrics, and a z that is used."""
 
 import math
 from dataclasses import replace

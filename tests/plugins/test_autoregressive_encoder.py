@@ -1,4 +1,4 @@
-"""Cell 7: a posterior over codes that know of each other."""
+"""The autoregressive encoder: a joint posterior over codes."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cell 3: the factorised decoder."""
+"""The factorised decoder."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Cell 2: the recurrent state-space model, its balanced KL, and the exact likelihood it should reach."""
+"""The recurrent state-space model, its balanced KL, and the exact likelihood it should reach."""
 
 import importlib.util
 import sys

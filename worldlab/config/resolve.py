@@ -164,11 +164,19 @@ def _read_preset(name: str, registry: Registry) -> list[_Layer]:
             one_line(f"no preset named {one_line(name, 30)!r}.{did_you_mean(name, known)} Presets: {', '.join(known)}"),
             fix="choose one of these; use --config FILE for a file of your own",
         )
-    files = [folder / f"{name}.toml" for folder in (_preset_folder(), *registry.preset_folders)]
-    tables = [_read_toml(file) for file in files if file.is_file()]
-    always = [{key: value for key, value in table.items() if key != "for"} for table in tables]
-    special = [{"for": table["for"]} for table in tables if "for" in table]
-    return [_Layer(table, f"preset {name}", packaged=True) for table in (*always, *special)]
+    own = _preset_folder() / f"{name}.toml"
+    files = {own: f"preset {name}"} | {
+        folder / f"{name}.toml": f"preset {name} ({folder / name}.toml)" for folder in registry.preset_folders
+    }
+    tables = {source: _read_toml(file) for file, source in files.items() if file.is_file()}
+    always = [
+        _Layer({key: value for key, value in table.items() if key != "for"}, source, packaged=True)
+        for source, table in tables.items()
+    ]
+    special = [
+        _Layer({"for": table["for"]}, source, packaged=True) for source, table in tables.items() if "for" in table
+    ]
+    return always + special
 
 
 def _read_toml(file: Any) -> dict[str, Any]:
