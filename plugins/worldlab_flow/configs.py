@@ -19,7 +19,7 @@ class FlowEncoderConfig(Config):
     flow_units: int = sized(nano=16, tiny=64, small=64, medium=128, large=256, ge=1)
     """Hidden units of each autoregressive network; at least latent_dim, or the last entries would depend on too few
     others."""
-    layers: ClassVar[int] = 2
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Layers of the MLP that reads vectors, and of each autoregressive network."""
     transforms: ClassVar[int] = 2
     """Autoregressive transforms, in alternating order. Each costs one network call per sample."""

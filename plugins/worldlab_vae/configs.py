@@ -33,7 +33,7 @@ class VAEEncoderConfig(Config):
     """Width of the MLPs."""
     head_layers: int = field(1, ge=0, expert=True)
     """Hidden layers between the trunk (and the memory) and the latent; World Models has none."""
-    layers: ClassVar[int] = 2
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Layers of the MLP that reads vectors."""
     unimix: ClassVar[float] = UNIMIX
     min_std: ClassVar[float] = MIN_STD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from worldlab import Config, field
+from worldlab import Config, field, sized
 
 Solver = Literal["euler", "heun"]
 
@@ -12,11 +12,11 @@ Solver = Literal["euler", "heun"]
 class RectifiedFlowDynamicsConfig(Config):
     """Settings of the rectified-flow dynamics."""
 
-    memory: int = field(256, ge=1)
+    memory: int = sized("memory", ge=1)
     """Width of the recurrent memory h."""
-    units: int = field(256, ge=1)
+    units: int = sized("units", ge=1)
     """Hidden units of the input and velocity networks."""
-    layers: int = field(2, ge=1)
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Residual blocks of the velocity network."""
     steps: int = field(4, ge=1)
     """Solver steps from noise to a latent. Each evaluates the velocity network once (euler) or twice (heun, except the
@@ -36,11 +36,11 @@ class RectifiedFlowDynamicsConfig(Config):
 class RectifiedFlowDecoderConfig(Config):
     """Settings of the rectified-flow decoder."""
 
-    width: int = field(32, ge=1)
+    width: int = sized("width", ge=1)
     """Channels after the U-Net's first convolution; they double at each of its stages."""
-    units: int = field(256, ge=1)
+    units: int = sized("units", ge=1)
     """Hidden units of the conditioning networks and of the velocity network for vectors."""
-    layers: int = field(2, ge=1)
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Residual blocks of the velocity network for vectors."""
     frames: int = field(32, ge=0)
     """Random frames of a batch used in one update; 0 means all. Without images all frames are always used."""
