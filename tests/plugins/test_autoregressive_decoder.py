@@ -1,4 +1,4 @@
-"""The autoregressive decoder as the core sees it: vectors entry by entry, lazy distributions, losses, metrics, and a z that is used."""
+"""The autoregressive decoder: vectors entry by entry, lazy distributions, losses, metrics, and a z that is used."""
 
 import math
 from dataclasses import replace
