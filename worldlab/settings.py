@@ -7,11 +7,12 @@ presets (worldlab/config/presets/*.toml) override them. This module does not imp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SIZES = ("nano", "tiny", "small", "medium", "large")
+Size = Literal["nano", "tiny", "small", "medium", "large"]
+SIZES: tuple[Size, ...] = get_args(Size)
 """The values of `--size`. nano is for tests; large has the size of DreamerV3's small model."""
 DIAL: dict[str, dict[str, int]] = {
     "units": {"nano": 16, "tiny": 64, "small": 96, "medium": 256, "large": 512},
@@ -23,7 +24,6 @@ DIAL: dict[str, dict[str, int]] = {
 units: hidden units of a layer. memory: width H of the memory. width: channels of the first convolution.
 `--model.units`, `--model.memory` and `--model.width` set one dial for all parts.
 """
-Size = Literal["nano", "tiny", "small", "medium", "large"]
 
 if TYPE_CHECKING:
 

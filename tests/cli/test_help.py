@@ -1,4 +1,4 @@
-"""How many settings there are: what a person can be asked to read, and what `worldlab train --help` shows of it."""
+"""The number of settings that a user can reach, and how many of them `worldlab train --help` lists."""
 
 from __future__ import annotations
 
