@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Undo what a run sets up in this process (`worldlab.training.session.set_up_machine`)."""
+    """Undo what a run sets up in this process (`worldlab.training.machine.set_up_machine`)."""
     _reset()
     yield
     _reset()

@@ -26,7 +26,7 @@ class Experience:
     cont: Tensor
     """0 where the episode terminated on arrival, else 1: [N]."""
     sequence: Context | None = None
-    """The whole batch [B, T] from the model's forward pass, for agents that also learn from real transitions."""
+    """The whole batch [B, T] from the model's forward pass, if the agent's `reads_sequences`; else None."""
 
 
 class Agent(nn.Module, ABC):
@@ -44,6 +44,11 @@ class Agent(nn.Module, ABC):
     """Whether data collection samples latents. If False, it uses the most likely latent.
 
     Evolution strategies set False: they explore with their weights, and latent noise only adds variance to the fitness.
+    """
+    reads_sequences: bool = True
+    """Whether `losses` reads `Experience.sequence`. An agent that learns from dreams alone sets False.
+
+    Such an agent may learn in a process of its own, beside the next update of the model.
     """
     dream_temperature: float = 1.0
     """Temperature of the prior in the agent's dreams. A value other than 1 needs a prior with a temperature."""

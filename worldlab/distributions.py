@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldlab.errors import ConfigError
+from worldlab.nn import exact
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 UNIT_RAW = math.log(math.e - 1)
@@ -190,7 +191,12 @@ class TwoHot:
 
     @property
     def mean(self) -> Tensor:
-        """Return the mean [*]. Mirrored bins are paired before the sum, so that symmetric logits give exactly 0."""
+        """Return the mean [*]. In exact mode mirrored bins are paired before the sum, so symmetric logits give exactly 0.
+
+        Otherwise it is one product with the bins, a third of the time with its gradient.
+        """
+        if not exact():
+            return F.softmax(self.logits, -1) @ symexp(self.log_bins(self.logits))
         half = self.BINS // 2
         log_probs = F.log_softmax(self.logits, -1)
         # Both sides in the same memory layout: vectorised exp rounds differently at the end of a row.

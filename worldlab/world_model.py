@@ -25,6 +25,7 @@ from worldlab.interfaces import (
 )
 from worldlab.model import matching
 from worldlab.model.preprocess import Preprocessor
+from worldlab.nn import exact
 from worldlab.rollout import Carry, Observed, Policy
 from worldlab.settings import ModelSettings
 from worldlab.specs import Specs
@@ -111,8 +112,11 @@ class WorldModel(nn.Module):
     def fork(self, carry: Carry, count: int) -> Carry:
         """Return a carry for `count` futures of each row of a carry [N, ...]; those of row i start at row i * count.
 
-        Use it with `imagine` and `step` only.
+        Use it with `imagine` and `step` only. With count 1 it prepares a long dream: a cache is then not moved at every
+        step.
         """
+        if count == 1 and (exact() or not isinstance(self.dynamics, SharesPast)):
+            return carry
         if isinstance(self.dynamics, SharesPast):
             return Carry(self.dynamics.fork(carry.state, count), tree.repeat(carry.z, count))
         return tree.repeat(carry, count)

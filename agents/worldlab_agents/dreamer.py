@@ -55,6 +55,8 @@ class _Targets:
 class DreamerAgent(Agent):
     """Trains an actor and a two-hot critic on imagined steps; acts with the actor."""
 
+    reads_sequences = False
+
     def __init__(self, config: DreamerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
@@ -98,7 +100,7 @@ class DreamerAgent(Agent):
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
             dream = model.imagine(
-                seen.carry, lambda f: self._sample_action(f, generator), self.config.horizon, generator
+                model.fork(seen.carry, 1), lambda f: self._sample_action(f, generator), self.config.horizon, generator
             )
             targets = self._targets(dream, seen)
         before = dream.features[:, :-1].detach().contiguous()  # a strided input would make linear layers a bmm

@@ -61,6 +61,8 @@ class PlannerAgent(Agent):
     search.
     """
 
+    reads_sequences = False
+
     def __init__(self, config: PlannerConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config

@@ -138,7 +138,7 @@ class TDMPCAgent(Agent):
         """
         with torch.no_grad():
             policy = partial(sample_action, self.actor, generator=generator)
-            dream = model.imagine(seen.carry, policy, self.config.dreams, generator)
+            dream = model.imagine(model.fork(seen.carry, 1), policy, self.config.dreams, generator)
             features = dream.features.contiguous()
             action = policy(features.flatten(0, 1)).unflatten(0, features.shape[:2])
             value = self.slow_critic.min_of_two(features, action, generator)

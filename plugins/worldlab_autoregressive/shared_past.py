@@ -1,41 +1,61 @@
-"""Many futures of one past: a planner's candidates attend to one shared copy of the cached steps.
+"""Many futures of one past: a planner's candidates, or an agent's dreams, attend to one shared copy of the cached steps.
 
-Otherwise a plan's 500 candidates would copy 500 caches at every imagined step, which costs more than the network.
+Otherwise a plan's 500 candidates would copy 500 caches at every imagined step, and a dream would move its whole cache by
+one place; both cost more than the network.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class SharedPast:
-    """The cache of N rows, shared by `count` futures of each. It is not a tree of tensors, so the core does not copy it
-    per row.
+@dataclass(frozen=True)
+class PastLayer:
+    """The cached steps of one block, shared by all futures of a row."""
 
-    keys (rotated), values: for each block [N, heads, W, d]; filled [N]: how many of the W positions are valid, newest
-    last.
+    keys: Tensor
+    """Rotated keys [N, heads, W, d]."""
+    values: Tensor
+    """[N, heads, W, d]."""
+    mask: Tensor | None = None
+    """Added to the scores: 0 where a step may be read, -inf elsewhere. [N, 1, 1, W]."""
+
+
+class SharedPast:
+    """The cache of N rows. It is not a tree of tensors, so the core does not copy it per row.
+
+    layers: the cached steps of each block. filled [N]: how many of the W positions are valid, newest last.
     """
 
-    def __init__(self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], filled: Tensor, count: int):
-        self.keys = keys
-        self.values = values
+    def __init__(self, layers: tuple[PastLayer, ...], filled: Tensor):
+        self.layers = layers
         self.filled = filled
-        self.count = count
+
+    def mask(self, steps: int) -> Tensor:
+        """Return the mask of a future that has made `steps` steps: the window moves with them."""
+        window = self.layers[0].keys.shape[2]
+        age = torch.arange(window - 1, -1, -1, device=self.filled.device)
+        visible = (age + steps + 1 <= window - 1) & (age < self.filled[:, None])
+        return torch.zeros_like(visible, dtype=self.layers[0].keys.dtype).masked_fill_(~visible, -torch.inf)[
+            :, None, None
+        ]
 
 
-def attend(q: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor) -> Tensor:
+def attend(q: Tensor, past: PastLayer, keys: Tensor, values: Tensor) -> Tensor:
     """Softmax attention of one query per row over the shared past and the row's own steps.
 
-    q [N * S, heads, d]; past: keys and values [N, heads, W, d] and which positions are valid, [N, W] bool; keys, values
-    [N * S, k, heads, d], k >= 1. Returns [N * S, heads, d].
+    q [N * S, heads, 1, d]; keys, values [N * S, heads, k, d], k >= 1. Returns [N * S, heads, d].
     """
-    shared_keys, shared_values, counts = past
-    n, _, places, width = shared_keys.shape
-    grouped = q.unflatten(0, (n, -1)).transpose(1, 2)  # [N, heads, S, d]: one matrix product for all futures of a row
-    old = (grouped @ shared_keys.transpose(-1, -2)).masked_fill(~counts[:, None, None], -torch.inf)
-    old = old.transpose(1, 2).flatten(0, 1)  # [N * S, heads, W]
-    own = torch.einsum("nhd,nkhd->nhk", q, keys)
-    weight = torch.softmax(torch.cat([old, own], -1) / width**0.5, -1)
-    read = weight[..., :places].unflatten(0, (n, -1)).transpose(1, 2) @ shared_values
-    return read.transpose(1, 2).flatten(0, 1) + torch.einsum("nhk,nkhd->nhd", weight[..., places:], values)
+    n, _, places, width = past.keys.shape
+    # One matrix product for all futures of a row: [N, heads, S, d].
+    grouped = (q[:, :, 0] * width**-0.5).unflatten(0, (n, -1)).transpose(1, 2)
+    old = grouped @ past.keys.transpose(-1, -2)
+    if past.mask is not None:
+        old = old + past.mask
+    own = (q * width**-0.5) @ keys.transpose(-1, -2)  # [N * S, heads, 1, k]
+    weight = torch.softmax(torch.cat([old.transpose(1, 2).flatten(0, 1), own[:, :, 0]], -1), -1)
+    read = weight[..., :places].unflatten(0, (n, -1)).transpose(1, 2) @ past.values
+    return read.transpose(1, 2).flatten(0, 1) + (weight[..., None, places:] @ values)[:, :, 0]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldlab.interfaces import State, Unrolled
 from worldlab.nn import mlp
-from worldlab_autoregressive.shared_past import SharedPast, attend
+from worldlab_autoregressive.shared_past import PastLayer, SharedPast, attend
 
 ROPE_BASE = 10_000.0
 
@@ -31,6 +31,20 @@ def rotate(x: Tensor, first: int = 0) -> Tensor:
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # [P, 1, half]
     left, right = x.chunk(2, -1)
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+
+
+class Turn:
+    """The rotation of one position, computed once for all layers."""
+
+    def __init__(self, place: int, width: int, like: Tensor):
+        half = width // 2
+        angle = place * ROPE_BASE ** (-torch.arange(half, device=like.device, dtype=like.dtype) / half)
+        cos, sin = angle.cos(), angle.sin()
+        self.cos, self.sin = torch.cat([cos, cos]), torch.cat([-sin, sin])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate x [*, d]."""
+        return x * self.cos + x.roll(x.shape[-1] // 2, -1) * self.sin
 
 
 class Block(nn.Module):
@@ -65,18 +79,24 @@ class Block(nn.Module):
         return x + self.mlp(x), keys, values
 
     def forward_shared(
-        self, x: Tensor, past: tuple[Tensor, Tensor, Tensor], keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Advance one step x [N * S, H] of S futures of each of N pasts (shared_past.attend), after k own steps with
-        keys (rotated) and values [N * S, k, heads, d]. Returns x and the own keys and values, k + 1 of them.
+        self, x: Tensor, turn: Turn, past: PastLayer, own: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Advance one step x [N * S, H] of S futures of each of N pasts (shared_past.attend).
+
+        turn: the rotation of this step. own: keys (rotated) and values [N * S, heads, k, d] of the future's own steps;
+        None before the first. Returns x and the own keys and values, k + 1 of them.
         """
-        window = past[0].shape[2]
-        place = window + keys.shape[1]
-        q, k, v = (self._split(part)[:, None] for part in self.qkv(self.attention_norm(x)).chunk(3, -1))
-        keys = torch.cat([keys, rotate(k, place)], 1)
-        values = torch.cat([values, v], 1)
-        x = x + self.out(attend(rotate(q, place)[:, 0], past, keys[:, -window:], values[:, -window:]).flatten(1))
-        return x + self.mlp(x), keys, values
+        window = past.keys.shape[2]
+        q, k, v = self._split_heads(self.qkv(self.attention_norm(x)), turn)
+        keys, values = (k, v) if own is None else (torch.cat([own[0], k], 2), torch.cat([own[1], v], 2))
+        x = x + self.out(attend(q, past, keys[:, :, -window:], values[:, :, -window:]).flatten(1))
+        return x + self.mlp(x), (keys, values)
+
+    def _split_heads(self, qkv: Tensor, turn: Turn) -> tuple[Tensor, ...]:
+        """Split [N, 3 H] into rotated queries, rotated keys and values, [N, heads, 1, d] each."""
+        parts = qkv.unflatten(-1, (3, self.heads, 1, -1))
+        turned = turn(parts[:, :2])
+        return turned[:, 0], turned[:, 1], parts[:, 2]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -104,30 +124,32 @@ class TransformerMemory(nn.Module):
         return {"h": weight.new_zeros(n, self.width), "filled": filled, "keys": empty, "values": empty}
 
     def fork(self, state: State, count: int) -> State:
-        """Return the state [N * count, ...] of `count` futures of each row, which share its past: "h", "past", and
-        "keys" and "values" of the future's own steps [N * count, k, heads, d], initially with k = 0.
+        """Return the state [N * count, ...] of `count` futures of each row, which share its past.
+
+        It holds "h", "past" and "own": for each block the keys and values [N * count, heads, k, d] of the future's own
+        steps, initially None.
         """
-        heads, n = self.heads, len(state["h"])
-        own = tuple(k.new_zeros(n * count, 0, heads, k.shape[-1] // heads) for k in state["keys"])
-        split = [[cache.unflatten(-1, (heads, -1)) for cache in state[name]] for name in ("keys", "values")]
-        keys = tuple(rotate(k).transpose(1, 2) for k in split[0])
-        past = SharedPast(keys, tuple(v.transpose(1, 2) for v in split[1]), state["filled"], count)
-        return {"h": state["h"].repeat_interleave(count, 0), "past": past, "keys": own, "values": own}
+
+        def by_head(cache: Tensor, rotated: bool) -> Tensor:
+            split = cache.unflatten(-1, (self.heads, -1))
+            return (rotate(split) if rotated else split).transpose(1, 2).contiguous()
+
+        caches = zip(state["keys"], state["values"], strict=True)
+        layers = tuple(PastLayer(by_head(k, True), by_head(v, False)) for k, v in caches)
+        past = SharedPast(layers, state["filled"])
+        return {"h": state["h"].repeat_interleave(count, 0), "past": past, "own": (None,) * len(layers)}
 
     def _step_shared(self, state: State, x: Tensor) -> State:
-        past: SharedPast = state["past"]
-        steps = state["keys"][0].shape[1]
-        age = torch.arange(self.window - 1, -1, -1, device=x.device) + steps + 1  # in steps
-        counts = (age <= self.window - 1) & (age < past.filled[:, None] + steps + 1)
+        past, first = cast(SharedPast, state["past"]), state["own"][0]
+        steps = 0 if first is None else first[0].shape[2]
+        mask = past.mask(steps)
+        turn = Turn(self.window + steps, self.width // self.heads, x)
         x = self.embed(x)
-        keys, values = [], []
-        caches = (past.keys, past.values, state["keys"], state["values"])
-        blocks = cast(Iterable[Any], self.blocks)
-        for block, old_keys, old_values, k, v in zip(blocks, *caches, strict=True):
-            x, k, v = block.forward_shared(x, (old_keys, old_values, counts), k, v)
-            keys.append(k)
-            values.append(v)
-        return {"h": self.norm(x).to(state["h"].dtype), "past": past, "keys": tuple(keys), "values": tuple(values)}
+        own: list[tuple[Tensor, Tensor]] = []
+        for block, layer, old in zip(cast(Iterable[Any], self.blocks), past.layers, state["own"], strict=True):
+            x, new = block.forward_shared(x, turn, PastLayer(layer.keys, layer.values, mask), old)
+            own.append(new)
+        return {"h": self.norm(x).to(state["h"].dtype), "past": past, "own": tuple(own)}
 
     def step(self, state: State, x: Tensor) -> State:
         """Advance by one step with input x [N, I]; return the next state."""

@@ -13,6 +13,7 @@ from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_p
 from worldlab_agents.configs import DreamerConfig
 from worldlab_agents.dreamer import DreamerAgent, lambda_returns
 
+from worldlab import tree
 from worldlab.agent import Experience
 from worldlab.distributions import Normal
 from worldlab.rollout import Carry
@@ -46,6 +47,9 @@ class StubWorld:
         self.dynamics = SimpleNamespace(reparameterised=reparameterised)
         self.reward, self.cont = reward, cont
         self.grad_seen: list[bool] = []
+
+    def fork(self, carry: Carry, count: int) -> Carry:
+        return tree.repeat(carry, count)
 
     def imagine(self, carry: Carry, policy: Any, horizon: int, generator: Any) -> Dream:
         self.grad_seen.append(torch.is_grad_enabled())

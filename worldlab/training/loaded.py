@@ -29,6 +29,7 @@ from worldlab.runs.pictures import save_webp
 from worldlab.runs.storage import make_folder
 from worldlab.training import session
 from worldlab.training.compose import Composed, compose
+from worldlab.training.machine import set_up_machine
 from worldlab.training.session import Make
 from worldlab.training.streams import Streams
 
@@ -70,7 +71,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
     checkpoint = latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
-    torch_device = session.set_up_machine(config.core)
+    torch_device = set_up_machine(config.core)
     env_id, make = session.open_env(config, registry)
     with EnvPool(make, 1) as pool:
         obs_space, action_space = pool.observation_space, pool.action_space

@@ -30,8 +30,10 @@ from worldlab.runs.machine import available_cores
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.runs.storage import read_json
 from worldlab.settings import CoreSettings
+from worldlab.training.agent_process import AgentProcess, can_learn_beside
 from worldlab.training.compose import Composed, compose
 from worldlab.training.dry_run import dry_run
+from worldlab.training.machine import set_up_machine
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
@@ -84,6 +86,7 @@ class Session:
 
     def evaluator(self, seed: int) -> ActingAgent:
         """Return the agent for evaluation. Its own random stream keeps evaluation from affecting training."""
+        self.trainer.synchronise()
         generator = torch.Generator(self.device).manual_seed(seed)
         return ActingAgent(self.composed.model, self.composed.agent, self.pool.action_space, generator)
 
@@ -95,29 +98,13 @@ class Session:
         return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
 
     def close(self) -> None:
-        """Close the environments and the replay."""
+        """Close the environments, the replay and the process of the agent."""
+        if self.trainer.beside is not None:
+            self.trainer.beside.close()
         self.pool.close()
         self.replay.close()
         if isinstance(self.collector, Playback):
             self.collector.close()
-
-
-def set_up_machine(core: CoreSettings) -> torch.device:
-    """Set the global state of the process (threads, determinism) and return the device. Nothing else sets it."""
-    if core.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "device 'cuda' is not available here",
-            cause="torch is the CPU build" if not torch.backends.cuda.is_built() else "torch finds no GPU",
-            fix="--device cpu, or install the CUDA build of torch",
-        )
-    use_cuda = core.device == "cuda" or (core.device == "auto" and torch.cuda.is_available() and not core.strict)
-    if core.strict and use_cuda:
-        raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
-    threads = 1 if core.strict else core.train.threads or available_cores()
-    torch.set_num_threads(threads)
-    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call imports torch._inductor: seconds
-        torch.use_deterministic_algorithms(core.strict)
-    return torch.device("cuda" if use_cuda else "cpu")
 
 
 @dataclass(frozen=True)
@@ -203,6 +190,11 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
+        if can_learn_beside(core, composed.agent, device, available_cores()):
+            threads = core.train.threads or available_cores() // 2
+            torch.set_num_threads(threads)
+            trainer.beside = AgentProcess(PluginFiles(registry.plugin_files), threads)
+            opened.callback(trainer.beside.close)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
         collector = _open_playback(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
@@ -243,6 +235,7 @@ def check_agent_can_use_recording(agent: Agent) -> None:
 
 def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     """Write a checkpoint of everything except the environments. The replay is written to disk first."""
+    session.trainer.synchronise()
     session.replay.flush(sync=True)
     random, random_state = session.streams.state()
     tensors: dict[str, dict[str, torch.Tensor]] = {

@@ -1,13 +1,16 @@
 """Makes one update: critics on a detached context, the world model with frozen critics, then the agent.
 
 A stage (worldlab.model.schedule) may omit some of these. The trainer owns every optimiser, clips gradients, and skips
-non-finite updates. Start reading at `Trainer.update`.
+non-finite updates. The agent may learn in a process of its own, beside the next update of the model (`beside`). Start
+reading at `Trainer.update`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,34 @@ from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
 from worldlab.settings import TrainSettings
 from worldlab.world_model import WorldModel
+
+log = logging.getLogger("worldlab")
+
+
+class BesideError(Exception):
+    """The process in which the agent learns does not start, has died or cannot learn. The message is the reason."""
+
+
+class Beside(Protocol):
+    """Makes the updates of the agent in another process (worldlab.training.agent_process)."""
+
+    def learn(self, trainer: Trainer, experience: Experience) -> dict[str, Tensor]:
+        """Start an update of the agent. Returns the metrics of the previous one, after loading its weights.
+
+        Raises: BesideError; DivergedError of the previous update.
+        """
+        ...
+
+    def synchronise(self, trainer: Trainer) -> None:
+        """Wait for the update in progress; load the agent's weights and the states of its optimisers.
+
+        Raises: BesideError; DivergedError of that update.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +73,8 @@ class Trainer:
         self.generators = generators
         self.skips = 0
         self.updates = 0
+        self.progress = 0.0
+        self.beside: Beside | None = None
         self._skipped = False
         players = model.players()
         self.main = _adam(players.pop("main"), settings.learning_rate)
@@ -56,6 +89,7 @@ class Trainer:
 
     def anneal(self, progress: float) -> None:
         """Set the learning rates for a run at `progress` (0 to 1)."""
+        self.progress = progress
         share = 1 - (1 - self.settings.final_rate) * min(progress, 1.0)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
@@ -116,10 +150,35 @@ class Trainer:
     # ---- the agent ----
 
     def _update_agent(self, ctx: Context, seen: Observed) -> dict[str, Tensor]:
-        alone = isinstance(self.agent, OwnLearner)
-        if not (alone or self.agent.players()):
+        if not (isinstance(self.agent, OwnLearner) or self.agent.players()):
             return {}
         experience = self.starts(ctx, seen)
+        if self.beside is None:
+            return self.learn(experience)
+        try:
+            return self.beside.learn(self, experience)
+        except BesideError as error:
+            self._leave_process(error)
+            return self.learn(experience)
+
+    def synchronise(self) -> None:
+        """Complete the agent's update if it runs in another process. Before weights are saved or evaluated."""
+        if self.beside is None:
+            return
+        try:
+            self.beside.synchronise(self)
+        except BesideError as error:
+            self._leave_process(error)
+
+    def _leave_process(self, reason: BesideError) -> None:
+        """Learn in this process from now on, from the agent's last weights."""
+        log.warning("the agent now learns in the main process, which is slower: %s", reason)
+        assert self.beside is not None
+        self.beside.close()
+        self.beside = None
+
+    def learn(self, experience: Experience) -> dict[str, Tensor]:
+        """Make one update of the agent. Returns scalars to log. Raises: DivergedError."""
         with frozen(self.model):
             if isinstance(self.agent, OwnLearner):
                 return self.agent.learn(self.model, experience, self.generators.agent)
@@ -132,6 +191,16 @@ class Trainer:
         self.agent.after_step()
         return out
 
+    def learn_alone(self, experience: Experience, progress: float, update: int) -> dict[str, Tensor]:
+        """Make the agent's part of update number `update`, in a process that has no other part. Raises: DivergedError."""
+        self.anneal(progress)
+        self.updates = update
+        self._skipped = False
+        out = self.learn(experience)
+        if not self._skipped:
+            self.skips = 0
+        return out
+
     def starts(self, ctx: Context, seen: Observed) -> Experience:
         """Sample posterior states of the batch, detached from the graph, from which to imagine."""
         batch = ctx.batch
@@ -141,7 +210,8 @@ class Trainer:
         chosen = torch.randperm(rows * length, generator=self.generators.agent, device=device)[:count]
         row, time = chosen // length, chosen % length
         carry: Carry = tree.detach(seen.at(row, time))
-        return Experience(carry, batch.reward[row, time], batch.cont[row, time], ctx.detach())
+        sequence = ctx.detach() if self.agent.reads_sequences else None
+        return Experience(carry, batch.reward[row, time], batch.cont[row, time], sequence)
 
     # ---- optimisers ----
 

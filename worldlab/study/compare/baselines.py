@@ -28,7 +28,8 @@ from worldlab.runs.pictures import save_webp
 from worldlab.runs.storage import make_folder
 from worldlab.settings import CoreSettings
 from worldlab.study.results import Trial
-from worldlab.training.session import Make, open_env, set_up_machine, spaces_of
+from worldlab.training.machine import set_up_machine
+from worldlab.training.session import Make, open_env, spaces_of
 
 
 class FixedPolicy:

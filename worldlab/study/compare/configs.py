@@ -48,10 +48,10 @@ def build_config(
             fix="remove one of them",
         )
     source = recording or (core.replay.source and Path(core.replay.source).expanduser().absolute())
-    threads = _threads(config, matrix.jobs)
+    train = _share_of_cores(config, matrix.jobs)
     # Cells already run in parallel, so separate env workers would idle half of the time.
     env_settings = {} if any(_sets(table, env, "env", "workers") for table in tables) else {"workers": 0}
-    return with_settings(config, log=log, env=env_settings, train={"threads": threads}, replay={"source": str(source)})
+    return with_settings(config, log=log, env=env_settings, train=train, replay={"source": str(source)})
 
 
 def with_settings(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
@@ -91,11 +91,13 @@ def _component_name(part: Any) -> str:
     return part if isinstance(part, str) else part.get("name", "") if isinstance(part, Mapping) else ""
 
 
-def _threads(config: RunConfig, jobs: int) -> int:
-    """Return the number of threads of a cell: 1 for a strict run, else at most its share of the cores."""
-    cores = available_cores()
-    share = max(1, cores // max(1, jobs))
-    return 1 if config.core.strict else min(config.core.train.threads or share, share)
+def _share_of_cores(config: RunConfig, jobs: int) -> dict[str, Any]:
+    """Return the threads and processes of a cell: 1 for a strict run, else at most its share of the cores."""
+    share = max(1, available_cores() // max(1, jobs))
+    if config.core.strict:
+        return {"threads": 1, "parallel": False}
+    threads = min(config.core.train.threads or share, share)
+    return {"threads": threads, "parallel": config.core.train.parallel and share >= 2 * threads}
 
 
 def _read(files: Sequence[Path]) -> list[dict[str, Any]]:

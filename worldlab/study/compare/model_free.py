@@ -31,7 +31,8 @@ from worldlab.settings import CoreSettings
 from worldlab.study.compare.baselines import FixedPolicy, evaluate_fixed, save_video, video_key
 from worldlab.study.results import Trial
 from worldlab.training.loop import crossed
-from worldlab.training.session import open_env, set_up_machine, spaces_of
+from worldlab.training.machine import set_up_machine
+from worldlab.training.session import open_env, spaces_of
 
 MIN_SIDE = 36
 """The smallest image side, in pixels, that the convolutions of SB3 support; smaller images are upscaled."""

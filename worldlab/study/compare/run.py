@@ -259,7 +259,14 @@ def _task(item: _CellFolder) -> Task:
     # -P: a file in the current folder must not shadow a module.
     argv = (sys.executable, "-P", "-X", "faulthandler", "-m", "worldlab.study.compare.cell", str(item.folder))
     gpus = 1.0 if core.device == "cuda" else 0.0
-    return Task(item.cell.name, argv, item.folder, tuple(env.items()), threads + core.env.workers, gpus)
+    return Task(
+        item.cell.name,
+        argv,
+        item.folder,
+        tuple(env.items()),
+        (2 if core.train.parallel else 1) * threads + core.env.workers,
+        gpus,
+    )
 
 
 def _on_event(progress: MatrixProgress, cells: Mapping[str, _CellFolder], event: Event) -> None:
