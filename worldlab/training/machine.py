@@ -1,19 +1,30 @@
-"""Sets up the process for training: device, threads, determinism, memory."""
+"""Sets up the process for training: device, threads, determinism, memory, and the library of matrix products.
+
+What makes an update faster without being part of its definition stands here and in `worldlab.training.agent_process`,
+with what it gained (benchmarks/updates.py).
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from worldlab.errors import ConfigError
+from worldlab.nn import exact
 from worldlab.runs.machine import available_cores
 from worldlab.settings import CoreSettings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt (malloc.h)."""
 _LARGEST = (1 << 31) - 1
+LARGE = 3_000_000
+"""Multiplications from which on a matrix product repays the 25 us that oneDNN needs to prepare it."""
 
 
 def set_up_machine(core: CoreSettings) -> torch.device:
@@ -49,3 +60,49 @@ def keep_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+
+
+@contextmanager
+def large_products(multiplications: int) -> Generator[None]:
+    """Within the block, compute matrix products with oneDNN if they are large and `has_faster_products`.
+
+    multiplications: those of a typical product of the block. Results then differ by rounding, so exact mode stays as it
+    is. On AMD processors with AVX-512, large products take half the time (an update of 1M parameters 0.75).
+    """
+    if multiplications < LARGE or exact() or not has_faster_products():
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache
+def has_faster_products() -> bool:
+    """Return whether oneDNN multiplies at least 1.3 times as fast here as torch's default, with the same accuracy.
+
+    torch calls oneDNN for float32 at the precision "medium". Where the processor has no units for bfloat16 matrices, the
+    result is as accurate as the default; where it has, it is not, and the answer is False. It takes 10 ms.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(512, 256, generator=generator) for _ in range(2))
+    truth = a.double() @ b.double().T
+    errors, seconds = {}, {}
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            errors[precision] = float((a @ b.T - truth).abs().max())
+            seconds[precision] = min(_time(lambda: a @ b.T) for _ in range(5))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return errors["medium"] <= 4 * errors["highest"] and 1.3 * seconds["medium"] <= seconds["highest"]
+
+
+def _time(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin

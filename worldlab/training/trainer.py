@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from worldlab.model.schedule import JOINT, Stage
 from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
 from worldlab.settings import TrainSettings
+from worldlab.training.machine import large_products
 from worldlab.world_model import WorldModel
 
 log = logging.getLogger("worldlab")
@@ -100,7 +102,11 @@ class Trainer:
         self.updates += 1
         self._skipped = False
         out: dict[str, Tensor] = {}
-        with frozen(*self._frozen_parts(stage)), torch.set_grad_enabled(stage.model):
+        with (
+            self._products(self.settings.batch_size),
+            frozen(*self._frozen_parts(stage)),
+            torch.set_grad_enabled(stage.model),
+        ):
             ctx, seen = self.model.observe(batch, self.generators.model)
             if stage.model:
                 out.update(self._update_critics(ctx, stage))
@@ -179,6 +185,10 @@ class Trainer:
 
     def learn(self, experience: Experience) -> dict[str, Tensor]:
         """Make one update of the agent. Returns scalars to log. Raises: DivergedError."""
+        with self._products(self.settings.starts):
+            return self._learn(experience)
+
+    def _learn(self, experience: Experience) -> dict[str, Tensor]:
         with frozen(self.model):
             if isinstance(self.agent, OwnLearner):
                 return self.agent.learn(self.model, experience, self.generators.agent)
@@ -212,6 +222,10 @@ class Trainer:
         carry: Carry = tree.detach(seen.at(row, time))
         sequence = ctx.detach() if self.agent.reads_sequences else None
         return Experience(carry, batch.reward[row, time], batch.cont[row, time], sequence)
+
+    def _products(self, rows: int) -> AbstractContextManager[None]:
+        """Return the context for products of `rows` with the weights of the memory."""
+        return large_products(rows * 4 * self.model.specs.memory_dim**2)
 
     # ---- optimisers ----
 
