@@ -53,7 +53,7 @@ class Arrivals:
         return self.terminated | self.truncated
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Step:
     """The result of one environment; reset_obs and finished are set when the episode ended."""
 
@@ -161,24 +161,30 @@ class EnvPool:
 
 
 def _stack(steps: list[_Step], first: bool) -> Arrivals:
-    count = len(steps)
-    obs = {key: np.stack([step.obs[key] for step in steps]) for key in steps[0].obs}
+    obs = {key: _stack_arrays([step.obs[key] for step in steps]) for key in steps[0].obs}
+    finished = [(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None]
     reset_obs = None
-    if any(step.reset_obs is not None for step in steps):
+    if finished:
         reset_obs = {key: np.zeros_like(value) for key, value in obs.items()}
         for env, step in enumerate(steps):
             for key, value in (step.reset_obs or {}).items():
                 reset_obs[key][env] = value
+    flags = np.array([(step.terminated, step.truncated, first, step.skipped) for step in steps], bool)
     return Arrivals(
         obs=obs,
         reward=np.array([step.reward for step in steps], np.float32),
-        terminated=np.array([step.terminated for step in steps], bool),
-        truncated=np.array([step.truncated for step in steps], bool),
-        is_first=np.full(count, first),
+        terminated=flags[:, 0],
+        truncated=flags[:, 1],
+        is_first=flags[:, 2],
         reset_obs=reset_obs,
-        finished=[(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None],
-        skipped=np.array([step.skipped for step in steps], bool),
+        finished=finished,
+        skipped=flags[:, 3],
     )
+
+
+def _stack_arrays(values: list[Any]) -> np.ndarray:
+    """Stack values along a new first axis; one value is not copied, since `_Episodes` never writes to it."""
+    return np.asarray(values[0])[None] if len(values) == 1 else np.stack(values)
 
 
 class _Episodes:
@@ -189,9 +195,11 @@ class _Episodes:
         self.id = "?"
         self._seed, self._rounds = seed, 0
         self._rng = np.random.default_rng(seed)
-        with self._errors_in("build"):
+        try:
             self.env = make()
             self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
+        except Exception as error:
+            raise self._named(error, "build") from error
         self._return, self._length = 0.0, 0
         self._last: Obs = {}
 
@@ -205,8 +213,10 @@ class _Episodes:
 
     def reset(self) -> _Step:
         self._return, self._length = 0.0, 0
-        with self._errors_in("reset"):
+        try:
             obs, _ = self.env.reset(seed=int(self._rng.integers(2**31)))
+        except Exception as error:
+            raise self._named(error, "reset") from error
         self._last = obs
         return _Step(obs)
 
@@ -214,8 +224,10 @@ class _Episodes:
         """Take one step; with action None, return the last observation and step nothing."""
         if action is None:
             return _Step(self._last, skipped=True)
-        with self._errors_in("step"):
+        try:
             obs, reward, terminated, truncated, _ = self.env.step(action)
+        except Exception as error:
+            raise self._named(error, "step") from error
         self._return += float(reward)
         self._length += 1
         self._last = obs
@@ -224,29 +236,17 @@ class _Episodes:
         finished = (self._return, self._length)
         return _Step(obs, float(reward), bool(terminated), bool(truncated), self.reset().obs, finished)
 
-    def _errors_in(self, doing: str) -> _ErrorContext:
-        return _ErrorContext(self, doing)
-
-
-class _ErrorContext:
-    """Context manager that turns errors of an environment into EnvErrors with its number, its id and the step."""
-
-    def __init__(self, episodes: _Episodes, doing: str):
-        self.episodes, self.doing = episodes, doing
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        who = f"env {self.episodes.number}"
+    def _named(self, error: Exception, doing: str) -> WorldlabError:
+        """Return the error with the environment's number, its id and the step."""
+        who = f"env {self.number}"
         if isinstance(error, WorldlabError):
-            raise type(error)(f"{who}: {error.message}", cause=error.cause, fix=error.fix) from error
-        if isinstance(error, Exception):
-            where = f" {self.episodes._length + 1}" if self.doing == "step" else ""
-            raise EnvError(
-                f"{who} ({self.episodes.id[:40]}) failed in {self.doing}{where}: {type(error).__name__}",
-                cause="".join(traceback.format_exception(error)).strip(),
-                fix="worldlab check-env ID runs it alone",
-            ) from error
+            return type(error)(f"{who}: {error.message}", cause=error.cause, fix=error.fix)
+        where = f" {self._length + 1}" if doing == "step" else ""
+        return EnvError(
+            f"{who} ({self.id[:40]}) failed in {doing}{where}: {type(error).__name__}",
+            cause="".join(traceback.format_exception(error)).strip(),
+            fix="worldlab check-env ID runs it alone",
+        )
 
 
 class _Local:

@@ -24,6 +24,7 @@ from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
 from worldlab.runs.folder import RunFolder
+from worldlab.runs.machine import available_cores, busy_cores
 from worldlab.runs.metrics import MetricsBus
 from worldlab.runs.monitor_csv import MonitorCsv
 from worldlab.runs.pictures import as_frames, save_webp
@@ -62,6 +63,7 @@ class Loop:
         # A session that starts after step 0 was loaded from the checkpoint of exactly this step and update.
         self.saved_at = self._position() if session.counters.env_steps else None
         self.signals: list[int] = []
+        self.noted_busy = False
         self.clock = Clock(session.counters.seconds)
 
     def run(self) -> dict[str, Any]:
@@ -220,6 +222,7 @@ class Loop:
             for alarm in session.health.update(measured, counters.updates):
                 self._print_alarm(alarm)
         self.sums, self.counts = {}, defaultdict(int)
+        self._note_busy_machine()
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
         agent = session.composed.agent
@@ -235,6 +238,14 @@ class Loop:
         if counters.evaluation is not None:
             shown["eval return"] = counters.evaluation
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
+
+    def _note_busy_machine(self) -> None:
+        """Tell the user once if other programs need the cores of this run: it then takes longer than usual."""
+        wanted, cores = busy_cores(), available_cores()
+        if not self.noted_busy and self.clock.elapsed() > 60 and wanted >= cores + 1:
+            self.noted_busy = True
+            step = self.session.counters.env_steps
+            self.progress.note(f"step {step}: other programs compete for the {cores} cores (load {wanted:.1f})")
 
     def _alarm_once(self, name: str, alarm: Alarm) -> None:
         """Print an alarm unless it was raised before."""
