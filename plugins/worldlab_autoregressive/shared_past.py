@@ -17,7 +17,7 @@ class PastLayer:
     """The cached steps of one block, shared by all futures of a row."""
 
     keys: Tensor
-    """Rotated keys [N, heads, W, d]."""
+    """Rotated keys, transposed for the product with queries: [N, heads, d, W]."""
     values: Tensor
     """[N, heads, W, d]."""
     mask: Tensor | None = None
@@ -36,7 +36,7 @@ class SharedPast:
 
     def mask(self, steps: int) -> Tensor:
         """Return the mask of a future that has made `steps` steps: the window moves with them."""
-        window = self.layers[0].keys.shape[2]
+        window = self.layers[0].values.shape[2]
         age = torch.arange(window - 1, -1, -1, device=self.filled.device)
         visible = (age + steps + 1 <= window - 1) & (age < self.filled[:, None])
         return torch.zeros_like(visible, dtype=self.layers[0].keys.dtype).masked_fill_(~visible, -torch.inf)[
@@ -49,10 +49,10 @@ def attend(q: Tensor, past: PastLayer, keys: Tensor, values: Tensor) -> Tensor:
 
     q [N * S, heads, 1, d]; keys, values [N * S, heads, k, d], k >= 1. Returns [N * S, heads, d].
     """
-    n, _, places, width = past.keys.shape
+    n, _, places, width = past.values.shape
     # One matrix product for all futures of a row: [N, heads, S, d].
     grouped = (q[:, :, 0] * width**-0.5).unflatten(0, (n, -1)).transpose(1, 2)
-    old = grouped @ past.keys.transpose(-1, -2)
+    old = grouped @ past.keys
     if past.mask is not None:
         old = old + past.mask
     own = (q * width**-0.5) @ keys.transpose(-1, -2)  # [N * S, heads, 1, k]

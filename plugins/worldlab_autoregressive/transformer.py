@@ -86,7 +86,7 @@ class Block(nn.Module):
         turn: the rotation of this step. own: keys (rotated) and values [N * S, heads, k, d] of the future's own steps;
         None before the first. Returns x and the own keys and values, k + 1 of them.
         """
-        window = past.keys.shape[2]
+        window = past.values.shape[2]
         q, k, v = self._split_heads(self.qkv(self.attention_norm(x)), turn)
         keys, values = (k, v) if own is None else (torch.cat([own[0], k], 2), torch.cat([own[1], v], 2))
         x = x + self.out(attend(q, past, keys[:, :, -window:], values[:, :, -window:]).flatten(1))
@@ -130,12 +130,11 @@ class TransformerMemory(nn.Module):
         steps, initially None.
         """
 
-        def by_head(cache: Tensor, rotated: bool) -> Tensor:
-            split = cache.unflatten(-1, (self.heads, -1))
-            return (rotate(split) if rotated else split).transpose(1, 2).contiguous()
+        def prepare(keys: Tensor, values: Tensor) -> PastLayer:
+            keys, values = (cache.unflatten(-1, (self.heads, -1)) for cache in (keys, values))
+            return PastLayer(rotate(keys).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous())
 
-        caches = zip(state["keys"], state["values"], strict=True)
-        layers = tuple(PastLayer(by_head(k, True), by_head(v, False)) for k, v in caches)
+        layers = tuple(map(prepare, state["keys"], state["values"]))
         past = SharedPast(layers, state["filled"])
         return {"h": state["h"].repeat_interleave(count, 0), "past": past, "own": (None,) * len(layers)}
 
