@@ -22,8 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from interleave import Comparison, Contender, Worker, describe, say, write_json
-from machine import ROOT, commit, load, machine, reached, versions
+from interleave import Comparison, Contender, Worker, header, say, write_json
+from machine import ROOT, load
 
 LAST = ROOT / "benchmarks" / "results" / "updates.json"
 ENVS = ("cartpole", "pendulum", "carracing")
@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--commit", help="by default the commit of benchmarks/results/updates.json")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--only", default="", help="only cases whose name contains this text")
-    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="a setting of today's code only")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="a setting of today's code only"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=5, help="updates in a block")
     parser.add_argument("--threads", type=int, default=2, help="not for laptop")
@@ -93,38 +95,16 @@ def main() -> None:
     args = parser.parse_args()
     name = args.commit or last_commit()
     chosen = {k: v for workload in args.workloads for k, v in cases(workload, args.threads).items() if args.only in k}
-    result: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/compare_commits.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "reached": reached(),
-        "versions": versions("torch", "numpy"),
-        "today": commit(),
-        "then": name,
-        "cases": {},
-    }
+    result: dict[str, Any] = {**header("compare_commits.py"), "then": name, "cases": {}}
     with tempfile.TemporaryDirectory(prefix="worldlab-commit-") as folder:
         unpack(name, Path(folder))
         for case, options in chosen.items():
             contenders = pair(case, options, Path(folder), args)
-            comparison = Comparison(contenders)
-            before = load()
-            try:
-                comparison.start()
-                check_equal(case, contenders)
-                comparison.run(args.rounds)
-            finally:
-                comparison.close()
-            rows = comparison.rows()
-            result["cases"][case] = {
-                "load": [before, load()],
-                "rows": rows,
-                "left_out": comparison.left_out,
-                "rounds": comparison.rounds,
-            }
-            for row_name, row in rows.items():
-                print(f"{row_name:50} {describe(row)}", flush=True)
-            for row_name, reason in comparison.left_out.items():
-                print(f"{row_name:50} left out: {reason}", flush=True)
+            comparison, before = Comparison(contenders), load()
+            found = comparison.measure(args.rounds)
+            check_equal(case, contenders)
+            result["cases"][case] = {"load": [before, load()], **found}
+            comparison.show("")
             if args.out:
                 write_json(args.out, result)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import commit, load, machine, reached, versions
 from peers import PeerError
 
 from worldlab.study.statistics import bootstrap
@@ -35,7 +36,7 @@ START_S = 1800.0
 ANSWER_S = 600.0
 """Seconds that one answer may take."""
 Round = dict[str, float]
-"""The median seconds of a call in one round, by contender."""
+"""The seconds of a call in one round, by contender."""
 
 
 def source_path(root: Path = ROOT) -> str:
@@ -129,7 +130,8 @@ class Contender:
     """One row of a comparison: a call of a worker.
 
     count, seconds: the calls of one block, as in `Worker.run`. base: the contender that it is divided by. units: what
-    one call produces, for rates. flops: whether to count the operations of a call.
+    one call produces, for rates. flops: whether to count the operations of a call. summary: of the durations in one
+    block; the mean for calls that differ in their work.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Contender:
     base: str = ""
     units: float = 0.0
     flops: bool = False
+    summary: Callable[[list[float]], float] = statistics.median
 
 
 @dataclass
@@ -172,7 +175,7 @@ class Comparison:
             now: Round = {}
             for one in self.running:
                 with self._noting(one):
-                    now[one.name] = statistics.median(one.worker.run(one.call, one.count, one.seconds))
+                    now[one.name] = one.summary(one.worker.run(one.call, one.count, one.seconds))
             self.rounds.append(now)
             shown = ", ".join(f"{name} {1e3 * seconds:.4g}" for name, seconds in now.items())
             say(f"round {len(self.rounds)} of {count}, ms: {shown}")
@@ -188,8 +191,31 @@ class Comparison:
         for one in self.contenders:
             one.worker.close()
 
+    def measure(self, count: int, after: Callable[[Comparison], object] = lambda _: None) -> dict[str, Any]:
+        """Start, measure and close. Returns: the rows, what was left out, and the rounds."""
+        try:
+            self.start()
+            self.run(count, after)
+        finally:
+            self.close()
+        return self.found()
+
+    def found(self) -> dict[str, Any]:
+        """Return what was measured so far: the rows, what was left out, and the rounds."""
+        return {"rows": self.rows(), "left_out": self.left_out, "rounds": self.rounds}
+
+    def show(self, title: str) -> None:
+        """Print the rows."""
+        for name, row in self.rows().items():
+            print(f"{title:18} {name:44} {describe(row)}", flush=True)
+        for name, reason in self.left_out.items():
+            print(f"{title:18} {name:44} left out: {reason}", flush=True)
+
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Summarise each contender that was measured: milliseconds, ratio to its base, rate and facts."""
+        """Summarise each contender that was measured: milliseconds, comparison with its base, rate and facts.
+
+        Those that produce units are compared by speed (above 1 is faster), others by time (above 1 is slower).
+        """
         return {one.name: row for one in self.contenders if (row := self._row(one))}
 
     def _row(self, one: Contender) -> dict[str, Any]:
@@ -200,12 +226,21 @@ class Comparison:
         row: dict[str, Any] = {"ms": _short(statistics.median(ms)), "ms_range": [_short(min(ms)), _short(max(ms))]}
         if one.units:
             row["per_s"] = _short(one.units / statistics.median(found))
-        base = one.base or self.contenders[0].name
-        if base != one.name and any(base in now for now in self.rounds):
-            row["ratio"] = {"to": base, **ratio(self.rounds, one.name, base)}
+        base = self._base(one)
+        if base and any(base.name in now for now in self.rounds):
+            if one.units and base.units:
+                found = ratio(self.rounds, base.name, one.name, one.units / base.units)
+                row["speed"] = {"of": base.name, **found}
+            else:
+                row["ratio"] = {"to": base.name, **ratio(self.rounds, one.name, base.name)}
         if one.name in self.gflop:
             row["gflop"] = self.gflop[one.name]
         return {**row, **{k: _short(v) if isinstance(v, float) else v for k, v in one.worker.facts.items()}}
+
+    def _base(self, one: Contender) -> Contender | None:
+        """Return the contender to compare with, if it is another one."""
+        name = one.base or self.contenders[0].name
+        return next((other for other in self.contenders if other.name == name != one.name), None)
 
     @contextmanager
     def _noting(self, one: Contender) -> Iterator[None]:
@@ -216,10 +251,18 @@ class Comparison:
             self.left_out[one.name] = str(error)
 
 
-def ratio(rounds: Iterable[Round], name: str, base: str) -> dict[str, Any]:
-    """Return the median over rounds of the time of `name` divided by that of `base`, with its 95% interval."""
-    each = np.array([now[name] / now[base] for now in rounds if name in now and base in now])
-    if not len(each):
+def ratio(rounds: Iterable[Round], name: str, base: str, scale: float = 1.0) -> dict[str, Any]:
+    """Return the median over rounds of the time of `name` divided by that of `base`, with its 95% interval.
+
+    scale: a factor, such as the ratio of what a call of each produces.
+    """
+    return estimate([scale * now[name] / now[base] for now in rounds if name in now and base in now])
+
+
+def estimate(values: Sequence[float]) -> dict[str, Any]:
+    """Return the median of one value per round, with its 95% bootstrap interval."""
+    each = np.array(values)
+    if not values:
         return {"estimate": None, "interval_95": None, "rounds": 0}
     found = bootstrap(each[:, None], lambda tasks: np.median(tasks[0], axis=-1))
     ends = [_short(found.low), _short(found.high)]
@@ -230,13 +273,30 @@ def ratio(rounds: Iterable[Round], name: str, base: str) -> dict[str, Any]:
     }
 
 
+def header(script: str, *packages: str) -> dict[str, Any]:
+    """Return what every result begins with: the command, the commit, the machine and the versions."""
+    return {
+        "command": " ".join([f"python benchmarks/{script}", *sys.argv[1:]]),
+        **commit(),
+        "machine": machine(),
+        "reached": reached(),
+        "load": load(),
+        "versions": versions("worldlab", "torch", "numpy", *packages),
+    }
+
+
 def describe(row: Mapping[str, Any]) -> str:
-    """Format the milliseconds and the ratio of a row."""
+    """Format the milliseconds, the rate and the comparison of a row."""
     text = f"{row['ms']:>10} ms [{row['ms_range'][0]}, {row['ms_range'][1]}]"
+    if "per_s" in row:
+        text += f"   {row['per_s']:,.6g}/s"
     if "ratio" in row:
         found = row["ratio"]
-        text += f"   {found['estimate']} {found['interval_95'] or ''} of {found['to']}"
-    return text + (f"   {row['per_s']:,.6g}/s" if "per_s" in row else "")
+        text += f"   {found['estimate']} {found['interval_95'] or ''} times the time of {found['to']}"
+    if "speed" in row:
+        found = row["speed"]
+        text += f"   {found['estimate']} {found['interval_95'] or ''} times the speed of {found['of']}"
+    return text
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

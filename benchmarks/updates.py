@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from interleave import Comparison, Contender, PeerError, Worker, describe, say, write_json
-from machine import commit, load, machine, reached, versions
-from peers import REQUIREMENTS, python_of
+from interleave import Comparison, Contender, Worker, header, say, write_json
+from machine import commit, load
+from peers import REQUIREMENTS, PeerError, python_of
 
 MEDIUM = ["--matmul", "medium"]
 MODES: dict[str, dict[str, dict[str, list[str]]]] = {
@@ -145,21 +144,13 @@ def measure(workload: str, args: argparse.Namespace, result: dict[str, Any]) -> 
     entry: dict[str, Any] = {"setup": setup, "load_before": load()}
 
     def store(found: Comparison) -> None:
-        rows = {"rows": found.rows(), "left_out": found.left_out, "rounds": found.rounds}
-        result["workloads"][workload] = {**entry, "load_after": load(), **rows}
+        result["workloads"][workload] = {**entry, "load_after": load(), **found.found()}
         if args.out:
             write_json(args.out, result)
 
-    try:
-        comparison.start()
-        comparison.run(args.rounds, store)
-    finally:
-        comparison.close()
+    comparison.measure(args.rounds, store)
     store(comparison)
-    for name, row in comparison.rows().items():
-        print(f"{workload:18} {name:36} {describe(row)}")
-    for name, reason in comparison.left_out.items():
-        print(f"{workload:18} {name:36} left out: {reason}")
+    comparison.show(workload)
 
 
 def main() -> None:
@@ -178,14 +169,7 @@ def main() -> None:
     workloads = {}
     if args.out and args.out.is_file():
         workloads = json.loads(args.out.read_text(encoding="utf-8"))["workloads"]
-    result: dict[str, Any] = {
-        "command": " ".join(["python benchmarks/updates.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "reached": reached(),
-        "threads": args.threads,
-        "versions": versions("worldlab", "torch", "numpy"),
-        "workloads": workloads,
-    }
+    result = {**header("updates.py"), "threads": args.threads, "workloads": workloads}
     for workload in args.workloads:
         measure(workload, args, result)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=list(KINDS))
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any setting of a run")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as the configuration says")
+    parser.add_argument("--side", type=int, help="side of the image, if the workload observes one")
     parser.add_argument("--matmul", help="torch.set_float32_matmul_precision; by default as worldlab leaves it")
     return parser
 
@@ -124,6 +125,8 @@ def options(description: str | None) -> argparse.ArgumentParser:
 def build(args: argparse.Namespace) -> Subject:
     """Set the machine up as a run does, and build the workload."""
     kind = KINDS[args.kind]
+    if args.side:
+        kind = replace(kind, obs=box(args.side, args.side, 3, low=0, high=255))
     flags = with_settings(kind.settings, args.set)
     if args.threads is not None:
         flags.setdefault("train", {})["threads"] = args.threads
