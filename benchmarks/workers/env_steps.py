@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -60,8 +61,9 @@ def make(name: str) -> gymnasium.Env:
     return Frames(env, REPEAT[name], size) if size else env
 
 
-def plain(name: str) -> Step:
+def plain(name: str, opened: ExitStack) -> Step:
     env = make(name)
+    opened.callback(env.close)
     env.reset(seed=0)
 
     def step(actions: np.ndarray) -> None:
@@ -72,13 +74,14 @@ def plain(name: str) -> Step:
     return step
 
 
-def asynchronous(name: str, envs: int) -> Step:
+def asynchronous(name: str, envs: int, opened: ExitStack) -> Step:
     vector = gymnasium.vector.AsyncVectorEnv([partial(make, name)] * envs)
+    opened.callback(vector.close)
     vector.reset(seed=0)
     return vector.step
 
 
-def pooled(name: str, envs: int, workers: int) -> Step:
+def pooled(name: str, envs: int, workers: int, opened: ExitStack) -> Step:
     from worldlab.env.find import open_adapter
     from worldlab.env.pool import EnvPool
     from worldlab.registry import load_registry
@@ -87,6 +90,7 @@ def pooled(name: str, envs: int, workers: int) -> Step:
     adapter, env_id = open_adapter(load_registry(), name)
     settings = EnvSettings(id=env_id, repeat=REPEAT[name], size=SIZE[name])
     pool = EnvPool(partial(adapter.make, env_id, settings), envs, workers, 0)
+    opened.callback(pool.close)
     pool.reset()
     return pool.step
 
@@ -99,12 +103,18 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--decisions", type=int, default=10, help="decisions of each environment in one call")
     args = parser.parse_args()
-    if args.runner == "gymnasium":
-        step = plain(args.env)
-    elif args.runner == "async":
-        step = asynchronous(args.env, args.envs)
-    else:
-        step = pooled(args.env, args.envs, args.workers)
+    with ExitStack() as opened:  # worker processes of environments must end with this one
+        if args.runner == "gymnasium":
+            step = plain(args.env, opened)
+        elif args.runner == "async":
+            step = asynchronous(args.env, args.envs, opened)
+        else:
+            step = pooled(args.env, args.envs, args.workers, opened)
+        serve_steps(args, step)
+
+
+def serve_steps(args: argparse.Namespace, step: Step) -> None:
+    """Answer requests for steps with random actions."""
     space = gymnasium.make(IDS[args.env]).action_space
     space.seed(0)
     actions = np.stack([space.sample() for _ in range(1000 * args.envs)]).reshape(1000, args.envs, -1)
