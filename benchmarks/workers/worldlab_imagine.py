@@ -1,0 +1,45 @@
+"""Serve imagined rollouts of worldlab: "prior-N" for N rows of the dynamics alone, "heads-N" with reward and continue.
+
+PYTHONPATH=.:plugins:agents:envs python benchmarks/workers/worldlab_imagine.py vector --set dynamics.name=flow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from serve import serve, trained
+from worldlab_setup import build, options
+
+from worldlab import rollout
+from worldlab.world_model import WorldModel
+
+
+def calls(model: WorldModel, batches: list[int], horizon: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield each call by name. The actions are a fixed plan, and no gradient is kept."""
+    generator = torch.Generator().manual_seed(0)
+    for n in batches:
+        carry, plan = model.initial(n), torch.rand(n, horizon, model.specs.action.dim) * 2 - 1
+
+        def prior(carry: rollout.Carry = carry, plan: torch.Tensor = plan) -> object:
+            return rollout.imagine(model.dynamics, carry, plan, horizon, generator)
+
+        def heads(carry: rollout.Carry = carry, plan: torch.Tensor = plan) -> object:
+            return model.imagine(carry, plan, horizon, generator)
+
+        yield f"prior-{n}", torch.no_grad()(prior)
+        yield f"heads-{n}", torch.no_grad()(heads)
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 1024, 4096])
+    parser.add_argument("--horizon", type=int, default=15)
+    args = parser.parse_args()
+    subject = build(args)
+    model = subject.composed.model
+    serve(dict(calls(model, args.batches, args.horizon)), {"parameters": {"dynamics": trained(model.dynamics)}})
+
+
+if __name__ == "__main__":
+    main()

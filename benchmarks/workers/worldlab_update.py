@@ -1,0 +1,29 @@
+"""Serve one training update of worldlab on a fixed random batch: "update", and "model" for the world model alone.
+
+PYTHONPATH=.:plugins:agents:envs python benchmarks/workers/worldlab_update.py vector [--set agent.horizon=5]
+"""
+
+from __future__ import annotations
+
+import time
+
+from serve import serve
+from worldlab_setup import OLD, Subject, build, options
+
+if OLD:
+    from worldlab.schedule import MODEL
+else:
+    from worldlab.model.schedule import MODEL
+
+
+def main() -> None:
+    args = options(__doc__).parse_args()
+    begin = time.perf_counter()
+    subject: Subject = build(args)
+    subject.update()
+    facts = {**subject.facts(), "start_s": time.perf_counter() - begin}
+    serve({"update": subject.update, "model": lambda: subject.update(stage=MODEL)}, facts)
+
+
+if __name__ == "__main__":
+    main()
