@@ -28,8 +28,7 @@ def _reset() -> None:
     torch = sys.modules.get("torch")  # where nothing imported it, it will start with the one thread of above
     if torch is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(1)
-        if torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
-            torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture
