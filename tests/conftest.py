@@ -1,5 +1,6 @@
 """Every worker of the suite computes on one thread: pytest-xdist already uses all cores."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -10,10 +11,46 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # read once, when torch and numpy are imported; child processes inherit it
 
 
+LONGEST = (
+    "test_docs.py",
+    "test_example_diffusion.py",
+    "test_end_to_end.py",
+    "test_launchers_ray.py",
+    "test_compare.py",
+)
+"""The files that take a minute or more, the longest first."""
+
+
+def pytest_collectstart() -> None:
+    gc.disable()  # nothing of what collection makes is garbage, and to look through it all takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # no test has to look through it, either
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: no worker is left alone with a long test when the others have finished."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Long tests first, on every worker: none is left alone with one when the others have finished.
+
+    pytest-xdist gives each worker an equal, contiguous share of the items, and an idle one the end of another's share. So
+    files with slow tests are dealt to the shares in turn, and the other items fill them up.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    by_file: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    slow = [path for path, tests in by_file.items() if any(test.get_closest_marker("slow") for test in tests)]
+    slow.sort(key=lambda path: LONGEST.index(path.name) if path.name in LONGEST else len(LONGEST))
+    rest = [item for path, tests in by_file.items() if path not in slow for item in tests]
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        share = [item for path in slow[worker::workers] for item in by_file[path]]
+        end = len(items) * (worker + 1) // workers
+        missing = max(0, end - len(ordered) - len(share))
+        ordered += share + rest[:missing]
+        del rest[:missing]
+    items[:] = ordered + rest
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +65,7 @@ def _reset() -> None:
     torch = sys.modules.get("torch")  # where nothing imported it, it will start with the one thread of above
     if torch is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(1)
-        if torch.are_deterministic_algorithms_enabled():  # the call itself imports torch._inductor: seconds
-            torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture

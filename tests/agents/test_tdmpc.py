@@ -66,13 +66,13 @@ def optimal_values(gamma: float) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dreams", "updates"), [(0, 800), (4, 500)])
+@pytest.mark.parametrize(("dreams", "updates"), [(0, 650), (4, 500)])
 def test_values_and_policy_are_those_of_value_iteration(dreams, updates):
     gamma, world = 0.8, Lock(CODE, 3)
     torch.manual_seed(0)
     quick: Any = SIZES | {"critic_rate": 5e-3, "actor_rate": 5e-3, "slow_rate": 0.1}
     agent = TDMPCAgent(configured(TDMPCConfig, gamma=gamma, entropy=0.02, dreams=dreams, **quick), world.specs)
-    optimizers = [torch.optim.Adam(player.parameters, player.rate) for player in agent.players().values()]
+    optimizers = [torch.optim.Adam(player.parameters, player.rate, fused=True) for player in agent.players().values()]
     noise = gen()
     for _ in range(updates):
         losses, _ = agent.losses(world, experience(walk(16, 8, noise)), noise)  # type: ignore[arg-type]

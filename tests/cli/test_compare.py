@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked_cells import launch_in_forks
 
 from worldlab import cli
 from worldlab.study.compare import run as comparing
@@ -203,7 +204,8 @@ def group_is_gone(group: int) -> bool:
 
 
 @pytest.mark.slow
-def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(worldlab_command, tmp_path):
+def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(worldlab_command, tmp_path, monkeypatch):
+    """As one that nothing disturbs, whose cells run in forks."""
     first = Typed(worldlab_command, tmp_path / "a")
     first.until(finished=0)
     first.process.send_signal(signal.SIGINT)
@@ -222,7 +224,8 @@ def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(world
     assert json.loads(out)["finished"] == 2 and "already finished" in err
     assert (kept / "cell.json").stat().st_mtime_ns == before
 
-    Typed(worldlab_command, tmp_path / "b").ends(0)
+    launch_in_forks(monkeypatch)
+    assert cli.main([*TINY, "--out", str(tmp_path / "b")]) == 0
     cells = sorted(path.name for path in tmp_path.glob("b/cells/*"))
     assert cells == sorted(path.name for path in tmp_path.glob("a/cells/*")) and len(cells) == 3
     for name in cells:

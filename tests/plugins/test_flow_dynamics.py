@@ -90,15 +90,15 @@ def test_four_futures_are_told_apart_as_well_as_by_a_mixture(dim: int):
     mixture = MixtureDensity(3, dim)
 
     def flow_loss(step: int):
-        memory, z = four_modes(256, step, dim)
+        memory, z = four_modes(128, step, dim)
         return -part.predict(memory).log_prob(z).mean()
 
     def mixture_loss(step: int):
-        memory, z = four_modes(256, step, dim)
+        memory, z = four_modes(128, step, dim)
         return -mixture(memory).log_prob(z).mean()
 
-    fit(part.parameters(), flow_loss, 350, 5e-3)
-    fit(mixture.parameters(), mixture_loss, 700, 5e-3)
+    fit(part.parameters(), flow_loss, 200, 5e-3)
+    fit(mixture.parameters(), mixture_loss, 400, 5e-3)
     memory, z = four_modes(2000, 10**6, dim)
     with torch.no_grad():
         ours = torch.stack([part.predict(memory).sample(gen(s)) for s in range(40)])

@@ -40,8 +40,8 @@ def set_up_machine(core: CoreSettings) -> torch.device:
         raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
     threads = 1 if core.strict else core.train.threads or available_cores()
     torch.set_num_threads(threads)
-    if core.strict != torch.are_deterministic_algorithms_enabled():  # the call imports torch._inductor: seconds
-        torch.use_deterministic_algorithms(core.strict)
+    # Not torch.use_deterministic_algorithms: it imports torch._inductor, which takes a second and compiles nothing here.
+    torch.set_deterministic_debug_mode("error" if core.strict else "default")
     keep_memory()
     return torch.device("cuda" if use_cuda else "cpu")
 
