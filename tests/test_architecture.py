@@ -322,6 +322,8 @@ WRITERS = {
     ): "an empty folder, to see that a component leaves no files",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
+    ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
+    ("worldlab/training/agent_process.py", "pickle.loads"): "both ends of that pipe",
 }
 """Every call in library code that writes a file past worldlab.runs.storage, or unpickles, and why it may."""
 SUSPECT = re.compile(
@@ -342,10 +344,13 @@ def test_files_are_written_in_one_place_and_nothing_is_unpickled():
     assert found == set(WRITERS)
 
 
-def test_only_the_worker_pipe_imports_pickle():
+def test_only_pipes_to_our_own_processes_import_pickle():
     found = {(short(p), name) for package in PACKAGES for p in sources(package) for name in imported(p)}
     picklers = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    assert {path for path, name in found if name in picklers} == {"worldlab/env/pool.py"}
+    assert {path for path, name in found if name in picklers} == {
+        "worldlab/env/pool.py",
+        "worldlab/training/agent_process.py",
+    }
 
 
 # ---- names ----

@@ -15,11 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldlab.errors import ConfigError
-from worldlab.nn import exact
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 UNIT_RAW = math.log(math.e - 1)
 """softplus(UNIT_RAW) = 1."""
+
+
+def exact() -> bool:
+    """Return whether this process promises the same bits (--strict). Faster forms that round differently are then off."""
+    return torch.are_deterministic_algorithms_enabled()
 
 
 class Distribution(Protocol):

@@ -16,11 +16,6 @@ from worldlab.errors import PluginError
 from worldlab.specs import ObsSpec
 
 
-def exact() -> bool:
-    """Return whether this process promises the same bits (--strict). Faster forms that round differently are then off."""
-    return torch.are_deterministic_algorithms_enabled()
-
-
 def mlp(inputs: int, units: int, layers: int, outputs: int | None = None, *, zero: bool = False) -> nn.Sequential:
     """Build Linear + LayerNorm + SiLU blocks, and a linear output if `outputs` is given (0 at first if `zero`)."""
     blocks: list[nn.Module] = []
@@ -248,7 +243,6 @@ __all__ = [
     "check_shape",
     "conv_stages",
     "ema_update",
-    "exact",
     "frozen",
     "frozen_parameters",
     "mlp",

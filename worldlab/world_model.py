@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import rollout, tree
-from worldlab.distributions import tempered
+from worldlab.distributions import exact, tempered
 from worldlab.errors import ConfigError
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
@@ -25,7 +25,6 @@ from worldlab.interfaces import (
 )
 from worldlab.model import matching
 from worldlab.model.preprocess import Preprocessor
-from worldlab.nn import exact
 from worldlab.rollout import Carry, Observed, Policy
 from worldlab.settings import ModelSettings
 from worldlab.specs import Specs

@@ -15,8 +15,8 @@ from functools import cache
 
 import torch
 
+from worldlab.distributions import exact
 from worldlab.errors import ConfigError
-from worldlab.nn import exact
 from worldlab.runs.machine import available_cores
 from worldlab.settings import CoreSettings
 
