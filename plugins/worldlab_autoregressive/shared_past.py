@@ -50,12 +50,14 @@ def attend(q: Tensor, past: PastLayer, keys: Tensor, values: Tensor) -> Tensor:
     q [N * S, heads, 1, d]; keys, values [N * S, heads, k, d], k >= 1. Returns [N * S, heads, d].
     """
     n, _, places, width = past.values.shape
+    q = q * width**-0.5
     # One matrix product for all futures of a row: [N, heads, S, d].
-    grouped = (q[:, :, 0] * width**-0.5).unflatten(0, (n, -1)).transpose(1, 2)
+    grouped = q[:, :, 0].unflatten(0, (n, -1)).transpose(1, 2)
     old = grouped @ past.keys
     if past.mask is not None:
         old = old + past.mask
-    own = (q * width**-0.5) @ keys.transpose(-1, -2)  # [N * S, heads, 1, k]
-    weight = torch.softmax(torch.cat([old.transpose(1, 2).flatten(0, 1), own[:, :, 0]], -1), -1)
-    read = weight[..., :places].unflatten(0, (n, -1)).transpose(1, 2) @ past.values
-    return read.transpose(1, 2).flatten(0, 1) + (weight[..., None, places:] @ values)[:, :, 0]
+    own = q @ keys.transpose(-1, -2)  # [N * S, heads, 1, k]
+    scores = torch.cat([old.transpose(1, 2).flatten(0, 1)[:, :, None], own], -1)
+    past_weight, own_weight = torch.softmax(scores, -1).split([places, keys.shape[2]], -1)
+    read = past_weight[:, :, 0].unflatten(0, (n, -1)).transpose(1, 2) @ past.values
+    return read.transpose(1, 2).flatten(0, 1) + (own_weight @ values)[:, :, 0]

@@ -33,18 +33,12 @@ def rotate(x: Tensor, first: int = 0) -> Tensor:
     return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
 
 
-class Turn:
-    """The rotation of one position, computed once for all layers."""
-
-    def __init__(self, place: int, width: int, like: Tensor):
-        half = width // 2
-        angle = place * ROPE_BASE ** (-torch.arange(half, device=like.device, dtype=like.dtype) / half)
-        cos, sin = angle.cos(), angle.sin()
-        self.cos, self.sin = torch.cat([cos, cos]), torch.cat([-sin, sin])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x [*, d]."""
-        return x * self.cos + x.roll(x.shape[-1] // 2, -1) * self.sin
+def rotation(place: int, width: int, like: Tensor) -> Tensor:
+    """Return the rotary embedding of one position as a matrix [d, d]: x @ rotation(p) is x rotated by p."""
+    half = width // 2
+    angle = place * ROPE_BASE ** (-torch.arange(half, device=like.device, dtype=like.dtype) / half)
+    cos, sin = angle.cos().diag(), angle.sin().diag()
+    return torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
 
 
 class Block(nn.Module):
@@ -79,24 +73,24 @@ class Block(nn.Module):
         return x + self.mlp(x), keys, values
 
     def forward_shared(
-        self, x: Tensor, turn: Turn, past: PastLayer, own: tuple[Tensor, Tensor] | None
+        self, x: Tensor, turn: Tensor, past: PastLayer, own: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Advance one step x [N * S, H] of S futures of each of N pasts (shared_past.attend).
 
-        turn: the rotation of this step. own: keys (rotated) and values [N * S, heads, k, d] of the future's own steps;
-        None before the first. Returns x and the own keys and values, k + 1 of them.
+        turn: the rotation of this step [d, d]. own: keys (rotated) and values [N * S, heads, k, d] of the future's own
+        steps; None before the first. Returns x and the own keys and values, k + 1 of them.
         """
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, 1, -1))
+        q, k, values = qkv.unbind(1)  # [N * S, heads, 1, d] each
+        q, keys = (
+            part.flatten(0, 2).matmul(turn).view_as(part) for part in (q, k)
+        )  # flat: a matrix for each head is slow
+        if own is not None:
+            keys, values = torch.cat([own[0], keys], 2), torch.cat([own[1], values], 2)
         window = past.values.shape[2]
-        q, k, v = self._split_heads(self.qkv(self.attention_norm(x)), turn)
-        keys, values = (k, v) if own is None else (torch.cat([own[0], k], 2), torch.cat([own[1], v], 2))
-        x = x + self.out(attend(q, past, keys[:, :, -window:], values[:, :, -window:]).flatten(1))
+        seen = (keys, values) if keys.shape[2] <= window else (keys[:, :, -window:], values[:, :, -window:])
+        x = x + self.out(attend(q, past, *seen).flatten(1))
         return x + self.mlp(x), (keys, values)
-
-    def _split_heads(self, qkv: Tensor, turn: Turn) -> tuple[Tensor, ...]:
-        """Split [N, 3 H] into rotated queries, rotated keys and values, [N, heads, 1, d] each."""
-        parts = qkv.unflatten(-1, (3, self.heads, 1, -1))
-        turned = turn(parts[:, :2])
-        return turned[:, 0], turned[:, 1], parts[:, 2]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
@@ -142,7 +136,7 @@ class TransformerMemory(nn.Module):
         past, first = cast(SharedPast, state["past"]), state["own"][0]
         steps = 0 if first is None else first[0].shape[2]
         mask = past.mask(steps)
-        turn = Turn(self.window + steps, self.width // self.heads, x)
+        turn = rotation(self.window + steps, self.width // self.heads, x)
         x = self.embed(x)
         own: list[tuple[Tensor, Tensor]] = []
         for block, layer, old in zip(cast(Iterable[Any], self.blocks), past.layers, state["own"], strict=True):
