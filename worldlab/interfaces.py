@@ -310,6 +310,8 @@ class Unrolled:
     """The state after the last step."""
     at: Callable[[Tensor, Tensor], State]
     """at(row, time) returns the states [M, ...] after step `time` of row `row`, both [M] long."""
+    shared_at: Callable[[Tensor, Tensor], State] | None = None
+    """The same for imagination only, row in ascending order: the states may share their past (SharesPast)."""
 
 
 @runtime_checkable

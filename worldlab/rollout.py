@@ -43,6 +43,8 @@ class Observed:
     """The carry after the last step."""
     at: Callable[[Tensor, Tensor], Carry]
     """at(row, time) returns the carry [M, ...] at chosen steps, from which to imagine."""
+    shared_at: Callable[[Tensor, Tensor], Carry] | None = None
+    """The same, row in ascending order, if the dynamics has a form that shares the past of these steps (SharesPast)."""
 
 
 def initial_carry(dynamics: Dynamics, n: int, latent_dim: int) -> Carry:
@@ -126,7 +128,14 @@ def _observe_memoryless(
         action = prev_action * (~is_first)[..., None]
         run = dynamics.advance_sequence(carry.state, z_before, action, is_first)
         final = Carry(run.final, latent.z[:, -1])
-        return Observed(run.memory, latent, final, lambda row, t: Carry(run.at(row, t), latent.z[row, t]))
+        shared_at = run.shared_at
+        return Observed(
+            run.memory,
+            latent,
+            final,
+            lambda row, t: Carry(run.at(row, t), latent.z[row, t]),
+            None if shared_at is None else lambda row, t: Carry(shared_at(row, t), latent.z[row, t]),
+        )
     states: list[State] = []
     state = carry.state
     for t, first in enumerate(reset_columns(is_first)):

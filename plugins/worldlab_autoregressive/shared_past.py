@@ -1,7 +1,7 @@
-"""Many futures of one past: a planner's candidates, or an agent's dreams, attend to one shared copy of the cached steps.
+"""Many futures of one past: they attend to one shared copy of the cached steps.
 
-Otherwise a plan's 500 candidates would copy 500 caches at every imagined step, and a dream would move its whole cache by
-one place; both cost more than the network.
+A planner's 500 candidates share the cache of their state, and the dreams that start along a sequence share the cache of
+the sequence. Otherwise each future would copy the cache, which costs more than the network.
 """
 
 from __future__ import annotations
@@ -11,53 +11,92 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROPE_BASE = 10_000.0
+
+
+def turn(x: Tensor, place: Tensor) -> Tensor:
+    """Apply rotary position embedding to x [N, P, heads, d] at positions place [N or 1, P].
+
+    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend only on the distance of their
+    positions.
+    """
+    half = x.shape[-1] // 2
+    angle = place[..., None, None] * ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+    cos, sin = angle.cos(), angle.sin()
+    left, right = x.chunk(2, -1)
+    return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+
 
 @dataclass(frozen=True)
 class PastLayer:
-    """The cached steps of one block, shared by all futures of a row."""
+    """The cached steps of one block."""
 
     keys: Tensor
-    """Rotated keys, transposed for the product with queries: [N, heads, d, W]."""
+    """Rotated keys, transposed for the product with queries: [R, heads, d, P]."""
     values: Tensor
-    """[N, heads, W, d]."""
-    mask: Tensor | None = None
-    """Added to the scores: 0 where a step may be read, -inf elsewhere. [N, 1, 1, W]."""
+    """[R, heads, P, d]."""
+
+    @classmethod
+    def from_cache(cls, keys: Tensor, values: Tensor, heads: int) -> PastLayer:
+        """Prepare cached keys and values [R, P, H], which get the positions 0 to P - 1."""
+        keys, values = (cache.detach().unflatten(-1, (heads, -1)) for cache in (keys, values))
+        places = torch.arange(keys.shape[1], device=keys.device)[None]
+        return cls(turn(keys, places).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous())
 
 
 class SharedPast:
-    """The cache of N rows. It is not a tree of tensors, so the core does not copy it per row.
+    """R cached sequences and N futures of them. It is not a tree of tensors, so the core does not copy it per future.
 
-    layers: the cached steps of each block. filled [N]: how many of the W positions are valid, newest last.
+    row [N]: the sequence of each future, in ascending order. first, last [N]: the positions it may read. Its own steps
+    have the positions after `last`, and a step reads the last `window` positions, its own included.
     """
 
-    def __init__(self, layers: tuple[PastLayer, ...], filled: Tensor):
+    def __init__(self, layers: tuple[PastLayer, ...], row: Tensor, first: Tensor, last: Tensor, window: int):
         self.layers = layers
-        self.filled = filled
+        self.row = row
+        self.first = first
+        self.last = last
+        self.window = window
+        rows = layers[0].values.shape[0]
+        counts = torch.bincount(row, minlength=rows)
+        self.most = int(counts.max())
+        self.even = bool((counts == self.most).all())
+        """Whether all sequences have equally many futures: groups are then views."""
+        self.slot = row * self.most + torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+
+    def places(self, steps: int) -> Tensor:
+        """Return the position of each future's own step number `steps`, [N]."""
+        return self.last + 1 + steps
 
     def mask(self, steps: int) -> Tensor:
-        """Return the mask of a future that has made `steps` steps: the window moves with them."""
-        window = self.layers[0].values.shape[2]
-        age = torch.arange(window - 1, -1, -1, device=self.filled.device)
-        visible = (age + steps + 1 <= window - 1) & (age < self.filled[:, None])
-        return torch.zeros_like(visible, dtype=self.layers[0].keys.dtype).masked_fill_(~visible, -torch.inf)[
-            :, None, None
-        ]
+        """Return what is added to the scores of own step `steps`: 0 where it may read, -inf elsewhere. [N, 1, P]."""
+        values = self.layers[0].values
+        position = torch.arange(values.shape[2], device=values.device)
+        oldest = torch.maximum(self.first, self.places(steps) - self.window + 1)[:, None]
+        visible = (position >= oldest) & (position <= self.last[:, None])
+        return values.new_zeros(visible.shape).masked_fill_(~visible, -torch.inf)[:, None]
+
+    def group(self, x: Tensor) -> Tensor:
+        """Arrange x [N, heads, k] by sequence: [R, heads, S, k]. One matrix product then serves all futures of a row."""
+        if not self.even:
+            rows = self.layers[0].values.shape[0] * self.most
+            x = x.new_zeros(rows, *x.shape[1:]).index_copy(0, self.slot, x)
+        return x.unflatten(0, (-1, self.most)).transpose(1, 2)
+
+    def ungroup(self, x: Tensor) -> Tensor:
+        """Undo `group`."""
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.even else x.index_select(0, self.slot)
 
 
-def attend(q: Tensor, past: PastLayer, keys: Tensor, values: Tensor) -> Tensor:
-    """Softmax attention of one query per row over the shared past and the row's own steps.
+def attend(q: Tensor, past: SharedPast, layer: PastLayer, mask: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Softmax attention of one query per future over its past and its own steps.
 
-    q [N * S, heads, 1, d]; keys, values [N * S, heads, k, d], k >= 1. Returns [N * S, heads, d].
+    q [N, heads, 1, d]; mask [N, 1, P]; keys, values [N, heads, k, d], k >= 1. Returns [N, heads, d].
     """
-    n, _, places, width = past.values.shape
-    q = q * width**-0.5
-    # One matrix product for all futures of a row: [N, heads, S, d].
-    grouped = q[:, :, 0].unflatten(0, (n, -1)).transpose(1, 2)
-    old = grouped @ past.keys
-    if past.mask is not None:
-        old = old + past.mask
-    own = q @ keys.transpose(-1, -2)  # [N * S, heads, 1, k]
-    scores = torch.cat([old.transpose(1, 2).flatten(0, 1)[:, :, None], own], -1)
-    past_weight, own_weight = torch.softmax(scores, -1).split([places, keys.shape[2]], -1)
-    read = past_weight[:, :, 0].unflatten(0, (n, -1)).transpose(1, 2) @ past.values
-    return read.transpose(1, 2).flatten(0, 1) + (own_weight @ values)[:, :, 0]
+    q = q * q.shape[-1] ** -0.5
+    old = past.ungroup(past.group(q[:, :, 0]) @ layer.keys) + mask
+    own = (q * keys).sum(-1)  # few and tiny: a product for each row and head would take five times as long
+    weight, own_weight = torch.softmax(torch.cat([old, own], -1), -1).split([old.shape[-1], own.shape[-1]], -1)
+    read = past.ungroup(past.group(weight) @ layer.values)
+    return read + (own_weight[..., None] * values).sum(2)

@@ -5,7 +5,7 @@ One function, `_attend_sequence`, attends over cached and new steps; a single st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,31 +14,15 @@ from torch import Tensor, nn
 
 from worldlab.interfaces import State, Unrolled
 from worldlab.nn import mlp
-from worldlab_autoregressive.shared_past import PastLayer, SharedPast, attend
+from worldlab_autoregressive.shared_past import PastLayer, SharedPast, attend, turn
 
-ROPE_BASE = 10_000.0
+Own = tuple[Tensor, Tensor]
+"""Rotated keys and values [N, heads, k, d] of the steps that a future has made itself."""
 
 
 def rotate(x: Tensor, first: int = 0) -> Tensor:
-    """Apply rotary position embedding: x [N, P, heads, d] rotated by its position first, first + 1, ... along P.
-
-    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend only on the distance of their
-    positions.
-    """
-    half = x.shape[-1] // 2
-    place = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
-    angle = place[:, None] * ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # [P, 1, half]
-    left, right = x.chunk(2, -1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
-
-
-def rotation(place: int, width: int, like: Tensor) -> Tensor:
-    """Return the rotary embedding of one position as a matrix [d, d]: x @ rotation(p) is x rotated by p."""
-    half = width // 2
-    angle = place * ROPE_BASE ** (-torch.arange(half, device=like.device, dtype=like.dtype) / half)
-    cos, sin = angle.cos().diag(), angle.sin().diag()
-    return torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
+    """Rotate x [N, P, heads, d] by its positions first, first + 1, ... along P (shared_past.turn)."""
+    return turn(x, torch.arange(first, first + x.shape[1], device=x.device)[None])
 
 
 class Block(nn.Module):
@@ -73,23 +57,21 @@ class Block(nn.Module):
         return x + self.mlp(x), keys, values
 
     def forward_shared(
-        self, x: Tensor, turn: Tensor, past: PastLayer, own: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Advance one step x [N * S, H] of S futures of each of N pasts (shared_past.attend).
+        self, x: Tensor, place: Tensor, attention: Callable[[Tensor, Tensor, Tensor], Tensor], own: Own | None
+    ) -> tuple[Tensor, Own]:
+        """Advance one step x [N, H] of futures at positions place [N, 1].
 
-        turn: the rotation of this step [d, d]. own: keys (rotated) and values [N * S, heads, k, d] of the future's own
-        steps; None before the first. Returns x and the own keys and values, k + 1 of them.
+        attention: maps queries, own keys and own values to what is read (shared_past.attend). own: keys (rotated) and
+        values [N, heads, k, d] of the future's own steps; None before the first. Returns x and the own keys and values,
+        k + 1 of them.
         """
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, 1, -1))
-        q, k, values = qkv.unbind(1)  # [N * S, heads, 1, d] each
-        q, keys = (
-            part.flatten(0, 2).matmul(turn).view_as(part) for part in (q, k)
-        )  # flat: a matrix for each head is slow
-        if own is not None:
-            keys, values = torch.cat([own[0], keys], 2), torch.cat([own[1], values], 2)
-        window = past.values.shape[2]
-        seen = (keys, values) if keys.shape[2] <= window else (keys[:, :, -window:], values[:, :, -window:])
-        x = x + self.out(attend(q, past, *seen).flatten(1))
+        turned, value = (
+            self.qkv(self.attention_norm(x)).unflatten(-1, (3 * self.heads, -1)).split([2 * self.heads, self.heads], 1)
+        )
+        q, key = turn(turned[:, None], place)[:, 0, :, None].chunk(2, 1)  # [N, heads, 1, d] each
+        value = value[:, :, None]
+        keys, values = (key, value) if own is None else (torch.cat([own[0], key], 2), torch.cat([own[1], value], 2))
+        x = x + self.out(attention(q, keys, values).flatten(1))
         return x + self.mlp(x), (keys, values)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -121,26 +103,36 @@ class TransformerMemory(nn.Module):
         """Return the state [N * count, ...] of `count` futures of each row, which share its past.
 
         It holds "h", "past" and "own": for each block the keys and values [N * count, heads, k, d] of the future's own
-        steps, initially None.
+        steps, initially None. A state that shares its past already is its own single future.
         """
+        if count == 1 and "past" in state:
+            return state
+        row = torch.arange(len(state["h"]), device=state["h"].device).repeat_interleave(count)
+        first, last = self.window - state["filled"][row], torch.full_like(row, self.window - 1)
+        return self._shared(state["h"][row], state["keys"], state["values"], row, first, last)
 
-        def prepare(keys: Tensor, values: Tensor) -> PastLayer:
-            keys, values = (cache.unflatten(-1, (self.heads, -1)) for cache in (keys, values))
-            return PastLayer(rotate(keys).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous())
-
-        layers = tuple(map(prepare, state["keys"], state["values"]))
-        past = SharedPast(layers, state["filled"])
-        return {"h": state["h"].repeat_interleave(count, 0), "past": past, "own": (None,) * len(layers)}
+    def _shared(
+        self, h: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], row: Tensor, first: Tensor, last: Tensor
+    ) -> State:
+        """Return the state of futures with h [N, H] of cached keys and values [R, P, H] (see SharedPast)."""
+        layers = tuple(PastLayer.from_cache(k, v, self.heads) for k, v in zip(keys, values, strict=True))
+        return {"h": h, "past": SharedPast(layers, row, first, last, self.window), "own": (None,) * len(layers)}
 
     def _step_shared(self, state: State, x: Tensor) -> State:
-        past, first = cast(SharedPast, state["past"]), state["own"][0]
+        past, first = cast(SharedPast, state["past"]), cast(Own | None, state["own"][0])
         steps = 0 if first is None else first[0].shape[2]
-        mask = past.mask(steps)
-        turn = rotation(self.window + steps, self.width // self.heads, x)
+        mask, place = past.mask(steps), past.places(steps)[:, None]
         x = self.embed(x)
-        own: list[tuple[Tensor, Tensor]] = []
+        own: list[Own] = []
         for block, layer, old in zip(cast(Iterable[Any], self.blocks), past.layers, state["own"], strict=True):
-            x, new = block.forward_shared(x, turn, PastLayer(layer.keys, layer.values, mask), old)
+
+            def attention(q: Tensor, keys: Tensor, values: Tensor, layer: PastLayer = layer) -> Tensor:
+                window = self.window
+                if keys.shape[2] > window:
+                    keys, values = keys[:, :, -window:], values[:, :, -window:]
+                return attend(q, past, layer, mask, keys, values)
+
+            x, new = block.forward_shared(x, place, attention, old)
             own.append(new)
         return {"h": self.norm(x).to(state["h"].dtype), "past": past, "own": tuple(own)}
 
@@ -178,8 +170,12 @@ class TransformerMemory(nn.Module):
                 "values": tuple(cut(v) for v in values),
             }
 
+        def shared_at(row: Tensor, time: Tensor) -> State:
+            last = self.window + time
+            return self._shared(h[row, time], keys, values, row, last + 1 - filled[row, time], last)
+
         rows = torch.arange(len(x), device=x.device)
-        return Unrolled(h, at(rows, torch.full_like(rows, x.shape[1] - 1)), at)
+        return Unrolled(h, at(rows, torch.full_like(rows, x.shape[1] - 1)), at, shared_at)
 
     def _filled(self, before: Tensor, is_first: Tensor) -> Tensor:
         """Return how many steps a query may attend to, itself included: before [N] and is_first [N, T] -> [N, T]."""

@@ -34,3 +34,23 @@ def test_gradients_reach_the_actions_of_a_shared_past():
         state = dynamics.advance(state, z[:, t], action[:, t])
     (state["h"][0] * torch.arange(16)).sum().backward()  # a plain sum of normed entries never moves
     assert action.grad is not None and action.grad[0].abs().min() > 0 and (action.grad[1] == 0).all()
+
+
+def test_futures_along_sequences_share_them_and_are_those_of_copied_states():
+    """Unequal numbers of futures of three sequences, one without any; a reset; longer than the window of 4."""
+    dynamics = build()
+    z, action = sequence(specs_of(dynamics), 3, 6)
+    first = resets(3, 6)
+    first[1, 2] = True
+    run = dynamics.advance_sequence(dynamics.initial(3), z, action, first)
+    assert run.shared_at is not None
+    row, time = torch.tensor([0, 0, 0, 1, 1, 1, 1]), torch.tensor([0, 3, 5, 1, 2, 3, 5])
+    copied, shared = run.at(row, time), run.shared_at(row, time)
+    assert shared["past"].layers[0].values.shape[0] == 3 and not shared["past"].even
+    torch.testing.assert_close(dynamics.memory(shared), dynamics.memory(copied))
+    z, action = sequence(specs_of(dynamics), 7, 7)
+    assert dynamics.fork(shared, 1) is shared
+    for t in range(7):
+        copied = dynamics.advance(copied, z[:, t], action[:, t])
+        shared = dynamics.advance(shared, z[:, t], action[:, t])
+        torch.testing.assert_close(dynamics.memory(shared), dynamics.memory(copied))

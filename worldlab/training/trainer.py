@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from worldlab import tree
 from worldlab.agent import Agent, Experience, OwnLearner
+from worldlab.distributions import exact
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context, Player
 from worldlab.model.losses import Term, model_losses
@@ -218,8 +219,12 @@ class Trainer:
         count = min(self.settings.starts, rows * length)
         device = batch.is_first.device
         chosen = torch.randperm(rows * length, generator=self.generators.agent, device=device)[:count]
+        if seen.shared_at is None or self.agent.reads_sequences or exact():
+            at = seen.at
+        else:
+            at, chosen = seen.shared_at, chosen.sort().values
         row, time = chosen // length, chosen % length
-        carry: Carry = tree.detach(seen.at(row, time))
+        carry: Carry = tree.detach(at(row, time))
         sequence = ctx.detach() if self.agent.reads_sequences else None
         return Experience(carry, batch.reward[row, time], batch.cont[row, time], sequence)
 
