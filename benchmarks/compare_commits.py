@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -70,7 +71,13 @@ def pair(name: str, options: list[str], old: Path, args: argparse.Namespace) -> 
     changes = [f"--set={change}" for change in args.set]
     today = Contender(f"{name}: today", Worker("worldlab_update.py", *options, *changes), count=args.updates)
     before = Worker("worldlab_update.py", *options, root=old)
-    return [today, Contender(f"{name}: then", before, count=args.updates, base=today.name)]
+    found = [today, Contender(f"{name}: then", before, count=args.updates, base=today.name)]
+    if options[-1] == "1":  # one thread: a run with two cores then uses a second process
+        second = Worker("worldlab_update.py", *options, *changes, "--beside")
+        found.append(
+            Contender(f"{name}: two processes", second, count=args.updates, base=today.name, summary=statistics.mean)
+        )
+    return found
 
 
 def check_equal(name: str, contenders: list[Contender]) -> None:

@@ -9,15 +9,18 @@ Workloads:
     pixels-identical   the same with the convolutions of each peer, and as many parameters, within 2%
     families           worldlab's families with the laptop preset, and how much of an update is the world model's
 
-Each package runs in each of its modes: eager; float32 products of "medium" precision; bfloat16; compiled. The result is
-written after every round, and other workloads in the file stay. `--resume` also keeps the rounds of a workload that was
-measured with the same contenders at the same commit, without changes on top. Run it on an idle machine.
+A run of worldlab with two cores trains the model in one process and the agent in another ("two processes", one thread
+each); the other rows use two threads. Each package runs in each of its modes: eager; float32 products of "medium"
+precision; bfloat16; compiled. The result is written after every round, and other workloads in the file stay. `--resume`
+also keeps the rounds of a workload that was measured with the same contenders at the same commit, without changes on
+top. Run it on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from peers import REQUIREMENTS, PeerError, python_of
 
 MEDIUM = ["--matmul", "medium"]
 MODES: dict[str, dict[str, dict[str, list[str]]]] = {
-    "worldlab": {"medium": {"medium": MEDIUM}},
+    "worldlab": {"two processes": {"two processes": ["--threads", "1", "--beside"]}, "medium": {"medium": MEDIUM}},
     "torchrl": {
         "eager": {"eager": []},
         "medium": {"medium": MEDIUM},
@@ -84,7 +87,9 @@ def against_peers(workload: str, args: argparse.Namespace, left_out: dict[str, s
         for label, options in chosen.items():
             worker = Worker("worldlab_update.py", kind, *threads, *options)
             name = f"{base}, {label}" if label else base
-            found.append(Contender(name, worker, count=args.updates, base=base, flops=not label))
+            # With a second process only the first calls of a block differ: they do not wait for it.
+            summary = statistics.mean if "--beside" in options else statistics.median
+            found.append(Contender(name, worker, count=args.updates, base=base, flops=not label, summary=summary))
     for peer in args.peers:
         base = bases[KINDS[workload][peer]]
         kind = "vector" if workload == "vector" else "pixels"
@@ -157,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--peers", nargs="*", choices=list(REQUIREMENTS), default=list(REQUIREMENTS))
-    modes = ("eager", "medium", "bf16", "compiled")
+    modes = ("eager", "two processes", "medium", "bf16", "compiled")
     parser.add_argument("--modes", nargs="+", choices=modes, default=list(modes), help="worldlab always runs as it is")
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar=("NAME", "SECTION.KEY=VALUE"))
     parser.add_argument("--rounds", type=int, default=9)

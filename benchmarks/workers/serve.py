@@ -46,13 +46,16 @@ class CountFlops(TorchDispatchMode):
         return out
 
 
-def serve(calls: Calls, facts: Mapping[str, Any]) -> None:
-    """Print the facts, then answer requests until standard input ends."""
+def serve(calls: Calls, facts: Mapping[str, Any], finish: Callable[[], object] | None = None) -> None:
+    """Print the facts, then answer requests until standard input ends.
+
+    finish: completes what the calls of a block have left to other processes; its time belongs to the last call.
+    """
     _answer({"torch": torch.__version__, **facts})
     for line in sys.stdin:
         request, *words = line.split()
         if request == "run":
-            _answer(time_calls(calls[words[0]], int(words[1]), float(words[2])))
+            _answer(time_calls(calls[words[0]], int(words[1]), float(words[2]), finish))
         elif request == "flops":
             with CountFlops() as counter:
                 calls[words[0]]()
@@ -63,7 +66,9 @@ def serve(calls: Calls, facts: Mapping[str, Any]) -> None:
             raise SystemExit(f"unknown request {line!r}")
 
 
-def time_calls(call: Callable[[], object], count: int, seconds: float) -> list[float]:
+def time_calls(
+    call: Callable[[], object], count: int, seconds: float, finish: Callable[[], object] | None = None
+) -> list[float]:
     """Return the durations in seconds of at least `count` calls, repeated until `seconds` have passed."""
     durations: list[float] = []
     start = time.perf_counter()
@@ -71,6 +76,10 @@ def time_calls(call: Callable[[], object], count: int, seconds: float) -> list[f
         begin = time.perf_counter()
         call()
         durations.append(time.perf_counter() - begin)
+    if finish is not None:
+        begin = time.perf_counter()
+        finish()
+        durations[-1] += time.perf_counter() - begin
     return durations
 
 

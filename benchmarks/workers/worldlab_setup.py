@@ -23,6 +23,7 @@ from worldlab.registry import load_registry
 try:
     from worldlab.config.resolve import RunConfig, resolve
     from worldlab.experience.collect import to_batch
+    from worldlab.registry import PluginFiles
     from worldlab.training.compose import Composed, compose
     from worldlab.training.session import set_up_machine
     from worldlab.training.streams import Streams
@@ -117,6 +118,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=list(KINDS))
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any setting of a run")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as the configuration says")
+    parser.add_argument("--beside", action="store_true", help="let the agent learn in a process of its own")
     parser.add_argument("--side", type=int, help="side of the image, if the workload observes one")
     parser.add_argument("--matmul", help="torch.set_float32_matmul_precision; by default as worldlab leaves it")
     return parser
@@ -141,6 +143,11 @@ def build(args: argparse.Namespace) -> Subject:
     streams = Streams(0)
     generators = Generators(streams.torch("model", device), streams.torch("agent", device))
     trainer = Trainer(composed.model, composed.agent, config.core.train, generators)
+    if args.beside:
+        from worldlab.training.agent_process import learn_beside
+
+        learn_beside(trainer, config.core, device, PluginFiles(registry.plugin_files))
+        assert trainer.beside is not None, "two processes need two cores for each of --threads"
     train = config.core.train
     return Subject(config, composed, trainer, sample(key, kind, composed, train.batch_size, train.batch_length))
 

@@ -22,7 +22,8 @@ def main() -> None:
     subject: Subject = build(args)
     subject.update()
     facts = {**subject.facts(), "start_s": time.perf_counter() - begin}
-    serve({"update": subject.update, "model": lambda: subject.update(stage=MODEL)}, facts)
+    finish = subject.trainer.synchronise if args.beside else None
+    serve({"update": subject.update, "model": lambda: subject.update(stage=MODEL)}, facts, finish)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from worldlab.model.schedule import JOINT
 from worldlab.registry import PluginFiles
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.settings import CoreSettings, TrainSettings
-from worldlab.training import agent_process, session
+from worldlab.training import agent_process
 from worldlab.training.agent_process import AgentProcess, can_learn_beside
 from worldlab.training.trainer import BesideError, Generators, Trainer
 
@@ -173,7 +173,7 @@ def test_which_runs_use_it():
 @pytest.mark.usefixtures("blank_plots")
 def test_a_run_with_it_resumes_and_its_checkpoint_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr(agent_process, "WORTH", 0)
-    monkeypatch.setattr(session, "available_cores", lambda: 2)
+    monkeypatch.setattr(agent_process, "available_cores", lambda: 2)
     used: list[AgentProcess] = []
 
     class Watched(AgentProcess):
@@ -181,7 +181,7 @@ def test_a_run_with_it_resumes_and_its_checkpoint_is_complete(tmp_path, monkeypa
             super().__init__(*args)
             used.append(self)
 
-    monkeypatch.setattr(session, "AgentProcess", Watched)
+    monkeypatch.setattr(agent_process, "AgentProcess", Watched)
     train = {"prefill": 48, "pretrain": 2, "ratio": 0.2, "batch_size": 2, "batch_length": 8, "starts": 8, "threads": 1}
     small = {"train": train, "eval": {"every": 0, "final_episodes": 2}, "log": {"pictures": 0, "every": 20}}
     options: Any = {"preset": "laptop", "encoder": "vae", "device": "cpu", "settings": {**small, "size": "nano"}}

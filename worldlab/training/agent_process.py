@@ -35,6 +35,7 @@ from worldlab import errors
 from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.errors import WorldlabError
 from worldlab.registry import PluginFiles
+from worldlab.runs.machine import available_cores
 from worldlab.settings import CoreSettings
 from worldlab.training.machine import keep_memory
 from worldlab.training.trainer import BesideError, Generators, Trainer
@@ -48,6 +49,15 @@ def can_learn_beside(core: CoreSettings, agent: Agent, device: torch.device, cor
     allowed = core.train.parallel and not core.strict and device.type == "cpu" and sys.platform != "win32"
     learns = bool(agent.players()) and not isinstance(agent, OwnLearner) and not agent.reads_sequences
     return allowed and learns and cores >= 2 * max(1, core.train.threads) and core.steps * core.train.ratio >= WORTH
+
+
+def learn_beside(trainer: Trainer, core: CoreSettings, device: torch.device, files: PluginFiles) -> None:
+    """Give the trainer of a run an `AgentProcess` if it can use one. files: plugin files that the process loads."""
+    cores = available_cores()
+    if can_learn_beside(core, trainer.agent, device, cores):
+        threads = core.train.threads or cores // 2
+        torch.set_num_threads(threads)
+        trainer.beside = AgentProcess(files, threads)
 
 
 class AgentProcess:

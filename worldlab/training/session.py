@@ -26,11 +26,10 @@ from worldlab.experience.replay import Replay
 from worldlab.model.health import HealthMonitor
 from worldlab.registry import PluginFiles, Registry
 from worldlab.runs.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
-from worldlab.runs.machine import available_cores
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.runs.storage import read_json
 from worldlab.settings import CoreSettings
-from worldlab.training.agent_process import AgentProcess, can_learn_beside
+from worldlab.training.agent_process import learn_beside
 from worldlab.training.compose import Composed, compose
 from worldlab.training.dry_run import dry_run
 from worldlab.training.machine import set_up_machine
@@ -190,10 +189,8 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
-        if can_learn_beside(core, composed.agent, device, available_cores()):
-            threads = core.train.threads or available_cores() // 2
-            torch.set_num_threads(threads)
-            trainer.beside = AgentProcess(PluginFiles(registry.plugin_files), threads)
+        learn_beside(trainer, core, device, PluginFiles(registry.plugin_files))
+        if trainer.beside is not None:
             opened.callback(trainer.beside.close)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
