@@ -43,6 +43,16 @@ def add_shared(parser: Parser, *, json_output: bool = True, plugin: bool = True)
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
+def add_trust(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust-env",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let the run's environment import this module",
+    )
+
+
 def at_least(low: int) -> Any:
     """Return an argparse type for whole numbers >= low."""
 

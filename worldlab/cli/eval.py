@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldlab.cli.common import Parser, add_shared, at_least, emit, prints_to_stderr
+from worldlab.cli.common import Parser, add_shared, add_trust, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
 from worldlab.runs.find import find_run
 
@@ -20,6 +20,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--video", type=Path, metavar="FILE", help="record the first episode")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add_trust(parser)
     add_shared(parser)
     args = parser.read(argv)
     folder = find_run(args.run)
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> int:
     with prints_to_stderr():
         from worldlab.training.loaded import evaluate_run, load_run
 
-        loaded = load_run(folder, registry, args.device)
+        loaded = load_run(folder, registry, args.device, trusted=args.trust_env)
         result = evaluate_run(loaded, episodes=args.episodes, seed=args.seed, video=args.video)
     emit(result, args.json)
     return 0

@@ -31,6 +31,7 @@ _RUN_HELP = (
     ("--config FILE", "a TOML file of settings; may be repeated, later ones win"),
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
+    ("--trust-env MODULE", "let the environment of a resumed run import this module; may be repeated"),
     ("--resume", "continue the run in --run, or the latest one"),
     ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),
@@ -46,6 +47,7 @@ class TrainFlags:
     presets: list[str] = field(default_factory=list)
     configs: list[Path] = field(default_factory=list)
     plugins: list[Path] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
     run: str | None = None
     resume: bool = False
     explain: bool = False
@@ -61,7 +63,7 @@ def read_flags(argv: list[str]) -> TrainFlags:
     for name, value in _split_argv(argv):
         if name in _SWITCHES:
             setattr(flags, name, value == "true")
-        elif name in ("preset", "config", "plugin", "run", *ALIASES) and isinstance(value, Switch):
+        elif name in ("preset", "config", "plugin", "trust_env", "run", *ALIASES) and isinstance(value, Switch):
             raise ConfigError(f"train: --{name} needs a value", fix="worldlab train --help")
         elif name == "preset":
             flags.presets.append(str(value))
@@ -69,6 +71,8 @@ def read_flags(argv: list[str]) -> TrainFlags:
             flags.configs.append(Path(value).expanduser())
         elif name == "plugin":
             flags.plugins.append(Path(value))
+        elif name == "trust_env":
+            flags.trusted.append(str(value))
         elif name == "run":
             flags.run = str(value)
         else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worldlab.cli.common import emit, prints_to_stderr
 from worldlab.cli.flags import TrainFlags, help_head, help_text, read_flags
-from worldlab.config.provenance import find_missing
+from worldlab.config.provenance import check_env_module, find_missing
 from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import open_registry
@@ -31,6 +31,8 @@ def run(argv: list[str]) -> int:
     if flags.help or flags.help_all:
         print(help_text(config, registry, flags.help_all))
         return 0
+    if flags.resume:
+        check_env_module(config, registry, flags.trusted, flags.settings)
     log.info("%s", _summary(config))
     with prints_to_stderr():
         from worldlab.training.train import train

@@ -1,18 +1,18 @@
 """Compares the plugins that a run was made with to the installed ones, and explains how to get missing ones.
 
-A run only names its plugins; this module never installs or imports anything because a run names it.
+A run only names its plugins and its environment; nothing is installed or imported because a run names it.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from worldlab.config.resolve import PARTS, RunConfig, resolve
-from worldlab.errors import PluginError, one_line
+from worldlab.errors import ConfigError, PluginError, one_line
 from worldlab.registry import Registry
 from worldlab.runs import storage
 
@@ -56,15 +56,43 @@ def find_missing(run: Path, registry: Registry) -> PluginError | None:
     return None
 
 
-def resolve_saved(run: Path, registry: Registry, flags: Mapping[str, Any] | None = None) -> RunConfig:
+def resolve_saved(
+    run: Path, registry: Registry, flags: Mapping[str, Any] | None = None, trusted: Collection[str] = ()
+) -> RunConfig:
     """Resolve the configuration of a run, overridden by flags.
 
+    trusted: modules that the environment of the run may import (`check_env_module`).
     Raises: ConfigError; PluginError, with what to install, if a part is missing.
     """
     try:
-        return resolve(registry, files=[run / "config.toml"], flags=flags)
+        config = resolve(registry, files=[run / "config.toml"], flags=flags)
     except PluginError as error:
         raise find_missing(run, registry) or error from None
+    check_env_module(config, registry, trusted, flags or {})
+    return config
+
+
+def env_module(config: RunConfig, registry: Registry) -> str | None:
+    """Return the module that the environment's id "module:Id" imports; None if the id names no module."""
+    module = config.core.env.id.rpartition(":")[0]
+    return None if not module or module in registry.names("env") else module
+
+
+def check_env_module(config: RunConfig, registry: Registry, trusted: Collection[str], flags: Mapping[str, Any]) -> None:
+    """Check that a saved configuration imports no module that the user has not named, in `trusted` or as env.id in flags.
+
+    To import a module is to run its code, and a run folder may come from a stranger. Raises: ConfigError.
+    """
+    chosen = flags.get("env")
+    if chosen is not None and (not isinstance(chosen, Mapping) or "id" in chosen):
+        return
+    module = env_module(config, registry)
+    if module is not None and module not in trusted:
+        raise ConfigError(
+            one_line(f"the environment of this run imports the module {one_line(module, 40)!r}"),
+            cause="its config.toml says so, and an import runs the module's code",
+            fix=f"if you trust that module: --trust-env {one_line(module, 60)}, in Python trust_env={one_line(module, 60)!r}",
+        )
 
 
 def find_changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[str, str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.config.provenance import resolve_saved
+from worldlab.config.provenance import env_module, resolve_saved
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
@@ -61,32 +61,50 @@ def train(
     resolved = resolve(registry, presets=presets, files=files, flags=flags)
     folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
     _run_interruptible(lambda: training.train(resolved, registry, run=folder))
-    return Run(folder, registry)
+    return Run(folder, registry, trusted=_modules(resolved, registry))
 
 
-def resume(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), settings: Settings | None = None) -> Run:
-    """Resume a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}. Raises: as `train`."""
+def resume(
+    run: PathLike = "latest",
+    *,
+    plugins: Sequence[PathLike] = (),
+    settings: Settings | None = None,
+    trust_env: str | None = None,
+) -> Run:
+    """Resume a run from its newest checkpoint. settings: changes, such as {"steps": 20_000}.
+
+    trust_env: the module that its environment may import, if its id is "module:Id". Raises: as `train`.
+    """
     from worldlab.training import train as training
 
     registry, folder = _open_registry(plugins), find_run(str(run))
-    resolved = resolve_saved(folder, registry, _nest(settings or {}))
+    trusted = _trusted(trust_env)
+    resolved = resolve_saved(folder, registry, _nest(settings or {}), trusted)
     _run_interruptible(lambda: training.train(resolved, registry, run=folder, resume=True))
-    return Run(folder, registry)
+    return Run(folder, registry, trusted=_modules(resolved, registry))
 
 
-def load(run: PathLike = "latest", *, plugins: Sequence[PathLike] = (), device: str = "auto") -> Run:
+def load(
+    run: PathLike = "latest",
+    *,
+    plugins: Sequence[PathLike] = (),
+    device: str = "auto",
+    trust_env: str | None = None,
+) -> Run:
     """Open a run by folder, by name under runs/, or "latest". Its content is read on first use.
 
-    Raises: ConfigError if there is no such run.
+    trust_env: the module that its environment may import, if its id is "module:Id": a run of somebody else imports none
+    without your word. Raises: ConfigError if there is no such run.
     """
-    return Run(find_run(str(run)), _open_registry(plugins), device)
+    return Run(find_run(str(run)), _open_registry(plugins), device, _trusted(trust_env))
 
 
 class Run:
     """A trained run. Weights and environment are loaded on first use. Only `dream` writes files."""
 
-    def __init__(self, path: Path, registry: Registry, device: str = "auto"):
+    def __init__(self, path: Path, registry: Registry, device: str = "auto", trusted: Collection[str] = ()):
         self.path = path
+        self._trusted = trusted
         self._registry = registry
         self._device = device
 
@@ -96,7 +114,7 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The whole configuration."""
-        return resolve_saved(self.path, self._registry)
+        return resolve_saved(self.path, self._registry, trusted=self._trusted)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -162,11 +180,20 @@ class Run:
     def _loaded(self) -> LoadedRun:
         from worldlab.training.loaded import load_run
 
-        return load_run(self.path, self._registry, self._device)
+        return load_run(self.path, self._registry, self._device, self._trusted)
 
 
 def _open_registry(plugins: Sequence[PathLike]) -> Registry:
     return open_registry([Path(file) for file in plugins])
+
+
+def _trusted(module: str | None) -> Collection[str]:
+    return () if module is None else (module,)
+
+
+def _modules(config: RunConfig, registry: Registry) -> Collection[str]:
+    """Return the module that the user has named in the environment's id, if any."""
+    return _trusted(env_module(config, registry))
 
 
 def _nest(settings: Settings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,11 +63,14 @@ class LoadedRun:
         return ActingAgent(self.composed.model, self.composed.agent, self.action_space, generator)
 
 
-def load_run(run: Path, registry: Registry, device: str = "auto") -> LoadedRun:
-    """Load a run from its folder without writing to it. Raises: ConfigError, CheckpointError, PluginError."""
+def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Collection[str] = ()) -> LoadedRun:
+    """Load a run from its folder without writing to it.
+
+    trusted: modules that its environment may import. Raises: ConfigError, CheckpointError, PluginError.
+    """
     folder = RunFolder.open(run)
     flags = {"device": device} if device != "auto" else {}
-    config = provenance.resolve_saved(folder.path, registry, flags)
+    config = provenance.resolve_saved(folder.path, registry, flags, trusted)
     provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
     checkpoint = latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:

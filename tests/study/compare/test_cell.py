@@ -172,7 +172,7 @@ def test_measures_are_kept_and_only_missing_ones_computed(tmp_path, spec, traine
 
     calls = []
 
-    def measure(run, registry, seed, names, *, sizes, cache):
+    def measure(run, registry, seed, names, *, sizes, cache, trusted):
         calls.append((run, seed, names, sizes is worldlab.study.measures.QUICK, cache))
         return {name: Measurement(float(len(calls))) for name in names}
 

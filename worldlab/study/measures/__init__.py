@@ -9,7 +9,7 @@ Each group of quantities is a file here with a function `measure(subject) -> {na
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ def measure(
     sizes: SampleSizes | None = None,
     reference: Path | None = None,
     cache: Path | None = None,
+    trusted: Collection[str] = (),
 ) -> dict[str, Measurement]:
     """Measure a trained run on recorded episodes of its environment.
 
@@ -39,9 +40,10 @@ def measure(
     which is wall-clock time. names: quantities, or groups (the part before the slash, such as "probe"); default: all.
     sizes: how much is measured. reference: a run whose agent plays every second recorded episode; use the same one for
     all models of a comparison. cache: a folder that stores recordings for the next model. Nothing else is written.
+    trusted: modules that the environments of the runs may import.
     Raises: ConfigError for an unknown name or a reference run in another environment; what
     `worldlab.training.loaded.load_run` raises.
     """
     from worldlab.study.measures.measuring import measure_run
 
-    return measure_run(run, registry, seed, names, sizes or SampleSizes(), reference, cache)
+    return measure_run(run, registry, seed, names, sizes or SampleSizes(), reference, cache, trusted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy
 
 import worldlab
 from worldlab.agent import LearnsFromEpisodes
+from worldlab.config.provenance import env_module
 from worldlab.env.find import open_adapter
 from worldlab.errors import ConfigError, StorageError, WorldlabError
 from worldlab.experience.acting import ActingAgent
@@ -42,10 +43,12 @@ def measure_run(
     sizes: SampleSizes,
     reference: Path | None,
     cache: Path | None,
+    trusted: Collection[str],
 ) -> dict[str, Measurement]:
     """Measure a run; see `worldlab.study.measures.measure`."""
     groups, wanted = select(names)
-    subject = _prepare(load_run(run, registry), registry, seed, sizes, reference, cache)
+    loaded = load_run(run, registry, trusted=trusted)
+    subject = _prepare(loaded, registry, seed, sizes, reference, cache)
     out: dict[str, Measurement] = {}
     for group in groups:
         out |= measure_group(group, subject)
@@ -76,7 +79,8 @@ def load_or_record(
     adapter, _ = open_adapter(registry, run.config.core.env.id)
     make_reference_agent, reference_digest = None, None
     if reference is not None:
-        reference_run = load_run(reference, registry)
+        module = env_module(run.config, registry)  # imported already, since `run` is loaded
+        reference_run = load_run(reference, registry, trusted=() if module is None else (module,))
         if (reference_run.schema, reference_run.env_id) != (run.schema, run.env_id):
             name, env_id = reference_run.folder.name, reference_run.env_id
             raise ConfigError(
