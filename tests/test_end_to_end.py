@@ -240,7 +240,7 @@ def test_a_killed_run_is_resumed_to_its_end(worldlab_command, place):
     assert training == list(range(16, steps + 1, 16))  # nothing lost, nothing twice
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_says_so(worldlab_command, place, number):
     arguments = ("train", "--env", "CartPole", *TINY, "--steps", "1000000", "--run", "run")
     process = start(worldlab_command, place, *arguments)
@@ -253,13 +253,14 @@ def test_a_signal_saves_and_says_so(worldlab_command, place, number):
     assert f"stopped at step {facts['step']}, checkpoint saved" in err and "--resume" in err
 
 
-def test_a_signal_to_the_whole_group_saves_too(worldlab_command, place):
-    """As `timeout`, systemd and a cluster's scheduler send it: the environment's process gets it as well."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_saves_too(worldlab_command, place, number):
+    """As `timeout`, a scheduler or a closing terminal sends it: the environment's process gets it as well."""
     arguments = ("train", "--env", "CartPole", *TINY, "--steps", "1000000", "--run", "run", "--env.workers", "1")
     process = start(worldlab_command, place, *arguments, group=True)
     wait_for_checkpoint(process, place / "run", 64)
-    os.killpg(process.pid, signal.SIGTERM)
-    finish(process, 128 + signal.SIGTERM)
+    os.killpg(process.pid, number)
+    finish(process, 128 + number)
     facts = json.loads((place / "run" / "run.json").read_text())
     assert facts["status"] == "stopped"
     check_manifest(place / "run" / "checkpoints" / f"step-{facts['step']:09d}")

@@ -194,7 +194,7 @@ class TrainSettings(Config):
     """Learning rate of adversarial critics inside the world model."""
     starts: int = field(256, ge=1)
     """Posterior states from which the agent imagines, per update."""
-    threads: int = field(0, ge=0)
+    threads: int = field(0, ge=0, le=1024)
     """CPU threads of torch; 0 uses all cores. --strict always uses one."""
     parallel: bool = field(True, expert=True)
     """Let the agent learn in a process of its own, where cores for a second one are free. --strict never does."""

@@ -63,6 +63,10 @@ def wrap_env(
     return env
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest reward: the replay stores float32."""
+
+
 class CheckedEnv(gymnasium.Wrapper):
     """Rejects values that violate the environment's own declaration, and copies observations.
 
@@ -101,8 +105,8 @@ class CheckedEnv(gymnasium.Wrapper):
         obs, reward, terminated, truncated, info = answer
         scalar = isinstance(reward, int | float | np.number | np.bool_) or getattr(reward, "shape", None) == ()
         number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
-        if not math.isfinite(number):
-            raise self._space_error("the reward", "a finite number", repr(reward)[:80])
+        if not abs(number) <= LARGEST:  # false for NaN
+            raise self._space_error("the reward", "a finite float32 number", repr(reward)[:80])
         return self._check_obs(obs), number, bool(terminated), bool(truncated), info
 
     def _check_obs(self, obs: Any) -> Any:

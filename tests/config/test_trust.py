@@ -53,7 +53,11 @@ def test_python_imports_nothing_either(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "run"))
     run = stranger(tmp_path, "evil:CartPole-v1")
-    for use in (lambda: worldlab.load(run).config, lambda: worldlab.load(run).world_model, lambda: worldlab.resume(run)):
+    for use in (
+        lambda: worldlab.load(run).config,
+        lambda: worldlab.load(run).world_model,
+        lambda: worldlab.resume(run),
+    ):
         with pytest.raises(ConfigError, match="imports the module 'evil'"):
             use()
     with pytest.raises(ConfigError, match="'evil'"):  # another setting of the environment is no word for its module

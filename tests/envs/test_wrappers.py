@@ -92,7 +92,7 @@ def test_dict_keys_and_discrete_values_are_checked(obs):
         wrap(Scripted(spaces.Dict({"a": spaces.Discrete(3)}), obs)).reset()
 
 
-@pytest.mark.parametrize("reward", [math.nan, math.inf, None, "1", [1.0, 2.0]])
+@pytest.mark.parametrize("reward", [math.nan, math.inf, 1e300, -1e39, None, "1", [1.0, 2.0]])
 def test_a_reward_that_is_no_number_is_an_error(reward):
     env = wrap(Scripted(BOX, np.zeros((2, 2))))
     env.unwrapped.step = lambda action: (np.zeros((2, 2)), reward, False, False, {})

@@ -169,7 +169,7 @@ def poison(trainer: Trainer) -> None:
     decoder.losses = losses
 
 
-def test_a_bad_update_changes_no_weight_of_its_player_and_is_forgiven_after_a_good_one():
+def test_a_bad_update_changes_no_weight_of_its_player_and_is_forgiven_after_a_good_one(caplog):
     trainer = adversarial(max_skips=3)
     batch = batch_for(trainer.model)
     honest = trainer.model.decoder.losses
@@ -178,6 +178,9 @@ def test_a_bad_update_changes_no_weight_of_its_player_and_is_forgiven_after_a_go
     for _ in range(2):
         out = trainer.update(batch, MODEL)
         assert not torch.isfinite(out["grad_norm/model/main"])
+    assert caplog.messages == [
+        "update 1: loss 'decoder/fool' is not finite; this update changes no weight of its player"
+    ]
     assert changed(trainer.model, before) <= critic_names(trainer.model)
     trainer.model.decoder.losses = honest  # type: ignore[method-assign]
     trainer.update(batch, MODEL)

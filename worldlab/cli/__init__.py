@@ -1,7 +1,7 @@
 """Implements the program `worldlab`: selects a command, runs it, and returns an exit code in every case.
 
 0 ok, 2 config, 3 plugin, 4 environment, 5 diverged, 6 storage, 7 checkpoint, 8 run locked, 9 memory,
-70 a bug in worldlab, 130 and 143 stopped by SIGINT and SIGTERM. Heavy modules are
+70 a bug in worldlab, 130, 143 and 129 stopped by SIGINT, SIGTERM and SIGHUP. Heavy modules are
 imported only by the commands that need them.
 """
 

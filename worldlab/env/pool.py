@@ -279,9 +279,13 @@ class _Local:
         self._episodes = []
 
 
+_GROUP_SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+"""Signals that a terminal or a scheduler sends to the whole process group."""
+
+
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Block SIGINT and SIGTERM: processes started inside inherit the mask; this one gets pending signals later.
+    """Block SIGINT, SIGTERM and SIGHUP: processes started inside inherit the mask; this one gets pending ones later.
 
     A terminal or a cluster scheduler signals the whole process group, but only the parent should react. A worker killed
     in the seconds before it installs its own handlers would look like a crash of the environment.
@@ -290,7 +294,7 @@ def _blocked_signals() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # if the first worker started it, it would undo the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         yield
     finally:
@@ -395,9 +399,10 @@ def _serve(pipe: Any, work: bytes) -> None:
     """Run a worker: build its environments, then serve requests until "close" arrives or the parent exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see `_blocked_signals`
     # A handler, not SIG_IGN: handlers are not inherited, so processes that an environment starts can be terminated.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for number in _GROUP_SIGNALS - {signal.SIGINT}:
+        signal.signal(number, lambda *_: None)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     local: _Local | None = None
     try:
         make, envs, seeds = pickle.loads(work)

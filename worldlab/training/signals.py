@@ -1,4 +1,4 @@
-"""Records SIGINT and SIGTERM during training, so that the loop can stop between two steps."""
+"""Records SIGINT, SIGTERM and SIGHUP during training, so that the loop can stop between two steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ class Stopped(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Record SIGINT and SIGTERM in the yielded list within the context; a second SIGINT interrupts immediately."""
+    """Record signals in the yielded list within the context; a second SIGINT interrupts immediately.
+
+    The signals are SIGINT, SIGTERM and SIGHUP, which a process receives when its terminal closes. A SIGHUP that the caller
+    ignores, as nohup does, stays ignored.
+    """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen  # only the main thread can set handlers; a caller in another thread must stop the run itself
@@ -30,7 +34,9 @@ def catch_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         seen.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield seen

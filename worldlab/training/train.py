@@ -32,7 +32,7 @@ def train(
     """Train a run to its end and return the content of result.json.
 
     run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint. explain: log
-    the choices of the composition. On SIGINT or SIGTERM, it saves a checkpoint and raises SystemExit(130 or 143).
+    the choices of the composition. On SIGINT, SIGTERM or SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129).
     """
     folder, changed = _open_folder(config, registry, run, resume)
     with folder:

@@ -260,9 +260,13 @@ class Trainer:
         self._skipped = True
         for _, optimizer in steps.values():
             optimizer.zero_grad(set_to_none=True)
+        bad = [key for key, value in terms.items() if not torch.isfinite(value)]
+        culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
+        if self.skips == 1:
+            log.warning(
+                "update %d: %s is not finite; this update changes no weight of its player", self.updates, culprit
+            )
         if self.skips >= self.settings.max_skips:
-            bad = [key for key, value in terms.items() if not torch.isfinite(value)]
-            culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
             raise DivergedError(
                 f"{culprit} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
                 cause="the loss or its gradient became NaN or inf; a skipped update changes no weight of its player",
