@@ -197,7 +197,7 @@ class TrainSettings(Config):
     threads: int = field(0, ge=0, le=1024)
     """CPU threads of torch; 0 uses all cores. --strict always uses one."""
     parallel: bool = field(True, expert=True)
-    """Let the agent learn in a process of its own, where cores for a second one are free. --strict never does."""
+    """Let the agent learn in a second process of as many threads, where cores are free. --strict never does."""
     clip: ClassVar[float] = 100.0
     """Global norm to which gradients are clipped: far above normal norms, as in DreamerV3's first version."""
     max_skips: ClassVar[int] = 10

@@ -162,8 +162,8 @@ def test_which_runs_use_it():
         settings = core.model_copy(update={**rest, "train": core.train.model_copy(update=train)})
         return can_learn_beside(settings, agent or Dreams(specs), torch.device(device), cores)
 
-    assert used() and used(threads=0) and used(threads=2, cores=4)
-    assert not used(cores=1) and not used(threads=2)
+    assert used() and used(threads=2, cores=4)
+    assert not used(cores=1) and not used(threads=2) and not used(threads=0, cores=8)
     assert not used(strict=True) and not used(parallel=False) and not used(device="meta")
     assert not used(steps=900)  # 450 updates do not repay the start
     assert not used(ToyAgent(specs))  # it reads sequences

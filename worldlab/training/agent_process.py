@@ -45,19 +45,20 @@ WORTH = 500
 
 
 def can_learn_beside(core: CoreSettings, agent: Agent, device: torch.device, cores: int) -> bool:
-    """Return whether the agent of a run may learn in a process of its own, and two processes have enough cores."""
+    """Return whether the agent of a run may learn in a process of its own, and two processes have enough cores.
+
+    With train.threads = 0 one process uses all cores, which is better for large models: with 0.6M parameters and 1,024
+    starts, two threads took 0.77 of the time of two processes (benchmarks/results/updates.json).
+    """
     allowed = core.train.parallel and not core.strict and device.type == "cpu" and sys.platform != "win32"
     learns = bool(agent.players()) and not isinstance(agent, OwnLearner) and not agent.reads_sequences
-    return allowed and learns and cores >= 2 * max(1, core.train.threads) and core.steps * core.train.ratio >= WORTH
+    return allowed and learns and 0 < 2 * core.train.threads <= cores and core.steps * core.train.ratio >= WORTH
 
 
 def learn_beside(trainer: Trainer, core: CoreSettings, device: torch.device, files: PluginFiles) -> None:
     """Give the trainer of a run an `AgentProcess` if it can use one. files: plugin files that the process loads."""
-    cores = available_cores()
-    if can_learn_beside(core, trainer.agent, device, cores):
-        threads = core.train.threads or cores // 2
-        torch.set_num_threads(threads)
-        trainer.beside = AgentProcess(files, threads)
+    if can_learn_beside(core, trainer.agent, device, available_cores()):
+        trainer.beside = AgentProcess(files, core.train.threads)
 
 
 class AgentProcess:
