@@ -19,7 +19,8 @@ def calls(model: WorldModel, batches: list[int], horizon: int) -> Iterator[tuple
     """Yield each call by name. The actions are a fixed plan, and no gradient is kept."""
     generator = torch.Generator().manual_seed(0)
     for n in batches:
-        carry, plan = model.initial(n), torch.rand(n, horizon, model.specs.action.dim) * 2 - 1
+        # As agents dream: dynamics with a cache share it.
+        carry, plan = model.fork(model.initial(n), 1), torch.rand(n, horizon, model.specs.action.dim) * 2 - 1
 
         def prior(carry: rollout.Carry = carry, plan: torch.Tensor = plan) -> object:
             return rollout.imagine(model.dynamics, carry, plan, horizon, generator)
