@@ -1,6 +1,7 @@
 """A run of somebody else imports nothing that its user has not named: FAULTS.md, R1."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,12 @@ def stranger(folder: Path, id: str) -> Path:
     return run
 
 
-def command(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *args: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    places = os.pathsep.join(part for part in (path, os.environ.get("PYTHONPATH", "")) if part)
     return subprocess.run(
-        [sys.executable, "-m", "worldlab", *args], cwd=folder, capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-m", "worldlab", *args],
+        cwd=folder, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -39,6 +42,22 @@ def test_no_command_imports_what_a_run_names(args, id, tmp_path):
     done = command(tmp_path, *args)
     assert done.returncode == 2 and not (run / "ran").exists()
     assert f"imports the module '{id.partition(':')[0]}'" in done.stderr and "--trust-env" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_whole_run_whose_environment_was_changed_runs_no_code_without_a_word(tmp_path):
+    """With the word, and the folder on the path of imports, the module runs: the control."""
+    small = ["--preset", "debug", "--size", "nano", "--steps", "120", "--train.prefill", "60", "--env.time-limit", "20"]
+    assert command(tmp_path, "train", "--env", "CartPole", *small, "--run", "run").returncode == 0
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace('"CartPole"', '"run.evil:CartPole-v1"'))
+    assert "run.evil" in config.read_text()
+    (tmp_path / "run" / "evil.py").write_text(EVIL)
+    played = ["eval", "run", "--episodes", "1"]
+    assert command(tmp_path, *played, path=str(tmp_path)).returncode == 2
+    assert not (tmp_path / "run" / "ran").exists()
+    done = command(tmp_path, *played, "--trust-env", "run.evil", path=str(tmp_path))
+    assert done.returncode == 0 and (tmp_path / "run" / "ran").exists(), done.stderr
 
 
 @pytest.mark.slow
