@@ -18,7 +18,7 @@ LONGEST = (
     "test_launchers_ray.py",
     "test_compare.py",
 )
-"""The files that take a minute or more, the longest first."""
+"""The files that take longest, the longest first."""
 
 
 def pytest_collectstart() -> None:

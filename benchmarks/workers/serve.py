@@ -27,7 +27,7 @@ _ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
 Calls = Mapping[str, Callable[[], object]]
-"""What a worker can be asked to run, by name. One call is the unit that is timed."""
+"""The calls of a worker, by name. One call is the unit that is timed."""
 
 
 class CountFlops(TorchDispatchMode):

@@ -53,7 +53,6 @@ class SharedPast:
 
     def __init__(self, layers: tuple[PastLayer, ...], row: Tensor, first: Tensor, last: Tensor, window: int):
         self.layers = layers
-        self.row = row
         self.first = first
         self.last = last
         self.window = window
@@ -89,14 +88,16 @@ class SharedPast:
         return x if self.even else x.index_select(0, self.slot)
 
 
-def attend(q: Tensor, past: SharedPast, layer: PastLayer, mask: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Softmax attention of one query per future over its past and its own steps.
+def attend(past: SharedPast, layer: PastLayer, mask: Tensor, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Softmax attention of one query per future over its past and the last `window` of its own steps.
 
-    q [N, heads, 1, d]; mask [N, 1, P]; keys, values [N, heads, k, d], k >= 1. Returns [N, heads, d].
+    mask [N, 1, P]; q [N, heads, 1, d]; keys, values [N, heads, k, d], k >= 1. Returns [N, heads, d].
     """
+    if keys.shape[2] > past.window:  # a slice that drops nothing would still cost a copy in the backward pass
+        keys, values = keys[:, :, -past.window :], values[:, :, -past.window :]
     q = q * q.shape[-1] ** -0.5
     old = past.ungroup(past.group(q[:, :, 0]) @ layer.keys) + mask
-    own = (q * keys).sum(-1)  # few and tiny: a product for each row and head would take five times as long
+    own = (q * keys).sum(-1)  # few and tiny: a product for each row and head is slower
     weight, own_weight = torch.softmax(torch.cat([old, own], -1), -1).split([old.shape[-1], own.shape[-1]], -1)
     read = past.ungroup(past.group(weight) @ layer.values)
     return read + (own_weight[..., None] * values).sum(2)

@@ -6,6 +6,7 @@ One function, `_attend_sequence`, attends over cached and new steps; a single st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -125,14 +126,7 @@ class TransformerMemory(nn.Module):
         x = self.embed(x)
         own: list[Own] = []
         for block, layer, old in zip(cast(Iterable[Any], self.blocks), past.layers, state["own"], strict=True):
-
-            def attention(q: Tensor, keys: Tensor, values: Tensor, layer: PastLayer = layer) -> Tensor:
-                window = self.window
-                if keys.shape[2] > window:
-                    keys, values = keys[:, :, -window:], values[:, :, -window:]
-                return attend(q, past, layer, mask, keys, values)
-
-            x, new = block.forward_shared(x, place, attention, old)
+            x, new = block.forward_shared(x, place, partial(attend, past, layer, mask), old)
             own.append(new)
         return {"h": self.norm(x).to(state["h"].dtype), "past": past, "own": tuple(own)}
 

@@ -1,4 +1,4 @@
-"""Comparisons whose cells run in forks of a process that has imported torch: the same numbers, in a third of the time."""
+"""Comparisons whose cells run in forks of a process that has imported torch: the same numbers without its start."""
 
 from __future__ import annotations
 

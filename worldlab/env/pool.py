@@ -183,8 +183,8 @@ def _stack(steps: list[_Step], first: bool) -> Arrivals:
 
 
 def _stack_arrays(values: list[Any]) -> np.ndarray:
-    """Stack values along a new first axis; one value is not copied, since `_Episodes` never writes to it."""
-    return np.asarray(values[0])[None] if len(values) == 1 else np.stack(values)
+    """Stack copies of the values along a new first axis: an environment may reuse its buffers."""
+    return np.array(values[0])[None] if len(values) == 1 else np.stack(values)  # np.stack of one value is slow
 
 
 class _Episodes:

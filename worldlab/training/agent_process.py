@@ -41,7 +41,7 @@ from worldlab.training.machine import keep_memory
 from worldlab.training.trainer import BesideError, Generators, Trainer
 
 WORTH = 500
-"""Updates from which on a run repays the start of the process, which takes three seconds of a core."""
+"""Updates from which on a run repays the start of the process, which imports torch: about two seconds of a core."""
 
 
 def can_learn_beside(core: CoreSettings, agent: Agent, device: torch.device, cores: int) -> bool:

@@ -240,12 +240,14 @@ class Loop:
         self.progress.update(counters.env_steps, updates=counters.updates, values=shown)
 
     def _note_busy_machine(self) -> None:
-        """Tell the user once if other programs need the cores of this run: it then takes longer than usual."""
+        """Tell the user once if more processes want a core than there are: the run then takes longer than usual."""
         wanted, cores = busy_cores(), available_cores()
         if not self.noted_busy and self.clock.elapsed() > 60 and wanted >= cores + 1:
             self.noted_busy = True
             step = self.session.counters.env_steps
-            self.progress.note(f"step {step}: other programs compete for the {cores} cores (load {wanted:.1f})")
+            self.progress.note(
+                f"step {step}: {wanted:.1f} processes compete for {cores} cores, which makes the run slower"
+            )
 
     def _alarm_once(self, name: str, alarm: Alarm) -> None:
         """Print an alarm unless it was raised before."""

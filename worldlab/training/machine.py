@@ -1,7 +1,7 @@
 """Sets up the process for training: device, threads, determinism, memory, and the library of matrix products.
 
 What makes an update faster without being part of its definition stands here and in `worldlab.training.agent_process`,
-with what it gained (benchmarks/updates.py).
+with what it gained (docs/log.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt (malloc.h)."""
 _LARGEST = (1 << 31) - 1
 LARGE = 3_000_000
-"""Multiplications from which on a matrix product repays the 25 us that oneDNN needs to prepare it."""
+"""Multiplications from which on a matrix product repays the time, about 25 us, that oneDNN needs to prepare it."""
 
 
 def set_up_machine(core: CoreSettings) -> torch.device:
@@ -67,7 +67,8 @@ def large_products(multiplications: int) -> Generator[None]:
     """Within the block, compute matrix products with oneDNN if they are large and `has_faster_products`.
 
     multiplications: those of a typical product of the block. Results then differ by rounding, so exact mode stays as it
-    is. On AMD processors with AVX-512, large products take half the time (an update of 1M parameters 0.75).
+    is. The gain of this code is not measured yet: the processor of benchmarks/results has bfloat16 units. An earlier
+    version took 0.74 to 0.77 of the time of an update on an AMD processor without them.
     """
     if multiplications < LARGE or exact() or not has_faster_products():
         yield
@@ -85,7 +86,7 @@ def has_faster_products() -> bool:
     """Return whether oneDNN multiplies at least 1.3 times as fast here as torch's default, with the same accuracy.
 
     torch calls oneDNN for float32 at the precision "medium". Where the processor has units for bfloat16 matrices, it uses
-    them, and the answer is False. It takes 10 ms.
+    them, and the answer is False. It takes 0.2 s.
     """
     (error, seconds), (other_error, other_seconds) = _multiply("highest"), _multiply("medium")
     return other_error <= 4 * error and 1.3 * other_seconds <= seconds
