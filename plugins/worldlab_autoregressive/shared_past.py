@@ -11,20 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROPE_BASE = 10_000.0
-
-
-def turn(x: Tensor, place: Tensor) -> Tensor:
-    """Apply rotary position embedding to x [N, P, heads, d] at positions place [N or 1, P].
-
-    Su et al. 2021, arXiv:2104.09864: products of rotated queries and keys depend only on the distance of their
-    positions.
-    """
-    half = x.shape[-1] // 2
-    angle = place[..., None, None] * ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
-    cos, sin = angle.cos(), angle.sin()
-    left, right = x.chunk(2, -1)
-    return torch.cat([left * cos - right * sin, left * sin + right * cos], -1)
+from worldlab_autoregressive.rotary import rotate
 
 
 @dataclass(frozen=True)
@@ -40,8 +27,7 @@ class PastLayer:
     def from_cache(cls, keys: Tensor, values: Tensor, heads: int) -> PastLayer:
         """Prepare cached keys and values [R, P, H], which get the positions 0 to P - 1."""
         keys, values = (cache.detach().unflatten(-1, (heads, -1)) for cache in (keys, values))
-        places = torch.arange(keys.shape[1], device=keys.device)[None]
-        return cls(turn(keys, places).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous())
+        return cls(rotate(keys).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous())
 
 
 class SharedPast:

@@ -15,15 +15,11 @@ from torch import Tensor, nn
 
 from worldlab.interfaces import State, Unrolled
 from worldlab.nn import mlp
-from worldlab_autoregressive.shared_past import PastLayer, SharedPast, attend, turn
+from worldlab_autoregressive.rotary import rotate, turn
+from worldlab_autoregressive.shared_past import PastLayer, SharedPast, attend
 
 Own = tuple[Tensor, Tensor]
 """Rotated keys and values [N, heads, k, d] of the steps that a future has made itself."""
-
-
-def rotate(x: Tensor, first: int = 0) -> Tensor:
-    """Rotate x [N, P, heads, d] by its positions first, first + 1, ... along P (shared_past.turn)."""
-    return turn(x, torch.arange(first, first + x.shape[1], device=x.device)[None])
 
 
 class Block(nn.Module):

@@ -89,7 +89,7 @@ def test_python_imports_nothing_either(tmp_path, monkeypatch):
 def test_an_installed_environment_needs_no_word(id, tmp_path):
     registry = load_registry()
     config = resolve_saved(stranger(tmp_path, id), registry)
-    assert env_module(config, registry) is None
+    assert env_module(config.core.env.id, registry) is None
 
 
 def test_an_environment_that_the_user_chooses_needs_no_word(tmp_path):

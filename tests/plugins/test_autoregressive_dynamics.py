@@ -26,7 +26,8 @@ from torch import Tensor
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.dynamics import AutoregressiveDynamics
 from worldlab_autoregressive.lstm import LSTMMemory
-from worldlab_autoregressive.transformer import TransformerMemory, rotate
+from worldlab_autoregressive.rotary import rotate
+from worldlab_autoregressive.transformer import TransformerMemory
 
 from worldlab import tree
 from worldlab.distributions import tempered

@@ -72,9 +72,9 @@ def resolve_saved(
     return config
 
 
-def env_module(config: RunConfig, registry: Registry) -> str | None:
-    """Return the module that the environment's id "module:Id" imports; None if the id names no module."""
-    module = config.core.env.id.rpartition(":")[0]
+def env_module(id: str, registry: Registry) -> str | None:
+    """Return the module that an environment's id "module:Id" imports; None if the id names no module."""
+    module = id.rpartition(":")[0]
     return None if not module or module in registry.names("env") else module
 
 
@@ -86,7 +86,7 @@ def check_env_module(config: RunConfig, registry: Registry, trusted: Collection[
     chosen = flags.get("env")
     if chosen is not None and (not isinstance(chosen, Mapping) or "id" in chosen):
         return
-    module = env_module(config, registry)
+    module = env_module(config.core.env.id, registry)
     if module is not None and module not in trusted:
         raise ConfigError(
             one_line(f"the environment of this run imports the module {one_line(module, 40)!r}"),

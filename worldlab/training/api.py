@@ -193,7 +193,7 @@ def _trusted(module: str | None) -> Collection[str]:
 
 def _modules(config: RunConfig, registry: Registry) -> Collection[str]:
     """Return the module that the user has named in the environment's id, if any."""
-    return _trusted(env_module(config, registry))
+    return _trusted(env_module(config.core.env.id, registry))
 
 
 def _nest(settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from worldlab.config.provenance import env_module
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.errors import CheckpointError, PluginError, WorldlabError, one_line
 from worldlab.registry import Registry, open_registry
@@ -173,7 +174,8 @@ def _measure(
     _check_final_checkpoint(folder)
     # All cells use seed 0 here, not their training seed: every model is measured on the same episodes, recorded once.
     sizes, cache = QUICK if spec.sizes == "quick" else SampleSizes(), folder.parents[1] / RECORDINGS
-    trusted = [spec.env.rpartition(":")[0]]  # whoever wrote the matrix named it
+    module = env_module(spec.env, registry)  # whoever wrote the matrix named it
+    trusted = () if module is None else (module,)
     measured = measure(folder, registry, 0, missing, sizes=sizes, cache=cache, trusted=trusted)
     unmeasured = [name for name in missing if name not in measured]
     if unmeasured:

@@ -79,7 +79,7 @@ def load_or_record(
     adapter, _ = open_adapter(registry, run.config.core.env.id)
     make_reference_agent, reference_digest = None, None
     if reference is not None:
-        module = env_module(run.config, registry)  # imported already, since `run` is loaded
+        module = env_module(run.config.core.env.id, registry)  # imported already, since `run` is loaded
         reference_run = load_run(reference, registry, trusted=() if module is None else (module,))
         if (reference_run.schema, reference_run.env_id) != (run.schema, run.env_id):
             name, env_id = reference_run.folder.name, reference_run.env_id
