@@ -13,7 +13,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -66,14 +66,27 @@ class _Step:
     skipped: bool = False
 
 
+@dataclass
+class Episode:
+    """An episode in progress, as what it takes to play it again.
+
+    round: how often the whole pool had been reset before, from 0. number: of the episode in its round, from 0. actions:
+    native actions since its reset.
+    """
+
+    round: int = -1
+    number: int = 0
+    actions: list[Any] = field(default_factory=list)
+
+
 class EnvPool:
     """Steps `num_envs` environments.
 
     make: builds one environment, in the form of `worldlab.env.find` (its observation is a dict). workers: processes
-    that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
-    step count, so that it plays new episodes). Every environment and every episode has its own seed, which does not
-    depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share a
-    seed. timeout: seconds a worker may take for one reply.
+    that share the environments; 0 steps them in this process. seed: an integer, or several (a run whose episodes cannot
+    go on adds its step count, so that it plays new ones). Every environment and every episode has its own seed, which
+    does not depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset`
+    share a seed. timeout: seconds a worker may take for one reply. episodes: the episode in progress of each environment.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies.
     """
@@ -89,6 +102,9 @@ class EnvPool:
         timeout: float = 300.0,
     ):
         self.num_envs = num_envs
+        self.seed = seed
+        self.episodes = [Episode() for _ in range(num_envs)]
+        self._sent: list[Any] = []
         self._timeout = timeout
         self._slices: list[_Local | _Remote] = []
         seeds = np.random.SeedSequence(seed).spawn(num_envs)
@@ -109,8 +125,18 @@ class EnvPool:
 
     def reset(self) -> Arrivals:
         """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
-        self._send("reset", [None] * self.num_envs)
-        return self._receive(first=True)
+        return self._begin([Episode(episode.round + 1) for episode in self.episodes])
+
+    def play_again(self, episodes: Sequence[Episode]) -> Iterator[Arrivals]:
+        """Play episodes of a pool of the same seed again, up to their last action. Yields the arrivals of each step.
+
+        An environment whose episode is shorter than the others' is skipped at the end.
+        """
+        yield self._begin([Episode(episode.round, episode.number) for episode in episodes])
+        for step in range(max(len(episode.actions) for episode in episodes)):
+            actions = [episode.actions[step] if step < len(episode.actions) else 0 for episode in episodes]
+            self.send(actions, np.array([step >= len(episode.actions) for episode in episodes]))
+            yield self.receive()
 
     def step(self, actions: Sequence[Any] | np.ndarray) -> Arrivals:
         """Take one action in each environment. actions: N native actions of the action space."""
@@ -125,11 +151,19 @@ class EnvPool:
         if len(actions) != self.num_envs:
             raise WorldlabError(f"{self.num_envs} environments need {self.num_envs} actions, got {len(actions)}")
         skipped = np.zeros(self.num_envs, bool) if idle is None else idle
-        self._send("step", [None if skip else action for action, skip in zip(actions, skipped, strict=True)])
+        chosen = [None if skip else action for action, skip in zip(actions, skipped, strict=True)]
+        self._sent = [None if action is None else np.array(action) for action in chosen]  # copies, which nobody changes
+        self._send("step", chosen)
 
     def receive(self) -> Arrivals:
         """Wait for the step that `send` began and return its results."""
-        return self._receive(first=False)
+        arrivals = self._receive(first=False)
+        for episode, action, done in zip(self.episodes, self._sent, arrivals.done.tolist(), strict=True):
+            if action is not None:
+                episode.actions.append(action)
+            if done:
+                episode.number, episode.actions = episode.number + 1, []
+        return arrivals
 
     def close(self) -> None:
         """Close the environments and end the workers; a second call does nothing."""
@@ -142,6 +176,12 @@ class EnvPool:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _begin(self, episodes: list[Episode]) -> Arrivals:
+        """Reset every environment to the start of an episode."""
+        self.episodes = episodes
+        self._send("reset", [(episode.round, episode.number) for episode in episodes])
+        return self._receive(first=True)
 
     def _send(self, what: str, actions: list[Any]) -> None:
         for part in self._slices:
@@ -193,7 +233,7 @@ class _Episodes:
     def __init__(self, make: Callable[[], gymnasium.Env], number: int, seed: np.random.SeedSequence):
         self.number = number
         self.id = "?"
-        self._seed, self._rounds = seed, 0
+        self._seed = seed
         self._rng = np.random.default_rng(seed)
         try:
             self.env = make()
@@ -203,18 +243,19 @@ class _Episodes:
         self._return, self._length = 0.0, 0
         self._last: Obs = {}
 
-    def begin(self) -> _Step:
-        """Start a new episode together with the whole pool; environments with the same seed then play the same."""
-        if self._rounds > 0:
-            key = (*self._seed.spawn_key, self._rounds)
-            self._rng = np.random.default_rng(np.random.SeedSequence(self._seed.entropy, spawn_key=key))
-        self._rounds += 1
+    def begin(self, round: int, number: int) -> _Step:
+        """Start an episode by its numbers (`Episode`); environments with the same seed then play the same."""
+        key = (*self._seed.spawn_key, round)
+        again = np.random.SeedSequence(self._seed.entropy, spawn_key=key) if round > 0 else self._seed
+        self._rng = np.random.default_rng(again)
+        for _ in range(number):
+            self._episode_seed()
         return self.reset()
 
     def reset(self) -> _Step:
         self._return, self._length = 0.0, 0
         try:
-            obs, _ = self.env.reset(seed=int(self._rng.integers(2**31)))
+            obs, _ = self.env.reset(seed=self._episode_seed())
         except Exception as error:
             raise self._named(error, "reset") from error
         self._last = obs
@@ -235,6 +276,9 @@ class _Episodes:
             return _Step(obs, float(reward))
         finished = (self._return, self._length)
         return _Step(obs, float(reward), bool(terminated), bool(truncated), self.reset().obs, finished)
+
+    def _episode_seed(self) -> int:
+        return int(self._rng.integers(2**31))
 
     def _named(self, error: Exception, doing: str) -> WorldlabError:
         """Return the error with the environment's number, its id and the step."""
@@ -267,7 +311,7 @@ class _Local:
 
     def send(self, what: str, actions: list[Any]) -> None:
         pairs = zip(self._episodes, actions, strict=True)
-        self._reply = [one.begin() if what == "reset" else one.step(action) for one, action in pairs]
+        self._reply = [one.begin(*action) if what == "reset" else one.step(action) for one, action in pairs]
 
     def receive(self, timeout: float) -> Any:
         return self._reply

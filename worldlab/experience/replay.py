@@ -187,6 +187,15 @@ class Replay:
             self._copy(env, first, length, row, out)
         return out
 
+    def newest(self, env: int, count: int) -> dict[str, np.ndarray]:
+        """Return the newest steps of a stream, `count` of them or all that are kept: {key: [n, ...]}."""
+        count = min(count, int(self._lengths()[env]))
+        out = {key: np.empty((1, count, *shape), kind) for key, (shape, kind) in self.schema.items()}
+        if self.storage == "disk":
+            self.flush()
+        self._copy(env, int(self._totals[env]) - count, count, 0, out)
+        return {key: array[0] for key, array in out.items()}
+
     def can_sample(self, length: int) -> bool:
         """Return whether any stream keeps `length` consecutive steps."""
         return bool(self._lengths().max() >= length)

@@ -325,6 +325,19 @@ def _unused(path: Path) -> Path:
     return candidate
 
 
+def set_aside(folder: Path) -> int:
+    """Move all segments of a replay to orphans/ and return how many there were. Nothing is deleted."""
+    segments = sorted(folder.glob("seg-*.log"))
+    for path in segments:
+        with storage_errors(path, "move"):
+            os.rename(path, _unused(make_folder(folder / "orphans") / path.name))
+    if segments:
+        with storage_errors(folder, "sync"):
+            fsync_folder(folder / "orphans")
+            fsync_folder(folder)
+    return len(segments)
+
+
 def read_header(folder: Path) -> SegmentHeader | None:
     """Return the header of the first readable segment in a folder; None if there is none."""
     for path in sorted(folder.glob("seg-*.log")):

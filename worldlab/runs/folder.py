@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import worldlab
 from worldlab.errors import ConfigError, StorageError, did_you_mean
 from worldlab.runs import storage
-from worldlab.runs.checkpoint import list_checkpoints
+from worldlab.runs.checkpoint import QUARANTINE, list_checkpoints
 from worldlab.runs.find import checked_run_path
 from worldlab.runs.lock import LOCK_FILES, FolderLock
 
@@ -54,6 +54,7 @@ class RunFolder:
         self.videos = path / "videos"
         self.plugins = path / "plugins"
         self.report = path / "report.html"
+        self._folders = (self.checkpoints, self.replay, self.videos, self.tb)
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -76,8 +77,7 @@ class RunFolder:
         if folder._occupied():
             folder.close()
             raise folder._exists()
-        for path in (folder.checkpoints, folder.replay, folder.videos, folder.tb):
-            storage.make_folder(path)
+        folder._prepare()
         return folder
 
     @classmethod
@@ -87,13 +87,25 @@ class RunFolder:
         Raises: ConfigError if there is no run; RunLockedError; StorageError.
         """
         folder = cls(Path(path))
-        if not folder.run_json.is_file():
+        if not folder.run_json.is_file() and not (write and folder.began):
             raise _no_run(folder.path)
         if write:
             folder._acquire()
-            for place in (folder.path, folder.checkpoints):
-                storage.clean_leftovers(place)
+            folder._prepare()
         return folder
+
+    def _prepare(self) -> None:
+        """Remove what a killed process left unfinished, and create what is missing."""
+        for place in (self.path, self.checkpoints):
+            storage.clean_leftovers(place)
+        for path in self._folders:
+            storage.make_folder(path)
+
+    @property
+    def saved(self) -> bool:
+        """Whether the folder holds a checkpoint, whole or damaged, or a result."""
+        left = (self.result, self.checkpoints / QUARANTINE)
+        return bool(list_checkpoints(self.checkpoints)) or any(path.exists() for path in left)
 
     @property
     def name(self) -> str:
@@ -174,11 +186,22 @@ class RunFolder:
             "git": git_state(),
         }
 
+    @property
+    def began(self) -> bool:
+        """Whether a run has begun in this folder."""
+        return self.run_json.is_file() or self.config.is_file()
+
     def _occupied(self) -> bool:
-        return any(entry.name not in (*LOCK_FILES, *BESIDE) for entry in os.scandir(self.path))
+        """Whether the folder holds more than what `create`, killed half-way, or a comparison leaves in it."""
+        return any(
+            entry.name not in (*LOCK_FILES, *BESIDE)
+            and not entry.name.startswith(storage.TEMP_PREFIX)
+            and not (Path(entry) in self._folders and not any(os.scandir(entry)))
+            for entry in os.scandir(self.path)
+        )
 
     def _exists(self) -> ConfigError:
-        if not self.run_json.is_file() and not self.config.is_file():
+        if not self.began:
             message = f"folder '{self.name}' is not empty and holds no run"
             return ConfigError(message[:100], cause=str(self.path), fix="choose another folder: --run DIR")
         steps = [step for step, _ in list_checkpoints(self.checkpoints)]
