@@ -20,7 +20,7 @@ def run_forked(place: Path, *arguments: str) -> tuple[int, str, str]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     files = [place / f".{os.getpid()}-{name}" for name in ("stdout", "stderr")]
-    process = context.Process(target=_worldlab, args=(place, arguments, dict(os.environ), *files))
+    process = context.Process(target=run_in_fork, args=(place, arguments, dict(os.environ), *files))
     process.start()
     process.join(SECONDS)
     process.kill()
@@ -32,7 +32,8 @@ def run_forked(place: Path, *arguments: str) -> tuple[int, str, str]:
     return process.exitcode, out, err
 
 
-def _worldlab(place: Path, arguments: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
+def run_in_fork(place: Path, arguments: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
+    """Become the command `worldlab ARGUMENTS`, with its output in two files."""
     os.chdir(place)
     os.environ.clear()
     os.environ.update(environment)

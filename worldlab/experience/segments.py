@@ -24,6 +24,7 @@ import numpy as np
 
 from worldlab.env.spaces import Schema
 from worldlab.errors import CheckpointError, StorageError
+from worldlab.runs.failpoints import durable
 from worldlab.runs.storage import (
     AppendFile,
     fsync_folder,
@@ -151,7 +152,7 @@ class SegmentLog:
             if (number + 1) * self.steps <= min(step, self.totals[stream]):
                 path = self.path(stream, number)
                 self._close_reader(path)
-                with storage_errors(path, "remove"):
+                with storage_errors(path, "remove"), durable("delete"):
                     path.unlink()
 
     def restore(self, totals: list[int], window: list[int]) -> None:
@@ -291,7 +292,8 @@ class SegmentLog:
             orphans = make_folder(self.folder / "orphans")
             with storage_errors(path, "move"):
                 if kept <= 0:
-                    os.rename(path, _unused(orphans / path.name))
+                    with durable("rename"):
+                        os.rename(path, _unused(orphans / path.name))
                     continue
                 end = self.header_size + kept * self._framed.itemsize
                 data = path.read_bytes()
@@ -299,7 +301,8 @@ class SegmentLog:
                     write_new(
                         _unused(orphans / f"{path.stem}-from-{total}.log"), [data[: self.header_size], data[end:]]
                     )
-                    os.truncate(path, end)
+                    with durable("truncate"):
+                        os.truncate(path, end)
                 fsync_folder(orphans)
                 fsync_folder(self.folder)
 
@@ -329,7 +332,7 @@ def set_aside(folder: Path) -> int:
     """Move all segments of a replay to orphans/ and return how many there were. Nothing is deleted."""
     segments = sorted(folder.glob("seg-*.log"))
     for path in segments:
-        with storage_errors(path, "move"):
+        with storage_errors(path, "move"), durable("rename"):
             os.rename(path, _unused(make_folder(folder / "orphans") / path.name))
     if segments:
         with storage_errors(folder, "sync"):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import worldlab
 from worldlab.errors import CheckpointError, DivergedError
 from worldlab.runs import storage
+from worldlab.runs.failpoints import durable
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
 
 if TYPE_CHECKING:
@@ -337,7 +338,7 @@ def quarantine(path: Path) -> None:
     while target.exists():
         number += 1
         target = target.with_name(f"{path.name}.{number}")
-    with storage.storage_errors(path, "move to quarantine"):
+    with storage.storage_errors(path, "move to quarantine"), durable("rename"):
         path.rename(target)
         storage.fsync_folder(path.parent)
 
