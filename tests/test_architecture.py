@@ -307,6 +307,7 @@ WRITERS = {
         "worldlab/experience/segments.py",
         "os.open",
     ): "reads replay segments; they are appended through worldlab.runs.storage",
+    ("worldlab/runs/failpoints.py", "open"): "a list of the failpoints that a test reached, where the test wants it",
     ("worldlab/cli/__init__.py", "os.open"): "os.devnull, to silence a closed pipe",
     (
         "worldlab/study/compare/cell.py",

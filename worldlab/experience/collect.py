@@ -115,7 +115,8 @@ class Collector:
 
     def _restore(self, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, Any]) -> None:
         taken = [list(tensors[f"actions.{env}"].numpy()) for env in range(self.pool.num_envs)]
-        episodes = [Episode(*numbers, actions) for numbers, actions in zip(saved["episodes"], taken, strict=True)]
+        numbers = zip(saved["episodes"], taken, strict=True)
+        episodes = [Episode(round, number, actions) for (round, number), actions in numbers]
         self._play_again(episodes)
         arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items() if not name.startswith("state")}
         self._obs = {name.removeprefix("obs."): value for name, value in arrays.items() if name.startswith("obs.")}
