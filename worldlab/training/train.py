@@ -35,10 +35,9 @@ def train(
     run if it is not there or has saved nothing yet. explain: log the choices of the composition. On SIGINT, SIGTERM or
     SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129).
     """
-    changed: list[dict[str, str]] = []
     with _open_folder(config, run, resume) as folder:
+        changed = _check_plugins(config, registry, folder)
         if folder.saved:
-            changed = _check_plugins(config, registry, folder)
             live, checkpoint = _build_resumed(config, registry, folder)
             _save_configuration(folder, config, registry)
         else:
