@@ -33,9 +33,16 @@ from typing import NamedTuple, NoReturn, TextIO
 PRELOAD = (
     "torch._dynamo",  # torch's own optimisers load it
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "gymnasium.envs.classic_control",
     "worldlab.cli.train",
+    "worldlab.registry.discovery",
+    "worldlab.runs.tensorboard_events",
     "worldlab.training.train",
     "worldlab.study.compare.cell",
+    "worldlab_agents.dreamer",
+    "worldlab_envs.gymnasium_adapter",
+    *(f"worldlab_{family}.{role}" for family in ("vae", "cpc") for role in ("encoder", "dynamics", "decoder")),
 )
 MAINS = {"worldlab": "worldlab.cli", "worldlab.study.compare.cell": "worldlab.study.compare.cell"}
 """The module whose function main(arguments) `python -m NAME` calls."""
