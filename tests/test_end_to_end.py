@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked_command import run_forked
+from warm_process import warm_worldlab
 
 pytestmark = pytest.mark.slow
 
@@ -106,11 +106,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 def run(place: Path, *arguments: str, code: int = 0, command: list[str] | None = None) -> tuple[str, str]:
     """Run the command to its end, check the exit code, return stdout and stderr. command: the installed one, not a fork."""
-    if command is not None:
-        return finish(start(command, place, *arguments), code)
-    found, out, err = run_forked(place, *arguments)
-    assert found == code, f"exit code {found}\n{out}\n{err}"
-    return out, err
+    return finish(start(command or warm_worldlab(), place, *arguments), code)
 
 
 def ask(place: Path, *arguments: str, command: list[str] | None = None) -> dict:

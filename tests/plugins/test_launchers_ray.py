@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from forked_cells import launch_in_forks
+from warm_process import warm_cells
 from worldlab_launchers import ray_cluster, ray_node
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.ray import RayLauncher
@@ -242,7 +242,7 @@ SMALL = {
 def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path):
     registry = load_registry()
     with pytest.MonkeyPatch.context() as patch:
-        launch_in_forks(patch)
+        warm_cells(patch)
         here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
     nodes.ask_for(3)
     folder = tmp_path / "there"

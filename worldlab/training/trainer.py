@@ -26,6 +26,7 @@ from worldlab.model.schedule import JOINT, Stage
 from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
 from worldlab.settings import TrainSettings
+from worldlab.training.adam import Adam
 from worldlab.training.machine import large_products
 from worldlab.world_model import WorldModel
 
@@ -278,7 +279,7 @@ def _adam(player: Player, rate: float | None = None) -> torch.optim.Optimizer:
     """Build a player's optimiser. rate: the learning rate of a player that declares none."""
     chosen = rate if player.rate is None else player.rate
     assert chosen is not None, "an agent's player declares its learning rate"
-    return torch.optim.Adam(player.parameters, chosen, betas=player.betas, fused=True)
+    return Adam(player.parameters, chosen, betas=player.betas, fused=True)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
