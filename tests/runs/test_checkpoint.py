@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from worldlab.errors import CheckpointError, DivergedError, StorageError
-from worldlab.runs import checkpoint, storage
+from worldlab.runs import digests, storage
 from worldlab.runs.checkpoint import latest_valid, list_checkpoints, open_checkpoint, prune, save_checkpoint
 
 
@@ -34,7 +34,7 @@ def remake_manifest(path, **changes):
     for name in manifest["files"]:
         digest = storage.sha256_file(path / name)
         manifest["files"][name] = {"bytes": digest.bytes, "sha256": digest.sha256}
-    manifest["self_sha256"] = checkpoint._self_digest(manifest)
+    manifest["self_sha256"] = digests.self_digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
