@@ -236,6 +236,14 @@ def test_a_forged_manifest_reaches_no_other_file(folder, tmp_path):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("tied", [[], {"model": []}, {"model": {"b": ["w"]}}, {"model": {"b": "gone"}}, None, 1])
+def test_tied_tensors_of_another_form_are_damage(folder, tied):
+    path = save(folder, 1)
+    remake_manifest(path, tied=tied)
+    with pytest.raises(CheckpointError, match=r"manifest.json (is not well formed|ties 'b' to a tensor)"):
+        open_checkpoint(path).tensors("model")
+
+
 def test_a_failed_save_leaves_the_earlier_checkpoint_only(folder, monkeypatch):
     save(folder, 1)
     real, calls = storage.os.fsync, []
