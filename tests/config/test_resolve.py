@@ -308,8 +308,8 @@ def test_a_configuration_that_is_no_file_is_refused_without_waiting(registry, tm
         with pytest.raises(ConfigError, match="cannot read") as error:
             resolve(registry, files=[path])
         assert error.value.exit_code == 2
-    (tmp_path / "link.toml").symlink_to(file(tmp_path, "steps = 123"))
-    assert resolve(registry, files=[tmp_path / "link.toml"]).core.steps == 123
+    (tmp_path / "link.toml").symlink_to(file(tmp_path, "steps = 12345"))
+    assert resolve(registry, files=[tmp_path / "link.toml"]).core.steps == 12345
 
 
 def test_missing_files_presets_and_parts_get_suggestions(registry, tmp_path):
