@@ -87,7 +87,16 @@ def test_records_that_a_checkpoint_needs_are_missed_and_a_torn_one_is_not(run, c
     assert verify(capsys, run) == ([[]], [[]])
     os.truncate(segment, segment.stat().st_size - 10)
     (found,), _ = verify(capsys, run)
-    assert found == ["checkpoint step-200 needs records 0 to 100 of stream 0: 0 to 99 exist"]
+    assert found == ["checkpoint step-200 needs records 99 to 100 of stream 0, which are missing"]
+
+
+def test_a_segment_that_is_gone_is_missed(run, capsys):
+    segments = sorted((run / "replay").glob("seg-000-*"))
+    segments[1].unlink()
+    (found,), _ = verify(capsys, run)
+    assert found == [
+        f"checkpoint step-{step} needs records 25 to 50 of stream 0, which are missing" for step in (100, 200)
+    ]
 
 
 def test_a_run_of_an_earlier_version_is_not_covered_and_not_damaged(run, capsys):

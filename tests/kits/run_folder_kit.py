@@ -32,7 +32,7 @@ def make_run(path: Path) -> RunFolder:
     with RunFolder.create(path) as folder:
         folder.write_config(CONFIG)
         folder.write_run_json({"status": "running", "seed": 7, "parameters": {"total": 42}})
-        replay = Replay(SCHEMA, 1000, 2, folder.replay)
+        replay = Replay(SCHEMA, 400, 2, folder.replay)  # 25 records in a segment
         with MetricsBus(folder, tensorboard=False) as metrics:
             for step in (100, 200):
                 for number in range(step - 100, step):

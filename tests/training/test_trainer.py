@@ -243,7 +243,9 @@ def test_an_infinite_loss_with_a_finite_gradient_ends_the_run_after_as_many_upda
     trainer.update(batch, MODEL)
     assert trainer.skips == 0
     _add_to_main(decoder, torch.inf)
-    with pytest.raises(DivergedError, match=r"'decoder/fool' is not finite at update 6; 3 updates in a row\n") as caught:
+    with pytest.raises(
+        DivergedError, match=r"'decoder/fool' is not finite at update 6; 3 updates in a row\n"
+    ) as caught:
         for _ in range(3):
             trainer.update(batch, MODEL)
     assert caught.value.exit_code == 5

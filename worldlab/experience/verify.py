@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from worldlab.errors import WorldlabError
 from worldlab.experience.segments import segment_name, unpack_header
 from worldlab.runs import storage
 from worldlab.runs.checkpoint import Checkpoint
+from worldlab.runs.parse import parse_json
 from worldlab.runs.verify import Verdict
 
 _FRAME = struct.Struct("<II")  # length and CRC-32 of a record
@@ -19,9 +23,9 @@ _FRAME = struct.Struct("<II")  # length and CRC-32 of a record
 
 @dataclass
 class _Stream:
-    """Intact records of one stream. total: one past the last record."""
+    """The records of one stream. gaps: (first, one past the last) record that is missing. total: one past the last."""
 
-    missing: set[int] = field(default_factory=set)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
     first: int = 0
     total: int = 0
 
@@ -54,28 +58,34 @@ def _verify_segment(path: Path, stream: _Stream, last: bool) -> str:
             data = file.read()
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    header = unpack_header(data)
-    if header is None:
+    header, number = unpack_header(data), segment_name(path)
+    length = 0 if header is None else _record_length(header.schema)
+    if header is None or not length or number is None or header.first != number[1] * header.steps:
         return "its header is damaged"
-    at, record, bad = header.size, header.first, []
-    length = None
-    while at + _FRAME.size <= len(data):
+    record, bad = header.first, []
+    for at in range(header.size, len(data) - _FRAME.size - length + 1, _FRAME.size + length):
         found, crc = _FRAME.unpack_from(data, at)
-        length = found if length is None else length  # all records have one length
-        body = data[at + _FRAME.size : at + _FRAME.size + length]
-        if len(body) < length:
-            break
-        if found != length or zlib.crc32(body) != crc:
+        if found != length or zlib.crc32(data[at + _FRAME.size : at + _FRAME.size + length]) != crc:
             bad.append(record)
-        at, record = at + _FRAME.size + length, record + 1
+        record += 1
     if not stream.total:
         stream.first = header.first
-    stream.missing.update(range(stream.total, header.first), bad)
+    elif header.first > stream.total:
+        stream.gaps.append((stream.total, header.first))
     stream.total = record
     if bad:
         return f"{len(bad)} damaged records, the first is record {bad[0]}"
     whole = record - header.first == header.steps
     return "" if last or whole else "it ends before the next segment begins"
+
+
+def _record_length(schema: str) -> int:
+    """Return the bytes of a record without its frame; 0 for a schema that no run writes."""
+    try:
+        sizes = [np.dtype(kind).itemsize * math.prod(shape) for _, kind, shape in parse_json(schema.encode())]
+        return sum(sizes) if all(type(size) is int and size >= 0 for size in sizes) else 0
+    except (ValueError, TypeError):
+        return 0
 
 
 def _find_gaps(checkpoint: Checkpoint, streams: dict[int, _Stream]) -> list[str]:
@@ -87,11 +97,16 @@ def _find_gaps(checkpoint: Checkpoint, streams: dict[int, _Stream]) -> list[str]
     found = []
     for number, (first, total) in enumerate(needs):
         stream = streams.get(number, _Stream())
-        if total > first and (stream.total < total or stream.first > first):
-            kept = f"{stream.first} to {stream.total}"
-            found.append(
-                f"checkpoint step-{checkpoint.step} needs records {first} to {total} of stream {number}: {kept} exist"
-            )
+        lacking = [gap for gap in stream.gaps if gap[0] < total and gap[1] > first]
+        if stream.first > first:
+            lacking.insert(0, (first, min(stream.first, total)))
+        if stream.total < total:
+            lacking.append((max(stream.total, first), total))
+        if total > first:
+            found += [
+                f"checkpoint step-{checkpoint.step} needs records {start} to {stop} of stream {number}, which are missing"
+                for start, stop in lacking
+            ]
     return found
 
 
