@@ -74,6 +74,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         validate_default=True,
+        defer_build=True,  # a validator is built when it is first used: most parts of a start are not
     )
 
     @classmethod
