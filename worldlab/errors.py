@@ -75,6 +75,21 @@ class MemoryLimitError(WorldlabError):
     exit_code = 9
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation of Python, numpy or torch failed. torch has no class of its own for the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def out_of_memory(error: BaseException) -> MemoryLimitError:
+    """Return the error for a failed allocation."""
+    return MemoryLimitError(
+        f"not enough memory ({type(error).__name__})",
+        cause=one_line(error, 300) or None,
+        fix="a smaller --size, --train.batch-size or --replay.capacity, or end other programs",
+    )
+
+
 def closest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that `name` most likely means, or None.
 

@@ -25,6 +25,9 @@ units: hidden units of a layer. memory: width H of the memory. width: channels o
 `--model.units`, `--model.memory` and `--model.width` set one dial for all parts.
 """
 
+LARGEST = 2**16
+"""The largest value of a setting that `--size` sets: a square layer of this width takes 17 GB."""
+
 if TYPE_CHECKING:
 
     def field(default: Any = ..., *, expert: bool = False, **rules: Any) -> Any: ...
@@ -44,7 +47,9 @@ else:
 
         It either follows a dial, `units: int = sized("units", ge=1)`, or has its own value for each size,
         `depth: int = sized(nano=1, tiny=2, small=3, medium=4, large=4, ge=1)`. The default is the value for "medium".
+        A value is at most LARGEST unless `le` sets another bound.
         """
+        sizes_and_rules.setdefault("le", LARGEST)
         sizes = {name: sizes_and_rules.pop(name) for name in SIZES if name in sizes_and_rules}
         both = bool(dial and sizes)
         if dial:
@@ -69,6 +74,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         validate_default=True,
+        defer_build=True,  # a validator is built when it is first used: most parts of a start are not
     )
 
     @classmethod

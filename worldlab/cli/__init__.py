@@ -21,6 +21,7 @@ COMMANDS = {
     "dream": "Draw open-loop predictions of a trained run beside the real frames.",
     "compare": "Compare models on tasks under equal budgets, and write a report.",
     "roundup": "Test published claims about the model families.",
+    "verify": "Check that no file of a run is damaged; read only.",
     "plugins": "List the installed components, or show one with its settings.",
     "check-plugin": "Check the behaviour of a plugin's components; report cause and fix of each failure.",
     "new-plugin": "Write a new plugin that trains and passes every check.",

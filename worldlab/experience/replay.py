@@ -289,9 +289,10 @@ class Replay:
 
     def _read_position(self, position: dict[str, Any]) -> list[int]:
         """Return the totals of a cursor. Raises: CheckpointError when it does not belong to this replay."""
-        totals = position.get("totals")
+        totals = position.get("totals") if isinstance(position, dict) else None
         if (
-            position.get("format") != 1
+            totals is None
+            or position.get("format") != 1
             or not isinstance(position.get("kept"), int)
             or not isinstance(totals, list)
             or not all(isinstance(total, int) and total >= 0 for total in totals)

@@ -27,7 +27,7 @@ from worldlab.registry import Registry
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.pictures import save_webp
-from worldlab.runs.storage import make_folder
+from worldlab.runs.storage import make_folder, refuse_links
 from worldlab.training import session
 from worldlab.training.compose import Composed, compose
 from worldlab.training.machine import set_up_machine
@@ -69,6 +69,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Colle
     trusted: modules that its environment may import. Raises: ConfigError, CheckpointError, PluginError.
     """
     folder = RunFolder.open(run)
+    folder.report_texts()
     flags = {"device": device} if device != "auto" else {}
     config = provenance.resolve_saved(folder.path, registry, flags, trusted)
     provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
@@ -125,8 +126,10 @@ def draw_dreams(
 ) -> dict[str, Any]:
     """Let the agent play in `count` environments, then draw the model's open-loop predictions next to the real frames.
 
-    Returns the written files and the open-loop error by step.
+    Returns the written files and the open-loop error by step. Raises: StorageError if the run's folder for them is a link.
     """
+    if out is None:
+        refuse_links(loaded.folder.path)
     length = open_loop.CONTEXT_FRAMES + horizon
     replay = play(loaded, count, 2 * length, seed)
     batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)

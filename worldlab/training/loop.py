@@ -314,6 +314,7 @@ class Loop:
         if self.saved_at != self._position():
             self.metrics.sync()
             counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
+            self.folder.cover_metrics(self.metrics.digest)
             save(self.session, self.folder.checkpoints, self.manifest)
             self.saved_at = self._position()
 
@@ -327,6 +328,8 @@ class Loop:
         self._draw_dream()
         if outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
+        self.metrics.sync()
+        self.folder.cover_metrics(self.metrics.digest)
         return {
             "env": self.session.env_id,
             "env_steps": counters.env_steps,

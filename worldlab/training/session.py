@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from worldlab.training.agent_process import learn_beside
 from worldlab.training.compose import Composed, compose
 from worldlab.training.dry_run import dry_run
 from worldlab.training.machine import set_up_machine
+from worldlab.training.saved_state import read_state
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
@@ -169,7 +170,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
-    state = checkpoint.state if checkpoint else {}  # each access reads and verifies the file
+    state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
     seed = [streams.derive("env"), counters.env_steps]
     same = core.env.same_episodes
@@ -256,7 +257,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
     oldest = list_checkpoints(folder)[0][1]
     try:
         reach = read_json(oldest / STATE)["replay"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s); old experience is kept as long as this checkpoint exists", oldest.name, error)
     else:
         session.replay.prune(reach)
@@ -268,7 +269,7 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
     session.health.restore(state["health"])
     for name, optimizer in session.optimizers.items():
         tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
-        restore_optimizer(optimizer, tensors, state["optimizers"][name])
+        restore_optimizer(optimizer, tensors, state["optimizers"].get(name))
     session.streams.restore(checkpoint.tensors("random"), state["random"])
     session.trainer.updates = state["trainer"]["updates"]
     session.trainer.skips = state["trainer"]["skips"]

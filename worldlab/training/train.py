@@ -70,6 +70,11 @@ def _open_folder(
             raise provenance.version_error(changed)
         provenance.warn_of_changes(changed)
         folder = RunFolder.open(run, write=True)
+        try:
+            folder.report_texts(strict=config.core.strict)
+        except BaseException:
+            folder.close()
+            raise
     else:
         folder = RunFolder.create(run or new_run_path(config.core.env.id))
         _save_configuration(folder, config, registry)
@@ -174,7 +179,7 @@ def _run_loop(
         Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
     ):
         if checkpoint:
-            metrics.truncate_after(checkpoint.step, live.counters.lines)
+            metrics.truncate_after(checkpoint.step, live.counters.lines, folder.cover_metrics)
         metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         try:

@@ -182,6 +182,7 @@ def _write_report(comparison: Comparison, folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock the folder, so that no other comparison runs in it. Raises: RunLockedError."""
+    storage.refuse_links(folder)
     lock = FolderLock(folder, f"comparison '{folder.name[:30]}'", "--out")
     try:
         yield
