@@ -117,7 +117,7 @@ def test_the_old_api_is_named():
     [
         (None, None),
         (spaces.MultiBinary(3), None),
-        (spaces.Tuple([BOX, BOX]), None),
+        (spaces.Tuple([BOX, spaces.MultiBinary(3)]), None),
         (spaces.Box(0, 1, (32, 32, 3), np.float32), None),
         (spaces.Box(0, 255, (3, 32, 32), np.uint8), None),
         (spaces.Box(0, 255, (4, 4, 3), np.uint8), None),

@@ -72,7 +72,8 @@ def _dispatch(args: list[str]) -> int:
             cause=f"commands: {', '.join(COMMANDS)}",
             fix="worldlab --help",
         )
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("worldlab").setLevel(logging.INFO)  # other libraries' notes are for their own developers
     return importlib.import_module(f"worldlab.cli.{name.replace('-', '_')}").run(args[1:])
 
 

@@ -42,7 +42,8 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0]).absolute()
     _redirect_output(folder / OUTPUT)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    logging.getLogger("worldlab").setLevel(logging.INFO)  # other libraries' notes are for their own developers
     try:
         return run_cell(folder)
     except KeyboardInterrupt:
