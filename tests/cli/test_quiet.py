@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forked_command import run_forked
+from warm_process import run_worldlab
 
 NOISY = """
 import logging
@@ -18,5 +18,5 @@ gymnasium.register("Noisy-v0", CartPoleEnv)
 
 def test_notes_of_other_libraries_are_not_shown(tmp_path):
     (tmp_path / "noisy.py").write_text(NOISY)
-    code, _, err = run_forked(tmp_path, "check-env", "noisy:Noisy")
+    code, _, err = run_worldlab(tmp_path, "check-env", "noisy:Noisy")
     assert (code, err.splitlines()) == (0, ["note of worldlab", "warning of another library"])

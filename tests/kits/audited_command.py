@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from forked_command import PRELOAD
+from forks import run_in_fork
 
 SECONDS = 120
 STARTS = (
@@ -43,14 +42,8 @@ def run_audited(place: Path, run: str, *commands: list[str]) -> list[dict[str, A
     run: the folder, below place, that a command may write to. Returns for each command code (exit code), events (what it
     did that it should not have done), modules (that it imported) and err (stderr); nothing for commands that did not end.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "worldlab.training.loaded"])
     output = place / ".audited.json"
-    process = context.Process(target=_audited, args=(place, run, commands, dict(os.environ), output))
-    process.start()
-    process.join(SECONDS)
-    process.kill()
-    process.join()
+    run_in_fork(_audited, place, run, commands, dict(os.environ), output, seconds=SECONDS)
     lines = output.read_text().splitlines() if output.exists() else []
     output.unlink(missing_ok=True)
     return [json.loads(line) for line in lines]

@@ -45,6 +45,14 @@ def warm_worldlab() -> list[str]:
     return [str(warm_python()), "-m", "worldlab"]
 
 
+def run_worldlab(place: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run `worldlab ARGUMENTS` in the folder `place`, whose modules it can import. Returns exit code, stdout, stderr."""
+    path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command, environment = [*warm_worldlab(), *arguments], dict(os.environ, PYTHONPATH=path)
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=START)
+    return done.returncode, done.stdout, done.stderr
+
+
 def warm_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let comparisons start their cells with the stand-in, whatever the launcher."""
     monkeypatch.setattr(sys, "executable", str(warm_python()))

@@ -9,8 +9,8 @@ import shutil
 
 import pytest
 from audited_command import run_audited
-from forked_command import run_forked
 from hostile_runs import HOSTILE, contents, prepare
+from warm_process import run_worldlab
 
 SMALL = (
     "--env CartPole --preset debug --size nano --steps 130 --train.prefill 60 --env.time-limit 20 --train.ratio 0.02"
@@ -49,7 +49,7 @@ RESUMED = (
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     place = tmp_path_factory.mktemp("good")
-    code, _, err = run_forked(place, "train", *SMALL.split())
+    code, _, err = run_worldlab(place, "train", *SMALL.split())
     assert code == 0, err
     return place / "run"
 
