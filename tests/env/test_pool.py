@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldlab.env.pool import BLAS_THREADS, EnvPool
+from worldlab.env.pool import EnvPool
+from worldlab.env.process import BLAS_THREADS
 from worldlab.errors import EnvError
 
 
@@ -102,7 +103,7 @@ def test_environments_and_episodes_have_their_own_seeds():
 def test_an_exception_names_the_environment_and_keeps_its_reason(workers):
     with EnvPool(lambda: Counter("raise"), 2, workers, seed=0) as pool:
         pool.reset()
-        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1: RuntimeError") as error:
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1 of its episode: RuntimeError") as error:
             pool.step([0, 99])
     assert "the licence ran out" in (error.value.cause or "")
 
@@ -170,7 +171,7 @@ def test_a_hanging_worker_is_killed_and_named():
 
 def test_close_ends_the_workers():
     pool = EnvPool(Counter, 2, 2, seed=0)
-    workers = [part._process for part in pool._slices]
+    workers = [part._process for part in pool._parts]
     pool.close()
     pool.close()
     assert not any(worker.is_alive() for worker in workers)
