@@ -21,6 +21,11 @@ CLOSING = 2.0
 """Seconds that environments have to close."""
 
 
+def building_time(timeout: float) -> float:
+    """Return the seconds in which an environment must be built: at least a minute, for a worker imports much before."""
+    return max(timeout, 60.0)
+
+
 class Episodes:
     """One environment, its stream of episode seeds, and the return so far.
 
@@ -114,7 +119,7 @@ class Episodes:
     def _call(self, doing: str, work: Callable[[], Any]) -> Any:
         """Run code of the environment. Raises: a WorldlabError, whatever the code raises; what `is_from_user` names."""
         try:
-            with Limit(self._timeout):
+            with Limit(building_time(self._timeout) if doing == "build" else self._timeout):
                 return work()
         except BaseException as error:
             if is_from_user(error):

@@ -24,7 +24,7 @@ import numpy as np
 from worldlab import errors
 from worldlab.env import process
 from worldlab.env.arrivals import Arrivals, Step, stack
-from worldlab.env.episodes import CLOSING, Begun, Local, Reply, first_failure
+from worldlab.env.episodes import CLOSING, Begun, Local, Reply, building_time, first_failure
 from worldlab.env.watch import check_stop
 from worldlab.errors import EnvCrashedError, EnvError, WorldlabError
 
@@ -45,7 +45,7 @@ class EnvPool:
     that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
     step count, so that it plays new episodes). Every environment and every episode has its own seed, which does not
     depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share a
-    seed. timeout: seconds an environment may take to be built, to reset and to step. restarts: how many times in all
+    seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute). restarts: how many times in all
     environments that crash or hang are replaced (see `receive`). taken: steps that the run took before, for messages.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies. StopRequested if
@@ -76,7 +76,7 @@ class EnvPool:
         try:
             for group in groups:
                 self._parts.append(self._open(group, bool(workers)))
-            self._wait()
+            self._wait(building=True)
             for part in self._parts:
                 if part.failure is not None:
                     raise part.failure
@@ -151,8 +151,9 @@ class EnvPool:
         for part in self._parts:
             part.send(request, {position: arguments[env] for position, env in enumerate(part.envs)})
 
-    def _wait(self) -> None:
-        _wait_for_replies([part for part in self._parts if isinstance(part, _Remote)], self._timeout)
+    def _wait(self, *, building: bool = False) -> None:
+        timeout = building_time(self._timeout) if building else self._timeout
+        _wait_for_replies([part for part in self._parts if isinstance(part, _Remote)], timeout)
 
     def _restart(self, number: int, error: WorldlabError) -> None:
         """Replace what failed in part `number` and begin new episodes there. Raises: the error, if nothing may restart."""
@@ -163,12 +164,11 @@ class EnvPool:
             raise error
         self.restarts -= 1
         self._report(error)
-        broken = [i for i, reply in enumerate(part.replies) if isinstance(reply, WorldlabError)]
-        request = "rebuild"
+        request, broken = "rebuild", [part.replies.index(error)]
         if not part.alive:
             part.close()
             part = self._parts[number] = self._open(part.envs, in_worker=True)
-            self._wait()
+            self._wait(building=True)
             request, broken = "again", list(range(len(part.envs)))
         for position in broken:
             self._drawn[part.envs[position]] += 1
