@@ -71,8 +71,8 @@ class CheckedEnv(gymnasium.Wrapper):
     """Rejects values that violate the environment's own declaration, and copies observations.
 
     Checked at every step: the five return values of Gymnasium's API, the observation's keys, shapes and dtypes, finite
-    observations (also as float32), a finite reward, and that terminated and truncated are bools. Bounds are not checked: many environments exceed theirs by a
-    rounding error; `worldlab check-env` reports it.
+    observations (also as float32), a finite reward, and that terminated and truncated are bools. Bounds are not checked:
+    many environments exceed theirs by a rounding error; `worldlab check-env` reports it.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str):
@@ -145,9 +145,7 @@ class CheckedEnv(gymnasium.Wrapper):
                 raise self._space_error(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
         return value
 
-    def _space_error(
-        self, what: str, expected: str, got: str, breaks: str = "breaks the declared space"
-    ) -> EnvError:
+    def _space_error(self, what: str, expected: str, got: str, breaks: str = "breaks the declared space") -> EnvError:
         where = f"step {self._step} of the episode" if self._step else "reset"
         rest = f", {where}: {what[:25]} {breaks}"
         return EnvError(

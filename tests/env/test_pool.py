@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import logging
 import multiprocessing
@@ -64,7 +63,7 @@ class Counter(gymnasium.Env):
         if self.fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "native":
-            ctypes.PyDLL(None).sleep(60)  # keeps Python's lock, so that no signal handler of Python can run
+            all(itertools.repeat(True))  # never returns to Python, so that no signal handler of Python can run
         time.sleep(60)
 
     def close(self):

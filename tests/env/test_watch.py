@@ -10,13 +10,23 @@ import time
 import pytest
 
 from worldlab.env import watch
-from worldlab.env.watch import Limit, StopRequested, TimeIsUp, check_stop, forget_stop, is_from_user, request_stop
+from worldlab.env.watch import (
+    Limit,
+    StopRequested,
+    TimeIsUp,
+    check_stop,
+    forget_stop,
+    is_from_user,
+    request_stop,
+    stop_timer,
+)
 
 
 @pytest.fixture(autouse=True)
 def no_stop():
     yield
     forget_stop()
+    stop_timer()
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0) and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
@@ -37,14 +47,38 @@ def test_code_that_is_in_time_is_left_alone():
     with Limit(0.2):
         pass
     time.sleep(0.3)
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL  # the timer has rung, and turned itself off
 
 
-def test_time_in_which_the_process_was_suspended_counts_for_one_tick():
-    """The timer runs on while a process is suspended, but only one of its signals is kept."""
-    with Limit(0.4):
+def test_time_in_which_the_process_was_suspended_does_not_count():
+    """The timer rings when the process goes on, late."""
+    with Limit(0.2):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-        time.sleep(0.6)
+        time.sleep(1.5)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        with pytest.raises(TimeIsUp):
+            time.sleep(30)
+
+
+def test_the_time_of_a_limit_begins_with_it_though_the_timer_runs_on():
+    for _ in range(5):
+        with Limit(0.3):
+            time.sleep(0.1)
+    start = time.monotonic()
+    with pytest.raises(TimeIsUp), Limit(0.3):
+        time.sleep(30)
+    assert 0.3 <= time.monotonic() - start < 5
+
+
+def test_an_exception_that_the_environment_catches_is_raised_again():
+    caught = []
+    with pytest.raises(TimeIsUp), Limit(0.1):
+        try:
+            time.sleep(30)
+        except BaseException as error:
+            caught.append(error)
+            time.sleep(30)
+    assert isinstance(caught[0], TimeIsUp)
 
 
 @pytest.mark.parametrize("before", [True, False])

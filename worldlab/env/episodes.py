@@ -10,13 +10,11 @@ import gymnasium
 import numpy as np
 
 from worldlab.env.arrivals import Obs, Step
-from worldlab.env.watch import Limit, TimeIsUp, is_from_user
+from worldlab.env.watch import Limit, TimeIsUp, is_from_user, stop_timer
 from worldlab.errors import EnvCrashedError, MemoryLimitError, WorldlabError
 
 Reply = Step | WorldlabError
 """What one environment answers to a request."""
-Begun = tuple[int, int]
-"""How far the episodes of an environment have come: rounds (resets of the whole pool), and episodes of the last round."""
 CLOSING = 2.0
 """Seconds that environments have to close."""
 
@@ -29,41 +27,29 @@ def building_time(timeout: float) -> float:
 class Episodes:
     """One environment, its stream of episode seeds, and the return so far.
 
-    timeout: seconds that one call of the environment may take. begun: where the stream of seeds starts.
+    timeout: seconds that one call of the environment may take.
     Raises: EnvError if the environment cannot be built.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], gymnasium.Env],
-        number: int,
-        seed: np.random.SeedSequence,
-        timeout: float,
-        begun: Begun = (0, 0),
-    ):
+    def __init__(self, make: Callable[[], gymnasium.Env], number: int, seed: np.random.SeedSequence, timeout: float):
         self.number = number
         self.id = "?"
         self._make, self._seed, self._timeout = make, seed, timeout
-        self._rounds, drawn = begun
-        self._start_stream(self._rounds - 1)
-        for _ in range(drawn):
-            self._draw_seed()
+        self._rng = np.random.default_rng(seed)
         self._return, self._length = 0.0, 0
         self._last: Obs = {}
         self.env = self._call("build", make)
         self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
 
     def answer(self, request: str, argument: Any) -> Reply:
-        """Carry out a request: "reset", "step", "again" (a new episode) or "rebuild" (in a new environment)."""
+        """Carry out a request: "step" with an action, "reset" with (round, number), "rebuild" for both anew."""
         try:
             if request == "step":
                 return self._step(argument)
-            if request == "reset":
-                return self._begin()
             if request == "rebuild":
                 self.close()
                 self.env = self._call("build", self._make)
-            return self._reset()
+            return self._begin(*argument)
         except WorldlabError as error:
             return error
 
@@ -76,15 +62,18 @@ class Episodes:
             if isinstance(error, KeyboardInterrupt) and is_from_user(error):
                 raise
 
-    def _begin(self) -> Step:
-        """Start a new episode together with the whole pool; environments with the same seed then play the same."""
-        self._start_stream(self._rounds)
-        self._rounds += 1
+    def _begin(self, round: int, number: int) -> Step:
+        """Start an episode by its numbers (`EnvPool`); environments with the same seed then play the same."""
+        key = (*self._seed.spawn_key, round)
+        seed = np.random.SeedSequence(self._seed.entropy, spawn_key=key) if round > 0 else self._seed
+        self._rng = np.random.default_rng(seed)
+        for _ in range(number):
+            self._episode_seed()
         return self._reset()
 
     def _reset(self) -> Step:
         self._return, self._length = 0.0, 0
-        seed = self._draw_seed()
+        seed = self._episode_seed()
         obs, _ = self._call("reset", lambda: self.env.reset(seed=seed))
         self._last = obs
         return Step(obs, first=True)
@@ -104,14 +93,7 @@ class Episodes:
             obs, float(reward), bool(terminated), bool(truncated), reset_obs=self._reset().obs, finished=finished
         )
 
-    def _start_stream(self, round: int) -> None:
-        """Start the stream of episode seeds of a round, counted from 0."""
-        seed = self._seed
-        if round > 0:
-            seed = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, round))
-        self._rng = np.random.default_rng(seed)
-
-    def _draw_seed(self) -> int:
+    def _episode_seed(self) -> int:
         return int(self._rng.integers(2**31))
 
     # ---- errors ----
@@ -146,7 +128,7 @@ def first_failure(replies: Sequence[Reply | None]) -> WorldlabError | None:
 
 
 class Local:
-    """Environments stepped in this process. Arguments: as of `Episodes`, one seed and one begun for each of `envs`."""
+    """Environments stepped in this process. Arguments: as of `Episodes`, one seed for each of `envs`."""
 
     def __init__(
         self,
@@ -154,15 +136,14 @@ class Local:
         envs: Sequence[int],
         seeds: Sequence[np.random.SeedSequence],
         timeout: float,
-        begun: Sequence[Begun],
     ):
         self.envs = list(envs)
         self.replies: list[Reply | None] = [None] * len(envs)
         self.alive = True
         self._episodes: list[Episodes] = []
         try:
-            for number, seed, start in zip(envs, seeds, begun, strict=True):
-                self._episodes.append(Episodes(make, number, seed, timeout, start))
+            for number, seed in zip(envs, seeds, strict=True):
+                self._episodes.append(Episodes(make, number, seed, timeout))
         except BaseException:
             self.close()
             raise
@@ -189,3 +170,5 @@ class Local:
         episodes, self._episodes = self._episodes, []
         for one in episodes:
             one.close(seconds)
+        if episodes:
+            stop_timer()

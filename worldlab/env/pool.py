@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 from worldlab import errors
 from worldlab.env import process
 from worldlab.env.arrivals import Arrivals, Step, stack
-from worldlab.env.episodes import CLOSING, Begun, Local, Reply, building_time, first_failure
+from worldlab.env.episodes import CLOSING, Local, Reply, building_time, first_failure
 from worldlab.env.watch import check_stop
 from worldlab.errors import EnvCrashedError, EnvError, WorldlabError
 
@@ -38,6 +39,14 @@ _LATE = 0.5
 """Seconds beyond the limit before a worker is killed: it reports a hang in Python code itself, with the place."""
 
 
+@dataclass
+class Episode:
+    """Which episode an environment plays. round: earlier resets of the whole pool. number: earlier episodes since then."""
+
+    round: int = -1
+    number: int = 0
+
+
 class EnvPool:
     """Steps `num_envs` environments.
 
@@ -45,8 +54,9 @@ class EnvPool:
     that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
     step count, so that it plays new episodes). Every environment and every episode has its own seed, which does not
     depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share a
-    seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute). restarts: how many times in all
-    environments that crash or hang are replaced (see `receive`). taken: steps that the run took before, for messages.
+    seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute). restarts: how
+    many times in all environments that crash or hang are replaced (see `receive`). taken: steps that the run took
+    before, for messages.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies. StopRequested if
     a signal came and the environments do not finish their step soon after.
@@ -68,7 +78,7 @@ class EnvPool:
         self.restarts = restarts
         self._make, self._timeout, self._taken = make, timeout, taken
         self._parts: list[Local | _Remote] = []
-        self._rounds, self._drawn = 0, [0] * num_envs
+        self.episodes = [Episode() for _ in range(num_envs)]
         self._reported: set[str] = set()
         seeds = np.random.SeedSequence(seed).spawn(num_envs)
         self._seeds = seeds[:1] * num_envs if same_episodes else seeds
@@ -89,8 +99,8 @@ class EnvPool:
 
     def reset(self) -> Arrivals:
         """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
-        self._rounds, self._drawn = self._rounds + 1, [0] * self.num_envs
-        self._send("reset", [None] * self.num_envs)
+        self.episodes = [Episode(episode.round + 1) for episode in self.episodes]
+        self._send("reset", [(episode.round, episode.number) for episode in self.episodes])
         return self.receive()
 
     def step(self, actions: Sequence[Any] | np.ndarray) -> Arrivals:
@@ -120,8 +130,8 @@ class EnvPool:
             while (error := self._parts[number].failure) is not None:
                 self._restart(number, error)
         steps = [_step_of(reply) for part in self._parts for reply in part.replies]
-        for env, step in enumerate(steps):
-            self._drawn[env] += step.first + (step.finished is not None)
+        for episode, step in zip(self.episodes, steps, strict=True):
+            episode.number += step.finished is not None
         arrivals = stack(steps)
         self._taken += arrivals.taken
         return arrivals
@@ -143,9 +153,8 @@ class EnvPool:
         self.close()
 
     def _open(self, envs: list[int], in_worker: bool) -> Local | _Remote:
-        begun = [(self._rounds, self._drawn[env]) for env in envs]
         part = _Remote if in_worker else Local
-        return part(self._make, envs, [self._seeds[env] for env in envs], self._timeout, begun)
+        return part(self._make, envs, [self._seeds[env] for env in envs], self._timeout)
 
     def _send(self, request: str, arguments: list[Any]) -> None:
         for part in self._parts:
@@ -169,11 +178,12 @@ class EnvPool:
             part.close()
             part = self._parts[number] = self._open(part.envs, in_worker=True)
             self._wait(building=True)
-            request, broken = "again", list(range(len(part.envs)))
-        for position in broken:
-            self._drawn[part.envs[position]] += 1
+            request, broken = "reset", list(range(len(part.envs)))
+        episodes = {position: self.episodes[part.envs[position]] for position in broken}
+        for episode in episodes.values():
+            episode.number += 1
         if part.alive:
-            part.send(request, dict.fromkeys(broken))
+            part.send(request, {position: (e.round, e.number) for position, e in episodes.items()})
             self._wait()
 
     def _report(self, error: WorldlabError) -> None:
@@ -219,7 +229,6 @@ class _Remote:
         envs: Sequence[int],
         seeds: Sequence[np.random.SeedSequence],
         timeout: float,
-        begun: Sequence[Begun],
     ):
         import cloudpickle  # lets `make` be a closure; Gymnasium depends on it too
 
@@ -232,7 +241,7 @@ class _Remote:
         # spawn: a fork would copy torch's threads and locks in an unusable state
         context = multiprocessing.get_context("spawn")
         self.pipe, worker_pipe = context.Pipe()
-        work = cloudpickle.dumps((make, self.envs, seeds, timeout, begun))
+        work = cloudpickle.dumps((make, self.envs, seeds, timeout))
         in_main = threading.current_thread() is threading.main_thread()
         self._process = context.Process(
             target=_serve,
