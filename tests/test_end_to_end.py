@@ -282,7 +282,7 @@ MISTAKES = [
     (
         "train --env counter:Broken TINY",
         4,
-        "env 0: env 'counter:Broken-v0', step 5: obs['obs'] breaks the declared space",
+        "env 0: env 'counter:Broken-v0', step 5 of the episode: obs['obs'] breaks the declared space",
     ),
     ("train --env counter:Absent TINY", 4, "module 'counter' registers no environment 'Absent'"),
     ("train --env absent:Env-v0 TINY", 4, "module 'absent' of the environment cannot be imported: ModuleNotFoundError"),

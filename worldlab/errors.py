@@ -4,6 +4,7 @@
     |- ConfigError            2  a wrong name, value or file in the configuration
     |- PluginError            3  a plugin that is missing, broken or violates its contract
     |- EnvError               4  an environment that cannot be built or violates its spaces
+    |  `- EnvCrashedError     4  an environment that raised an exception, died or hung
     |- DivergedError          5  training produced NaN or infinity
     |- StorageError           6  a folder or file that cannot be written
     |- CheckpointError        7  a checkpoint that is missing, damaged or does not fit
@@ -53,6 +54,10 @@ class PluginError(WorldlabError):
 
 class EnvError(WorldlabError):
     exit_code = 4
+
+
+class EnvCrashedError(EnvError):
+    pass
 
 
 class DivergedError(WorldlabError):

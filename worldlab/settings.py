@@ -116,6 +116,10 @@ class EnvSettings(Config):
     """Number of environments stepped in parallel during collection."""
     workers: int = field(0, ge=0, le=64)
     """Worker processes that step the environments; 0 uses the main process (best for cheap environments)."""
+    timeout: float = field(300.0, gt=0, expert=True)
+    """Seconds that an environment may take to reset or to step before it counts as hung; to be built, at least 60."""
+    restarts: int = field(3, ge=0, expert=True)
+    """Crashed or hung environments that a run replaces while it collects; 0 ends the run. --strict never replaces one."""
     repeat: int = field(1, ge=1, le=32)
     """Action repeat: frames per action. Rewards are summed; only the last frame is rendered."""
     size: int | None = field(None, ge=8, le=512)

@@ -72,8 +72,8 @@ class CheckedEnv(gymnasium.Wrapper):
     """Rejects values that violate the environment's own declaration, copies observations and flattens nested ones.
 
     Checked at every step: the five return values of Gymnasium's API, the observation's keys, shapes and dtypes, finite
-    observations (also as float32) and a finite reward. Bounds are not checked: many environments exceed theirs by a
-    rounding error; `worldlab check-env` reports it.
+    observations (also as float32), a finite reward, and that terminated and truncated are bools. Bounds are not checked:
+    many environments exceed theirs by a rounding error; `worldlab check-env` reports it.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str):
@@ -110,7 +110,17 @@ class CheckedEnv(gymnasium.Wrapper):
         number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
         if not abs(number) <= LARGEST:  # false for NaN
             raise self._space_error("the reward", "a finite float32 number", repr(reward)[:80])
-        return self._check_obs(obs), number, bool(terminated), bool(truncated), info
+        ended = self._check_flag("terminated", terminated), self._check_flag("truncated", truncated)
+        return self._check_obs(obs), number, *ended, info
+
+    def _check_flag(self, name: str, value: Any) -> bool:
+        """Return a flag as a bool. Accepted are bools of Python and numpy, 0 and 1, and 0-dimensional arrays of them."""
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        scalar = isinstance(value, int | np.integer) or getattr(value, "shape", None) == ()
+        if not (scalar and value in (0, 1)):
+            raise self._space_error(name, "True or False", repr(value)[:80], breaks="is no bool")
+        return bool(value)
 
     def _check_obs(self, obs: Any) -> Any:
         space = self.env.observation_space
@@ -148,9 +158,11 @@ class CheckedEnv(gymnasium.Wrapper):
                 raise self._space_error(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
         return value
 
-    def _space_error(self, what: str, expected: str, got: str) -> EnvError:
+    def _space_error(self, what: str, expected: str, got: str, breaks: str = "breaks the declared space") -> EnvError:
+        where = f"step {self._step} of the episode" if self._step else "reset"
+        rest = f", {where}: {what[:25]} {breaks}"
         return EnvError(
-            f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
+            f"env {self._id[: max(4, 84 - len(rest))]!r}{rest}",  # the pool adds the environment's number
             cause=f"expected {expected}, got {got}",
             fix="correct the environment or its observation_space; worldlab check-env shows details",
         )

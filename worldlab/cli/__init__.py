@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from worldlab.errors import ConfigError, WorldlabError, did_you_mean, one_line
+from worldlab.errors import ConfigError, WorldlabError, did_you_mean, is_out_of_memory, one_line, out_of_memory
 
 COMMANDS = {
     "train": "Train a world model and an agent in an environment.",
@@ -38,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
-        code = _dispatch(args)
-        sys.stdout.flush()
+        with _stdout_for(args):
+            code = _dispatch(args)
+            sys.stdout.flush()
         return code
     except WorldlabError as exc:
         _print_error(exc, str(exc), debug)
@@ -52,8 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exc:  # argparse, after --help
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except Exception as exc:
+        if is_out_of_memory(exc):
+            error = out_of_memory(exc)
+            _print_error(exc, str(error), debug)
+            return error.exit_code
         _print_error(exc, _bug_report(exc, keep=not debug), debug)
         return WorldlabError.exit_code
+
+
+def _stdout_for(args: list[str]) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: with --json, nothing else than its result reaches stdout."""
+    if "--json" not in args or {"-h", "--help", "--help-all"} & set(args):
+        return nullcontext()
+    from worldlab.cli.common import own_stdout
+
+    return own_stdout()
 
 
 def _dispatch(args: list[str]) -> int:

@@ -9,7 +9,8 @@ import torch
 
 from worldlab import tree
 from worldlab.agent import LearnsFromEpisodes
-from worldlab.env.pool import Arrivals, EnvPool
+from worldlab.env.arrivals import Arrivals
+from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action, encode_action
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.replay import Replay, records
@@ -69,7 +70,7 @@ class Collector:
         """Wait for the environments and store their steps. Returns how many environments were stepped."""
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
-        return int((~arrivals.skipped).sum())
+        return arrivals.taken
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
         """Draw uniform actions, each repeated for 1 to `hold` decisions."""

@@ -26,7 +26,7 @@ from worldlab.experience.segments import (
 )
 
 if TYPE_CHECKING:
-    from worldlab.env.pool import Arrivals
+    from worldlab.env.arrivals import Arrivals
 
 PENDING_BYTES = 8 * 2**20
 """Appended bytes kept in memory before an automatic flush to disk."""

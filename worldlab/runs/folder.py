@@ -26,7 +26,7 @@ from worldlab.runs.lock import LOCK_FILES, FolderLock
 __all__ = ["RunFolder", "git_state", "versions"]
 
 log = logging.getLogger("worldlab")
-Status = Literal["running", "finished", "stopped", "failed", "diverged"]
+Status = Literal["running", "finished", "stopped", "interrupted", "failed", "diverged"]
 
 FORMAT = "worldlab-run"
 FORMAT_VERSION = 1
@@ -135,7 +135,7 @@ class RunFolder:
     def write_run_json(self, values: dict[str, Any]) -> None:
         """Set top-level entries of run.json, atomically; all other entries stay.
 
-        values: status (running, finished, stopped, failed or diverged), step, seed, device, plugins,
+        values: status (running, finished, stopped, interrupted, failed or diverged), step, seed, device, plugins,
         parameters, ... The first call adds format, run_id, time, library versions and the git state of the
         working folder. Never pass environment variables, command lines or absolute paths.
         """

@@ -78,7 +78,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Colle
         log.warning("%s", sentence)
     torch_device = set_up_machine(config.core)
     env_id, make = session.open_env(config, registry)
-    with EnvPool(make, 1) as pool:
+    with EnvPool(make, 1, timeout=config.core.env.timeout) as pool:
         obs_space, action_space = pool.observation_space, pool.action_space
     composed = compose(config, registry, obs_space, action_space, Streams(config.core.seed), torch_device)
     session.load_weights(composed, checkpoint)
@@ -106,6 +106,7 @@ def evaluate_run(
         episodes=episodes or core.eval.final_episodes,
         seed=seed,
         workers=eval_workers(core.env.workers),
+        timeout=core.env.timeout,
         record=images[0] if video is not None else None,
         deterministic=core.eval.deterministic,
         dream_horizon=core.eval.dream_horizon,
@@ -169,7 +170,7 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:
     """Collect fresh experience with a run's exploring agent: `steps` decisions in each of `envs` environments."""
     replay = Replay(loaded.schema, max(1000, 2 * envs * steps), envs)
-    with EnvPool(loaded.make, envs, 0, seed) as pool:
+    with EnvPool(loaded.make, envs, 0, seed, timeout=loaded.config.core.env.timeout) as pool:
         collector = Collector(pool, replay, loaded.acting(seed))
         collector.start()
         for _ in range(steps):

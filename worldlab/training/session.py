@@ -15,6 +15,7 @@ import torch
 
 from worldlab.agent import Agent, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
+from worldlab.env.episodes import CLOSING
 from worldlab.env.find import open_adapter
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
@@ -97,11 +98,11 @@ class Session:
         own = agent.optimizers() if isinstance(agent, OwnLearner) else {}
         return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
 
-    def close(self) -> None:
-        """Close the environments, the replay and the process of the agent."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Close the environments, the replay and the process of the agent. at_once: wait for none of them."""
         if self.trainer.beside is not None:
-            self.trainer.beside.close()
-        self.pool.close()
+            self.trainer.beside.close(0.0 if at_once else CLOSING)
+        self.pool.close(0.1 if at_once else CLOSING)
         self.replay.close()
         if isinstance(self.collector, Playback):
             self.collector.close()
@@ -173,9 +174,17 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
     seed = [streams.derive("env"), counters.env_steps]
-    same = core.env.same_episodes
     with ExitStack() as opened:
-        pool = EnvPool(make_collecting, core.env.num_envs, core.env.workers, seed, same_episodes=same)
+        pool = EnvPool(
+            make_collecting,
+            core.env.num_envs,
+            core.env.workers,
+            seed,
+            same_episodes=core.env.same_episodes,
+            timeout=core.env.timeout,
+            restarts=0 if core.strict else core.env.restarts,
+            taken=counters.env_steps,
+        )
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
         # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
@@ -187,6 +196,8 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         opened.callback(replay.close)
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
+        if isinstance(composed.agent, LearnsFromEpisodes):
+            pool.restarts = 0  # a broken episode has no return to learn from
         health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)

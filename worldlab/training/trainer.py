@@ -57,7 +57,7 @@ class Beside(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    def close(self, seconds: float = 2.0) -> None:
         """End the process."""
         ...
 

@@ -20,7 +20,15 @@ from worldlab.study.compare.code import code_digest
 
 FORMAT = 1
 """Incremented when the behaviour of cells changes without a change of version or code."""
-_IRRELEVANT = (("presets",), ("log",), ("env", "workers"), ("train", "threads"), ("train", "parallel"))
+_IRRELEVANT = (
+    ("presets",),
+    ("log",),
+    ("env", "workers"),
+    ("env", "timeout"),
+    ("env", "restarts"),
+    ("train", "threads"),
+    ("train", "parallel"),
+)
 _WITHOUT_MODEL = {
     "random": ("env", "eval", "seed"),
     "model-free": ("env", "eval", "seed", "steps", "minutes", "strict", "device"),

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldlab.env.pool import BLAS_THREADS
+from worldlab.env.process import BLAS_THREADS
 from worldlab.errors import EnvError, PluginError, StorageError, one_line
 from worldlab.registry import Registry
 from worldlab.runs import storage
