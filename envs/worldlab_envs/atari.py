@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ class AtariGame(gymnasium.Env):
     render_mode = "rgb_array"
 
     def __init__(self, game: str):
-        import ale_py
-
+        ale_py: Any = importlib.import_module("ale_py")  # by name, as it may be missing
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # it announces itself otherwise
         self._ale = ale_py.ALEInterface()
         self._ale.setFloat("repeat_action_probability", 0.0)

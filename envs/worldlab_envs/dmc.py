@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from typing import Any
@@ -16,6 +17,8 @@ from worldlab_envs.mujoco_support import log_warnings
 from worldlab_envs.package_adapter import PackageAdapter
 from worldlab_envs.wrappers import wrap_env
 
+SUITE = "dm_control.suite"
+"""The module that builds tasks. It is imported by name, as it may be missing."""
 DOMAINS = {
     "acrobot": "swingup swingup_sparse",
     "ball_in_cup": "catch",
@@ -128,9 +131,8 @@ class ControlTask(gymnasium.Env):
         return np.concatenate([np.ravel(value) for value in self._last.values()]).astype(np.float32)
 
     def _place_camera(self) -> Any:
-        from dm_control.mujoco import engine
-
         self._task.physics.model.vis.quality.offsamples = 0  # read when the first picture is drawn
+        engine: Any = importlib.import_module("dm_control.mujoco.engine")
         return engine.Camera(self._task.physics, self._size, self._size, self._camera_id)
 
 
@@ -142,18 +144,18 @@ def _import_suite() -> Any:
     """Import dm_control's suite. It is imported without a renderer if that of MUJOCO_GL does not work."""
     global _why_no_renderer
     try:
-        from dm_control import suite
+        return importlib.import_module(SUITE)
     except (ImportError, AttributeError, RuntimeError) as error:
         backend = os.environ.get("MUJOCO_GL")
         if backend is None:
             raise
         os.environ["MUJOCO_GL"] = "disabled"
         try:
-            from dm_control import suite
+            suite = importlib.import_module(SUITE)
         finally:
             os.environ["MUJOCO_GL"] = backend
         _why_no_renderer = f"MUJOCO_GL={backend}: {type(error).__name__}: {error}"
-    return suite
+        return suite
 
 
 def _build(task: str, settings: EnvSettings) -> gymnasium.Env:

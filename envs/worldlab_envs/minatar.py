@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -36,9 +37,8 @@ class MinAtarGame(gymnasium.Env):
     render_mode = "rgb_array"
 
     def __init__(self, game: str):
-        from minatar import Environment
-
-        self._game = Environment(game)
+        package: Any = importlib.import_module("minatar")  # by name, as it may be missing
+        self._game = package.Environment(game)
         self._actions = self._game.minimal_action_set()
         self.action_space = spaces.Discrete(len(self._actions))
         self._kinds = self._game.state_shape()[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium
@@ -27,11 +28,11 @@ class OneHotView(gymnasium.ObservationWrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
-
+        constants: Any = importlib.import_module("minigrid.core.constants")
+        tables = (constants.OBJECT_TO_IDX, constants.COLOR_TO_IDX, constants.STATE_TO_IDX)
         assert isinstance(env.observation_space, spaces.Dict)
         parts = dict(env.observation_space.spaces)
-        self._codes = [np.eye(len(table), dtype=np.float32) for table in (OBJECT_TO_IDX, COLOR_TO_IDX, STATE_TO_IDX)]
+        self._codes = [np.eye(len(table), dtype=np.float32) for table in tables]
         height, width, _ = parts.pop("image").shape or (0, 0, 0)
         parts["view"] = spaces.Box(0, 1, (height * width * sum(map(len, self._codes)),), np.float32)
         self.observation_space = spaces.Dict(parts)
@@ -47,7 +48,7 @@ def _short_names() -> dict[str, str]:
     """Return {short name: Gymnasium id} of the newest version of each environment; empty if MiniGrid is missing."""
     if not installed("minigrid"):
         return {}
-    import minigrid  # noqa: F401  (its import registers the environments)
+    importlib.import_module("minigrid")  # registers its environments; by name, as it may be missing
     from gymnasium.envs.registration import registry
 
     found = sorted(

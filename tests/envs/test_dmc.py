@@ -97,3 +97,13 @@ def test_a_machine_that_cannot_render_still_has_states_and_says_why_it_has_no_pi
     assert shape == "(223,)" and done.stderr == ""
     assert rest[0] == "MuJoCo cannot render on this machine" and rest[1].startswith("cause: MUJOCO_GL=osmesa: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_comparison_knows_the_versions_behind_a_task():
+    from importlib.metadata import version
+
+    from worldlab.registry import load_registry
+    from worldlab.study.compare.identity import env_source
+
+    task = env_source("dmc:walker-walk", load_registry())["task"]
+    assert task == f"dm_control {version('dm_control')}, mujoco {version('mujoco')}"
