@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from warm_process import warm_cells
+from warm_process import warm_cells, warm_worldlab
 
 from worldlab import cli
 from worldlab.study.compare import run as comparing
@@ -219,7 +219,7 @@ def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(world
     (kept,) = second.cells(True)
     before = (kept / "cell.json").stat().st_mtime_ns
 
-    third = Typed(worldlab_command, tmp_path / "a")
+    third = Typed(warm_worldlab(), tmp_path / "a")
     out, err = third.ends(0)
     assert json.loads(out)["finished"] == 2 and "already finished" in err
     assert (kept / "cell.json").stat().st_mtime_ns == before

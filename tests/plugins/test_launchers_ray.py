@@ -87,6 +87,8 @@ def nodes() -> Iterator[Nodes]:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        for worker in ("RAY_enable_worker_prestart", "RAY_prestart_worker_first_driver"):
+            patch.setenv(worker, "0")  # Ray would start workers, each of which imports Ray, before a task needs them
         nodes = Nodes()
         yield nodes
         nodes.cluster.shutdown()
@@ -239,11 +241,10 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path):
+def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path, monkeypatch):
     registry = load_registry()
-    with pytest.MonkeyPatch.context() as patch:
-        warm_cells(patch)
-        here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
+    warm_cells(monkeypatch)
+    here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
     nodes.ask_for(3)
     folder = tmp_path / "there"
     killed: list[str] = []
