@@ -6,7 +6,7 @@ A tree is a tensor, a dict, tuple, list or dataclass of trees, or None. States, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 import torch
@@ -46,6 +46,43 @@ def leaves(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     tree_map(lambda leaf: found.append(leaf) or leaf, tree)
     return found
+
+
+def named_leaves(tree: Any) -> dict[str, Tensor]:
+    """Return the tensors of a tree by their path, such as "carry.state.memory"."""
+    if isinstance(tree, Tensor):
+        return {"": tree}
+    return {
+        f"{key}.{name}".rstrip("."): leaf
+        for key, branch in _branches(tree).items()
+        for name, leaf in named_leaves(branch).items()
+    }
+
+
+def with_leaves(tree: Any, named: Mapping[str, Tensor]) -> Any:
+    """Return a tree whose tensors are those of `named_leaves` of a tree of the same structure.
+
+    Raises: KeyError for a missing tensor, ValueError for another shape.
+    """
+    names = iter(named_leaves(tree))  # in the order in which tree_map visits the tensors
+
+    def found(leaf: Tensor) -> Tensor:
+        value = named[next(names)].to(leaf.device, leaf.dtype)
+        if value.shape != leaf.shape:
+            raise ValueError(f"a tensor has shape {tuple(value.shape)} instead of {tuple(leaf.shape)}")
+        return value
+
+    return tree_map(found, tree)
+
+
+def _branches(tree: Any) -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {str(key): value for key, value in cast(dict[Any, Any], tree).items()}
+    if isinstance(tree, list | tuple):
+        return {str(index): value for index, value in enumerate(cast(Sequence[Any], tree))}
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    return {}
 
 
 def stack(trees: Sequence[Any], dim: int = 1) -> Any:

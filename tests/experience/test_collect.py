@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from model_kit import build_model, gen
@@ -12,7 +15,7 @@ from worldlab.agent import Agent
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import decode_action, encode_action, record_schema
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import Collector, next_obs, random_actions, to_batch
+from worldlab.experience.collect import Collector, Unrepeatable, next_obs, random_actions, to_batch
 from worldlab.experience.replay import Replay
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 
@@ -55,9 +58,9 @@ class Echo(Agent):
         return torch.tanh(features[:, -2:]), {"count": state["count"] + 1}
 
 
-def collector(envs: int = 3, hold: int = 1) -> Collector:
+def collector(envs: int = 3, hold: int = 1, env: type[gymnasium.Env] = Walk, workers: int = 0) -> Collector:
     model = build_model(obs=ObsSpec((("vector", ArraySpec("vector", (3,))),)))
-    pool = EnvPool(Walk, envs, 0, seed=7)
+    pool = EnvPool(env, envs, workers, seed=7)
     replay = Replay(record_schema(pool.observation_space, model.specs.action), 10_000, envs)
     return Collector(pool, replay, ActingAgent(model, Echo(), pool.action_space, gen()), hold)
 
@@ -294,3 +297,90 @@ def test_an_idle_environment_is_not_stepped_recorded_or_counted():
     records = made.replay.sample(64, 6, np.random.default_rng(0))
     rows = [i for i in range(64) if np.array_equal(records["vector"][i, 0], alone)]
     assert rows and (records["vector"][rows[0], :, 2] == [0, 1, 2, 3, 4, 5]).all()
+
+
+# ---- continuing ----
+
+
+class Drifting(Walk):
+    """A walk whose start depends on more than the seed."""
+
+    resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        Drifting.resets += 1
+        self.x[1] += Drifting.resets
+        return self._obs(), {}
+
+
+def through_a_checkpoint(made: Collector, env: type[gymnasium.Env] = Walk, workers: int = 0) -> Collector:
+    """Return a collector in a new process, so to say, that continues `made` from its saved state and its replay."""
+    tensors, state = made.state()
+    again = collector(made.pool.num_envs, made.hold, env, workers)
+    again.replay = made.replay
+    again.acting.model.load_state_dict(made.acting.model.state_dict())
+    again.acting.generator.set_state(made.acting.generator.get_state())
+    again.restore({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(state)))
+    again.start()  # of no effect
+    return again
+
+
+@pytest.mark.parametrize("prefill", [3, 7])  # in the first episode, and in the second with the agent's filter running
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_restored_collector_continues_as_the_interrupted_one_would_have(prefill, workers):
+    whole, cut = collector(hold=3), collector(hold=3)
+    for made in (whole, cut):
+        made.start()
+        rng = np.random.default_rng(3)
+        for _ in range(prefill):
+            made.step(rng)
+        for _ in range(4):
+            made.step()
+    cut = through_a_checkpoint(cut, workers=workers)
+    for made in (whole, cut):
+        made.finished.clear()
+        for _ in range(9):
+            made.step()
+    found, expected = streams(cut), streams(whole)
+    for one, other in zip(found, expected, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+    assert cut.finished == whole.finished and len(cut.finished) >= 3
+    cut.pool.close()
+
+
+def test_random_actions_are_held_across_a_checkpoint():
+    whole, cut = collector(hold=4), collector(hold=4)
+    rngs = np.random.default_rng(3), np.random.default_rng(3)
+    for made, rng in zip((whole, cut), rngs, strict=True):
+        made.start()
+        made.step(rng)
+        made.step(rng)
+    cut = through_a_checkpoint(cut)
+    for _ in range(6):
+        for made, rng in zip((whole, cut), rngs, strict=True):
+            made.step(rng)
+    for one, other in zip(streams(cut), streams(whole), strict=True):
+        np.testing.assert_array_equal(one["prev_action"], other["prev_action"])
+
+
+def test_an_environment_that_does_not_repeat_an_episode_is_found_out():
+    made = collector(env=Drifting)
+    made.start()
+    made.step(np.random.default_rng(0))
+    with pytest.raises(Unrepeatable, match=r"environment 0 did not repeat its episode \(step 0\)"):
+        through_a_checkpoint(made, Drifting)
+
+
+def test_what_a_checkpoint_of_other_settings_or_of_a_broken_step_holds_is_refused():
+    made = collector()
+    made.start()
+    made.step()
+    tensors, state = made.state()
+    for wrong in ({**tensors, "state.agent.count": torch.zeros(2)}, {"first": tensors["first"]}):
+        with pytest.raises(Unrepeatable, match="does not fit this configuration"):
+            collector().restore(wrong, state)
+    made.begin()  # and the environment fails: there is no end
+    with pytest.raises(Unrepeatable, match="an environment had failed"):
+        collector().restore(*made.state())

@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 PRELOAD = ("worldlab.cli", "worldlab.training.train", "worldlab.training.loaded", "matplotlib.backends.backend_agg")
+SECONDS = 240
 
 
 def start_fork(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
@@ -19,7 +20,7 @@ def start_fork(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
     return process
 
 
-def run_in_fork(function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> int | None:
+def run_in_fork(function: Callable[..., Any], *arguments: Any, seconds: float = SECONDS) -> int | None:
     """Run a function in a fork; kill it when its time is up. Returns: the exit code."""
     process = start_fork(function, *arguments)
     process.join(seconds)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked_command import run_forked
+from warm_process import run_worldlab
 
 from worldlab.runs.checkpoint import latest_valid
 
@@ -80,7 +80,7 @@ TINY = shlex.split("""
 def train(place: Path, monkeypatch, fault: str, *flags: str) -> tuple[int, str, str]:
     (place / "faulty.py").write_text(ENVIRONMENT)
     monkeypatch.setenv("FAULT", fault)
-    return run_forked(place, "train", "--env", "faulty:Faulty", *TINY, *flags)
+    return run_worldlab(place, "train", "--env", "faulty:Faulty", *TINY, *flags)
 
 
 def ending(place: Path) -> tuple[str, int, int]:
@@ -105,7 +105,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once(tmp_path, monkeypatch):
     assert (code, *ending(tmp_path)) == (130, "interrupted", 59, 40)
     assert "interrupted at step 59; the last checkpoint, of step 40, is whole; continue with --run" in err
     assert "Traceback" not in err and seconds < 2  # the signal's way through the busy machine of a test included
-    code, out, _ = run_forked(
+    code, out, _ = run_worldlab(
         tmp_path, "train", "--run", "run", "--resume", "--trust-env", "faulty", "--steps", "64", "--json"
     )
     assert code == 0 and json.loads(out)["env_steps"] == 64

@@ -32,7 +32,7 @@ _RUN_HELP = (
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
     ("--trust-env MODULE", "let the environment of a resumed run import this module; may be repeated"),
-    ("--resume", "continue the run in --run, or the latest one"),
+    ("--resume", "continue the run in --run, or the latest one; with settings, start it if it is not there"),
     ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),
     ("--debug", "full tracebacks"),
@@ -55,6 +55,11 @@ class TrainFlags:
     help: bool = False
     help_all: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the command line chooses any setting of a run."""
+        return bool(self.settings or self.presets or self.configs)
 
 
 def read_flags(argv: list[str]) -> TrainFlags:

@@ -15,6 +15,7 @@ from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import open_registry
 from worldlab.runs.find import checked_run_path, find_run
+from worldlab.runs.folder import RunFolder
 
 log = logging.getLogger("worldlab")
 
@@ -34,7 +35,7 @@ def run(argv: list[str]) -> int:
     if flags.help or flags.help_all:
         print(help_text(config, registry, flags.help_all))
         return 0
-    if flags.resume:
+    if folder is not None and folder / "config.toml" in files:
         check_env_module(config, registry, flags.trusted, flags.settings)
     log.info("%s", _summary(config))
     with prints_to_stderr():
@@ -52,16 +53,34 @@ def run(argv: list[str]) -> int:
 
 
 def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:
-    """Return run folder and config files. A resumed run reads its own config.toml first; later files override it."""
+    """Return run folder and config files. A resumed run reads its own config.toml first, if it has one."""
     if flags.help or flags.help_all:
         return None, flags.configs
     if not flags.resume:
         return (checked_run_path(flags.run) if flags.run else None), flags.configs
-    folder = find_run(flags.run or "latest")
+    folder = _find_resumed(flags)
     own = folder / "config.toml"
-    if not own.is_file():
+    if own.is_file():
+        return folder, [own, *flags.configs]
+    if not flags.chooses:
         raise ConfigError(f"run '{folder.name}' cannot be resumed", cause=f"{own} is missing", fix="start a new run")
-    return folder, [own, *flags.configs]
+    return folder, flags.configs
+
+
+def _find_resumed(flags: TrainFlags) -> Path:
+    """Return the folder of --run. It need not be there, if the command chooses what to train, or hold a run.json yet."""
+    if flags.run is None:
+        return find_run("latest")
+    folder = Path(flags.run).expanduser()
+    if RunFolder(folder).began:
+        return folder
+    try:
+        return find_run(flags.run)
+    except ConfigError:
+        if not flags.chooses:  # a misspelt --run must not start a run of nothing but defaults
+            raise
+        log.info("there is no run '%s' yet: it starts now", folder.name)
+        return checked_run_path(flags.run)
 
 
 def _summary(config: RunConfig) -> str:

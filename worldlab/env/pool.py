@@ -13,9 +13,9 @@ import pickle
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any
 
@@ -41,22 +41,26 @@ _LATE = 0.5
 
 @dataclass
 class Episode:
-    """Which episode an environment plays. round: earlier resets of the whole pool. number: earlier episodes since then."""
+    """An episode in progress, as what it takes to play it again.
+
+    round: earlier resets of the whole pool. number: earlier episodes since then. actions: native actions since its reset.
+    """
 
     round: int = -1
     number: int = 0
+    actions: list[Any] = field(default_factory=list)
 
 
 class EnvPool:
     """Steps `num_envs` environments.
 
     make: builds one environment, in the form of `worldlab.env.find` (its observation is a dict). workers: processes
-    that share the environments; 0 steps them in this process. seed: an integer, or several (a resumed run adds its
-    step count, so that it plays new episodes). Every environment and every episode has its own seed, which does not
-    depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset` share a
-    seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute). restarts: how
-    many times in all environments that crash or hang are replaced (see `receive`). taken: steps that the run took
-    before, for messages.
+    that share the environments; 0 steps them in this process. seed: an integer, or several (a run whose episodes cannot
+    go on adds its step count, so that it plays new ones). Every environment and every episode has its own seed, which
+    does not depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset`
+    share a seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute).
+    restarts: how many times in all environments that crash or hang are replaced (see `receive`). taken: steps that the
+    run took before, for messages. episodes: the episode in progress of each environment.
 
     Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies. StopRequested if
     a signal came and the environments do not finish their step soon after.
@@ -75,10 +79,12 @@ class EnvPool:
         taken: int = 0,
     ):
         self.num_envs = num_envs
+        self.seed = seed
         self.restarts = restarts
         self._make, self._timeout, self._taken = make, timeout, taken
         self._parts: list[Local | _Remote] = []
         self.episodes = [Episode() for _ in range(num_envs)]
+        self._sent: list[Any] = [None] * num_envs
         self._reported: set[str] = set()
         seeds = np.random.SeedSequence(seed).spawn(num_envs)
         self._seeds = seeds[:1] * num_envs if same_episodes else seeds
@@ -99,9 +105,18 @@ class EnvPool:
 
     def reset(self) -> Arrivals:
         """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
-        self.episodes = [Episode(episode.round + 1) for episode in self.episodes]
-        self._send("reset", [(episode.round, episode.number) for episode in self.episodes])
-        return self.receive()
+        return self._begin([Episode(episode.round + 1) for episode in self.episodes])
+
+    def play_again(self, episodes: Sequence[Episode]) -> Iterator[Arrivals]:
+        """Play episodes of a pool of the same seed again, up to their last action. Yields the arrivals of each step.
+
+        An environment whose episode is shorter than the others' is skipped at the end.
+        """
+        yield self._begin([Episode(episode.round, episode.number) for episode in episodes])
+        for step in range(max(len(episode.actions) for episode in episodes)):
+            actions = [episode.actions[step] if step < len(episode.actions) else 0 for episode in episodes]
+            self.send(actions, np.array([step >= len(episode.actions) for episode in episodes]))
+            yield self.receive()
 
     def step(self, actions: Sequence[Any] | np.ndarray) -> Arrivals:
         """Take one action in each environment. actions: N native actions of the action space."""
@@ -116,7 +131,9 @@ class EnvPool:
         if len(actions) != self.num_envs:
             raise WorldlabError(f"{self.num_envs} environments need {self.num_envs} actions, got {len(actions)}")
         skipped = np.zeros(self.num_envs, bool) if idle is None else idle
-        self._send("step", [None if skip else action for action, skip in zip(actions, skipped, strict=True)])
+        chosen = [None if skip else action for action, skip in zip(actions, skipped, strict=True)]
+        self._sent = [None if action is None else np.array(action) for action in chosen]  # copies, which nobody changes
+        self._send("step", chosen)
 
     def receive(self) -> Arrivals:
         """Wait for the step that `send` began and return its results.
@@ -130,8 +147,11 @@ class EnvPool:
             while (error := self._parts[number].failure) is not None:
                 self._restart(number, error)
         steps = [_step_of(reply) for part in self._parts for reply in part.replies]
-        for episode, step in zip(self.episodes, steps, strict=True):
-            episode.number += step.finished is not None
+        for episode, step, action in zip(self.episodes, steps, self._sent, strict=True):
+            if action is not None and not step.first:
+                episode.actions.append(action)
+            if step.finished is not None:
+                episode.number, episode.actions = episode.number + 1, []
         arrivals = stack(steps)
         self._taken += arrivals.taken
         return arrivals
@@ -151,6 +171,12 @@ class EnvPool:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _begin(self, episodes: list[Episode]) -> Arrivals:
+        """Reset every environment to the start of an episode."""
+        self.episodes, self._sent = episodes, [None] * self.num_envs
+        self._send("reset", [(episode.round, episode.number) for episode in episodes])
+        return self.receive()
 
     def _open(self, envs: list[int], in_worker: bool) -> Local | _Remote:
         part = _Remote if in_worker else Local
@@ -181,7 +207,7 @@ class EnvPool:
             request, broken = "reset", list(range(len(part.envs)))
         episodes = {position: self.episodes[part.envs[position]] for position in broken}
         for episode in episodes.values():
-            episode.number += 1
+            episode.number, episode.actions = episode.number + 1, []
         if part.alive:
             part.send(request, {position: (e.round, e.number) for position, e in episodes.items()})
             self._wait()

@@ -49,7 +49,7 @@ class ActingAgent:
         """Choose encoded actions [N, A]; return them and the state. obs: {key: [N, ...]}, raw. is_first: bool [N]."""
         device, n = self.model.device, len(is_first)
         first = torch.as_tensor(is_first, dtype=torch.bool, device=device)
-        fresh = self._initial(n)
+        fresh = self.initial(n)
         state = fresh if state is None else tree.where(first, fresh, state)
         tensors = {key: torch.as_tensor(value).to(device) for key, value in obs.items()}
         noise = self.generator if explore and self.agent.sampled_latents else None
@@ -61,7 +61,8 @@ class ActingAgent:
             action = action.clamp(-1, 1)
         return action.cpu().numpy(), {"carry": carry, "action": action, "agent": plan}
 
-    def _initial(self, n: int) -> dict[str, Any]:
+    def initial(self, n: int) -> dict[str, Any]:
+        """Return the state of n environments before their first step."""
         action = torch.zeros(n, self.model.specs.action.dim, device=self.model.device)
         return {"carry": self.model.initial(n), "action": action, "agent": self.agent.initial(n)}
 

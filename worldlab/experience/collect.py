@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ import torch
 from worldlab import tree
 from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.arrivals import Arrivals
-from worldlab.env.pool import EnvPool
+from worldlab.env.pool import EnvPool, Episode
 from worldlab.env.spaces import decode_action, encode_action
+from worldlab.errors import EnvError
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.replay import Replay, records
 from worldlab.interfaces import Batch
 from worldlab.model.preprocess import Preprocessor
 from worldlab.specs import ActionSpec
+
+
+class Unrepeatable(Exception):
+    """An episode in progress cannot be continued. The message is the reason."""
 
 
 class Collector:
@@ -38,9 +44,14 @@ class Collector:
         self._first = np.ones(pool.num_envs, bool)
         self._random = np.zeros((pool.num_envs, acting.model.specs.action.dim), np.float32)
         self._left = np.zeros(pool.num_envs, int)
+        self._stepping = False
 
     def start(self) -> None:
-        """Start a new episode in every environment."""
+        """Start a new episode in every environment, unless `restore` has continued those of a checkpoint."""
+        if not self._obs:
+            self._start_episodes()
+
+    def _start_episodes(self) -> None:
         self._state = None
         arrivals = self.pool.reset()
         self._append(arrivals, np.zeros((self.pool.num_envs, self.acting.model.specs.action.dim), np.float32))
@@ -59,18 +70,75 @@ class Collector:
             encoded, self._state = self._draw(random), None
         else:
             if learns_from_episodes and self._state is None and not self._first.all():
-                self.start()  # a return must not include steps that the agent did not choose
+                self._start_episodes()  # a return must not include steps that the agent did not choose
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
             if learns_from_episodes:
                 idle = agent.idle(self._state["agent"]).cpu().numpy()
         self._action = decode_action(self.pool.action_space, encoded)
+        self._stepping = True
         self.pool.send(self._action, idle)
 
     def end(self) -> int:
         """Wait for the environments and store their steps. Returns how many environments were stepped."""
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
+        self._stepping = False
         return arrivals.taken
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what `restore` needs: tensors, and JSON data.
+
+        It holds the actions of each episode in progress, because an environment has no state that can be saved. In the
+        middle of a step, when an environment has failed, it holds nothing.
+        """
+        if self._stepping:
+            return {}, {}
+        arrays = {f"obs.{key}": value for key, value in self._obs.items()}
+        arrays |= {"first": self._first, "random": self._random, "left": self._left}
+        for env, episode in enumerate(self.pool.episodes):
+            arrays[f"actions.{env}"] = np.stack(episode.actions) if episode.actions else np.zeros(0)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors |= {f"state.{name}": leaf for name, leaf in tree.named_leaves(self._state).items()}
+        numbers = [[episode.round, episode.number] for episode in self.pool.episodes]
+        return tensors, {"seed": self.pool.seed, "episodes": numbers, "acting": self._state is not None}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, Any]) -> None:
+        """Continue exactly where `state` was called, with a pool of the same seed: play its episodes again.
+
+        Raises: Unrepeatable if an environment does not repeat an episode; the pool is then of no further use.
+        """
+        if not saved:
+            raise Unrepeatable("the checkpoint was saved when an environment had failed")
+        try:
+            self._restore(tensors, saved)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unrepeatable(f"the saved state of collection does not fit this configuration: {error}") from error
+
+    def _restore(self, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, Any]) -> None:
+        taken = [list(tensors[f"actions.{env}"].numpy()) for env in range(self.pool.num_envs)]
+        numbers = zip(saved["episodes"], taken, strict=True)
+        episodes = [Episode(round, number, actions) for (round, number), actions in numbers]
+        self._play_again(episodes)
+        arrays = {name: tensor.numpy().copy() for name, tensor in tensors.items() if not name.startswith("state")}
+        self._obs = {name.removeprefix("obs."): value for name, value in arrays.items() if name.startswith("obs.")}
+        self._first, self._random, self._left = arrays["first"], arrays["random"], arrays["left"]
+        if saved["acting"]:
+            named = {name.removeprefix("state."): leaf for name, leaf in tensors.items() if name.startswith("state.")}
+            self._state = tree.with_leaves(self.acting.initial(self.pool.num_envs), named)
+
+    def _play_again(self, episodes: list[Episode]) -> None:
+        """Play episodes again and compare every arrival with its record in the replay, as far as it is still kept."""
+        lengths = [len(episode.actions) for episode in episodes]
+        stored = [self.replay.newest(env, length + 1) for env, length in enumerate(lengths)]
+        nothing = np.zeros_like(self._random)
+        try:
+            for step, arrivals in enumerate(self.pool.play_again(episodes)):
+                for env, record in records(arrivals, nothing):
+                    at = step - lengths[env] - 1  # counted from the end of the stream
+                    if arrivals.done[env] or not _same(record, stored[env], at):
+                        raise Unrepeatable(f"environment {env} did not repeat its episode (step {step})")
+        except EnvError as error:
+            raise Unrepeatable(f"an environment did not repeat its episode: {error.message}") from error
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
         """Draw uniform actions, each repeated for 1 to `hold` decisions."""
@@ -90,6 +158,17 @@ class Collector:
                 agent.after_episode(tree.select(self._state["agent"], env), ret)
         self._first = np.where(arrivals.skipped, self._first, arrivals.is_first | arrivals.done)
         self._obs = next_obs(arrivals)
+
+
+def _same(record: dict[str, Any], stored: dict[str, np.ndarray], at: int) -> bool:
+    """Return whether a record equals the stored one at `at`, except for the action, or is no longer stored."""
+    if len(stored["reward"]) < -at:
+        return True
+    return all(
+        np.array_equal(np.asarray(record[key]).astype(values.dtype), values[at], equal_nan=values.dtype.kind == "f")
+        for key, values in stored.items()
+        if key != "prev_action"
+    )
 
 
 def next_obs(arrivals: Arrivals) -> dict[str, np.ndarray]:

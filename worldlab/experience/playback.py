@@ -92,6 +92,13 @@ class Playback:
                 self._append(env, next_record)
         return len(self._next)
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return nothing: the playback goes on after the steps that the replay holds."""
+        return {}, {}
+
+    def restore(self, tensors: Any, saved: Any) -> None:
+        """Do nothing (see `state`)."""
+
     def close(self) -> None:
         """Close the recording's files."""
         self._log.close()
@@ -128,7 +135,10 @@ class Playback:
             if record["is_first"]:
                 break
             rewards.append(float(record["reward"]))
-        return sum(reversed(rewards)), len(rewards)
+        total = 0.0
+        for reward in reversed(rewards):  # added as in `_append`: Python's sum rounds differently
+            total += reward
+        return total, len(rewards)
 
 
 __all__ = ["Playback"]

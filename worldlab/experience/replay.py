@@ -6,6 +6,7 @@ A step is arrival-aligned: `prev_action` led to `obs`; `reward` and `cont` came 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PENDING_BYTES = 8 * 2**20
 """Appended bytes kept in memory before an automatic flush to disk."""
+PENDING_SECONDS = 2.0
+"""Seconds that an appended step may wait in memory: a kill of the process loses no older one."""
 
 
 class Replay:
@@ -85,7 +88,7 @@ class Replay:
         self._scratch = np.zeros(1, self._dtype)
         self._log = SegmentLog(Path(folder), schema, num_envs, self._steps) if folder is not None else None
         self._pending: list[list[bytes]] = [[] for _ in range(num_envs)]
-        self._pending_bytes = 0
+        self._pending_bytes, self._pending_since = 0, 0.0
         self.lost = 0
 
     @classmethod
@@ -158,9 +161,12 @@ class Replay:
         if self._log is not None:
             frame = self._log.frame(row.tobytes())
             self._pending[env].append(frame)
+            if self._pending_bytes == 0:
+                self._pending_since = time.monotonic()
             self._pending_bytes += len(frame)
         self._totals[env] += 1
-        if self._pending_bytes > PENDING_BYTES:
+        waited = self._pending_bytes and time.monotonic() - self._pending_since > PENDING_SECONDS
+        if waited or self._pending_bytes > PENDING_BYTES:
             self.flush()
 
     def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -186,6 +192,15 @@ class Replay:
         for row, (env, first) in enumerate(zip(envs.tolist(), firsts.tolist(), strict=True)):
             self._copy(env, first, length, row, out)
         return out
+
+    def newest(self, env: int, count: int) -> dict[str, np.ndarray]:
+        """Return the newest steps of a stream, `count` of them or all that are kept: {key: [n, ...]}."""
+        count = min(count, int(self._lengths()[env]))
+        out = {key: np.empty((1, count, *shape), kind) for key, (shape, kind) in self.schema.items()}
+        if self.storage == "disk":
+            self.flush()
+        self._copy(env, int(self._totals[env]) - count, count, 0, out)
+        return {key: array[0] for key, array in out.items()}
 
     def can_sample(self, length: int) -> bool:
         """Return whether any stream keeps `length` consecutive steps."""

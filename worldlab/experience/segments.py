@@ -26,6 +26,7 @@ import numpy as np
 
 from worldlab.env.spaces import Schema
 from worldlab.errors import CheckpointError, StorageError
+from worldlab.runs.failpoints import durable
 from worldlab.runs.storage import (
     AppendFile,
     fsync_folder,
@@ -162,7 +163,7 @@ class SegmentLog:
             if (number + 1) * self.steps <= min(step, self.totals[stream]):
                 path = self.path(stream, number)
                 self._close_reader(path)
-                with storage_errors(path, "remove"):
+                with storage_errors(path, "remove"), durable("delete"):
                     path.unlink()
 
     def restore(self, totals: list[int], window: list[int]) -> None:
@@ -301,7 +302,8 @@ class SegmentLog:
             orphans = make_folder(self.folder / "orphans")
             with storage_errors(path, "move"):
                 if kept <= 0:
-                    os.rename(path, _unused(orphans / path.name))
+                    with durable("rename"):
+                        os.rename(path, _unused(orphans / path.name))
                     continue
                 end = self.header_size + kept * self._framed.itemsize
                 data = path.read_bytes()
@@ -309,7 +311,8 @@ class SegmentLog:
                     write_new(
                         _unused(orphans / f"{path.stem}-from-{total}.log"), [data[: self.header_size], data[end:]]
                     )
-                    os.truncate(path, end)
+                    with durable("truncate"):
+                        os.truncate(path, end)
                 fsync_folder(orphans)
                 fsync_folder(self.folder)
 
@@ -333,6 +336,19 @@ def _unused(path: Path) -> Path:
     while candidate.exists():
         candidate, count = path.with_name(f"{path.stem}.{count}{path.suffix}"), count + 1
     return candidate
+
+
+def set_aside(folder: Path) -> int:
+    """Move all segments of a replay to orphans/ and return how many there were. Nothing is deleted."""
+    segments = sorted(folder.glob("seg-*.log"))
+    for path in segments:
+        with storage_errors(path, "move"), durable("rename"):
+            os.rename(path, _unused(make_folder(folder / "orphans") / path.name))
+    if segments:
+        with storage_errors(folder, "sync"):
+            fsync_folder(folder / "orphans")
+            fsync_folder(folder)
+    return len(segments)
 
 
 def read_header(folder: Path) -> SegmentHeader | None:

@@ -12,7 +12,7 @@ one is used. Nothing is ever unpickled. Importing this module does not import to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import worldlab
 from worldlab.errors import CheckpointError, DivergedError
 from worldlab.runs import storage
 from worldlab.runs.digests import seal, self_digest
+from worldlab.runs.failpoints import durable
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.runs.parse import parse_json
 
@@ -134,17 +135,18 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     manifest_extra: Mapping[str, Any] | None = None,
+    unchecked: Collection[str] = (),
 ) -> Path:
     """Write a checkpoint and return its path once it is durable.
 
     folder: the run's checkpoints/. step: environment steps so far. tensors: {"model": {...}, ...}; each name
     becomes NAME.safetensors (any device, any shapes; tied tensors are stored once). state: JSON. manifest_extra:
-    further manifest entries (config_sha256, plugins, ...).
+    further manifest entries (config_sha256, plugins, ...). unchecked: names whose tensors need not be finite.
     A checkpoint is never replaced. A second save at the same step writes nothing if nothing changed, else a sibling,
     step-000012000.2. Raises: DivergedError naming the first float tensor that is not finite; StorageError.
     """
     folder = storage.make_folder(folder)
-    _refuse_nonfinite(step, tensors)
+    _refuse_nonfinite(step, {name: group for name, group in tensors.items() if name not in unchecked})
     before = [path for at, path in list_checkpoints(folder) if at == step]
     final = _next_sibling(before[-1]) if before else folder / checkpoint_name(step)
     staging = storage.new_staging(folder)
@@ -335,7 +337,7 @@ def quarantine(path: Path) -> None:
     while target.exists():
         number += 1
         target = target.with_name(f"{path.name}.{number}")
-    with storage.storage_errors(path, "move to quarantine"):
+    with storage.storage_errors(path, "move to quarantine"), durable("rename"):
         path.rename(target)
         storage.fsync_folder(path.parent)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import worldlab
 from worldlab.errors import CheckpointError, ConfigError, StorageError, did_you_mean, one_line
 from worldlab.runs import storage
-from worldlab.runs.checkpoint import list_checkpoints
+from worldlab.runs.checkpoint import QUARANTINE, list_checkpoints
 from worldlab.runs.digests import COVERED, confirm_digest, find_altered, record_digest, record_prefix
 from worldlab.runs.find import checked_run_path
 from worldlab.runs.lock import LOCK_FILES, FolderLock
@@ -57,6 +57,7 @@ class RunFolder:
         self.videos = path / "videos"
         self.plugins = path / "plugins"
         self.report = path / "report.html"
+        self._folders = (self.checkpoints, self.replay, self.videos, self.tb)
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -79,8 +80,7 @@ class RunFolder:
         if folder._occupied():
             folder.close()
             raise folder._exists()
-        for path in (folder.checkpoints, folder.replay, folder.videos, folder.tb):
-            storage.make_folder(path)
+        folder._prepare()
         return folder
 
     @classmethod
@@ -90,14 +90,26 @@ class RunFolder:
         Raises: ConfigError if there is no run; RunLockedError; StorageError.
         """
         folder = cls(Path(path))
-        if not folder.run_json.is_file():
+        if not folder.run_json.is_file() and not (write and folder.began):
             raise _no_run(folder.path)
         if write:
             storage.refuse_links(folder.path)
             folder._acquire()
-            for place in (folder.path, folder.checkpoints):
-                storage.clean_leftovers(place)
+            folder._prepare()
         return folder
+
+    def _prepare(self) -> None:
+        """Remove what a killed process left unfinished, and create what is missing."""
+        for place in (self.path, self.checkpoints):
+            storage.clean_leftovers(place)
+        for path in self._folders:
+            storage.make_folder(path)
+
+    @property
+    def saved(self) -> bool:
+        """Whether the folder holds a checkpoint, whole or damaged, or a result."""
+        left = (self.result, self.checkpoints / QUARANTINE)
+        return bool(list_checkpoints(self.checkpoints)) or any(path.exists() for path in left)
 
     @property
     def name(self) -> str:
@@ -223,11 +235,22 @@ class RunFolder:
             "git": git_state(),
         }
 
+    @property
+    def began(self) -> bool:
+        """Whether a run has begun in this folder."""
+        return self.run_json.is_file() or self.config.is_file()
+
     def _occupied(self) -> bool:
-        return any(entry.name not in (*LOCK_FILES, *BESIDE) for entry in os.scandir(self.path))
+        """Whether the folder holds more than what `create`, killed half-way, or a comparison leaves in it."""
+        return any(
+            entry.name not in (*LOCK_FILES, *BESIDE)
+            and not entry.name.startswith(storage.TEMP_PREFIX)
+            and not (Path(entry) in self._folders and not any(os.scandir(entry)))
+            for entry in os.scandir(self.path)
+        )
 
     def _exists(self) -> ConfigError:
-        if not self.run_json.is_file() and not self.config.is_file():
+        if not self.began:
             message = f"folder '{self.name}' is not empty and holds no run"
             return ConfigError(message[:100], cause=str(self.path), fix="choose another folder: --run DIR")
         steps = [step for step, _ in list_checkpoints(self.checkpoints)]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from worldlab.errors import StorageError, WorldlabError
+from worldlab.runs.failpoints import durable, failpoint, pieces
 from worldlab.runs.parse import parse_json, parse_toml
 
 STAGE_PREFIX = ".stage-"
@@ -154,7 +155,8 @@ def fsync_folder(folder: str | os.PathLike[str]) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
-        os.fsync(descriptor)
+        with durable("fsync_folder"):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -163,7 +165,9 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
     """Create a folder and its parents unless they exist. Raises: StorageError."""
     path = Path(folder)
     with storage_errors(path, "create the folder"):
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            with durable("mkdir"):
+                path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -181,6 +185,7 @@ def write_new(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> FileDige
 def _create_file(path: Path, pieces: Iterable[bytes]) -> FileDigest:
     """Write, hash and sync a new file; an OSError leaves no file behind."""
     digest, size = hashlib.sha256(), 0
+    failpoint("create.before")
     descriptor = os.open(path, _CREATE, 0o666)
     try:
         try:
@@ -188,7 +193,8 @@ def _create_file(path: Path, pieces: Iterable[bytes]) -> FileDigest:
                 _write_all(descriptor, piece)
                 digest.update(piece)
                 size += len(piece)
-            os.fsync(descriptor)
+            with durable("fsync"):
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)  # its errors matter: NFS reports a full disk here
     except BaseException:
@@ -199,9 +205,10 @@ def _create_file(path: Path, pieces: Iterable[bytes]) -> FileDigest:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
+    with durable("write"):
+        for view in pieces(memoryview(data).cast("B")):
+            while view:
+                view = view[os.write(descriptor, view) :]
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> FileDigest:
@@ -214,7 +221,8 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> FileDigest:
     with storage_errors(target, "write", len(data)):
         digest = _create_file(temp, [data])
         try:
-            os.replace(temp, target)
+            with durable("replace"):
+                os.replace(temp, target)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temp)
@@ -272,7 +280,7 @@ class AppendFile:
     def __init__(self, path: str | os.PathLike[str], *, lines: bool = False):
         self.path = Path(path)
         self._broken = False
-        with storage_errors(self.path, "open"):
+        with storage_errors(self.path, "open"), durable("open"):
             self._descriptor: int | None = os.open(self.path, _APPEND | _NOFOLLOW, 0o666)
             if lines:
                 _cut_torn_line(self._descriptor)
@@ -304,7 +312,7 @@ class AppendFile:
     def sync(self) -> None:
         """Wait until all written data have reached the disk."""
         descriptor = self._usable()
-        with self._breaks_on_error("sync", None):
+        with self._breaks_on_error("sync", None), durable("fsync"):
             os.fsync(descriptor)
 
     def close(self) -> None:
@@ -351,13 +359,14 @@ def _cut_torn_line(descriptor: int) -> None:
             break
         end = start
     if end < size:
-        os.ftruncate(descriptor, end)
+        with durable("truncate"):
+            os.ftruncate(descriptor, end)
 
 
 def new_staging(parent: str | os.PathLike[str]) -> Path:
     """Create an empty folder in parent, to fill and then publish with `publish_folder`. Raises: StorageError."""
     path = make_folder(parent) / f"{STAGE_PREFIX}{uuid.uuid4().hex}"
-    with storage_errors(path, "create the folder"):
+    with storage_errors(path, "create the folder"), durable("mkdir"):
         path.mkdir()
     return path
 
@@ -373,7 +382,8 @@ def publish_folder(staging: Path, final: Path) -> None:
             fsync_folder(folder)
         if final.exists() or final.is_symlink():  # rename(2) would silently replace an empty folder
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
-        os.rename(staging, final)
+        with durable("rename"):
+            os.rename(staging, final)
         fsync_folder(final.parent)
 
 
@@ -382,7 +392,8 @@ def remove_tree(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     trash = target.with_name(f"{TRASH_PREFIX}{uuid.uuid4().hex}")
     with storage_errors(target, "remove"):
-        os.rename(target, trash)
+        with durable("rename"):
+            os.rename(target, trash)
         fsync_folder(target.parent)
         _delete(trash)
 
@@ -402,7 +413,8 @@ def clean_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    with durable("delete"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

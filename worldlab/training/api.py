@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldlab.config.provenance import env_module, resolve_saved
+from worldlab.config.provenance import check_env_module, env_module, resolve_saved
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
@@ -38,13 +38,14 @@ def train(
     settings: Settings | None = None,
     plugins: Sequence[PathLike] = (),
     run: PathLike | None = None,
+    resume: bool = False,
     **core: Any,
 ) -> Run:
     """Train a run to its end, as `worldlab train` does, and return it.
 
     settings: by dotted path, {"train.ratio": 0.3, "encoder.latent_dim": 48}, or nested. core: settings without a group,
-    such as steps, seed, minutes, device and strict. run: the run folder (default: a new one under runs/). plugins:
-    plugin files.
+    such as steps, seed, minutes, device and strict. run: the run folder (default: a new one under runs/). resume: if
+    that run exists, continue it; its own settings then count, overridden by these. plugins: plugin files.
     Raises: a WorldlabError for wrong names and values; KeyboardInterrupt on Ctrl-C, after a checkpoint is saved.
     """
     from worldlab.training import train as training
@@ -58,10 +59,13 @@ def train(
     if env is not None:
         flags.setdefault("env", {})["id"] = env
     presets = [preset] if isinstance(preset, str) else list(preset)
-    files = [] if config is None else [Path(config)]
-    resolved = resolve(registry, presets=presets, files=files, flags=flags)
+    own = None if run is None or not resume else Path(run) / "config.toml"
+    files = [file for file in (own if own and own.is_file() else None, config) if file is not None]
+    resolved = resolve(registry, presets=presets, files=[Path(file) for file in files], flags=flags)
+    if own in files:
+        check_env_module(resolved, registry, (), flags)
     folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))
-    _run_interruptible(lambda: training.train(resolved, registry, run=folder))
+    _run_interruptible(lambda: training.train(resolved, registry, run=folder, resume=resume))
     return Run(folder, registry, trusted=_modules(resolved, registry))
 
 

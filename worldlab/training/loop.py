@@ -6,14 +6,14 @@ draws a dream and saves a checkpoint. The prefill ends with the pretraining upda
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.watch import StopRequested
@@ -36,6 +36,10 @@ from worldlab.training.signals import Stopped, catch_signals
 
 PRETRAIN_SAVE = 100
 """Minimum number of pretraining updates between checkpoints. Other checkpoints are spaced by environment steps."""
+SAVE_SECONDS = 120.0
+"""Seconds after which a checkpoint is saved even if `log.checkpoint` steps were not taken."""
+SAVE_SHARE = 50
+"""Such a checkpoint waits for this many times the seconds that the last one took, so all take at most 2% of the time."""
 RECENT = 20
 """Number of last episodes whose mean return is logged and shown."""
 
@@ -59,10 +63,11 @@ class Loop:
         self.metrics = metrics
         self.progress = progress
         self.manifest = manifest
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = defaultdict(int)
         # A session that starts after step 0 was loaded from the checkpoint of exactly this step and update.
         self.saved_at = self._position() if session.counters.env_steps else None
+        self.next_save = time.monotonic() + SAVE_SECONDS
+        self.newest: Path | None = None
+        self.spare: Path | None = None
         self.signals: list[int] = []
         self.noted_busy = False
         self.clock = Clock(session.counters.seconds)
@@ -78,6 +83,7 @@ class Loop:
         monitor = MonitorCsv(self.folder.monitor, self.session.env_id, rows=counters.episodes)
         with catch_signals() as self.signals, closing(monitor):
             try:
+                self._complete_tasks()
                 while counters.env_steps < core.steps and not self._out_of_time():
                     self._iterate(monitor)
                 self._report_unfinished()
@@ -111,9 +117,12 @@ class Loop:
         self._update()  # while worker processes step the environments
         self._end_step()
         self._record_episodes(monitor)
-        with suppress(Interrupted):
-            self._run_periodic_tasks(before)
+        self._note_tasks(before)
+        self._complete_tasks()
         self._stop_if_signalled()
+        if crossed(before, counters.env_steps, self.session.core.log.checkpoint):
+            self._save()
+        self._save_by_time()
 
     # ---- collecting and updating ----
 
@@ -148,9 +157,7 @@ class Loop:
         stage = stage_at(session.core.train, session.counters.updates)
         batch = to_batch(self._sample(), session.composed.model.preprocess, session.device)
         session.trainer.anneal(session.counters.env_steps / session.core.steps)
-        for name, value in session.trainer.update(batch, stage).items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] += 1
+        session.means.add(session.trainer.update(batch, stage))
         session.counters.updates += 1
 
     def _sample(self) -> dict[str, np.ndarray]:
@@ -167,6 +174,7 @@ class Loop:
         if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
             return
         if not counters.updates:
+            self._save()  # the prefill is experience that took time, and `log.checkpoint` may be far away
             self._fit_scaling()
         wanted = settings.pretrain + settings.pretrain_agent
         while counters.updates < wanted and not self.signals and not self._out_of_time():
@@ -178,6 +186,7 @@ class Loop:
                 self._log()
                 if counters.updates - (self.saved_at or (0, 0))[1] >= PRETRAIN_SAVE:
                     self._save()
+            self._save_by_time()
         counters.pretrained = counters.updates >= wanted
         if counters.pretrained:
             self.progress.update(counters.env_steps, phase="train")
@@ -188,7 +197,7 @@ class Loop:
         preprocess = session.composed.model.preprocess
         if preprocess.scaling != "normalize":
             return
-        rng = session.streams.numpy("scaling")
+        rng = session.streams.fresh_numpy("scaling")  # fitted again if a signal came before the first update
         sampled = session.replay.sample(min(2000, max(1, len(session.replay) // 8)), 8, rng)
         for key in session.composed.specs.obs.vectors:
             values = torch.from_numpy(sampled[key]).flatten(0, 1).float()
@@ -204,23 +213,31 @@ class Loop:
 
     # ---- periodic tasks ----
 
-    def _run_periodic_tasks(self, before: int) -> None:
+    def _note_tasks(self, before: int) -> None:
+        """Note which tasks are due after the steps since `before`. A checkpoint holds those that a signal prevents."""
         core, step = self.session.core, self.session.counters.env_steps
-        if crossed(before, step, core.log.every):
-            self._log()
-        if step >= core.steps:
-            return  # `_finish` does the rest
-        if crossed(before, step, core.eval.every):
-            self._evaluate(core.eval.episodes)
-        if crossed(before, step, core.log.pictures):
-            self._draw_dream()
-        if crossed(before, step, core.log.checkpoint):
-            self._save()
+        spans = {"log": core.log.every, "evaluate": core.eval.every, "draw": core.log.pictures}
+        due = [task for task, every in spans.items() if crossed(before, step, every)]
+        # `_finish` does the others at the end.
+        self.session.counters.due = due if step < core.steps else [task for task in due if task == "log"]
+
+    def _complete_tasks(self) -> None:
+        """Run the tasks that are due, in order. A signal that interrupts an evaluation leaves it and the rest due."""
+        due = self.session.counters.due
+        tasks = {
+            "log": self._log,
+            "evaluate": lambda: self._evaluate(self.session.core.eval.episodes),
+            "draw": self._draw_dream,
+        }
+        with suppress(Interrupted):
+            while due:
+                tasks[due[0]]()
+                due.pop(0)
 
     def _log(self) -> None:
         """Write a line of metrics: mean losses since the last line, model health, episode returns and speed."""
         session, counters = self.session, self.session.counters
-        values: dict[str, Any] = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        values: dict[str, Any] = {**session.means.take()}
         if values:
             batch = to_batch(self._health_sample(), session.composed.model.preprocess, session.device)
             with torch.no_grad():
@@ -230,7 +247,6 @@ class Loop:
             values.update(measured)
             for alarm in session.health.update(measured, counters.updates):
                 self._print_alarm(alarm)
-        self.sums, self.counts = {}, defaultdict(int)
         self._note_busy_machine()
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -329,11 +345,19 @@ class Loop:
         """Save a checkpoint unless this step and update is saved already."""
         counters = self.session.counters
         if self.saved_at != self._position():
+            begin = time.monotonic()
             self.metrics.sync()
             counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
             self.folder.cover_metrics(self.metrics.digest)
-            save(self.session, self.folder.checkpoints, self.manifest)
-            self.saved_at = self._position()
+            self.newest = save(self.session, self.folder.checkpoints, self.manifest, spare=self.spare)
+            self.saved_at, now, self.spare = self._position(), time.monotonic(), None
+            self.next_save = now + max(SAVE_SECONDS, SAVE_SHARE * (now - begin))
+
+    def _save_by_time(self) -> None:
+        """Save if the last checkpoint is too old, whatever the number of steps since."""
+        if time.monotonic() >= self.next_save and self.saved_at != self._position():
+            self._save()
+            self.spare = self.newest
 
     # ---- the end of a run ----
 

@@ -24,7 +24,7 @@ def read_state(checkpoint: Checkpoint, counters: Collection[str]) -> dict[str, A
     if unknown:
         raise _misshapen(checkpoint, f"counters.{one_line(unknown[0], 40)} is unknown")
     for group, entries in _SHAPE.items():
-        table = state.get(group, {} if group == "counters" else None)
+        table = state.get(group, {} if group in _OPTIONAL else None)
         if not isinstance(table, dict):
             raise _misshapen(checkpoint, f"{group} is no object")
         for name, (required, check) in entries.items():
@@ -33,6 +33,9 @@ def read_state(checkpoint: Checkpoint, counters: Collection[str]) -> dict[str, A
             if required and name not in table:
                 raise _misshapen(checkpoint, f"{group}.{name} is missing")
     _check_streams(checkpoint, state["replay"])
+    for name, mean in state.get("means", {}).items():
+        if not _is_mean(mean):
+            raise _misshapen(checkpoint, f"means.{one_line(name, 40)} is {mean!r}")
     return state
 
 
@@ -59,6 +62,17 @@ def _misshapen(checkpoint: Checkpoint, reason: str) -> CheckpointError:
 
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
+
+
+def _is_mean(value: Any) -> bool:
+    """Return whether a value is what `Means.state` gives for one name."""
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[0], str) or not _count(value[2]):
+        return False
+    try:
+        float.fromhex(value[0])
+    except ValueError:
+        return False
+    return value[1] in ("float16", "bfloat16", "float32", "float64")
 
 
 def _number(value: Any) -> bool:
@@ -92,7 +106,10 @@ _SHAPE: dict[str, dict[str, tuple[bool, Check]]] = {
         "evaluation": (False, _or_none(_number)),
         "seconds": (False, _number),
         "lines": (False, _or_none(_count)),
+        "due": (False, _list_of(_instance(str))),
     },
+    "collector": {"seed": (False, _list_of(_count)), "acting": (False, _instance(bool))},
+    "means": {},
     "health": {"seen": (True, _table_of(_count)), "raised": (True, _list_of(_instance(str)))},
     "replay": {
         "kept": (True, _count),
@@ -104,6 +121,7 @@ _SHAPE: dict[str, dict[str, tuple[bool, Check]]] = {
     "trainer": {"updates": (True, _count), "skips": (True, _count)},
 }
 """The entries of state.json: whether each is required, and the check of its value."""
-
+_OPTIONAL = ("counters", "collector", "means")
+"""Groups that a checkpoint may lack."""
 
 __all__ = ["read_state"]

@@ -21,24 +21,27 @@ from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import CheckpointError, ConfigError
 from worldlab.experience.acting import ActingAgent
-from worldlab.experience.collect import Collector
+from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.model.health import HealthMonitor
 from worldlab.registry import PluginFiles, Registry
 from worldlab.runs.checkpoint import STATE, Checkpoint, list_checkpoints, prune, save_checkpoint
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
-from worldlab.runs.storage import read_json
+from worldlab.runs.storage import read_json, remove_tree
 from worldlab.settings import CoreSettings
 from worldlab.training.agent_process import learn_beside
 from worldlab.training.compose import Composed, compose
 from worldlab.training.dry_run import dry_run
 from worldlab.training.machine import set_up_machine
+from worldlab.training.means import Means
 from worldlab.training.saved_state import read_state
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
 log = logging.getLogger("worldlab")
+COLLECTOR = "collector"
+"""The name, in a checkpoint, of the episodes in progress and of the state of acting."""
 
 Make = Callable[[], gymnasium.Env]
 """Builds one environment."""
@@ -62,6 +65,8 @@ class Counters:
     """Wall-clock time up to the last checkpoint: the only value here that differs between two identical runs."""
     lines: int | None = None
     """Lines of metrics.jsonl up to the last checkpoint."""
+    due: list[str] = field(default_factory=list)
+    """Periodic tasks of this step that a signal has prevented (see `Loop`)."""
 
 
 @dataclass
@@ -80,6 +85,9 @@ class Session:
     collector: Collector | Playback
     counters: Counters
     health: HealthMonitor
+    means: Means = field(default_factory=Means)
+    approximate: list[str] = field(default_factory=list)
+    """Why the run, as it was resumed, is not bit for bit the one that was interrupted; empty if it is."""
 
     @property
     def core(self) -> CoreSettings:
@@ -162,8 +170,8 @@ def compose_checked(
 def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint: Checkpoint | None = None) -> Session:
     """Build the session of a new run, or restore it from a checkpoint.
 
-    A resumed run starts new episodes, because environments are not saved. If the replay has damaged records, a strict
-    run fails and any other run continues with the remaining experience (`replay.lost`).
+    A restored session continues exactly, or `Session.approximate` holds the reasons why not. If the replay has damaged
+    records, a strict run fails and any other run continues with the remaining experience (`replay.lost`).
     Raises: ConfigError, PluginError, EnvError, CheckpointError (DamagedReplayError if an older one may still work).
     """
     core = config.core
@@ -173,18 +181,9 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     _, make_collecting = open_env(config, registry, collecting=True)
     state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
-    seed = [streams.derive("env"), counters.env_steps]
+    seed = state.get("collector", {}).get("seed") or [streams.derive("env"), counters.env_steps]
     with ExitStack() as opened:
-        pool = EnvPool(
-            make_collecting,
-            core.env.num_envs,
-            core.env.workers,
-            seed,
-            same_episodes=core.env.same_episodes,
-            timeout=core.env.timeout,
-            restarts=0 if core.strict else core.env.restarts,
-            taken=counters.env_steps,
-        )
+        pool = _open_pool(core, make_collecting, seed, counters.env_steps)
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
         # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
@@ -214,8 +213,23 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         )
         if checkpoint:
             _restore(session, checkpoint, state)
+            _restore_collector(session, make_collecting, checkpoint, state)
         opened.pop_all()  # from now on the session closes them
     return session
+
+
+def _open_pool(core: CoreSettings, make: Make, seed: list[int], taken: int) -> EnvPool:
+    settings = core.env
+    return EnvPool(
+        make,
+        settings.num_envs,
+        settings.workers,
+        seed,
+        same_episodes=settings.same_episodes,
+        timeout=settings.timeout,
+        restarts=0 if core.strict else settings.restarts,
+        taken=taken,
+    )
 
 
 def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Playback | None:
@@ -242,15 +256,20 @@ def check_agent_can_use_recording(agent: Agent) -> None:
         )
 
 
-def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint of everything except the environments. The replay is written to disk first."""
+def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | None = None) -> Path:
+    """Write a checkpoint of everything except the replay, which is written to disk first.
+
+    spare: an earlier checkpoint that was saved because of the time. It is the first to go if there are too many.
+    """
     session.trainer.synchronise()
     session.replay.flush(sync=True)
     random, random_state = session.streams.state()
+    collector, collector_state = session.collector.state()
     tensors: dict[str, dict[str, torch.Tensor]] = {
         "model": session.composed.model.state_dict(),
         "agent": session.composed.agent.state_dict(),
         "random": random,
+        COLLECTOR: collector,
     }
     optimizers = {}
     for name, optimizer in session.optimizers.items():
@@ -260,10 +279,15 @@ def save(session: Session, folder: Path, extra: dict[str, Any]) -> Path:
         "health": session.health.state(),
         "replay": session.replay.position(),
         "random": random_state,
+        COLLECTOR: collector_state,
+        "means": session.means.state(),
         "optimizers": optimizers,
         "trainer": {"updates": session.trainer.updates, "skips": session.trainer.skips},
     }
-    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra)
+    # The state of acting may hold an infinite number, such as the score of a plan that was not tried yet.
+    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra, unchecked={COLLECTOR})
+    if spare is not None and spare != path and len(list_checkpoints(folder)) > session.core.log.keep:
+        remove_tree(spare)
     prune(folder, session.core.log.keep)
     oldest = list_checkpoints(folder)[0][1]
     try:
@@ -284,6 +308,30 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
     session.streams.restore(checkpoint.tensors("random"), state["random"])
     session.trainer.updates = state["trainer"]["updates"]
     session.trainer.skips = state["trainer"]["skips"]
+    session.means.restore(state.get("means", {}), session.device)
+    if isinstance(session.composed.agent, OwnLearner):
+        session.approximate.append("the agent learns with state of its own that no checkpoint holds")
+    if session.trainer.beside is not None:
+        session.approximate.append("the process in which the agent learns begins new dreams")
+    if session.replay.lost:
+        session.approximate.append(f"the replay is damaged: {session.replay.lost} steps of experience are left out")
+
+
+def _restore_collector(session: Session, make: Make, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    """Continue the episodes in progress, or begin new ones and say why."""
+    if isinstance(session.collector, Playback):
+        return
+    try:
+        if COLLECTOR not in state:
+            raise Unrepeatable("the checkpoint is of an earlier version, which saved no episodes")
+        session.collector.restore(checkpoint.tensors(COLLECTOR), state[COLLECTOR])
+    except Unrepeatable as reason:
+        session.approximate.append(f"new episodes: {reason}")
+        session.pool.close()
+        seed = [session.streams.derive("env"), session.counters.env_steps]
+        pool = _open_pool(session.core, make, seed, session.counters.env_steps)
+        pool.restarts = session.pool.restarts
+        session.pool = session.collector.pool = pool
 
 
 def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:

@@ -40,8 +40,12 @@ class Streams:
     def numpy(self, name: str) -> np.random.Generator:
         """Return NumPy's generator of a name; always the same object, independent of `torch(name)`."""
         if name not in self._numpy:
-            self._numpy[name] = np.random.Generator(np.random.PCG64(self._hash("numpy", name)))
+            self._numpy[name] = self.fresh_numpy(name)
         return self._numpy[name]
+
+    def fresh_numpy(self, name: str) -> np.random.Generator:
+        """Return a new generator that begins where `numpy(name)` began."""
+        return np.random.Generator(np.random.PCG64(self._hash("numpy", name)))
 
     def derive(self, name: str) -> int:
         """Return a seed in [0, 2**31) for other generators, such as `env.reset(seed=...)`.

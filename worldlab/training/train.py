@@ -10,9 +10,9 @@ import torch
 
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
-from worldlab.errors import CheckpointError, ConfigError, DivergedError
+from worldlab.errors import ConfigError, DivergedError
 from worldlab.experience.playback import Playback
-from worldlab.experience.segments import DamagedReplayError
+from worldlab.experience.segments import DamagedReplayError, set_aside
 from worldlab.interfaces import parameter_count
 from worldlab.registry import Registry
 from worldlab.runs.checkpoint import Checkpoint, latest_valid, list_checkpoints, previous_valid, quarantine
@@ -32,27 +32,25 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to its end and return the content of result.json.
 
-    run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint. explain: log
-    the choices of the composition. On SIGINT, SIGTERM or SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129);
-    on a SIGINT after that, it raises KeyboardInterrupt at once.
+    run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint, or start the
+    run if it is not there or has saved nothing yet. explain: log the choices of the composition. On SIGINT, SIGTERM or
+    SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129); on a SIGINT after that, it raises
+    KeyboardInterrupt at once.
     """
-    folder, changed = _open_folder(config, registry, run, resume)
-    with folder:
-        if resume:
+    changed: list[dict[str, str]] = []
+    with _open_folder(config, run, resume) as folder:
+        if folder.saved:
+            changed = _check_plugins(config, registry, folder)
+            folder.report_texts(strict=config.core.strict)
             live, checkpoint = _build_resumed(config, registry, folder)
             _save_configuration(folder, config, registry)
         else:
-            checkpoint = None
-            try:
-                live = session.build(config, registry, folder.replay)
-            except BaseException as error:
-                folder.write_run_json({"status": _status_after(error)})
-                raise
+            live, checkpoint = _build_new(config, registry, folder), None
         try:
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
                 log.info("%s", live.composed.explain())
-            _write_run_json(folder, live, registry, config, changed)
+            _write_run_json(folder, live, registry, config, changed, checkpoint)
             return _run_loop(live, folder, registry, checkpoint)
         except BaseException as error:
             live.close(at_once=isinstance(error, SecondInterrupt))
@@ -66,28 +64,22 @@ def train(
             live.close()
 
 
-def _open_folder(
-    config: RunConfig, registry: Registry, run: Path | None, resume: bool
-) -> tuple[RunFolder, list[dict[str, str]]]:
-    """Return the locked run folder, and the parts of a resumed run whose plugin has changed."""
-    changed: list[dict[str, str]] = []
-    if resume:
-        if run is None:
-            raise ConfigError("--resume needs a run", fix="--run DIR --resume")
-        changed = provenance.find_changes(run, config, registry)
-        if changed and config.core.strict:
-            raise provenance.version_error(changed)
-        provenance.warn_of_changes(changed)
-        folder = RunFolder.open(run, write=True)
-        try:
-            folder.report_texts(strict=config.core.strict)
-        except BaseException:
-            folder.close()
-            raise
-    else:
-        folder = RunFolder.create(run or new_run_path(config.core.env.id))
-        _save_configuration(folder, config, registry)
-    return folder, changed
+def _open_folder(config: RunConfig, run: Path | None, resume: bool) -> RunFolder:
+    """Return the locked run folder: a new one, or with `resume` the one that is there."""
+    if resume and run is None:
+        raise ConfigError("--resume needs a run", fix="--run DIR --resume")
+    if resume and run is not None and RunFolder(run).began:
+        return RunFolder.open(run, write=True)
+    return RunFolder.create(run or new_run_path(config.core.env.id))
+
+
+def _check_plugins(config: RunConfig, registry: Registry, folder: RunFolder) -> list[dict[str, str]]:
+    """Return the parts of a run whose plugin has changed, after a warning. Raises: PluginError if the run is strict."""
+    changed = provenance.find_changes(folder.path, config, registry)
+    if changed and config.core.strict:
+        raise provenance.version_error(changed)
+    provenance.warn_of_changes(changed)
+    return changed
 
 
 def _save_configuration(folder: RunFolder, config: RunConfig, registry: Registry) -> None:
@@ -95,9 +87,25 @@ def _save_configuration(folder: RunFolder, config: RunConfig, registry: Registry
 
     For a resumed run, call it only after the session was built without error.
     """
+    folder.write_config(config.to_toml())
     for file in registry.plugin_files:
         folder.keep_plugin(file)
-    folder.write_config(config.to_toml())
+
+
+def _build_new(config: RunConfig, registry: Registry, folder: RunFolder) -> session.Session:
+    """Build the session of a run that starts, or that starts again because it had saved nothing."""
+    again = folder.began
+    _save_configuration(folder, config, registry)
+    if again:
+        log.warning("run '%s' had saved nothing yet: it starts again from step 0", folder.name)
+        if set_aside(folder.replay):
+            log.warning("the steps that it had recorded are taken again; their records are now in replay/orphans")
+    folder.write_run_json({"status": "running", "step": 0})
+    try:
+        return session.build(config, registry, folder.replay)
+    except BaseException as error:
+        folder.write_run_json({"status": _status_after(error)})
+        raise
 
 
 def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> tuple[session.Session, Checkpoint]:
@@ -119,25 +127,13 @@ def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> 
         quarantine(bad.path)
     if rejected:
         log.warning("resuming from step %d instead of %d", checkpoint.step, newest.step)
-    if live.replay.lost:
-        log.warning(
-            "the replay is damaged: %d steps of experience are left out, so the run is no longer bit-reproducible",
-            live.replay.lost,
-        )
+    for reason in live.approximate:
+        log.warning("resumed approximately: %s", reason)
     return live, checkpoint
 
 
 def _find_checkpoint(folder: RunFolder) -> Checkpoint:
-    try:
-        checkpoint = latest_valid(folder.checkpoints)
-    except CheckpointError as error:
-        if any(folder.checkpoints.glob("step-*")):
-            raise
-        raise ConfigError(
-            f"run '{folder.name}' stopped before its first checkpoint",
-            cause=str(error),
-            fix="start again with another --run",
-        ) from error
+    checkpoint = latest_valid(folder.checkpoints)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
     log.info("resuming at step %d", checkpoint.step)
@@ -145,9 +141,16 @@ def _find_checkpoint(folder: RunFolder) -> Checkpoint:
 
 
 def _write_run_json(
-    folder: RunFolder, live: session.Session, registry: Registry, config: RunConfig, changed: list[dict[str, str]]
+    folder: RunFolder,
+    live: session.Session,
+    registry: Registry,
+    config: RunConfig,
+    changed: list[dict[str, str]],
+    checkpoint: Checkpoint | None,
 ) -> None:
-    now = [{**one, "step": live.counters.env_steps} for one in changed]
+    before, step = folder.read_run_json(), live.counters.env_steps
+    now = [{**one, "step": step} for one in changed]
+    resumed = [{"step": step, "exact": not live.approximate, "why": live.approximate}] if checkpoint else []
     parts = {role: parameter_count([part]) for role, part in live.composed.model.parts.items()}
     parts["total"] = parameter_count([live.composed.model, live.composed.agent])
     folder.write_run_json(
@@ -160,7 +163,8 @@ def _write_run_json(
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
             "components": provenance.components(config, registry),
-            "changes": [*folder.read_run_json().get("changes", []), *now],
+            "changes": [*before.get("changes", []), *now],
+            "resumed": [*before.get("resumed", []), *resumed],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
             **_recording_entry(live),
@@ -187,8 +191,9 @@ def _run_loop(
         MetricsBus(folder, core.log.tensorboard) as metrics,
         Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
     ):
-        if checkpoint:
-            metrics.truncate_after(checkpoint.step, live.counters.lines, folder.cover_metrics)
+        if checkpoint or metrics.lines:
+            lines = live.counters.lines if checkpoint else 0
+            metrics.truncate_after(live.counters.env_steps, lines, folder.cover_metrics)
         metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         result = loop.run()
