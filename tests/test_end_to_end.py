@@ -170,7 +170,7 @@ def test_vectors_end_to_end(worldlab_command, place, env, full, extra):
     assert result["env"] == full
     check_folder(place / "runs" / "one", result)
     trust = ["--trust-env", "counter"] if "counter" in env else []
-    played = ask(place, "eval", "latest", "--episodes", "2", *trust, command=command)
+    played = ask(place, "eval", "latest", "--episodes", "2", *trust)
     assert (played["episodes"], played["step"], played["env"]) == (2, 96, full)
     assert all(map(math.isfinite, played["returns"]))
     if "Counter" in full:

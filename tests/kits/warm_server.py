@@ -48,8 +48,8 @@ MAINS = {"worldlab": "worldlab.cli", "worldlab.study.compare.cell": "worldlab.st
 """The module whose function main(arguments) `python -m NAME` calls."""
 AT_START = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "LC_", "LANG", "MALLOC_", "LD_", "TORCH", "PYTHON")
 """Beginnings of the names of variables that a process reads when it starts, or when it imports torch."""
-FOLLOWED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
-"""Those that a fork heeds."""
+FOLLOWED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONBREAKPOINT")
+"""Those that a fork heeds, or that are read later."""
 
 
 class Request(NamedTuple):

@@ -62,6 +62,11 @@ class Nodes:
                     self.alive.append(self.cluster.add_node(**node))
         assert len(self.alive) >= count, "no more nodes can be started"
 
+    def keep(self, count: int) -> None:
+        """Have no more than that many nodes: a launcher starts a Ray worker on each."""
+        for node in self.alive[count:]:
+            self.remove(node)
+
     def under(self, worker: int) -> Any:
         """The node that a Ray worker belongs to."""
         parent = psutil.Process(worker).ppid()
@@ -87,8 +92,6 @@ def nodes() -> Iterator[Nodes]:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        for worker in ("RAY_enable_worker_prestart", "RAY_prestart_worker_first_driver"):
-            patch.setenv(worker, "0")  # Ray would start workers, each of which imports Ray, before a task needs them
         nodes = Nodes()
         yield nodes
         nodes.cluster.shutdown()
@@ -282,6 +285,7 @@ def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(
 def test_a_killed_worker_takes_its_task_along(nodes, tmp_path):
     """Its process must not write on beside the one that is started in its place."""
     nodes.ask_for(1)
+    nodes.keep(1)
     program = """
         own = len(open("tries").readlines())
         while own == 1:
