@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from control_tasks import NAMES
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -151,6 +153,44 @@ def planning() -> str:
     return table(["workload", "planner", "p50", "p95", "p99", "decisions", "time relative to worldlab [95%]"], rows)
 
 
+def control() -> str:
+    """Tabulate control.py: final scores by seed, what was kept of the best evaluation, and published scores."""
+    if not (RESULTS / "control.json").is_file():
+        return "Not measured yet."
+    header = ["task", "agent", "frames", "final by seed", "IQM [95%]", "random", "goal", "steps to the goal (runs)"]
+    header += ["kept of the best; at least 90%", "minutes", "published at these frames"]
+    tasks = read("control.json")["tasks"].items()
+    return table(header, [control_row(name, task, agent) for name, task in tasks for agent in task["agents"]])
+
+
+def control_row(name: str, task: dict[str, Any], agent: str) -> list[str]:
+    """Format the results of an agent on a task."""
+    found = task["agents"][agent]
+    runs = list(found["runs"].values())
+    kept = [run["stability"] for run in runs if run["stability"] is not None]
+    reached = [run["steps_to"] for run in runs if run["steps_to"] is not None]
+    published = {NAMES[source]: one["at_our_frames"] for source, one in task["published"].items()}
+    return [
+        f"{name}{' (held out)' if task['held_out'] else ''}",
+        agent,
+        f"{task['frames']:,}",
+        ", ".join(f"{run['final']:.0f}" for run in runs),
+        iqm_cell(found["iqm"]),
+        f"{task['random']['final']:.0f}",
+        "" if task["threshold"] is None else f"{task['threshold']:g}, by {found['solved']} of {len(runs)}",
+        f"{spread(reached)} ({len(reached)})" if reached else "",
+        f"{min(kept):.0%} to {max(kept):.0%}; {found['stable']} of {len(runs)}" if kept else "",
+        spread([run["minutes"] for run in runs]),
+        ", ".join(f"{source} {value:.0f}" for source, value in published.items() if value is not None),
+    ]
+
+
+def iqm_cell(found: dict[str, Any]) -> str:
+    """Format an IQM and its interval, which a single run does not have."""
+    ends = found["interval_95"]
+    return f"{found['estimate']:.0f}" + (f" [{ends[0]:.0f}, {ends[1]:.0f}]" if ends else "")
+
+
 def roundup() -> str:
     """Tabulate each claim: quantity, values of its first prediction that has values, verdict and reason."""
     rows = []
@@ -177,6 +217,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "branch": branch,
     "planning": planning,
     "roundup": roundup,
+    "control": control,
 }
 
 

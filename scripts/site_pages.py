@@ -13,7 +13,11 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = {ROOT / "README.md": "readme.md", ROOT / "CONTRIBUTING.md": "contributing.md"}
+OUTSIDE = {
+    ROOT / "README.md": "readme.md",
+    ROOT / "CONTRIBUTING.md": "contributing.md",
+    ROOT / "SECURITY.md": "security.md",
+}
 OUTSIDE |= {path: f"families/{path.parent.name}.md" for path in sorted((ROOT / "plugins").glob("*/README.md"))}
 OUTSIDE |= {ROOT / "benchmarks" / "results" / "roundup" / "verdicts.svg": "img/verdicts.svg"}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#]+)(#[^)\s]*)?\)")

@@ -303,10 +303,6 @@ WRITERS = {
         "os.open",
     ): "the one place that writes files: atomically, with fsync, without following links",
     ("worldlab/runs/storage.py", "os.fdopen"): "of a descriptor opened there for reading",
-    (
-        "worldlab/experience/segments.py",
-        "os.open",
-    ): "reads replay segments; they are appended through worldlab.runs.storage",
     ("worldlab/runs/failpoints.py", "open"): "a list of the failpoints that a test reached, where the test wants it",
     ("worldlab/cli/__init__.py", "os.open"): "os.devnull, to silence a closed pipe",
     (

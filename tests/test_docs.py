@@ -1,8 +1,8 @@
 """Every block of the documentation runs: commands in a shell, Python in Python, changes on the files they name.
 
 What a reader does is done, page by page, each in an empty folder. Commands see this very environment with an empty one on
-top, so that `pip install` leaves no trace. Comments in the Markdown, invisible to readers, say what else is to be known
-of the block that follows:
+top, so that `pip install` leaves no trace. `worldlab` and Python are forks (tests/kits/warm_process.py). Comments in the
+Markdown, invisible to readers, say what else is to be known of the block that follows:
 
     <!-- not run: REASON -->    it is only read; NOT_RUN counts these
     <!-- given: COMMANDS -->    what the reader has done elsewhere
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from warm_process import warm_python
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +135,9 @@ def reader(tmp_path) -> Reader:
     own = Path(sysconfig.get_path("purelib", "venv", {"base": str(top), "platbase": str(top)}))
     lines = [f"import site; site.addsitedir({path!r})" for path in sorted(below)]  # reads the .pth files there, too
     (own / "below.pth").write_text("\n".join(lines) + "\n")
-    for name in ("worldlab", "pytest", "ruff", "mkdocs"):
+    warm = warm_python(python)
+    command(top / "bin" / "worldlab", f'exec "{warm}" -m worldlab "$@"')
+    for name in ("pytest", "ruff", "mkdocs"):
         command(top / "bin" / name, f'exec "{python}" -m {name} "$@"')
     # What a plugin requires is there already, below, as is what builds it.
     command(top / "bin" / "pip", f'exec "{python}" -m pip "$1" --no-deps --no-build-isolation "${{@:2}}"')
@@ -145,7 +148,7 @@ def reader(tmp_path) -> Reader:
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
         "COLUMNS": "120",
     }
-    return Reader(folder, environment, python)
+    return Reader(folder, environment, warm)
 
 
 def command(path: Path, line: str) -> None:

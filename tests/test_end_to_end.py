@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked_command import run_forked
+from warm_process import warm_worldlab
 
 pytestmark = pytest.mark.slow
 
@@ -106,11 +106,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 def run(place: Path, *arguments: str, code: int = 0, command: list[str] | None = None) -> tuple[str, str]:
     """Run the command to its end, check the exit code, return stdout and stderr. command: the installed one, not a fork."""
-    if command is not None:
-        return finish(start(command, place, *arguments), code)
-    found, out, err = run_forked(place, *arguments)
-    assert found == code, f"exit code {found}\n{out}\n{err}"
-    return out, err
+    return finish(start(command or warm_worldlab(), place, *arguments), code)
 
 
 def ask(place: Path, *arguments: str, command: list[str] | None = None) -> dict:
@@ -131,7 +127,7 @@ def sha256(path: Path) -> str:
 def check_folder(run: Path, result: dict, steps: int = 96) -> None:
     """The files of a finished run and what scripts read from them."""
     entries = {path.name for path in run.iterdir()} - {"lock", "plugins"}
-    expected = {"config.toml", "run.json", "result.json", "metrics.jsonl", "perf.jsonl", "monitor.csv"}
+    expected = {"config.toml", "run.json", "result.json", "metrics.jsonl", "perf.jsonl", "monitor.csv", "digests.json"}
     assert entries == expected | {"replay", "checkpoints", "videos", "tb"}
     assert json.loads((run / "result.json").read_text()) == result
     assert result["env_steps"] == steps and result["updates"] >= 2 and result["wall_seconds"] > 0
@@ -174,7 +170,7 @@ def test_vectors_end_to_end(worldlab_command, place, env, full, extra):
     assert result["env"] == full
     check_folder(place / "runs" / "one", result)
     trust = ["--trust-env", "counter"] if "counter" in env else []
-    played = ask(place, "eval", "latest", "--episodes", "2", *trust, command=command)
+    played = ask(place, "eval", "latest", "--episodes", "2", *trust)
     assert (played["episodes"], played["step"], played["env"]) == (2, 96, full)
     assert all(map(math.isfinite, played["returns"]))
     if "Counter" in full:
@@ -286,7 +282,7 @@ MISTAKES = [
     (
         "train --env counter:Broken TINY",
         4,
-        "env 0: env 'counter:Broken-v0', step 5: obs['obs'] breaks the declared space",
+        "env 0: env 'counter:Broken-v0', step 5 of the episode: obs['obs'] breaks the declared space",
     ),
     ("train --env counter:Absent TINY", 4, "module 'counter' registers no environment 'Absent'"),
     ("train --env absent:Env-v0 TINY", 4, "module 'absent' of the environment cannot be imported: ModuleNotFoundError"),

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_process import warm_python
 
 from worldlab.registry import load_registry
 
@@ -81,5 +82,5 @@ for result in check_mix(**{role: Choice(part.load(), small_config(part.config)) 
 @pytest.mark.parametrize("encoder", ["vae", "cpc"])
 def test_a_world_model_with_it_learns(site, encoder):
     """Rewards of dreams belong to their action, the moving dot is learned, acting follows training: W1 to W6."""
-    found = run([sys.executable, "-c", WHOLE % encoder], site).splitlines()
+    found = run([str(warm_python()), "-c", WHOLE % encoder], site).splitlines()
     assert found == [f"W{i} passed" for i in range(1, 7)]

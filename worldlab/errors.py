@@ -4,6 +4,7 @@
     |- ConfigError            2  a wrong name, value or file in the configuration
     |- PluginError            3  a plugin that is missing, broken or violates its contract
     |- EnvError               4  an environment that cannot be built or violates its spaces
+    |  `- EnvCrashedError     4  an environment that raised an exception, died or hung
     |- DivergedError          5  training produced NaN or infinity
     |- StorageError           6  a folder or file that cannot be written
     |- CheckpointError        7  a checkpoint that is missing, damaged or does not fit
@@ -55,6 +56,10 @@ class EnvError(WorldlabError):
     exit_code = 4
 
 
+class EnvCrashedError(EnvError):
+    pass
+
+
 class DivergedError(WorldlabError):
     exit_code = 5
 
@@ -73,6 +78,21 @@ class RunLockedError(WorldlabError):
 
 class MemoryLimitError(WorldlabError):
     exit_code = 9
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation of Python, numpy or torch failed. torch has no class of its own for the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def out_of_memory(error: BaseException) -> MemoryLimitError:
+    """Return the error for a failed allocation."""
+    return MemoryLimitError(
+        f"not enough memory ({type(error).__name__})",
+        cause=one_line(error, 300) or None,
+        fix="a smaller --size, --train.batch-size or --replay.capacity, or end other programs",
+    )
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:

@@ -155,7 +155,11 @@ class GRUCell(nn.Module):
         self.norm = nn.LayerNorm(3 * hidden)
 
     def forward(self, inputs: Tensor, h: Tensor) -> Tensor:
-        reset, candidate, update = self.norm(self.linear(torch.cat([inputs, h], -1))).chunk(3, -1)
+        return self.gated(self.linear(torch.cat([inputs, h], -1)), h)
+
+    def gated(self, gates: Tensor, h: Tensor) -> Tensor:
+        """Return the next h [N, H] from h and the product of cat(inputs, h) with `linear`, [N, 3 H]."""
+        reset, candidate, update = self.norm(gates).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
         return h + update * (candidate - h)  # not lerp: under autocast the types differ

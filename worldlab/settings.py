@@ -25,6 +25,9 @@ units: hidden units of a layer. memory: width H of the memory. width: channels o
 `--model.units`, `--model.memory` and `--model.width` set one dial for all parts.
 """
 
+LARGEST = 2**16
+"""The largest value of a setting that `--size` sets: a square layer of this width takes 17 GB."""
+
 if TYPE_CHECKING:
 
     def field(default: Any = ..., *, expert: bool = False, **rules: Any) -> Any: ...
@@ -44,7 +47,9 @@ else:
 
         It either follows a dial, `units: int = sized("units", ge=1)`, or has its own value for each size,
         `depth: int = sized(nano=1, tiny=2, small=3, medium=4, large=4, ge=1)`. The default is the value for "medium".
+        A value is at most LARGEST unless `le` sets another bound.
         """
+        sizes_and_rules.setdefault("le", LARGEST)
         sizes = {name: sizes_and_rules.pop(name) for name in SIZES if name in sizes_and_rules}
         both = bool(dial and sizes)
         if dial:
@@ -69,6 +74,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         validate_default=True,
+        defer_build=True,  # a validator is built when it is first used: most parts of a start are not
     )
 
     @classmethod
@@ -110,6 +116,10 @@ class EnvSettings(Config):
     """Number of environments stepped in parallel during collection."""
     workers: int = field(0, ge=0, le=64)
     """Worker processes that step the environments; 0 uses the main process (best for cheap environments)."""
+    timeout: float = field(300.0, gt=0, expert=True)
+    """Seconds that an environment may take to reset or to step before it counts as hung; to be built, at least 60."""
+    restarts: int = field(3, ge=0, expert=True)
+    """Crashed or hung environments that a run replaces while it collects; 0 ends the run. --strict never replaces one."""
     repeat: int = field(1, ge=1, le=32)
     """Action repeat: frames per action. Rewards are summed; only the last frame is rendered."""
     size: int | None = field(None, ge=8, le=512)

@@ -31,3 +31,31 @@ def worldlab_register(register) -> None:
         summary="A 16 x 16 image world with known transition probabilities: does a model keep all modes?",
         api=1,
     )
+    register.env(
+        "dmc",
+        "worldlab_envs.dmc:ADAPTER",
+        config=None,
+        summary='The DeepMind Control Suite, as "dmc:walker-walk".',
+        api=1,
+    )
+    register.env(
+        "atari",
+        "worldlab_envs.atari:ADAPTER",
+        config=None,
+        summary='Atari games by the protocol of Atari 100k, as "atari:pong".',
+        api=1,
+    )
+    register.env(
+        "minigrid",
+        "worldlab_envs.minigrid:ADAPTER",
+        config=None,
+        summary='The gridworlds of MiniGrid and BabyAI, as "minigrid:DoorKey-5x5".',
+        api=1,
+    )
+    register.env(
+        "minatar",
+        "worldlab_envs.minatar:ADAPTER",
+        config=None,
+        summary='Five Atari-like games on 10 x 10 cells, as "minatar:breakout".',
+        api=1,
+    )

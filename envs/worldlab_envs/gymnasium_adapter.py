@@ -154,8 +154,8 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
     from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
 
-    log_warnings()  # before the model is compiled, which also emits warnings
-    env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
+    with log_warnings():
+        env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
         disable_render_effects(env)
     return env, spec.max_episode_steps

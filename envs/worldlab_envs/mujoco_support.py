@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -12,12 +14,20 @@ from worldlab.errors import EnvError
 _log = logging.getLogger("worldlab.mujoco")
 
 
-def log_warnings() -> None:
-    """Send MuJoCo's warnings to the log; by default it writes MUJOCO_LOG.TXT into the working folder."""
+@contextmanager
+def log_warnings() -> Iterator[None]:
+    """Send MuJoCo's warnings to the log; by default it writes MUJOCO_LOG.TXT into the working folder.
+
+    Models are compiled inside the context. What the compiler warns of, such as an outdated attribute in the model of
+    HalfCheetah, is for the authors of the model, so it is logged below the level that is shown.
+    """
     import mujoco
 
-    set_callback = getattr(mujoco, "set_mju_user_warning", None)
-    if set_callback is not None:
+    set_callback = getattr(mujoco, "set_mju_user_warning", lambda _: None)
+    set_callback(_log.debug)
+    try:
+        yield
+    finally:
         set_callback(_log.warning)
 
 

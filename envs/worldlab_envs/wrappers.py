@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -14,6 +14,7 @@ from worldlab.env.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 from worldlab_envs.distractors import Distractors
+from worldlab_envs.nested import entries, flatten_space, is_text, values_of
 
 
 def wrap_env(
@@ -68,11 +69,11 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class CheckedEnv(gymnasium.Wrapper):
-    """Rejects values that violate the environment's own declaration, and copies observations.
+    """Rejects values that violate the environment's own declaration, copies observations and flattens nested ones.
 
     Checked at every step: the five return values of Gymnasium's API, the observation's keys, shapes and dtypes, finite
-    observations (also as float32) and a finite reward. Bounds are not checked: many environments exceed theirs by a
-    rounding error; `worldlab check-env` reports it.
+    observations (also as float32), a finite reward, and that terminated and truncated are bools. Bounds are not checked:
+    many environments exceed theirs by a rounding error; `worldlab check-env` reports it.
     """
 
     def __init__(self, env: gymnasium.Env, env_id: str):
@@ -80,13 +81,15 @@ class CheckedEnv(gymnasium.Wrapper):
         self._id = env_id
         self._step = 0
         space = env.observation_space
-        self._keyed = isinstance(space, spaces.Dict)
-        self._parts: dict[str, spaces.Space] = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
-        for key, part in self._parts.items():
+        self._keyed = isinstance(space, spaces.Dict | spaces.Tuple)
+        parts = flatten_space(space, env_id) if self._keyed else {"obs": space}
+        if self._keyed:
+            self.observation_space = spaces.Dict(parts)
+        for key, part in parts.items():
             if not isinstance(part, spaces.Box | spaces.Discrete):
                 raise EnvError(
                     f"env {env_id[:40]!r}: observation {key!r} is a {type(part).__name__} space",
-                    cause="accepted are Box, Discrete and a flat Dict of these",
+                    cause="accepted are Box, Discrete, Dicts and Tuples of these, and texts in them, which are left out",
                     fix="gymnasium.wrappers.FlattenObservation makes it one vector",
                 )
 
@@ -107,15 +110,35 @@ class CheckedEnv(gymnasium.Wrapper):
         number = float(reward) if scalar else math.nan  # type: ignore[arg-type]
         if not abs(number) <= LARGEST:  # false for NaN
             raise self._space_error("the reward", "a finite float32 number", repr(reward)[:80])
-        return self._check_obs(obs), number, bool(terminated), bool(truncated), info
+        ended = self._check_flag("terminated", terminated), self._check_flag("truncated", truncated)
+        return self._check_obs(obs), number, *ended, info
+
+    def _check_flag(self, name: str, value: Any) -> bool:
+        """Return a flag as a bool. Accepted are bools of Python and numpy, 0 and 1, and 0-dimensional arrays of them."""
+        if isinstance(value, bool | np.bool_):
+            return bool(value)
+        scalar = isinstance(value, int | np.integer) or getattr(value, "shape", None) == ()
+        if not (scalar and value in (0, 1)):
+            raise self._space_error(name, "True or False", repr(value)[:80], breaks="is no bool")
+        return bool(value)
 
     def _check_obs(self, obs: Any) -> Any:
-        if not self._keyed:
-            return self._check_part("obs", self._parts["obs"], obs)
-        if not isinstance(obs, dict) or obs.keys() != self._parts.keys():
-            got = sorted(obs) if isinstance(obs, dict) else type(obs).__name__
-            raise self._space_error("the observation", f"a dict with keys {sorted(self._parts)}", f"{got}")
-        return {key: self._check_part(key, part, obs[key]) for key, part in self._parts.items()}
+        space = self.env.observation_space
+        return dict(self._check_entries(space, obs)) if self._keyed else self._check_part("obs", space, obs)
+
+    def _check_entries(self, space: spaces.Space, obs: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Yield the name and value of every entry of a Dict or Tuple observation, at any depth."""
+        parts, values = entries(space), values_of(space, obs)
+        if values is None:
+            what = f"obs[{prefix[:-1]!r}]" if prefix else "the observation"
+            kind = f"a dict with keys {sorted(parts)}" if isinstance(space, spaces.Dict) else f"{len(parts)} entries"
+            got = sorted(map(str, obs)) if isinstance(obs, dict) else type(obs).__name__
+            raise self._space_error(what, kind, f"{got}")
+        for key, part in parts.items():
+            if isinstance(part, spaces.Dict | spaces.Tuple):
+                yield from self._check_entries(part, values[key], f"{prefix}{key}/")
+            elif not is_text(part):
+                yield prefix + key, self._check_part(prefix + key, part, values[key])
 
     def _check_part(self, key: str, space: spaces.Space, value: Any) -> Any:
         if isinstance(space, spaces.Discrete):
@@ -135,9 +158,11 @@ class CheckedEnv(gymnasium.Wrapper):
                 raise self._space_error(f"obs[{key!r}]", "finite float32 numbers", f"{bad.size} like {bad[0]}")
         return value
 
-    def _space_error(self, what: str, expected: str, got: str) -> EnvError:
+    def _space_error(self, what: str, expected: str, got: str, breaks: str = "breaks the declared space") -> EnvError:
+        where = f"step {self._step} of the episode" if self._step else "reset"
+        rest = f", {where}: {what[:25]} {breaks}"
         return EnvError(
-            f"env {self._id[:30]!r}, step {self._step}: {what[:30]} breaks the declared space",
+            f"env {self._id[: max(4, 84 - len(rest))]!r}{rest}",  # the pool adds the environment's number
             cause=f"expected {expected}, got {got}",
             fix="correct the environment or its observation_space; worldlab check-env shows details",
         )

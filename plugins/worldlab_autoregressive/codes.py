@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import OneHot
+from worldlab.distributions import OneHot, exact
 from worldlab.nn import GRUCell
+from worldlab_autoregressive.code_sampling import draw_codes
 
 
 class CodeNet(nn.Module):
@@ -40,7 +41,7 @@ class CodeNet(nn.Module):
         """Return log q(. | c_<i, x) of given codes, all groups in one pass. context [N, I], codes [N, G, C] -> [N, G,
         C].
         """
-        direct, h, bias = self._initialise(context)
+        direct, h, bias = self.initialise(context)
         inputs = torch.einsum("ngc,gcu->ngu", codes[:, :-1], self.embed[: self.shape[0] - 1]) + bias[:, None]
         hidden = [h]
         for i in range(self.shape[0] - 1):
@@ -54,7 +55,9 @@ class CodeNet(nn.Module):
 
         Returns codes [N, G] long and log q(. | c_<i, x) along them, [N, G, C].
         """
-        direct, h, bias = self._initialise(context)
+        if temperature == 1 and not torch.is_grad_enabled() and not exact():
+            return draw_codes(self, context, gumbel)
+        direct, h, bias = self.initialise(context)
         codes, rows = [], []
         for i in range(self.shape[0]):
             if i:
@@ -64,7 +67,8 @@ class CodeNet(nn.Module):
             codes.append((row if gumbel is None else row + gumbel[:, i]).argmax(-1))
         return torch.stack(codes, 1), torch.stack(rows, 1)
 
-    def _initialise(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def initialise(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return A context [N, G, C], h_0 [N, U] and D context [N, U]."""
         h, bias = self.start(context).chunk(2, -1)
         return self.direct(context).unflatten(-1, self.shape), torch.tanh(h), bias
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked_cells import launch_in_forks
+from warm_process import warm_cells, warm_worldlab
 
 from worldlab import cli
 from worldlab.study.compare import run as comparing
@@ -219,12 +219,12 @@ def test_an_interrupted_killed_and_resumed_comparison_has_the_same_numbers(world
     (kept,) = second.cells(True)
     before = (kept / "cell.json").stat().st_mtime_ns
 
-    third = Typed(worldlab_command, tmp_path / "a")
+    third = Typed(warm_worldlab(), tmp_path / "a")
     out, err = third.ends(0)
     assert json.loads(out)["finished"] == 2 and "already finished" in err
     assert (kept / "cell.json").stat().st_mtime_ns == before
 
-    launch_in_forks(monkeypatch)
+    warm_cells(monkeypatch)
     assert cli.main([*TINY, "--out", str(tmp_path / "b")]) == 0
     cells = sorted(path.name for path in tmp_path.glob("b/cells/*"))
     assert cells == sorted(path.name for path in tmp_path.glob("a/cells/*")) and len(cells) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -288,11 +289,27 @@ def test_the_message_names_the_file(registry, tmp_path):
         ("x = [", "is not valid TOML"),
         ("a = 2020-01-01\n", "config: a is not a setting"),
         ("steps = 2020-01-01", "finite number"),
+        ("a = " + "[" * 20_000, "is not valid TOML"),
+        ("a = " + "{b = " * 20_000, "is not valid TOML"),
+        (".".join("a" * 20_000) + " = 1", "is not valid TOML"),
+        ("steps = 1" + "0" * 5000, "is not valid TOML"),
+        ("steps = 1" + "0" * 4000, r"steps = 1000.* must be a number of at most 64 bits"),
+        ("# " + "x" * 2**20, "is not valid TOML"),
     ],
 )
 def test_a_damaged_file_is_named(registry, tmp_path, text, line):
     with pytest.raises(ConfigError, match=line):
         resolve(registry, files=[file(tmp_path, text)])
+
+
+def test_a_configuration_that_is_no_file_is_refused_without_waiting(registry, tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    for path in (tmp_path / "pipe.toml", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="cannot read") as error:
+            resolve(registry, files=[path])
+        assert error.value.exit_code == 2
+    (tmp_path / "link.toml").symlink_to(file(tmp_path, "steps = 12345"))
+    assert resolve(registry, files=[tmp_path / "link.toml"]).core.steps == 12345
 
 
 def test_missing_files_presets_and_parts_get_suggestions(registry, tmp_path):

@@ -49,6 +49,14 @@ def made(registry: Registry, presets: tuple[str, ...] = ("laptop",), **flags: An
 # ---- declarations ----
 
 
+@pytest.mark.parametrize("flag", ["model.units", "model.memory", "encoder.units", "dynamics.units", "decoder.width"])
+def test_an_absurd_size_is_refused_before_anything_is_built(registry, flag):
+    group, _, name = flag.partition(".")
+    for value, bound in ((10**8, "must be <= 65536"), (2**16 + 1, "must be <= 65536"), (0, "must be >")):
+        with pytest.raises(ConfigError, match=bound):
+            made(registry, **{group: {name: value}})
+
+
 def test_sizes_are_those_of_the_dial():
     assert SIZES == get_args(Size) == ("nano", "tiny", "small", "medium", "large")
     assert set(DIAL) == {"units", "memory", "width"}

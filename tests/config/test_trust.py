@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_process import warm_worldlab
 
 import worldlab
 from worldlab.config.provenance import env_module, resolve_saved
@@ -48,7 +49,8 @@ def test_no_command_imports_what_a_run_names(args, id, tmp_path):
 def test_a_whole_run_whose_environment_was_changed_runs_no_code_without_a_word(tmp_path):
     """With the word, and the folder on the path of imports, the module runs: the control."""
     small = ["--preset", "debug", "--size", "nano", "--steps", "120", "--train.prefill", "60", "--env.time-limit", "20"]
-    assert command(tmp_path, "train", "--env", "CartPole", *small, "--run", "run").returncode == 0
+    train = [*warm_worldlab(), "train", "--env", "CartPole", *small, "--run", "run"]
+    assert subprocess.run(train, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
     config = tmp_path / "run" / "config.toml"
     config.write_text(config.read_text().replace('"CartPole"', '"run.evil:CartPole-v1"'))
     assert "run.evil" in config.read_text()

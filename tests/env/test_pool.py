@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,8 +17,12 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldlab.env.pool import BLAS_THREADS, EnvPool
-from worldlab.errors import EnvError
+from worldlab.env import watch
+from worldlab.env.pool import EnvPool
+from worldlab.env.process import BLAS_THREADS
+from worldlab.env.watch import StopRequested, forget_stop, request_stop
+from worldlab.errors import EnvCrashedError, EnvError, MemoryLimitError, WorldlabError
+from worldlab.experience.replay import records
 
 
 class Counter(gymnasium.Env):
@@ -46,9 +52,23 @@ class Counter(gymnasium.Env):
     def _fail(self):
         if self.fault == "raise":
             raise RuntimeError("the licence ran out")
+        if self.fault == "exit":
+            sys.exit(7)
+        if self.fault == "interrupt":
+            raise KeyboardInterrupt
+        if self.fault == "base":
+            raise BaseException("odd")
+        if self.fault == "memory":
+            raise MemoryError
         if self.fault == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "native":
+            all(itertools.repeat(True))  # never returns to Python, so that no signal handler of Python can run
         time.sleep(60)
+
+    def close(self):
+        if self.fault == "close":
+            time.sleep(60)
 
 
 def run(pool: EnvPool, steps: int = 8) -> list:
@@ -102,7 +122,7 @@ def test_environments_and_episodes_have_their_own_seeds():
 def test_an_exception_names_the_environment_and_keeps_its_reason(workers):
     with EnvPool(lambda: Counter("raise"), 2, workers, seed=0) as pool:
         pool.reset()
-        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1: RuntimeError") as error:
+        with pytest.raises(EnvError, match=r"env 1 \(Counter\) failed in step 1 of its episode: RuntimeError") as error:
             pool.step([0, 99])
     assert "the licence ran out" in (error.value.cause or "")
 
@@ -159,18 +179,242 @@ def test_a_script_without_a_main_guard_gets_an_explanation(tmp_path):
     assert "its process ended before it began" in done.stderr and 'if __name__ == "__main__":' in done.stderr
 
 
-def test_a_hanging_worker_is_killed_and_named():
-    pool = EnvPool(lambda: Counter("hang"), 2, 2, seed=0, timeout=20)
+@pytest.mark.parametrize("fault", ["exit", "interrupt", "base"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_an_environment_raises_is_its_error(fault, workers, monkeypatch):
+    old = signal.signal(signal.SIGINT, lambda *_: None)  # as during training
+    try:
+        with EnvPool(lambda: Counter(fault), 1, workers, seed=0, taken=40) as pool:
+            pool.reset()
+            pool.step([1])
+            with pytest.raises(EnvError, match=r"env 0 \(Counter\) failed in step 2 of its episode: \w+") as error:
+                pool.step([99])
+    finally:
+        signal.signal(signal.SIGINT, old)
+    place = "worker 0" if workers else "the main process"
+    assert (error.value.cause or "").startswith(f"in {place}, after step 41 of the run: Traceback")
+    assert error.value.exit_code == 4 and len(error.value.message) <= 100
+
+
+def test_ctrl_c_outside_of_training_is_no_error_of_the_environment():
+    with EnvPool(lambda: Counter("interrupt"), 1, 0, seed=0) as pool:
+        pool.reset()
+        with pytest.raises(KeyboardInterrupt):
+            pool.step([99])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_environment_without_memory_is_named(workers):
+    with EnvPool(lambda: Counter("memory"), 1, workers, seed=0, restarts=9) as pool:
+        pool.reset()
+        with pytest.raises(MemoryLimitError, match=r"env 0 \(Counter\) failed in step 1 of its episode: MemoryError"):
+            pool.step([99])
+    assert pool.restarts == 9
+
+
+# ---- hangs ----
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_hang_in_python_is_named_with_its_place(workers):
+    with EnvPool(lambda: Counter("hang"), 2, workers, seed=0, timeout=0.5) as pool:
+        pool.reset()
+        start = time.monotonic()
+        with pytest.raises(
+            EnvCrashedError, match=r"env 1 \(Counter\) failed in step 1 of its episode: took over 0.5 s"
+        ) as error:
+            pool.step([0, 99])
+        assert time.monotonic() - start < 0.5 + 1
+    assert "time.sleep(60)" in (error.value.cause or "")
+
+
+def test_workers_that_hang_in_native_code_are_killed_all_within_one_timeout():
+    pool = EnvPool(lambda: Counter("native"), 3, 3, seed=0, timeout=0.5)
     with pool:
         pool.reset()
-        pool._timeout = 0.5
-        with pytest.raises(EnvError, match=r"env 1 \(Counter\) gave no answer in 0.5 s"):
-            pool.step([0, 99])
+        start = time.monotonic()
+        with pytest.raises(EnvCrashedError, match=r"env 0 \(Counter\) gave no answer in 0.5 s"):
+            pool.step([99, 99, 99])
+        assert time.monotonic() - start < 2  # one after the other would take three times as long
+        workers = [part._process for part in pool._parts]
+        assert not any(worker.is_alive() for worker in workers)
+
+
+def test_slow_environments_of_one_worker_have_their_time_each():
+    class Slow(Counter):
+        def step(self, action):
+            time.sleep(0.4)
+            return super().step(action)
+
+    with EnvPool(Slow, 3, 1, seed=0, timeout=0.7) as pool:
+        pool.reset()
+        assert pool.step([1, 2, 3]).reward.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_after_a_signal_a_hang_is_not_waited_for(workers, monkeypatch):
+    monkeypatch.setattr(watch, "GRACE", 0.3)
+    with EnvPool(lambda: Counter("hang"), 1, workers, seed=0) as pool:
+        pool.reset()
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+        old = signal.signal(signal.SIGTERM, lambda *_: request_stop())
+        try:
+            timer.start()
+            start = time.monotonic()
+            with pytest.raises(StopRequested):
+                pool.step([99])
+        finally:
+            signal.signal(signal.SIGTERM, old)
+            forget_stop()
+        assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_environments_that_hang_when_closed_are_closed_within_seconds(workers):
+    pool = EnvPool(lambda: Counter("close"), 2, workers, seed=0)
+    start = time.monotonic()
+    pool.close(0.3)
+    assert time.monotonic() - start < 2
+
+
+PARENT = """
+import os, signal, sys
+from worldlab.env.pool import EnvPool
+from test_pool import Counter
+if __name__ == "__main__":
+    pool = EnvPool(lambda: Counter("native"), 1, 1, seed=0)
+    pool.reset()
+    pool.send([99])
+    print(pool._parts[0]._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux ends a process with its parent")
+def test_a_worker_that_hangs_dies_with_its_parent(tmp_path, monkeypatch):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(50):
+        if not is_running(int(done.stdout)):
+            return
+        time.sleep(0.1)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    pytest.fail("the worker lives on")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- restarts ----
+
+
+def play(pool: EnvPool, faults: dict[int, list[int]], steps: int = 12) -> list:
+    """Take steps; at step t the environments in faults[t] get the action that makes them fail."""
+    log = [pool.reset()]
+    for t in range(steps):
+        log.append(pool.step([99 if env in faults.get(t, []) else t % 50 for env in range(pool.num_envs)]))
+    return log
+
+
+def stream(log: list, env: int) -> list[tuple]:
+    """The records of an environment as the replay gets them: (secret, time, reward, cont, is_first)."""
+    action = np.zeros((len(log[0].reward), 1), np.float32)
+    rows = [record for arrivals in log for number, record in records(arrivals, action) if number == env]
+    return [(*r["vector"].tolist(), float(r["reward"]), float(r["cont"]), bool(r["is_first"])) for r in rows]
+
+
+@pytest.mark.parametrize(("fault", "workers"), [("raise", 0), ("raise", 3), ("native", 3), ("hang", 0)])
+def test_a_failed_environment_begins_a_new_episode_and_the_others_lose_nothing(fault, workers, caplog):
+    faults = {1: [1], 6: [1, 2]}
+    with EnvPool(Counter, 3, 0, seed=5) as pool:
+        undisturbed = play(pool, {})
+    with (
+        EnvPool(lambda: Counter(fault), 3, workers, seed=5, timeout=0.5, restarts=3, taken=100) as pool,
+        caplog.at_level(logging.WARNING),
+    ):
+        log = play(pool, faults)
+        assert pool.restarts == 0
+    assert stream(log, 0) == stream(undisturbed, 0)
+    for env, crashed in ((1, [1, 6]), (2, [6])):
+        rows = stream(log, env)
+        for before, row in itertools.pairwise(rows):
+            if row[4]:  # a new episode starts at time 0, with a secret that was not seen before
+                assert row[1:4] == (0, 0, 1) and row[0] not in {one[0] for one in rows[: rows.index(row)]}
+            else:  # no other pair of records crosses an episode or a crash
+                assert row[:2] == (before[0], before[1] + 1)
+        assert [t for t in range(12) if log[t + 1].is_first[env]] == crashed
+        assert not any(log[t + 1].done[env] for t in crashed)  # so no return of a broken episode is reported
+    assert [one.taken for one in log] == [0, *(3 - (t == 1) - 2 * (t == 6) for t in range(12))]
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 3 and all("restarted" in line for line in lines)
+    assert f"after step {100 + 3} of the run" in lines[0]
+    if fault == "raise":
+        assert [line.count("Traceback") for line in lines] == [1, 0, 0]  # its traceback is shown once
+
+
+def test_a_worker_that_dies_restarts_all_its_environments_in_new_episodes():
+    with EnvPool(lambda: Counter("die"), 3, 1, seed=5, restarts=1) as pool:
+        log = play(pool, {4: [1]})
+    assert log[5].is_first.tolist() == [True] * 3 and log[5].taken == 0
+    secrets = [{row[0] for row in stream(log, env)} for env in range(3)]
+    assert sum(map(len, secrets)) == len(set.union(*secrets))  # no seed was used twice
+    with EnvPool(Counter, 3, 0, seed=5) as pool:
+        undisturbed = play(pool, {})
+    for env in range(3):  # the seeds go on where they were: the third episode follows the second
+        got, wanted = ([row[0] for row in stream(one, env) if row[4]][:3] for one in (log, undisturbed))
+        assert got == wanted
+
+
+@pytest.mark.parametrize(("fault", "workers"), [("raise", 0), ("die", 2)])
+def test_restarts_are_counted_over_the_whole_pool(fault, workers):
+    with EnvPool(lambda: Counter(fault), 2, workers, seed=0, restarts=2) as pool:
+        pool.reset()
+        pool.step([99, 0])
+        pool.step([0, 99])
+        with pytest.raises(EnvCrashedError, match=r"env 0 \(Counter\)"):
+            pool.step([99, 0])
+
+
+def test_a_violation_of_the_spaces_is_no_crash():
+    class Wrong(Counter):
+        def step(self, action):
+            raise EnvError("obs['vector'] breaks the declared space")
+
+    with EnvPool(Wrong, 1, 0, seed=0, restarts=5) as pool:
+        pool.reset()
+        with pytest.raises(WorldlabError, match="env 0: obs"):
+            pool.step([0])
+    assert pool.restarts == 5
+
+
+def test_an_environment_that_cannot_be_built_again_spends_the_restarts():
+    built = []
+
+    def make():
+        built.append(0)
+        if len(built) > 1:
+            raise RuntimeError("no licence left")
+        return Counter("raise")
+
+    with EnvPool(make, 1, 0, seed=0, restarts=3) as pool:
+        pool.reset()
+        with pytest.raises(EnvCrashedError, match=r"env 0 .* failed in build: RuntimeError"):
+            pool.step([99])
+    assert len(built) == 4
 
 
 def test_close_ends_the_workers():
     pool = EnvPool(Counter, 2, 2, seed=0)
-    workers = [part._process for part in pool._slices]
+    workers = [part._process for part in pool._parts]
     pool.close()
     pool.close()
     assert not any(worker.is_alive() for worker in workers)

@@ -151,6 +151,17 @@ def test_mujoco_pictures_are_plain_and_leave_no_log(adapter, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_compiler_of_models_warns_of_is_not_shown_and_what_the_simulation_warns_of_is(adapter, caplog):
+    """HalfCheetah's model has an outdated attribute, which nobody who trains on it can change."""
+    import mujoco
+
+    env = adapter.make("HalfCheetah-v5", EnvSettings())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
+    env.unwrapped.data.qpos[:] = np.nan
+    mujoco.mj_step(env.unwrapped.model, env.unwrapped.data)
+    assert any(record.levelname == "WARNING" for record in caplog.records)
+
+
 def test_headless_respects_the_users_own_setting():
     code = "from worldlab_envs.headless import go_headless; go_headless(); import os; print(os.environ['MUJOCO_GL'])"
     result = subprocess.run(

@@ -81,7 +81,7 @@ def test_an_observation_outside_of_the_declaration_is_an_error(obs, got):
     env.reset()
     env.step(0)
     env.unwrapped.obs = obs
-    with pytest.raises(EnvError, match=r"env 'Scripted-v0', step 2: obs\['obs'\] breaks") as error:
+    with pytest.raises(EnvError, match=r"env 'Scripted-v0', step 2 of the episode: obs\['obs'\] breaks") as error:
         env.step(0)
     assert __import__("re").search(got, error.value.cause or "") and len(error.value.message) <= 100
 
@@ -97,8 +97,36 @@ def test_a_reward_that_is_no_number_is_an_error(reward):
     env = wrap(Scripted(BOX, np.zeros((2, 2))))
     env.unwrapped.step = lambda action: (np.zeros((2, 2)), reward, False, False, {})
     env.reset()
-    with pytest.raises(EnvError, match="step 1: the reward breaks"):
+    with pytest.raises(EnvError, match="step 1 of the episode: the reward breaks"):
         env.step(0)
+
+
+@pytest.mark.parametrize("flag", [None, "no", 2, -1, 0.5, math.nan, [False], np.zeros(1, bool), np.array(2)])
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_a_flag_that_is_no_bool_is_an_error(flag, name):
+    env = wrap(Scripted(BOX, np.zeros((2, 2))))
+    flags = (flag, False) if name == "terminated" else (False, flag)
+    env.unwrapped.step = lambda action: (np.zeros((2, 2)), 0.0, *flags, {})
+    env.reset()
+    with pytest.raises(EnvError, match=f"env 'Scripted-v0', step 1 of the episode: {name} is no bool") as error:
+        env.step(0)
+    assert "expected True or False, got" in (error.value.cause or "")
+
+
+@pytest.mark.parametrize("flag", [True, np.True_, 1, np.int64(1), np.array(True), np.array(1)])
+def test_bools_of_python_and_numpy_and_whole_numbers_are_flags(flag):
+    env = wrap(Scripted(BOX, np.zeros((2, 2))))
+    env.unwrapped.step = lambda action: (np.zeros((2, 2)), 0.0, flag, not flag, {})
+    env.reset()
+    assert [type(value) for value in env.step(0)[2:4]] == [bool, bool] and env.step(0)[2:4] == (True, False)
+
+
+def test_a_violation_has_one_line_of_100_characters_whatever_the_names_are():
+    env = CheckedEnv(Scripted(spaces.Dict({"k" * 80: BOX}), {"k" * 80: None}), "i" * 80)
+    env._step = 123_456
+    with pytest.raises(EnvError) as error:
+        env.step(0)
+    assert len(f"env 255: {error.value.message}") <= 100
 
 
 def test_the_old_api_is_named():
@@ -117,7 +145,7 @@ def test_the_old_api_is_named():
     [
         (None, None),
         (spaces.MultiBinary(3), None),
-        (spaces.Tuple([BOX, BOX]), None),
+        (spaces.Tuple([BOX, spaces.MultiBinary(3)]), None),
         (spaces.Box(0, 1, (32, 32, 3), np.float32), None),
         (spaces.Box(0, 255, (3, 32, 32), np.uint8), None),
         (spaces.Box(0, 255, (4, 4, 3), np.uint8), None),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from worldlab.env.pool import Arrivals
+from worldlab.env.arrivals import Arrivals
 from worldlab.errors import CheckpointError, ConfigError, MemoryLimitError, StorageError, WorldlabError
 from worldlab.experience import replay as replay_module
 from worldlab.experience.replay import Replay, estimate_bytes, records

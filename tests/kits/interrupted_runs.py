@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shlex
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forked_command import PRELOAD, SECONDS, run_in_fork
+from forks import SECONDS, start_fork
 
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.runs.failpoints import VARIABLE
@@ -49,14 +49,11 @@ def train(
     number: int = signal.SIGKILL,
 ) -> Ended:
     """Run `worldlab train FLAGS --run RUN --resume`. failpoint: see worldlab.runs.failpoints. after: seconds until a signal."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
     environment = dict(os.environ) | ({VARIABLE: failpoint} if failpoint else {})
     out, err = place / f"{run}.stdout", place / f"{run}.stderr"
     line = ("train", *flags, "--run", run, "--resume")
-    process = context.Process(target=_train, args=(place, line, environment, out, err))
     begin = time.monotonic()
-    process.start()
+    process = start_fork(_train, place, line, environment, out, err)
     process.join(SECONDS if after is None else after)
     if after is not None and process.pid is not None and process.exitcode is None:
         os.kill(process.pid, number)
@@ -73,7 +70,16 @@ def _train(place: Path, line: tuple[str, ...], environment: dict[str, str], out:
     from worldlab.evaluation import open_loop
 
     open_loop.vector_strip = lambda *_, **__: Image.new("RGB", (8, 8))  # to plot takes longer than the rest
-    run_in_fork(place, line, environment, out, err)
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, str(place))
+    sys.argv = ["worldlab", *line]
+    for file, stream in ((out, sys.stdout), (err, sys.stderr)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream.fileno())
+    from worldlab.cli import main
+
+    sys.exit(main(list(line)))
 
 
 def outcome(run: Path) -> dict[str, Any]:

@@ -136,5 +136,21 @@ BROKEN: dict[str, tuple[str, str, int | None]] = {
         r"cannot be called 'name'",
         7,
     ),
+    "base exception": (
+        "class End(BaseException): ...\nraise End('of all')\n",
+        r"cannot be imported: End: of all",
+        2,
+    ),
+    "no description": (
+        "class End(BaseException):\n    def __str__(self):\n        raise self\nraise End\n",
+        r"cannot be imported: End$",
+        4,
+    ),
+    "generator exit": ("raise GeneratorExit\n", r"cannot be imported: GeneratorExit", 1),
+    "hook ends": (
+        HOOK + "    class End(BaseException): ...\n    raise End\n",
+        r"fails in worldlab_register: End",
+        5,
+    ),
 }
 """By fault: the source of a plugin, what the reason must match, and the line it must name, where it has one."""

@@ -88,6 +88,26 @@ def test_log_q_is_the_log_probability_of_this_very_z():
         assert torch.equal(latent.z.unflatten(-1, (GROUPS, CLASSES)).argmax(-1), latent.tokens)
 
 
+@pytest.mark.parametrize("groups", [1, 5])
+def test_codes_drawn_without_gradients_are_those_drawn_with_gradients(groups):
+    """The fast form (code_sampling.py) against the plain one: same noise, same codes, same conditionals; also in bfloat16."""
+    torch.manual_seed(0)
+    net = CodeNet(6, groups, 4, 16, 0.01)
+    torch.nn.init.normal_(net.out)
+    context = torch.randn(200, 6)
+    noise = gumbel_noise(200, net.shape, context, generator=torch.Generator().manual_seed(1))
+    for gumbel in (noise, None):
+        codes, log_probs = net.draw(context, gumbel)
+        with torch.no_grad():
+            fast = net.draw(context, gumbel)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                half = net.draw(context.bfloat16(), gumbel)
+        assert (fast[0] == codes).float().mean() > 0.999
+        same = (fast[0] == codes).all(-1)
+        torch.testing.assert_close(fast[1][same], log_probs[same].detach())
+        assert (half[0] == codes).float().mean() > 0.9 and half[1].dtype == torch.float32
+
+
 def test_without_a_generator_each_code_is_the_likeliest_given_those_before():
     model = encoder().double()
     embed = model.embed({"vector": torch.randn(20, 3, generator=gen(), dtype=torch.float64)})

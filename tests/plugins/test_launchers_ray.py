@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from forked_cells import launch_in_forks
+from warm_process import warm_cells
 from worldlab_launchers import ray_cluster, ray_node
 from worldlab_launchers.configs import RayConfig
 from worldlab_launchers.ray import RayLauncher
@@ -61,6 +61,11 @@ class Nodes:
                 with suppress(Exception):  # Ray raises Exception itself
                     self.alive.append(self.cluster.add_node(**node))
         assert len(self.alive) >= count, "no more nodes can be started"
+
+    def keep(self, count: int) -> None:
+        """Have no more than that many nodes: a launcher starts a Ray worker on each."""
+        for node in self.alive[count:]:
+            self.remove(node)
 
     def under(self, worker: int) -> Any:
         """The node that a Ray worker belongs to."""
@@ -239,11 +244,10 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path):
+def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(nodes, tmp_path, monkeypatch):
     registry = load_registry()
-    with pytest.MonkeyPatch.context() as patch:
-        launch_in_forks(patch)
-        here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
+    warm_cells(monkeypatch)
+    here = compare(matrix_of(SMALL, {"jobs": 1}), registry, tmp_path / "here")
     nodes.ask_for(3)
     folder = tmp_path / "there"
     killed: list[str] = []
@@ -281,6 +285,7 @@ def test_a_comparison_has_the_numbers_of_one_on_this_machine_though_a_node_died(
 def test_a_killed_worker_takes_its_task_along(nodes, tmp_path):
     """Its process must not write on beside the one that is started in its place."""
     nodes.ask_for(1)
+    nodes.keep(1)
     program = """
         own = len(open("tries").readlines())
         while own == 1:

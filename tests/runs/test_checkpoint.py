@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from worldlab.errors import CheckpointError, DivergedError, StorageError
-from worldlab.runs import checkpoint, storage
+from worldlab.runs import digests, storage
 from worldlab.runs.checkpoint import latest_valid, list_checkpoints, open_checkpoint, prune, save_checkpoint
 
 
@@ -34,7 +34,7 @@ def remake_manifest(path, **changes):
     for name in manifest["files"]:
         digest = storage.sha256_file(path / name)
         manifest["files"][name] = {"bytes": digest.bytes, "sha256": digest.sha256}
-    manifest["self_sha256"] = checkpoint._self_digest(manifest)
+    manifest["self_sha256"] = digests.self_digest(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -234,6 +234,14 @@ def test_a_forged_manifest_reaches_no_other_file(folder, tmp_path):
     (path / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
     with pytest.raises(CheckpointError, match=r"model.safetensors"):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize("tied", [[], {"model": []}, {"model": {"b": ["w"]}}, {"model": {"b": "gone"}}, None, 1])
+def test_tied_tensors_of_another_form_are_damage(folder, tied):
+    path = save(folder, 1)
+    remake_manifest(path, tied=tied)
+    with pytest.raises(CheckpointError, match=r"manifest.json (is not well formed|ties 'b' to a tensor)"):
+        open_checkpoint(path).tensors("model")
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint_only(folder, monkeypatch):

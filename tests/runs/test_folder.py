@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from worldlab.errors import ConfigError, RunLockedError, StorageError
 from worldlab.runs.folder import RunFolder, git_state
+from worldlab.study.compare.run import _locked
+from worldlab.training.loaded import draw_dreams
 
 HOLD = "import sys,time; from worldlab.runs.folder import RunFolder; f = RunFolder.create(sys.argv[1]); "
 HOLD += "f.write_run_json({}); print('held', flush=True); time.sleep(60)"
@@ -209,3 +212,58 @@ def test_a_missing_run_suggests_a_similar_name(tmp_path):
             run.write_run_json({"created": created})
     with pytest.raises(ConfigError, match="Did you mean 'zebra'"):
         RunFolder.open(tmp_path / "zebro")
+
+
+# ---- links ----
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A folder that no run may write to."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "precious").write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["replay", "checkpoints", "tb", "videos", "plugins", "replay/orphans", "any/where"])
+def test_nothing_is_written_through_a_link_in_a_run(name, tmp_path, outside):
+    with RunFolder.create(tmp_path / "r") as run:
+        run.write_run_json({"status": "stopped"})
+    link = run.path / name
+    if link.exists():
+        link.rmdir()
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside)
+    with pytest.raises(StorageError, match=f"'r/{name}' is a link: nothing is written through it") as caught:
+        RunFolder.open(run.path, write=True)
+    assert caught.value.exit_code == 6 and str(link) in (caught.value.fix or "")
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+    RunFolder.open(run.path)  # reading is harmless
+
+
+def test_dreams_are_not_drawn_through_a_link(tmp_path, outside):
+    with RunFolder.create(tmp_path / "r") as run:
+        run.write_run_json({})
+    run.videos.rmdir()
+    run.videos.symlink_to(outside)
+    with pytest.raises(StorageError, match="'r/videos' is a link"):
+        draw_dreams(SimpleNamespace(folder=run))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_comparison_writes_through_no_link(tmp_path, outside):
+    (tmp_path / "compared" / "cells").mkdir(parents=True)
+    (tmp_path / "compared" / "cells" / "one").symlink_to(outside)
+    with pytest.raises(StorageError, match="'compared/cells/one' is a link"), _locked(tmp_path / "compared"):
+        pass
+
+
+def test_the_folder_of_a_run_may_be_a_link(tmp_path, outside):
+    target = tmp_path / "disk"
+    target.mkdir()
+    (tmp_path / "r").symlink_to(target)
+    with RunFolder.create(tmp_path / "r") as run:
+        run.write_run_json({})
+    with RunFolder.open(tmp_path / "r", write=True):
+        pass
+    assert (target / "run.json").is_file()

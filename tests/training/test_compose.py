@@ -12,7 +12,7 @@ import worldlab.testing.reference as reference
 from worldlab import Config
 from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions, Part, RunConfig
-from worldlab.errors import ConfigError, PluginError
+from worldlab.errors import ConfigError, MemoryLimitError, PluginError
 from worldlab.interfaces import parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.settings import CoreSettings
@@ -37,6 +37,11 @@ class Still(Agent):
 class Explodes(reference.ReferenceDecoder):  # type: ignore[misc]  # a test double
     def __init__(self, config: Any, specs: Any) -> None:
         raise ZeroDivisionError("width is zero")
+
+
+class Huge(reference.ReferenceDecoder):  # type: ignore[misc]
+    def __init__(self, config: Any, specs: Any) -> None:
+        torch.empty(2**50)
 
 
 class OwnLogq(reference.ReferenceEncoder):  # type: ignore[misc]
@@ -68,6 +73,7 @@ REGISTRY = Registry(
         entry("dynamics", "unscored", f"{HERE}:Unscored"),
         entry("decoder", "ref", "worldlab.testing.reference:ReferenceDecoder"),
         entry("decoder", "explodes", f"{HERE}:Explodes"),
+        entry("decoder", "huge", f"{HERE}:Huge"),
         entry("decoder", "old", "worldlab.testing.reference:ReferenceDecoder", api=0),
         entry("decoder", "no decoder", "worldlab.testing.reference:ReferenceEncoder"),
         entry("decoder", "function", "worldlab.training.compose:compose"),
@@ -175,6 +181,12 @@ def test_a_part_that_cannot_be_built_is_named_with_its_error():
     error = refusal(decoder="explodes")
     assert error.message == "plugin worldlab-test 1.2 (decoder 'explodes') cannot be built: width is zero"
     assert "ZeroDivisionError in Explodes.__init__" in str(error.cause) and error.exit_code == 3
+
+
+def test_a_part_larger_than_the_memory_is_exit_9_and_no_fault_of_the_plugin():
+    error = refusal(MemoryLimitError, decoder="huge")
+    assert error.message == "decoder 'huge' does not fit in memory" and error.exit_code == 9
+    assert "--size" in str(error.fix) and "allocate" in str(error.cause)
 
 
 def test_an_unknown_part_gets_a_suggestion():

@@ -11,8 +11,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from forked_command import run_forked
 from interrupted_runs import TINY, leftovers, outcome, train
+from warm_process import run_worldlab
 
 import worldlab
 from worldlab.runs.checkpoint import list_checkpoints
@@ -101,13 +101,13 @@ def test_kills_and_signals_at_random_moments_change_no_byte(place, whole):
 def test_a_run_that_saved_nothing_starts_again_from_its_own_settings(place, whole):
     ended = train(place, "early", TINY, failpoint="create.before:8=kill")
     assert ended.code == -9 and not list_checkpoints(place / "early" / "checkpoints")
-    code, _, err = run_forked(place, "train", "--run", "early", "--resume")
+    code, _, err = run_worldlab(place, "train", "--run", "early", "--resume")
     assert code == 0 and "run 'early' had saved nothing yet: it starts again from step 0" in err
     assert outcome(place / "early") == whole[0]
 
 
 def test_a_misspelt_run_does_not_start_one_of_defaults(place, whole):
-    code, _, err = run_forked(place, "train", "--run", "whoel", "--resume")
+    code, _, err = run_worldlab(place, "train", "--run", "whoel", "--resume")
     assert code == 2 and "no run 'whoel'." in err and not (place / "whoel").exists()
 
 

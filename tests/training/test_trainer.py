@@ -1,5 +1,6 @@
 """The trainer with a toy adversarial decoder, and what it does when numbers go bad."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from model_kit import batch_for, build_model, build_parts, changed, gen, weighte
 from torch import Tensor
 from trainer_toys import AdversarialDecoder, ToyAgent
 
+from worldlab import tree
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Player
+from worldlab.model.health import first_nonfinite
 from worldlab.model.schedule import JOINT, MODEL
 from worldlab.settings import ModelSettings, TrainSettings
 from worldlab.training.trainer import Generators, Trainer
@@ -222,6 +225,105 @@ def test_a_finite_loss_with_a_bad_gradient_is_caught_too():
     with pytest.raises(DivergedError, match="gradient of model/"):
         trainer.update(batch_for(trainer.model), MODEL)
     assert not changed(trainer.model, before)
+
+
+def test_an_infinite_loss_with_a_finite_gradient_ends_the_run_after_as_many_updates(caplog):
+    """A constant added to a loss changes no gradient, so such a run once ended as "finished"."""
+    trainer = adversarial(max_skips=3)
+    decoder: Any = trainer.model.decoder
+    honest, batch = decoder.losses, batch_for(trainer.model)
+    before = weights(trainer.model)
+    _add_to_main(decoder, torch.inf)
+    for _ in range(2):
+        out = trainer.update(batch, MODEL)
+        assert torch.isfinite(out["grad_norm/model/main"]) and torch.isinf(out["loss/decoder/fool"])
+    assert "encoder.head.weight" in changed(trainer.model, before)  # what could be learnt was learnt
+    assert caplog.messages == ["update 1: loss 'decoder/fool' is not finite; its gradient is finite and is used"]
+    decoder.losses = honest
+    trainer.update(batch, MODEL)
+    assert trainer.skips == 0
+    _add_to_main(decoder, torch.inf)
+    with pytest.raises(
+        DivergedError, match=r"'decoder/fool' is not finite at update 6; 3 updates in a row\n"
+    ) as caught:
+        for _ in range(3):
+            trainer.update(batch, MODEL)
+    assert caught.value.exit_code == 5
+
+
+def _add_to_main(decoder: Any, constant: float) -> None:
+    honest = decoder.losses
+
+    def losses(ctx, player="main"):
+        out = honest(ctx, player)
+        return {key: term + constant for key, term in out.items()} if player == "main" else out
+
+    decoder.losses = losses
+
+
+def test_an_agent_whose_loss_is_infinite_ends_the_run_too():
+    trainer = adversarial(max_skips=2)
+    honest: Any = trainer.agent.losses
+
+    def losses(model, seen, generator):
+        out, metrics = honest(model, seen, generator)
+        return {**out, "b": out["b"] + torch.inf}, metrics
+
+    trainer.agent.losses = losses  # type: ignore[method-assign]
+    trainer.update(batch_for(trainer.model))
+    with pytest.raises(DivergedError, match="agent/b"):
+        trainer.update(batch_for(trainer.model))
+
+
+def _spoil(trainer: Trainer, role: str, method: str, at: int | None = None) -> None:
+    part: Any = trainer.model.parts[role]
+    honest = getattr(part, method)
+    count = iter(range(10**6))
+
+    def spoilt(*args: Any) -> Any:
+        out = honest(*args)
+        return tree.tree_map(lambda leaf: leaf * torch.nan, out) if at is None or next(count) == at else out
+
+    setattr(part, method, spoilt)
+
+
+@pytest.mark.parametrize(
+    ("role", "method", "at", "named"),
+    [
+        ("encoder", "embed", None, "the embedding of the encoder"),
+        ("encoder", "infer", 2, "the latent of the encoder"),
+        ("dynamics", "predict", None, "the prediction of the dynamics"),
+    ],
+)
+def test_the_part_that_first_gave_a_bad_value_is_named_at_once(role, method, at, named, caplog):
+    trainer = adversarial(max_skips=2)
+    _spoil(trainer, role, method, at)
+    batch = batch_for(trainer.model)
+    trainer.update(batch, MODEL)
+    assert f"; the first value that is not finite: {named}; this update changes no weight" in caplog.messages[0]
+
+
+def test_a_bad_memory_is_told_from_the_latent_that_follows_it():
+    ctx, _ = (trainer := adversarial()).model.observe(batch_for(trainer.model), gen())
+    memory, z = ctx.memory.detach().clone(), ctx.latent.z.detach().clone()
+    memory[0, 2:], z[:, 2:] = torch.nan, torch.inf
+    later = replace(ctx, memory=memory, latent=replace(ctx.latent, z=z))
+    assert first_nonfinite(later) == "the memory of the dynamics"
+    z[:, 1:] = torch.inf
+    assert first_nonfinite(replace(later, latent=replace(ctx.latent, z=z))) == "the latent of the encoder"
+    assert first_nonfinite(ctx) == ""
+
+
+def test_reports_do_not_fill_the_screen(caplog):
+    trainer = adversarial(max_skips=3)
+    decoder: Any = trainer.model.decoder
+    honest, batch = decoder.losses, batch_for(trainer.model)
+    for _ in range(8):
+        poison(trainer)
+        trainer.update(batch, MODEL)
+        decoder.losses = honest
+        trainer.update(batch, MODEL)
+    assert len(caplog.messages) == 5 and caplog.messages[-1].endswith("; later ones are not reported")
 
 
 def test_one_bad_update_counts_once_however_many_players_were_skipped():

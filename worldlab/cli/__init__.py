@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
-from worldlab.errors import ConfigError, WorldlabError, did_you_mean, one_line
+from worldlab.errors import ConfigError, WorldlabError, did_you_mean, is_out_of_memory, one_line, out_of_memory
 
 COMMANDS = {
     "train": "Train a world model and an agent in an environment.",
@@ -21,6 +22,7 @@ COMMANDS = {
     "dream": "Draw open-loop predictions of a trained run beside the real frames.",
     "compare": "Compare models on tasks under equal budgets, and write a report.",
     "roundup": "Test published claims about the model families.",
+    "verify": "Check that no file of a run is damaged; read only.",
     "plugins": "List the installed components, or show one with its settings.",
     "check-plugin": "Check the behaviour of a plugin's components; report cause and fix of each failure.",
     "new-plugin": "Write a new plugin that trains and passes every check.",
@@ -37,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
-        code = _dispatch(args)
-        sys.stdout.flush()
+        with _stdout_for(args):
+            code = _dispatch(args)
+            sys.stdout.flush()
         return code
     except WorldlabError as exc:
         _print_error(exc, str(exc), debug)
@@ -51,8 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exc:  # argparse, after --help
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except Exception as exc:
+        if is_out_of_memory(exc):
+            error = out_of_memory(exc)
+            _print_error(exc, str(error), debug)
+            return error.exit_code
         _print_error(exc, _bug_report(exc, keep=not debug), debug)
         return WorldlabError.exit_code
+
+
+def _stdout_for(args: list[str]) -> AbstractContextManager[None]:
+    """Return the context in which a command runs: with --json, nothing else than its result reaches stdout."""
+    if "--json" not in args or {"-h", "--help", "--help-all"} & set(args):
+        return nullcontext()
+    from worldlab.cli.common import own_stdout
+
+    return own_stdout()
 
 
 def _dispatch(args: list[str]) -> int:
@@ -71,7 +87,8 @@ def _dispatch(args: list[str]) -> int:
             cause=f"commands: {', '.join(COMMANDS)}",
             fix="worldlab --help",
         )
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("worldlab").setLevel(logging.INFO)  # other libraries' notes are for their own developers
     return importlib.import_module(f"worldlab.cli.{name.replace('-', '_')}").run(args[1:])
 
 

@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from worldlab.errors import ConfigError, closest, one_line
 
@@ -75,14 +76,57 @@ def prints_to_stderr() -> Iterator[None]:
         yield
 
 
+_result_file: int | None = None
+"""The file descriptor to which `emit` writes JSON; None is that of sys.stdout."""
+
+
+@contextlib.contextmanager
+def own_stdout() -> Iterator[None]:
+    """Keep the real stdout for `emit` alone; all else that writes to stdout, from whatever language or process, goes to stderr.
+
+    File descriptor 1 then is a copy of stderr, which worker processes and programs that an environment starts inherit.
+    """
+    global _result_file
+    if not _is_file(sys.stdout, 1) or not _is_file(sys.stderr, 2):  # a notebook or a test: only Python's prints exist
+        yield
+        return
+    sys.stdout.flush()
+    _result_file = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with prints_to_stderr():
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(_result_file, 1)
+        os.close(_result_file)
+        _result_file = None
+
+
+def _is_file(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def emit(result: Mapping[str, Any], as_json: bool) -> None:
     """Print a result: one JSON object, or aligned lines for people."""
     if as_json:
-        print(json.dumps(_jsonable(result), allow_nan=False))
+        _print_result(json.dumps(_jsonable(result), allow_nan=False))
         return
     width = max((len(str(key)) for key in result), default=0) + 2
     for key, value in result.items():
         print(f"{key:<{width}}{_shown(value)}")
+
+
+def _print_result(line: str) -> None:
+    if _result_file is None:
+        print(line)
+        return
+    data = f"{line}\n".encode()
+    while data:
+        data = data[os.write(_result_file, data) :]
 
 
 def _shown(value: Any) -> str:

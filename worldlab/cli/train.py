@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import sys
 from pathlib import Path
 
 from worldlab.cli.common import emit, prints_to_stderr
@@ -36,9 +39,15 @@ def run(argv: list[str]) -> int:
         check_env_module(config, registry, flags.trusted, flags.settings)
     log.info("%s", _summary(config))
     with prints_to_stderr():
+        from worldlab.training.signals import SecondInterrupt
         from worldlab.training.train import train
 
-        result = train(config, registry, run=folder, resume=flags.resume, explain=flags.explain)
+        try:
+            result = train(config, registry, run=folder, resume=flags.resume, explain=flags.explain)
+        except SecondInterrupt:
+            # The run is closed. What Python does at its end takes seconds on a busy machine, which the user will not wait.
+            sys.stderr.flush()
+            os._exit(128 + signal.SIGINT)
     emit(result, flags.json)
     return 0
 

@@ -31,6 +31,7 @@ from typing import Any
 from worldlab.config.schema import NONE, Value, build, flatten, nested_config, settings_of, unknown_setting
 from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.registry import Registry
+from worldlab.runs.storage import read_toml
 from worldlab.settings import DIAL, Config, CoreSettings, EnvSettings, Size
 
 PARTS = ("encoder", "dynamics", "decoder", "agent")
@@ -194,17 +195,17 @@ def _read_toml(file: Any) -> dict[str, Any]:
 def _read_file(path: Path) -> _Layer:
     path = Path(path)
     try:
-        return _Layer(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        return _Layer(read_toml(path), str(path))
     except FileNotFoundError as exc:
         folder = path.parent
         near = did_you_mean(path.name, [p.name for p in folder.glob("*.toml")] if folder.is_dir() else [])
         fix = "check the path, which is relative to the current folder; use --preset NAME for a preset"
         raise ConfigError(one_line(f"config: no file {one_line(path, 50)}.{near}"), fix=fix) from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except ValueError as exc:
         raise ConfigError(
             one_line(f"config: {one_line(path, 60)} is not valid TOML"),
             cause=one_line(exc, 200),
-            fix="correct that line",
+            fix="correct the file",
         ) from exc
     except OSError as exc:
         fix = f"--config {path / 'config.toml'}" if path.is_dir() else "give a file that you can read"

@@ -226,6 +226,12 @@ def _check_plain(value: Any, path: str, source: str) -> Any:
             cause=f"set in {source}",
             fix="write it without quotes if it is a number, with quotes if it is text",
         ) from exc
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and abs(number) >= 2**63:
+            raise ConfigError(
+                one_line(f"config: {path} = {one_line(number, 20)} must be a number of at most 64 bits"),
+                cause=f"set in {source}",
+            )
     return value
 
 

@@ -47,17 +47,21 @@ class AdapterRegistry(Protocol):
 def open_adapter(registry: AdapterRegistry, id: str) -> tuple[EnvAdapter, str]:
     """Find the adapter that builds an environment.
 
-    An adapter registered under exactly this id is tried first, then the others in the registry's order. A broken
-    adapter is skipped unless `id` is its name. Returns: the adapter, and the full id for its `make`.
-    Raises: EnvError with the closest name if no adapter knows the id; PluginError if `id` names a broken adapter.
+    An adapter registered under exactly this id is tried first, then the others in the registry's order. An id
+    "name:task" whose name is registered is that adapter's alone. A broken adapter is skipped unless the id names it.
+    Returns: the adapter, and the full id for its `make`.
+    Raises: EnvError with the closest name if no adapter knows the id; PluginError if the id names a broken adapter.
     """
     broken: list[str] = []
     adapters: list[EnvAdapter] = []
-    for name in sorted(registry.names("env"), key=lambda name: name != id):
+    names = registry.names("env")
+    owner = id.partition(":")[0]
+    tried = [owner] if owner in names and owner != id else sorted(names, key=lambda name: name != id)
+    for name in tried:
         try:
             adapter = _load(registry, name)
         except PluginError as error:
-            if name == id:
+            if name == owner:
                 raise
             broken.append(error.message)
             continue

@@ -6,72 +6,44 @@ next episode together, so no invented transition reaches the replay.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
-import signal
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
+from multiprocessing import connection
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from worldlab.errors import EnvError, WorldlabError
+from worldlab import errors
+from worldlab.env import process
+from worldlab.env.arrivals import Arrivals, Step, stack
+from worldlab.env.episodes import CLOSING, Local, Reply, building_time, first_failure
+from worldlab.env.watch import check_stop
+from worldlab.errors import EnvCrashedError, EnvError, WorldlabError
 
-Obs = dict[str, np.ndarray]
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Environment variables that numpy's BLAS libraries read when they are loaded."""
+log = logging.getLogger("worldlab")
 
-
-@dataclass(frozen=True)
-class Arrivals:
-    """The results of one step of N environments; row i belongs to environment i.
-
-    obs: {key: [N, ...]}; where an episode ended, its final observation. reward: float32 [N]. terminated, truncated:
-    bool [N]. is_first: bool [N], true after `reset` only. reset_obs: {key: [N, ...]}, the first observation of the
-    next episode, meaningful where `done`; None when nothing ended. finished: (env, return, length in steps) of the
-    episodes that ended. skipped: bool [N], true where the environment was not stepped: obs is the last
-    one again, reward is 0.
-    """
-
-    obs: Obs
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    is_first: np.ndarray
-    reset_obs: Obs | None
-    finished: list[tuple[int, float, int]]
-    skipped: np.ndarray
-
-    @property
-    def done(self) -> np.ndarray:
-        """bool [N]: the episode ended with this step."""
-        return self.terminated | self.truncated
-
-
-@dataclass(slots=True)
-class _Step:
-    """The result of one environment; reset_obs and finished are set when the episode ended."""
-
-    obs: Obs
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-    reset_obs: Obs | None = None
-    finished: tuple[float, int] | None = None
-    skipped: bool = False
+TIMEOUT = 300.0
+"""Seconds that an environment has for a reply, unless `env.timeout` sets another number."""
+_POLL = 0.5
+"""Seconds between two looks at the time and at signals, while no reply comes."""
+_LATE = 0.5
+"""Seconds beyond the limit before a worker is killed: it reports a hang in Python code itself, with the place."""
 
 
 @dataclass
 class Episode:
     """An episode in progress, as what it takes to play it again.
 
-    round: how often the whole pool had been reset before, from 0. number: of the episode in its round, from 0. actions:
-    native actions since its reset.
+    round: earlier resets of the whole pool. number: earlier episodes since then. actions: native actions since its reset.
     """
 
     round: int = -1
@@ -86,9 +58,12 @@ class EnvPool:
     that share the environments; 0 steps them in this process. seed: an integer, or several (a run whose episodes cannot
     go on adds its step count, so that it plays new ones). Every environment and every episode has its own seed, which
     does not depend on the number of workers; with `same_episodes` the k-th episodes of all environments after a `reset`
-    share a seed. timeout: seconds a worker may take for one reply. episodes: the episode in progress of each environment.
+    share a seed. timeout: seconds an environment may take to reset and to step (to be built: at least a minute).
+    restarts: how many times in all environments that crash or hang are replaced (see `receive`). taken: steps that the
+    run took before, for messages. episodes: the episode in progress of each environment.
 
-    Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies.
+    Raises: EnvError naming the environment's number and id when one fails, hangs or its process dies. StopRequested if
+    a signal came and the environments do not finish their step soon after.
     """
 
     def __init__(
@@ -99,29 +74,34 @@ class EnvPool:
         seed: int | Sequence[int] = 0,
         *,
         same_episodes: bool = False,
-        timeout: float = 300.0,
+        timeout: float = TIMEOUT,
+        restarts: int = 0,
+        taken: int = 0,
     ):
         self.num_envs = num_envs
         self.seed = seed
+        self.restarts = restarts
+        self._make, self._timeout, self._taken = make, timeout, taken
+        self._parts: list[Local | _Remote] = []
         self.episodes = [Episode() for _ in range(num_envs)]
-        self._sent: list[Any] = []
-        self._timeout = timeout
-        self._slices: list[_Local | _Remote] = []
+        self._sent: list[Any] = [None] * num_envs
+        self._reported: set[str] = set()
         seeds = np.random.SeedSequence(seed).spawn(num_envs)
-        if same_episodes:
-            seeds = seeds[:1] * num_envs
+        self._seeds = seeds[:1] * num_envs if same_episodes else seeds
         groups = [group.tolist() for group in np.array_split(np.arange(num_envs), min(workers, num_envs) or 1)]
         try:
             for group in groups:
-                own = [seeds[env] for env in group]
-                self._slices.append(_Remote(make, group, own) if workers else _Local(make, group, own))
-            described = [part.receive(timeout) for part in self._slices]
+                self._parts.append(self._open(group, bool(workers)))
+            self._wait(building=True)
+            for part in self._parts:
+                if part.failure is not None:
+                    raise part.failure
         except BaseException:
             self.close()
             raise
-        self.env_id, self.observation_space, self.action_space = described[0]
-        for part in self._slices:
-            part.env_id = self.env_id
+        description = self._parts[0].description
+        assert description is not None, "every part has replied"
+        self.env_id, self.observation_space, self.action_space = description
 
     def reset(self) -> Arrivals:
         """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
@@ -156,20 +136,35 @@ class EnvPool:
         self._send("step", chosen)
 
     def receive(self) -> Arrivals:
-        """Wait for the step that `send` began and return its results."""
-        arrivals = self._receive(first=False)
-        for episode, action, done in zip(self.episodes, self._sent, arrivals.done.tolist(), strict=True):
-            if action is not None:
+        """Wait for the step that `send` began and return its results.
+
+        An environment that crashes or hangs is replaced while `restarts` allows: one that raised by a new one in the
+        same process, a worker that died or hangs by a new process with new environments. Their steps are lost, their
+        rows are those of a new episode (`is_first`), and the returns of their broken episodes are in no `finished`.
+        """
+        self._wait()
+        for number in range(len(self._parts)):
+            while (error := self._parts[number].failure) is not None:
+                self._restart(number, error)
+        steps = [_step_of(reply) for part in self._parts for reply in part.replies]
+        for episode, step, action in zip(self.episodes, steps, self._sent, strict=True):
+            if action is not None and not step.first:
                 episode.actions.append(action)
-            if done:
+            if step.finished is not None:
                 episode.number, episode.actions = episode.number + 1, []
+        arrivals = stack(steps)
+        self._taken += arrivals.taken
         return arrivals
 
-    def close(self) -> None:
-        """Close the environments and end the workers; a second call does nothing."""
-        for part in self._slices:
-            part.close()
-        self._slices = []
+    def close(self, seconds: float = CLOSING) -> None:
+        """Close the environments and end the workers within `seconds`; a second call does nothing."""
+        parts, self._parts = self._parts, []
+        remotes = [part for part in parts if isinstance(part, _Remote)]
+        for part in remotes:
+            part.ask_to_end()
+        until = time.monotonic() + seconds
+        for part in parts:
+            part.close(max(0.0, until - time.monotonic()) if isinstance(part, _Remote) else seconds)
 
     def __enter__(self) -> EnvPool:
         return self
@@ -179,253 +174,189 @@ class EnvPool:
 
     def _begin(self, episodes: list[Episode]) -> Arrivals:
         """Reset every environment to the start of an episode."""
-        self.episodes = episodes
+        self.episodes, self._sent = episodes, [None] * self.num_envs
         self._send("reset", [(episode.round, episode.number) for episode in episodes])
-        return self._receive(first=True)
+        return self.receive()
 
-    def _send(self, what: str, actions: list[Any]) -> None:
-        for part in self._slices:
-            part.send(what, [actions[env] for env in part.envs])
+    def _open(self, envs: list[int], in_worker: bool) -> Local | _Remote:
+        part = _Remote if in_worker else Local
+        return part(self._make, envs, [self._seeds[env] for env in envs], self._timeout)
 
-    def _receive(self, first: bool) -> Arrivals:
-        steps: list[_Step] = []
-        failure: BaseException | None = None
-        for part in self._slices:  # read every reply, even after a failure: none may be left for the next call
-            try:
-                steps += part.receive(self._timeout)
-            except WorldlabError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return _stack(steps, first)
+    def _send(self, request: str, arguments: list[Any]) -> None:
+        for part in self._parts:
+            part.send(request, {position: arguments[env] for position, env in enumerate(part.envs)})
 
+    def _wait(self, *, building: bool = False) -> None:
+        timeout = building_time(self._timeout) if building else self._timeout
+        _wait_for_replies([part for part in self._parts if isinstance(part, _Remote)], timeout)
 
-def _stack(steps: list[_Step], first: bool) -> Arrivals:
-    obs = {key: _stack_arrays([step.obs[key] for step in steps]) for key in steps[0].obs}
-    finished = [(env, *step.finished) for env, step in enumerate(steps) if step.finished is not None]
-    reset_obs = None
-    if finished:
-        reset_obs = {key: np.zeros_like(value) for key, value in obs.items()}
-        for env, step in enumerate(steps):
-            for key, value in (step.reset_obs or {}).items():
-                reset_obs[key][env] = value
-    flags = np.array([(step.terminated, step.truncated, first, step.skipped) for step in steps], bool)
-    return Arrivals(
-        obs=obs,
-        reward=np.array([step.reward for step in steps], np.float32),
-        terminated=flags[:, 0],
-        truncated=flags[:, 1],
-        is_first=flags[:, 2],
-        reset_obs=reset_obs,
-        finished=finished,
-        skipped=flags[:, 3],
-    )
+    def _restart(self, number: int, error: WorldlabError) -> None:
+        """Replace what failed in part `number` and begin new episodes there. Raises: the error, if nothing may restart."""
+        part = self._parts[number]
+        where = f"in worker {number}" if isinstance(part, _Remote) else "in the main process"
+        error.cause = f"{where}, after step {self._taken} of the run: {error.cause or error.message}"
+        if not isinstance(error, EnvCrashedError) or self.restarts <= 0:
+            raise error
+        self.restarts -= 1
+        self._report(error)
+        request, broken = "rebuild", [part.replies.index(error)]
+        if not part.alive:
+            part.close()
+            part = self._parts[number] = self._open(part.envs, in_worker=True)
+            self._wait(building=True)
+            request, broken = "reset", list(range(len(part.envs)))
+        episodes = {position: self.episodes[part.envs[position]] for position in broken}
+        for episode in episodes.values():
+            episode.number, episode.actions = episode.number + 1, []
+        if part.alive:
+            part.send(request, {position: (e.round, e.number) for position, e in episodes.items()})
+            self._wait()
 
-
-def _stack_arrays(values: list[Any]) -> np.ndarray:
-    """Stack copies of the values along a new first axis: an environment may reuse its buffers."""
-    return np.array(values[0])[None] if len(values) == 1 else np.stack(values)  # np.stack of one value is slow
+    def _report(self, error: WorldlabError) -> None:
+        """Log a crash; the cause only if no earlier crash had the same."""
+        last = (error.cause or "").splitlines()[-1]
+        cause = "" if last in self._reported else f"\ncause: {error.cause}"
+        self._reported.add(last)
+        log.warning("%s; restarted, %d more allowed (env.restarts)%s", error.message, self.restarts, cause)
 
 
-class _Episodes:
-    """One environment, its stream of episode seeds, and the return so far."""
+def _wait_for_replies(parts: Iterable[_Remote], timeout: float) -> None:
+    """Take the replies of all workers as they come. Gives up a worker that is silent for `timeout` seconds.
 
-    def __init__(self, make: Callable[[], gymnasium.Env], number: int, seed: np.random.SeedSequence):
-        self.number = number
-        self.id = "?"
-        self._seed = seed
-        self._rng = np.random.default_rng(seed)
-        try:
-            self.env = make()
-            self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
-        except Exception as error:
-            raise self._named(error, "build") from error
-        self._return, self._length = 0.0, 0
-        self._last: Obs = {}
-
-    def begin(self, round: int, number: int) -> _Step:
-        """Start an episode by its numbers (`Episode`); environments with the same seed then play the same."""
-        key = (*self._seed.spawn_key, round)
-        again = np.random.SeedSequence(self._seed.entropy, spawn_key=key) if round > 0 else self._seed
-        self._rng = np.random.default_rng(again)
-        for _ in range(number):
-            self._episode_seed()
-        return self.reset()
-
-    def reset(self) -> _Step:
-        self._return, self._length = 0.0, 0
-        try:
-            obs, _ = self.env.reset(seed=self._episode_seed())
-        except Exception as error:
-            raise self._named(error, "reset") from error
-        self._last = obs
-        return _Step(obs)
-
-    def step(self, action: Any) -> _Step:
-        """Take one step; with action None, return the last observation and step nothing."""
-        if action is None:
-            return _Step(self._last, skipped=True)
-        try:
-            obs, reward, terminated, truncated, _ = self.env.step(action)
-        except Exception as error:
-            raise self._named(error, "step") from error
-        self._return += float(reward)
-        self._length += 1
-        self._last = obs
-        if not (terminated or truncated):
-            return _Step(obs, float(reward))
-        finished = (self._return, self._length)
-        return _Step(obs, float(reward), bool(terminated), bool(truncated), self.reset().obs, finished)
-
-    def _episode_seed(self) -> int:
-        return int(self._rng.integers(2**31))
-
-    def _named(self, error: Exception, doing: str) -> WorldlabError:
-        """Return the error with the environment's number, its id and the step."""
-        who = f"env {self.number}"
-        if isinstance(error, WorldlabError):
-            return type(error)(f"{who}: {error.message}", cause=error.cause, fix=error.fix)
-        where = f" {self._length + 1}" if doing == "step" else ""
-        return EnvError(
-            f"{who} ({self.id[:40]}) failed in {doing}{where}: {type(error).__name__}",
-            cause="".join(traceback.format_exception(error)).strip(),
-            fix="worldlab check-env ID runs it alone",
-        )
-
-
-class _Local:
-    """Environments stepped in this process."""
-
-    def __init__(self, make: Callable[[], gymnasium.Env], envs: list[int], seeds: list[np.random.SeedSequence]):
-        self.envs = envs
-        self.env_id = "?"
-        self._episodes: list[_Episodes] = []
-        try:
-            for number, seed in zip(envs, seeds, strict=True):
-                self._episodes.append(_Episodes(make, number, seed))
-        except BaseException:
-            self.close()
-            raise
-        first = self._episodes[0]
-        self._reply: Any = (first.id, first.env.observation_space, first.env.action_space)
-
-    def send(self, what: str, actions: list[Any]) -> None:
-        pairs = zip(self._episodes, actions, strict=True)
-        self._reply = [one.begin(*action) if what == "reset" else one.step(action) for one, action in pairs]
-
-    def receive(self, timeout: float) -> Any:
-        return self._reply
-
-    def close(self) -> None:
-        for one in self._episodes:
-            with suppress(Exception):  # a broken environment must not keep the others open
-                one.env.close()
-        self._episodes = []
-
-
-_GROUP_SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
-"""Signals that a terminal or a scheduler sends to the whole process group."""
-
-
-@contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Block SIGINT, SIGTERM and SIGHUP: processes started inside inherit the mask; this one gets pending ones later.
-
-    A terminal or a cluster scheduler signals the whole process group, but only the parent should react. A worker killed
-    in the seconds before it installs its own handlers would look like a crash of the environment.
+    Raises: StopRequested.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # if the first worker started it, it would undo the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    silent = {part.pipe: (part, 0.0) for part in parts if part.waiting}
+    while silent:
+        before = time.monotonic()
+        ready = connection.wait(list(silent), _POLL)
+        passed = min(time.monotonic() - before, 2 * _POLL)  # it is longer if this process was suspended (Ctrl-Z)
+        for pipe, (part, seconds) in list(silent.items()):
+            if pipe in ready:
+                part.read()
+            elif seconds + passed > timeout + _LATE:
+                part.give_up(timeout)
+            silent[pipe] = (part, 0.0 if pipe in ready else seconds + passed)
+            if not part.waiting:
+                del silent[pipe]
+        check_stop()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit processes started inside to one BLAS thread, unless the user's environment variables say otherwise.
-
-    numpy's BLAS would start a thread per core to shrink an image of 96 pixels. These threads spin and slow everything
-    else down: on CarRacing, two workers then deliver a third of the decisions per second (benchmarks/env_threads.py).
-    """
-    ours = {name: "1" for name in BLAS_THREADS if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
+def _step_of(reply: Reply | None) -> Step:
+    assert isinstance(reply, Step), "failures are replaced before, and every environment has replied"
+    return reply
 
 
 class _Remote:
-    """Environments stepped in a worker process, over a pipe."""
+    """Environments stepped in a worker process, over a pipe. Arguments: as of `Local`."""
 
-    def __init__(self, make: Callable[[], gymnasium.Env], envs: list[int], seeds: list[np.random.SeedSequence]):
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        envs: Sequence[int],
+        seeds: Sequence[np.random.SeedSequence],
+        timeout: float,
+    ):
         import cloudpickle  # lets `make` be a closure; Gymnasium depends on it too
 
-        self.envs = envs
-        self.env_id = "?"
+        self.envs = list(envs)
+        self.replies: list[Reply | None] = [None] * len(envs)
+        self.alive = True
+        self.description: tuple[str, gymnasium.Space, gymnasium.Space] | None = None
+        self._expected: list[int] = []
+        """Positions whose replies are still to come, in their order. The first message is the description."""
         # spawn: a fork would copy torch's threads and locks in an unusable state
         context = multiprocessing.get_context("spawn")
-        self._pipe, worker_pipe = context.Pipe()
-        work = cloudpickle.dumps((make, envs, seeds))
+        self.pipe, worker_pipe = context.Pipe()
+        work = cloudpickle.dumps((make, self.envs, seeds, timeout))
+        in_main = threading.current_thread() is threading.main_thread()
         self._process = context.Process(
-            target=_serve, args=(worker_pipe, work), name=f"worldlab-env-{envs[0]}", daemon=True
+            target=_serve,
+            args=(worker_pipe, work, os.getpid() if in_main else None),
+            name=f"worldlab-env-{envs[0]}",
+            daemon=True,
         )
-        with _one_thread(), _blocked_signals():
+        with process.one_thread(), process.blocked_signals():
             self._process.start()
         worker_pipe.close()  # so that the death of the worker ends our receive
-        self._replied = False
 
-    def send(self, what: str, actions: list[Any]) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # receive reports why it died
-            self._pipe.send((what, actions))
+    @property
+    def waiting(self) -> bool:
+        """Whether a reply is still to come."""
+        return self.alive and (self.description is None or bool(self._expected))
 
-    def receive(self, timeout: float) -> Any:
+    @property
+    def failure(self) -> WorldlabError | None:
+        """The first failure among the replies."""
+        return first_failure(self.replies)
+
+    def send(self, request: str, arguments: Mapping[int, Any]) -> None:
+        """Begin a request; `read` takes the replies. arguments: {position in `envs`: argument}."""
+        self._expected = list(arguments)
+        with suppress(BrokenPipeError, ConnectionResetError):  # `read` reports why it died
+            self.pipe.send((request, arguments))
+
+    def read(self) -> None:
+        """Take one message of the worker, which has arrived."""
         try:
-            if not self._pipe.poll(timeout):
-                self._kill()
-                raise EnvError(
-                    f"{self._who()} gave no answer in {timeout:g} s",
-                    cause="its process did not reply and was killed",
-                    fix="worldlab check-env ID runs it alone",
-                )
-            kind, reply = self._pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
+            kind, reply = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
             self._process.join(2)
-            code = self._process.exitcode
-            # A positive code before the first reply: Python exited before `_serve` could run.
-            if not self._replied and code is not None and code > 0:
-                raise EnvError(
-                    f"{self._who()}: its process ended before it began (exit code {code})",
-                    cause="workers import the script that started them; on import, it fails or starts to train",
-                    fix='guard the script with `if __name__ == "__main__":`, or set env.workers to 0',
-                ) from error
-            raise EnvError(
-                f"{self._who()}: its process died ({_reason(code)})",
-                cause="the worker ended without an error message: out of memory, or a crash in native code",
-                fix="--env.workers 0 runs it in the main process, which shows the crash",
-            ) from error
-        self._replied = True
+            self._fail(self._death(self._process.exitcode))
+            return
         if kind == "error":
             name, message, cause, fix = reply
-            raise (EnvError if name == "EnvError" else WorldlabError)(message, cause=cause, fix=fix)
-        return reply
+            reply = getattr(errors, name, WorldlabError)(message, cause=cause, fix=fix)
+        if self.description is not None:
+            self.replies[self._expected.pop(0)] = reply
+        elif isinstance(reply, WorldlabError):
+            self._fail(reply)
+        else:
+            self.description = reply
 
-    def close(self) -> None:
+    def give_up(self, timeout: float) -> None:
+        """End the worker because no reply came in `timeout` seconds."""
+        self._fail(
+            EnvCrashedError(
+                f"{self._who()} gave no answer in {timeout:g} s",
+                cause="its process did not reply and was killed",
+                fix="--env.timeout SECONDS, if it only is slow; worldlab check-env ID runs it alone",
+            )
+        )
+
+    def ask_to_end(self) -> None:
+        """Let the worker close its environments and end."""
         with suppress(OSError):
-            self._pipe.send(("close", []))
-        self._process.join(2)
+            self.pipe.send(("close", {}))
+
+    def close(self, seconds: float = CLOSING) -> None:
+        """Wait `seconds` for the end of the worker, then kill it."""
+        self._process.join(seconds)
         self._kill()
-        self._pipe.close()
+        self.pipe.close()
+
+    def _fail(self, error: WorldlabError) -> None:
+        self._kill()
+        self.alive = False
+        self.replies = [error] * len(self.envs)
+
+    def _death(self, code: int | None) -> EnvError:
+        # A positive code before the first reply: Python exited before `_serve` could run.
+        if self.description is None and code is not None and code > 0:
+            return EnvError(
+                f"{self._who()}: its process ended before it began (exit code {code})",
+                cause="workers import the script that started them; on import, it fails or starts to train",
+                fix='guard the script with `if __name__ == "__main__":`, or set env.workers to 0',
+            )
+        return EnvCrashedError(
+            f"{self._who()}: its process died ({process.describe_exit(code)})",
+            cause="the worker ended without an error message: out of memory, or a crash in native code",
+            fix="--env.workers 0 runs it in the main process, which shows the crash",
+        )
 
     def _who(self) -> str:
-        numbers = str(self.envs[0]) if len(self.envs) == 1 else f"{self.envs[0]}-{self.envs[-1]}"
-        return f"env {numbers} ({self.env_id[:40]})"
+        first = self._expected[0] if self._expected else 0
+        numbers = str(self.envs[first]) if self._expected or len(self.envs) == 1 else f"{self.envs[0]}-{self.envs[-1]}"
+        return f"env {numbers} ({self.description[0][:40] if self.description else '?'})"
 
     def _kill(self) -> None:
         if self._process.is_alive():
@@ -433,38 +364,34 @@ class _Remote:
             self._process.join(2)
 
 
-def _reason(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"exit code {exitcode}"
-    return f"killed by {signal.Signals(-exitcode).name}" + (", out of memory?" if exitcode == -signal.SIGKILL else "")
-
-
-def _serve(pipe: Any, work: bytes) -> None:
+def _serve(pipe: connection.Connection, work: bytes, parent: int | None) -> None:
     """Run a worker: build its environments, then serve requests until "close" arrives or the parent exits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # see `_blocked_signals`
-    # A handler, not SIG_IGN: handlers are not inherited, so processes that an environment starts can be terminated.
-    for number in _GROUP_SIGNALS - {signal.SIGINT}:
-        signal.signal(number, lambda *_: None)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
-    local: _Local | None = None
+    process.leave_signals_to_parent()
+    if parent is not None:
+        process.die_with_parent(parent)
+    local: Local | None = None
     try:
-        make, envs, seeds = pickle.loads(work)
-        local = _Local(make, envs, seeds)
-        pipe.send(("ok", local.receive(0)))
+        local = Local(*pickle.loads(work))
+        pipe.send(("ok", local.description))
         while True:
-            what, actions = pipe.recv()
-            if what == "close":
+            request, arguments = pipe.recv()
+            if request == "close":
                 return
-            local.send(what, actions)
-            pipe.send(("ok", local.receive(0)))
+            for reply in local.answers(request, arguments):
+                pipe.send(_message(reply))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent is gone
     except WorldlabError as error:
-        pipe.send(("error", (type(error).__name__, error.message, error.cause, error.fix)))
-    except Exception as error:
+        pipe.send(_message(error))
+    except BaseException as error:
         trace = "".join(traceback.format_exception(error)).strip()
-        pipe.send(("error", ("EnvError", f"an environment worker failed: {type(error).__name__}", trace, None)))
+        pipe.send(_message(EnvError(f"an environment worker failed: {type(error).__name__}", cause=trace)))
     finally:
         if local is not None:
             local.close()
+
+
+def _message(reply: Reply) -> tuple[str, Any]:
+    if isinstance(reply, WorldlabError):
+        return "error", (type(reply).__name__, reply.message, reply.cause, reply.fix)
+    return "ok", reply

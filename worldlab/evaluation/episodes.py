@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from worldlab.agent import LearnsFromEpisodes
-from worldlab.env.pool import EnvPool
+from worldlab.env.pool import TIMEOUT, EnvPool
 from worldlab.env.spaces import decode_action
 from worldlab.evaluation.dream_gap import Gap, GapProbe
 from worldlab.experience.acting import ActingAgent
@@ -71,6 +71,7 @@ def evaluate(
     episodes: int,
     seed: int,
     workers: int = 0,
+    timeout: float = TIMEOUT,
     record: str | None = None,
     deterministic: bool = True,
     dream_horizon: int = 0,
@@ -78,10 +79,10 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` whole episodes. deterministic: the agent does not explore.
 
-    record: an observation key; frames of the first episode are kept. dream_horizon: over how many decisions to measure
-    the dream-to-real gap of the first episodes; 0 skips it. stop: called before each step; Interrupted is raised once
-    it returns true. Each environment plays a number of episodes fixed beforehand, so that short episodes are not
-    over-represented.
+    timeout: seconds an environment may take. record: an observation key; frames of the first episode are kept.
+    dream_horizon: over how many decisions to measure the dream-to-real gap of the first episodes; 0 skips it. stop: called
+    before each step; Interrupted is raised once it returns true. Each environment plays a number of episodes fixed
+    beforehand, so that short episodes are not over-represented. A crash is an error: no episode is played again.
     """
     n = min(episodes, MAX_ENVS)
     share = [episodes // n + (i < episodes % n) for i in range(n)]
@@ -90,7 +91,7 @@ def evaluate(
     # Such an agent explores with sampled candidates; always evaluate the controller it would choose.
     deterministic = deterministic or isinstance(acting.agent, LearnsFromEpisodes)
     probe = GapProbe(acting, dream_horizon, deterministic) if dream_horizon else None
-    with EnvPool(make, n, workers, seed) as pool:
+    with EnvPool(make, n, workers, seed, timeout=timeout) as pool:
         arrivals = pool.reset()
         state, first = None, np.ones(n, bool)
         while any(len(got) < want for got, want in zip(results, share, strict=True)):

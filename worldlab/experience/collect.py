@@ -10,7 +10,8 @@ import torch
 
 from worldlab import tree
 from worldlab.agent import LearnsFromEpisodes
-from worldlab.env.pool import Arrivals, EnvPool, Episode
+from worldlab.env.arrivals import Arrivals
+from worldlab.env.pool import EnvPool, Episode
 from worldlab.env.spaces import decode_action, encode_action
 from worldlab.errors import EnvError
 from worldlab.experience.acting import ActingAgent
@@ -82,7 +83,7 @@ class Collector:
         arrivals = self.pool.receive()
         self._append(arrivals, np.asarray(encode_action(self.pool.action_space, self._action), np.float32))
         self._stepping = False
-        return int((~arrivals.skipped).sum())
+        return arrivals.taken
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return what `restore` needs: tensors, and JSON data.

@@ -27,7 +27,7 @@ from worldlab.experience.segments import (
 )
 
 if TYPE_CHECKING:
-    from worldlab.env.pool import Arrivals
+    from worldlab.env.arrivals import Arrivals
 
 PENDING_BYTES = 8 * 2**20
 """Appended bytes kept in memory before an automatic flush to disk."""
@@ -304,9 +304,10 @@ class Replay:
 
     def _read_position(self, position: dict[str, Any]) -> list[int]:
         """Return the totals of a cursor. Raises: CheckpointError when it does not belong to this replay."""
-        totals = position.get("totals")
+        totals = position.get("totals") if isinstance(position, dict) else None
         if (
-            position.get("format") != 1
+            totals is None
+            or position.get("format") != 1
             or not isinstance(position.get("kept"), int)
             or not isinstance(totals, list)
             or not all(isinstance(total, int) and total >= 0 for total in totals)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -41,7 +43,10 @@ SEGMENT_BYTES = 32 * 2**20
 """Target size of a segment: small enough to read at once, large enough that a run has few segments."""
 _HEADER = struct.Struct("<8sIIQIII")  # magic, version, stream, first, steps, length of the schema, crc
 _OPEN_FILES = 64
-"""Read descriptors kept open; a process may have 1,024 in all."""
+"""Files kept open for reading; a process may have 1,024 in all."""
+_SCHEMA_LIMIT = 2**20
+"""Largest schema in bytes that is read."""
+_SEGMENT = re.compile(r"seg-(\d{3})-(\d{8})\.log", re.ASCII)
 
 
 def record_dtype(schema: Schema) -> np.dtype:
@@ -71,10 +76,16 @@ class DamagedReplayError(CheckpointError):
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """Header fields that all segments of a replay share: records per segment, and the schema as JSON."""
+    """The header of a segment.
+
+    steps: records per segment. schema: as JSON. Both are equal in all segments of a replay. first: number of the first
+    record. size: bytes of the header.
+    """
 
     steps: int
     schema: str
+    first: int
+    size: int
 
 
 class SegmentLog:
@@ -95,7 +106,7 @@ class SegmentLog:
         self._schema = schema_json(schema).encode()
         self._writers: dict[int, AppendFile] = {}
         self._unsynced: dict[Path, AppendFile] = {}
-        self._readers: OrderedDict[Path, int] = OrderedDict()
+        self._readers: OrderedDict[Path, BinaryIO] = OrderedDict()
 
     @property
     def header_size(self) -> int:
@@ -228,7 +239,7 @@ class SegmentLog:
     def _read_piece(self, stream: int, number: int, offset: int, count: int) -> np.ndarray:
         path, size = self.path(stream, number), self._framed.itemsize
         with storage_errors(path, "read"):
-            data = os.pread(self._reader(path), count * size, self.header_size + offset * size)
+            data = os.pread(self._reader(path).fileno(), count * size, self.header_size + offset * size)
         records = np.frombuffer(data, self._framed, len(data) // size)
         bad = _first_bad(records)
         if bad is not None or len(records) < count:
@@ -240,22 +251,21 @@ class SegmentLog:
             )
         return records["payload"]
 
-    def _reader(self, path: Path) -> int:
-        descriptor = self._readers.pop(path, None)
-        if descriptor is None:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        self._readers[path] = descriptor
+    def _reader(self, path: Path) -> BinaryIO:
+        file = self._readers.pop(path, None) or open_regular(path)
+        self._readers[path] = file
         if len(self._readers) > _OPEN_FILES:
             self._close_reader(next(iter(self._readers)))
-        return descriptor
+        return file
 
     def _close_reader(self, path: Path) -> None:
-        descriptor = self._readers.pop(path, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        file = self._readers.pop(path, None)
+        if file is not None:
+            file.close()
 
     def _numbers(self, stream: int) -> list[int]:
-        return sorted(int(path.stem.split("-")[2]) for path in self.folder.glob(f"seg-{stream:03d}-*.log"))
+        names = [segment_name(path) for path in self.folder.glob(f"seg-{stream:03d}-*.log")]
+        return sorted(name[1] for name in names if name)
 
     def _check_present(self, stream: int, first: int, total: int) -> None:
         for number in range(first // self.steps, -(-total // self.steps)):
@@ -345,11 +355,24 @@ def read_header(folder: Path) -> SegmentHeader | None:
     """Return the header of the first readable segment in a folder; None if there is none."""
     for path in sorted(folder.glob("seg-*.log")):
         with storage_errors(path, "read"), open_regular(path) as file:
-            head = file.read(_HEADER.size)
-            if len(head) < _HEADER.size or not head.startswith(MAGIC):
-                continue
-            _, version, stream, first, steps, length, crc = _HEADER.unpack(head)
-            schema = file.read(min(length, 2**20))
-        if crc == zlib.crc32(_HEADER.pack(MAGIC, version, stream, first, steps, length, 0) + schema):
-            return SegmentHeader(steps, schema.decode())
+            header = unpack_header(file.read(_HEADER.size + _SCHEMA_LIMIT))
+        if header is not None:
+            return header
     return None
+
+
+def unpack_header(data: bytes) -> SegmentHeader | None:
+    """Return the header at the beginning of a segment's bytes; None if it is damaged."""
+    if len(data) < _HEADER.size or not data.startswith(MAGIC):
+        return None
+    _, version, stream, first, steps, length, crc = _HEADER.unpack_from(data)
+    schema = data[_HEADER.size : _HEADER.size + min(length, _SCHEMA_LIMIT)]
+    if crc != zlib.crc32(_HEADER.pack(MAGIC, version, stream, first, steps, length, 0) + schema):
+        return None
+    return SegmentHeader(steps, schema.decode(), first, _HEADER.size + len(schema))
+
+
+def segment_name(path: Path) -> tuple[int, int] | None:
+    """Return stream and number of a segment by its file name; None for another file."""
+    match = _SEGMENT.fullmatch(path.name)
+    return (int(match[1]), int(match[2])) if match else None

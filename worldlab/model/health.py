@@ -91,6 +91,31 @@ def features_gap(decoder: Decoder, features: Tensor, obs: Obs) -> dict[str, Tens
     return {"features_gap": gap.mean(), "features_gap_se": gap.std() / len(gap) ** 0.5}
 
 
+def first_nonfinite(ctx: Context) -> str:
+    """Return which value of a forward pass is the first that is not finite; "" if all that parts pass on are finite."""
+    if not all(map(_finite, tree.leaves(ctx.batch.obs))):
+        return "an observation"
+    if not _finite(ctx.embed):
+        return "the embedding of the encoder"
+    # h[t] follows from z[t - 1], and z[t] from h[t].
+    memory, latent = _first_bad_step(ctx.memory), _first_bad_step(ctx.latent.z)
+    if memory < math.inf or latent < math.inf:
+        return "the memory of the dynamics" if memory <= latent else "the latent of the encoder"
+    if ctx.prior is not None and not all(map(_finite, tree.leaves(ctx.prior))):
+        return "the prediction of the dynamics"
+    return ""
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _first_bad_step(tensor: Tensor) -> float:
+    """Return the first time step of [B, T, ...] with a value that is not finite, infinity if there is none."""
+    bad = ~torch.isfinite(tensor.detach()).flatten(2).all(-1).all(0)
+    return float(bad.nonzero()[0]) if bool(bad.any()) else math.inf
+
+
 Values = Mapping[str, float]
 _Rule = tuple[str, Callable[[Values], bool], Alarm]
 

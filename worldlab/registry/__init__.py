@@ -7,14 +7,13 @@ component is imported by `Registration.load`, when the component is first used.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldlab.errors import PluginError, did_you_mean, one_line
-from worldlab.registry.entries import BUILTIN, ROLES, BrokenPlugin, Registration, Role, Source
+from worldlab.registry.entries import BUILTIN, ROLES, BrokenPlugin, Registration, Role, Source, normalise
 
 __all__ = [
     "BUILTIN",
@@ -28,6 +27,10 @@ __all__ = [
     "load_registry",
     "open_registry",
 ]
+
+
+SIMILAR = 0.6
+"""Similarity to a missing name from which on a broken plugin is named as the likely owner."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,9 @@ class Registry:
         Raises: PluginError with a suggestion, or with the reason why the plugin is broken.
         """
         everything = self.registrations()
-        mine = tuple(e for e in everything if _normal(e.distribution) == _normal(text))
+        mine = tuple(e for e in everything if normalise(e.distribution) == normalise(text))
         for plugin in self.broken:  # first: never return the intact half of a broken distribution
-            if _normal(plugin.distribution) == _normal(text):
+            if normalise(plugin.distribution) == normalise(text):
                 raise plugin.error()
         role, colon, name = text.partition(":")
         if colon and not mine:
@@ -130,11 +133,7 @@ class Registry:
     def _unknown(self, role: str, name: str) -> PluginError:
         names = self.names(role)
         message = f"no {role} named {one_line(name, 30)!r}.{did_you_mean(name, names)}"
-        cause = None
-        if self.broken:
-            first = self.broken[0]
-            more = f" (and {len(self.broken) - 1} more)" if len(self.broken) > 1 else ""
-            cause = f"it may belong to a broken plugin: {first.distribution} {first.version} {first.reason}{more}"
+        cause = self._suspects(name)
         fix = f"worldlab plugins --role {role}   lists what is installed"
         if not any(source.distribution == BUILTIN for source in self.sources):
             fix = "install worldlab itself, which includes the built-in plugins: pip install -e ."
@@ -143,6 +142,18 @@ class Registry:
             cause=cause and one_line(cause, 300),
             fix=fix,
         )
+
+    def _suspects(self, name: str) -> str | None:
+        """Return which broken plugins may have a missing name: the likeliest with its reason, or all if none stands out."""
+        if not self.broken:
+            return None
+        likely = max(self.broken, key=lambda plugin: plugin.likelihood(name))
+        if len(self.broken) > 1 and likely.likelihood(name) < SIMILAR:
+            return (
+                f"it may belong to one of {len(self.broken)} broken plugins: {', '.join(p.label for p in self.broken)}"
+            )
+        more = f" ({len(self.broken) - 1} more are broken)" if len(self.broken) > 1 else ""
+        return f"it may belong to a broken plugin: {likely.label} {likely.reason}{more}"
 
 
 def load_registry(plugin_files: Sequence[Path] = ()) -> Registry:
@@ -161,11 +172,6 @@ def open_registry(plugin_files: Sequence[Path] = ()) -> Registry:
     registry = load_registry(plugin_files)
     registry.check_files()
     return registry
-
-
-def _normal(distribution: str) -> str:
-    """Normalise the name of a distribution as pip does."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _known_role(role: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.abc
-import importlib.metadata
 import importlib.util
 import inspect
 import re
@@ -28,6 +27,8 @@ from worldlab.errors import closest
 from worldlab.registry import hookspecs
 from worldlab.registry.entries import BUILTIN, BrokenPlugin, Registration, Source
 from worldlab.registry.faults import Fault, explain, install_fix, where
+from worldlab.registry.guard import UserInterrupt, guard_registration
+from worldlab.registry.installed import Load, find_installed
 from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
 
@@ -128,13 +129,15 @@ def discover(
     broken: list[BrokenPlugin] = []
     sources: list[Source] = []
     folders: list[Path] = []
-    for source, load in [*_installed(builtin_only), *_files(plugin_files)]:
+    for source, load in [*find_installed(GROUP, builtin_only), *_files(plugin_files)]:
         recorder = _Recorder(source)
         start, modules = time.perf_counter(), set(sys.modules)
         try:
             _load_one(source, load, recorder)
             _refuse_clash(recorder, table)
-        except (Exception, SystemExit, KeyboardInterrupt) as exc:  # a plugin that calls sys.exit must not end worldlab
+        except UserInterrupt:
+            raise KeyboardInterrupt from None
+        except BaseException as exc:  # whatever a plugin raises must not end worldlab
             broken.append(_record(source, exc, recorder))
         else:
             table.update({(entry.role, entry.name): entry for entry in recorder.found})
@@ -143,8 +146,8 @@ def discover(
     return list(table.values()), broken, sources, folders
 
 
-def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorder) -> None:
-    with restore_globals() as changed:
+def _load_one(source: Source, load: Load, recorder: _Recorder) -> None:
+    with restore_globals() as changed, guard_registration():
         module = load()
         recorder.stage = "fails in worldlab_register"
         _check_hooks(module)
@@ -161,18 +164,7 @@ def _load_one(source: Source, load: Callable[[], ModuleType], recorder: _Recorde
         )
 
 
-def _installed(builtin_only: bool) -> list[tuple[Source, Callable[[], ModuleType]]]:
-    found = []
-    for point in importlib.metadata.entry_points(group=GROUP):
-        distribution = point.dist.metadata["Name"] if point.dist else "unknown"
-        version = point.dist.version if point.dist else ""
-        if distribution == BUILTIN or not builtin_only:
-            origin = f"entry point {point.name} = {point.value}"
-            found.append((Source(point.name, distribution, version, origin), point.load))
-    return sorted(found, key=lambda item: (item[0].distribution != BUILTIN, item[0].distribution.lower(), item[0].name))
-
-
-def _files(paths: Sequence[Path]) -> list[tuple[Source, Callable[[], ModuleType]]]:
+def _files(paths: Sequence[Path]) -> list[tuple[Source, Load]]:
     found = []
     taken: dict[str, Path] = {}
     for path in dict.fromkeys(Path(p).expanduser().resolve() for p in paths):
@@ -186,9 +178,7 @@ def _files(paths: Sequence[Path]) -> list[tuple[Source, Callable[[], ModuleType]
     return found
 
 
-def _file_loader(
-    module: str, path: Path, data: bytes | None, digest: str | None, taken: Path | None
-) -> Callable[[], ModuleType]:
+def _file_loader(module: str, path: Path, data: bytes | None, digest: str | None, taken: Path | None) -> Load:
     def load() -> ModuleType:
         if data is None:
             raise Fault("is not a file", where=str(path), fix="--plugin takes the path of one .py file")

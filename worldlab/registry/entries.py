@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -79,7 +81,9 @@ class Registration:
         try:
             with restore_globals(environment=False) as changed:
                 found = reduce(getattr, attribute.split("."), importlib.import_module(module))
-        except (Exception, SystemExit) as exc:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:
             raise self._broken(exc) from exc
         for state in changed:
             log.warning("%s changes %s when imported (restored): %s", self.who, state.name, state.fix)
@@ -92,6 +96,11 @@ class Registration:
             cause=f"{explain(exc)}; {self.target}, at {where(exc)}",
             fix=install_fix(exc) or (f"repair {self.file}" if self.file else upgrade),
         )
+
+
+def normalise(distribution: str) -> str:
+    """Normalise the name of a distribution as pip does."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _whole(message: str, place: str) -> str:
@@ -112,6 +121,29 @@ class BrokenPlugin:
     fix: str = ""
     claims: tuple[tuple[str, str], ...] = ()
     path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    def likelihood(self, name: str) -> float:
+        """Return how much suggests that this plugin would have registered a name: 2 if its source contains it as a text.
+
+        Else it is the similarity, 0 to 1, of the name to that of the entry point or the distribution.
+        """
+        if self._mentions(name):
+            return 2.0
+        names = {self.name.lower(), *re.split(r"[-_.:]+", self.distribution.lower())} - {BUILTIN}
+        return max(difflib.SequenceMatcher(None, name.lower(), own).ratio() for own in names)
+
+    def _mentions(self, name: str) -> bool:
+        """Return whether the file in which the fault is has the name in quotes."""
+        try:
+            source = Path(self.where.rpartition(":")[0])
+            text = source.read_text("utf-8") if source.is_file() and source.stat().st_size < 2**20 else ""
+        except (OSError, ValueError):
+            return False
+        return f'"{name}"' in text or f"'{name}'" in text
 
     def error(self, component: str = "") -> PluginError:
         """Return the error to raise when this plugin is needed. component: "encoder 'foo'", if known."""

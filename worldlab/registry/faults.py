@@ -23,11 +23,13 @@ class Fault(Exception):
 
 def explain(exc: BaseException) -> str:
     """Describe an exception of a plugin in one line."""
-    if isinstance(exc, SystemExit):
-        return f"it called sys.exit({exc.code!r})"
-    if isinstance(exc, Fault | ImportError | PluginError):
-        return one_line(str(exc), 200)
-    return one_line(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, 200)
+    try:
+        text = f"it called sys.exit({exc.code!r})" if isinstance(exc, SystemExit) else str(exc)
+    except BaseException:  # a plugin's own exception may fail to describe itself
+        text = ""
+    if text and isinstance(exc, Fault | ImportError | PluginError | SystemExit):
+        return one_line(text, 200)
+    return one_line(f"{type(exc).__name__}: {text}" if text else type(exc).__name__, 200)
 
 
 def where(exc: BaseException) -> str:

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import worldlab
 from worldlab.errors import CheckpointError, DivergedError
 from worldlab.runs import storage
+from worldlab.runs.digests import seal, self_digest
 from worldlab.runs.failpoints import durable
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
+from worldlab.runs.parse import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +79,7 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """Return the JSON state. Raises: CheckpointError."""
         try:
-            return storage.parse_json(self._read(STATE))
+            return parse_json(self._read(STATE))
         except ValueError as error:
             raise _damaged(self.path, f"{STATE} is not JSON ({error})") from error
 
@@ -95,7 +97,9 @@ class Checkpoint:
             loaded = load(self._read(f"{name}.safetensors"))
         except SafetensorError as error:
             raise _damaged(self.path, f"{name}.safetensors cannot be read") from error
-        for alias, source in self.manifest.get("tied", {}).get(name, {}).items():
+        for alias, source in self.manifest["tied"].get(name, {}).items():
+            if source not in loaded:
+                raise _damaged(self.path, f"{MANIFEST} ties '{alias}' to a tensor that {name}.safetensors lacks")
             loaded[alias] = loaded[source]
         return loaded
 
@@ -188,14 +192,9 @@ def _write_files(
     clash = manifest.keys() & extra.keys() | extra.keys() & {"self_sha256"}
     assert not clash, f"manifest_extra may not set {sorted(clash)}"
     manifest |= extra
-    manifest["self_sha256"] = _self_digest(manifest)
+    manifest = seal(manifest)
     storage.write_new(staging / MANIFEST, [storage.dump_json(manifest, indent=1, sort_keys=True)])
     return manifest
-
-
-def _self_digest(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "self_sha256"}
-    return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
 
 
 def _untie(group: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -367,7 +366,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             fix="pip install -U worldlab",
         )
     # The manifest verifies every other file; its own hash verifies the manifest.
-    if manifest.get("self_sha256") != _self_digest(manifest):
+    if manifest.get("self_sha256") != self_digest(manifest):
         raise _damaged(path, f"{MANIFEST} hash differs")
     if not _well_formed(manifest, path):
         raise _damaged(path, f"{MANIFEST} is not well formed")
@@ -376,7 +375,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _well_formed(manifest: dict[str, Any], path: Path) -> bool:
     files = manifest.get("files")
-    if not isinstance(files, dict) or STATE not in files or not isinstance(manifest.get("tied"), dict):
+    if not isinstance(files, dict) or STATE not in files or not _well_tied(manifest.get("tied")):
         return False
     for entry in files.values():
         sized = isinstance(entry, dict) and type(entry.get("bytes")) is int
@@ -384,6 +383,13 @@ def _well_formed(manifest: dict[str, Any], path: Path) -> bool:
             return False
     match = _STEP.fullmatch(path.name)
     return type(manifest.get("step")) is int and (match is None or int(match[1]) == manifest["step"])
+
+
+def _well_tied(tied: Any) -> bool:
+    """Return whether the value is {file name: {alias: name of the tensor}}."""
+    return isinstance(tied, dict) and all(
+        isinstance(group, dict) and all(isinstance(source, str) for source in group.values()) for group in tied.values()
+    )
 
 
 def _check_digest(path: Path, name: str, entry: Mapping[str, Any], digest: storage.FileDigest) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import datetime
 from pathlib import Path
 
 from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.runs import storage
 
 RUNS = Path("runs")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
@@ -51,12 +51,12 @@ def find_run(text: str, root: Path = RUNS) -> Path:
 
     Raises: ConfigError with a suggestion and the list of runs.
     """
-    runs = list_runs(root)
-    if text == "latest" and runs:
-        return runs[-1]
     for path in (Path(text).expanduser(), root / text):
         if text != "latest" and (path / "run.json").is_file():
             return path
+    runs = list_runs(root)
+    if text == "latest" and runs:
+        return runs[-1]
     names = [run.name for run in reversed(runs)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     raise ConfigError(
@@ -67,9 +67,16 @@ def find_run(text: str, root: Path = RUNS) -> Path:
 
 
 def _started(path: Path) -> float:
-    """Return when a run started, in seconds since 1970: "created" in run.json, else the file's modification time."""
+    """Return when a run started, in seconds since 1970: "created" in run.json, else the file's modification time.
+
+    A file that cannot be read counts as the oldest, so a damaged run is not the latest one.
+    """
     try:
-        created = json.loads(path.read_text(encoding="utf-8"))["created"]
+        content = storage.read_json(path)
+    except (OSError, ValueError):
+        return 0.0
+    try:
+        created = content["created"]
         return float(created) if isinstance(created, int | float) else datetime.fromisoformat(created).timestamp()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return path.stat().st_mtime if path.exists() else 0.0

@@ -6,6 +6,7 @@ One process at a time writes a run and holds its lock; readers need no lock and 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import subprocess
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import worldlab
-from worldlab.errors import ConfigError, StorageError, did_you_mean
+from worldlab.errors import CheckpointError, ConfigError, StorageError, did_you_mean, one_line
 from worldlab.runs import storage
 from worldlab.runs.checkpoint import QUARANTINE, list_checkpoints
+from worldlab.runs.digests import COVERED, confirm_digest, find_altered, record_digest, record_prefix
 from worldlab.runs.find import checked_run_path
 from worldlab.runs.lock import LOCK_FILES, FolderLock
 
 __all__ = ["RunFolder", "git_state", "versions"]
 
-Status = Literal["running", "finished", "stopped", "failed", "diverged"]
+log = logging.getLogger("worldlab")
+Status = Literal["running", "finished", "stopped", "interrupted", "failed", "diverged"]
 
 FORMAT = "worldlab-run"
 FORMAT_VERSION = 1
@@ -90,6 +93,7 @@ class RunFolder:
         if not folder.run_json.is_file() and not (write and folder.began):
             raise _no_run(folder.path)
         if write:
+            storage.refuse_links(folder.path)
             folder._acquire()
             folder._prepare()
         return folder
@@ -125,8 +129,8 @@ class RunFolder:
         self.close()
 
     def write_config(self, toml: str) -> str:
-        """Write config.toml and return its SHA-256, which checkpoints carry as `config_sha256`."""
-        return storage.atomic_write_text(self.config, toml).sha256
+        """Write config.toml and return its SHA-256."""
+        return self._replace(self.config, toml.encode())
 
     def read_run_json(self) -> dict[str, Any]:
         """Return the content of run.json, or {} if there is none yet. Raises: StorageError if it is damaged."""
@@ -143,17 +147,62 @@ class RunFolder:
     def write_run_json(self, values: dict[str, Any]) -> None:
         """Set top-level entries of run.json, atomically; all other entries stay.
 
-        values: status (running, finished, stopped, failed or diverged), step, seed, device, plugins,
+        values: status (running, finished, stopped, interrupted, failed or diverged), step, seed, device, plugins,
         parameters, ... The first call adds format, run_id, time, library versions and the git state of the
         working folder. Never pass environment variables, command lines or absolute paths.
         """
         assert values.get("status", "running") in get_args(Status), values["status"]
         content = self.read_run_json() or self._first_entries()
-        storage.atomic_write_json(self.run_json, content | values)
+        self._replace(self.run_json, storage.dump_json(content | values, indent=2) + b"\n")
 
     def write_result(self, values: dict[str, Any]) -> None:
         """Write result.json, atomically."""
-        storage.atomic_write_json(self.result, values)
+        self._replace(self.result, storage.dump_json(values, indent=2) + b"\n")
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return the content of result.json, or None if the run has not finished.
+
+        Raises: CheckpointError if the file is not as the run wrote it.
+        """
+        if not self.result.exists():
+            return None
+        self.check_texts((self.result.name,))
+        try:
+            value = storage.read_json(self.result)
+        except (OSError, ValueError) as error:
+            raise self._altered(f"{self.result.name} cannot be read: {error}") from error
+        return value if isinstance(value, dict) else None
+
+    def cover_metrics(self, digest: storage.FileDigest) -> None:
+        """Record the digest of the beginning of metrics.jsonl (`MetricsBus.digest`)."""
+        record_prefix(self.path, self.metrics.name, digest)
+
+    def check_texts(self, names: tuple[str, ...] = COVERED) -> None:
+        """Check that text files are as worldlab wrote them. Raises: CheckpointError that names the first altered one."""
+        for sentence in find_altered(self.path, names):
+            raise self._altered(sentence)
+
+    def report_texts(self, *, strict: bool = False) -> None:
+        """Warn of each text file that was edited or damaged. strict: raise CheckpointError instead."""
+        if strict:
+            self.check_texts()
+        for sentence in find_altered(self.path):
+            log.warning("run '%s': %s", self.name, sentence)
+
+    def _replace(self, path: Path, data: bytes) -> str:
+        """Write a text file of the run atomically, with its digest in digests.json. Returns: its SHA-256."""
+        digest = storage.FileDigest(len(data), storage.sha256_bytes(data))
+        record_digest(self.path, path.name, digest)
+        storage.atomic_write_bytes(path, data)
+        confirm_digest(self.path, path.name)
+        return digest.sha256
+
+    def _altered(self, sentence: str) -> CheckpointError:
+        return CheckpointError(
+            one_line(f"run '{_shorten(self.name)}': {sentence}"),
+            cause=f"{self.path}: {sentence}",
+            fix=f"restore the file from a backup; worldlab verify {self.path}   lists everything that is damaged",
+        )
 
     def keep_plugin(self, source: str | Path) -> dict[str, Any]:
         """Copy a --plugin file into plugins/ and return {"file": path inside the run, "sha256": ...}.

@@ -6,15 +6,17 @@ metrics.jsonl holds values that depend only on seed and configuration. Values th
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worldlab.errors import StorageError
 from worldlab.runs import storage
+from worldlab.runs.parse import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,7 @@ class MetricsBus:
         self._start = time.monotonic()
         self._metrics = storage.AppendFile(folder.metrics, lines=True)
         self._perf = storage.AppendFile(folder.perf, lines=True)
-        self.lines = _count(folder.metrics)
+        self._count_metrics()
         self._board = None
         if tensorboard:
             # Imported here: reading metrics needs no TensorBoard.
@@ -64,7 +66,9 @@ class MetricsBus:
         fixed = _numbers(values)
         own = {"time": round(time.time(), 3), "seconds": round(time.monotonic() - self._start, 3), "rss_mb": _rss_mb()}
         measured = _numbers({**own, **(perf or {})})
-        self._metrics.write_line(_line(step, fixed))
+        line = _line(step, fixed)
+        self._metrics.write_line(line)
+        self._digest.update(line.encode() + b"\n")
         self._perf.write_line(_line(step, measured))
         self.lines += 1
         if self._board is not None:
@@ -82,18 +86,26 @@ class MetricsBus:
         if self._board is not None:
             self._board.hparams(values)
 
-    def truncate_after(self, step: int, lines: int | None = None) -> int:
+    @property
+    def digest(self) -> storage.FileDigest:
+        """Return size and SHA-256 of metrics.jsonl."""
+        return storage.FileDigest(self._metrics.position, self._digest.hexdigest())
+
+    def truncate_after(
+        self, step: int, lines: int | None = None, announce: Callable[[storage.FileDigest], object] = lambda _: None
+    ) -> int:
         """Drop lines of steps after `step`, and lines after the first `lines` of each file: a resumed run repeats them.
 
-        TensorBoard drops its later points as well. Returns: the number of dropped lines.
+        TensorBoard drops its later points as well. announce: called with the digest of what stays in metrics.jsonl,
+        before anything is dropped. Returns: the number of dropped lines.
         """
         dropped = 0
         for name in ("_metrics", "_perf"):
             file: storage.AppendFile = getattr(self, name)
             file.close()
-            dropped += _truncate(file.path, step, lines)
+            dropped += _truncate(file.path, step, lines, announce if name == "_metrics" else lambda _: None)
             setattr(self, name, storage.AppendFile(file.path, lines=True))
-        self.lines = _count(self._paths.metrics)
+        self._count_metrics()
         if self._board is not None:
             self._board.restart_after(step)
         return dropped
@@ -115,6 +127,12 @@ class MetricsBus:
             self._metrics.close()
             self._perf.close()
 
+    def _count_metrics(self) -> None:
+        with storage.storage_errors(self._paths.metrics, "read"):
+            data = _read(self._paths.metrics)
+        self.lines = data.count(b"\n")
+        self._digest = hashlib.sha256(data)
+
     def __enter__(self) -> MetricsBus:
         return self
 
@@ -130,13 +148,18 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     with storage.storage_errors(path, "read"):
-        *lines, _ = path.read_bytes().split(b"\n")
+        *lines, _ = _read(path).split(b"\n")
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _read(path: Path) -> bytes:
+    with storage.open_regular(path) as file:
+        return file.read()
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        value = storage.parse_json(line)
+        value = parse_json(line)
         if not isinstance(value, dict) or type(value.get("step")) is not int:
             raise ValueError("no object with a step")
     except ValueError as error:
@@ -146,18 +169,15 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-def _count(path: Path) -> int:
-    with storage.storage_errors(path, "read"):
-        return path.read_bytes().count(b"\n")
-
-
-def _truncate(path: Path, step: int, most: int | None) -> int:
+def _truncate(path: Path, step: int, most: int | None, announce: Callable[[storage.FileDigest], object]) -> int:
     """Keep the lines of steps up to `step`, `most` of them, byte for byte; return how many were dropped."""
     with storage.storage_errors(path, "read"):
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = _read(path).splitlines(keepends=True)
     kept = [line for number, line in enumerate(lines, 1) if _parse(path, number, line)["step"] <= step][:most]
     if len(kept) < len(lines):
-        storage.atomic_write_bytes(path, b"".join(kept))
+        data = b"".join(kept)
+        announce(storage.FileDigest(len(data), storage.sha256_bytes(data)))
+        storage.atomic_write_bytes(path, data)
     return len(lines) - len(kept)
 
 

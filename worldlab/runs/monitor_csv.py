@@ -53,7 +53,8 @@ def _read_lines(path: Path) -> list[str]:
     with storage.storage_errors(path, "read"):
         if not path.exists():
             return []
-        lines = path.read_text().splitlines(keepends=True)
+        with storage.open_regular(path) as file:
+            lines = file.read().decode(errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     return lines if len(lines) >= 2 else []
@@ -62,7 +63,7 @@ def _read_lines(path: Path) -> list[str]:
 def _start_time(path: Path, header: str) -> float:
     try:
         return float(json.loads(header.lstrip("#"))["t_start"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageError(
             f"'{path.name}' does not start like a monitor file of Stable-Baselines3",
             cause=f"{path}: first line {header[:60]!r}",

@@ -37,12 +37,14 @@ def _split(entry: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) ->
     return rest
 
 
-def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any] | None) -> None:
     """Restore the state that `flatten_optimizer` returned; the next step is then bit for bit the same.
 
     optimizer: same class over the same parameters, in the same order. Learning rates and other group options are
     restored too. Raises: CheckpointError if class, parameters or shapes do not fit; the optimizer is then unchanged.
     """
+    if not isinstance(state, Mapping):
+        raise _misfit("it holds no state of this optimizer")
     if state.get("kind") != type(optimizer).__name__:
         raise _misfit(f"it holds {state.get('kind')}, this run uses {type(optimizer).__name__}")
     try:

@@ -22,12 +22,15 @@ from typing import Any
 
 from worldlab.errors import StorageError, WorldlabError
 from worldlab.runs.failpoints import durable, failpoint, pieces
+from worldlab.runs.parse import parse_json, parse_toml
 
 STAGE_PREFIX = ".stage-"
 TRASH_PREFIX = ".trash-"
 TEMP_PREFIX = ".temp-"
 JSON_LIMIT = 16 * 2**20
 """Largest file in bytes that `read_json` accepts; our own files are much smaller."""
+TOML_LIMIT = 2**20
+"""Largest file in bytes that `read_toml` accepts. Parsing one of this size takes about a second."""
 
 # O_EXCL also rejects a symlink planted under the temporary name; O_NOFOLLOW does so for files that are reopened.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -58,15 +61,45 @@ def sha256_file(path: str | os.PathLike[str]) -> FileDigest:
     return FileDigest(size, digest.hexdigest())
 
 
-def open_regular(path: str | os.PathLike[str]) -> Any:
-    """Open a regular file for reading, in binary. Raises: OSError, also for a symlink, pipe, device or folder."""
+def open_regular(path: str | os.PathLike[str], *, follow: bool = False) -> Any:
+    """Open a regular file for reading, in binary.
+
+    follow: accept a symlink to a regular file, for a path that the user gave. Raises: OSError, also for a pipe, a
+    device, a socket or a folder.
+    """
     # O_NONBLOCK: opening a planted FIFO would otherwise block forever.
-    flags = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if follow else flags | _NOFOLLOW)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: str | os.PathLike[str], limit: int, *, follow: bool = False) -> bytes:
+    """Return the content of a regular file. Raises: OSError; ValueError for a file of more than `limit` bytes."""
+    with open_regular(path, follow=follow) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return data
+
+
+def refuse_links(folder: str | os.PathLike[str]) -> None:
+    """Check that no folder below `folder` is a link, through which a write would leave it. Raises: StorageError.
+
+    Links to files need no check: a file is replaced or opened without following.
+    """
+    for place, folders, _ in os.walk(folder):
+        for name in folders:
+            path = Path(place, name)
+            if path.is_symlink():
+                where = path.relative_to(folder)
+                raise StorageError(
+                    f"'{_short(Path(Path(folder).absolute().name) / where)}' is a link: nothing is written through it",
+                    cause=f"{path} leads out of the folder of the run",
+                    fix=f"replace {path} by a folder; the folder of a run as a whole may be a link",
+                )
 
 
 @contextmanager
@@ -220,27 +253,19 @@ def dump_json(value: Any, indent: int | None = None, sort_keys: bool = False) ->
 
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_LIMIT) -> Any:
-    """Read a JSON file without trusting its content.
+    """Read a JSON file without trusting its content (`parse_json`).
 
-    Raises: OSError; ValueError for invalid JSON, NaN or infinity, a file of more than `limit` bytes or nested too deep.
+    Raises: OSError; ValueError, also for a file of more than `limit` bytes.
     """
-    with open_regular(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"larger than {limit} bytes")
-    return parse_json(data)
+    return parse_json(read_regular(path, limit))
 
 
-def parse_json(data: bytes) -> Any:
-    """Decode strict JSON. Raises: ValueError for invalid JSON, NaN or infinity, or values nested too deep."""
-    try:
-        return json.loads(data, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML file without trusting its content (`parse_toml`). The path may be a link, since users give it.
 
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    Raises: OSError; ValueError, also for a file of more than TOML_LIMIT bytes.
+    """
+    return parse_toml(read_regular(path, TOML_LIMIT, follow=True))
 
 
 class AppendFile:

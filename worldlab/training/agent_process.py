@@ -107,13 +107,13 @@ class AgentProcess:
             for optimizer, state in zip(trainer.agents.values(), self._answer(), strict=True):
                 optimizer.load_state_dict(state)
 
-    def close(self) -> None:
-        """End the process; a second call does nothing."""
+    def close(self, seconds: float = 2.0) -> None:
+        """End the process within `seconds`; a second call does nothing."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(2)
+                self._process.wait(seconds)
             self._process.kill()
             self._process.wait()
         self._pipe = self._process = None

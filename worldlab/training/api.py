@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,8 @@ from worldlab.config.provenance import check_env_module, env_module, resolve_sav
 from worldlab.config.resolve import RunConfig, resolve
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
+from worldlab.runs.folder import RunFolder
+from worldlab.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
     import gymnasium
@@ -123,14 +124,12 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """The content of result.json (the final evaluation), or None if the run has not finished."""
-        path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return RunFolder(self.path).read_result()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl: {"step": ..., "loss/reward": ..., "eval/return": ...}."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return read_metrics(self.path / "metrics.jsonl")
 
     @property
     def world_model(self) -> WorldModel:

@@ -12,7 +12,7 @@ import torch
 from worldlab.agent import Agent
 from worldlab.config.resolve import Part, RunConfig
 from worldlab.env.spaces import action_spec, obs_spec
-from worldlab.errors import ConfigError, PluginError, WorldlabError, one_line
+from worldlab.errors import ConfigError, MemoryLimitError, PluginError, WorldlabError, is_out_of_memory, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.registry.faults import where
@@ -150,11 +150,21 @@ def _build(registration: Registration, cls: type, options: Config, specs: Specs,
     except WorldlabError:
         raise
     except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise _too_large(registration, error) from error
         raise PluginError(
             one_line(f"{registration.who} cannot be built: {error}"),
             cause=one_line(f"{type(error).__name__} in {cls.__name__}.__init__, at {where(error)}: {error}", 500),
             fix=_CHECK.format(registration),
         ) from error
+
+
+def _too_large(registration: Registration, error: BaseException) -> MemoryLimitError:
+    return MemoryLimitError(
+        one_line(f"{registration.role} {registration.name!r} does not fit in memory"),
+        cause=one_line(error, 300),
+        fix=f"a smaller --size, or smaller settings of --{registration.role}.* (worldlab train --help)",
+    )
 
 
 class _seeded:

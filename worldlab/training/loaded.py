@@ -27,7 +27,7 @@ from worldlab.registry import Registry
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.pictures import save_webp
-from worldlab.runs.storage import make_folder
+from worldlab.runs.storage import make_folder, refuse_links
 from worldlab.training import session
 from worldlab.training.compose import Composed, compose
 from worldlab.training.machine import set_up_machine
@@ -69,6 +69,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Colle
     trusted: modules that its environment may import. Raises: ConfigError, CheckpointError, PluginError.
     """
     folder = RunFolder.open(run)
+    folder.report_texts()
     flags = {"device": device} if device != "auto" else {}
     config = provenance.resolve_saved(folder.path, registry, flags, trusted)
     provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
@@ -77,7 +78,7 @@ def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Colle
         log.warning("%s", sentence)
     torch_device = set_up_machine(config.core)
     env_id, make = session.open_env(config, registry)
-    with EnvPool(make, 1) as pool:
+    with EnvPool(make, 1, timeout=config.core.env.timeout) as pool:
         obs_space, action_space = pool.observation_space, pool.action_space
     composed = compose(config, registry, obs_space, action_space, Streams(config.core.seed), torch_device)
     session.load_weights(composed, checkpoint)
@@ -105,6 +106,7 @@ def evaluate_run(
         episodes=episodes or core.eval.final_episodes,
         seed=seed,
         workers=eval_workers(core.env.workers),
+        timeout=core.env.timeout,
         record=images[0] if video is not None else None,
         deterministic=core.eval.deterministic,
         dream_horizon=core.eval.dream_horizon,
@@ -125,8 +127,10 @@ def draw_dreams(
 ) -> dict[str, Any]:
     """Let the agent play in `count` environments, then draw the model's open-loop predictions next to the real frames.
 
-    Returns the written files and the open-loop error by step.
+    Returns the written files and the open-loop error by step. Raises: StorageError if the run's folder for them is a link.
     """
+    if out is None:
+        refuse_links(loaded.folder.path)
     length = open_loop.CONTEXT_FRAMES + horizon
     replay = play(loaded, count, 2 * length, seed)
     batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)
@@ -166,7 +170,7 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
 def play(loaded: LoadedRun, envs: int, steps: int, seed: int) -> Replay:
     """Collect fresh experience with a run's exploring agent: `steps` decisions in each of `envs` environments."""
     replay = Replay(loaded.schema, max(1000, 2 * envs * steps), envs)
-    with EnvPool(loaded.make, envs, 0, seed) as pool:
+    with EnvPool(loaded.make, envs, 0, seed, timeout=loaded.config.core.env.timeout) as pool:
         collector = Collector(pool, replay, loaded.acting(seed))
         collector.start()
         for _ in range(steps):

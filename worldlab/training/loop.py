@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from worldlab.agent import LearnsFromEpisodes
-from worldlab.errors import EnvError
+from worldlab.env.watch import StopRequested
+from worldlab.errors import EnvError, MemoryLimitError, is_out_of_memory, out_of_memory
 from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.experience.collect import to_batch
@@ -90,12 +91,20 @@ class Loop:
                     return self._finish()
                 finally:
                     self._stop_if_signalled()
-            except EnvError:
+            except StopRequested:
+                self._stop_if_signalled()  # the step that hangs is lost, all earlier ones are saved
+                raise
+            except (EnvError, MemoryLimitError):
                 # A signal to the whole process group may end the environments before this process receives it.
                 self._stop_if_signalled()
-                self._save()  # all earlier experience and updates are intact
-                self.progress.note(f"step {counters.env_steps}: checkpoint saved; --resume continues from there")
+                self._save_after_failure()
                 raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                with suppress(Exception):  # even a small checkpoint may need more memory than is left
+                    self._save_after_failure()
+                raise out_of_memory(error) from error
 
     def _iterate(self, monitor: MonitorCsv) -> None:
         """Step every environment once, make the updates that are due, and run the periodic tasks."""
@@ -289,6 +298,7 @@ class Loop:
                 episodes=episodes,
                 seed=EVAL_SEED,
                 workers=eval_workers(session.core.env.workers),
+                timeout=session.core.env.timeout,
                 record=images[0] if record and images else None,
                 deterministic=session.core.eval.deterministic,
                 dream_horizon=session.core.eval.dream_horizon,
@@ -321,6 +331,13 @@ class Loop:
             frames = as_frames(np.asarray(Image.open(picture))[None])  # read back: to plot it takes a second
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
+    def _save_after_failure(self) -> None:
+        """Save a checkpoint unless the failure came amid an update, which may have changed only some of the weights."""
+        if self.session.trainer.updates == self.session.counters.updates:
+            self._save()
+            step = self.session.counters.env_steps
+            self.progress.note(f"step {step}: checkpoint saved; --resume continues from there")
+
     def _position(self) -> tuple[int, int]:
         return self.session.counters.env_steps, self.session.counters.updates
 
@@ -331,6 +348,7 @@ class Loop:
             begin = time.monotonic()
             self.metrics.sync()
             counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
+            self.folder.cover_metrics(self.metrics.digest)
             self.newest = save(self.session, self.folder.checkpoints, self.manifest, spare=self.spare)
             self.saved_at, now, self.spare = self._position(), time.monotonic(), None
             self.next_save = now + max(SAVE_SECONDS, SAVE_SHARE * (now - begin))
@@ -351,6 +369,8 @@ class Loop:
         self._draw_dream()
         if outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
+        self.metrics.sync()
+        self.folder.cover_metrics(self.metrics.digest)
         return {
             "env": self.session.env_id,
             "env_steps": counters.env_steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from worldlab.agent import Agent, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
+from worldlab.env.episodes import CLOSING
 from worldlab.env.find import open_adapter
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
@@ -34,6 +35,7 @@ from worldlab.training.compose import Composed, compose
 from worldlab.training.dry_run import dry_run
 from worldlab.training.machine import set_up_machine
 from worldlab.training.means import Means
+from worldlab.training.saved_state import read_state
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
@@ -104,11 +106,11 @@ class Session:
         own = agent.optimizers() if isinstance(agent, OwnLearner) else {}
         return {**self.trainer.optimizers, **{f"agent/{name}": optimizer for name, optimizer in own.items()}}
 
-    def close(self) -> None:
-        """Close the environments, the replay and the process of the agent."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Close the environments, the replay and the process of the agent. at_once: wait for none of them."""
         if self.trainer.beside is not None:
-            self.trainer.beside.close()
-        self.pool.close()
+            self.trainer.beside.close(0.0 if at_once else CLOSING)
+        self.pool.close(0.1 if at_once else CLOSING)
         self.replay.close()
         if isinstance(self.collector, Playback):
             self.collector.close()
@@ -177,11 +179,11 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
-    state = checkpoint.state if checkpoint else {}  # each access reads and verifies the file
+    state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
     seed = state.get("collector", {}).get("seed") or [streams.derive("env"), counters.env_steps]
     with ExitStack() as opened:
-        pool = _open_pool(core, make_collecting, seed)
+        pool = _open_pool(core, make_collecting, seed, counters.env_steps)
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
         # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
@@ -193,6 +195,8 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             replay = Replay(*replay_args, replay_folder, core.replay.storage)
         opened.callback(replay.close)
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
+        if isinstance(composed.agent, LearnsFromEpisodes):
+            pool.restarts = 0  # a broken episode has no return to learn from
         health = HealthMonitor(composed.model)
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
@@ -214,8 +218,18 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     return session
 
 
-def _open_pool(core: CoreSettings, make: Make, seed: list[int]) -> EnvPool:
-    return EnvPool(make, core.env.num_envs, core.env.workers, seed, same_episodes=core.env.same_episodes)
+def _open_pool(core: CoreSettings, make: Make, seed: list[int], taken: int) -> EnvPool:
+    settings = core.env
+    return EnvPool(
+        make,
+        settings.num_envs,
+        settings.workers,
+        seed,
+        same_episodes=settings.same_episodes,
+        timeout=settings.timeout,
+        restarts=0 if core.strict else settings.restarts,
+        taken=taken,
+    )
 
 
 def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Playback | None:
@@ -278,7 +292,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | No
     oldest = list_checkpoints(folder)[0][1]
     try:
         reach = read_json(oldest / STATE)["replay"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s); old experience is kept as long as this checkpoint exists", oldest.name, error)
     else:
         session.replay.prune(reach)
@@ -290,7 +304,7 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
     session.health.restore(state["health"])
     for name, optimizer in session.optimizers.items():
         tensors = checkpoint.tensors(f"optimizer_{name.replace('/', '_')}")
-        restore_optimizer(optimizer, tensors, state["optimizers"][name])
+        restore_optimizer(optimizer, tensors, state["optimizers"].get(name))
     session.streams.restore(checkpoint.tensors("random"), state["random"])
     session.trainer.updates = state["trainer"]["updates"]
     session.trainer.skips = state["trainer"]["skips"]
@@ -315,7 +329,9 @@ def _restore_collector(session: Session, make: Make, checkpoint: Checkpoint, sta
         session.approximate.append(f"new episodes: {reason}")
         session.pool.close()
         seed = [session.streams.derive("env"), session.counters.env_steps]
-        session.pool = session.collector.pool = _open_pool(session.core, make, seed)
+        pool = _open_pool(session.core, make, seed, session.counters.env_steps)
+        pool.restarts = session.pool.restarts
+        session.pool = session.collector.pool = pool
 
 
 def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:

@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from worldlab.env.watch import forget_stop, request_stop
+
+
+class SecondInterrupt(KeyboardInterrupt):
+    """A second SIGINT: stop at once, without a checkpoint."""
+
 
 class Stopped(Exception):
     """A signal stopped the run after a checkpoint was saved."""
@@ -19,10 +25,11 @@ class Stopped(Exception):
 
 @contextmanager
 def catch_signals() -> Iterator[list[int]]:
-    """Record signals in the yielded list within the context; a second SIGINT interrupts immediately.
+    """Record signals in the yielded list within the context; a SIGINT after another signal raises SecondInterrupt.
 
     The signals are SIGINT, SIGTERM and SIGHUP, which a process receives when its terminal closes. A SIGHUP that the caller
-    ignores, as nohup does, stays ignored.
+    ignores, as nohup does, stays ignored. After a signal an environment that hangs is not waited for any longer
+    (`worldlab.env.watch.request_stop`).
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -31,8 +38,9 @@ def catch_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: Any) -> None:
         if seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise SecondInterrupt
         seen.append(number)
+        request_stop()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -41,5 +49,6 @@ def catch_signals() -> Iterator[list[int]]:
     try:
         yield seen
     finally:
+        forget_stop()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -81,7 +81,7 @@ class Streams:
                 self.torch(name, device).set_state(value.cpu())
             for name, value in state["numpy"].items():
                 self.numpy(name).bit_generator.state = value
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise CheckpointError(
                 "the checkpoint's random streams cannot be restored here",
                 cause=str(error),

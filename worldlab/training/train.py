@@ -15,13 +15,14 @@ from worldlab.experience.playback import Playback
 from worldlab.experience.segments import DamagedReplayError, set_aside
 from worldlab.interfaces import parameter_count
 from worldlab.registry import Registry
-from worldlab.runs.checkpoint import Checkpoint, latest_valid, previous_valid, quarantine
+from worldlab.runs.checkpoint import Checkpoint, latest_valid, list_checkpoints, previous_valid, quarantine
 from worldlab.runs.find import new_run_path
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.metrics import MetricsBus
 from worldlab.training import session
-from worldlab.training.loop import Loop, Stopped
+from worldlab.training.loop import Loop
 from worldlab.training.panel import Progress
+from worldlab.training.signals import SecondInterrupt, Stopped
 
 log = logging.getLogger("worldlab")
 
@@ -33,11 +34,13 @@ def train(
 
     run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint, or start the
     run if it is not there or has saved nothing yet. explain: log the choices of the composition. On SIGINT, SIGTERM or
-    SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129).
+    SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129); on a SIGINT after that, it raises
+    KeyboardInterrupt at once.
     """
     with _open_folder(config, run, resume) as folder:
         changed = _check_plugins(config, registry, folder)
         if folder.saved:
+            folder.report_texts(strict=config.core.strict)
             live, checkpoint = _build_resumed(config, registry, folder)
             _save_configuration(folder, config, registry)
         else:
@@ -47,10 +50,17 @@ def train(
             if explain:
                 log.info("%s", live.composed.explain())
             _write_run_json(folder, live, registry, config, changed, checkpoint)
-            result = _run_loop(live, folder, registry, checkpoint)
+            return _run_loop(live, folder, registry, checkpoint)
+        except BaseException as error:
+            live.close(at_once=isinstance(error, SecondInterrupt))
+            folder.write_run_json({"status": _status_after(error), "step": live.counters.env_steps})
+            if isinstance(error, Stopped | SecondInterrupt):
+                log.info("%s", _describe_stop(error, folder, live))
+            if isinstance(error, Stopped):
+                raise SystemExit(128 + error.signal) from None
+            raise
         finally:
             live.close()
-        return result
 
 
 def _open_folder(config: RunConfig, run: Path | None, resume: bool) -> RunFolder:
@@ -92,8 +102,8 @@ def _build_new(config: RunConfig, registry: Registry, folder: RunFolder) -> sess
     folder.write_run_json({"status": "running", "step": 0})
     try:
         return session.build(config, registry, folder.replay)
-    except BaseException:
-        folder.write_run_json({"status": "failed"})
+    except BaseException as error:
+        folder.write_run_json({"status": _status_after(error)})
         raise
 
 
@@ -181,26 +191,34 @@ def _run_loop(
         Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
     ):
         if checkpoint or metrics.lines:
-            metrics.truncate_after(live.counters.env_steps, live.counters.lines if checkpoint else 0)
+            lines = live.counters.lines if checkpoint else 0
+            metrics.truncate_after(live.counters.env_steps, lines, folder.cover_metrics)
         metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
-        try:
-            result = loop.run()
-        except Stopped as stop:
-            folder.write_run_json({"status": "stopped", "step": live.counters.env_steps})
-            log.info(
-                "stopped at step %d, checkpoint saved; continue with --run %s --resume",
-                live.counters.env_steps,
-                folder.path,
-            )
-            raise SystemExit(128 + stop.signal) from None
-        except BaseException as error:
-            status = "diverged" if isinstance(error, DivergedError) else "failed"
-            folder.write_run_json({"status": status, "step": live.counters.env_steps})
-            raise
+        result = loop.run()
     folder.write_result(result)
     folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
     return result
+
+
+def _status_after(error: BaseException) -> str:
+    """Return the status of a run that an exception ended."""
+    if isinstance(error, Stopped):
+        return "stopped"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"
+
+
+def _describe_stop(error: Stopped | SecondInterrupt, folder: RunFolder, live: session.Session) -> str:
+    """Return the sentence that ends a stopped run: where it stopped, and from which step it continues."""
+    step, command = live.counters.env_steps, f"continue with --run {folder.path} --resume"
+    if isinstance(error, Stopped):
+        return f"stopped at step {step}, checkpoint saved; {command}"
+    saved = [at for at, _ in list_checkpoints(folder.checkpoints)]
+    if not saved:
+        return f"interrupted at step {step}; there is no checkpoint yet"
+    return f"interrupted at step {step}; the last checkpoint, of step {saved[-1]}, is whole; {command}"
 
 
 def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:

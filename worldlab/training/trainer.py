@@ -21,15 +21,19 @@ from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.distributions import exact
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context, Player
+from worldlab.model.health import first_nonfinite
 from worldlab.model.losses import Term, model_losses
 from worldlab.model.schedule import JOINT, Stage
 from worldlab.nn import frozen, frozen_parameters
 from worldlab.rollout import Carry, Observed
 from worldlab.settings import TrainSettings
+from worldlab.training.adam import Adam
 from worldlab.training.machine import large_products
 from worldlab.world_model import WorldModel
 
 log = logging.getLogger("worldlab")
+REPORTS = 5
+"""How many bad updates, or series of them, are reported; metrics.jsonl has all."""
 
 
 class BesideError(Exception):
@@ -53,7 +57,7 @@ class Beside(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    def close(self, seconds: float = 2.0) -> None:
         """End the process."""
         ...
 
@@ -78,7 +82,8 @@ class Trainer:
         self.updates = 0
         self.progress = 0.0
         self.beside: Beside | None = None
-        self._skipped = False
+        self._bad = False
+        self._reports = 0
         players = model.players()
         self.main = _adam(players.pop("main"), settings.learning_rate)
         self.critics = {name: _adam(player, settings.critic_learning_rate) for name, player in players.items()}
@@ -101,7 +106,7 @@ class Trainer:
     def update(self, batch: Batch, stage: Stage = JOINT) -> dict[str, Tensor]:
         """Make one update on a preprocessed batch. Returns scalars to log, on the device. Raises: DivergedError."""
         self.updates += 1
-        self._skipped = False
+        self._bad = False
         out: dict[str, Tensor] = {}
         with (
             self._products(self.settings.batch_size),
@@ -114,7 +119,7 @@ class Trainer:
                 out.update(self._update_main(ctx, stage))
         if stage.agent:
             out.update(self._update_agent(ctx, seen))
-        if not self._skipped:
+        if not self._bad:
             self.skips = 0
         return out
 
@@ -130,14 +135,14 @@ class Trainer:
         out: dict[str, Tensor] = {}
         for player, optimizer in self.critics.items():
             losses = model_losses(self.model, ctx.detach(), player, stage)
-            out.update(self._step(player, optimizer, losses))
+            out.update(self._step(player, optimizer, losses, ctx))
             self._after(player, stage)
         return out
 
     def _update_main(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
         """Step the "main" player, with the weights of the critics frozen."""
         with frozen_parameters(p for optimizer in self.critics.values() for p in _parameters(optimizer)):
-            out = self._step("main", self.main, model_losses(self.model, ctx, "main", stage))
+            out = self._step("main", self.main, model_losses(self.model, ctx, "main", stage), ctx)
         self._after("main", stage)
         return out
 
@@ -145,13 +150,16 @@ class Trainer:
         for role in sorted(stage.parts):
             self.model.parts[role].after_step(player)
 
-    def _step(self, player: str, optimizer: torch.optim.Optimizer, losses: dict[str, Term]) -> dict[str, Tensor]:
+    def _step(
+        self, player: str, optimizer: torch.optim.Optimizer, losses: dict[str, Term], ctx: Context
+    ) -> dict[str, Tensor]:
         scalars = {name: term.mean() for name, term in losses.items()}
         if not scalars:
             return {}
         total = torch.stack(list(scalars.values())).sum()
         out = {f"loss/{name}": value.detach() for name, value in scalars.items()}
-        out[f"grad_norm/model/{player}"] = self._apply({f"model/{player}": (total, optimizer)}, scalars)
+        steps = {f"model/{player}": (total, optimizer)}
+        out[f"grad_norm/model/{player}"] = self._apply(steps, scalars, ctx)
         return out
 
     # ---- the agent ----
@@ -206,9 +214,9 @@ class Trainer:
         """Make the agent's part of update number `update`, in a process that has no other part. Raises: DivergedError."""
         self.anneal(progress)
         self.updates = update
-        self._skipped = False
+        self._bad = False
         out = self.learn(experience)
-        if not self._skipped:
+        if not self._bad:
             self.skips = 0
         return out
 
@@ -234,42 +242,55 @@ class Trainer:
 
     # ---- optimisers ----
 
-    def _apply(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> Tensor:
+    def _apply(
+        self,
+        steps: dict[str, tuple[Tensor, torch.optim.Optimizer]],
+        terms: dict[str, Tensor],
+        ctx: Context | None = None,
+    ) -> Tensor:
         """Backpropagate and step, or skip all players if any gradient is not finite. Returns the largest gradient norm.
 
-        steps: a scalar loss and its optimiser, by name. terms: scalars that an error can name.
+        A loss that is not finite counts as bad even where its gradient is finite. steps: a scalar loss and its optimiser,
+        by name. terms: scalars that an error can name. ctx: the forward pass of a world model's losses.
         """
         for _, optimizer in steps.values():
             optimizer.zero_grad(set_to_none=True)
-        torch.stack([loss for loss, _ in steps.values()]).sum().backward()
+        total = torch.stack([loss for loss, _ in steps.values()]).sum()
+        total.backward()
         norms = [
             torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self.settings.clip, error_if_nonfinite=False)
             for _, optimizer in steps.values()
         ]
         norm = torch.stack(norms).max()
-        if not torch.isfinite(norm):
-            self._skip(steps, terms)
-            return norm
+        finite_gradient, finite_loss = torch.isfinite(torch.stack([norm, total.detach().to(norm)])).tolist()
+        if not (finite_gradient and finite_loss):
+            self._note_bad(list(steps), terms, ctx, skipped=not finite_gradient)
         for _, optimizer in steps.values():
-            optimizer.step()
+            if finite_gradient:
+                optimizer.step()
+            else:
+                optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _skip(self, steps: dict[str, tuple[Tensor, torch.optim.Optimizer]], terms: dict[str, Tensor]) -> None:
+    def _note_bad(self, players: list[str], terms: dict[str, Tensor], ctx: Context | None, skipped: bool) -> None:
+        """Count a bad update, and report the first of several in a row. Raises: DivergedError after `max_skips`."""
         # One count for all players: a working critic or agent must not hide a model that no longer learns.
-        self.skips += not self._skipped
-        self._skipped = True
-        for _, optimizer in steps.values():
-            optimizer.zero_grad(set_to_none=True)
+        self.skips += not self._bad
+        self._bad = True
         bad = [key for key, value in terms.items() if not torch.isfinite(value)]
-        culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(steps)}"
-        if self.skips == 1:
-            log.warning(
-                "update %d: %s is not finite; this update changes no weight of its player", self.updates, culprit
-            )
+        culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(players)}"
+        first = None if ctx is None else first_nonfinite(ctx)
+        origin = f"; the first value that is not finite: {first}" if first else ""
+        what = "this update changes no weight of its player" if skipped else "its gradient is finite and is used"
+        if self.skips == 1 and self._reports < REPORTS:
+            self._reports += 1
+            last = "; later ones are not reported" if self._reports == REPORTS else ""
+            log.warning("update %d: %s is not finite%s; %s%s", self.updates, culprit, origin, what, last)
         if self.skips >= self.settings.max_skips:
+            how = "skipped in a row" if skipped else "in a row"
             raise DivergedError(
-                f"{culprit} is not finite at update {self.updates}; {self.skips} updates skipped in a row",
-                cause="the loss or its gradient became NaN or inf; a skipped update changes no weight of its player",
+                f"{culprit} is not finite at update {self.updates}; {self.skips} updates {how}",
+                cause=f"the loss or its gradient became NaN or inf; {what}{origin}",
                 fix="resume from the last checkpoint with a lower --train.learning-rate",
             )
 
@@ -278,7 +299,7 @@ def _adam(player: Player, rate: float | None = None) -> torch.optim.Optimizer:
     """Build a player's optimiser. rate: the learning rate of a player that declares none."""
     chosen = rate if player.rate is None else player.rate
     assert chosen is not None, "an agent's player declares its learning rate"
-    return torch.optim.Adam(player.parameters, chosen, betas=player.betas, fused=True)
+    return Adam(player.parameters, chosen, betas=player.betas, fused=True)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

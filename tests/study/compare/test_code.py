@@ -72,6 +72,21 @@ def test_an_edit_of_the_code_changes_its_hash(pack, old, new):
     assert digest("pack.inner.part:Part") != before
 
 
+ALIKE = [
+    ("[[1], 2]", "[1, [2]]"), ("1", "1.0"), ("1", "'1'"), ("x", "'x'"), ("None", "'None'"), ("f(a, b)", "f((a, b))"),
+    ("f(a)", "f(*a)"), ("a - b - c", "a - (b - c)"), ("{**a}", "{*a}"), ("b'x'", "'x'"), ("'a' 'b'", "'a', 'b'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_code_that_reads_alike_has_different_hashes(pack, one, other):
+    found = []
+    for text in (one, other):
+        (pack / "inner" / "part.py").write_text(f"value = {text}")
+        found.append(digest("pack.inner.part"))
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -11,7 +11,8 @@ import pytest
 from report_kit import ENVS, QUANTITIES, comparison
 from report_payloads import PAYLOADS
 
-from worldlab.runs.storage import dump_json, parse_json
+from worldlab.runs.parse import parse_json
+from worldlab.runs.storage import dump_json
 from worldlab.study.report.findings import compute_findings
 from worldlab.study.report.records import results_csv, summary
 from worldlab.study.report.verdict import conclude

@@ -18,7 +18,7 @@ import torch
 from gymnasium import spaces
 
 from worldlab.config.resolve import RunConfig
-from worldlab.env.pool import Obs
+from worldlab.env.arrivals import Obs
 from worldlab.env.spaces import action_spec
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, eval_workers, evaluate
 from worldlab.experience.acting import ActingAgent
@@ -75,6 +75,7 @@ def evaluate_fixed(
         episodes=episodes,
         seed=EVAL_SEED,
         workers=eval_workers(core.env.workers),
+        timeout=core.env.timeout,
         record=record,
         deterministic=core.eval.deterministic,
     )

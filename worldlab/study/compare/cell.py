@@ -28,7 +28,7 @@ from worldlab.errors import CheckpointError, PluginError, WorldlabError, one_lin
 from worldlab.registry import Registry, open_registry
 from worldlab.runs import storage
 from worldlab.runs.checkpoint import latest_valid
-from worldlab.runs.folder import BESIDE
+from worldlab.runs.folder import BESIDE, RunFolder
 from worldlab.runs.metrics import read_metrics
 from worldlab.study.compare.cell_file import LOCK, NAME, OUTPUT, CellFile, CellSpec, read_cell, write_cell
 from worldlab.study.compare.configs import can_resume
@@ -42,7 +42,8 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0]).absolute()
     _redirect_output(folder / OUTPUT)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s", force=True)
+    logging.getLogger("worldlab").setLevel(logging.INFO)  # other libraries' notes are for their own developers
     try:
         return run_cell(folder)
     except KeyboardInterrupt:
@@ -145,7 +146,11 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def read_trial(empty_trial: Trial, folder: Path) -> Trial:
-    """Return a finished run's trial: its result, its size and its evaluations during training."""
+    """Return a finished run's trial: its result, its size and its evaluations during training.
+
+    Raises: CheckpointError if one of these files is not as the run wrote it.
+    """
+    RunFolder(folder).check_texts()
     result, facts = storage.read_json(folder / "result.json"), storage.read_json(folder / "run.json")
     curve = {
         line["step"]: line["eval/return"] for line in read_metrics(folder / "metrics.jsonl") if "eval/return" in line
@@ -220,7 +225,7 @@ def _exclusive(folder: Path) -> Any:
 
 def _redirect_output(path: Path) -> None:
     """Redirect stdout and stderr to a file, including what libraries and crash handlers print."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(descriptor, 1)

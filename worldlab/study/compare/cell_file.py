@@ -10,6 +10,7 @@ from typing import Any
 
 from worldlab.errors import StorageError
 from worldlab.runs import storage
+from worldlab.runs.digests import SELF, seal, self_digest
 from worldlab.runs.folder import BESIDE
 from worldlab.study.results import Measurement, Trial
 
@@ -82,7 +83,7 @@ def write_cell(folder: Path, cell: CellFile) -> None:
             "host": cell.host,
         }
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "asked": asdict(cell.spec), "outcome": outcome}
-    storage.atomic_write_json(folder / NAME, content)
+    storage.atomic_write_json(folder / NAME, seal(content))
 
 
 def read_cell(folder: Path) -> CellFile | None:
@@ -91,6 +92,7 @@ def read_cell(folder: Path) -> CellFile | None:
         content = storage.read_json(folder / NAME)
         if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format']!r} {content['format_version']!r}")
+        _check_seal(content)
         row = content["asked"]
         spec = CellSpec(**{**row, "measures": tuple(row["measures"]), "plugins": tuple(row["plugins"])})
         return _with_outcome(spec, content["outcome"])
@@ -102,6 +104,19 @@ def read_cell(folder: Path) -> CellFile | None:
             cause=f"{type(error).__name__}: {error}",
             fix=f"remove {folder} and run the comparison again",
         ) from error
+
+
+def is_sealed(folder: Path) -> bool:
+    """Return whether a folder's cell.json has its own digest; cells of earlier versions have none. Raises: as `read_cell`."""
+    return read_cell(folder) is not None and SELF in storage.read_json(folder / NAME)
+
+
+def _check_seal(content: Mapping[str, Any]) -> None:
+    """Check the digest of a cell.json, if it has one. Raises: ValueError."""
+    # An unknown key may be the damaged name of the digest.
+    unknown = content.keys() - {"format", "format_version", "asked", "outcome", SELF}
+    if unknown or content.get(SELF, self_digest(content)) != self_digest(content):
+        raise ValueError("its hash differs: the file was edited or damaged")
 
 
 def _with_outcome(spec: CellSpec, outcome: Mapping[str, Any] | None) -> CellFile:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from worldlab.runs import storage
 
@@ -126,22 +127,28 @@ def _read(path: Path) -> _Source:
         tree = ast.Module([ast.Expr(ast.Constant(source))], [])
     imports: list[tuple[int, str, str]] = []
     strings: list[str] = []
-    waiting: list[ast.AST] = [tree]
+    texts: list[str] = []  # the tree in one order: names of nodes, lengths of lists, values
+    waiting: list[Any] = [tree]
     while waiting:
-        node = waiting.pop()
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            body[:] = [item for item in body if not _is_docstring(item)]
-        waiting += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            imports += [(0, "", alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imports += [(node.level, node.module or "", alias.name) for alias in node.names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            strings.append(node.value)
-    return _Source(storage.sha256_bytes(ast.dump(tree).encode()), tuple(imports), tuple(strings))
+        item = waiting.pop()
+        if isinstance(item, ast.AST):
+            texts.append(type(item).__name__)
+            waiting += [getattr(item, field, None) for field in item._fields if field != "ctx"]
+            if isinstance(item, ast.Import):
+                imports += [(0, "", alias.name) for alias in item.names]
+            elif isinstance(item, ast.ImportFrom):
+                imports += [(item.level, item.module or "", alias.name) for alias in item.names]
+            elif isinstance(item, ast.Constant) and isinstance(item.value, str):
+                strings.append(item.value)
+        elif isinstance(item, list):
+            kept = [each for each in item if not _is_docstring(each)]
+            texts.append(f"[{len(kept)}]")
+            waiting += kept
+        else:
+            texts.append(repr(item))
+    return _Source(storage.sha256_bytes("\n".join(texts).encode()), tuple(imports), tuple(strings))
 
 
-def _is_docstring(node: ast.AST) -> bool:
+def _is_docstring(node: object) -> bool:
     """Return whether a statement is a bare string: a docstring of a module, class, function or field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -151,10 +151,9 @@ def _commits(places: Sequence[Path]) -> list[str]:
     """Return the git commits recorded in the run folders, with counts: "b9bd76a in 48 runs"."""
     counts: Counter[str] = Counter()
     for place in places:
-        if (place / "run.json").is_file():
-            git = storage.read_json(place / "run.json").get("git") or {}
-            if "commit" in git:
-                counts[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
+        git = _facts(place).get("git")
+        if isinstance(git, Mapping) and "commit" in git:
+            counts[f"{str(git['commit'])[:7]}{', changed since' if git.get('dirty') else ''}"] += 1
     return [f"{commit} in {count} runs" for commit, count in counts.most_common()]
 
 
@@ -162,10 +161,19 @@ def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:
     """Return the SHA-256 of the recorded data that models learn from, by environment."""
     digests: dict[str, str] = {}
     for cell, place in zip(plan.cells, places, strict=True):
-        if cell.config.core.replay.source and cell.env not in digests and (place / "run.json").is_file():
-            data = storage.read_json(place / "run.json").get("data") or {}
-            digests |= {cell.env: data["sha256"]} if "sha256" in data else {}
+        if cell.config.core.replay.source and cell.env not in digests:
+            data = _facts(place).get("data")
+            digests |= {cell.env: str(data["sha256"])} if isinstance(data, Mapping) and "sha256" in data else {}
     return digests
+
+
+def _facts(place: Path) -> Mapping[str, Any]:
+    """Return the content of a cell's run.json; {} if there is none that can be read: these facts are no scores."""
+    try:
+        content = storage.read_json(place / "run.json")
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ Runs are strict on the CPU by default, so that an interrupted comparison ends wi
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from worldlab.config.resolve import PARTS, RunConfig, applies, resolve
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import Registry
 from worldlab.runs.machine import available_cores
+from worldlab.runs.storage import read_toml
 from worldlab.study.compare.matrix import Matrix, ModelSpec, overlay
 
 
@@ -105,7 +105,7 @@ def _read(files: Sequence[Path]) -> list[dict[str, Any]]:
     tables = []
     for path in files:
         try:
-            tables.append(tomllib.loads(path.read_text(encoding="utf-8")))
+            tables.append(read_toml(path))
         except (OSError, ValueError):
             continue
     return tables

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 
@@ -20,7 +20,15 @@ from worldlab.study.compare.code import code_digest
 
 FORMAT = 1
 """Incremented when the behaviour of cells changes without a change of version or code."""
-_IRRELEVANT = (("presets",), ("log",), ("env", "workers"), ("train", "threads"), ("train", "parallel"))
+_IRRELEVANT = (
+    ("presets",),
+    ("log",),
+    ("env", "workers"),
+    ("env", "timeout"),
+    ("env", "restarts"),
+    ("train", "threads"),
+    ("train", "parallel"),
+)
 _WITHOUT_MODEL = {
     "random": ("env", "eval", "seed"),
     "model-free": ("env", "eval", "seed", "steps", "minutes", "strict", "device"),
@@ -57,6 +65,15 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
     return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
 
 
+@runtime_checkable
+class HasPackages(Protocol):
+    """An adapter (worldlab.env.find.EnvAdapter) whose environments other packages define."""
+
+    def packages(self) -> tuple[str, ...]:
+        """Return the names under which Python imports these packages."""
+        ...
+
+
 @cache
 def recording_digest(folder: Path) -> str:
     """Return the SHA-256 of recorded data in hex: of the segment files of a run folder, by name.
@@ -74,7 +91,8 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
 
     Keys: id; distribution, version, sha256 (of a plugin file, else None) and code of the plugin that builds it.
     Environments that are registered with Gymnasium also have task (the packages, with versions, that register the
-    environment and define its class) and task_code (the digests of their code).
+    environment and define its class) and task_code (the digests of their code); those of an adapter that names its
+    packages have task.
     Raises: EnvError for an unknown id; PluginError.
     """
     adapter, full = open_adapter(registry, env_id)
@@ -87,13 +105,17 @@ def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:
         if loaded is adapter or type(adapter) is loaded:
             sha256 = digests.get((entry.distribution, entry.version))
             code = code_digest(entry.target)
+            if isinstance(adapter, HasPackages):
+                task = {"task": _with_versions(adapter.packages())}
+            else:
+                task = _task_source(full, entry.target.partition(":")[0].partition(".")[0])
             return {
                 "id": full,
                 "distribution": entry.distribution,
                 "version": entry.version,
                 "sha256": sha256,
                 "code": code,
-                **_task_source(full, entry.target.partition(":")[0].partition(".")[0]),
+                **task,
             }
     raise AssertionError("the adapter that was opened is not registered")
 
@@ -116,9 +138,13 @@ def _task_source(full: str, adapter: str) -> dict[str, str | None]:
         return {}
     tops = dict.fromkeys(name.partition(".")[0] for name in owners)
     return {
-        "task": ", ".join(f"{top} {_version(top)}" for top in tops),
+        "task": _with_versions(tops),
         "task_code": " ".join(code_digest(name) or "none" for name in owners),
     }
+
+
+def _with_versions(packages: Iterable[str]) -> str:
+    return ", ".join(f"{top} {_version(top)}" for top in packages)
 
 
 @cache

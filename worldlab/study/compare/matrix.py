@@ -17,7 +17,6 @@ settings.encoder.units = 256
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 from worldlab.config.resolve import PARTS
 from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.runs import storage
 
 AXES = ("env", *PARTS)
 ALL, NONE = "all", "none"
@@ -185,8 +185,8 @@ def _read_toml(
     path: Path, fix: str = "pass the path of a matrix.toml, or flags: worldlab compare --env ID"
 ) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        return storage.read_toml(path)
+    except ValueError as exc:
         shown = one_line(path, 60)
         raise ConfigError(
             f"compare: {shown} is not valid TOML", cause=one_line(exc, 200), fix="correct the file"

@@ -21,7 +21,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from worldlab.config.resolve import RunConfig
-from worldlab.env.pool import Obs
+from worldlab.env.arrivals import Obs
 from worldlab.env.spaces import encode_action
 from worldlab.errors import ConfigError, did_you_mean
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldlab.env.pool import BLAS_THREADS
+from worldlab.env.process import BLAS_THREADS
 from worldlab.errors import EnvError, PluginError, StorageError, one_line
 from worldlab.registry import Registry
 from worldlab.runs import storage
@@ -182,6 +182,7 @@ def _write_report(comparison: Comparison, folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock the folder, so that no other comparison runs in it. Raises: RunLockedError."""
+    storage.refuse_links(folder)
     lock = FolderLock(folder, f"comparison '{folder.name[:30]}'", "--out")
     try:
         yield

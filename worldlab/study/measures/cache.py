@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldlab.runs import storage
+from worldlab.runs.parse import parse_json
 
 log = logging.getLogger("worldlab")
 
@@ -61,7 +62,7 @@ def _load(path: Path, request: str) -> Arrays | None:
     try:
         with storage.open_regular(path) as file:
             content = file.read()
-        header = storage.parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         arrays = {name: array.copy() for name, array in load(content).items()}  # safetensors returns read-only arrays
         if (header["asked"], header["sha256"]) == (request, digest(arrays)):
             return arrays

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldlab.nn import mlp
 from worldlab.study.measures.undefined import Undefined
+from worldlab.training.adam import Adam
 
 PENALTIES = (1e-5, 1e-3, 1e-1, 10.0)
 """Candidate ridge penalties per row, for inputs of variance 1; the validation episodes select one."""
@@ -73,7 +74,7 @@ def fit_mlp(examples: Examples, epochs: int, generator: torch.Generator) -> Pred
     x, y = standardise(examples.fit[0]).float(), examples.fit[1].float()
     held_out, target = standardise(examples.validation[0]).float(), examples.validation[1].float()
     net = build_seeded(generator, lambda: mlp(x.shape[1], UNITS, LAYERS, y.shape[1]))
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
+    optimizer = Adam(net.parameters(), RATE)
 
     def train_epoch() -> float:
         for rows in torch.randperm(len(x), generator=generator).split(BATCH):

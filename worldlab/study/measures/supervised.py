@@ -19,6 +19,7 @@ from worldlab.study.compare.identity import CELL
 from worldlab.study.measures.cache import digest, load_or_make
 from worldlab.study.measures.measured_model import ROWS, MeasuredModel
 from worldlab.study.measures.regression import build_seeded, train_with_early_stopping
+from worldlab.training.adam import Adam
 
 PAST = 4
 """Frames per prediction: a single frame does not show velocities."""
@@ -72,7 +73,7 @@ def _train(subject: MeasuredModel, target: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(subject.seed)
     net = build_seeded(generator, lambda: StateNet(subject.model.specs, target.shape[-1])).to(subject.model.device)
     average = copy.deepcopy(net)
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
+    optimizer = Adam(net.parameters(), RATE)
     warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / WARM_UP, total_iters=WARM_UP)
     data, updates = _Episodes(subject, target.float()), count(1)
 

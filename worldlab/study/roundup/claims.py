@@ -19,7 +19,6 @@ predictions = [{ x = "b decoder", is = "below", y = "a" }]
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 from worldlab.config.resolve import PARTS
 from worldlab.errors import ConfigError, did_you_mean, one_line
+from worldlab.runs import storage
 from worldlab.study.compare.matrix import resolve_paths
 
 PACKAGED = Path(__file__).with_name("roundup.toml")
@@ -118,7 +118,7 @@ class Roundup:
 def read_roundup(path: Path = PACKAGED) -> Roundup:
     """Read a roundup.toml. Raises: ConfigError."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = storage.read_toml(path)
     except OSError as exc:
         raise ConfigError(one_line(f"roundup: cannot read {one_line(path, 60)}: {exc.strerror}")) from exc
     except ValueError as exc:

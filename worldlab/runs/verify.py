@@ -1,0 +1,77 @@
+"""Verifies the text files and checkpoints of a run folder: reads only, and never stops at the first fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldlab.errors import CheckpointError
+from worldlab.runs import storage
+from worldlab.runs.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
+from worldlab.runs.digests import NAME, find_altered, find_uncovered, read_digests
+from worldlab.runs.metrics import read_metrics
+
+DEPTH = 4
+"""How many levels below a folder runs are looked for: comparison/part/cells/NAME."""
+_SIGNS = ("run.json", "cell.json", NAME, "config.toml")
+
+
+@dataclass
+class Verdict:
+    """What was found in a folder. damaged: one sentence each. uncovered: files without a digest. intact: a count."""
+
+    damaged: list[str]
+    uncovered: list[str]
+    intact: int
+
+
+def find_folders(folder: Path) -> list[Path]:
+    """Return the folders of runs and cells at or below a folder, sorted; links are not followed."""
+    found, level = [], [folder]
+    for _ in range(DEPTH + 1):
+        runs = [place for place in level if any((place / name).exists() for name in _SIGNS)]
+        found += [place for place in runs if place == folder or not place.is_symlink()]
+        others = [place for place in level if place not in runs and (place == folder or not place.is_symlink())]
+        level = [inner for place in others for inner in place.iterdir() if inner.is_dir()]
+    return sorted(found)
+
+
+def verify_texts(folder: Path) -> Verdict:
+    """Compare the text files of a run to their digests, and check that each can be read."""
+    damaged = find_altered(folder)
+    named = {sentence.split()[0] for sentence in damaged}
+    uncovered = find_uncovered(folder)
+    for name, read in _READERS.items():
+        if name not in named and (folder / name).exists():
+            try:
+                read(folder / name)
+            except (OSError, ValueError, storage.StorageError) as error:
+                damaged.append(f"{name} cannot be read: {error}".splitlines()[0])
+                named.add(name)
+    try:
+        covered = read_digests(folder)
+    except (OSError, ValueError):
+        covered = {}
+    return Verdict(damaged, [name for name in uncovered if name not in named], len(covered.keys() - named))
+
+
+def verify_checkpoints(folder: Path) -> tuple[Verdict, list[Checkpoint]]:
+    """Verify every checkpoint of a run. Returns also the intact ones, the oldest first."""
+    verdict, intact = Verdict([], [], 0), []
+    for _, path in list_checkpoints(folder / "checkpoints"):
+        try:
+            intact.append(open_checkpoint(path))
+        except CheckpointError as error:
+            verdict.damaged.append(error.message)
+        else:
+            verdict.intact += 1
+    return verdict, intact
+
+
+_READERS = {
+    "config.toml": storage.read_toml,
+    "run.json": storage.read_json,
+    "result.json": storage.read_json,
+    "metrics.jsonl": read_metrics,
+    "perf.jsonl": read_metrics,
+}
