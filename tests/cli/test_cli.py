@@ -194,6 +194,8 @@ def test_commands_on_a_run(training, capsys):
     [
         (DivergedError("lost", cause="c", fix="f"), 5, "lost"),
         (EnvError("env 'x' not found"), 4, "env 'x' not found"),
+        (MemoryError(), 9, "not enough memory (MemoryError)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 9, "not enough memory (RuntimeError)"),
         (KeyboardInterrupt(), 130, None),
         (SystemExit(143), 143, None),
         (ValueError("oops\n\x1b[31m"), 70, "this is a bug in worldlab: ValueError: oops [31m"),

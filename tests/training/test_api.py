@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import worldlab
-from worldlab.errors import ConfigError, EnvError, PluginError, WorldlabError
+from worldlab.errors import ConfigError, EnvError, MemoryLimitError, PluginError, WorldlabError
 from worldlab.experience.collect import Collector
 from worldlab.runs.checkpoint import checkpoint_name, list_checkpoints
 from worldlab.training.api import _nest
@@ -127,6 +127,25 @@ def test_an_environment_that_fails_costs_nothing_that_was_learned(tmp_path, monk
     assert 0 < step < 96 and json.loads((tmp_path / "one" / "run.json").read_text())["status"] == "failed"
     run = worldlab.resume(tmp_path / "one")
     assert run.result is not None and run.result["env_steps"] == 96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "saved"), [("_end_step", True), ("_update_once", False)])
+def test_a_lack_of_memory_costs_nothing_and_no_half_update_is_saved(method, saved, tmp_path, monkeypatch):
+    whole = getattr(Loop, method)
+
+    def fails(self):
+        if self.session.counters.updates == 3:
+            self.session.trainer.updates += method == "_update_once"  # the update has begun
+            raise MemoryError
+        whole(self)
+
+    with monkeypatch.context() as broken, pytest.raises(MemoryLimitError, match="not enough memory"):
+        broken.setattr(Loop, method, fails)
+        tiny(tmp_path / "one")
+    facts = json.loads((tmp_path / "one" / "run.json").read_text())
+    steps = [step for step, _ in list_checkpoints(tmp_path / "one" / "checkpoints")]
+    assert facts["status"] == "failed" and (facts["step"] in steps) == saved
 
 
 @pytest.mark.slow
