@@ -141,7 +141,8 @@ def test_the_first_two_commands_are_one_line_each():
     assert "pip install -e . &&" in first and "worldlab train --encoder cpc --env CarRacing" in first
     assert second.endswith('pip install -e ".[dev]" && .venv/bin/pytest')
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert '-e ".[dev]"' in ci and ci.rstrip().endswith('/bin/pytest" "$@"')  # CI tests what the README says
+    assert '-e ".[dev]"' in ci and '/bin/pytest" "$@" || status=$?\n' in ci  # CI tests what the README says
+    assert ci.rstrip().endswith('exit "$status"')
 
 
 def test_the_table_of_cells_is_true():

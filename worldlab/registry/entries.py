@@ -77,6 +77,8 @@ class Registration:
 
         Raises: PluginError naming distribution, version and component.
         """
+        import rich.style  # noqa: F401  # draws a number when imported: a library that shows progress with it is not at fault
+
         module, _, attribute = self.target.partition(":")
         try:
             with restore_globals(environment=False) as changed:
