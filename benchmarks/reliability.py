@@ -53,14 +53,19 @@ def failpoint_link(whole: Whole, run: str, chance: random.Random) -> tuple[str, 
     return action, train(whole.place, run, TINY, failpoint=f"*:{count}={action}").code
 
 
+def moment(whole: Whole, run: str, chance: random.Random) -> float:
+    """Return a random moment, in seconds. A resumed run has less to do than a whole one."""
+    return chance.uniform(0, whole.seconds / (2 if (whole.place / run).exists() else 1))
+
+
 def kill_link(whole: Whole, run: str, chance: random.Random) -> tuple[str, int]:
-    after = chance.uniform(0, whole.seconds)
+    after = moment(whole, run, chance)
     return "SIGKILL", train(whole.place, run, TINY, after=after, number=signal.SIGKILL).code
 
 
 def stop_link(whole: Whole, run: str, chance: random.Random) -> tuple[str, int]:
     number = chance.choice((signal.SIGINT, signal.SIGTERM))
-    after = chance.uniform(0, whole.seconds)
+    after = moment(whole, run, chance)
     return number.name, train(whole.place, run, TINY, after=after, number=number).code
 
 
