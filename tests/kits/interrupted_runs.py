@@ -53,7 +53,7 @@ def train(
     out, err = place / f"{run}.stdout", place / f"{run}.stderr"
     line = ("train", *flags, "--run", run, "--resume")
     begin = time.monotonic()
-    process = start_fork(_train, place, line, environment, out, err)
+    process = start_fork(become_train, place, line, environment, out, err)
     process.join(SECONDS if after is None else after)
     if after is not None and process.pid is not None and process.exitcode is None:
         os.kill(process.pid, number)
@@ -64,7 +64,8 @@ def train(
     return Ended(process.exitcode, time.monotonic() - begin, err.read_text() if err.exists() else "")
 
 
-def _train(place: Path, line: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
+def become_train(place: Path, line: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
+    """Become `worldlab LINE` in the folder `place`, with its output in two files."""
     from PIL import Image
 
     from worldlab.evaluation import open_loop
