@@ -11,7 +11,7 @@ import pytest
 from plugin_kit import GOOD, add_builtins, add_dist, registers
 
 from worldlab.errors import PluginError
-from worldlab.registry import guard, load_registry
+from worldlab.registry import discovery, guard, load_registry
 from worldlab.registry.side_effects import restore_globals
 
 
@@ -106,6 +106,17 @@ def test_ctrl_c_ends_the_command_but_a_keyboard_interrupt_of_a_plugin_does_not(s
     assert only_broken(load_registry()).reason == "cannot be imported: KeyboardInterrupt"
     source = "import signal, time\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept Exception:\n    pass\n"
     add_dist(site, "worldlab-a1", source)  # stands for a user who presses Ctrl-C during this import
+    with pytest.raises(KeyboardInterrupt):
+        load_registry()
+
+
+def test_ctrl_c_between_two_plugins_ends_the_command_and_breaks_no_plugin(site, monkeypatch):
+    """Ctrl-C in worldlab's own work: it once made vae a broken plugin, and the command ended with "no encoder 'vae'"."""
+
+    def interrupted():
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(discovery, "restore_globals", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_registry()
 

@@ -27,7 +27,7 @@ from worldlab.errors import closest
 from worldlab.registry import hookspecs
 from worldlab.registry.entries import BUILTIN, BrokenPlugin, Registration, Source
 from worldlab.registry.faults import Fault, explain, install_fix, where
-from worldlab.registry.guard import UserInterrupt, guard_registration
+from worldlab.registry.guard import guard_registration, is_from_user
 from worldlab.registry.installed import Load, find_installed
 from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
@@ -135,9 +135,9 @@ def discover(
         try:
             _load_one(source, load, recorder)
             _refuse_clash(recorder, table)
-        except UserInterrupt:
-            raise KeyboardInterrupt from None
         except BaseException as exc:  # whatever a plugin raises must not end worldlab
+            if is_from_user(exc):
+                raise KeyboardInterrupt from None
             broken.append(_record(source, exc, recorder))
         else:
             table.update({(entry.role, entry.name): entry for entry in recorder.found})

@@ -36,7 +36,8 @@ def guard_registration() -> Iterator[None]:
     block just runs.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        yield
+        with _marked():
+            yield
         return
     ours = {signal.SIGALRM: _too_slow}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -44,7 +45,8 @@ def guard_registration() -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     timer = signal.setitimer(signal.ITIMER_REAL, LIMIT, AGAIN)
     try:
-        yield
+        with _marked():
+            yield
     except TooSlow:
         raise Fault(
             f"takes longer than {LIMIT:g} s to register", fix="move slow work into the modules of its components"
@@ -56,6 +58,23 @@ def guard_registration() -> Iterator[None]:
                 signal.signal(number, before[number])
 
 
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Mark a KeyboardInterrupt of the block as the plugin's: one of the user would be a UserInterrupt."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.worldlab_plugin = True  # type: ignore[attr-defined]
+        raise
+
+
+def is_from_user(error: BaseException) -> bool:
+    """Return whether an exception is a Ctrl-C: in a guarded block, or in worldlab's own work before and after it."""
+    if isinstance(error, KeyboardInterrupt):
+        return not getattr(error, "worldlab_plugin", False)
+    return isinstance(error, UserInterrupt)
+
+
 def _too_slow(number: int, frame: FrameType | None) -> None:
     raise TooSlow
 
@@ -64,4 +83,4 @@ def _user_interrupt(number: int, frame: FrameType | None) -> None:
     raise UserInterrupt
 
 
-__all__ = ["LIMIT", "UserInterrupt", "guard_registration"]
+__all__ = ["LIMIT", "UserInterrupt", "guard_registration", "is_from_user"]
