@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from plugin_kit import add_dist, registers
-from warm_process import warm_python, warm_worldlab
+from warm_process import first_environment, warm_python, warm_worldlab
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +45,7 @@ print(json.dumps({
 
 
 def ask(python: Path | str, *arguments: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"WORD": "two words"} | more
+    environment = first_environment() | {"WORD": "two words"} | more
     return subprocess.run(
         [str(python), *arguments],
         cwd=folder,

@@ -58,9 +58,20 @@ def warm_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(warm_python()))
 
 
+def first_environment() -> dict[str, str]:
+    """Return the environment variables with which the warm process started. Tests of other things may have changed ours."""
+    if sys.platform == "linux":
+        _start()
+    return dict(_ENVIRONMENT or os.environ)
+
+
+_ENVIRONMENT: dict[str, str] = {}
+
+
 @cache
 def _start() -> Path:
     """Start the warm process of this process. Returns: the folder of its socket."""
+    _ENVIRONMENT.update(os.environ)
     folder = Path(tempfile.mkdtemp(prefix="warm-"))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
