@@ -189,6 +189,13 @@ def test_commands_on_a_run(training, capsys):
     assert capsys.readouterr().out == good + bad
 
 
+def interrupted_class() -> RuntimeError:
+    """Return what Python raises if Ctrl-C comes while a class is made."""
+    error = RuntimeError("Error calling __set_name__")
+    error.__cause__ = KeyboardInterrupt()
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "first"),
     [
@@ -197,6 +204,7 @@ def test_commands_on_a_run(training, capsys):
         (MemoryError(), 9, "not enough memory (MemoryError)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 9, "not enough memory (RuntimeError)"),
         (KeyboardInterrupt(), 130, None),
+        (interrupted_class(), 130, None),
         (SystemExit(143), 143, None),
         (ValueError("oops\n\x1b[31m"), 70, "this is a bug in worldlab: ValueError: oops [31m"),
     ],

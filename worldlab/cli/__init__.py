@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exc:  # argparse, after --help
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
     except Exception as exc:
+        if isinstance(exc.__cause__, KeyboardInterrupt):  # Python 3.11 wraps what interrupts the making of a class
+            return 130
         if is_out_of_memory(exc):
             error = out_of_memory(exc)
             _print_error(exc, str(error), debug)
