@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from worldlab.env import pool
+from worldlab.env import process
 from worldlab.env.find import open_adapter
+from worldlab.env.pool import EnvPool
 from worldlab.registry import load_registry
 from worldlab.settings import EnvSettings
 
@@ -28,14 +29,14 @@ BLOCKS, STEPS = 5, 30
 
 def measure(envs: int, workers: int, free: bool) -> float:
     """Return decisions per second. free: workers may use any number of threads."""
-    for name in pool.BLAS_THREADS:
+    for name in process.BLAS_THREADS:
         os.environ.pop(name, None)
-    kept = pool._one_thread
-    pool._one_thread = nullcontext if free else kept  # type: ignore[assignment]
+    kept = process.one_thread
+    process.one_thread = nullcontext if free else kept  # type: ignore[assignment]
     adapter, env_id = open_adapter(load_registry(), "CarRacing")
     settings = EnvSettings(id=env_id, repeat=4, size=64)
     try:
-        with pool.EnvPool(lambda: adapter.make(env_id, settings), envs, workers, 0) as envs_pool:
+        with EnvPool(lambda: adapter.make(env_id, settings), envs, workers, 0) as envs_pool:
             envs_pool.reset()
             action = np.array([0.0, 0.2, 0.0], np.float32)
             begin = time.perf_counter()
@@ -43,7 +44,7 @@ def measure(envs: int, workers: int, free: bool) -> float:
                 envs_pool.step([action] * envs)
             return envs * STEPS / (time.perf_counter() - begin)
     finally:
-        pool._one_thread = kept
+        process.one_thread = kept
 
 
 def main() -> None:
