@@ -96,9 +96,6 @@ class Playback:
         """Return nothing: the playback goes on after the steps that the replay holds."""
         return {}, {}
 
-    def restore(self, tensors: Any, saved: Any) -> None:
-        """Do nothing (see `state`)."""
-
     def close(self) -> None:
         """Close the recording's files."""
         self._log.close()

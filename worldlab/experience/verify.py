@@ -36,12 +36,10 @@ def verify_replay(folder: Path, checkpoints: Iterable[Checkpoint]) -> Verdict:
     A torn record at the end of a stream is no damage: a killed process leaves one, and resuming cuts it off.
     """
     verdict, streams = Verdict([], [], 0), {}
-    paths = sorted(path for path in folder.glob("seg-*.log") if segment_name(path))
-    for path in paths:
-        number = segment_name(path)
-        assert number is not None
-        last = (number[0], number[1] + 1) not in {segment_name(other) for other in paths}
-        problem = _verify_segment(path, streams.setdefault(number[0], _Stream()), last)
+    segments = {name: path for path in folder.glob("seg-*.log") if (name := segment_name(path))}
+    for (stream, number), path in sorted(segments.items()):
+        last = (stream, number + 1) not in segments
+        problem = _verify_segment(path, number, streams.setdefault(stream, _Stream()), last)
         if problem:
             verdict.damaged.append(f"replay/{path.name}: {problem}")
         else:
@@ -51,16 +49,16 @@ def verify_replay(folder: Path, checkpoints: Iterable[Checkpoint]) -> Verdict:
     return verdict
 
 
-def _verify_segment(path: Path, stream: _Stream, last: bool) -> str:
+def _verify_segment(path: Path, number: int, stream: _Stream, last: bool) -> str:
     """Return what is wrong with a segment, or an empty text; add its records to the stream."""
     try:
         with storage.open_regular(path) as file:
             data = file.read()
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    header, number = unpack_header(data), segment_name(path)
+    header = unpack_header(data)
     length = 0 if header is None else _record_length(header.schema)
-    if header is None or not length or number is None or header.first != number[1] * header.steps:
+    if header is None or not length or header.first != number * header.steps:
         return "its header is damaged"
     record, bad = header.first, []
     for at in range(header.size, len(data) - _FRAME.size - length + 1, _FRAME.size + length):
