@@ -83,18 +83,10 @@ class AtariGame(gymnasium.Env):
         self._ale.loadROM(self._rom)
 
 
-class PooledFrames(gymnasium.Wrapper):
+class PooledFrames(gymnasium.ObservationWrapper):
     """Draws the observation of an `AtariGame`, once per decision. It is placed after the action repeat."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        _, info = self.env.reset(seed=seed, options=options)
-        return self._draw(), info
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        _, reward, terminated, truncated, info = self.env.step(action)
-        return self._draw(), float(reward), terminated, truncated, info
-
-    def _draw(self) -> np.ndarray:
+    def observation(self, observation: Any) -> np.ndarray:
         game: Any = self.env.unwrapped
         return game.pooled()
 
