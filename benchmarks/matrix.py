@@ -147,7 +147,7 @@ def main() -> None:
     torch.set_num_threads(1)
     registry = load_registry()
     replay, *spaces = collect_experience(registry, args.steps)
-    names = [[registration.name for registration in registry.registrations(role)] for role in ROLES]
+    names = [[name for name in registry.names(role) if all(name in registry.names(r) for r in ROLES)] for role in ROLES]
     rows = []
     for mix in itertools.product(*names):
         rows.append(measure(registry, mix, replay, (spaces[0], spaces[1]), args.updates))

@@ -73,7 +73,7 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random"}  # an agent of ours, but first of all Python's module and the name of a checkpoint's file
+AMBIGUOUS = {"random", "made"}  # an agent and a dynamics of ours, but first of all a module of Python and a word
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from worldlab import hookimpl
-from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
+from worldlab_vae.configs import (
+    FSQEncoderConfig,
+    VAEDecoderConfig,
+    VAEDynamicsConfig,
+    VAEEncoderConfig,
+    VQEncoderConfig,
+)
 
 
 @hookimpl
@@ -31,5 +37,21 @@ def worldlab_register(register) -> None:
         config=VAEDecoderConfig,
         summary="factorised likelihood: transposed convolutions for images, an MLP for vectors",
         paper="Kingma & Welling 2013, arXiv:1312.6114; Salimans et al. 2017, arXiv:1701.05517",
+        api=1,
+    )
+    register.encoder(
+        "vq",
+        "worldlab_vae.vq:VQEncoder",
+        config=VQEncoderConfig,
+        summary="VQ-VAE: a frame as a few tokens, each the nearest vector of a learned codebook",
+        paper="van den Oord et al. 2017, arXiv:1711.00937; Micheli et al. 2022 (IRIS), arXiv:2209.00588",
+        api=1,
+    )
+    register.encoder(
+        "fsq",
+        "worldlab_vae.fsq:FSQEncoder",
+        config=FSQEncoderConfig,
+        summary="finite scalar quantisation: a frame as a few tokens, without a codebook",
+        paper="Mentzer et al. 2023, arXiv:2309.15505; Scannell et al. 2025, arXiv:2503.00653",
         api=1,
     )

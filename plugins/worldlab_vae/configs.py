@@ -69,3 +69,39 @@ class VAEDecoderConfig(Config):
     """Random frames of a batch decoded in one update; 0 means all of them."""
     layers: ClassVar[int] = 2
     """Layers of the MLP that models vectors."""
+
+
+class VQEncoderConfig(Config):
+    """Settings of the encoder with learned codebooks."""
+
+    tokens: int = sized(nano=2, tiny=8, small=8, medium=16, large=32, ge=1)
+    """Tokens of a frame, each with a codebook of its own."""
+    codes: int = sized(nano=4, tiny=16, small=32, medium=64, large=64, ge=2)
+    """Vectors of a codebook."""
+    code_dim: int = sized(nano=2, tiny=4, small=4, medium=8, large=8, ge=1)
+    """Width of a vector of the codebook."""
+    commitment: float = field(0.25, ge=0)
+    """Weight of the squared distance of the encoder's output to its code."""
+    width: int = sized("width", gt=0)
+    """Channels after the first convolution; they double each time the image is halved."""
+    units: int = sized("units", gt=0)
+    """Width of the MLP that reads vectors."""
+    layers: ClassVar[int] = 2
+    """Layers of the MLP that reads vectors."""
+
+
+class FSQEncoderConfig(Config):
+    """Settings of the encoder with finite scalar quantisation."""
+
+    tokens: int = sized(nano=2, tiny=8, small=8, medium=16, large=32, ge=1)
+    """Tokens of a frame."""
+    levels: int = sized(nano=2, tiny=4, small=5, medium=8, large=8, ge=2, le=16)
+    """Levels of each entry of a token."""
+    dims: int = sized(nano=2, tiny=2, small=2, medium=2, large=2, ge=1, le=4)
+    """Entries of a token; it has levels^dims codes."""
+    width: int = sized("width", gt=0)
+    """Channels after the first convolution; they double each time the image is halved."""
+    units: int = sized("units", gt=0)
+    """Width of the MLP that reads vectors."""
+    layers: ClassVar[int] = 2
+    """Layers of the MLP that reads vectors."""

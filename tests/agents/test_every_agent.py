@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from config_kit import configured
+from config_kit import configured, families
 from worldlab_agents.configs import DreamerConfig
 
 from worldlab.config.resolve import Part, RunConfig
@@ -21,7 +21,7 @@ from worldlab.training.train import train
 pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 AGENTS = [found.name for found in REGISTRY.registrations("agent")]
-FAMILIES = [found.name for found in REGISTRY.registrations("encoder")]
+FAMILIES = families(REGISTRY)
 ENVS = {"vectors": "Pendulum", "pictures": "branch"}
 CONTINUOUS_ONLY = {"sac"}
 SMALL = {
