@@ -7,6 +7,7 @@ from worldlab_autoregressive.configs import (
     AutoregressiveDecoderConfig,
     AutoregressiveDynamicsConfig,
     AutoregressiveEncoderConfig,
+    MADEDynamicsConfig,
 )
 
 
@@ -34,5 +35,13 @@ def worldlab_register(register) -> None:
         config=AutoregressiveDecoderConfig,
         summary="Conditional gated PixelCNN with a discretised logistic mixture; exact likelihoods, cached sampling.",
         paper="arXiv:1606.05328, arXiv:1701.05517",
+        api=1,
+    )
+    register.dynamics(
+        "made",
+        "worldlab_autoregressive.made:MADEDynamics",
+        config=MADEDynamicsConfig,
+        summary="The entries of the next latent one after another, by masked layers (MADE); an exact density.",
+        paper="Zhang et al. 2021, arXiv:2104.13877; Germain et al. 2015 (MADE), arXiv:1502.03509",
         api=1,
     )

@@ -91,3 +91,20 @@ class AutoregressiveDecoderConfig(Config):
     """Smallest std of the Gaussians of a vector's entry, in scaled units."""
     scale: ClassVar[float] = 1.0
     """Weight of the negative log-likelihood; 1 uses all nats of an observation, as in the bound."""
+
+
+class MADEDynamicsConfig(Config):
+    """Settings of the dynamics whose entries follow one after another."""
+
+    memory: int = sized("memory", ge=1)
+    """Width H of the recurrent memory."""
+    units: int = sized("units", ge=1)
+    """Hidden units before the memory and of the masked network, which has at least 8 for each entry or code."""
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
+    """Hidden layers of the masked network."""
+    components: ClassVar[int] = 5
+    """Number of Gaussians in the mixture of an entry."""
+    min_std: ClassVar[float] = 0.05
+    """Smallest std of a Gaussian."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into the conditionals of codes."""

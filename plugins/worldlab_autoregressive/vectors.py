@@ -13,8 +13,20 @@ from worldlab.nn import mlp
 from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
 
 
+def masked_net(blocks: int, width: int, context: int, outputs: int, units: int, layers: int) -> MaskedMLP:
+    """Build a masked network (MADE, Germain et al. 2015, arXiv:1502.03509) over blocks of a vector.
+
+    Inputs [N, blocks * width + context]; outputs [N, outputs * blocks]. Those of block i, at o * blocks + i, depend on the
+    blocks before i and on the context.
+    """
+    before = torch.ones(blocks, blocks, dtype=torch.bool).tril(-1).repeat_interleave(width, 1)
+    adjacency: Any = torch.cat([before, torch.ones(blocks, context, dtype=torch.bool)], 1).repeat(outputs, 1)
+    # No LayerNorm inside, since it would mix blocks that the masks separate.
+    return MaskedMLP(adjacency, [units] * layers, activation=nn.SiLU)
+
+
 class EntryNet(nn.Module):
-    """A masked network (MADE, Germain et al. 2015, arXiv:1502.03509) with a mixture of Gaussians for each entry.
+    """A masked network (`masked_net`) with a mixture of Gaussians for each entry.
 
     features [N, F] reach every output, entry i only the outputs of later entries. Scoring takes one pass, sampling n
     passes.
@@ -24,11 +36,7 @@ class EntryNet(nn.Module):
         super().__init__()
         self.entries, self.components, self.min_std = entries, components, min_std
         self.context = mlp(features, units, 1)
-        before = torch.ones(entries, entries, dtype=torch.bool).tril(-1)
-        sees = torch.cat([before, torch.ones(entries, units, dtype=torch.bool)], 1)
-        # No LayerNorm inside, since it would mix entries that the masks separate.
-        adjacency: Any = sees.repeat(3 * components, 1)
-        self.masked = MaskedMLP(adjacency, [units] * layers, activation=nn.SiLU)
+        self.masked = masked_net(entries, 1, units, 3 * components, units, layers)
         spread_means(self.masked[-1].bias, entries * components, entries * components)  # type: ignore[arg-type]
 
     def mixture(self, context: Tensor, x: Tensor) -> GaussianMixture:
