@@ -8,6 +8,7 @@ from worldlab_autoregressive.configs import (
     AutoregressiveDynamicsConfig,
     AutoregressiveEncoderConfig,
     MADEDynamicsConfig,
+    ParallelPixelCNNDecoderConfig,
 )
 
 
@@ -43,5 +44,13 @@ def worldlab_register(register) -> None:
         config=MADEDynamicsConfig,
         summary="The entries of the next latent one after another, by masked layers (MADE); an exact density.",
         paper="Zhang et al. 2021, arXiv:2104.13877; Germain et al. 2015 (MADE), arXiv:1502.03509",
+        api=1,
+    )
+    register.decoder(
+        "parallel-pixelcnn",
+        "worldlab_autoregressive.parallel_pixelcnn:ParallelPixelCNNDecoder",
+        config=ParallelPixelCNNDecoderConfig,
+        summary="Groups of pixels in parallel: O(log N) passes for an image of N pixels; exact likelihoods.",
+        paper="Reed et al. 2017 (Parallel Multiscale PixelCNN), arXiv:1703.03664",
         api=1,
     )

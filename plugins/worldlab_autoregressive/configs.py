@@ -108,3 +108,28 @@ class MADEDynamicsConfig(Config):
     """Smallest std of a Gaussian."""
     unimix: ClassVar[float] = 0.01
     """Share of a uniform mixed into the conditionals of codes."""
+
+
+class ParallelPixelCNNDecoderConfig(Config):
+    """Settings of the decoder that draws groups of pixels in parallel."""
+
+    channels: int = sized(nano=4, tiny=16, small=24, medium=32, large=48, ge=1)
+    """Channels of the networks of the groups, and of the upsampled feature map."""
+    layers: int = sized(nano=1, tiny=2, small=2, medium=3, large=3, ge=1, le=8)
+    """Residual layers of the network of a group."""
+    components: int = sized(nano=10, tiny=5, small=10, medium=10, large=10, ge=1)
+    """Number of logistics in the mixture of a pixel."""
+    width: int = sized(nano=4, tiny=8, small=8, medium=16, large=32, ge=1)
+    """Channels before the last transposed convolution of the network that upsamples features."""
+    units: int = sized("units", ge=1)
+    """Hidden units of the networks that model vectors."""
+    frames: int = field(32, ge=0)
+    """Random frames of a batch decoded in one update; 0 means all. Without images all are used."""
+    auxiliary: float = field(1.0, ge=0)
+    """Weight of a second likelihood of images from the features alone, which makes z learn."""
+    vector_layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
+    """Masked hidden layers of the network that models vectors."""
+    vector_components: ClassVar[int] = 5
+    """Number of Gaussians in the mixture of a vector's entry."""
+    min_std: ClassVar[float] = 0.02
+    """Smallest std of the Gaussians of a vector's entry, in scaled units."""

@@ -58,12 +58,15 @@ class GatedLayer(nn.Module):
 
 
 class PixelCNN(nn.Module):
-    """The distribution of images [N, C, H, W] given features [N, F]. `sampling` draws from it."""
+    """The distribution of images [N, C, H, W] given features [N, F]. `sampling` draws from it.
+
+    features: their width F; 0 if the features are given as a map [N, channels, H, W].
+    """
 
     def __init__(self, features: int, shape: tuple[int, ...], channels: int, layers: int, components: int, width: int):
         super().__init__()
         self.shape, self.channels, self.components = shape, channels, components
-        self.upsample = DeconvTrunk(features, shape, width, channels)
+        self.upsample = DeconvTrunk(features, shape, width, channels) if features else nn.Identity()
         # A channel of ones besides the image distinguishes the padding from grey.
         self.layers = nn.ModuleList(
             GatedLayer(channels if i else shape[0] + 1, channels, channels, first=i == 0) for i in range(layers)

@@ -32,11 +32,23 @@ class PixelNoise:
 def pixel_noise(net: PixelCNN, n: int, reference: Tensor, generator: torch.Generator) -> PixelNoise:
     """Draw standard noise for n images, of the reference's dtype and device."""
     channels, height, side = net.shape
-    shape = (n, height * side, net.components + channels)
-    uniform = torch.empty(shape, dtype=reference.dtype, device=reference.device).uniform_(generator=generator)
-    uniform = uniform.clamp(1e-7, 1 - 1e-7)
-    choice, value = uniform.split([net.components, channels], -1)
-    return PixelNoise(-torch.log(-torch.log(choice)), torch.log(value) - torch.log1p(-value))
+    return PixelNoise(*standard_noise((n, height * side), net.components, channels, reference, generator))
+
+
+def standard_noise(
+    shape: tuple[int, ...], components: int, channels: int, reference: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw standard Gumbel noise [*shape, components] and logistic noise [*shape, channels]."""
+    uniform = torch.empty(*shape, components + channels, dtype=reference.dtype, device=reference.device)
+    uniform = uniform.uniform_(generator=generator).clamp(1e-7, 1 - 1e-7)
+    choice, value = uniform.split([components, channels], -1)
+    return -torch.log(-torch.log(choice)), torch.log(value) - torch.log1p(-value)
+
+
+def draw_with_cache(net: PixelCNN, features: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw images [N, C, H, W] for features [N, F] with fresh noise; generator None: greedy."""
+    noise = None if generator is None else pixel_noise(net, len(features), features, generator)
+    return draw_pictures(net, features, noise)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def build(obs=(IMAGE, VECTOR), **config) -> AutoregressiveDecoder:
 
 
 def observations(decoder: AutoregressiveDecoder, n: int) -> dict[str, Tensor]:
-    return noise_obs(decoder.obs, (n,), gen(1))
+    return noise_obs(decoder.model.obs, (n,), gen(1))
 
 
 def entry_net(entries: int = 4, features: int = 5) -> EntryNet:
@@ -168,7 +168,7 @@ def test_losses_are_weighted_negative_scores_of_all_or_of_chosen_frames():
 
 def test_the_auxiliary_likelihood_reads_features_and_no_pixel():
     """It exists only if asked for; the term of a pixel depends on no other pixel, and it trains the latent."""
-    assert not list(build().auxiliary.parameters())
+    assert not list(build().model.auxiliary.parameters())
     bench = bench_of(SMALL | {"layers": 1, "auxiliary": 2.0}, "image")
     ctx = bench.context()
     term = bench.decoder.losses(ctx)["image_auxiliary"]
