@@ -8,7 +8,9 @@ from worldlab_autoregressive.configs import (
     AutoregressiveDynamicsConfig,
     AutoregressiveEncoderConfig,
     MADEDynamicsConfig,
+    MaskGITDynamicsConfig,
     ParallelPixelCNNDecoderConfig,
+    WaveNetDynamicsConfig,
 )
 
 
@@ -52,5 +54,21 @@ def worldlab_register(register) -> None:
         config=ParallelPixelCNNDecoderConfig,
         summary="Groups of pixels in parallel: O(log N) passes for an image of N pixels; exact likelihoods.",
         paper="Reed et al. 2017 (Parallel Multiscale PixelCNN), arXiv:1703.03664",
+        api=1,
+    )
+    register.dynamics(
+        "wavenet",
+        "worldlab_autoregressive.wavenet:WaveNetDynamics",
+        config=WaveNetDynamicsConfig,
+        summary="Dilated causal convolutions over time with a cache; predicts a mixture density or codes.",
+        paper="van den Oord et al. 2016 (WaveNet), arXiv:1609.03499; Ramachandran et al. 2017, arXiv:1704.06001",
+        api=1,
+    )
+    register.dynamics(
+        "maskgit",
+        "worldlab_autoregressive.maskgit:MaskGITDynamics",
+        config=MaskGITDynamicsConfig,
+        summary="Masked codes of the next step, drawn in a few parallel passes, the most confident first.",
+        paper="Chang et al. 2022 (MaskGIT), arXiv:2202.04200; Burchi & Timofte 2025 (EMERALD), arXiv:2507.04075",
         api=1,
     )

@@ -133,3 +133,49 @@ class ParallelPixelCNNDecoderConfig(Config):
     """Number of Gaussians in the mixture of a vector's entry."""
     min_std: ClassVar[float] = 0.02
     """Smallest std of the Gaussians of a vector's entry, in scaled units."""
+
+
+class WaveNetDynamicsConfig(Config):
+    """Settings of the dilated causal convolutions over time."""
+
+    memory: int = sized("memory", ge=1)
+    """Width H of the memory and of every layer."""
+    layers: int = sized(nano=3, tiny=4, small=5, medium=5, large=6, ge=1, le=12)
+    """Layers, with dilations 1, 2, 4, ...; the memory sees the last 2^layers steps."""
+    units: int = sized("units", ge=1)
+    """Hidden units of the mixture head."""
+    code_units: int = sized(nano=16, tiny=32, small=48, medium=128, large=128, ge=1)
+    """Width of the recurrent network over the groups of a categorical z."""
+    mixture: ClassVar[str] = "joint"
+    """One mixture over the whole of a real z."""
+    head_layers: ClassVar[int] = 1
+    """Hidden layers of the mixture head."""
+    components: ClassVar[int] = 5
+    """Number of Gaussians in a mixture."""
+    min_std: ClassVar[float] = 0.05
+    """Smallest std of a component."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into the conditionals of a categorical z."""
+
+
+class MaskGITDynamicsConfig(Config):
+    """Settings of the dynamics that decodes masked codes in parallel."""
+
+    memory: int = sized("memory", ge=1)
+    """Width H of the recurrent memory."""
+    units: int = sized("units", ge=4)
+    """Width of the network before the memory and of the transformer over the codes, rounded down to a multiple of 4."""
+    layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=3, ge=1)
+    """Blocks of the transformer over the codes of one step."""
+    passes: int = field(3, ge=1, le=64)
+    """Passes in which all codes of a step are drawn; 1 draws them independently."""
+    heads: ClassVar[int] = 2
+    """Attention heads."""
+    choice: ClassVar[float] = 4.5
+    """Scale of the noise added to the confidences of the first pass; it falls to 0 with the last."""
+    components: ClassVar[int] = 5
+    """Number of Gaussians in the mixture of an entry of a real z."""
+    min_std: ClassVar[float] = 0.05
+    """Smallest std of a Gaussian."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into the conditionals of codes."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from worldlab import tree
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State, Unrolled
-from worldlab.nn import mlp
-from worldlab_autoregressive.codes import CodeDistribution, CodeNet
+from worldlab_autoregressive.codes import CodeDistribution
 from worldlab_autoregressive.configs import AutoregressiveDynamicsConfig
 from worldlab_autoregressive.lstm import LSTMMemory
-from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
+from worldlab_autoregressive.mixtures import GaussianMixture
+from worldlab_autoregressive.priors import PriorHead
 from worldlab_autoregressive.transformer import TransformerMemory
 
 
@@ -35,7 +35,6 @@ class AutoregressiveDynamics(Dynamics):
 
     def __init__(self, config: AutoregressiveDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
-        self.config = config
         self.latent = specs.latent
         inputs = specs.latent.dim + specs.action.dim
         self.net: TransformerMemory | LSTMMemory
@@ -43,15 +42,7 @@ class AutoregressiveDynamics(Dynamics):
             self.net = LSTMMemory(inputs, config.memory)
         else:
             self.net = TransformerMemory(inputs, config.memory, config.layers, config.heads, config.window)
-        self.blocks = 1 if config.mixture == "joint" else specs.latent.dim
-        if specs.latent.kind == "categorical":
-            groups, classes = specs.latent.groups, specs.latent.classes
-            self.head = CodeNet(config.memory, groups, classes, config.code_units, config.unimix)
-        else:
-            outputs = config.components * (self.blocks + 2 * specs.latent.dim)
-            self.head = mlp(config.memory, config.units, config.head_layers, outputs)
-            bias: Any = self.head[-1].bias
-            spread_means(bias, self.blocks * config.components, specs.latent.dim * config.components)
+        self.head = PriorHead(config, specs.latent)
 
     @classmethod
     def memory_size(cls, config: AutoregressiveDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
@@ -75,13 +66,7 @@ class AutoregressiveDynamics(Dynamics):
 
     def predict(self, memory: Tensor) -> GaussianMixture | CodeDistribution:
         """Return p(z | h) for memory [N, H]: log_prob is exact, for a categorical z in one teacher-forced pass."""
-        if isinstance(self.head, CodeNet):
-            return CodeDistribution(memory, self.head)
-        k, dim = self.config.components, self.latent.dim
-        weights, mean, raw = self.head(memory).split([self.blocks * k, k * dim, k * dim], -1)
-        shape = (self.blocks, k, dim // self.blocks)
-        mean, raw = mean.unflatten(-1, shape), raw.unflatten(-1, shape)
-        return GaussianMixture.from_outputs(weights.unflatten(-1, shape[:2]), mean, raw, self.config.min_std)
+        return self.head(memory)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Return `components`, the effective number of Gaussians (1 to K), and `std`, their mean std. Nothing for

@@ -13,6 +13,7 @@ from worldlab.interfaces import ActionSpec, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
 from worldlab_autoregressive.configs import MADEDynamicsConfig
 from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
+from worldlab_autoregressive.priors import block_conditional, blocks_of
 from worldlab_autoregressive.vectors import masked_net
 
 UNITS_PER_BLOCK = 8
@@ -28,7 +29,7 @@ class MADENet(nn.Module):
     def __init__(self, config: MADEDynamicsConfig, latent: LatentSpec):
         super().__init__()
         self.config, self.coded = config, latent.kind == "categorical"
-        self.blocks, self.width = (latent.groups, latent.classes) if self.coded else (latent.dim, 1)
+        self.blocks, self.width = blocks_of(latent)
         self.outputs = self.width if self.coded else 3 * config.components
         units = max(config.units, UNITS_PER_BLOCK * self.blocks)
         self.context = mlp(config.memory, config.units, 1)
@@ -39,14 +40,10 @@ class MADENet(nn.Module):
             spread_means(self.direct.bias, means, means)
 
     def conditionals(self, context: Tensor, x: Tensor, temperature: float) -> GaussianMixture | OneHot:
-        """Return the conditional of every block given the blocks of x [N, D] before it. context: [N, units]."""
+        """Return the conditionals, over rows [N, blocks], given the blocks of x [N, D] before. context: [N, units]."""
         out = self.direct(context) + self.masked(torch.cat([x, context], -1))
         out = out.unflatten(-1, (self.outputs, self.blocks)).transpose(-1, -2)  # [N, blocks, outputs]
-        if self.coded:
-            dist = OneHot.with_unimix(out, self.config.unimix)
-        else:
-            weights, mean, raw = out.chunk(3, -1)
-            dist = GaussianMixture.from_outputs(weights, mean[..., None], raw[..., None], self.config.min_std)
+        dist = block_conditional(out, self.coded, self.config.unimix, self.config.min_std)
         return dist if temperature == 1 else dist.tempered(temperature)
 
 
@@ -64,7 +61,8 @@ class MADEPrior:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x), [N] in nats, exact, in one pass. x: [N, D]."""
-        return self.net.conditionals(self.context, x, self.temperature).log_prob(x)
+        blocks = x.unflatten(-1, (self.net.blocks, self.net.width))
+        return self.net.conditionals(self.context, x, self.temperature).log_prob(blocks).sum(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw z [N, D] block by block, one pass each; gradients are pathwise, and straight-through for choices."""
@@ -82,7 +80,7 @@ class MADEPrior:
             later = self.context.new_zeros(len(self.context), width * (blocks - i))
             dist: Any = self.net.conditionals(self.context, torch.cat([*drawn, later], -1), self.temperature)
             values = dist.mode if generator is None else dist.sample(generator)
-            drawn.append(values[:, width * i : width * (i + 1)].to(later.dtype))
+            drawn.append(values[:, i].to(later.dtype))
         return torch.cat(drawn, -1)
 
 

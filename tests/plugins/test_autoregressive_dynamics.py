@@ -187,7 +187,7 @@ def test_one_pass_equals_the_scan_in_every_leaf_of_the_state(kind):
 def test_cached_and_full_agree_in_float32_and_choose_the_same_codes(kind):
     dynamics = build(codes_spec(4, 5), torch.float32, memory_kind=kind, window=8)
     with torch.no_grad():
-        dynamics.head.out.normal_(generator=gen(1))
+        dynamics.head.net.out.normal_(generator=gen(1))
     z, action = sequence(specs_of(dynamics), 4, 24, dtype=torch.float32)
     first = resets(4, 24)
     states = scan(dynamics, dynamics.initial(4), z, action, first)
@@ -277,7 +277,7 @@ def test_a_dropped_cell_is_caught(monkeypatch):
 def test_the_density_of_codes_sums_to_one_and_reads_the_memory():
     dynamics = build(codes_spec(4, 3))
     with torch.no_grad():
-        dynamics.head.out.normal_(generator=gen(1))
+        dynamics.head.net.out.normal_(generator=gen(1))
     codes = flat_hot(all_codes(4, 3), 3)
     memory = torch.randn(1, 16, generator=gen(), dtype=torch.float64).expand(len(codes), -1).clone().requires_grad_()
     log_prob = dynamics.predict(memory).log_prob(codes)
@@ -289,12 +289,12 @@ def test_codes_are_sampled_as_often_as_their_density_says_and_temperature_sharpe
     for temperature in (1.0, 0.5):
         dynamics = build(codes_spec(2, 3))
         with torch.no_grad():
-            dynamics.head.out.normal_(generator=gen(1))
+            dynamics.head.net.out.normal_(generator=gen(1))
         memory, n = torch.randn(1, 16, generator=gen(), dtype=torch.float64), 40_000
         prior = tempered(dynamics.predict(memory.expand(n, -1)), temperature)
         drawn = prior.sample(gen(2)).detach().unflatten(-1, (2, 3)).argmax(-1)
         codes = all_codes(2, 3)
-        conditionals = dynamics.head.conditionals(memory.expand(9, -1), F.one_hot(codes, 3).double())
+        conditionals = dynamics.head.net.conditionals(memory.expand(9, -1), F.one_hot(codes, 3).double())
         sharp = (conditionals / temperature).log_softmax(-1)
         expected = sharp.gather(-1, codes[..., None])[..., 0].sum(-1).exp()
         scored = tempered(dynamics.predict(memory.expand(9, -1)), temperature).log_prob(flat_hot(codes, 3)).exp()

@@ -215,8 +215,9 @@ def leaves_carried(subject: Subject) -> None:
         chosen = iter([perturb(leaf) if i == perturbed else leaf for i, leaf in enumerate(leaves)])
         start = tree.tree_map(lambda _: next(chosen), state)
         after = bench.dynamics.advance(start, z, action)
-        # Now: a transformer stores its last output only for memory(). Two steps: a leaf may act through another leaf.
-        return [bench.dynamics.memory(s) for s in (start, bench.dynamics.advance(after, z, action))]
+        # Now: a transformer stores its last output only for memory(). One step: a convolution reads a leaf only once.
+        # Two: a leaf may act through another leaf.
+        return [bench.dynamics.memory(s) for s in (start, after, bench.dynamics.advance(after, z, action))]
 
     with torch.no_grad():
         base = memories(-1)
