@@ -187,6 +187,50 @@ class RecurrentMemory(nn.Module):
         return {"h": self.cell(self.input(torch.cat([z, action], -1)), state["h"])}
 
 
+class RunningMoments(nn.Module):
+    """Standardises outputs y [N, D] of a network over frames: (y - mean) / std, with running moments.
+
+    They are batch normalisation's (Ioffe & Szegedy 2015, arXiv:1502.03167), but no batch standardises itself, so rows stay
+    independent. A component calls `measure` in its losses and `update` in `after_step`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    started: Tensor
+    RATE = 0.1
+    MIN_STD = 1 / 30
+    """Smallest std that divides: frames that hardly differ say nothing about the scale."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.register_buffer("started", torch.tensor(False))
+        self._measured: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (y - self.mean) / self.std
+
+    @torch.no_grad()
+    def measure(self, y: Tensor) -> None:
+        """Measure the standardised outputs y [N, D] of a training batch; evaluations are left out."""
+        if self.training:
+            self._measured = (y.mean(0) * self.std + self.mean, y.std(0, correction=0) * self.std)
+
+    @torch.no_grad()
+    def update(self) -> bool:
+        """Move the moments to what was measured: all the way the first time. Returns whether they had been set before."""
+        before = bool(self.started)
+        if self._measured is not None:
+            mean, std = (moment.to(self.mean.dtype) for moment in self._measured)
+            rate = self.RATE if before else 1.0
+            self.mean.lerp_(mean, rate)
+            self.std.lerp_(std, rate).clamp_(min=self.MIN_STD)
+            self.started.fill_(True)
+            self._measured = None
+        return before
+
+
 def random_shift(image: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     """Shift each image of [N, C, H, W] by up to `pad` pixels, repeating the edges.
 
@@ -244,6 +288,7 @@ __all__ = [
     "ObsHead",
     "ObsTrunk",
     "RecurrentMemory",
+    "RunningMoments",
     "check_shape",
     "conv_stages",
     "ema_update",

@@ -1,7 +1,7 @@
 """The contrastive family: parts trained to identify which observations and states belong together. See README.md."""
 
 from worldlab import hookimpl
-from worldlab_cpc.configs import CPCDecoderConfig, CPCDynamicsConfig, CPCEncoderConfig
+from worldlab_cpc.configs import CPCDecoderConfig, CPCDynamicsConfig, CPCEncoderConfig, MAEEncoderConfig
 
 
 @hookimpl
@@ -28,5 +28,13 @@ def worldlab_register(register):
         config=CPCDecoderConfig,
         summary="Contrastive observation model: a log-ratio and retrieval from a bank; it draws no pixels.",
         paper="arXiv:1807.03748, arXiv:2008.02430",
+        api=1,
+    )
+    register.encoder(
+        "mae",
+        "worldlab_cpc.mae:MAEEncoder",
+        config=MAEEncoderConfig,
+        summary="masked autoencoder: a point latent whose encoder reconstructs masked patches",
+        paper="He et al. 2021 (MAE), arXiv:2111.06377; Seo et al. 2022 (MWM), arXiv:2206.14244",
         api=1,
     )

@@ -74,3 +74,20 @@ class CPCDecoderConfig(Config):
     """Weight of the symmetric InfoNCE, which is in nats."""
     exclude: ClassVar[int] = 5
     """Frames of the same row at most this many steps apart look too similar to serve as negatives."""
+
+
+class MAEEncoderConfig(Config):
+    """Settings of the masked autoencoder."""
+
+    latent_dim: int = sized(nano=8, tiny=64, small=64, medium=64, large=64, ge=2)
+    """Width of the latent z."""
+    noise: float = field(0.2, gt=0)
+    """Std of the Gaussian channel noise added to z. Without noise a deterministic z has no density."""
+    mask: float = field(0.75, gt=0, lt=1)
+    """Share of the patches, or of a vector's entries, that the encoder does not see in its own loss."""
+    units: int = sized("units", ge=4)
+    """Width of the tokens, rounded down to a multiple of 4."""
+    layers: int = sized(nano=1, tiny=2, small=2, medium=3, large=4, ge=1)
+    """Layers of the transformer over the tokens."""
+    frames: int = field(64, ge=1)
+    """Random frames of a batch that train the autoencoder in one update."""

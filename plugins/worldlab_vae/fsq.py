@@ -70,13 +70,13 @@ class FSQEncoder(Encoder):
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return no terms: the decoder trains the encoder. Measures the training batch for `after_step`."""
         if player == "main" and torch.is_grad_enabled():
-            self.net.measure(ctx.embed.flatten(0, 1))
+            self.net.moments.measure(ctx.embed.flatten(0, 1))
         return {}
 
     def after_step(self, player: str) -> None:
         """Move the running moments of y."""
         if player == "main":
-            self.net.update()
+            self.net.moments.update()
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Return `used` (see `code_metrics`)."""

@@ -64,7 +64,7 @@ class VQEncoder(Encoder):
         """Keep the vectors of all frames, and K random ones of them."""
         if not (self.training and torch.is_grad_enabled()):
             return
-        self.net.measure(y.flatten(1))
+        self.net.moments.measure(y.flatten(1))
         chosen = torch.randint(len(y), (self.codebook.vectors.shape[1],), generator=ctx.generator, device=y.device)
         self._seen = (y, y[chosen])
 
@@ -72,7 +72,7 @@ class VQEncoder(Encoder):
         """Move the codes towards the vectors of the batch; the first time, place them by k-means."""
         if player != "main" or self._seen is None:
             return
-        if self.net.update():  # the first batch only sets the scale of y
+        if self.net.moments.update():  # the first batch only sets the scale of y
             self.codebook.update(*self._seen)
         self._seen = None
 

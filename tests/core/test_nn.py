@@ -12,6 +12,7 @@ from worldlab.nn import (
     ObsHead,
     ObsTrunk,
     RecurrentMemory,
+    RunningMoments,
     check_shape,
     ema_update,
     frozen,
@@ -153,3 +154,22 @@ def test_check_shape_names_what_came_and_what_the_contract_says():
     check_shape(torch.zeros(2, 3), (None, 3), "embed")
     with pytest.raises(PluginError, match=r"embed has shape \[2, 3\]; the contract says \[\*, 4\]"):
         check_shape(torch.zeros(2, 3), (None, 4), "embed")
+
+
+def test_running_moments_standardise_and_follow_at_their_rate():
+    moments = RunningMoments(3).double()
+    g = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(64, 3, generator=g, dtype=torch.float64) * s + m for s, m in ((2.0, 5.0), (4.0, 1.0)))
+    moments.measure(moments(first))
+    assert moments.update() is False
+    torch.testing.assert_close(moments(first).mean(0), torch.zeros(3).double())
+    torch.testing.assert_close(moments(first).std(0, correction=0), torch.ones(3).double())
+    mean, std = moments.mean.clone(), moments.std.clone()
+    moments.measure(moments(second))
+    assert moments.update() is True
+    torch.testing.assert_close(moments.mean, 0.9 * mean + 0.1 * second.mean(0))
+    torch.testing.assert_close(moments.std, 0.9 * std + 0.1 * second.std(0, correction=0))
+    moments.eval().measure(first)
+    before = moments.mean.clone()
+    moments.update()
+    assert torch.equal(moments.mean, before)

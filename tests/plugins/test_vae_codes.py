@@ -118,14 +118,3 @@ def test_k_means_and_revival_keep_a_codebook_alive():
 def test_perplexity_counts_the_codes_in_use():
     tokens = torch.stack([torch.zeros(8).long(), torch.arange(8) % 4], 1)
     torch.testing.assert_close(perplexity(tokens, 5), torch.tensor([1.0, 4.0]).double())
-
-
-@pytest.mark.parametrize("name", CODED)
-def test_outputs_are_standardised_over_frames_after_the_first_update(name):
-    encoder = build_coded(name)
-    obs = {"vector": torch.randn(256, 4, generator=gen(), dtype=torch.float64)}
-    encoder.net.measure(encoder.embed(obs))
-    assert encoder.net.update() is False and encoder.net.update() is True
-    y = encoder.embed(obs)
-    torch.testing.assert_close(y.mean(0), torch.zeros(6).double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(y.std(0, correction=0), torch.ones(6).double(), rtol=1e-5, atol=1e-5)
