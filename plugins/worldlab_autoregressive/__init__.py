@@ -29,7 +29,8 @@ def worldlab_register(register) -> None:
         "worldlab_autoregressive.dynamics:AutoregressiveDynamics",
         config=AutoregressiveDynamicsConfig,
         summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density or codes.",
-        paper="arXiv:1706.03762, arXiv:1803.10122",
+        paper="Vaswani et al. 2017 (GPT-2's transformer), arXiv:1706.03762; "
+        "Ha & Schmidhuber 2018 (World Models, MDN-RNN), arXiv:1803.10122",
         api=1,
     )
     register.decoder(
@@ -37,7 +38,8 @@ def worldlab_register(register) -> None:
         "worldlab_autoregressive.decoder:AutoregressiveDecoder",
         config=AutoregressiveDecoderConfig,
         summary="Conditional gated PixelCNN with a discretised logistic mixture; exact likelihoods, cached sampling.",
-        paper="arXiv:1606.05328, arXiv:1701.05517",
+        paper="van den Oord et al. 2016 (Gated PixelCNN, PixelVAE, VLAE), arXiv:1606.05328; "
+        "Salimans et al. 2017 (PixelCNN++), arXiv:1701.05517",
         api=1,
     )
     register.dynamics(
@@ -69,6 +71,6 @@ def worldlab_register(register) -> None:
         "worldlab_autoregressive.maskgit:MaskGITDynamics",
         config=MaskGITDynamicsConfig,
         summary="Masked codes of the next step, drawn in a few parallel passes, the most confident first.",
-        paper="Chang et al. 2022 (MaskGIT), arXiv:2202.04200; Burchi & Timofte 2025 (EMERALD), arXiv:2507.04075",
+        paper="Chang et al. 2022 (BERT: masked codes, MaskGIT), arXiv:2202.04200; Burchi & Timofte 2025 (EMERALD), arXiv:2507.04075",
         api=1,
     )

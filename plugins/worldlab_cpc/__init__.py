@@ -11,7 +11,7 @@ def worldlab_register(register):
         "worldlab_cpc.encoder:CPCEncoder",
         config=CPCEncoderConfig,
         summary="Deterministic latent with channel noise, trained to identify its own frame (static InfoNCE).",
-        paper="arXiv:1807.03748, arXiv:2106.07156",
+        paper="van den Oord et al. 2018 (CPC), arXiv:1807.03748; Nguyen et al. 2021 (TPC), arXiv:2106.07156",
         api=1,
     )
     register.dynamics(
@@ -35,6 +35,6 @@ def worldlab_register(register):
         "worldlab_cpc.mae:MAEEncoder",
         config=MAEEncoderConfig,
         summary="masked autoencoder: a point latent whose encoder reconstructs masked patches",
-        paper="He et al. 2021 (MAE), arXiv:2111.06377; Seo et al. 2022 (MWM), arXiv:2206.14244",
+        paper="He et al. 2021 (MAE; BERT: masked frames), arXiv:2111.06377; Seo et al. 2022 (MWM), arXiv:2206.14244",
         api=1,
     )

@@ -19,7 +19,7 @@ def worldlab_register(register) -> None:
         "worldlab_gan.dynamics:GANDynamics",
         config=GANDynamicsConfig,
         summary="GRU memory and an implicit generator, trained by a relativistic critic and the energy score.",
-        paper="arXiv:2501.05441, arXiv:1606.02556",
+        paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556",
         api=1,
     )
     register.decoder(
@@ -27,6 +27,7 @@ def worldlab_register(register) -> None:
         "worldlab_gan.decoder:GANDecoder",
         config=GANDecoderConfig,
         summary="Generator of observations with a projection critic and feature matching: sharp images, no density.",
-        paper="arXiv:1511.06434, arXiv:1512.09300, arXiv:1802.05637",
+        paper="Goodfellow et al. 2014 (GAN), arXiv:1406.2661; "
+        "Radford et al. 2015 (DCGAN), arXiv:1511.06434; arXiv:1512.09300, arXiv:1802.05637",
         api=1,
     )

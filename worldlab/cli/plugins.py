@@ -20,6 +20,7 @@ def run(argv: list[str]) -> int:
         return _show(argv[1:])
     parser = Parser("plugins", "List the installed components. `plugins show ROLE NAME` shows one with its settings.")
     parser.add_argument("--role", choices=ROLES, help="list only this role")
+    parser.add_argument("--paper", metavar="TEXT", help="list only parts with this system, author or arXiv number")
     parser.add_argument(
         "--verbose", action="store_true", help="also show abilities, origins and papers, and where plugins failed"
     )
@@ -27,7 +28,8 @@ def run(argv: list[str]) -> int:
     args = parser.read(argv)
     with prints_to_stderr():
         registry = load_registry(args.plugin)
-        rows = [_describe(entry, load=args.verbose) for entry in registry.registrations(args.role)]
+        chosen = [entry for entry in registry.registrations(args.role) if _mentions(entry, args.paper or "")]
+        rows = [_describe(entry, load=args.verbose) for entry in chosen]
     good = [row for row in rows if row["status"] == "ok"]
     broken = [row for row in rows if row["status"] != "ok"] + [_describe_broken(plugin) for plugin in registry.broken]
     slow = [{"distribution": s.distribution, "version": s.version, "cost": s.cost} for s in registry.sources if s.cost]
@@ -35,9 +37,21 @@ def run(argv: list[str]) -> int:
         emit({"components": good, "broken": broken, "slow": slow}, as_json=True)
         return 0
     print(_format_table(good, broken, args.verbose))
+    if args.paper and not args.verbose:
+        print("\n".join(f"{row['role']} {row['name']}: {row['paper']}" for row in good))
     for row in slow:
         print(f"slow    {row['distribution']} {row['version']}: {row['cost']}; move this into its components' modules")
     return 0
+
+
+def _mentions(entry: Registration, text: str) -> bool:
+    """Return whether the name, summary or paper of a component contains a text, whatever its case, spaces and hyphens."""
+    where = " | ".join((entry.name, entry.summary, entry.paper))
+    return _letters(text) in _letters(where)
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum() or c in "+|")
 
 
 def _show(argv: list[str]) -> int:
