@@ -101,6 +101,6 @@ def contract(role: str, method: str) -> tuple[str, str]:
     """Return the full name of a role's method and what its docstring says; ("", "") for what no interface has."""
     for interface in INTERFACES.get(role, ()):
         member = getattr(interface, method, None)
-        if inspect.isfunction(member) and member.__module__.startswith("worldlab.") and member.__doc__:
+        if inspect.isfunction(member) and member.__module__ == interface.__module__ and member.__doc__:
             return f"{interface.__module__}.{interface.__name__}.{method}", one_line(inspect.getdoc(member), 400)
     return "", ""
