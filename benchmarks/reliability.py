@@ -3,7 +3,8 @@
     python benchmarks/reliability.py --out benchmarks/results/reliability.json
 
 T-KILL kills a run with SIGKILL at random moments and at random failpoints (worldlab.runs.failpoints), or lets a write
-fail there (ENOSPC, EIO). T-STOP sends SIGINT and SIGTERM at random moments. After each interruption the same command,
+fail there (ENOSPC, EIO). "every failpoint" kills one run at each failpoint that an uninterrupted run reaches. T-STOP
+sends SIGINT and SIGTERM at random moments. After each interruption the same command,
 `worldlab train ... --run X --resume`, goes on. A chain is one run with `--links` interruptions; at its end the newest
 checkpoint, metrics.jsonl, result.json (without its seconds), monitor.csv (without its seconds) and the replay must be
 those of the uninterrupted run, byte for byte.
@@ -69,6 +70,7 @@ def stop_link(whole: Whole, run: str, chance: random.Random) -> tuple[str, int]:
     return number.name, train(whole.place, run, TINY, after=after, number=number).code
 
 
+EVERY = "T-KILL every failpoint"
 SECTIONS: dict[str, Callable[[Whole, str, random.Random], tuple[str, int]]] = {
     "T-KILL failpoints": failpoint_link,
     "T-KILL moments": kill_link,
@@ -82,8 +84,15 @@ def chain(whole: Whole, section: str, number: int, links: int) -> dict[str, Any]
     """Interrupt a run several times, let it finish, and compare."""
     run = f"{section.replace(' ', '-')}-{number}"
     shutil.rmtree(whole.place / run, ignore_errors=True)
+    if section == EVERY:
+        killed = train(whole.place, run, TINY, failpoint=f"*:{number + 1}=kill")
+        return finish(whole, run, [("kill", killed.code)])
     chance = random.Random(f"{section} {number}")
-    done = [SECTIONS[section](whole, run, chance) for _ in range(links)]
+    return finish(whole, run, [SECTIONS[section](whole, run, chance) for _ in range(links)])
+
+
+def finish(whole: Whole, run: str, done: list[tuple[str, int]]) -> dict[str, Any]:
+    """Let an interrupted run go on to its end, and compare. done: the interruptions and their exit codes."""
     ended = train(whole.place, run, TINY)
     found = outcome(whole.place / run) if ended.code == 0 else {}
     differ = sorted(key for key in whole.left.keys() | found.keys() if found.get(key) != whole.left.get(key))
@@ -117,8 +126,8 @@ def summary(chains: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--chains", type=int, default=20, help="chains of each section")
+    parser.add_argument("--sections", nargs="+", choices=[*SECTIONS, EVERY], default=[*SECTIONS, EVERY])
+    parser.add_argument("--chains", type=int, default=20, help="chains of each random section")
     parser.add_argument("--links", type=int, default=5, help="interruptions in a chain")
     args = parser.parse_args()
     work = args.out.with_suffix(".work.json")  # the chains so far
@@ -128,7 +137,8 @@ def main() -> None:
         whole = uninterrupted(Path(folder))
         for section in args.sections:
             chains = done.setdefault(section, [])
-            while len(chains) < args.chains:
+            wanted = len(whole.points) if section == EVERY else args.chains
+            while len(chains) < wanted:
                 chains.append(chain(whole, section, len(chains), args.links))
                 say(f"{section} {len(chains)}/{args.chains}: {chains[-1]}")
                 write_json(work, done)
