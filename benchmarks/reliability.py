@@ -84,11 +84,23 @@ def chain(whole: Whole, section: str, number: int, links: int) -> dict[str, Any]
     """Interrupt a run several times, let it finish, and compare."""
     run = f"{section.replace(' ', '-')}-{number}"
     shutil.rmtree(whole.place / run, ignore_errors=True)
-    if section == EVERY:
-        killed = train(whole.place, run, TINY, failpoint=f"*:{number + 1}=kill")
-        return finish(whole, run, [("kill", killed.code)])
     chance = random.Random(f"{section} {number}")
     return finish(whole, run, [SECTIONS[section](whole, run, chance) for _ in range(links)])
+
+
+def kill_at(whole: Whole, count: int) -> dict[str, Any]:
+    """Kill a run at one failpoint, counted from 1, let it finish, and compare."""
+    run = f"failpoint-{count}"
+    shutil.rmtree(whole.place / run, ignore_errors=True)
+    killed = train(whole.place, run, TINY, failpoint=f"*:{count}=kill")
+    return {"failpoint": count, **finish(whole, run, [("kill", killed.code)])}
+
+
+def draw(left: set[int]) -> int:
+    """Take a random one of the failpoints that are left."""
+    count = random.choice(sorted(left))
+    left.remove(count)
+    return count
 
 
 def finish(whole: Whole, run: str, done: list[tuple[str, int]]) -> dict[str, Any]:
@@ -137,10 +149,14 @@ def main() -> None:
         whole = uninterrupted(Path(folder))
         for section in args.sections:
             chains = done.setdefault(section, [])
-            wanted = len(whole.points) if section == EVERY else args.chains
+            left = set(range(1, len(whole.points) + 1)) - {one.get("failpoint") for one in chains}
+            wanted = len(chains) + len(left) if section == EVERY else args.chains
             while len(chains) < wanted:
-                chains.append(chain(whole, section, len(chains), args.links))
-                say(f"{section} {len(chains)}/{args.chains}: {chains[-1]}")
+                if section == EVERY:  # in random order, so that what is done so far is a sample
+                    chains.append(kill_at(whole, draw(left)))
+                else:
+                    chains.append(chain(whole, section, len(chains), args.links))
+                say(f"{section} {len(chains)}/{wanted}: {chains[-1]}")
                 write_json(work, done)
                 write_json(args.out, result(args.out, head, whole, done))
     work.unlink(missing_ok=True)
