@@ -41,7 +41,7 @@ class DivergenceCheck(gymnasium.Wrapper):
         import mujoco
 
         super().__init__(env)
-        kinds: Any = mujoco.mjtWarning
+        kinds: Any = getattr(mujoco, "mjtWarning")  # noqa: B009  (pyright cannot see into the compiled module)
         inner: Any = env.unwrapped
         first, last = int(kinds.mjWARN_BADQPOS), int(kinds.mjWARN_BADQACC)
         self._counts = inner.data.warning.number[first : last + 1]  # a view: MuJoCo counts in it
