@@ -24,9 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from interleave import header, say, source_path, write_json
+from interleave import source_path
 
 RUNS = {
     "CartPole, laptop": "train --env CartPole --preset laptop --steps 1000000",
