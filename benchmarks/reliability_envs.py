@@ -158,8 +158,8 @@ def aliasing(place: Path, number: int) -> dict[str, Any]:
     """Keep 10,000 steps of an environment that returns the same array every time, and compare (D5)."""
     with EnvPool(Reusing, 2, number % 2 * 2, seed=0) as pool:
         seen = [pool.reset(), *(pool.step([0, 0]) for _ in range(10_000))]
-    stale = sum(arrivals.obs["vector"][0, 0] != step for step, arrivals in enumerate(seen))
-    return {"workers": number % 2 * 2, "events": 10_000, "stale": int(stale), "good": stale == 0}
+    stale = sum(int(arrivals.obs["vector"][0, 0]) != step for step, arrivals in enumerate(seen))
+    return {"workers": number % 2 * 2, "events": 10_000, "stale": stale, "good": stale == 0}
 
 
 def divergence(place: Path, number: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def poison_once(place: Path, number: int) -> dict[str, Any]:
     run = f"nan-{number}"
     code, err, updates = train_poisoned(place, run, TINY, target, value, at)
     bad = [one["update"] for one in updates if one["bad"]]
-    told = [int(found) for found in re.findall(r"^update (\d+): ", err, re.MULTILINE)]
+    told = sorted({int(found) for found in re.findall(r"^update (\d+): ", err, re.MULTILINE)})  # one line a player
     rotten = nonfinite_tensors(place / run)
     moved = [one["update"] for one in updates if set(one["changed"]) & players(one["bad"])]
     used = "its gradient is finite and is used" in err
