@@ -54,7 +54,9 @@ def poison_once(place: Path, number: int) -> dict[str, Any]:
     bad = [one["update"] for one in updates if one["bad"]]
     told = sorted({int(found) for found in re.findall(r"^update (\d+): ", err, re.MULTILINE)})  # one line a player
     rotten = nonfinite_tensors(place / run)
-    moved = [one["update"] for one in updates if set(one["changed"]) & players(one["bad"])]
+    moved = [
+        one["update"] for one in updates if {name.partition("/")[0] for name in one["changed"]} & groups(one["bad"])
+    ]
     used = "its gradient is finite and is used" in err
     named = not bad or value == "1e38" or PLACES.get(target, f"loss '{target}'") in err
     refused = target in WORLD and value != "1e38"
@@ -66,8 +68,8 @@ def poison_once(place: Path, number: int) -> dict[str, Any]:
     return {**words, "good": good, "err": "" if good else f"{bad} {told} {moved} {rotten[:3]} {err[-500:]}"}
 
 
-def players(bad: list[str]) -> set[str]:
-    """Return whose weights an update with these bad values may not change."""
+def groups(bad: list[str]) -> set[str]:
+    """Return which players, of the model or the agent, an update with these bad values may not change."""
     return {"agent" if "/agent" in name else "model" for name in bad}
 
 

@@ -103,8 +103,7 @@ def _watch_updates(notes: Path, poison: Callable[[Any], Callable[[], None]], at:
     def update(self: Trainer, *args: Any) -> Any:
         number = self.updates + 1
         heal = poison(self) if number == at or (ever and number > at) else (lambda: None)
-        before = {"model": _digest(self.model), "agent": _digest(self.agent)}
-        self.worst = []  # type: ignore[attr-defined]
+        before = _digests(self)
         try:
             values = honest(self, *args)
         finally:
@@ -112,7 +111,7 @@ def _watch_updates(notes: Path, poison: Callable[[Any], Callable[[], None]], at:
         bad = [
             k for k, v in values.items() if k.startswith(("loss/", "grad_norm/")) and not bool(torch.isfinite(v).all())
         ]
-        changed = [name for name, one in (("model", self.model), ("agent", self.agent)) if _digest(one) != before[name]]
+        changed = [player for player, digest in _digests(self).items() if digest != before[player]]
         with notes.open("a") as file:
             file.write(json.dumps({"update": number, "bad": bad, "changed": changed}) + "\n")
         return values
@@ -120,11 +119,13 @@ def _watch_updates(notes: Path, poison: Callable[[Any], Callable[[], None]], at:
     Trainer.update = update  # type: ignore[method-assign]
 
 
-def _digest(module: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for parameter in module.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
-    return digest.hexdigest()
+def _digests(trainer: Any) -> dict[str, str]:
+    """Return a hash of the weights that each player's optimiser steps, by "model/main", "agent/actor", ..."""
+    found = {}
+    for player, optimizer in trainer.optimizers.items():
+        weights = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+        found[player] = hashlib.sha256(b"".join(one.numpy().tobytes() for one in weights)).hexdigest()
+    return found
 
 
 def _poison(trainer: Any, target: str, value: float) -> Callable[[], None]:

@@ -10,8 +10,8 @@ import gymnasium
 import numpy as np
 
 from worldlab.env.arrivals import Obs, Step
-from worldlab.env.watch import Limit, TimeIsUp, is_from_user, stop_timer
-from worldlab.errors import EnvCrashedError, EnvError, MemoryLimitError, WorldlabError
+from worldlab.env.watch import Limit, TimeIsUp, stop_timer
+from worldlab.errors import EnvCrashedError, EnvError, MemoryLimitError, WorldlabError, is_from_user
 
 Reply = Step | WorldlabError
 """What one environment answers to a request."""
