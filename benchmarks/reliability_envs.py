@@ -68,8 +68,8 @@ def disturb(kinds: tuple[str, ...], named: str, crashes: int) -> Callable[[Path,
 
     def work(place: Path, number: int) -> dict[str, Any]:
         chance, kind = random.Random(number), kinds[number % len(kinds)]
-        faults = {step: [chance.randrange(ENVS)] for step in chance.sample(range(6 * crashes), crashes)}
-        steps, broken = 6 * crashes, {env for envs in faults.values() for env in envs}
+        faults = {step: [chance.randrange(ENVS)] for step in chance.sample(range(3 * crashes), crashes)}
+        steps, broken = 3 * crashes, {env for envs in faults.values() for env in envs}
         with EnvPool(Counter, ENVS, 0, seed=number) as pool:
             undisturbed = play(pool, {}, steps)
         with (
