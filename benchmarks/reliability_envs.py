@@ -242,6 +242,7 @@ SECTIONS = {
 
 def main() -> None:
     args = arguments(__doc__, SECTIONS)
+    del sys.modules["__main__"].__file__  # workers would import this script, and with it torch, which takes seconds
     with tempfile.TemporaryDirectory() as folder:
         make_trials("reliability_envs.py", args, SECTIONS, Path(folder))
 
