@@ -35,8 +35,8 @@ from worldlab.config.schema import settings_of
 from worldlab.registry import open_registry
 from worldlab.runs.checkpoint import latest_valid
 
-MOMENTS = (2, 8, 14)
-"""Updates of the run, of 15; decisions for an action."""
+MOMENTS = (6, 8, 14)
+"""Updates of the run, of 15, from the first of the agent on; decisions for an action."""
 ONCE = [(target, value, at) for target in (*PARTS, *TERMS, *WORLD) for value in VALUES for at in MOMENTS]
 EVER = [(target, value) for target in (*PARTS, *TERMS) for value in ("nan", "inf")]
 LIMIT = 0.5
@@ -60,7 +60,8 @@ def poison_once(place: Path, number: int) -> dict[str, Any]:
     used = "its gradient is finite and is used" in err
     named = not bad or value == "1e38" or PLACES.get(target, f"loss '{target}'") in err
     refused = target in WORLD and value != "1e38"
-    good = code == (4 if refused else 0) and bad == told and not rotten and (used or not moved) and named
+    ending = 0 if not refused else 5 if target == "action" else 4
+    good = code == ending and bad == told and not rotten and (used or not moved) and named
     good = good and bad in ([], [at]) and (value == "1e38" or refused or bad == [at])
     shutil.rmtree(place / run)
     words = {"target": target, "value": value, "at": at, "codes": {str(code): 1}, "silent": len(set(bad) - set(told))}

@@ -181,8 +181,8 @@ def _poison_action(value: float, at: int) -> None:
 
     honest, count = ActingAgent.choose, iter(range(1, 10**9))
 
-    def choose(self: ActingAgent, *args: Any) -> Any:
-        action, state = honest(self, *args)
+    def choose(self: ActingAgent, *args: Any, **kwargs: Any) -> Any:
+        action, state = honest(self, *args, **kwargs)
         return (action * 0 + value if next(count) == at else action), state
 
     ActingAgent.choose = choose  # type: ignore[method-assign]

@@ -122,6 +122,23 @@ def test_an_environment_that_cannot_repeat_is_said_to_go_on_approximately(place)
     assert facts == {"step": facts["step"], "exact": False, "why": [why]}
 
 
+LEARNERS = {
+    "sac": "--env Pendulum --agent.every 4 --agent.steps 40 --agent.buffer 150",
+    "cma": "--agent.where both --agent.every 2 --agent.population 4 --agent.rollouts 2",
+}
+
+
+@pytest.mark.parametrize("agent", LEARNERS)
+def test_agents_that_learn_by_themselves_go_on_exactly_too(agent, place):
+    flags = [*TINY, "--agent", agent, "--agent.horizon", "3", *LEARNERS[agent].split()]
+    assert train(place, f"{agent}-whole", flags).code == 0
+    for failpoint in ("rename.after:3=kill", "rename.after:2=kill"):
+        assert train(place, agent, flags, failpoint=failpoint).code == -9
+    ended = train(place, agent, flags)
+    assert ended.code == 0 and "approximately" not in ended.err, ended.err
+    assert outcome(place / agent) == outcome(place / f"{agent}-whole")
+
+
 @pytest.mark.usefixtures("blank_plots")
 def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, monkeypatch, place, whole):
     settings = settings_of(place / "whole")
