@@ -3,7 +3,7 @@
     python benchmarks/reliability_cost.py --out benchmarks/results/reliability_cost.json
 
 `workers/unsafe_train.py` is `worldlab train` without checkpoints because of the time, writes between checkpoints, recorded
-actions, digests and time limits. Each pair of runs gives a ratio of processor seconds, child processes included: on a machine
+actions, digests and time limits. With `--before TREE`, `--help` is compared to that of another checkout. Each pair of runs gives a ratio of processor seconds, child processes included: on a machine
 that others use, seconds of the clock would measure them. The result is written after every pair, and a restart goes on.
 """
 
@@ -21,22 +21,27 @@ from pathlib import Path
 from typing import Any
 
 from interleave import WORKERS, header, say, source_path, write_json
+from machine import ROOT, commit
 
 RUNS = {
-    "debug": ["train", "--env", "CartPole", "--preset", "debug"],
-    "laptop": ["train", "--env", "CartPole", "--preset", "laptop", "--steps", "1500"],
+    "debug": ["train", "--env", "CartPole", "--preset", "debug", "--run", "run"],
+    "laptop": ["train", "--env", "CartPole", "--preset", "laptop", "--steps", "1500", "--run", "run"],
 }
 
 
-def measure(words: list[str], safe: bool) -> dict[str, float]:
-    """Train in a new process. Returns: its seconds of processor time and of the clock. Raises: SystemExit if it fails."""
+HELPS = 40
+"""Pairs of `--help`."""
+
+
+def measure(words: list[str], safe: bool, root: Path = ROOT) -> dict[str, float]:
+    """Run a command in a new process. Returns: its seconds of processor time and of the clock. Raises: SystemExit if it fails."""
     program = ["-m", "worldlab"] if safe else [str(WORKERS / "unsafe_train.py")]
     with tempfile.TemporaryDirectory() as folder:
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         done = subprocess.run(
-            [sys.executable, *program, *words, "--run", "run"],
+            [sys.executable, *program, *words],
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": source_path(), "OMP_NUM_THREADS": "1"},
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": source_path(root), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
@@ -63,6 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="the root of an older checkout, for --help")
     args = parser.parse_args()
     head = header("reliability_cost.py")
     found: dict[str, Any] = json.loads(args.out.read_text())["runs"] if args.out.exists() else {}
@@ -75,6 +81,13 @@ def main() -> None:
             say(f"{name}: {pair}")
             found[name] = {"command": f"worldlab {' '.join(RUNS[name])}", **summary(pairs)}
             write_json(args.out, {**head, "runs": found})
+
+    if args.before:
+        pairs = [
+            {"with": measure(["--help"], True), "without": measure(["--help"], True, args.before)} for _ in range(HELPS)
+        ]
+        found["help"] = {"command": "worldlab --help", "before": commit(args.before)["commit"], **summary(pairs)}
+        write_json(args.out, {**head, "runs": found})
 
 
 if __name__ == "__main__":
