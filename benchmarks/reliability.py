@@ -180,6 +180,14 @@ def result(out: Path, head: dict[str, Any], whole: Whole, done: dict[str, list[d
     """Return the file's content: sections measured elsewhere stay."""
     before = json.loads(out.read_text())["sections"] if out.exists() else {}
     sections = before | {section: summary(chains) for section, chains in done.items()}
+    if EVERY in done:
+        killed = {one["failpoint"] for one in done[EVERY]}
+        states = {count for count, point in enumerate(whole.points, 1) if not point.endswith(".after")}
+        sections[EVERY] |= {
+            "failpoints": len(whole.points),
+            "states": len(states),
+            "states_killed": len(states & killed),
+        }
     return {
         **head,
         "run": " ".join(TINY),

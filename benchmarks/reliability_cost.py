@@ -3,8 +3,9 @@
     python benchmarks/reliability_cost.py --out benchmarks/results/reliability_cost.json
 
 `workers/unsafe_train.py` is `worldlab train` without checkpoints because of the time, writes between checkpoints, recorded
-actions, digests and time limits. With `--before TREE`, `--help` is compared to that of another checkout. Each pair of runs gives a ratio of processor seconds, child processes included: on a machine
-that others use, seconds of the clock would measure them. The result is written after every pair, and a restart goes on.
+actions, digests and time limits. Each pair of runs gives a ratio of processor seconds, child processes included: on a machine
+that others use, seconds of the clock would measure them. With `--before TREE`, `--help` is compared to that of another
+checkout. The result is written after every pair, and a restart goes on.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def measure(words: list[str], safe: bool, root: Path = ROOT) -> dict[str, float]
         if done.returncode:
             sys.exit(done.stderr[-2000:])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu": round(cpu, 2), "wall": round(time.monotonic() - begin, 1)}
+    return {"cpu": round(cpu, 4), "wall": round(time.monotonic() - begin, 1)}
 
 
 def summary(pairs: list[dict[str, Any]]) -> dict[str, Any]:
