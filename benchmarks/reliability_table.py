@@ -53,9 +53,8 @@ def _measured() -> Iterator[list[str]]:
     kills = _read("reliability.json")
     for test, what in KILLS.items():
         if test in kills["sections"]:
-            yield _kill_row(
-                test, what.format(points=kills["sections"][test].get("failpoints", "")), kills["sections"][test]
-            )
+            found = kills["sections"][test]
+            yield _kill_row(test, what.format(killed=found["chains"], **found), found)
     yield from _rows("reliability_runs.json", RUNS)
     files = _read("reliability_files.json")
     flips, rot, hostile = files["size"], files["summary"]["rot"], files["summary"]["hostile"]
