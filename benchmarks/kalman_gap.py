@@ -128,7 +128,7 @@ def build(setup: Setup, env: LinearGaussian) -> WorldModel:
     action = ActionSpec("continuous", env.B.shape[1])
     specs = Specs(obs, action, VAEEncoder.latent_spec(encoder), setup.memory, setup.use_memory)
     settings = ModelSettings(
-        vector_scaling="none", reward_grad=False, dyn_scale=1.0, rep_scale=1.0, free_nats=0.0, units=8
+        vector_scaling="none", reward_grad=False, rep_scale=1.0, free_nats=0.0, units=8
     )
     parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
     model = WorldModel(specs, *parts, settings)
