@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worldlab.testing.checks import all_checks as all_checks
     from worldlab.testing.checks import checks_for as checks_for
     from worldlab.testing.parametrize import parametrize_with_checks as parametrize_with_checks
+    from worldlab.testing.runner import build as build
     from worldlab.testing.runner import check_component as check_component
     from worldlab.testing.runner import check_mix as check_mix
     from worldlab.testing.runner import modes as modes
@@ -37,6 +38,7 @@ _EXPORTS = {
     "Result": "checks",
     "abilities_of": "abilities",
     "all_checks": "checks",
+    "build": "runner",
     "check_component": "runner",
     "check_mix": "runner",
     "checks_for": "checks",
@@ -54,6 +56,7 @@ __all__ = [
     "Result",
     "abilities_of",
     "all_checks",
+    "build",
     "check_component",
     "check_mix",
     "checks_for",

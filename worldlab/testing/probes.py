@@ -5,9 +5,11 @@ Dependence is tested by values and by gradients: rounding can hide it in the val
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,15 @@ from worldlab.testing.checks import CheckFailure
 
 TOLERANCE = 1e-4
 """Largest difference, relative to 1 + |value|, attributed to the order of float32 sums."""
+
+
+def random_states() -> dict[str, object]:
+    """Return the states of the global random generators by library; they are equal if nothing was drawn between."""
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state()),
+        "random": random.getstate(),
+    }
 
 
 def float_leaves(value: Any) -> list[Tensor]:

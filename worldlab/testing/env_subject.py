@@ -1,0 +1,77 @@
+"""An adapter of environments as the subject of a check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldlab.env.find import EnvAdapter
+from worldlab.settings import EnvSettings
+from worldlab.testing.checks import CheckFailure
+
+STEPS = 20
+"""Decisions of a rollout."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What one decision led to; the first arrival of a rollout is that of the reset."""
+
+    obs: dict[str, np.ndarray]
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class EnvSubject:
+    """An adapter and the environment of it that the checks build: the first of its `names()`."""
+
+    label: str
+    adapter: EnvAdapter
+    registration: Any = None
+    role: str = field(default="env", init=False)
+
+    @property
+    def id(self) -> str:
+        """The full id of the environment. Raises: CheckFailure if the adapter does not know its own name for it."""
+        names = self.adapter.names()
+        if not names:
+            raise CheckFailure("names() is empty", "return the ids that the adapter offers")
+        full = self.adapter.resolve(names[0])
+        if full is None:
+            raise CheckFailure(f"resolve does not know {names[0]!r}, which names() offers", "resolve every name")
+        return full
+
+    def make(self, **settings: Any) -> gymnasium.Env:
+        """Build the environment as a run does. settings: of EnvSettings."""
+        return self.adapter.make(self.id, EnvSettings(id=self.id, **settings))
+
+    def rollout(self, env: gymnasium.Env, actions: Sequence[Any], seed: int = 0) -> list[Arrival]:
+        """Reset with a seed and take the actions; return the arrivals. It stops where the episode ends."""
+        arrivals = [Arrival(env.reset(seed=seed)[0])]
+        for action in actions:
+            obs, reward, terminated, truncated, _ = env.step(action)
+            arrivals.append(Arrival(obs, float(reward), bool(terminated), bool(truncated)))
+            if terminated or truncated:
+                break
+        return arrivals
+
+
+def random_actions(env: gymnasium.Env, count: int = STEPS, seed: int = 0) -> list[Any]:
+    """Return random actions of an environment, the same for equal seeds."""
+    env.action_space.seed(seed)
+    return [env.action_space.sample() for _ in range(count)]
+
+
+def first_difference(one: Sequence[Arrival], other: Sequence[Arrival]) -> int | None:
+    """Return the first step at which two rollouts differ; None if they are equal."""
+    for step, (a, b) in enumerate(zip(one, other)):
+        same_obs = a.obs.keys() == b.obs.keys() and all(np.array_equal(a.obs[key], b.obs[key]) for key in a.obs)
+        if not same_obs or (a.reward, a.terminated, a.truncated) != (b.reward, b.terminated, b.truncated):
+            return step
+    return None if len(one) == len(other) else min(len(one), len(other))
