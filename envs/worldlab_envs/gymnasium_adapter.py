@@ -105,12 +105,12 @@ class NamedAdapter:
 def build(id: str, settings: EnvSettings) -> gymnasium.Env:
     """Build a Gymnasium environment with worldlab's wrappers. Raises: EnvError with Gymnasium's own reason."""
     go_headless()
-    from worldlab_envs.wrappers import wrap_env
+    from worldlab.env.wrappers import wrap
 
     env = None
     try:
         env, frame_limit = _make(id, settings)
-        return wrap_env(env, id, settings, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
+        return wrap(env, settings, name=id, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
     except WorldlabError:
         _close(env)
         raise
