@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -11,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from worldlab.cli.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
-from worldlab.registry import Registration, Registry, open_registry
+from worldlab.registry import ROLES, Registration, Registry, open_registry
 
 if TYPE_CHECKING:
     from worldlab.testing import Check, Result
 
-CHECKED = ("encoder", "dynamics", "decoder")
-"""The roles that have checks."""
 
 
 def run(argv: list[str]) -> int:
@@ -28,14 +27,15 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--level", type=_version, metavar="V", help="run only the checks that worldlab V had, e.g. 0.1")
     parser.add_argument("--fast", action="store_true", help="leave out the checks that train for seconds")
+    parser.add_argument("--verbose", action="store_true", help="say what each check built and how long it trained")
     add_shared(parser)
     args = parser.read(argv)
     components = _find_components(args.what, args.plugin)
     start = time.perf_counter()
-    report, broken = _Report(quiet=args.json), []
+    report, broken = _Report(args.what, quiet=args.json, saw=_record_builds() if args.verbose else []), []
     with prints_to_stderr():
-        chosen = _select_checks({entry.role for entry in components} & set(CHECKED), args)
-        _limit_threads(bool(chosen))
+        chosen = _select_checks({entry.role for entry in components}, args)
+        _limit_threads()
         for entry in components:
             try:
                 _check_component(entry, chosen.get(entry.role, []), report)
@@ -56,8 +56,10 @@ def run(argv: list[str]) -> int:
 class _Report:
     """The results so far. Unless quiet, each result is printed on stdout as soon as it is known."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, what: str, quiet: bool, saw: list[str]):
+        self._what = what
         self._out = None if quiet else sys.stdout
+        self._saw = saw
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.components: list[dict[str, Any]] = []
 
@@ -86,6 +88,9 @@ class _Report:
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
             self._line(f"          cause: {one_line(result.cause, 500)}\n          fix:   {one_line(result.fix, 500)}")
+        for line in dict.fromkeys(self._saw):
+            self._line(f"          {line}")
+        self._saw.clear()
 
     def summary(self) -> dict[str, Any]:
         return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
@@ -93,10 +98,28 @@ class _Report:
     def print_summary(self, seconds: float) -> None:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
+        failed = [row["check"] for entry in self.components for row in entry["checks"] if row["status"] == "failed"]
+        if failed:
+            self._line(f"what a check saw: worldlab check-plugin {self._what} -k {failed[0]} --verbose")
 
     def _line(self, text: str) -> None:
         if self._out is not None:
             print(text, file=self._out, flush=True)
+
+
+def _record_builds() -> list[str]:
+    """Return a list to which everything that a check builds or trains is appended, as one line each."""
+    lines: list[str] = []
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log = logging.getLogger("worldlab.testing")
+    log.addHandler(Recorder())
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    return lines
 
 
 def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
@@ -118,19 +141,14 @@ def _is_from(entry: Registration, registry: Registry, path: Path) -> bool:
     return any(source.path == path and source.origin == entry.origin for source in registry.sources)
 
 
-def _limit_threads(needed: bool) -> None:
+def _limit_threads() -> None:
     """Use one thread: the checks are many tiny computations, for which more threads only add waiting."""
-    if needed:
-        import torch
+    import torch
 
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 def _check_component(entry: Registration, chosen: list[Check], report: _Report) -> None:
-    if entry.role not in CHECKED:
-        hint = "; `worldlab check-env ID` checks an environment" if entry.role == "env" else ""
-        report.component(entry, "", f"no checks for the role {entry.role}{hint}")
-        return
     from worldlab.testing import modes
     from worldlab.testing.checks import evaluate_all
 
@@ -144,8 +162,6 @@ def _check_component(entry: Registration, chosen: list[Check], report: _Report) 
 
 def _select_checks(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:
     """Return the checks to run, by role. Raises: ConfigError if the options leave no check of these roles."""
-    if not roles:
-        return {}
     from worldlab.testing import checks_for
 
     text = (args.match or "").lower()
@@ -157,7 +173,7 @@ def _select_checks(roles: set[str], args: argparse.Namespace) -> dict[str, list[
     }
     if any(chosen.values()):
         return chosen
-    ids = list(dict.fromkeys(check.id for role in CHECKED if role in roles for check in checks_for(role)))
+    ids = list(dict.fromkeys(check.id for role in ROLES if role in roles for check in checks_for(role)))
     raise ConfigError(
         one_line(f"check-plugin: no check matches.{did_you_mean((args.match or '').upper(), ids)}"),
         cause=one_line(f"-k {args.match}, --level {args.level}, --fast {'yes' if args.fast else 'no'}"),

@@ -19,7 +19,7 @@ from worldlab.rollout import Carry
 from worldlab.settings import Config, TrainSettings
 from worldlab.specs import Specs
 from worldlab.testing import known_world, toys
-from worldlab.testing.bench import Choice
+from worldlab.testing.bench import Choice, log
 from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
@@ -110,6 +110,7 @@ class AgentSubject:
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
                 "build it as Cls(config, specs), and call super().__init__(config, specs) first",
             ) from exc
+        log.debug("builds %s for %s actions in worldlab.testing.known_world", self.choice, action)
         return AgentBench(agent, model)
 
     def benches(self) -> Iterator[AgentBench]:

@@ -12,6 +12,7 @@ from worldlab.testing.env_subject import Arrival, EnvSubject, first_difference, 
 
 SIZE = 24
 """Side of the images that V6 asks for."""
+_FIX = "return the bare environment from make: worldlab applies the settings to it"
 LIMIT = 3
 """Time limit that V8 asks for, in decisions."""
 
@@ -25,14 +26,14 @@ def resolves(subject: EnvSubject) -> None:
     cannot resolve. Fix: return None for what the adapter does not offer.
     """
     for name in subject.adapter.names()[:20]:
-        full = subject.adapter.resolve(name)
-        if full is None or subject.adapter.resolve(full) != full:
+        full = subject.resolve(name)
+        if full is None or subject.resolve(full) != full:
             raise CheckFailure(
                 f"resolve gives {full!r} for {name!r}, and not the same for that id again",
                 "resolve every name that names() offers, and every full id to itself",
             )
     unknown = "no-such-environment-of-anyone"
-    if (claimed := subject.adapter.resolve(unknown)) is not None:
+    if (claimed := subject.resolve(unknown)) is not None:
         raise CheckFailure(f"resolve gives {claimed!r} for {unknown!r}", "return None for ids that it does not offer")
 
 
@@ -41,8 +42,8 @@ def values(subject: EnvSubject) -> None:
     """The observation is a dict of uint8 images (H, W, C) and finite float32 vectors (n,) of the declared shapes, rewards
     are finite and actions are Discrete or a finite Box, over two episodes of at most 20 steps.
 
-    Catches observations outside the declared space, float images, NaN rewards and infinite action bounds. Fix: wrap the
-    environment with worldlab.env.wrap(env, settings), and declare what it returns.
+    Catches observations outside the declared space, float images, NaN rewards and infinite action bounds. Fix: declare
+    the space of what the environment returns.
     """
     with closing(subject.make()) as env:
         declared = obs_spec(env.observation_space)
@@ -134,7 +135,7 @@ def size(subject: EnvSubject) -> None:
     """With env.size = 24, every image is declared and observed with 24 x 24 pixels.
 
     Catches an adapter that ignores its settings: the configuration of a run would claim a size that nothing has. Fix:
-    return worldlab.env.wrap(env, settings) from make.
+    return the bare environment from make; worldlab applies the settings to it.
     """
     with closing(subject.make()) as env:
         images = list(obs_spec(env.observation_space).images)
@@ -147,7 +148,7 @@ def size(subject: EnvSubject) -> None:
             if declared[:2] != (SIZE, SIZE) or found != declared:
                 raise CheckFailure(
                     f"env.size = {SIZE} has no effect: '{key}' is declared as {declared} and is {found}",
-                    "return worldlab.env.wrap(env, settings) from make",
+                    _FIX,
                 )
 
 
@@ -156,7 +157,7 @@ def repeat(subject: EnvSubject) -> None:
     """A decision with env.repeat = 2 earns the sum of the rewards of two decisions with the same action and env.repeat = 1.
 
     Catches an adapter that ignores the setting, one that applies it twice, and rewards of which only the last is kept.
-    Fix: return worldlab.env.wrap(env, settings) from make; repeat nothing yourself.
+    Fix: return the bare environment from make; worldlab applies the settings to it.
     """
     with closing(subject.make(repeat=1)) as once, closing(subject.make(repeat=2)) as twice:
         actions = random_actions(once, 8)
@@ -171,12 +172,12 @@ def repeat(subject: EnvSubject) -> None:
         if abs(expected - found) > 1e-4 * (1 + abs(expected)):
             raise CheckFailure(
                 f"decision {step} with env.repeat = 2 earns {found:.6g}, the two steps it stands for {expected:.6g}",
-                "return worldlab.env.wrap(env, settings) from make; repeat nothing yourself",
+                _FIX,
             )
     if _ignores_repeat(single, double):
         raise CheckFailure(
             "env.repeat = 2 has no effect: observations are those of env.repeat = 1",
-            "return worldlab.env.wrap(env, settings) from make",
+            _FIX,
         )
 
 
@@ -195,7 +196,7 @@ def time_limit(subject: EnvSubject) -> None:
     """With env.time_limit = 3 an episode that does not terminate is truncated at its third decision, and not before.
 
     Catches an adapter that ignores the setting, and a limit that counts frames in place of decisions, or ends episodes as
-    terminated. Fix: return worldlab.env.wrap(env, settings) from make.
+    terminated. Fix: return the bare environment from make; worldlab applies the settings to it.
     """
     for repeat in (1, 2):
         with closing(subject.make(time_limit=LIMIT, repeat=repeat)) as env:
@@ -207,5 +208,5 @@ def time_limit(subject: EnvSubject) -> None:
             raise CheckFailure(
                 f"env.time_limit = {LIMIT} with env.repeat = {repeat}: the episode has {len(arrivals) - 1} decisions "
                 f"(truncated: {last.truncated}, terminated: {last.terminated})",
-                "return worldlab.env.wrap(env, settings) from make",
+                _FIX,
             )

@@ -9,9 +9,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldlab.env.find import EnvAdapter
+from worldlab.env.find import EnvAdapter, make_env
+from worldlab.errors import WorldlabError
 from worldlab.settings import EnvSettings
-from worldlab.testing.checks import CheckFailure
+from worldlab.testing.bench import log
+from worldlab.testing.checks import CannotBuild, CheckFailure
 
 STEPS = 20
 """Decisions of a rollout."""
@@ -29,12 +31,23 @@ class Arrival:
 
 @dataclass(frozen=True)
 class EnvSubject:
-    """An adapter and the environment of it that the checks build: the first of its `names()`."""
+    """An adapter and the environment of it that the checks build.
+
+    name: what a user would type; "" is the first of the adapter's names().
+    """
 
     label: str
     adapter: EnvAdapter
+    name: str = ""
     registration: Any = None
     role: str = field(default="env", init=False)
+
+    def resolve(self, name: str) -> str | None:
+        """Return the full id of a name. Raises: CannotBuild if the adapter says why it cannot build it."""
+        try:
+            return self.adapter.resolve(name)
+        except WorldlabError as exc:
+            raise CannotBuild(exc.message, exc.fix or "") from exc
 
     @property
     def id(self) -> str:
@@ -42,14 +55,20 @@ class EnvSubject:
         names = self.adapter.names()
         if not names:
             raise CheckFailure("names() is empty", "return the ids that the adapter offers")
-        full = self.adapter.resolve(names[0])
+        name = self.name or names[0]
+        full = self.resolve(name)
         if full is None:
-            raise CheckFailure(f"resolve does not know {names[0]!r}, which names() offers", "resolve every name")
+            raise CheckFailure(f"resolve does not know {name!r}, which names() offers", "resolve every name")
         return full
 
     def make(self, **settings: Any) -> gymnasium.Env:
-        """Build the environment as a run does. settings: of EnvSettings."""
-        return self.adapter.make(self.id, EnvSettings(id=self.id, **settings))
+        """Build the environment as a run does. settings: of EnvSettings. Raises: CheckFailure."""
+        id = self.id
+        log.debug("makes %s with %s", id, settings or "default settings")
+        try:
+            return make_env(self.adapter, id, EnvSettings(id=id, **settings))
+        except WorldlabError as exc:
+            raise CheckFailure(f"{exc.message} ({exc.cause})" if exc.cause else exc.message, exc.fix or "") from exc
 
     def rollout(self, env: gymnasium.Env, actions: Sequence[Any], seed: int = 0) -> list[Arrival]:
         """Reset with a seed and take the actions; return the arrivals. It stops where the episode ends."""

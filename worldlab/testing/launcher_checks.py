@@ -92,20 +92,36 @@ def interrupt(subject: LauncherSubject) -> None:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write = f"import time, pathlib; time.sleep(0.3); pathlib.Path({str(folder / 'done')!r}).touch()"
         events: list[Event] = []
 
         def stop(event: Event) -> None:
             events.append(event)
             if len(events) == 1:
+                _wait_for(folder / "begun")
                 raise KeyboardInterrupt
 
+        tasks = [task(folder, "slow", _SLOW.format(folder=name)), task(folder, "later", "pass")]
         try:
-            subject.build().run([task(folder, "slow", write), task(folder, "later", "pass")], 1, stop)
+            subject.build().run(tasks, 1, stop)
         except KeyboardInterrupt:
             pass
         else:
             raise CheckFailure("run returned after a KeyboardInterrupt", "let the exception pass")
-        time.sleep(0.4)  # a process that was left behind would write by now
+        time.sleep(0.5)  # a process that was left behind would be done by now
         if (folder / "done").exists() or [event for event in events if event.task == "later"]:
             raise CheckFailure("run went on after a KeyboardInterrupt", "terminate what it started, and start nothing else")
+
+
+_SLOW = """
+import pathlib, time
+pathlib.Path({folder!r}, "begun").touch()
+time.sleep(0.2)
+pathlib.Path({folder!r}, "done").touch()
+"""
+
+
+def _wait_for(path: Path) -> None:
+    """Wait until a file exists, at most ten seconds."""
+    end = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.005)

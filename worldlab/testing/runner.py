@@ -166,7 +166,8 @@ def _make_registered_subject(registration: Registration, config: Config, mode: s
     label = f"{registration.role}-{registration.name}" + (f"-{mode}" if mode else "")
     interface = {**_ROLES, "agent": Agent}.get(registration.role)
     target = registration.load() if interface is None else load_part(registration, interface)
-    return replace(make_subject(registration.role, target, config, label), registration=registration)
+    subject = make_subject(registration.role, target, config, label)
+    return replace(subject, registration=registration)
 
 
 def _run(subject: AnySubject, only: Collection[str] | None) -> list[Result]:
