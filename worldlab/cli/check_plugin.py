@@ -7,6 +7,8 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +34,8 @@ def run(argv: list[str]) -> int:
     args = parser.read(argv)
     components = _find_components(args.what, args.plugin)
     start = time.perf_counter()
-    report, broken = _Report(args.what, quiet=args.json, saw=_record_builds() if args.verbose else []), []
-    with prints_to_stderr():
+    report, broken = _Report(args.what, quiet=args.json), []
+    with prints_to_stderr(), _recorded(report.saw) if args.verbose else nullcontext():
         chosen = _select_checks({entry.role for entry in components}, args)
         _limit_threads()
         for entry in components:
@@ -56,10 +58,10 @@ def run(argv: list[str]) -> int:
 class _Report:
     """The results so far. Unless quiet, each result is printed on stdout as soon as it is known."""
 
-    def __init__(self, what: str, quiet: bool, saw: list[str]):
+    def __init__(self, what: str, quiet: bool):
         self._what = what
         self._out = None if quiet else sys.stdout
-        self._saw = saw
+        self.saw: list[str] = []
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.components: list[dict[str, Any]] = []
 
@@ -88,9 +90,9 @@ class _Report:
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
             self._line(f"          cause: {one_line(result.cause, 500)}\n          fix:   {one_line(result.fix, 500)}")
-        for line in dict.fromkeys(self._saw):
+        for line in dict.fromkeys(self.saw):
             self._line(f"          {line}")
-        self._saw.clear()
+        self.saw.clear()
 
     def summary(self) -> dict[str, Any]:
         return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
@@ -107,19 +109,25 @@ class _Report:
             print(text, file=self._out, flush=True)
 
 
-def _record_builds() -> list[str]:
-    """Return a list to which everything that a check builds or trains is appended, as one line each."""
-    lines: list[str] = []
+@contextmanager
+def _recorded(lines: list[str]) -> Iterator[None]:
+    """Within the block, append everything that a check builds or trains to `lines`, as one line each."""
 
     class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 
-    log = logging.getLogger("worldlab.testing")
-    log.addHandler(Recorder())
+    log, recorder = logging.getLogger("worldlab.testing"), Recorder()
+    before = log.level, log.propagate
+    log.addHandler(recorder)
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    return lines
+    try:
+        yield
+    finally:
+        log.removeHandler(recorder)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
