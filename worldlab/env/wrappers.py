@@ -33,7 +33,8 @@ def wrap(
     observation lazily. Returns: an environment with a Dict of uint8 images (H, W, C) and float32 vectors (n,); a single
     image is called "image", a single vector "vector". Raises: EnvError for spaces that worldlab does not support.
     """
-    env_id = name or (env.spec.id if getattr(env, "spec", None) is not None else type(env).__name__)
+    spec = getattr(env, "spec", None)
+    env_id = name or (type(env).__name__ if spec is None else spec.id)
     for attribute in ("observation_space", "action_space"):
         if not isinstance(getattr(env, attribute, None), spaces.Space):
             raise EnvError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import traceback
@@ -40,6 +41,37 @@ def where(exc: BaseException) -> str:
     own = str(Path(__file__).parent.parent) + os.sep  # with the separator: worldlab_hello is not ours
     outside = [f for f in frames if not f.filename.startswith(own) and not _LIBRARY.search(f.filename)] or frames
     return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else "an unknown place"
+
+
+def plugin_of(exc: BaseException) -> tuple[str, str, str] | None:
+    """Return the plugin in whose code an exception arose: its distribution, the function, and file:line; else None.
+
+    It is the innermost frame of a `--plugin` file, or of a package that an installed distribution other than worldlab
+    names in its entry points.
+    """
+    owners = _packages()
+    found, step = None, exc.__traceback__
+    while step is not None:
+        names, code = step.tb_frame.f_globals, step.tb_frame.f_code
+        file = names.get("__worldlab_source__")
+        owner = f"file {Path(file[0]).name}" if file else owners.get(str(names.get("__name__")).partition(".")[0])
+        if owner:
+            found = owner, code.co_qualname, f"{code.co_filename}:{step.tb_lineno}"
+        step = step.tb_next
+    return found
+
+
+def _packages() -> dict[str, str]:
+    """Return the packages that entry points name, with their distributions; worldlab's own are left out."""
+    try:
+        points = list(importlib.metadata.entry_points(group="worldlab"))
+    except Exception:  # unreadable metadata of any distribution
+        return {}
+    return {
+        point.module.partition(".")[0]: point.dist.name
+        for point in points
+        if point.dist and point.dist.name != "worldlab"
+    }
 
 
 def install_fix(exc: BaseException) -> str:

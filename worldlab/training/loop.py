@@ -17,7 +17,15 @@ from PIL import Image
 
 from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.watch import StopRequested
-from worldlab.errors import EnvError, MemoryLimitError, is_out_of_memory, out_of_memory
+from worldlab.errors import (
+    DivergedError,
+    EnvError,
+    MemoryLimitError,
+    PluginError,
+    is_out_of_memory,
+    one_line,
+    out_of_memory,
+)
 from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.experience.collect import to_batch
@@ -131,7 +139,17 @@ class Loop:
         session = self.session
         random = None if session.counters.pretrained else session.streams.numpy("prefill")
         with self.clock("collect"):
-            session.collector.begin(random)
+            try:
+                session.collector.begin(random)
+            except DivergedError as error:
+                if session.counters.updates:
+                    raise
+                name = session.config.agent.name  # no update has changed a weight, so no learning rate is too high
+                raise PluginError(
+                    one_line(f"agent {name!r} chose an action that is not finite before any update"),
+                    cause=error.cause,
+                    fix="look in its `act` for a division by 0 or a log of 0",
+                ) from error
 
     def _update(self) -> None:
         """Make the updates that the steps taken so far allow (`train.ratio`)."""
