@@ -263,7 +263,7 @@ class Subject:
         except Exception as exc:
             raise CannotBuild(
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
-                "compare it with the members of its role in docs/plugins.md",
+                f"build it as Cls(config, specs); python -m pydoc worldlab.interfaces.{self.role.capitalize()}   prints the contract",
             ) from exc
 
     def _build_bench(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:

@@ -144,7 +144,8 @@ def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
         raise CheckFailure(f"{what} is a {type(x).__name__}, not a tensor", f"return a tensor {list(shape)}")
     if tuple(x.shape) != shape:
         raise CheckFailure(
-            f"{what} has shape {list(x.shape)}, not {list(shape)}", "see the method's docstring in interfaces"
+            f"{what} has shape {list(x.shape)}, not {list(shape)}",
+            "python -m pydoc worldlab.interfaces   prints the shapes of every method",
         )
     if x.dtype != torch.float32:
         raise CheckFailure(f"{what} is {x.dtype}, not torch.float32", "return float32, as the following layers expect")

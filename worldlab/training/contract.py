@@ -1,7 +1,4 @@
-"""Quotes the contract of a method in an error: its signature and docstring, and the fields of what it returns.
-
-An installed package has no documentation folder, so an error that names a page would name nothing.
-"""
+"""Quotes the contract of a method in an error: an installed package has no documentation folder to point to."""
 
 from __future__ import annotations
 
@@ -12,51 +9,45 @@ import textwrap
 from collections.abc import Iterator
 
 from worldlab import agent, interfaces
+from worldlab.errors import one_line
 
-_MODULES = (interfaces, agent)
+INTERFACES: dict[str, tuple[type, ...]] = {
+    "encoder": (interfaces.Encoder,),
+    "dynamics": (
+        interfaces.Dynamics,
+        interfaces.ParallelDynamics,
+        interfaces.SharesPast,
+        interfaces.ScoresLatent,
+    ),
+    "decoder": (interfaces.Decoder, interfaces.HasLogMass),
+    "agent": (agent.Agent, agent.OwnLearner, agent.LearnsFromEpisodes),
+}
+"""The classes in which the contract of a role's methods is written."""
 
 
-def contract(part: object, method: str) -> str:
-    """Return the contract of a method of a component on one line; "" if its role has no such method.
+def contract(role: str, method: str) -> tuple[str, str]:
+    """Return the full name of a role's method and its docstring on one line; ("", "") for what no interface has.
 
-    Example: "memory(state: State) -> Tensor: Return the memory h [N, H] of a state: ..."
+    If the method returns a dataclass of worldlab.interfaces, its fields follow: "Unrolled.memory: [B, T, H]."
     """
-    for interface in _interfaces(type(part)):
-        declared = vars(interface).get(method)
-        if inspect.isfunction(declared) and declared.__doc__:
-            text = f"{method}{_signature(declared)}: {_words(declared.__doc__)}"
-            return " ".join([text, *_fields_of(declared.__annotations__.get("return", ""))])
-    return ""
-
-
-def _interfaces(cls: type) -> Iterator[type]:
-    """Yield the interfaces that declare methods of a class: its bases, then the protocols of optional methods."""
-    names = {module.__name__ for module in _MODULES}
-    yield from (base for base in cls.__mro__ if base.__module__ in names)
-    for module in _MODULES:
-        for value in vars(module).values():
-            if inspect.isclass(value) and getattr(value, "_is_protocol", False) and value.__module__ == module.__name__:
-                yield value
-
-
-def _signature(method: object) -> str:
-    signature = inspect.signature(method)  # type: ignore[arg-type]
-    own = [parameter for name, parameter in signature.parameters.items() if name not in ("self", "cls")]
-    return str(signature.replace(parameters=own)).replace("'", "")
-
-
-def _words(doc: str) -> str:
-    return " ".join(doc.split())
+    for interface in INTERFACES.get(role, ()):
+        member = getattr(interface, method, None)
+        if callable(member) and (getattr(member, "__module__", None) or "").startswith("worldlab.") and member.__doc__:
+            text = one_line(inspect.getdoc(member), 400)
+            fields = _fields_of(str(member.__annotations__.get("return", "")))
+            return f"{interface.__module__}.{interface.__name__}.{method}", " ".join([text, *fields])
+    return "", ""
 
 
 def _fields_of(annotation: str) -> Iterator[str]:
-    """Yield "Name has field: its docstring." for a dataclass of the interfaces that a method returns."""
+    """Yield "Class.field: its docstring" for the fields of a dataclass of worldlab.interfaces."""
     cls = getattr(interfaces, annotation, None)
     if not (inspect.isclass(cls) and dataclasses.is_dataclass(cls)):
         return
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     for before, after in zip(tree.body, tree.body[1:], strict=False):
-        described = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and described:
-            yield f"{annotation}.{before.target.id}: {_words(after.value.value)}"  # type: ignore[union-attr]
+        if not (isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name)):
+            continue
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            yield f"{annotation}.{before.target.id}: {' '.join(str(after.value.value).split())}"
