@@ -100,7 +100,7 @@ def test_a_failure_is_one_line_of_cause_and_one_of_fix(tmp_path, capsys):
     failed = lines.index("FAILED  E2   rows of a batch are independent")
     assert lines[failed + 1].startswith("cause: element ") and "influences element" in lines[failed + 1]
     assert lines[failed + 2].startswith("fix:   attend and normalise within a row")
-    assert lines[-1].startswith("2 checks: 0 ok, 0 skipped, 2 failed;")
+    assert lines[-2].startswith("2 checks: 0 ok, 0 skipped, 2 failed;")
 
 
 def test_whatever_a_component_does_is_reported(tmp_path, capsys):
@@ -186,11 +186,21 @@ def test_a_broken_component_does_not_hide_the_others(tmp_path, capsys):
     assert err.splitlines()[0].startswith(f"plugin file:{path.name} sha256:")
 
 
-def test_roles_without_checks_are_reported(capsys):
-    code, out, _ = check(capsys, "random")
-    assert code == 0 and "no checks for the role agent" in out
-    code, out, _ = check(capsys, "branch")
-    assert code == 0 and "worldlab check-env" in out
+@pytest.mark.parametrize("what", ["random", "branch", "launcher:local"])
+def test_agents_environments_and_launchers_are_checked(capsys, what):
+    code, out, _ = check(capsys, what)
+    assert code == 0 and out.count("  ok  ") >= 5 and ", 0 failed;" in out
+
+
+def test_verbose_says_what_a_check_built(tmp_path, capsys):
+    path = plugin_file(tmp_path, "BatchNormed")
+    code, out, _ = check(capsys, path, "-k", "E2", "--verbose")
+    assert code == 1
+    assert "builds obs image [3, 16, 16], vector [3]; continuous action 2; gaussian latent 8; memory 16" in out
+    assert "encoder BatchNormed(kind='gaussian', latent_dim=8" in out and "decoder ReferenceDecoder()" in out
+    code, out, _ = check(capsys, path, "-k", "E2")
+    assert "builds obs" not in out
+    assert out.splitlines()[-1] == f"what a check saw: worldlab check-plugin {path} -k E2 --verbose"
 
 
 # ---- worldlab plugins ----

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worldlab.testing.runner import build as build
     from worldlab.testing.runner import check_component as check_component
     from worldlab.testing.runner import check_mix as check_mix
+    from worldlab.testing.runner import make_subject as make_subject
     from worldlab.testing.runner import modes as modes
     from worldlab.testing.runner import run_checks as run_checks
     from worldlab.testing.sizes import small_config as small_config
@@ -42,6 +43,7 @@ _EXPORTS = {
     "check_component": "runner",
     "check_mix": "runner",
     "checks_for": "checks",
+    "make_subject": "runner",
     "modes": "runner",
     "parametrize_with_checks": "parametrize",
     "run_checks": "runner",
@@ -60,6 +62,7 @@ __all__ = [
     "check_component",
     "check_mix",
     "checks_for",
+    "make_subject",
     "modes",
     "parametrize_with_checks",
     "run_checks",
