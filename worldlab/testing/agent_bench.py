@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldlab import tree
 from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.errors import ConfigError, one_line
 from worldlab.interfaces import State
@@ -45,10 +44,9 @@ class AgentBench:
         return isinstance(self.agent, OwnLearner) or bool(self.agent.players())
 
     def carry(self, n: int, seed: int = 0) -> Carry:
-        """Return the start of n episodes, of which every other one has a negative x."""
+        """Return states of n episodes after a zero action; every other one has a negative x."""
         x = known_world.starts(n, stream(seed))
-        state = {"z": torch.zeros(n, 1), "action": torch.zeros(n, self.specs.action.dim)}
-        return Carry(state, x)
+        return Carry({"z": x.clone(), "action": torch.zeros(n, self.specs.action.dim)}, x)
 
     def act(
         self, carry: Carry, state: State | None = None, seed: int = 0, explore: bool = False
@@ -130,6 +128,6 @@ class AgentSubject:
 
 def flip_row(carry: Carry, row: int) -> Carry:
     """Return a carry in which x has the other sign in one row."""
-    z = carry.z.clone()
-    z[row] *= -1
-    return Carry(tree.tree_map(torch.clone, carry.state), z)
+    sign = torch.ones_like(carry.z)
+    sign[row] = -1
+    return Carry({**carry.state, "z": carry.state["z"] * sign}, carry.z * sign)
