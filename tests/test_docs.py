@@ -192,7 +192,9 @@ def test_the_index_and_the_site_map_every_page():
     pages = {page.name for page in PAGES[1:]} - {"index.md"}
     assert pages - set(re.findall(r"\]\(([\w-]+\.md)\)", index)) == set()
     assert pages - set(re.findall(r": ([\w-]+\.md)$", site, re.M)) == set()
-    reference = {f"reference/{page.name}" for page in (ROOT / "docs" / "reference").glob("*.md")}  # tests/test_reference.py
+    reference = {
+        f"reference/{page.name}" for page in (ROOT / "docs" / "reference").glob("*.md")
+    }  # tests/test_reference.py
     assert reference == set(re.findall(r": (reference/\w+\.md)$", site, re.M))
 
 

@@ -50,7 +50,9 @@ def test_every_public_module_has_a_page_with_its_names():
         assert (ROOT / "docs" / "reference" / re.search(r"\((.*)\)", cells[0])[1]).is_file()
         modules = re.findall(r"`([\w.]+)`", cells[1])
         names = set(re.findall(r"`(\w+)`", cells[2])) - {"hookimpl"}
-        owned = set().union(*(documented.get(m, set()) for m in documented if any(m.startswith(f"{own}") for own in modules)))
+        owned = set().union(
+            *(documented.get(m, set()) for m in documented if any(m.startswith(f"{own}") for own in modules))
+        )
         assert names <= owned, f"{cells[1]}: {names - owned} is on no page"
 
 

@@ -109,7 +109,8 @@ class Config(BaseModel):
             if isinstance(extra, dict) and "sizes" in extra:
                 entry = cast(dict[str, Any], extra)
                 if size in entry["sizes"]:
-                    found[name] = (dial or {}).get(entry["dial"], entry["sizes"][size])
+                    value: int = entry["sizes"][size]
+                    found[name] = (dial or {}).get(entry["dial"], value)
             elif isinstance(info.annotation, type) and issubclass(info.annotation, Config):
                 found.update({f"{name}.{path}": value for path, value in info.annotation.at_size(size, dial).items()})
         return found

@@ -114,7 +114,9 @@ def test_only_the_public_interface_is_used():
 
 
 def test_the_project_file_has_what_pip_needs():
-    project = tomllib.loads(render_package(PluginName("deep-sea"), Contents(ROLES), "worldlab>=3.4,<3.5")["pyproject.toml"])
+    project = tomllib.loads(
+        render_package(PluginName("deep-sea"), Contents(ROLES), "worldlab>=3.4,<3.5")["pyproject.toml"]
+    )
     assert project["project"]["entry-points"] == {"worldlab": {"deep-sea": "worldlab_deep_sea"}}
     assert project["project"]["name"] == "worldlab-deep-sea"
     assert project["project"]["dependencies"][0] == "worldlab>=3.4,<3.5"
@@ -133,7 +135,9 @@ def test_a_plugin_requires_the_minor_version_it_was_written_with(monkeypatch, ve
 
 def test_the_workflow_is_yaml_and_tests():
     yaml = pytest.importorskip("yaml", reason="mkdocs brings it")
-    workflow = yaml.safe_load(render_package(PluginName("hello"), Contents(ROLES), "worldlab")[".github/workflows/ci.yml"])
+    workflow = yaml.safe_load(
+        render_package(PluginName("hello"), Contents(ROLES), "worldlab")[".github/workflows/ci.yml"]
+    )
     steps = workflow["jobs"]["test"]["steps"]
     assert steps[1]["with"]["python-version"] == "${{ matrix.python }}"
     assert [step.get("run") for step in steps][-2:] == ['pip install -e ".[dev]"', "pytest"]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from worldlab.testing import Check, Result
 
 
-
 def run(argv: list[str]) -> int:
     parser = Parser("check-plugin", "Check a plugin's components. Exit code 1 if a check fails, 3 if it is broken.")
     parser.add_argument("what", metavar="WHAT", help="a component (NAME or ROLE:NAME), distribution or plugin file")

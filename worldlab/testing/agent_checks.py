@@ -49,7 +49,9 @@ def shapes(subject: AgentSubject) -> None:
 def _acted(bench: AgentBench, carry: Any, state: Any, explore: bool) -> tuple[Any, Any]:
     answer = bench.act(carry, state, explore=explore)
     if not (isinstance(answer, tuple) and len(answer) == 2):
-        raise CheckFailure(f"act returns a {type(answer).__name__}", "return (action, state), the state {} if there is none")
+        raise CheckFailure(
+            f"act returns a {type(answer).__name__}", "return (action, state), the state {} if there is none"
+        )
     return answer
 
 
@@ -209,7 +211,9 @@ def _require_scalars(what: str, values: dict[str, Any]) -> None:
         if number.dim() != 0:
             raise CheckFailure(f"{what} has '{name}' of shape {list(number.shape)}, not a scalar", "take its mean")
         if not bool(torch.isfinite(number)):
-            raise CheckFailure(f"{what} has '{name}' = {float(number)}", "keep arguments of log and division away from 0")
+            raise CheckFailure(
+                f"{what} has '{name}' = {float(number)}", "keep arguments of log and division away from 0"
+            )
 
 
 @check("A7", role="agent", title="each player's loss trains that player, and no other")
@@ -275,7 +279,7 @@ def _require_equal_update(bench: AgentBench, other: AgentBench, trainer: Any) ->
         restore_optimizer(loaded.optimizers[name], copy.deepcopy(tensors), scalars)
     for one in (trainer, loaded):
         one.generators.agent.manual_seed(9)
-    first, second = ([*b.updates(t, 1, first=7)][0] for b, t in ((bench, trainer), (other, loaded)))
+    first, second = (next(b.updates(t, 1, first=7)) for b, t in ((bench, trainer), (other, loaded)))
     for name, value in first.items():
         if name not in second or not torch.equal(torch.as_tensor(value), torch.as_tensor(second[name])):
             raise CheckFailure(

@@ -29,7 +29,8 @@ def order(subject: LauncherSubject) -> None:
         kinds = subject.report.of(name)
         if kinds != ["started", *["lost", "started"] * kinds.count("lost"), "ended"]:
             raise CheckFailure(
-                f"the events of task '{name}' are {kinds}", 'report "started", then "ended"; "lost" in between, if it was'
+                f"the events of task '{name}' are {kinds}",
+                'report "started", then "ended"; "lost" in between, if it was',
             )
     running = 0
     for event in events:
@@ -109,7 +110,9 @@ def interrupt(subject: LauncherSubject) -> None:
             raise CheckFailure("run returned after a KeyboardInterrupt", "let the exception pass")
         time.sleep(0.5)  # a process that was left behind would be done by now
         if (folder / "done").exists() or [event for event in events if event.task == "later"]:
-            raise CheckFailure("run went on after a KeyboardInterrupt", "terminate what it started, and start nothing else")
+            raise CheckFailure(
+                "run went on after a KeyboardInterrupt", "terminate what it started, and start nothing else"
+            )
 
 
 _SLOW = """

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions
-from worldlab.env.find import EnvAdapter, as_adapter
+from worldlab.env.find import as_adapter
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry

@@ -118,10 +118,14 @@ def render_package(name: PluginName, contents: Contents, worldlab: str) -> dict[
         "pyproject.toml": _fill("pyproject.toml", words),
         "README.md": _fill("README.md", words),
         ".github/workflows/ci.yml": _fill("ci.yml", words),
-        f"{name.package}/__init__.py": _fill("init.py", words | {"registers": _register_calls(name, contents, targets)}),
+        f"{name.package}/__init__.py": _fill(
+            "init.py", words | {"registers": _register_calls(name, contents, targets)}
+        ),
     }
     if contents.configured:
-        classes = _join_definitions(_fill(f"{contents.template(role)}_config.py", words) for role in contents.configured)
+        classes = _join_definitions(
+            _fill(f"{contents.template(role)}_config.py", words) for role in contents.configured
+        )
         imports = f"from worldlab import {', '.join(_used(classes, ('Config', 'field', 'sized')))}"
         files[f"{name.package}/configs.py"] = _fill("configs.py", words | {"imports": imports, "classes": classes})
     files |= {f"{name.package}/{role}.py": _fill(f"{contents.template(role)}.py", words) for role in contents.roles}
