@@ -183,7 +183,7 @@ def test_a_broken_component_does_not_hide_the_others(tmp_path, capsys):
     assert code == 3 and not report["ok"] and report["counts"] == {"ok": 2, "skipped": 0, "failed": 0}
     notes = {row["name"]: row["note"] for row in report["components"] if not row["mode"]}
     assert notes["lost"].startswith(f"BROKEN, plugin file:{path.name}") and notes["sound"] == ""
-    assert err.splitlines()[0].startswith(f"plugin file:{path.name} sha256:")
+    assert err.splitlines()[0].startswith(f"plugin file:{path.name} (encoder 'lost')")
 
 
 @pytest.mark.parametrize("what", ["random", "branch", "launcher:local"])

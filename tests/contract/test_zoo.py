@@ -6,7 +6,7 @@ import pytest
 from zoo import BROKEN_COMPONENTS, BrokenComponent
 from zoo.adapters import ReachAdapter
 from zoo.agents import Learning, Shooting
-from zoo.decoders import Adversarial
+from zoo.decoders import Adversarial, Coupled, Dequantised, LaplaceDecoder
 from zoo.launchers import Serial
 
 from worldlab.testing import all_checks, checks_for, run_checks
@@ -51,6 +51,8 @@ CORRECT = [
     ("agent", Learning, None),
     ("env", ReachAdapter, None),
     ("launcher", Serial, None),
+    ("decoder", LaplaceDecoder, None),
+    ("decoder", Dequantised, None),
 ]
 
 
@@ -60,6 +62,11 @@ def test_correct_components_pass_every_check(role, cls, config):
     quick = {c.id for c in checks_for(role) if not c.slow or role == "agent"}
     failed = [(r.check, r.cause) for r in run_checks(role, cls, config, only=quick) if not r.passed]
     assert not failed
+
+
+def test_log_mass_of_dependent_pixels_is_compared_with_the_score():
+    (result,) = run_checks("decoder", Coupled, only={"C10"})
+    assert result.passed and not result.skipped
 
 
 def test_every_component_check_has_a_broken_component():

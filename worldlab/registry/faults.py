@@ -74,6 +74,25 @@ def _packages() -> dict[str, str]:
     }
 
 
-def install_fix(exc: BaseException) -> str:
-    """Return the command that installs a missing module, or an empty string."""
-    return f"pip install {exc.name.partition('.')[0]}" if isinstance(exc, ModuleNotFoundError) and exc.name else ""
+def install_fix(exc: BaseException, distribution: str, own: str = "") -> str:
+    """Return what to do about a missing module; "" if none is missing. own: the module of a component's target.
+
+    It names a package to install only if the distribution requires it: a misspelt import may be a stranger's package.
+    """
+    if not isinstance(exc, ModuleNotFoundError) or not exc.name:
+        return ""
+    name = exc.name.partition(".")[0]
+    if f"{own}.".startswith(f"{exc.name}."):
+        return f"correct the target {own!r} in worldlab_register: the plugin has no such module"
+    if name.lower() in _requirements(distribution):
+        return f"pip install {name}"
+    return f"correct the import of {name!r} there, or install the package that has this module"
+
+
+def _requirements(distribution: str) -> set[str]:
+    """Return the names of the packages that an installed distribution requires, as modules are spelt."""
+    try:
+        lines = importlib.metadata.requires(distribution) or []
+    except Exception:  # a file, or metadata that cannot be read
+        return set()
+    return {re.split(r"[^\w.-]", line.strip(), maxsplit=1)[0].replace("-", "_").lower() for line in lines}

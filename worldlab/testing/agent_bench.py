@@ -19,7 +19,7 @@ from worldlab.settings import Config, TrainSettings
 from worldlab.specs import Specs
 from worldlab.testing import known_world, toys
 from worldlab.testing.bench import Choice, log
-from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
+from worldlab.testing.checks import CannotRun, CheckFailure, NotApplicable
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
@@ -94,7 +94,7 @@ class AgentSubject:
     def bench(self, action: str, seed: int = 0) -> AgentBench:
         """Build the agent. action: a name in toys.ACTIONS.
 
-        Raises: NotApplicable if the agent does not support the action, CannotBuild if it cannot be built.
+        Raises: NotApplicable if the agent does not support the action, CannotRun if it cannot be built.
         """
         model = known_world.known_world(toys.ACTIONS[action])
         try:
@@ -104,7 +104,7 @@ class AgentSubject:
         except ConfigError as exc:
             raise NotApplicable(f"does not support {action} actions: {exc.message}") from exc
         except Exception as exc:
-            raise CannotBuild(
+            raise CannotRun(
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
                 "build it as Cls(config, specs), and call super().__init__(config, specs) first",
             ) from exc

@@ -9,11 +9,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldlab.config.resolve import NoOptions
 from worldlab.env.find import EnvAdapter, make_env
 from worldlab.errors import WorldlabError
 from worldlab.settings import EnvSettings
-from worldlab.testing.bench import log
-from worldlab.testing.checks import CannotBuild, CheckFailure
+from worldlab.testing.bench import Choice, log
+from worldlab.testing.checks import CannotRun, CheckFailure
 
 STEPS = 20
 """Decisions of a rollout."""
@@ -42,12 +43,17 @@ class EnvSubject:
     registration: Any = None
     role: str = field(default="env", init=False)
 
+    @property
+    def choice(self) -> Choice:
+        """The class of the adapter; it has no settings."""
+        return Choice(type(self.adapter), NoOptions())
+
     def resolve(self, name: str) -> str | None:
-        """Return the full id of a name. Raises: CannotBuild if the adapter says why it cannot build it."""
+        """Return the full id of a name. Raises: CannotRun if the adapter says why it cannot build it."""
         try:
             return self.adapter.resolve(name)
         except WorldlabError as exc:
-            raise CannotBuild(exc.message, exc.fix or "") from exc
+            raise CannotRun(exc.message, exc.fix or "") from exc
 
     @property
     def id(self) -> str:

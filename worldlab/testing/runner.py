@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions
+from worldlab.config.schema import describe_invalid
 from worldlab.env.find import as_adapter
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
@@ -152,12 +153,13 @@ def _small(registration: Registration) -> Config:
 
     Raises: PluginError if its defaults are not valid.
     """
+    config = registration.config or NoOptions
     try:
-        return small_config(registration.config or NoOptions, **registration.preset)
+        return small_config(config, **registration.preset)
     except (ValidationError, AssertionError) as exc:
         raise PluginError(
             one_line(f"{registration.who}: its default settings are not valid"),
-            cause=one_line(exc, 300),
+            cause=describe_invalid(exc, config) if isinstance(exc, ValidationError) else one_line(exc, 300),
             fix="give every setting a default that its own validation rules allow",
         ) from exc
 

@@ -30,7 +30,7 @@ from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.experience.collect import to_batch
 from worldlab.interfaces import Alarm
-from worldlab.model.health import EXPLOITED, UNPRETRAINED
+from worldlab.model.health import EXPLOITED, SETTLED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.machine import available_cores, busy_cores
@@ -292,9 +292,9 @@ class Loop:
                 f"step {step}: {wanted:.1f} processes compete for {cores} cores, which makes the run slower"
             )
 
-    def _alarm_once(self, name: str, alarm: Alarm) -> None:
-        """Print an alarm unless it was raised before."""
-        if self.session.health.note(name):
+    def _alarm_once(self, name: str, alarm: Alarm, updates: int = SETTLED) -> None:
+        """Print an alarm unless it was raised before, or the updates so far are too few for it (`HealthMonitor.note`)."""
+        if self.session.health.note(name, updates):
             self._print_alarm(alarm)
 
     def _print_alarm(self, alarm: Alarm) -> None:
@@ -327,7 +327,7 @@ class Loop:
         if outcome.gap is not None:
             values.update({f"eval/dream_{name}": v for name, v in outcome.gap.summary().items() if v is not None})
             if outcome.gap.exploited:
-                self._alarm_once("exploited", EXPLOITED)
+                self._alarm_once("exploited", EXPLOITED, counters.updates)
         self.metrics.log(counters.env_steps, values)
         self.progress.note(
             f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"
