@@ -317,6 +317,11 @@ WRITERS = {
         "worldlab/testing/component_checks.py",
         "tempfile.TemporaryDirectory",
     ): "an empty folder, to see that a component leaves no files",
+    (
+        "worldlab/testing/launcher_subject.py",
+        "tempfile.TemporaryDirectory",
+    ): "the folder of tasks that a launcher under test runs",
+    ("worldlab/testing/launcher_checks.py", "tempfile.TemporaryDirectory"): "the same",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
