@@ -170,8 +170,8 @@ LAYERS = (
     ("experience",),
     ("evaluation",),
     ("training",),
-    ("testing",),
     ("study",),
+    ("testing",),
     ("cli",),
 )
 """The rooms of the core, lowest first. A room imports rooms of lower lines only, wherever in a file the import stands."""
