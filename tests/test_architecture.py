@@ -80,7 +80,7 @@ EXAMPLES = {
     ("worldlab/cli/__init__.py", "CarRacing"),
     ("worldlab/cli/check_env.py", "CarRacing"),
     ("worldlab/cli/flags.py", "CarRacing"),
-    ("worldlab/cli/new_plugin.py", "Pendulum"),
+    ("worldlab/cli/scaffold/files.py", "Pendulum"),
     ("worldlab/config/resolve.py", "CarRacing"),
     ("worldlab/runs/find.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
