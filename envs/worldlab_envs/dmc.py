@@ -167,4 +167,4 @@ def _tasks() -> list[str]:
     return list(TASKS)
 
 
-ADAPTER = PackageAdapter("dmc", "dm_control", _tasks, _build, ("mujoco",))
+ADAPTER = PackageAdapter("dmc", "dm_control", _tasks, _build, ("mujoco",), (0.0, float(EPISODE)))

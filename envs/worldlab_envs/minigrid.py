@@ -70,4 +70,4 @@ def _tasks() -> list[str]:
     return list(_short_names())
 
 
-ADAPTER = PackageAdapter("minigrid", "minigrid", _tasks, _build)
+ADAPTER = PackageAdapter("minigrid", "minigrid", _tasks, _build, returns=(-1.0, 1.0))

@@ -115,11 +115,11 @@ class _Report:
             and len(self.components) == 1
         ):
             return
-        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
         failed = [row["check"] for entry in self.components for row in entry["checks"] if row["status"] == "failed"]
         if failed:
             self._line(f"what a check saw: worldlab check-plugin {self._what} -k {failed[0]} --verbose")
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
 
     def _line(self, text: str) -> None:
         if self._out is not None:

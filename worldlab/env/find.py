@@ -37,6 +37,15 @@ class EnvAdapter(Protocol):
         ...
 
 
+@runtime_checkable
+class BoundsReturns(Protocol):
+    """An adapter that knows which returns an episode can have, so that a report's intervals do not leave them."""
+
+    def return_bounds(self, id: str, settings: EnvSettings) -> tuple[float, float] | None:
+        """Return the least and the largest possible return of a full id with these settings; None if unknown."""
+        ...
+
+
 class AdapterRegistry(Protocol):
     """Lists and loads env adapters: the part of `worldlab.registry.Registry` that this module uses."""
 
