@@ -182,7 +182,7 @@ def _words(name: PluginName, contents: Contents) -> dict[str, str]:
         "file": name.file,
         "stem": name.stem,
         "try": command,
-        "try_file": with_file(command, name.file),
+        "try_file": with_file(try_command(name.name, roles[:1]), name.file),
         "table": "\n".join(rows),
         "description": f"A plugin for worldlab: {_join_nouns(roles)}.",
         "settings": settings if configs else "",
