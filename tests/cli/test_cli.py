@@ -39,7 +39,7 @@ class FakeTraining:
     def train(self, config, registry, *, run, resume, explain):
         return self._record("train", config, run, resume, explain)
 
-    def load_run(self, run, registry, device="auto", trusted=()):
+    def load_run(self, run, registry, device="auto", trusted=(), *, best=False):
         return run, device
 
     def evaluate_run(self, loaded, *, episodes, seed, video):

@@ -65,7 +65,7 @@ def _load(point: importlib.metadata.EntryPoint, folder: Path) -> ModuleType:
             raise
         # Installing a package of that name would run the code of whoever owns the name on the index.
         raise Fault(
-            f"names the module {error.name!r} in its entry point {point.name!r} and does not contain it",
+            f"has no module {error.name!r}, which its entry point {point.name!r} names",
             where=str(folder / "entry_points.txt"),
             fix="correct [project.entry-points.worldlab] in its pyproject.toml and install it again",
         ) from error

@@ -32,7 +32,7 @@ def contract(role: str, method: str) -> tuple[str, str]:
     """
     for interface in INTERFACES.get(role, ()):
         member = getattr(interface, method, None)
-        if callable(member) and (getattr(member, "__module__", None) or "").startswith("worldlab.") and member.__doc__:
+        if callable(member) and getattr(member, "__module__", None) == interface.__module__ and member.__doc__:
             text = one_line(inspect.getdoc(member), 400)
             fields = _fields_of(str(member.__annotations__.get("return", "")))
             return f"{interface.__module__}.{interface.__name__}.{method}", " ".join([text, *fields])
