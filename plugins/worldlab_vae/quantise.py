@@ -27,8 +27,8 @@ class TokenNet(nn.Module):
     """The network y(o) before quantisation: a trunk, a linear layer and running moments that standardise its outputs.
 
     The outputs of an initial network hardly differ between frames, and a deterministic code that all frames share has no
-    gradient towards another code. On the moving dot of worldlab.testing, 300 updates, 3 of 4 seeds of `vq` had one code
-    for all frames without the moments, none with them.
+    gradient towards another code. R2 of the moving dot of worldlab.testing from z after 275 updates of `vq`, four seeds: .38
+    .00 .01 .43 if the layer is only rescaled once, after the first batch; .69 .69 .53 .17 with running moments.
     """
 
     def __init__(self, obs: ObsSpec, width: int, units: int, layers: int, outputs: int):
