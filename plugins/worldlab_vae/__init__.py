@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from worldlab import hookimpl
-from worldlab_vae.configs import VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
+from worldlab_vae.configs import EnsembleDynamicsConfig, VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
 
 
 @hookimpl
@@ -31,5 +31,13 @@ def worldlab_register(register) -> None:
         config=VAEDecoderConfig,
         summary="factorised likelihood: transposed convolutions for images, an MLP for vectors",
         paper="Kingma & Welling 2013, arXiv:1312.6114; Salimans et al. 2017, arXiv:1701.05517",
+        api=1,
+    )
+    register.dynamics(
+        "ensemble",
+        "worldlab_vae.ensemble:EnsembleDynamics",
+        config=EnsembleDynamicsConfig,
+        summary="K members of any dynamics with one memory; each imagined row follows one of them",
+        paper="Lakshminarayanan et al. 2016, arXiv:1612.01474; Sekar et al. 2020 (Plan2Explore), arXiv:2005.05960",
         api=1,
     )

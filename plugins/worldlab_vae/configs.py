@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from worldlab import Config, field, sized
+from worldlab import Config, component, field, sized
 
 UNIMIX = 0.01
 """Share of a uniform mixed into categorical posteriors and priors, which keeps every class possible: DreamerV3,
@@ -48,6 +48,15 @@ class VAEDynamicsConfig(Config):
     """Width of the layers before and after the memory."""
     unimix: ClassVar[float] = UNIMIX
     min_std: ClassVar[float] = MIN_STD
+
+
+class EnsembleDynamicsConfig(Config):
+    """Settings of an ensemble of any dynamics."""
+
+    member: str = component("vae")
+    """The dynamics of the members, by name. Its own settings are those of that name: --dynamics.vae.units."""
+    count: int = field(5, ge=1, le=64)
+    """Number of members K. One is the plain dynamics."""
 
 
 class VAEDecoderConfig(Config):

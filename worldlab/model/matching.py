@@ -14,7 +14,7 @@ joint NLL looks excellent while the standard deviation of the latents falls to 0
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from worldlab.distributions import (
     kl_to_standard_normal,
 )
 from worldlab.errors import ConfigError
-from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
+from worldlab.interfaces import Context, Dynamics, Encoder, HasMembers, Latent, ScoresLatent
 from worldlab.nn import frozen
 from worldlab.specs import LatentSpec
 
@@ -126,8 +126,20 @@ def terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dic
     """Return the matching losses of a batch, unweighted, each [B, T], in nats per frame.
 
     dyn trains the dynamics and rep the encoder. anchor is the KL to a standard prior of an encoder that trains by a
-    score.
+    score. Those of an ensemble are the means over its members, each trained by rows of its own.
     """
+    if not isinstance(dynamics, HasMembers):
+        return _terms(rule, ctx, dynamics, free_nats)
+    memory = ctx.memory.flatten(0, 1)
+    each = [_terms(rule, replace(ctx, prior=member.predict(memory)), member, free_nats) for member in dynamics.each()]
+    stacked = {name: torch.stack([terms[name] for terms in each]) for name in each[0]}
+    if "dyn" in stacked:
+        stacked["dyn"] = dynamics.row_weights(ctx)[..., None] * stacked["dyn"]
+    return {name: value.mean(0) for name, value in stacked.items()}
+
+
+def _terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dict[str, Tensor]:
+    """Return the matching losses of one dynamics."""
     batch = ctx.memory.shape[0]
     z = ctx.latent.z.flatten(0, 1)
     out: dict[str, Tensor] = {}

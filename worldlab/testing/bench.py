@@ -27,6 +27,7 @@ from worldlab.testing.reference import (
     ReferenceEncoder,
     ReferenceEncoderConfig,
 )
+from worldlab.testing.sizes import complete
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
@@ -224,7 +225,8 @@ class Subject:
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
 
     def with_config(self, config: Config) -> Subject:
-        """Return the same component with another configuration."""
+        """Return the same component with another configuration; components that it names get their default settings."""
+        config = complete(config, self.role, small=False)
         mixes = tuple(
             replace(mix, **{self.role: replace(getattr(mix, self.role), config=config)}) for mix in self.mixes
         )
@@ -252,7 +254,7 @@ class Subject:
         encoder, dynamics, decoder = mix.encoder, mix.dynamics, mix.decoder
         latent = encoder.cls.latent_spec(encoder.config)
         act = toys.ACTIONS[action]
-        offers_memory = not hasattr(dynamics.cls, "advance_sequence") if use_memory is None else use_memory
+        offers_memory = not dynamics.cls.runs_in_parallel(dynamics.config) if use_memory is None else use_memory
         specs = Specs(
             obs=toys.OBS[obs],
             action=act,

@@ -15,7 +15,7 @@ from worldlab.registry import Registration, load_registry
 from worldlab.settings import Config
 from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
 from worldlab.testing.checks import Result, checks_for, evaluate_all
-from worldlab.testing.sizes import small_config, variants
+from worldlab.testing.sizes import complete, small_config, variants
 from worldlab.training.compose import load_part
 
 ComponentLike = str | Registration | type[Component] | Subject
@@ -31,7 +31,7 @@ def make_subject(role: str, cls: type[Component], config: Config | None = None, 
     """
     if role not in _ROLES:
         raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(_ROLES)}")
-    choice = Choice(cls, small_config(cls.Config) if config is None else config)
+    choice = Choice(cls, complete(small_config(cls.Config) if config is None else config, role))
     kinds = ("gaussian",) if role == "encoder" else ("gaussian", "point", "categorical")
     mixes = tuple(replace(reference_mix(kind=kind), **{role: choice}) for kind in kinds)
     return Subject(role, label or f"{role}-{cls.__name__}", mixes)
