@@ -73,7 +73,8 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random"}  # an agent of ours, but first of all Python's module and the name of a checkpoint's file
+AMBIGUOUS = {"random", "ensemble"}
+"""Names of ours that are words of the field: random actions and numbers, an ensemble of predictions."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),

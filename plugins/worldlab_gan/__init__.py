@@ -1,7 +1,7 @@
 """The adversarial family: samplers without densities, trained by critics. README.md explains the family."""
 
 from worldlab import hookimpl
-from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
+from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig, IMLEDynamicsConfig
 
 
 @hookimpl
@@ -28,5 +28,13 @@ def worldlab_register(register) -> None:
         config=GANDecoderConfig,
         summary="Generator of observations with a projection critic and feature matching: sharp images, no density.",
         paper="arXiv:1511.06434, arXiv:1512.09300, arXiv:1802.05637",
+        api=1,
+    )
+    register.dynamics(
+        "imle",
+        "worldlab_gan.imle:IMLEDynamics",
+        config=IMLEDynamicsConfig,
+        summary="GRU memory and an implicit generator; each real latent pulls its nearest sample, without a critic.",
+        paper="arXiv:1809.09087, arXiv:2004.03590, arXiv:2602.14351",
         api=1,
     )
