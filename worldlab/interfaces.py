@@ -281,6 +281,11 @@ class Dynamics(Component):
         """Return the width H of the memory. Called before any component is built."""
 
     @classmethod
+    def holds(cls, config: Any, latent: LatentSpec) -> int:
+        """Return how many first entries of z this configuration holds between ticks of a slow clock (`Specs.held`)."""
+        return 0
+
+    @classmethod
     def runs_in_parallel(cls, config: Any) -> bool:
         """Return whether this configuration has `advance_sequence` (ParallelDynamics).
 

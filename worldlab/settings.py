@@ -192,6 +192,12 @@ class ModelSettings(Config):
     """Weight of the loss that trains the dynamics to predict the latent."""
     rep_scale: float = field(0.1, ge=0)
     """Weight of the loss that trains the encoder towards predictable latents."""
+    beta: float = field(1.0, ge=0)
+    """Weight of the information in the latent: multiplies dyn_scale and rep_scale. Above 1 the latent keeps less (beta-VAE)."""
+    capacity: float = field(0.0, ge=0, expert=True)
+    """Nats per frame that the encoder is held to, from 0 at first, instead of free nats; 0: none. Needs a posterior density."""
+    capacity_updates: int = field(1000, ge=1, expert=True)
+    """Updates over which the capacity rises linearly to its value."""
     free_nats: float = field(1.0, ge=0)
     """Nats per frame below which the KL is not optimised: for each frame if exact, for the batch mean if sampled."""
     frames_per_update: int | None = field(None, ge=0, expert=True)

@@ -63,6 +63,8 @@ class WorldModel(nn.Module):
         self.dynamics = dynamics
         self.decoder = decoder
         self.rule = matching.choose(encoder, dynamics)
+        if settings.capacity:
+            matching.check_capacity(self.rule, encoder.posterior_kind, staged=not specs.decoder_memory)
         width, layers = settings.units, settings.head_layers
         self.preprocess = Preprocessor(specs.obs, settings.vector_scaling)
         self.reward = TwoHotHead(specs.feature_dim, width, layers)

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from worldlab import hookimpl
-from worldlab_vae.configs import EnsembleDynamicsConfig, VAEDecoderConfig, VAEDynamicsConfig, VAEEncoderConfig
+from worldlab_vae.configs import (
+    ClockworkDynamicsConfig,
+    ClockworkEncoderConfig,
+    EnsembleDynamicsConfig,
+    VAEDecoderConfig,
+    VAEDynamicsConfig,
+    VAEEncoderConfig,
+)
 
 
 @hookimpl
@@ -39,5 +46,21 @@ def worldlab_register(register) -> None:
         config=EnsembleDynamicsConfig,
         summary="K members of any dynamics with one memory; each imagined row follows one of them",
         paper="Lakshminarayanan et al. 2016, arXiv:1612.01474; Sekar et al. 2020 (Plan2Explore), arXiv:2005.05960",
+        api=1,
+    )
+    register.encoder(
+        "clockwork",
+        "worldlab_vae.clockwork:ClockworkEncoder",
+        config=ClockworkEncoderConfig,
+        summary="Gaussian posterior of two levels; a clockwork dynamics holds the upper one between ticks",
+        paper="Saxena et al. 2021 (CW-VAE), arXiv:2102.09532",
+        api=1,
+    )
+    register.dynamics(
+        "clockwork",
+        "worldlab_vae.clockwork:ClockworkDynamics",
+        config=ClockworkDynamicsConfig,
+        summary="RSSM of two levels, of which the upper one moves at ticks of a slow clock only",
+        paper="Saxena et al. 2021 (CW-VAE), arXiv:2102.09532",
         api=1,
     )

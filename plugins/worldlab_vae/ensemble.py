@@ -93,6 +93,11 @@ class EnsembleDynamics(Dynamics):
         return member.memory_size(options, latent, action)
 
     @classmethod
+    def holds(cls, config: EnsembleDynamicsConfig, latent: LatentSpec) -> int:
+        member, options = _member(config)
+        return member.holds(options, latent)
+
+    @classmethod
     def runs_in_parallel(cls, config: EnsembleDynamicsConfig) -> bool:
         member, options = _member(config)
         return member.runs_in_parallel(options)

@@ -101,6 +101,7 @@ def test_kills_and_signals_at_random_moments_change_no_byte(place, whole):
 SYSTEMS = [
     "--dynamics ensemble --dynamics.count 2 --agent.pessimism 0.1 --agent.curiosity 0.1 --agent.confidence 1",
     "--dynamics imle",
+    "--encoder clockwork --dynamics clockwork",
 ]
 """Named systems with state of their own in a run."""
 

@@ -90,7 +90,9 @@ def compose(
         )
     staged = config.core.train.schedule == "staged"
     reads = _resolve_auto(config.core.model.memory_in_encoder, not parallel and not staged)
-    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory=not staged)
+    held = _call_class_method(chosen["dynamics"][0], dynamics_class, "holds", int, config.dynamics.options, latent)
+    use_memory = encoder_class.uses_memory and reads
+    specs = Specs(obs, action, latent, memory, use_memory, decoder_memory=not staged, held=held if use_memory else 0)
     built = {
         role: _build(registration, classes[role], part.options, specs, streams)
         for role, (registration, part) in chosen.items()
