@@ -35,6 +35,7 @@ class IMLEDynamics(Dynamics):
     Config = IMLEDynamicsConfig
     prior_kind = "sampler"
     reparameterised = True
+    noise: Tensor
 
     def __init__(self, config: IMLEDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)

@@ -255,14 +255,14 @@ class Subject:
         latent = encoder.cls.latent_spec(encoder.config)
         act = toys.ACTIONS[action]
         offers_memory = not dynamics.cls.runs_in_parallel(dynamics.config) if use_memory is None else use_memory
-        use_memory = offers_memory and encoder.cls.uses_memory
+        reads_memory = bool(offers_memory and encoder.cls.uses_memory)
         specs = Specs(
             obs=toys.OBS[obs],
             action=act,
             latent=latent,
             memory_dim=dynamics.cls.memory_size(dynamics.config, latent, act),
-            use_memory=use_memory,
-            held=dynamics.cls.holds(dynamics.config, latent) if use_memory else 0,
+            use_memory=reads_memory,
+            held=dynamics.cls.holds(dynamics.config, latent) if reads_memory else 0,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

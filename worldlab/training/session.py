@@ -19,7 +19,7 @@ from worldlab.env.episodes import CLOSING
 from worldlab.env.find import open_adapter
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
-from worldlab.errors import CheckpointError, ConfigError
+from worldlab.errors import CheckpointError, ConfigError, one_line
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.playback import Playback
@@ -61,6 +61,8 @@ class Counters:
     """Returns of the last episodes."""
     evaluation: float | None = None
     """Mean return of the last evaluation."""
+    best: dict[str, float] | None = None
+    """The best evaluation so far: its "return", the number of its "episodes", and the "step"."""
     seconds: float = 0.0
     """Wall-clock time up to the last checkpoint: the only value here that differs between two identical runs."""
     lines: int | None = None
@@ -85,6 +87,8 @@ class Session:
     collector: Collector | Playback
     counters: Counters
     health: HealthMonitor
+    threshold: float | None = None
+    """The mean return of an evaluation at which training ends (`until`)."""
     means: Means = field(default_factory=Means)
     approximate: list[str] = field(default_factory=list)
     """Why the run, as it was resumed, is not bit for bit the one that was interrupted; empty if it is."""
@@ -153,6 +157,35 @@ def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
         env.close()
 
 
+def read_threshold(core: CoreSettings, env_id: str, make: Make) -> float | None:
+    """Return the mean return at which training ends; None if only steps and minutes end it.
+
+    Raises: ConfigError if the environment declares no threshold, or if no evaluation could reach one.
+    """
+    if core.until is None:
+        return None
+    if not core.eval.every:
+        raise ConfigError(
+            "until needs evaluations while training",
+            cause="eval.every is 0: the agent is evaluated at the end only",
+            fix="--eval.every 1000, or --until none",
+        )
+    if core.until != "solved":
+        return float(core.until)
+    env = make()
+    try:
+        threshold = env.spec.reward_threshold if env.spec is not None else None
+    finally:
+        env.close()
+    if threshold is None:
+        raise ConfigError(
+            f"{one_line(env_id, 40)} declares no return at which it is solved",
+            cause="its Gymnasium registration has no reward_threshold",
+            fix="--until with a return, for example --until -200",
+        )
+    return float(threshold)
+
+
 def compose_checked(
     config: RunConfig,
     registry: Registry,
@@ -179,6 +212,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
+    threshold = read_threshold(core, env_id, make)
     state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
     seed = state.get("collector", {}).get("seed") or [streams.derive("env"), counters.env_steps]
@@ -209,7 +243,19 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         if isinstance(collector, Playback):
             opened.callback(collector.close)
         session = Session(
-            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, health
+            config,
+            env_id,
+            make,
+            device,
+            streams,
+            pool,
+            replay,
+            composed,
+            trainer,
+            collector,
+            counters,
+            health,
+            threshold,
         )
         if checkpoint:
             _restore(session, checkpoint, state)
