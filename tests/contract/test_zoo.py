@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from zoo import BROKEN_COMPONENTS, BrokenComponent
-from zoo.decoders import Adversarial
+from zoo.decoders import Adversarial, Coupled, Dequantised, LaplaceDecoder
 
 from worldlab.testing import all_checks, checks_for, run_checks
 from worldlab.testing.reference import (
@@ -44,6 +44,8 @@ CORRECT = [
     ("dynamics", ReferenceParallelDynamics, None),
     ("decoder", ReferenceDecoder, None),
     ("decoder", Adversarial, None),
+    ("decoder", LaplaceDecoder, None),
+    ("decoder", Dequantised, None),
 ]
 
 
@@ -52,6 +54,11 @@ def test_correct_components_pass_every_check(role, cls, config):
     quick = {c.id for c in checks_for(role) if not c.slow}  # test_conformance runs the slow ones on real components
     failed = [(r.check, r.cause) for r in run_checks(role, cls, config, only=quick) if not r.passed]
     assert not failed
+
+
+def test_log_mass_of_dependent_pixels_is_compared_with_the_score():
+    (result,) = run_checks("decoder", Coupled, only={"C10"})
+    assert result.passed and not result.skipped
 
 
 def test_every_component_check_has_a_broken_component():

@@ -35,12 +35,11 @@ def run(argv: list[str]) -> int:
     report, broken = _Report(quiet=args.json), []
     with prints_to_stderr():
         chosen = _select_checks({entry.role for entry in components} & set(CHECKED), args)
-        _limit_threads(bool(chosen))
         for entry in components:
             try:
                 _check_component(entry, chosen.get(entry.role, []), report)
             except PluginError as exc:  # this component cannot be built; the others are still checked
-                report.component(entry, "", f"BROKEN, {exc.message}")
+                report.component(entry, "", f"BROKEN, {exc.message}", shown="BROKEN")  # the error follows below
                 broken.append(exc)
     seconds = round(time.perf_counter() - start, 2)
     if args.json:
@@ -60,13 +59,16 @@ class _Report:
         self._out = None if quiet else sys.stdout
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.components: list[dict[str, Any]] = []
+        self._causes: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}
 
-    def component(self, entry: Registration, mode: str, note: str = "") -> None:
+    def component(self, entry: Registration, mode: str, note: str = "", shown: str = "") -> None:
+        self._print_repeated()
         keys = ("role", "name", "distribution", "version")
         row = {**{key: getattr(entry, key) for key in keys}, "mode": mode, "note": note, "checks": []}
         self.components.append(row)
         title = f"{entry.role} {entry.name}" + (f", {mode}" if mode else f"  [{entry.distribution} {entry.version}]")
-        self._line(f"{title}: {note}" if note else title)
+        self._line(f"{title}: {shown or note}" if note else title)
 
     def result(self, result: Result) -> None:
         status = "skipped" if result.skipped else "ok" if result.passed else "failed"
@@ -81,6 +83,9 @@ class _Report:
                 "seconds": round(result.seconds, 3),
             }
         )
+        if status == "failed" and self._causes.setdefault(result.cause, result.check) != result.check:
+            self._repeated.setdefault(self._causes[result.cause], []).append(result.check)
+            return
         reason = f" ({one_line(result.cause, 120)})" if result.skipped else ""
         shown = status.upper() if status == "failed" else status
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
@@ -90,13 +95,30 @@ class _Report:
     def summary(self) -> dict[str, Any]:
         return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
 
+    def _print_repeated(self) -> None:
+        """Print in one line the checks of the last component that failed for a cause that is printed already."""
+        for first, others in self._repeated.items():
+            self._line(f"  FAILED  for the cause of {first} also {', '.join(others[:3])}" + _and_more(others[3:]))
+        self._causes, self._repeated = {}, {}
+
     def print_summary(self, seconds: float) -> None:
+        self._print_repeated()
+        if (
+            not self.counts["failed"]
+            and not any(row["checks"] for row in self.components)
+            and len(self.components) == 1
+        ):
+            return
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
 
     def _line(self, text: str) -> None:
         if self._out is not None:
             print(text, file=self._out, flush=True)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names)} more" if names else ""
 
 
 def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
@@ -116,14 +138,6 @@ def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration,
 
 def _is_from(entry: Registration, registry: Registry, path: Path) -> bool:
     return any(source.path == path and source.origin == entry.origin for source in registry.sources)
-
-
-def _limit_threads(needed: bool) -> None:
-    """Use one thread: the checks are many tiny computations, for which more threads only add waiting."""
-    if needed:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def _check_component(entry: Registration, chosen: list[Check], report: _Report) -> None:

@@ -18,7 +18,7 @@ from worldlab.registry.faults import where
 from worldlab.settings import Config, ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys
-from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
+from worldlab.testing.checks import CannotRun, CheckFailure, NotApplicable
 from worldlab.testing.reference import (
     ReferenceDecoder,
     ReferenceDecoderConfig,
@@ -245,9 +245,9 @@ class Subject:
         except (ConfigError, CheckFailure):
             raise
         except Exception as exc:
-            raise CannotBuild(
+            raise CannotRun(
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
-                "compare it with the members of its role in docs/plugins.md",
+                "correct __init__, latent_spec or memory_size; python -m pydoc worldlab.interfaces   prints the contract",
             ) from exc
 
     def _build_bench(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:

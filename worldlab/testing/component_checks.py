@@ -156,7 +156,11 @@ def large_inputs(subject: Subject) -> None:
         for _ in bench.updates(20, lambda gen: noise_batch(specs.obs, specs.action, 3, 5, gen, scale=10.0)):
             pass
     except DivergedError as exc:
-        raise CheckFailure(f"diverges on inputs at 10x scale: {exc.message}", "bound scales; clamp log-scales") from exc
+        origin = (exc.cause or "").partition("; the first value that is not finite: ")[2]
+        raise CheckFailure(
+            f"diverges on inputs at 10x scale: {exc.message}" + (f" (first not finite: {origin})" if origin else ""),
+            "bound scales; clamp log-scales",
+        ) from exc
 
 
 @check("P7", role="component", title="a critic's loss trains only the critic")

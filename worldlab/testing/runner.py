@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from worldlab.config.resolve import NoOptions
+from worldlab.config.schema import describe_invalid
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry
@@ -116,12 +117,13 @@ def check_mix(
 
 def _small(registration: Registration) -> Config:
     """Return the component's configuration at small sizes. Raises: PluginError if its defaults are not valid."""
+    config = registration.config or NoOptions
     try:
-        return small_config(registration.config or NoOptions)
+        return small_config(config)
     except (ValidationError, AssertionError) as exc:
         raise PluginError(
             one_line(f"{registration.who}: its default settings are not valid"),
-            cause=one_line(exc, 300),
+            cause=describe_invalid(exc, config) if isinstance(exc, ValidationError) else one_line(exc, 300),
             fix="give every setting a default that its own validation rules allow",
         ) from exc
 

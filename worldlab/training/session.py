@@ -16,7 +16,7 @@ import torch
 from worldlab.agent import Agent, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
 from worldlab.env.episodes import CLOSING
-from worldlab.env.find import open_adapter
+from worldlab.env.find import make_env, open_adapter
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import CheckpointError, ConfigError, one_line
@@ -144,7 +144,7 @@ def open_env(
     adapter, env_id = open_adapter(registry, config.core.env.id)
     whole = {"patience": None, "collect_limit": None}
     settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
-    return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(adapter.make, env_id, settings))
+    return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(make_env, adapter, env_id, settings))
 
 
 def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:

@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.wrappers import CheckedEnv, area_weights, resize, wrap_env
 
+from worldlab.env import wrappers
+from worldlab.env.wrappers import CheckedEnv, area_weights, resize
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 
@@ -37,7 +38,7 @@ class Scripted(gymnasium.Env):
 
 
 def wrap(env, limit=None, **settings):
-    return wrap_env(env, "Scripted-v0", EnvSettings(**settings), frame_limit=limit)
+    return wrappers.wrap(env, EnvSettings(**settings), name="Scripted-v0", frame_limit=limit)
 
 
 @pytest.mark.parametrize(
