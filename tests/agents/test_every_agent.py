@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from config_kit import configured
+from family_kit import FAMILIES
 from worldlab_agents.configs import ActorCriticConfig
 
 from worldlab.config.resolve import Part, RunConfig
@@ -21,7 +22,6 @@ from worldlab.training.train import train
 pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 AGENTS = [found.name for found in REGISTRY.registrations("agent")]
-FAMILIES = [found.name for found in REGISTRY.registrations("encoder")]
 ENVS = {"vectors": "Pendulum", "pictures": "branch"}
 CONTINUOUS_ONLY = {"sac"}
 SMALL = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from family_kit import FAMILIES
 
 from worldlab import cli
 from worldlab.config import resolve as resolve_module
@@ -31,10 +32,6 @@ def flags_of(line: str, capsys) -> list[str]:
 def no_gpu(monkeypatch):
     """Let the pages be those of a laptop, wherever the tests run."""
     monkeypatch.setattr(resolve_module, "default_preset", lambda device="auto": "laptop")
-
-
-FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
-"""The names of the fifteen cells: each fills the three roles of a world model."""
 
 
 def test_all_flags_of_core_agents_and_cells_are_at_most_220(registry):

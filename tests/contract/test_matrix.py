@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from config_kit import configured
+from family_kit import FAMILIES
 from torch import Tensor
 from worldlab_agents.configs import DreamerConfig
 
@@ -39,8 +40,6 @@ from worldlab.tree import leaves, tree_map
 ROLES = ("encoder", "dynamics", "decoder")
 REGISTRY = load_registry()
 NAMES = {role: [r.name for r in REGISTRY.registrations(role)] for role in ROLES}
-FAMILIES = [name for name in NAMES["encoder"] if all(name in names for names in NAMES.values())]
-"""The names that fill all three roles."""
 MIXES = list(itertools.product(FAMILIES, repeat=len(ROLES)))
 SYSTEMS = [
     tuple(name if other == role else family for other in ROLES)
@@ -178,4 +177,4 @@ def _dream(built: Composed, carry):
 
 
 def test_every_family_has_every_role():
-    assert FAMILIES == ["autoregressive", "cpc", "flow", "gan", "vae"], f"a family lacks a role: {NAMES}"
+    assert all(set(FAMILIES) <= set(names) for names in NAMES.values()), f"a family lacks a role: {NAMES}"

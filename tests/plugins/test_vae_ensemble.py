@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from family_kit import gen, make_batch
+from family_kit import FAMILIES, gen, make_batch
 from torch import Tensor
 from worldlab_vae.configs import EnsembleDynamicsConfig
 from worldlab_vae.ensemble import EnsembleDynamics
@@ -27,7 +27,6 @@ from worldlab.testing.sizes import complete
 from worldlab.tree import leaves
 from worldlab.world_model import WorldModel
 
-FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
 REGISTRY = load_registry()
 
 
