@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from worldlab_agents.tdmpc import TDMPCAgent
 
 from worldlab import tree
 from worldlab.agent import Experience
-from worldlab.interfaces import Player
+from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.rollout import Carry
-from worldlab.testing.bench import IdleAgent
 from worldlab.testing.runner import build_bench
 from worldlab.training.dry_run import dry_run
 from worldlab.world_model import Dream
@@ -132,23 +130,12 @@ def test_a_step_weighs_the_inverse_of_its_variance_with_a_floor():
 
 
 def test_an_agent_that_needs_members_is_refused_before_data_is_collected():
-    from worldlab.errors import ConfigError
-
-    class Doubtful(IdleAgent):
-        reads_disagreement = True
-
-        def players(self) -> dict[str, Player]:
-            return {}
-
     registry = load_registry()
     who = {role: registry.get(role, "vae") for role in ("encoder", "dynamics", "decoder")}
-    who |= {"agent": registry.get("agent", "random")}
+    who |= {"agent": registry.get("agent", "dreamer")}
+    config = configured(DreamerConfig, **SMALL, horizon=2, pessimism=0.1)
     model = build_bench("dynamics:vae", "vector").model
     with pytest.raises(ConfigError, match="has one prediction, so there is no disagreement"):
-        dry_run(model, Doubtful(None, model.specs), who)
+        dry_run(model, DreamerAgent(config, model.specs), who)
     several = build_bench("dynamics:ensemble", "vector", count=2).model
-    dry_run(several, Doubtful(None, several.specs), replace_dynamics(who))
-
-
-def replace_dynamics(who: dict[str, Any]) -> dict[str, Any]:
-    return {**who, "dynamics": replace(who["dynamics"], name="ensemble")}
+    dry_run(several, DreamerAgent(config, several.specs), {**who, "dynamics": registry.get("dynamics", "ensemble")})
