@@ -14,7 +14,7 @@ class RandomConfig(Config):
 class ActorCriticConfig(Config):
     """Settings of an actor-critic trained on imagined steps: of `dreamer`, and of a planner's guide."""
 
-    horizon: int = field(15, ge=1)
+    horizon: int = field(15, ge=1, nano=4)
     """Imagined steps H from each start."""
     entropy: float = field(3e-4, ge=0)
     """Weight of the policy's entropy, in units of normalised return."""
@@ -64,13 +64,13 @@ class PlannerConfig(Config):
 
     search: Literal["cem", "icem", "mppi"] = "cem"
     """The search. icem: CEM with coloured noise, reused elites, and fewer candidates in each iteration."""
-    horizon: int = field(12, ge=1)
+    horizon: int = field(12, ge=1, nano=4)
     """Steps H of a plan."""
-    candidates: int = field(512, ge=4)
+    candidates: int = field(512, ge=4, nano=32)
     """Candidate plans dreamt per iteration (icem: in the first iteration)."""
-    iterations: int = field(6, ge=1)
+    iterations: int = field(6, ge=1, nano=3)
     """Iterations of a search."""
-    elites: int = field(64, ge=1)
+    elites: int = field(64, ge=1, nano=8)
     """Best candidates to which the plans are fitted; at most half of the candidates."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
@@ -87,7 +87,7 @@ class PlannerConfig(Config):
     guide: bool = False
     """Train an actor and a critic in dreams, as `dreamer` does: the actor proposes candidates, the critic is the
     terminal value."""
-    proposals: int = field(24, ge=1)
+    proposals: int = field(24, ge=1, nano=4)
     """Candidates proposed by the guide's actor."""
     guide_with: ActorCriticConfig = ActorCriticConfig()
     """Settings of the guide; its discount and pessimism are the plans'."""
@@ -115,21 +115,21 @@ class SB3Config(Config):
 
     algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"] = "PPO"
     """The algorithm. DQN needs discrete actions; SAC, TD3 and DDPG need continuous actions."""
-    num_envs: int = field(64, ge=1)
+    num_envs: int = field(64, ge=1, nano=16)
     """Number of parallel dreams."""
-    horizon: int = field(15, ge=1)
+    horizon: int = field(15, ge=1, nano=4)
     """Steps after which a dream is truncated; the value bootstraps beyond."""
     temperature: float = field(1.0, gt=0)
     """Temperature of the prior. Above 1 dreams are harder to exploit; below 1 they are less random than the model."""
-    every: int = field(10, ge=1)
+    every: int = field(10, ge=1, nano=1)
     """Updates of the world model between two training rounds."""
-    steps: int = field(1024, ge=1)
+    steps: int = field(1024, ge=1, nano=128)
     """Dreamt steps per round, over all dreams; PPO and A2C round down to an equal number per dream."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
     learning_rate: float = field(3e-4, gt=0)
     """Learning rate of the algorithm."""
-    batch_size: int = field(256, ge=2)
+    batch_size: int = field(256, ge=2, nano=64)
     """Transitions in a minibatch."""
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own weight."""
@@ -154,13 +154,13 @@ class TDMPCConfig(Config):
 
     horizon: int = field(3, ge=1)
     """Steps H of a plan; the value function covers the rest."""
-    candidates: int = field(512, ge=4)
+    candidates: int = field(512, ge=4, nano=32)
     """Candidate plans dreamt per iteration."""
-    iterations: int = field(6, ge=1)
+    iterations: int = field(6, ge=1, nano=3)
     """Iterations of a search."""
-    proposals: int = field(24, ge=1)
+    proposals: int = field(24, ge=1, nano=4)
     """Candidates proposed by the policy."""
-    elites: int = field(64, ge=1)
+    elites: int = field(64, ge=1, nano=8)
     """Best candidates used in a fit; at most half of the candidates."""
     noise: bool = True
     """Dream candidates with the prior's noise; false uses its most likely latents."""
@@ -235,7 +235,7 @@ class CMAConfig(Config):
     env.same_episodes and a population of num_envs all candidates play the same episodes."""
     exploration: float = field(0.1, ge=0)
     """Exploration noise while collecting (dream): its std, or the probability of a random action."""
-    every: int = field(5, ge=1)
+    every: int = field(5, ge=1, nano=1)
     """Updates of the world model between two generations (dream)."""
     rollouts: int = field(16, ge=1)
     """Dreams that evaluate each candidate, from the same states (dream)."""

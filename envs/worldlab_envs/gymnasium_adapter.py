@@ -172,13 +172,13 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
         options |= {"width": settings.size, "height": settings.size}
     if not is_mujoco:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
-    from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
+    from worldlab_envs.mujoco_support import DivergenceCheck, disable_render_effects, log_warnings
 
     with log_warnings():
         env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
         disable_render_effects(env)
-    return env, spec.max_episode_steps
+    return DivergenceCheck(env), spec.max_episode_steps
 
 
 def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:

@@ -20,7 +20,7 @@ from worldlab.agent import Experience
 from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.rollout import Carry
-from worldlab.testing.runner import build_bench
+from worldlab.testing import build
 from worldlab.training.dry_run import dry_run
 from worldlab.world_model import Dream
 
@@ -134,8 +134,8 @@ def test_an_agent_that_needs_members_is_refused_before_data_is_collected():
     who = {role: registry.get(role, "vae") for role in ("encoder", "dynamics", "decoder")}
     who |= {"agent": registry.get("agent", "dreamer")}
     config = configured(DreamerConfig, **SMALL, horizon=2, pessimism=0.1)
-    model = build_bench("dynamics:vae", "vector").model
+    model = build("dynamics:vae", "vector").model
     with pytest.raises(ConfigError, match="has one prediction, so there is no disagreement"):
         dry_run(model, DreamerAgent(config, model.specs), who)
-    several = build_bench("dynamics:ensemble", "vector", count=2).model
+    several = build("dynamics:ensemble", "vector", count=2).model
     dry_run(several, DreamerAgent(config, several.specs), {**who, "dynamics": registry.get("dynamics", "ensemble")})

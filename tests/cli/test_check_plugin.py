@@ -224,11 +224,21 @@ def test_failures_with_one_cause_are_folded(tmp_path, capsys):
     assert f"  FAILED  for the cause of {first} also {', '.join(others[:3])}{more}" in lines
 
 
-def test_roles_without_checks_are_reported(capsys):
-    code, out, _ = check(capsys, "random")
-    assert code == 0 and "no checks for the role agent" in out
-    code, out, _ = check(capsys, "branch")
-    assert code == 0 and "worldlab check-env" in out
+@pytest.mark.parametrize("what", ["random", "branch", "launcher:local"])
+def test_agents_environments_and_launchers_are_checked(capsys, what):
+    code, out, _ = check(capsys, what)
+    assert code == 0 and out.count("  ok  ") >= 5 and ", 0 failed;" in out
+
+
+def test_verbose_says_what_a_check_built(tmp_path, capsys):
+    path = plugin_file(tmp_path, "BatchNormed")
+    code, out, _ = check(capsys, path, "-k", "E2", "--verbose")
+    assert code == 1
+    assert "builds obs image [3, 16, 16], vector [3]; continuous action 2; gaussian latent 8; memory 16" in out
+    assert "encoder BatchNormed(kind='gaussian', latent_dim=8" in out and "decoder ReferenceDecoder()" in out
+    code, out, _ = check(capsys, path, "-k", "E2")
+    assert "builds obs" not in out
+    assert out.splitlines()[-2] == f"what a check saw: worldlab check-plugin {path} -k E2 --verbose"
 
 
 # ---- worldlab plugins ----

@@ -20,9 +20,8 @@ from worldlab.errors import ConfigError, PluginError
 from worldlab.evaluation.dream_env import DreamPool
 from worldlab.model.losses import model_losses
 from worldlab.registry import load_registry
-from worldlab.testing import checks_for, run_checks, small_config
+from worldlab.testing import build, checks_for, run_checks, small_config
 from worldlab.testing.bench import Bench
-from worldlab.testing.runner import build_bench
 from worldlab.testing.sizes import complete
 from worldlab.tree import leaves
 from worldlab.world_model import WorldModel
@@ -31,7 +30,7 @@ REGISTRY = load_registry()
 
 
 def bench_of(member: str = "vae", count: int = 3) -> Bench:
-    return build_bench("dynamics:ensemble", "vector", member=member, count=count)
+    return build("dynamics:ensemble", "vector", member=member, count=count)
 
 
 def ensemble_of(model: WorldModel) -> EnsembleDynamics:
@@ -42,7 +41,7 @@ def ensemble_of(model: WorldModel) -> EnsembleDynamics:
 def plain(member: str) -> WorldModel:
     """The same world with the member itself, and the same initial weights."""
     made = small_config(REGISTRY.get("dynamics", member).config)  # type: ignore[arg-type]
-    return build_bench(f"dynamics:{member}", "vector", **dict(made)).model
+    return build(f"dynamics:{member}", "vector", **dict(made)).model
 
 
 def know(model: WorldModel, means: list[float]) -> None:

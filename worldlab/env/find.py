@@ -131,7 +131,14 @@ def env_names(registry: AdapterRegistry) -> dict[str, list[str]]:
 
 
 def _load(registry: AdapterRegistry, name: str) -> EnvAdapter:
-    loaded = registry.get("env", name).load()
+    return as_adapter(name, registry.get("env", name).load())
+
+
+def as_adapter(name: str, loaded: Any) -> EnvAdapter:
+    """Return the adapter that an env plugin registered: `loaded` itself, or an instance if it is a class.
+
+    Raises: PluginError if it lacks a method of EnvAdapter.
+    """
     adapter = loaded() if isinstance(loaded, type) else loaded
     if not isinstance(adapter, EnvAdapter):
         raise PluginError(

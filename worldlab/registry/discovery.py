@@ -23,11 +23,11 @@ from typing import Any
 
 import pluggy
 
-from worldlab.errors import closest
+from worldlab.errors import closest, is_from_user
 from worldlab.registry import hookspecs
 from worldlab.registry.entries import BUILTIN, BrokenPlugin, Registration, Source
 from worldlab.registry.faults import Fault, explain, install_fix, where
-from worldlab.registry.guard import guard_registration, is_from_user
+from worldlab.registry.guard import guard_registration
 from worldlab.registry.installed import Load, find_installed
 from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config

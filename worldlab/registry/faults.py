@@ -22,13 +22,17 @@ class Fault(Exception):
         self.fix = fix
 
 
+class OwnInterrupt(Exception):
+    """A KeyboardInterrupt that a plugin raised itself. The text is the name of its class."""
+
+
 def explain(exc: BaseException) -> str:
     """Describe an exception of a plugin in one line."""
     try:
         text = f"it called sys.exit({exc.code!r})" if isinstance(exc, SystemExit) else str(exc)
     except BaseException:  # a plugin's own exception may fail to describe itself
         text = ""
-    if text and isinstance(exc, Fault | ImportError | PluginError | SystemExit):
+    if text and isinstance(exc, Fault | OwnInterrupt | ImportError | PluginError | SystemExit):
         return one_line(text, 200)
     return one_line(f"{type(exc).__name__}: {text}" if text else type(exc).__name__, 200)
 

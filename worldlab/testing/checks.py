@@ -22,8 +22,10 @@ from worldlab.config.schema import describe_invalid
 from worldlab.errors import PluginError, one_line
 from worldlab.registry.faults import where
 
-ROLES = ("encoder", "dynamics", "decoder", "world_model")
-"""Roles that have checks. Checks with the role "component" apply to the first three."""
+COMPONENTS = ("encoder", "dynamics", "decoder")
+"""Roles to which checks with the role "component" apply, too."""
+ROLES = (*COMPONENTS, "world_model", "agent", "env", "launcher")
+"""Roles that have checks."""
 
 FIRST = "P0"
 """The check that runs first and whose failure skips all others."""
@@ -36,6 +38,9 @@ _MODULES = (
     "decoder_checks",
     "density_checks",
     "model_checks",
+    "agent_checks",
+    "env_checks",
+    "launcher_checks",
 )
 _CHECKS: dict[str, Check] = {}
 
@@ -144,7 +149,7 @@ def checks_for(role: str, *, since: str | None = None) -> tuple[Check, ...]:
     """
     if role not in ROLES:
         raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(ROLES)}")
-    groups = (role,) if role == "world_model" else ("component", role)
+    groups = ("component", role) if role in COMPONENTS else (role,)
     level = None if since is None else _natural_key(since)
     return tuple(c for c in all_checks() if c.role in groups and (level is None or _natural_key(c.since) <= level))
 

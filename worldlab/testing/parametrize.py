@@ -8,9 +8,8 @@ from typing import Any
 
 from worldlab.errors import PluginError, did_you_mean
 from worldlab.registry import Registration, load_registry
-from worldlab.testing.bench import Subject
 from worldlab.testing.checks import FIRST, Check, CheckFailure, NotApplicable, all_checks, checks_for
-from worldlab.testing.runner import ComponentLike, as_subject, modes
+from worldlab.testing.runner import AnySubject, ComponentLike, as_subject, modes
 
 
 def parametrize_with_checks(
@@ -47,7 +46,7 @@ def parametrize_with_checks(
     return pytest.mark.parametrize(("subject", "check"), rows)
 
 
-def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, Subject]]:
+def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, AnySubject]]:
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)

@@ -21,7 +21,7 @@ def small_config(config: type[ConfigT], **values: object) -> ConfigT:
 
 def complete(config: ConfigT, role: str, small: bool = True) -> ConfigT:
     """Return a configuration with the installed components that its settings name, at small or at default sizes."""
-    if not type(config).component_fields():
+    if config.is_complete:
         return config
 
     def options(entry: Registration) -> Config:

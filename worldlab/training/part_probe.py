@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldlab import agent, interfaces, tree
+from worldlab import tree
 from worldlab.errors import PluginError, WorldlabError, one_line
 from worldlab.registry import Registration
 from worldlab.registry.faults import where
+from worldlab.training.contract import contract
 
 Shape = tuple[int | None, ...]
 """The shape of a tensor; None matches any size."""
@@ -86,21 +86,3 @@ class PartProbe:
             if list(leaf.shape) != shape:
                 raise self.error(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
         return value
-
-
-INTERFACES: dict[str, tuple[type, ...]] = {
-    "encoder": (interfaces.Encoder,),
-    "dynamics": (interfaces.Dynamics, interfaces.ParallelDynamics, interfaces.SharesPast),
-    "decoder": (interfaces.Decoder, interfaces.HasLogMass),
-    "agent": (agent.Agent, agent.OwnLearner, agent.LearnsFromEpisodes),
-}
-"""The classes in which the contract of a role's methods is written."""
-
-
-def contract(role: str, method: str) -> tuple[str, str]:
-    """Return the full name of a role's method and what its docstring says; ("", "") for what no interface has."""
-    for interface in INTERFACES.get(role, ()):
-        member = getattr(interface, method, None)
-        if inspect.isfunction(member) and member.__module__ == interface.__module__ and member.__doc__:
-            return f"{interface.__module__}.{interface.__name__}.{method}", one_line(inspect.getdoc(member), 400)
-    return "", ""
