@@ -147,9 +147,9 @@ def main() -> None:
     torch.set_num_threads(1)
     registry = load_registry()
     replay, *spaces = collect_experience(registry, args.steps)
-    names = [[name for name in registry.names(role) if all(name in registry.names(r) for r in ROLES)] for role in ROLES]
+    families = [name for name in registry.names("encoder") if all(name in registry.names(role) for role in ROLES)]
     rows = []
-    for mix in itertools.product(*names):
+    for mix in itertools.product(families, repeat=len(ROLES)):
         rows.append(measure(registry, mix, replay, (spaces[0], spaces[1]), args.updates))
         print(f"{'-'.join(mix)} {rows[-1]['updates_per_s']:.2f}/s", file=sys.stderr, flush=True)
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))

@@ -25,7 +25,7 @@ Made by `python scripts/systems.py` from `scripts/systems.toml` and the registry
 These are the systems of the lecture on generative models: {built} of {total} are built.
 Role: E encoder, D dynamics, X decoder, O objective. A part fits any other two parts, so a command names only what differs from the
 defaults; `worldlab train` goes before it. `worldlab plugins --paper NAME` finds a part by the name of a system, an author or an
-arXiv number. Each check is a test with an oracle in `tests/plugins`.
+arXiv number. Each check is a test with an oracle in `tests`.
 More deviations are in the docstrings and in the README of each family.
 """
 

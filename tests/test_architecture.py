@@ -73,7 +73,8 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random", "made"}  # an agent and a dynamics of ours, but first of all a module of Python and a word
+AMBIGUOUS = {"random", "ensemble", "made"}
+"""Names of ours that are words first: random actions and numbers, an ensemble of predictions, something that is made."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from worldlab import errors as errors
     from worldlab.registry.hookspecs import hookimpl as hookimpl
     from worldlab.settings import Config as Config
+    from worldlab.settings import component as component
     from worldlab.settings import field as field
     from worldlab.settings import sized as sized
     from worldlab.training.api import Run as Run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "Config": "worldlab.settings:Config",
     "Run": "worldlab.training.api:Run",
+    "component": "worldlab.settings:component",
     "field": "worldlab.settings:field",
     "hookimpl": "worldlab.registry.hookspecs:hookimpl",
     "errors": "worldlab.errors:",
@@ -33,7 +35,7 @@ _EXPORTS = {
     "train": "worldlab.training.api:train",
 }
 
-__all__ = ["Config", "Run", "errors", "field", "hookimpl", "load", "resume", "sized", "train"]
+__all__ = ["Config", "Run", "component", "errors", "field", "hookimpl", "load", "resume", "sized", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,6 +52,8 @@ class Agent(nn.Module, ABC):
     """
     dream_temperature: float = 1.0
     """Temperature of the prior in the agent's dreams. A value other than 1 needs a prior with a temperature."""
+    reads_disagreement: bool = False
+    """Whether the agent reads `WorldModel.disagreement`, which needs a dynamics of several members."""
 
     @abstractmethod
     def __init__(self, config: Any, specs: Specs) -> None:

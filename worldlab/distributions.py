@@ -74,6 +74,19 @@ def tempered(dist: Distribution, temperature: float) -> Distribution:
     return dist.tempered(temperature)
 
 
+@runtime_checkable
+class HasExpectation(Protocol):
+    """Computes its mean in closed form: [N, D]."""
+
+    @property
+    def expectation(self) -> Tensor: ...
+
+
+def expectation(dist: Distribution) -> Tensor:
+    """Return the mean of a distribution [N, D]; its mode, which then stands for it, if the mean is not known."""
+    return dist.expectation if isinstance(dist, HasExpectation) else dist.mode
+
+
 def symlog(x: Tensor) -> Tensor:
     """Compute sign(x) log(1 + |x|). Hafner et al. 2023, arXiv:2301.04104, eq. 9."""
     return torch.sign(x) * torch.log1p(x.abs())
@@ -103,6 +116,10 @@ class Normal:
 
     @property
     def mode(self) -> Tensor:
+        return self.mean
+
+    @property
+    def expectation(self) -> Tensor:
         return self.mean
 
     def sample(self, generator: torch.Generator) -> Tensor:
@@ -145,6 +162,10 @@ class OneHot:
     @property
     def mode(self) -> Tensor:
         return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
+
+    @property
+    def expectation(self) -> Tensor:
+        return self.probs.flatten(-2)
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """Draw a straight-through sample [*, G * C]: a one-hot value with the gradient of the probabilities."""

@@ -12,7 +12,7 @@ continue heads, optimisers, gradient routing, random streams and checkpoints. do
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
@@ -280,6 +280,19 @@ class Dynamics(Component):
     def memory_size(cls, config: Any, latent: LatentSpec, action: ActionSpec) -> int:
         """Return the width H of the memory. Called before any component is built."""
 
+    @classmethod
+    def holds(cls, config: Any, latent: LatentSpec) -> int:
+        """Return how many first entries of z this configuration holds between ticks of a slow clock (`Specs.held`)."""
+        return 0
+
+    @classmethod
+    def runs_in_parallel(cls, config: Any) -> bool:
+        """Return whether this configuration has `advance_sequence` (ParallelDynamics).
+
+        Called before any component is built.
+        """
+        return hasattr(cls, "advance_sequence")
+
     @abstractmethod
     def initial(self, n: int) -> State:
         """Return the state of n rows before the first observation: leaves [n, ...] on this module's device."""
@@ -349,6 +362,22 @@ class ScoresLatent(Protocol):
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
         """Return the score [N] of z [N, D] given memory [N, H]; higher is more plausible."""
+        ...
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A dynamics of several members with one memory, each with a prior of its own: an ensemble.
+
+    Its `predict` is the prior of the first member. In imagination the core samples a member for each row and keeps it.
+    """
+
+    def each(self) -> Sequence[Dynamics]:
+        """Return the members. Each predicts from the memory that the ensemble computes."""
+        ...
+
+    def row_weights(self, ctx: Context) -> Tensor:
+        """Draw how much each row of a batch trains each member: [K, B], with mean 1."""
         ...
 
 
@@ -438,6 +467,7 @@ __all__ = [
     "Dynamics",
     "Encoder",
     "HasLogMass",
+    "HasMembers",
     "Latent",
     "LatentSpec",
     "Obs",

@@ -6,7 +6,7 @@ Every reset happens in `reset_rows`, so no plugin can omit one, apply it late or
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import tempered
-from worldlab.interfaces import Dynamics, Encoder, Latent, ParallelDynamics, State
+from worldlab.interfaces import Dynamics, Encoder, HasMembers, Latent, ParallelDynamics, State
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Carry:
     """The state of the dynamics, leaves [N, ...]."""
     z: Tensor
     """The last latent [N, D]."""
+    member: Tensor | None = None
+    """The member of an ensemble that imagines each row, [N] long; None along real data (HasMembers)."""
 
 
 Policy = Callable[[Tensor], Tensor]
@@ -155,11 +157,46 @@ def prior_step(
 
     Returns carry, features [N, F].
     """
+    member = choose_members(dynamics, carry, generator).member
     state = dynamics.advance(carry.state, carry.z, action)
     memory = dynamics.memory(state)
+    if member is None:
+        z = _draw(dynamics, memory, generator, temperature)
+    else:
+        z = _draw_by_member(dynamics, memory, member, generator, temperature)
+    return Carry(state, z, member), torch.cat([memory, z], -1)
+
+
+def choose_members(dynamics: Dynamics, carry: Carry, generator: torch.Generator | None) -> Carry:
+    """Sample the member of an ensemble that imagines each row from here on, unless the carry has it already.
+
+    Without noise (generator None) no member is sampled, and the first one imagines all rows.
+    """
+    if generator is None or carry.member is not None or not isinstance(dynamics, HasMembers):
+        return carry
+    count = len(dynamics.each())
+    if count == 1:
+        return carry
+    shape = (len(carry.z),)
+    return replace(carry, member=torch.randint(count, shape, generator=generator, device=carry.z.device))
+
+
+def _draw(dynamics: Dynamics, memory: Tensor, generator: torch.Generator | None, temperature: float) -> Tensor:
     prior = tempered(dynamics.predict(memory), temperature)
-    z = prior.mode if generator is None else prior.sample(generator)
-    return Carry(state, z), torch.cat([memory, z], -1)
+    return prior.mode if generator is None else prior.sample(generator)
+
+
+def _draw_by_member(
+    dynamics: Dynamics, memory: Tensor, member: Tensor, generator: torch.Generator | None, temperature: float
+) -> Tensor:
+    """Draw the latent of each row from the prior of its member. Each member computes its own rows only."""
+    assert isinstance(dynamics, HasMembers)
+    parts = dynamics.each()
+    order = member.argsort(stable=True)
+    counts = cast(list[int], torch.bincount(member, minlength=len(parts)).tolist())  # pyright: ignore[reportUnknownMemberType]
+    rows = torch.split(memory[order], counts)
+    drawn = [_draw(part, own, generator, temperature) for part, own in zip(parts, rows, strict=True) if len(own)]
+    return torch.cat(drawn)[order.argsort()]
 
 
 def carry_features(dynamics: Dynamics, carry: Carry) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 Size = Literal["nano", "tiny", "small", "medium", "large"]
 SIZES: tuple[Size, ...] = get_args(Size)
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     def field(default: Any = ..., *, expert: bool = False, nano: Any = None, **rules: Any) -> Any: ...
     def sized(dial: str = "", /, *, gt: Any = None, ge: Any = None, le: Any = None, **sizes: int) -> Any: ...
+    def component(default: str) -> Any: ...
 
 else:
 
@@ -64,6 +65,14 @@ else:
         extra = {"expert": True, "sizes": sizes, "dial": dial}
         return Field(sizes["medium"], json_schema_extra=extra, **sizes_and_rules)
 
+    def component(default):
+        """Declare a setting that names another component of the same role, which this one is built from.
+
+        `member: str = component("vae")` of a dynamics: the member's own settings are those of [dynamics.vae], and
+        `config.chosen("member")` returns its registration and its configuration.
+        """
+        return Field(default, min_length=1, json_schema_extra={"component": True})
+
 
 class Config(BaseModel):
     """A group of settings. Define the subclass next to the component that it configures.
@@ -80,6 +89,35 @@ class Config(BaseModel):
         validate_default=True,
         defer_build=True,  # a validator is built when it is first used: most parts of a start are not
     )
+    _chosen: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def component_fields(cls) -> tuple[str, ...]:
+        """Return the names of the settings that name a component (`component`)."""
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return tuple(name for name, extra in extras.items() if isinstance(extra, dict) and "component" in extra)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the components that the settings name are known with their configurations."""
+        return set(self.component_fields()) <= set(self._chosen)
+
+    def with_chosen(self, chosen: Mapping[str, Any]) -> Self:
+        """Return a copy that holds the component of each setting that names one (worldlab.registry.Chosen)."""
+        copy = self.model_copy()
+        copy._chosen = dict(chosen)
+        return copy
+
+    def chosen(self, name: str) -> Any:
+        """Return the component that a setting names, with its configuration (worldlab.registry.Chosen).
+
+        The core chooses it when it resolves a run; `worldlab.registry.with_components` does for a configuration that was
+        built in Python.
+        """
+        assert name in self._chosen, (
+            f"{type(self).__name__}.{name} is a name only: see worldlab.registry.with_components"
+        )
+        return self._chosen[name]
 
     @classmethod
     def sized(cls, size: Size, **values: Any) -> Self:
@@ -166,6 +204,12 @@ class ModelSettings(Config):
     """Whether the reward and continue losses train the representation; false detaches its features."""
     rep_scale: float = field(0.1, ge=0)
     """Weight of the loss that trains the encoder towards predictable latents."""
+    beta: float = field(1.0, ge=0)
+    """Weight of the information in the latent: multiplies dyn_scale and rep_scale. Above 1 the latent keeps less (beta-VAE)."""
+    capacity: float = field(0.0, ge=0, expert=True)
+    """Nats per frame that the encoder is held to, from 0 at first, instead of free nats; 0: none. Needs a posterior density."""
+    capacity_updates: int = field(1000, ge=1, expert=True)
+    """Updates over which the capacity rises linearly to its value."""
     free_nats: float = field(1.0, ge=0)
     """Nats per frame below which the KL is not optimised: for each frame if exact, for the batch mean if sampled."""
     frames_per_update: int | None = field(None, ge=0, expert=True)

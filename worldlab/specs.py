@@ -68,6 +68,8 @@ class LatentSpec:
     kind: Literal["point", "gaussian", "categorical"] = "gaussian"
     groups: int = 0
     classes: int = 0
+    slow: int = 0
+    """Number of first entries that a dynamics with a slow clock may hold between its ticks (`Specs.held`)."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Specs:
     """Everything a component may know about the other components when it is built.
 
     memory_dim: width H of the dynamics' memory h. use_memory: whether `Encoder.infer` gets h. decoder_memory: whether
-    the decoder's features contain h, or zeros instead.
+    the decoder's features contain h, or zeros instead. held: number of first entries of z that the dynamics holds between
+    the ticks of a slow clock; the memory then ends with their last value [N, held] and 1 at a tick, else 0 [N, 1].
     """
 
     obs: ObsSpec
@@ -84,6 +87,7 @@ class Specs:
     memory_dim: int
     use_memory: bool
     decoder_memory: bool = True
+    held: int = 0
 
     @property
     def feature_dim(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldlab import rollout, tree
-from worldlab.distributions import exact, tempered
+from worldlab.distributions import exact, expectation, tempered
 from worldlab.errors import ConfigError
 from worldlab.heads import ContinueHead, ProbeDecoder, TwoHotHead
 from worldlab.interfaces import (
@@ -19,6 +19,7 @@ from worldlab.interfaces import (
     Dynamics,
     Encoder,
     HasLogMass,
+    HasMembers,
     Obs,
     Player,
     SharesPast,
@@ -62,6 +63,8 @@ class WorldModel(nn.Module):
         self.dynamics = dynamics
         self.decoder = decoder
         self.rule = matching.choose(encoder, dynamics)
+        if settings.capacity:
+            matching.check_capacity(self.rule, encoder.posterior_kind, staged=not specs.decoder_memory)
         width, layers = settings.units, settings.head_layers
         self.preprocess = Preprocessor(specs.obs, settings.vector_scaling)
         self.reward = TwoHotHead(specs.feature_dim, width, layers)
@@ -117,7 +120,8 @@ class WorldModel(nn.Module):
         if count == 1 and (exact() or not isinstance(self.dynamics, SharesPast)):
             return carry
         if isinstance(self.dynamics, SharesPast):
-            return Carry(self.dynamics.fork(carry.state, count), tree.repeat(carry.z, count))
+            state = self.dynamics.fork(carry.state, count)
+            return Carry(state, tree.repeat(carry.z, count), tree.repeat(carry.member, count))
         return tree.repeat(carry, count)
 
     def imagine(self, carry: Carry, policy: Policy | Tensor, horizon: int, generator: torch.Generator | None) -> Dream:
@@ -135,6 +139,27 @@ class WorldModel(nn.Module):
         """
         carry, features = rollout.prior_step(self.dynamics, carry, action, generator, temperature)
         return carry, features, self.reward(features).mean, self.cont(features).mean
+
+    def disagreement(self, features: Tensor) -> Tensor:
+        """Return how much the members of an ensemble disagree about the latent in features [*, F]: [*].
+
+        It is the variance over the members of the latents that they expect from the memory in the features, averaged
+        over the entries of z. Sekar et al. 2020 (Plan2Explore), arXiv:2005.05960, eq. 4. It requires a dynamics of
+        several members (`check_members`).
+        """
+        assert isinstance(self.dynamics, HasMembers)
+        memory = features[..., : self.specs.memory_dim].reshape(-1, self.specs.memory_dim)
+        expected = torch.stack([expectation(member.predict(memory)) for member in self.dynamics.each()])
+        return expected.var(0).mean(-1).view(features.shape[:-1])
+
+    def check_members(self) -> None:
+        """Check that `disagreement` is defined. Raises: ConfigError if the dynamics has one prediction only."""
+        if not isinstance(self.dynamics, HasMembers) or len(self.dynamics.each()) < 2:
+            raise ConfigError(
+                f"a {type(self.dynamics).__name__} has one prediction, so there is no disagreement",
+                cause="the agent's settings use the disagreement of an ensemble",
+                fix="choose a dynamics of two or more members: worldlab plugins --role dynamics",
+            )
 
     @torch.no_grad()
     def check_temperature(self, temperature: float) -> None:

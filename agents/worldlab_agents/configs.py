@@ -11,18 +11,13 @@ class RandomConfig(Config):
     """The random agent has no settings."""
 
 
-class DreamerConfig(Config):
-    """Settings of the actor-critic trained on imagined steps."""
+class ActorCriticConfig(Config):
+    """Settings of an actor-critic trained on imagined steps: of `dreamer`, and of a planner's guide."""
 
     horizon: int = field(15, ge=1, nano=4)
     """Imagined steps H from each start."""
-    gamma: float = field(0.99, gt=0, le=1)
-    """Discount per decision."""
     entropy: float = field(3e-4, ge=0)
     """Weight of the policy's entropy, in units of normalised return."""
-    gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
-    """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
-    reinforce."""
     units: int = sized("units", gt=0)
     """Width of actor and critic."""
     actor_rate: float = field(1e-4, gt=0)
@@ -33,9 +28,25 @@ class DreamerConfig(Config):
     """Rate at which the slow critic tracks the critic, per update."""
     slow_weight: float = field(1.0, ge=0, expert=True)
     """Weight of the critic's loss towards the slow critic."""
+
+
+class DreamerConfig(ActorCriticConfig):
+    """Settings of the actor-critic trained on imagined steps."""
+
+    gamma: float = field(0.99, gt=0, le=1)
+    """Discount per decision."""
+    gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
+    """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
+    reinforce."""
     slow_target: bool = field(True, expert=True)
     """Bootstrap returns and baselines with the slow critic (a target network); false uses the critic, as in DreamerV3.
     """
+    pessimism: float = field(0.0, ge=0, expert=True)
+    """Reward subtracted at each imagined step, per unit of the members' disagreement. Needs an ensemble."""
+    curiosity: float = field(0.0, ge=0, expert=True)
+    """Reward per unit of disagreement for a second actor-critic, which collects the data. Needs an ensemble."""
+    confidence: float = field(0.0, ge=0, expert=True)
+    """Weight an imagined step by 1 / (1 + this times its disagreement relative to the mean). Needs an ensemble."""
     layers: ClassVar[int] = 2
     """Hidden layers of actor and critic."""
     lambda_: ClassVar[float] = 0.95
@@ -68,8 +79,6 @@ class PlannerConfig(Config):
     execute: Literal["mean", "best"] = "mean"
     """The executed action: the first action of the final plans' mean, or of the best candidate (optimistic if dreams
     are noisy)."""
-    temperature: float = field(0.5, gt=0, expert=True)
-    """mppi: softness of the weights, in units of the elites' range of scores."""
     budget_ms: float = field(0.0, ge=0)
     """Deadline of a search in milliseconds, after which the best plan so far is executed; 0: no deadline."""
     exploration: float = field(0.3, ge=0)
@@ -80,8 +89,14 @@ class PlannerConfig(Config):
     terminal value."""
     proposals: int = field(24, ge=1, nano=4)
     """Candidates proposed by the guide's actor."""
-    guide_with: DreamerConfig = DreamerConfig()
-    """Settings of the guide; its discount must equal the plans'."""
+    guide_with: ActorCriticConfig = ActorCriticConfig()
+    """Settings of the guide; its discount and pessimism are the plans'."""
+    pessimism: float = field(0.0, ge=0, expert=True)
+    """Reward subtracted at each dreamt step, per unit of the members' disagreement. Needs an ensemble."""
+    curiosity: float = field(0.0, ge=0, expert=True)
+    """Reward added instead while collecting, per unit of disagreement. Needs an ensemble."""
+    temperature: ClassVar[float] = 0.5
+    """mppi: softness of the weights, in units of the elites' range of scores."""
     keep: ClassVar[float] = 0.1
     """cem, icem: share of the old mean and std kept in each fit, as in iCEM, arXiv:2008.06389."""
     min_std: ClassVar[float] = 0.05
@@ -118,11 +133,6 @@ class SB3Config(Config):
     """Transitions in a minibatch."""
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own weight."""
-    gradient_steps: int = field(4, ge=1, nano=1)
-    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
-    buffer: int = field(20_000, ge=1)
-    """Capacity in dreamt transitions (DQN, SAC, TD3, DDPG). It is small, because old transitions come from an outdated
-    model."""
     exploration: float = field(0.1, ge=0)
     """Exploration noise in collection and in dreams: the probability of a random action (DQN), or its std (TD3, DDPG).
     """
@@ -130,6 +140,11 @@ class SB3Config(Config):
     """Width of policy and value networks."""
     layers: ClassVar[int] = 2
     """Hidden layers of policy and value networks."""
+    gradient_steps: ClassVar[int] = 4
+    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
+    buffer: ClassVar[int] = 20_000
+    """Capacity in dreamt transitions (DQN, SAC, TD3, DDPG). It is small, because old transitions come from an outdated
+    model."""
     epochs: ClassVar[int] = 5
     """Passes over a round's transitions (PPO): half of Stable-Baselines3's default, since dreams are cheap."""
 
@@ -147,8 +162,6 @@ class TDMPCConfig(Config):
     """Candidates proposed by the policy."""
     elites: int = field(64, ge=1, nano=8)
     """Best candidates used in a fit; at most half of the candidates."""
-    temperature: float = field(0.5, gt=0, expert=True)
-    """Softness of the weights, in units of the elites' range of scores."""
     noise: bool = True
     """Dream candidates with the prior's noise; false uses its most likely latents."""
     budget_ms: float = field(0.0, ge=0)
@@ -174,6 +187,12 @@ class TDMPCConfig(Config):
     entropy: float = field(0.01, ge=0)
     """Weight of the policy's entropy, in units of the range of Q. If it is small, a discrete policy collapses before Q
     is learned."""
+    pessimism: float = field(0.0, ge=0, expert=True)
+    """Reward subtracted at each dreamt step, per unit of the members' disagreement. Needs an ensemble."""
+    curiosity: float = field(0.0, ge=0, expert=True)
+    """Reward added instead while collecting, per unit of disagreement. Needs an ensemble."""
+    temperature: ClassVar[float] = 0.5
+    """Softness of the weights of candidates, in units of the elites' range of scores."""
     lambda_: ClassVar[float] = 0.95
     """Lambda of the lambda-returns of dreams, as in the dreamer agent."""
     layers: ClassVar[int] = 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from worldlab.world_model import Dream, WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
 from worldlab_agents.configs import DreamerConfig
 from worldlab_agents.critic import TwinCritic
+from worldlab_agents.disagreement import bonus_of, reads_disagreement, step_weights, with_bonus
+
+ValueT = TypeVar("ValueT")
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
@@ -69,6 +72,15 @@ class DreamerAgent(Agent):
         self.critic = TwinCritic(specs.feature_dim, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
+        self.bonus = bonus_of(config, explore=False)
+        self.reads_disagreement = reads_disagreement(config) or bool(config.confidence)
+        self.explorer = self._build_explorer(specs) if config.curiosity else None
+
+    def _build_explorer(self, specs: Specs) -> DreamerAgent:
+        """Return the actor-critic that collects the data: it values disagreement, which the evaluated one does not."""
+        explorer = DreamerAgent(self.config.model_copy(update={"curiosity": 0.0}), specs)
+        explorer.bonus = bonus_of(self.config, explore=True)
+        return explorer
 
     def act(
         self,
@@ -79,6 +91,8 @@ class DreamerAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
+        if explore and self.explorer is not None:
+            return self.explorer.act(model, carry, features, state, generator, explore)
         action = self.actor(features).sample(generator) if explore else self.averaged_actor(features).mode
         return (clip_action(action) if self.continuous else action).detach(), state
 
@@ -90,12 +104,23 @@ class DreamerAgent(Agent):
         return functional_call(self.critic, frozen, (features,))
 
     def players(self) -> dict[str, Player]:
-        return {
+        own = {
             "actor": Player(list(self.actor.parameters()), self.config.actor_rate),
             "critic": Player(list(self.critic.parameters()), self.config.critic_rate),
         }
+        return own if self.explorer is None else own | _prefixed("explorer_", self.explorer.players())
 
     def losses(
+        self, model: WorldModel, seen: Experience, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        losses, metrics = self._own_losses(model, seen, generator)
+        if self.explorer is not None:
+            extra, found = self.explorer.losses(model, seen, generator)
+            losses |= _prefixed("explorer_", extra)
+            metrics |= {name.replace("/", "/explorer_", 1): value for name, value in found.items()}
+        return losses, metrics
+
+    def _own_losses(
         self, model: WorldModel, seen: Experience, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         pathwise = self._pathwise(model)
@@ -103,7 +128,8 @@ class DreamerAgent(Agent):
             dream = model.imagine(
                 model.fork(seen.carry, 1), lambda f: self._sample_action(f, generator), self.config.horizon, generator
             )
-            targets = self._targets(dream, seen)
+            dream = with_bonus(dream, model, self.bonus)
+            targets = self._targets(dream, seen, step_weights(dream, model, self.config.confidence))
         before = dream.features[:, :-1].detach().contiguous()  # a strided input would make linear layers a bmm
         policy = self.actor(before)
         entropy = policy.entropy()
@@ -138,13 +164,13 @@ class DreamerAgent(Agent):
         action = self.actor(features.detach()).sample(generator)
         return clip_action(action) if self.continuous else action
 
-    def _targets(self, dream: Dream, seen: Experience) -> _Targets:
+    def _targets(self, dream: Dream, seen: Experience, trust: Tensor | float = 1.0) -> _Targets:
         value = self.value(dream.features)
         discount = self.config.gamma * dream.cont
         returns = lambda_returns(dream.reward, discount, value, self.config.lambda_)
         # A step is weighted by the probability that the episode continues up to it, including the start state.
         alive = torch.cat([seen.cont[:, None], discount[:, :-1]], 1).cumprod(1).detach()
-        return _Targets(returns, alive, value.detach(), self.range.update(returns.detach()))
+        return _Targets(returns, alive * trust, value.detach(), self.range.update(returns.detach()))
 
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
         fit, slow_fit = self.critic.loss(features, targets.returns.detach(), targets.value[:, :-1])
@@ -153,6 +179,12 @@ class DreamerAgent(Agent):
     def after_step(self) -> None:
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)
         ema_update(self.averaged_actor, self.actor, self.config.average_rate)
+        if self.explorer is not None:
+            self.explorer.after_step()
+
+
+def _prefixed(prefix: str, table: dict[str, ValueT]) -> dict[str, ValueT]:
+    return {prefix + name: value for name, value in table.items()}
 
 
 __all__ = ["DreamerAgent", "lambda_returns"]

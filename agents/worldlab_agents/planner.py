@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from worldlab.agent import Agent, Experience
-from worldlab.errors import ConfigError
 from worldlab.interfaces import Player, State
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import sample_action
 from worldlab_agents.configs import DreamerConfig, PlannerConfig
+from worldlab_agents.disagreement import bonus_of, reads_disagreement
 from worldlab_agents.dreamer import DreamerAgent
 from worldlab_agents.plans import initial_plans, planning_state, restore_plans
 from worldlab_agents.search import (
@@ -45,14 +45,8 @@ def make_search_rule(config: PlannerConfig) -> SearchRule:
 
 
 def _guide_config(config: PlannerConfig) -> DreamerConfig:
-    """Return the guide's settings. Raises: ConfigError if its value and the plans have different discounts."""
-    if config.guide_with.gamma != config.gamma:
-        raise ConfigError(
-            f"agent.gamma is {config.gamma:g} and agent.guide_with.gamma {config.guide_with.gamma:g}",
-            cause="the guide's value continues the plan's rewards, so both need the same discount",
-            fix=f"--agent.gamma {config.gamma:g} --agent.guide-with.gamma {config.gamma:g}",
-        )
-    return config.guide_with
+    """Return the guide's settings. Its value continues the plan's rewards, so both have one discount and pessimism."""
+    return DreamerConfig(**dict(config.guide_with), gamma=config.gamma, pessimism=config.pessimism)
 
 
 @final
@@ -73,6 +67,7 @@ class PlannerAgent(Agent):
         self.noise = config.exploration
         self.guide = DreamerAgent(_guide_config(config), specs) if config.guide else None
         self.stopwatch = Stopwatch(config.budget_ms)
+        self.reads_disagreement = reads_disagreement(config)
 
     def initial(self, n: int) -> State:
         """Return the initial plan without preferences. It also fills the places of the elites."""
@@ -89,19 +84,22 @@ class PlannerAgent(Agent):
         generator: torch.Generator,
         explore: bool,
     ) -> tuple[Tensor, State]:
-        result = self.plan(model, carry, state, generator)
+        result = self.plan(model, carry, state, generator, explore)
         chosen = result.best if self.config.execute == "best" else result.plans.best
         return chosen[:, 0], result.next_state(self.rule.elites)
 
-    def plan(self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator) -> SearchResult:
-        """Search for the best plan from a carry [N, ...]."""
+    def plan(
+        self, model: WorldModel, carry: Carry, state: State, generator: torch.Generator, explore: bool = False
+    ) -> SearchResult:
+        """Search for the best plan from a carry [N, ...]. explore: value disagreement by `curiosity`."""
         self.stopwatch.start()
         value, proposals, guide = None, None, self.guide
         if guide is not None:
             value = guide.value
             policy, count = partial(sample_action, guide.actor, generator=generator), self.config.proposals
             proposals = propose(model, carry, policy, count, self.config.horizon, generator)
-        task = PlanningTask(model, carry, self.config.gamma, self.config.noise, value)
+        bonus = bonus_of(self.config, explore)
+        task = PlanningTask(model, carry, self.config.gamma, self.config.noise, value, bonus)
         plans, previous_elites = restore_plans(state), state["elites"]
         return search(task, plans, self.rule, self.budget, generator, previous_elites, proposals, self.stopwatch)
 

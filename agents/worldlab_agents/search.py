@@ -17,6 +17,7 @@ from torch import Tensor
 from worldlab.interfaces import State
 from worldlab.rollout import Carry, Policy
 from worldlab.world_model import WorldModel
+from worldlab_agents.disagreement import with_bonus
 from worldlab_agents.plans import Plans, coloured_noise, planning_state
 from worldlab_agents.stopwatch import Stopwatch
 
@@ -28,19 +29,23 @@ WeightFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PlanningTask:
-    """The objective of a plan. noise: dream with the prior's noise, otherwise along its most likely latents."""
+    """The objective of a plan. noise: dream with the prior's noise, otherwise along its most likely latents. bonus: reward
+    of a step per unit of an ensemble's disagreement.
+    """
 
     model: WorldModel
     carry: Carry
     gamma: float
     noise: bool = True
     value: ValueFunction | None = None
+    bonus: float = 0.0
 
     def score(self, plans: Tensor, generator: torch.Generator) -> Tensor:
         """Return discounted dreamt returns [N, S] of candidates [N, S, H, A], including the value at the end."""
         n, count, horizon = plans.shape[:3]
         carry = self.model.fork(self.carry, count)
         dream = self.model.imagine(carry, plans.flatten(0, 1), horizon, generator if self.noise else None)
+        dream = with_bonus(dream, self.model, self.bonus)
         alive = torch.cat([torch.ones_like(dream.cont[:, :1]), self.gamma * dream.cont], 1).cumprod(1)  # [N * S, H + 1]
         total = (alive[:, :-1] * dream.reward).sum(1)
         if self.value is not None:

@@ -24,6 +24,7 @@ from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, sample_action
 from worldlab_agents.configs import TDMPCConfig
+from worldlab_agents.disagreement import bonus_of, reads_disagreement, with_bonus
 from worldlab_agents.dreamer import lambda_returns
 from worldlab_agents.plans import initial_plans, planning_state, restore_plans
 from worldlab_agents.search import Budget, PlanningTask, SearchRule, propose, search, weigh_boltzmann
@@ -71,6 +72,7 @@ class TDMPCAgent(Agent):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
         self.stopwatch = Stopwatch(config.budget_ms)
+        self.reads_disagreement = reads_disagreement(config)
 
     def initial(self, n: int) -> State:
         device = next(self.actor.parameters()).device
@@ -90,7 +92,8 @@ class TDMPCAgent(Agent):
         self.stopwatch.start()
         config, policy = self.config, partial(sample_action, self.actor, generator=generator)
         proposals = propose(model, carry, policy, config.proposals, config.horizon, generator)
-        task = PlanningTask(model, carry, config.gamma, config.noise, self._value)
+        bonus = bonus_of(config, explore)
+        task = PlanningTask(model, carry, config.gamma, config.noise, self._value, bonus)
         result = search(
             task, restore_plans(state), self.rule, self.budget, generator, proposals=proposals, stopwatch=self.stopwatch
         )
@@ -139,6 +142,7 @@ class TDMPCAgent(Agent):
         with torch.no_grad():
             policy = partial(sample_action, self.actor, generator=generator)
             dream = model.imagine(model.fork(seen.carry, 1), policy, self.config.dreams, generator)
+            dream = with_bonus(dream, model, bonus_of(self.config, explore=False))
             features = dream.features.contiguous()
             action = policy(features.flatten(0, 1)).unflatten(0, features.shape[:2])
             value = self.slow_critic.min_of_two(features, action, generator)

@@ -9,6 +9,11 @@ from pydantic import model_validator
 from worldlab import Config, field, sized
 
 
+def code_units(units: int) -> int:
+    """Return the width of a recurrent network over groups of codes: half the hidden units, from 16 to 128."""
+    return min(128, max(16, units // 2))
+
+
 class AutoregressiveEncoderConfig(Config):
     """Settings of the autoregressive posterior."""
 
@@ -20,12 +25,15 @@ class AutoregressiveEncoderConfig(Config):
     """Channels after the first convolution; they double each time the image is halved."""
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk."""
-    code_units: int = sized(nano=16, tiny=32, small=48, medium=128, large=128, ge=1)
-    """Width of the recurrent network over the groups."""
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
     unimix: ClassVar[float] = 0.01
     """Share of a uniform mixed into every conditional, which keeps every class possible."""
+
+    @property
+    def code_units(self) -> int:
+        """Return the width of the recurrent network over the groups."""
+        return code_units(self.units)
 
 
 class AutoregressiveDynamicsConfig(Config):
@@ -48,14 +56,17 @@ class AutoregressiveDynamicsConfig(Config):
     """Hidden units of the mixture head."""
     head_layers: int = field(1, ge=0, expert=True)
     """Hidden layers of the mixture head; World Models has none."""
-    code_units: int = sized(nano=16, tiny=32, small=48, medium=128, large=128, ge=1)
-    """Width of the recurrent network over the groups of a categorical z."""
     components: ClassVar[int] = 5
     """Number of Gaussians in a mixture, as in World Models."""
     min_std: ClassVar[float] = 0.05
     """Smallest std of a component."""
     unimix: ClassVar[float] = 0.01
     """Share of a uniform mixed into the conditionals of a categorical z."""
+
+    @property
+    def code_units(self) -> int:
+        """Return the width of the recurrent network over the groups of a categorical z."""
+        return code_units(self.units)
 
     @model_validator(mode="after")
     def _heads_fit(self) -> AutoregressiveDynamicsConfig:

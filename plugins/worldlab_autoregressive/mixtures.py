@@ -62,6 +62,11 @@ class GaussianMixture:
         best = self.logits.argmax(-1)[..., None, None].expand(*self.logits.shape[:-1], 1, self.mean.shape[-1])
         return self.mean.gather(-2, best)[..., 0, :].flatten(-2)
 
+    @property
+    def expectation(self) -> Tensor:
+        """Return the mean of the mixture, [*, D]."""
+        return (self.logits.exp()[..., None] * self.mean).sum(-2).flatten(-2)
+
     def components_used(self) -> Tensor:
         """Return exp of the entropy of the weights, averaged over blocks: [*], between 1 and K."""
         return torch.exp(-(self.logits.exp() * self.logits).sum(-1)).mean(-1)

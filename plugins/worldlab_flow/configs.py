@@ -16,15 +16,20 @@ class FlowEncoderConfig(Config):
     """Channels after the first convolution; they double each time the image is halved."""
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk and width of the flow's context."""
-    flow_units: int = sized(nano=16, tiny=64, small=64, medium=128, large=256, ge=1)
-    """Hidden units of each autoregressive network; at least latent_dim, or the last entries would depend on too few
-    others."""
     layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Layers of the MLP that reads vectors, and of each autoregressive network."""
     transforms: ClassVar[int] = 2
     """Autoregressive transforms, in alternating order. Each costs one network call per sample."""
     min_std: ClassVar[float] = 0.05
     """Smallest std of the outer Gaussian; the transforms can still reduce it."""
+
+    @property
+    def flow_units(self) -> int:
+        """Return the hidden units of each autoregressive network: half of `units`, but not below 64 unless `units` is.
+
+        They are at least latent_dim, or the last entries would depend on too few others.
+        """
+        return max(min(self.units, max(64, self.units // 2)), self.latent_dim)
 
 
 class FlowDynamicsConfig(Config):

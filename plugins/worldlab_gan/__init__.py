@@ -1,7 +1,7 @@
 """The adversarial family: samplers without densities, trained by critics. README.md explains the family."""
 
 from worldlab import hookimpl
-from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig
+from worldlab_gan.configs import GANDecoderConfig, GANDynamicsConfig, GANEncoderConfig, IMLEDynamicsConfig
 
 
 @hookimpl
@@ -29,5 +29,13 @@ def worldlab_register(register) -> None:
         summary="Generator of observations with a projection critic and feature matching: sharp images, no density.",
         paper="Goodfellow et al. 2014 (GAN), arXiv:1406.2661; "
         "Radford et al. 2015 (DCGAN), arXiv:1511.06434; arXiv:1512.09300, arXiv:1802.05637",
+        api=1,
+    )
+    register.dynamics(
+        "imle",
+        "worldlab_gan.imle:IMLEDynamics",
+        config=IMLEDynamicsConfig,
+        summary="GRU memory and an implicit generator; each real latent pulls its nearest sample, without a critic.",
+        paper="Li & Malik 2018 (IMLE), arXiv:1809.09087; Li et al. 2020, arXiv:2004.03590; WIMLE, arXiv:2602.14351",
         api=1,
     )

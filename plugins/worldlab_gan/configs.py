@@ -84,6 +84,27 @@ class GANDynamicsConfig(Config):
     """Weight of the critics' gradient penalty at generated latents."""
 
 
+class IMLEDynamicsConfig(Config):
+    """Settings of the dynamics trained by implicit maximum likelihood."""
+
+    memory: int = sized("memory", ge=1)
+    """Width of the recurrent memory h."""
+    units: int = sized("units", ge=1)
+    """Hidden units of the input network and the generator."""
+    samples: int = field(16, ge=1)
+    """Samples m of each memory, of which the real latent pulls the nearest. More find rarer outcomes and cost more."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of the generator; noise is added at each."""
+    noise: ClassVar[int] = 16
+    """Width of the noise added at each hidden layer of the generator."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into the generator's categoricals, where the latent is categorical."""
+    scored: ClassVar[int] = 8
+    """Samples whose moments give the score that trains encoders with a density."""
+    min_std: ClassVar[float] = 0.1
+    """Std added to these moments: eight samples that happen to agree do not make a sharp density."""
+
+
 class GANDecoderConfig(Config):
     """Settings of the generator of observations."""
 

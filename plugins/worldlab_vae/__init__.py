@@ -4,6 +4,9 @@ from pathlib import Path
 
 from worldlab import hookimpl
 from worldlab_vae.configs import (
+    ClockworkDynamicsConfig,
+    ClockworkEncoderConfig,
+    EnsembleDynamicsConfig,
     FSQEncoderConfig,
     VAEDecoderConfig,
     VAEDynamicsConfig,
@@ -20,7 +23,8 @@ def worldlab_register(register) -> None:
         "worldlab_vae.encoder:VAEEncoder",
         config=VAEEncoderConfig,
         summary="Gaussian or categorical amortised posterior, conditioned on the memory",
-        paper="Kingma & Welling 2013 (VAE), arXiv:1312.6114; Hafner et al. 2023 (DreamerV3), arXiv:2301.04104",
+        paper="Kingma & Welling 2013 (VAE), arXiv:1312.6114; Higgins et al. 2017 (beta-VAE); "
+        "Hafner et al. 2023 (DreamerV3), arXiv:2301.04104",
         api=1,
     )
     register.dynamics(
@@ -53,5 +57,29 @@ def worldlab_register(register) -> None:
         config=FSQEncoderConfig,
         summary="finite scalar quantisation: a frame as a few tokens, without a codebook",
         paper="Mentzer et al. 2023 (FSQ), arXiv:2309.15505; Scannell et al. 2025 (DC-MPC), arXiv:2503.00653",
+        api=1,
+    )
+    register.dynamics(
+        "ensemble",
+        "worldlab_vae.ensemble:EnsembleDynamics",
+        config=EnsembleDynamicsConfig,
+        summary="K members of any dynamics with one memory; each imagined row follows one of them",
+        paper="Lakshminarayanan et al. 2016, arXiv:1612.01474; Sekar et al. 2020 (Plan2Explore), arXiv:2005.05960; WIMLE",
+        api=1,
+    )
+    register.encoder(
+        "clockwork",
+        "worldlab_vae.clockwork:ClockworkEncoder",
+        config=ClockworkEncoderConfig,
+        summary="Gaussian posterior of two levels; a clockwork dynamics holds the upper one between ticks",
+        paper="Saxena et al. 2021 (CW-VAE), arXiv:2102.09532",
+        api=1,
+    )
+    register.dynamics(
+        "clockwork",
+        "worldlab_vae.clockwork:ClockworkDynamics",
+        config=ClockworkDynamicsConfig,
+        summary="RSSM of two levels, of which the upper one moves at ticks of a slow clock only",
+        paper="Saxena et al. 2021 (CW-VAE), arXiv:2102.09532",
         api=1,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from worldlab import Config, field, sized
+from worldlab import Config, component, field, sized
 
 UNIMIX = 0.01
 """Share of a uniform mixed into categorical posteriors and priors, which keeps every class possible: DreamerV3,
@@ -48,6 +48,44 @@ class VAEDynamicsConfig(Config):
     """Width of the layers before and after the memory."""
     unimix: ClassVar[float] = UNIMIX
     min_std: ClassVar[float] = MIN_STD
+
+
+class ClockworkEncoderConfig(Config):
+    """Settings of the posterior of two levels."""
+
+    latent_dim: int = sized(nano=6, tiny=24, small=24, medium=24, large=24, gt=0)
+    """Width of the lower level, which changes at every step."""
+    upper: int = sized(nano=2, tiny=8, small=8, medium=8, large=8, gt=0)
+    """Width of the upper level."""
+    width: int = sized("width", gt=0)
+    """Channels after the first convolution; they double each time the image is halved."""
+    units: int = sized("units", gt=0)
+    """Width of the MLPs."""
+    layers: ClassVar[int] = 2
+    """Layers of the MLP that reads vectors."""
+    min_std: ClassVar[float] = MIN_STD
+
+
+class ClockworkDynamicsConfig(Config):
+    """Settings of the recurrent state-space model of two levels."""
+
+    memory: int = sized("memory", gt=1)
+    """Width of the memories of both levels together; the upper one has a quarter."""
+    units: int = sized("units", gt=0)
+    """Width of the layers before and after the memories."""
+    every: int = field(4, ge=1)
+    """Steps between two ticks of the upper level's clock."""
+    unimix: ClassVar[float] = UNIMIX
+    min_std: ClassVar[float] = MIN_STD
+
+
+class EnsembleDynamicsConfig(Config):
+    """Settings of an ensemble of any dynamics."""
+
+    member: str = component("vae")
+    """The dynamics of the members, by name. Its own settings are those of that name: --dynamics.vae.units."""
+    count: int = field(5, ge=1, le=64)
+    """Number of members K. One is the plain dynamics."""
 
 
 class VAEDecoderConfig(Config):

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from config_kit import configured, families
-from worldlab_agents.configs import DreamerConfig
+from config_kit import configured
+from family_kit import FAMILIES
+from worldlab_agents.configs import ActorCriticConfig
 
 from worldlab.config.resolve import Part, RunConfig
 from worldlab.errors import ConfigError
@@ -21,7 +22,6 @@ from worldlab.training.train import train
 pytestmark = pytest.mark.usefixtures("blank_plots")
 REGISTRY = load_registry()
 AGENTS = [found.name for found in REGISTRY.registrations("agent")]
-FAMILIES = families(REGISTRY)
 ENVS = {"vectors": "Pendulum", "pictures": "branch"}
 CONTINUOUS_ONLY = {"sac"}
 SMALL = {
@@ -33,7 +33,7 @@ SMALL = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "a guided planner": (
         "mppi",
-        {"guide": True, "guide_with": configured(DreamerConfig, units=8, layers=1, horizon=2)},
+        {"guide": True, "guide_with": ActorCriticConfig(units=8, horizon=2)},
     ),
     "a planner in a hurry": ("icem", {"budget_ms": 2.0}),
     "evolution in episodes": ("cma", {"where": "real"}),

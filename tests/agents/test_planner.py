@@ -12,7 +12,7 @@ from config_kit import configured
 from pydantic import ValidationError
 from true_worlds import Lock, TrueLinear
 from worldlab_agents.actor import sample_action
-from worldlab_agents.configs import DreamerConfig, PlannerConfig
+from worldlab_agents.configs import ActorCriticConfig, PlannerConfig
 from worldlab_agents.planner import PlannerAgent, make_search_rule
 from worldlab_agents.plans import GaussianPlans, initial_plans
 from worldlab_agents.search import Budget, PlanningTask, SearchRule, propose, search, weigh_boltzmann, weigh_elites
@@ -20,7 +20,6 @@ from worldlab_agents.stopwatch import Stopwatch
 from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab import tree
-from worldlab.errors import ConfigError
 from worldlab.registry import load_registry
 from worldlab.rollout import Carry
 from worldlab.specs import ActionSpec
@@ -219,13 +218,10 @@ def test_candidates_decay_to_twice_the_elites_and_no_further():
     assert Budget(4, 2).counts(minimum=22) == [22, 22]
 
 
-def test_a_guide_discounts_as_the_plans_do():
+def test_a_guide_discounts_and_doubts_as_the_plans_do():
     specs = TrueLinear(LinearGaussian(2)).specs
-    with pytest.raises(ConfigError, match=r"gamma is 0\.95 and agent\.guide_with\.gamma 0\.99") as caught:
-        PlannerAgent(config_of("cem", guide=True, gamma=0.95), specs)
-    assert "--agent.guide-with.gamma 0.95" in (caught.value.fix or "")
-    PlannerAgent(config_of("cem", guide=True, gamma=0.95, guide_with=DreamerConfig(gamma=0.95)), specs)
-    PlannerAgent(config_of("cem", gamma=0.95), specs)
+    guide = PlannerAgent(config_of("cem", guide=True, gamma=0.95, pessimism=0.3), specs).guide
+    assert guide is not None and (guide.config.gamma, guide.bonus) == (0.95, -0.3)
 
 
 def test_a_deadline_is_kept_and_a_plan_comes_back_even_with_no_time_at_all(monkeypatch):
@@ -258,9 +254,7 @@ def test_the_next_search_starts_from_the_last_plan_shifted():
 
 
 def test_the_guide_learns_as_a_dreamer_and_its_actor_proposes():
-    config = config_of(
-        "cem", guide=True, proposals=5, guide_with=configured(DreamerConfig, units=8, layers=1), horizon=3
-    )
+    config = config_of("cem", guide=True, proposals=5, guide_with=ActorCriticConfig(units=8), horizon=3)
     specs = TrueLinear(LinearGaussian(2)).specs
     agent = PlannerAgent(config, specs)
     assert set(agent.players()) == {"actor", "critic"}

@@ -179,7 +179,7 @@ def test_a_parts_own_setting_wins_over_the_dial(registry):
 def test_sizes_with_values_of_their_own_ignore_the_dials(registry):
     parts: Any = made(registry, model={"units": 40}, agent={"name": "ppo"}, encoder={"name": "flow"})
     assert parts.agent.options.units == SB3Config.at_size("small")["units"] == 128
-    assert (parts.encoder.options.units, parts.encoder.options.flow_units) == (40, 64)
+    assert (parts.encoder.options.units, parts.encoder.options.layers) == (40, 2)
 
 
 @pytest.mark.parametrize(("preset", "size"), [("laptop", "small"), ("debug", "tiny"), ("gpu", "large")])

@@ -82,7 +82,7 @@ def mode_weights(z: Tensor, centre: Tensor) -> tuple[Tensor, float]:
 
 def build(latent: LatentSpec | None = None, dtype=torch.float64, seed: int = 0, **config) -> AutoregressiveDynamics:
     torch.manual_seed(seed)
-    settings = {"memory": 16, "layers": 2, "heads": 2, "window": 4, "units": 16, "code_units": 16} | config
+    settings = {"memory": 16, "layers": 2, "heads": 2, "window": 4, "units": 16} | config
     return AutoregressiveDynamics(configured(AutoregressiveDynamicsConfig, **settings), make_specs(latent=latent)).to(
         dtype
     )

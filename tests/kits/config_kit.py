@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from worldlab.registry import Registry
 from worldlab.settings import Config
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -16,8 +15,3 @@ def configured(config: type[ConfigT], **values: Any) -> ConfigT:
     assert all(hasattr(config, name) for name in constants), f"{config.__name__} has no {', '.join(constants)}"
     fields = {name: value for name, value in values.items() if name in config.model_fields}
     return type(config.__name__, (config,), {"__module__": config.__module__, **constants})(**fields)
-
-
-def families(registry: Registry) -> list[str]:
-    """Return the names that are registered as encoder, dynamics and decoder. Other names of these roles are further systems."""
-    return sorted(set.intersection(*(set(registry.names(role)) for role in ("encoder", "dynamics", "decoder"))))

@@ -13,6 +13,9 @@ from worldlab.interfaces import Batch
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 
+FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
+"""The names of the fifteen cells: each fills the three roles of a world model. Other names fill one role, or two."""
+
 
 def gen(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

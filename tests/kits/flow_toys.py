@@ -70,7 +70,7 @@ def count_calls(module: nn.Module, run: Callable[[], object]) -> int:
 def encoder(config: dict | None = None, **specs) -> FlowEncoder:
     torch.manual_seed(0)
     given = make_specs(**specs)
-    sizes = {"latent_dim": given.latent.dim, "width": 4, "units": 16, "layers": 1, "flow_units": 16}
+    sizes = {"latent_dim": given.latent.dim, "width": 4, "units": 16, "layers": 1}
     return FlowEncoder(configured(FlowEncoderConfig, **(sizes | (config or {}))), given)
 
 
@@ -88,7 +88,7 @@ def decoder(specs: Specs, **config) -> FlowDecoder:
 
 
 def small_model(specs: Specs, settings: ModelSettings | None = None, **config) -> WorldModel:
-    sizes = {"latent_dim": specs.latent.dim, "width": 4, "units": 16, "layers": 1, "flow_units": 16}
+    sizes = {"latent_dim": specs.latent.dim, "width": 4, "units": 16, "layers": 1}
     return WorldModel(
         specs,
         FlowEncoder(configured(FlowEncoderConfig, **sizes), specs),

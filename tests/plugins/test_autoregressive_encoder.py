@@ -34,7 +34,7 @@ def encoder(obs=(VECTOR,), **config) -> AutoregressiveEncoder:
     torch.manual_seed(0)
     settings = configured(
         AutoregressiveEncoderConfig,
-        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16, "code_units": 16} | config,
+        **{"groups": GROUPS, "classes": CLASSES, "width": 4, "units": 16} | config,
     )
     return AutoregressiveEncoder(settings, make_specs(obs, AutoregressiveEncoder.latent_spec(settings)))
 

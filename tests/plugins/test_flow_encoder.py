@@ -153,7 +153,7 @@ def test_posterior_gap_on_ppca_falls_from_the_mean_fields_to_almost_nothing():
     """KL(q || p(z | x)) <= 0.05 nats, where the best mean field keeps its closed-form gap."""
     world = PPCA()
     assert world.mean_field_gap == pytest.approx(1.07, abs=0.01)
-    part = encoder({"units": 48, "flow_units": 48}, latent=world.dim)
+    part = encoder({"units": 48}, latent=world.dim)
 
     def loss(step: int) -> torch.Tensor:
         x = world.draw(128, step)

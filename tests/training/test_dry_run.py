@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from family_kit import FAMILIES
 from gymnasium import spaces
 from torch import nn
 
@@ -447,7 +448,7 @@ def test_log_mass_is_checked_on_pictures_and_never_called_on_vectors():
 REAL = load_registry()
 
 
-@pytest.mark.parametrize("name", REAL.names("encoder"))
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_installed_families_pass(name):
     """With their default choices, on pictures and vectors, in small sizes."""
     entries = {role: REAL.get(role, name) for role in SOUND}

@@ -102,6 +102,25 @@ def test_kills_and_signals_at_random_moments_change_no_byte(place, whole):
     check_same(place, "killed", whole[0])
 
 
+SYSTEMS = [
+    "--dynamics ensemble --dynamics.count 2 --agent.pessimism 0.1 --agent.curiosity 0.1 --agent.confidence 1",
+    "--dynamics imle",
+    "--encoder clockwork --dynamics clockwork",
+]
+"""Named systems with state of their own in a run."""
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_named_system_that_is_killed_between_checkpoints_changes_no_byte(tmp_path, system):
+    flags = [*TINY, *system.split()]
+    assert train(tmp_path, "whole", flags).code == 0
+    assert train(tmp_path, "killed", flags, failpoint="rename.after:2=kill").code == -9
+    ended = train(tmp_path, "killed", flags)
+    assert ended.code == 0, ended.err
+    whole, found = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
+    assert {key for key in whole.keys() | found.keys() if found.get(key) != whole.get(key)} == set()
+
+
 def test_a_run_that_saved_nothing_starts_again_from_its_own_settings(place, whole):
     ended = train(place, "early", TINY, failpoint="create.before:8=kill")
     assert ended.code == -9 and not list_checkpoints(place / "early" / "checkpoints")

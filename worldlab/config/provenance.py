@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, one_line
-from worldlab.registry import Registry
+from worldlab.registry import Registration, Registry
 from worldlab.runs import storage
 
 log = logging.getLogger("worldlab")
@@ -24,18 +24,33 @@ _INSTALLABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!
 
 
 def components(config: RunConfig, registry: Registry) -> dict[str, dict[str, str | None]]:
-    """Return the entry of run.json for each part in use: name, distribution, version, sha256 (of a file, else None)."""
+    """Return the entry of run.json for each part in use: name, distribution, version, sha256 (of a file, else None).
+
+    A component that a part is built from is named by its setting: "dynamics.member".
+    """
     digests = {(s.distribution, s.version): s.sha256 for s in registry.sources}
     found: dict[str, dict[str, str | None]] = {}
-    for role in PARTS:
-        entry = registry.get(role, getattr(config, role).name)
-        found[role] = {
+    for place, entry in _entries(config, registry):
+        found[place] = {
             "name": entry.name,
             "distribution": entry.distribution,
             "version": entry.version,
             "sha256": digests.get((entry.distribution, entry.version)),
         }
     return found
+
+
+def _entries(config: RunConfig, registry: Registry) -> Iterator[tuple[str, Registration]]:
+    for role in PARTS:
+        part = getattr(config, role)
+        yield role, registry.get(role, part.name)
+        for field, chosen in part.inner.items():
+            yield f"{role}.{field}", chosen.registration
+
+
+def role_of(place: str) -> str:
+    """Return the role of an entry of `components`: "dynamics" of "dynamics.member"."""
+    return place.partition(".")[0]
 
 
 def find_missing(run: Path, registry: Registry) -> PluginError | None:
@@ -45,7 +60,8 @@ def find_missing(run: Path, registry: Registry) -> PluginError | None:
     the registry reports the reason).
     """
     claimed = {claim for plugin in registry.broken for claim in plugin.claims}
-    for role, was in _recorded(run).items():
+    for place, was in _recorded(run).items():
+        role = role_of(place)
         if was["name"] in registry.names(role) or (role, was["name"]) in claimed:
             continue
         return PluginError(
@@ -101,7 +117,7 @@ def find_changes(run: Path, config: RunConfig, registry: Registry) -> list[dict[
     return [
         {"role": role, "was": _label(was), "now": _label(current[role]), "fix": _remedy(run, was)}
         for role, was in recorded.items()
-        if was["name"] == current[role]["name"] and _label(was) != _label(current[role])
+        if role in current and was["name"] == current[role]["name"] and _label(was) != _label(current[role])
     ]
 
 
@@ -134,7 +150,7 @@ def _recorded(run: Path) -> dict[str, dict[str, str]]:
     return {
         role: {key: one_line(part.get(key, ""), 80) for key in keys}
         for role, part in parts.items()
-        if role in PARTS and isinstance(part, Mapping) and part.get("name")
+        if role_of(role) in PARTS and isinstance(part, Mapping) and part.get("name")
     }
 
 

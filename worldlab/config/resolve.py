@@ -30,7 +30,7 @@ from typing import Any
 
 from worldlab.config.schema import NONE, Value, build, flatten, nested_config, settings_of, unknown_setting
 from worldlab.errors import ConfigError, did_you_mean, one_line
-from worldlab.registry import Registry
+from worldlab.registry import Chosen, Registration, Registry, with_components
 from worldlab.runs.storage import read_toml
 from worldlab.settings import DIAL, Config, CoreSettings, EnvSettings, Size
 
@@ -51,6 +51,16 @@ class Part:
     name: str
     options: Config
 
+    @property
+    def inner(self) -> dict[str, Chosen]:
+        """Return the components that this one is built from, by the setting that names each."""
+        return {field: self.options.chosen(field) for field in type(self.options).component_fields()}
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the part's table of a config file, with a table for each component that it is built from."""
+        inner = {one.registration.name: one.options.model_dump(mode="json") for one in self.inner.values()}
+        return {"name": self.name, **self.options.model_dump(mode="json"), **inner}
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -65,8 +75,7 @@ class RunConfig:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the complete configuration as plain data, in the form of a config file; None stays None."""
-        parts = {role: getattr(self, role) for role in PARTS}
-        tables = {role: {"name": part.name, **part.options.model_dump(mode="json")} for role, part in parts.items()}
+        tables = {role: getattr(self, role).to_mapping() for role in PARTS}
         return {"presets": list(self.presets), **self.core.model_dump(mode="json"), **tables}
 
     def to_toml(self) -> str:
@@ -308,26 +317,49 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size:
     if name is None:
         names = ", ".join(registry.names(role)) or "none"
         raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
-    config, registered = part_config(registry, role, name), registry.get(role, name)
+    chosen = _build_options(registry.get(role, name), options, size, dial)
+    inner = [getattr(chosen, field) for field in type(chosen).component_fields()]
+    _check_others([registry.get(role, used) for used in (name, *inner)], options, registry)
+    chosen = with_components(
+        chosen, role, registry, lambda entry: _build_options(entry, options, size, dial, inner=True)
+    )
+    return Part(name, chosen)
+
+
+def _build_options(
+    registration: Registration, options: Sequence[_Options], size: Size, dial: Mapping[str, int], inner: bool = False
+) -> Config:
+    """Build the settings of one component. inner: it is part of another, to which settings without a name belong."""
+    role, config = registration.role, registration.config or NoOptions
+    names = {registration.name, registration.variant_of, *(() if inner else (None,))}
     values = _size_values(config, size, dial)
-    values.update(flatten(registered.preset, config, f"{role} {name}", f"{role}."))
+    values.update(flatten(registration.preset, config, f"{role} {registration.name}", f"{role}."))
     for item in options:
-        if item.component in (name, registered.variant_of, None):
+        if item.component in names:
             values.update(flatten(item.table, config, item.layer.source, f"{role}."))
-        elif item.component in registry.names(role):
-            other = part_config(registry, role, item.component)
-            flatten(item.table, other, item.layer.source, f"{role}.")
-            if item.plain and not item.layer.packaged:
-                keys = ", ".join(f"{role}.{key}" for key in item.table)
-                log.warning(
-                    "%s from %s ignored: it belongs to %s '%s', but '%s' is chosen",
-                    keys,
-                    item.layer.source,
-                    role,
-                    item.component,
-                    name,
-                )
-    return Part(name, build(config, values, f"{role}."))
+    return build(config, values, f"{role}.")
+
+
+def _check_others(chosen: Sequence[Registration], options: Sequence[_Options], registry: Registry) -> None:
+    """Check the settings of components that are not in use. Warn of those that were meant for another choice.
+
+    chosen: the component of a role, then those that it is built from.
+    """
+    role, used = chosen[0].role, {None, *(name for entry in chosen for name in (entry.name, entry.variant_of))}
+    for item in options:
+        if item.component in used or item.component not in registry.names(role):
+            continue
+        flatten(item.table, part_config(registry, role, item.component), item.layer.source, f"{role}.")
+        if item.plain and not item.layer.packaged:
+            keys = ", ".join(f"{role}.{key}" for key in item.table)
+            log.warning(
+                "%s from %s ignored: it belongs to %s '%s', but '%s' is chosen",
+                keys,
+                item.layer.source,
+                role,
+                item.component,
+                chosen[0].name,
+            )
 
 
 def _part_table(role: str, layer: _Layer) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.env.spaces import encode_action
 from worldlab.interfaces import Batch
-from worldlab.rollout import Carry
+from worldlab.rollout import Carry, choose_members
 from worldlab.specs import ActionSpec, Specs
 from worldlab.world_model import WorldModel
 
@@ -115,7 +115,7 @@ class DreamPool:
     @torch.no_grad()
     def reset(self) -> np.ndarray:
         """Restart every dream. Returns: features [N, F]."""
-        self._carry = self.starts(self.num_envs, self.generator)
+        self._carry = self._start()
         self._ages[:] = 0
         return _numpy(self.model.features(self._carry))
 
@@ -136,11 +136,15 @@ class DreamPool:
         self._carry = carry
         return DreamStep(going, final, _numpy(reward).astype(np.float32), terminated, truncated)
 
+    def _start(self) -> Carry:
+        """Draw starts, each with the member of an ensemble that dreams it, so that the others keep theirs."""
+        return choose_members(self.model.dynamics, self.starts(self.num_envs, self.generator), self.generator)
+
     def _restart(self, carry: Carry, features: Tensor, done: np.ndarray) -> tuple[Carry, np.ndarray]:
         if not done.any():
             return carry, _numpy(features)
         over = torch.from_numpy(done).to(features.device)
-        fresh = self.starts(self.num_envs, self.generator)
+        fresh = self._start()
         carry = tree.where(over, fresh, carry)
         self._ages[done] = 0
         return carry, _numpy(torch.where(over[:, None], self.model.features(fresh), features))

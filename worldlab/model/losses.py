@@ -79,12 +79,14 @@ def part_terms(role: str, part: Component, ctx: Context, player: str) -> Iterato
 
 def _matching_terms(model: WorldModel, ctx: Context, stage: Stage) -> list[Term]:
     settings = model.settings
+    capacity = settings.capacity * min(1.0, stage.updates / settings.capacity_updates) if settings.capacity else None
     if stage.standard_prior:
-        weights = {"rep": 1.0}
-        values = matching.standard_terms(ctx, settings.free_nats)
+        weights = {"rep": settings.beta}
+        values = matching.standard_terms(ctx, settings.free_nats, capacity)
     else:
-        weights = {"dyn": settings.dyn_scale, "rep": settings.rep_scale, "anchor": settings.prior_anchor}
-        values = matching.terms(model.rule, ctx, model.dynamics, settings.free_nats)
+        beta = settings.beta
+        weights = {"dyn": beta * settings.dyn_scale, "rep": beta * settings.rep_scale, "anchor": settings.prior_anchor}
+        values = matching.terms(model.rule, ctx, model.dynamics, settings.free_nats, capacity)
     kept = {name: value for name, value in values.items() if TRAINS[name] in stage.parts}
     return [Term(name, value, weights[name], ctx.batch.mask) for name, value in kept.items()]
 

@@ -14,7 +14,7 @@ joint NLL looks excellent while the standard deviation of the latents falls to 0
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from worldlab.distributions import (
     kl_to_standard_normal,
 )
 from worldlab.errors import ConfigError
-from worldlab.interfaces import Context, Dynamics, Encoder, Latent, ScoresLatent
+from worldlab.interfaces import Context, Dynamics, Encoder, HasMembers, Latent, ScoresLatent
 from worldlab.nn import frozen
 from worldlab.specs import LatentSpec
 
@@ -82,6 +82,19 @@ def _choose_for_scored_prior(posterior: str, dynamics: Dynamics, pair: str) -> R
     return Rule("own", "score_anchor", f"{own}; the encoder by its frozen score and a small KL to a standard prior")
 
 
+def check_capacity(rule: Rule, posterior: str, staged: bool) -> None:
+    """Check that a capacity has a KL to act on. Raises: ConfigError.
+
+    staged: the encoder is trained against a standard prior, where a density of its own suffices.
+    """
+    if posterior in ("implicit", "deterministic") or (rule.rep == "score_anchor" and not staged):
+        raise ConfigError(
+            "model.capacity needs a KL between posterior and prior",
+            cause=f"{'the posterior has no density' if posterior in ('implicit', 'deterministic') else rule.why}",
+            fix="--model.capacity 0, or an encoder and a dynamics with densities",
+        )
+
+
 def divergence(ctx: Context) -> Tensor | None:
     """Return KL(posterior || prior) in nats, [N]: exact or a one-sample estimate; None if either has no density."""
     dist, z = tree.flatten_time(ctx.latent.dist), ctx.latent.z.flatten(0, 1)
@@ -104,8 +117,8 @@ def standard_prior(latent: LatentSpec, like: Tensor) -> Distribution:
     return Normal(zeros, torch.ones_like(zeros))
 
 
-def standard_terms(ctx: Context, free_nats: float) -> dict[str, Tensor]:
-    """Return the KL of a plain VAE to the standard prior in ctx.prior, with free nats.
+def standard_terms(ctx: Context, free_nats: float, capacity: float | None = None) -> dict[str, Tensor]:
+    """Return the KL of a plain VAE to the standard prior in ctx.prior, with free nats or a capacity.
 
     Encoders without a density have losses of their own and get {}.
     """
@@ -113,8 +126,18 @@ def standard_terms(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     if kl is None:
         return {}
     exact = isinstance(ctx.latent.dist, HasKL)
-    kl = kl.clamp(min=free_nats) if exact else _apply_free_nats(kl, free_nats)
-    return {"rep": kl.unflatten(0, ctx.memory.shape[:2])}
+    return {"rep": _bounded(kl, exact, free_nats, capacity).unflatten(0, ctx.memory.shape[:2])}
+
+
+def _bounded(kl: Tensor, exact: bool, free_nats: float, capacity: float | None) -> Tensor:
+    """Return the KL that an encoder pays, [N]: above the free nats; or its distance from a capacity C, |KL - C|.
+
+    Burgess et al. 2018, arXiv:1804.03599, eq. 8. Like free nats, the capacity is that of each frame if the KL is exact,
+    else that of the batch's mean.
+    """
+    if capacity is not None:
+        return (kl - capacity).abs() if exact else (kl - capacity) * torch.sign(kl.detach().mean() - capacity)
+    return kl.clamp(min=free_nats) if exact else _apply_free_nats(kl, free_nats)
 
 
 def _apply_free_nats(sampled: Tensor, free_nats: float) -> Tensor:
@@ -122,17 +145,35 @@ def _apply_free_nats(sampled: Tensor, free_nats: float) -> Tensor:
     return sampled * (sampled.detach().mean() > free_nats) if free_nats else sampled
 
 
-def terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dict[str, Tensor]:
+def terms(
+    rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float, capacity: float | None = None
+) -> dict[str, Tensor]:
     """Return the matching losses of a batch, unweighted, each [B, T], in nats per frame.
 
     dyn trains the dynamics and rep the encoder. anchor is the KL to a standard prior of an encoder that trains by a
-    score.
+    score. capacity: nats that the encoder is held to instead of paying above the free nats. The terms of an ensemble are
+    the means over its members, each trained by rows of its own.
     """
+    if not isinstance(dynamics, HasMembers):
+        return _terms(rule, ctx, dynamics, free_nats, capacity)
+    memory = ctx.memory.flatten(0, 1)
+    each = [
+        _terms(rule, replace(ctx, prior=member.predict(memory)), member, free_nats, capacity)
+        for member in dynamics.each()
+    ]
+    stacked = {name: torch.stack([terms[name] for terms in each]) for name in each[0]}
+    if "dyn" in stacked:
+        stacked["dyn"] = dynamics.row_weights(ctx)[..., None] * stacked["dyn"]
+    return {name: value.mean(0) for name, value in stacked.items()}
+
+
+def _terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float, capacity: float | None) -> dict[str, Tensor]:
+    """Return the matching losses of one dynamics."""
     batch = ctx.memory.shape[0]
     z = ctx.latent.z.flatten(0, 1)
     out: dict[str, Tensor] = {}
     if rule.dyn == "kl":
-        out.update(_balanced_kl(ctx, free_nats))
+        out.update(_balanced_kl(ctx, free_nats, capacity))
     elif rule.dyn == "nll":
         assert isinstance(ctx.prior, HasLogProb)
         out["dyn"] = -ctx.prior.log_prob(z.detach()).unflatten(0, (batch, -1))
@@ -141,17 +182,17 @@ def terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float) -> dic
         latent = tree.flatten_time(ctx.latent)
         term = _rep_term(rule.rep, latent, memory, dynamics)
         if rule.rep in SAMPLED_KL:
-            term = _apply_free_nats(term, free_nats)
+            term = _bounded(term, False, free_nats, capacity)
         out["rep"] = term.unflatten(0, (batch, -1))
         if rule.rep == "score_anchor":
             out["anchor"] = _anchor_kl(latent).unflatten(0, (batch, -1))
     return out
 
 
-def _balanced_kl(ctx: Context, free_nats: float) -> dict[str, Tensor]:
+def _balanced_kl(ctx: Context, free_nats: float, capacity: float | None) -> dict[str, Tensor]:
     """Compute the balanced KL with free nats: Hafner et al. 2023, arXiv:2301.04104, eq. 5.
 
-    Both terms have the same value.
+    Both terms have the same value, unless the encoder is held to a capacity.
     """
     posterior: Any = tree.flatten_time(ctx.latent.dist)
     prior: Any = ctx.prior
@@ -165,7 +206,7 @@ def _balanced_kl(ctx: Context, free_nats: float) -> dict[str, Tensor]:
     batch = ctx.memory.shape[0]
     dyn = tree.detach(posterior).kl(prior).unflatten(0, (batch, -1))
     rep = torch.unflatten(posterior.kl(tree.detach(prior)), 0, (batch, -1))
-    return {"dyn": dyn.clamp(min=free_nats), "rep": rep.clamp(min=free_nats)}
+    return {"dyn": dyn.clamp(min=free_nats), "rep": _bounded(rep, True, free_nats, capacity)}
 
 
 def _rep_term(kind: str, latent: Latent, memory: Tensor, dynamics: Dynamics) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from worldlab.settings import TrainSettings
 
@@ -19,6 +19,8 @@ class Stage:
     agent: bool = True
     standard_prior: bool = False
     """Whether to match the posterior to N(0, I) (or uniform codes) instead of the untrained dynamics."""
+    updates: int = field(default=0, compare=False)
+    """Number of earlier updates, for weights that change over a run."""
 
     @property
     def model(self) -> bool:
@@ -43,7 +45,7 @@ def stage_at(settings: TrainSettings, updates: int) -> Stage:
     `freeze` never learn; they do not change the stages of the others.
     """
     stage = _scheduled_stage(settings, updates)
-    return replace(stage, parts=stage.parts - set(settings.freeze)) if settings.freeze else stage
+    return replace(stage, parts=stage.parts - set(settings.freeze), updates=updates)
 
 
 def _scheduled_stage(settings: TrainSettings, updates: int) -> Stage:

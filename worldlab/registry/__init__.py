@@ -7,18 +7,20 @@ component is imported by `Registration.load`, when the component is first used.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from worldlab.errors import PluginError, did_you_mean, one_line
-from worldlab.registry.entries import BUILTIN, ROLES, BrokenPlugin, Registration, Role, Source, normalise
+from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
+from worldlab.registry.entries import BUILTIN, ROLES, BrokenPlugin, Chosen, Registration, Role, Source, normalise
+from worldlab.settings import Config
 
 __all__ = [
     "BUILTIN",
     "ROLES",
     "BrokenPlugin",
+    "Chosen",
     "PluginFiles",
     "Registration",
     "Registry",
@@ -26,8 +28,10 @@ __all__ = [
     "Source",
     "load_registry",
     "open_registry",
+    "with_components",
 ]
 
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 SIMILAR = 0.6
 """Similarity to a missing name from which on a broken plugin is named as the likely owner."""
@@ -172,6 +176,26 @@ def open_registry(plugin_files: Sequence[Path] = ()) -> Registry:
     registry = load_registry(plugin_files)
     registry.check_files()
     return registry
+
+
+def with_components(
+    config: ConfigT, role: str, registry: Registry, options: Callable[[Registration], Config]
+) -> ConfigT:
+    """Return the configuration of a component of a role, with the components that its settings name.
+
+    options: makes the configuration of such a component. Raises: PluginError if one is not installed; ConfigError if it
+    is built from components itself.
+    """
+    chosen: dict[str, Chosen] = {}
+    for field in type(config).component_fields():
+        registration = registry.get(role, getattr(config, field))
+        if registration.config is not None and registration.config.component_fields():
+            raise ConfigError(
+                one_line(f"config: {role}.{field} = '{registration.name}' is built from other components itself"),
+                fix=f"choose another {role}: worldlab plugins --role {role}",
+            )
+        chosen[field] = Chosen(registration, options(registration))
+    return config.with_chosen(chosen) if chosen else config
 
 
 def _known_role(role: str) -> str:

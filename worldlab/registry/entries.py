@@ -105,6 +105,14 @@ class Registration:
         )
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A component and its settings: what a setting that names a component stands for (worldlab.settings.component)."""
+
+    registration: Registration
+    options: Config
+
+
 def normalise(distribution: str) -> str:
     """Normalise the name of a distribution as pip does."""
     return re.sub(r"[-_.]+", "-", distribution).lower()

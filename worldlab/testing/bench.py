@@ -28,6 +28,7 @@ from worldlab.testing.reference import (
     ReferenceEncoder,
     ReferenceEncoderConfig,
 )
+from worldlab.testing.sizes import complete
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
 
@@ -242,7 +243,8 @@ class Subject:
         return replace(self, mixes=(replace(self.mixes[0], encoder=encoder),))
 
     def with_config(self, config: Config) -> Subject:
-        """Return the same component with another configuration."""
+        """Return the same component with another configuration; components that it names get their default settings."""
+        config = complete(config, self.role, small=False)
         mixes = tuple(
             replace(mix, **{self.role: replace(getattr(mix, self.role), config=config)}) for mix in self.mixes
         )
@@ -270,13 +272,15 @@ class Subject:
         encoder, dynamics, decoder = mix.encoder, mix.dynamics, mix.decoder
         latent = encoder.cls.latent_spec(encoder.config)
         act = toys.ACTIONS[action]
-        offers_memory = not hasattr(dynamics.cls, "advance_sequence") if use_memory is None else use_memory
+        offers_memory = not dynamics.cls.runs_in_parallel(dynamics.config) if use_memory is None else use_memory
+        reads_memory = bool(offers_memory and encoder.cls.uses_memory)
         specs = Specs(
             obs=toys.OBS[obs],
             action=act,
             latent=latent,
             memory_dim=dynamics.cls.memory_size(dynamics.config, latent, act),
-            use_memory=offers_memory and encoder.cls.uses_memory,
+            use_memory=reads_memory,
+            held=dynamics.cls.holds(dynamics.config, latent) if reads_memory else 0,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -21,7 +21,7 @@ from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
 from worldlab.testing.checks import ROLES, Result, checks_for, evaluate_all
 from worldlab.testing.env_subject import EnvSubject
 from worldlab.testing.launcher_subject import LauncherSubject
-from worldlab.testing.sizes import small_config, variants
+from worldlab.testing.sizes import complete, small_config, variants
 from worldlab.training.compose import load_part
 
 AnySubject = Subject | AgentSubject | EnvSubject | LauncherSubject
@@ -38,7 +38,7 @@ def make_subject(role: str, target: Any, config: Config | None = None, label: st
     """
     label = label or f"{role}-{getattr(target, '__name__', type(target).__name__)}"
     if role in _ROLES:
-        choice = Choice(target, small_config(target.Config) if config is None else config)
+        choice = Choice(target, complete(small_config(target.Config) if config is None else config, role))
         kinds = ("gaussian",) if role == "encoder" else ("gaussian", "point", "categorical")
         return Subject(role, label, tuple(replace(reference_mix(kind=kind), **{role: choice}) for kind in kinds))
     if role == "env":
@@ -72,7 +72,7 @@ def build(
     if isinstance(subject, EnvSubject | LauncherSubject):
         raise PluginError(f"no bench for the role {subject.role!r}", fix="build the class itself in your test")
     small = subject.choice.config
-    subject = subject.with_config(type(small)(**{**dict(small), **settings}))
+    subject = subject.with_config(complete(type(small)(**{**dict(small), **settings}), subject.role))
     if isinstance(subject, AgentSubject):
         return subject.bench(action)
     return (subject.with_latent(kind=latent) if latent else subject).bench(obs, action)

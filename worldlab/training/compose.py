@@ -13,7 +13,7 @@ from worldlab.agent import Agent
 from worldlab.config.resolve import Part, RunConfig
 from worldlab.env.spaces import action_spec, obs_spec
 from worldlab.errors import ConfigError, MemoryLimitError, PluginError, WorldlabError, is_out_of_memory, one_line
-from worldlab.interfaces import Component, Decoder, Dynamics, Encoder, ParallelDynamics, parameter_count
+from worldlab.interfaces import Component, Decoder, Dynamics, Encoder, parameter_count
 from worldlab.registry import Registration, Registry
 from worldlab.registry.faults import where
 from worldlab.registry.hookspecs import API_VERSION
@@ -79,7 +79,9 @@ def compose(
     memory = _call_class_method(
         chosen["dynamics"][0], dynamics_class, "memory_size", int, config.dynamics.options, latent, action
     )
-    parallel = issubclass(dynamics_class, ParallelDynamics)
+    parallel = _call_class_method(
+        chosen["dynamics"][0], dynamics_class, "runs_in_parallel", bool, config.dynamics.options
+    )
     if config.core.model.memory_in_encoder == "yes" and not encoder_class.uses_memory:
         raise ConfigError(
             f"encoder '{config.encoder.name}' does not read the memory of dynamics '{config.dynamics.name}'",
@@ -88,7 +90,9 @@ def compose(
         )
     staged = config.core.train.schedule == "staged"
     reads = _resolve_auto(config.core.model.memory_in_encoder, not parallel and not staged)
-    specs = Specs(obs, action, latent, memory, encoder_class.uses_memory and reads, decoder_memory=not staged)
+    held = _call_class_method(chosen["dynamics"][0], dynamics_class, "holds", int, config.dynamics.options, latent)
+    use_memory = encoder_class.uses_memory and reads
+    specs = Specs(obs, action, latent, memory, use_memory, decoder_memory=not staged, held=held if use_memory else 0)
     built = {
         role: _build(registration, classes[role], part.options, specs, streams)
         for role, (registration, part) in chosen.items()

@@ -52,6 +52,8 @@ def dry_run(model: WorldModel, agent: Agent, who: Mapping[str, Registration]) ->
     with torch.random.fork_rng(devices=[]):
         _check_steps(trial, probes, batch, generator)
         trial.check_temperature(float(getattr(agent, "dream_temperature", 1.0)))
+        if getattr(agent, "reads_disagreement", False):
+            trial.check_members()
         _check_losses(trial, probes, batch, generator)
         if "agent" in who:
             check_agent(who["agent"], agent, trial, batch, generator)

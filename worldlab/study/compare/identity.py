@@ -56,8 +56,8 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
         settings = {key: settings[key] for key in needs}
     else:
         versions |= {
-            role: {**part, "code": code_digest(registry.get(role, str(part["name"])).target)}
-            for role, part in provenance.components(config, registry).items()
+            place: {**part, "code": code_digest(registry.get(provenance.role_of(place), str(part["name"])).target)}
+            for place, part in provenance.components(config, registry).items()
         }
     if config.core.replay.source and needs is None:
         settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))

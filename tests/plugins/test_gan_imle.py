@@ -1,0 +1,119 @@
+"""Implicit maximum likelihood: the nearest sample, by enumeration; no outcome is lost; scores are log-ratios."""
+
+from __future__ import annotations
+
+import torch
+from config_kit import configured
+from gan_toys import FourModes, context, gen, make_batch, make_specs, small_decoder, small_encoder
+from torch import Tensor
+from worldlab_gan.configs import IMLEDynamicsConfig
+from worldlab_gan.imle import IMLEDynamics
+
+from worldlab.distributions import Normal
+from worldlab.settings import ModelSettings
+from worldlab.specs import LatentSpec, Specs
+from worldlab.world_model import WorldModel
+
+
+def small_imle(specs: Specs, **config) -> IMLEDynamics:
+    torch.manual_seed(0)
+    sizes = dict(memory=specs.memory_dim, units=16, noise=3)
+    return IMLEDynamics(configured(IMLEDynamicsConfig, **sizes | config), specs)
+
+
+def test_the_loss_is_half_the_squared_distance_to_the_nearest_of_m_samples_by_enumeration():
+    specs = make_specs()
+    dynamics = small_imle(specs, samples=7)
+    z, memory = torch.randn(5, 4, generator=gen(1)), torch.randn(5, 6, generator=gen(2))
+    found = dynamics.losses(context(z, memory, seed=3))["nearest"]
+    repeated = memory.repeat(7, 1)
+    samples = dynamics.generator(repeated, dynamics.generator.draw(repeated, gen(3))).view(7, 5, 4)
+    away = [[0.5 * (samples[j, i] - z[i]).square().sum().item() for j in range(7)] for i in range(5)]
+    expected = torch.tensor([min(row) for row in away])
+    torch.testing.assert_close(found[:, 0], expected)
+
+
+def test_no_gradient_reaches_the_target_and_none_the_samples_that_are_not_nearest():
+    """The gradient is that of the nearest sample alone."""
+    specs = make_specs()
+    dynamics = small_imle(specs, samples=3)
+    z, memory = torch.randn(5, 4, requires_grad=True), torch.randn(5, 6)
+    loss = dynamics.losses(context(z, memory, seed=1))["nearest"].sum()
+    weights = [p for p in dynamics.generator.parameters()]
+    grads = torch.autograd.grad(loss, [z, *weights], allow_unused=True)
+    assert grads[0] is None and all(g is not None for g in grads[1:])
+    noise = dynamics.nearest_noise(z, memory, gen(1))
+    alone = 0.5 * (z.detach() - dynamics.generator(memory, noise)).square().sum()
+    for a, b in zip(grads[1:], torch.autograd.grad(alone, weights), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_more_samples_are_never_farther():
+    specs = make_specs()
+    z, memory = torch.randn(64, 4), torch.randn(64, 6)
+    one, many = (
+        small_imle(specs, samples=m).losses(context(z, memory, seed=1))["nearest"].mean().item() for m in (1, 32)
+    )
+    assert many < 0.75 * one
+
+
+def test_every_outcome_is_generated_also_the_rarest():
+    """Weights .4 .3 .2 .1: a critic loses the last one (test_gan_dynamics); a nearest sample does not, but it flattens
+    them, and most samples lie between the outcomes.
+    """
+    world, g = FourModes(), gen(5)
+    specs = make_specs(latent=LatentSpec(2), memory=3)
+    dynamics = small_imle(specs, units=48, noise=8, samples=16)
+    updates = 600
+    optimizer = torch.optim.Adam(dynamics.generator.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, updates)
+    for step in range(updates):
+        memory = world.memory(128, g)
+        loss = dynamics.losses(context(world.sample(memory, g), memory, seed=step))["nearest"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    found = world.judge(lambda memory: dynamics.predict(memory).sample(g))
+    gaussian = world.judge(lambda memory: world.gaussian(memory, g))
+    assert min(found.shares) > 0.03 and max(found.shares) < 4 * min(found.shares), found
+    assert found.energy < gaussian.energy, (found, gaussian)
+
+
+def test_the_score_is_the_log_ratio_of_the_fitted_gaussians():
+    """A generator that ignores its noise, at 2 in every entry; latents of mean 1 and variance 4."""
+    specs = make_specs()
+    dynamics = small_imle(specs)
+    for p in dynamics.generator.parameters():
+        torch.nn.init.zeros_(p)
+    last: Tensor = dynamics.generator.net.last.bias
+    torch.nn.init.constant_(last, 2.0)
+    dynamics.moments.mean.fill_(1.0)
+    dynamics.moments.var.fill_(4.0 - 0.01)
+    z, memory = torch.randn(3, 4), torch.randn(3, 6)
+    two, one = torch.full((4,), 2.0), torch.ones(4)
+    expected = Normal(two, 0.1 * one).log_prob(z) - Normal(one, 2 * one).log_prob(z)
+    torch.testing.assert_close(dynamics.score_latent(memory, z), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_moments_are_those_of_the_valid_latents_and_a_batch_that_is_not_finite_is_left_out():
+    specs = make_specs()
+    dynamics = small_imle(specs)
+    z = torch.randn(6, 1, 4)
+    mask = torch.tensor([1.0, 1, 1, 1, 0, 0])[:, None]
+    dynamics.moments.update(z, mask)
+    torch.testing.assert_close(dynamics.moments.mean, z[:4, 0].mean(0))
+    torch.testing.assert_close(dynamics.moments.var, z[:4, 0].var(0, correction=0))
+    before = dynamics.moments.mean.clone()
+    dynamics.moments.update(z * torch.inf, mask)
+    assert torch.equal(dynamics.moments.mean, before)
+
+
+def test_metrics_do_not_move_the_stream_of_training():
+    specs = make_specs()
+    model = WorldModel(specs, small_encoder(specs), small_imle(specs), small_decoder(specs), ModelSettings(units=16))
+    ctx, _ = model.observe(make_batch(specs), gen())
+    before = ctx.generator.get_state()
+    found = model.dynamics.metrics(ctx.detach())
+    assert torch.equal(ctx.generator.get_state(), before)
+    assert set(found) == {"energy_score", "spread"} and all(torch.isfinite(value) for value in found.values())
