@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.wrappers import CheckedEnv, area_weights, resize, wrap_env
+from worldlab_envs.wrappers import CheckedEnv, wrap_env
 
+from worldlab.env.resize import area_weights, resize
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 
