@@ -33,9 +33,11 @@ class DreamerConfig(Config):
     """Rate at which the slow critic tracks the critic, per update."""
     slow_weight: float = field(1.0, ge=0, expert=True)
     """Weight of the critic's loss towards the slow critic."""
-    slow_target: bool = field(True, expert=True)
-    """Bootstrap returns and baselines with the slow critic (a target network); false uses the critic, as in DreamerV3.
-    """
+    penalty: float = field(0.0, ge=0)
+    """Weight of KL(policy || behaviour), in units of normalised return: keeps the policy near the actions of the data, for
+    offline training; 0 is for data that the agent collects."""
+    slow_target: ClassVar[bool] = True
+    """Bootstrap returns and baselines with the slow critic (a target network); False uses the critic, as in DreamerV3."""
     layers: ClassVar[int] = 2
     """Hidden layers of actor and critic."""
     lambda_: ClassVar[float] = 0.95
@@ -118,8 +120,6 @@ class SB3Config(Config):
     """Transitions in a minibatch."""
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own weight."""
-    gradient_steps: int = field(4, ge=1)
-    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
     buffer: int = field(20_000, ge=1)
     """Capacity in dreamt transitions (DQN, SAC, TD3, DDPG). It is small, because old transitions come from an outdated
     model."""
@@ -130,8 +130,25 @@ class SB3Config(Config):
     """Width of policy and value networks."""
     layers: ClassVar[int] = 2
     """Hidden layers of policy and value networks."""
+    gradient_steps: ClassVar[int] = 4
+    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
     epochs: ClassVar[int] = 5
     """Passes over a round's transitions (PPO): half of Stable-Baselines3's default, since dreams are cheap."""
+
+
+class BCConfig(Config):
+    """Settings of behaviour cloning."""
+
+    units: int = sized("units", gt=0)
+    """Width of the policy."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of the policy."""
+    rate: ClassVar[float] = 3e-4
+    """Learning rate."""
+    min_std: ClassVar[float] = 0.1
+    """Smallest standard deviation of continuous actions, as in the dreamer agent."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into discrete policies, as in the dreamer agent."""
 
 
 class TDMPCConfig(Config):
@@ -147,8 +164,6 @@ class TDMPCConfig(Config):
     """Candidates proposed by the policy."""
     elites: int = field(64, ge=1)
     """Best candidates used in a fit; at most half of the candidates."""
-    temperature: float = field(0.5, gt=0, expert=True)
-    """Softness of the weights, in units of the elites' range of scores."""
     noise: bool = True
     """Dream candidates with the prior's noise; false uses its most likely latents."""
     budget_ms: float = field(0.0, ge=0)
@@ -174,6 +189,8 @@ class TDMPCConfig(Config):
     entropy: float = field(0.01, ge=0)
     """Weight of the policy's entropy, in units of the range of Q. If it is small, a discrete policy collapses before Q
     is learned."""
+    temperature: ClassVar[float] = 0.5
+    """Softness of the weights, in units of the elites' range of scores."""
     lambda_: ClassVar[float] = 0.95
     """Lambda of the lambda-returns of dreams, as in the dreamer agent."""
     layers: ClassVar[int] = 2

@@ -24,7 +24,12 @@ def registry():
 @pytest.mark.parametrize("format", NEEDS)
 @pytest.mark.parametrize(
     "case",
-    [{"action": BOX}, {"action": DISCRETE}, {"action": BOX, "image": True}, {"action": DISCRETE, "image": True, "vector": False}],
+    [
+        {"action": BOX},
+        {"action": DISCRETE},
+        {"action": BOX, "image": True},
+        {"action": DISCRETE, "image": True, "vector": False},
+    ],
     ids=["numbers", "discrete", "both", "images"],
 )
 def test_a_round_trip_is_equal_bit_for_bit(format, case, tmp_path, registry):

@@ -140,6 +140,12 @@ def open_dataset(name: str, registry: FormatRegistry) -> Dataset:
     )
 
 
+def absolute_name(name: str) -> str:
+    """Return the name of a data set, a path as an absolute one, which is also found from another folder."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name and path.exists() else name
+
+
 def load_format(name: str, registry: FormatRegistry) -> DatasetFormat:
     """Return a registered format. Raises: PluginError if it is not there or is no format."""
     loaded = registry.get("dataset", name).load()
@@ -205,6 +211,7 @@ __all__ = [
     "EpisodeFacts",
     "Steps",
     "WritesDataset",
+    "absolute_name",
     "check_facts",
     "chunks",
     "encoded_actions",
