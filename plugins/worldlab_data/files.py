@@ -25,8 +25,8 @@ def refuse(
     path: object, what: str, fix: str = "do not trust a data set whose files were made up like this"
 ) -> ConfigError:
     """Return the error for a file that is damaged or hostile."""
-    name = one_line(path, 200)
-    return ConfigError(one_line(f"{name[-50:]!r} is refused: {what}"), cause=name, fix=fix)
+    name, what = one_line(path, 200), one_line(what, 200)
+    return ConfigError(one_line(f"{Path(name).name[-40:]!r} is refused: {what}"), cause=f"{name}: {what}", fix=fix)
 
 
 def inside(folder: Path, name: str) -> Path:
