@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldlab.env.resize import area_weights, resize
-from worldlab.env.spaces import Schema, action_spec, record_schema
+from worldlab.env.spaces import STEP_FIELDS, Schema, action_spec, record_schema
 from worldlab.errors import ConfigError, one_line
 from worldlab.experience.dataset import CHUNK, Dataset, chunks, encoded_actions
 from worldlab.experience.segments import record_dtype, schema_json
@@ -89,6 +89,7 @@ class EpisodeRecords:
             values = out[key]
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 row = int(np.flatnonzero(~np.isfinite(values).reshape(len(out), -1).all(1))[0])
+                row += (start > 0) - (key in STEP_FIELDS)  # counted as observations, or as decisions
                 raise ConfigError(
                     one_line(f"episode {name}: {key} is not finite at step {start + row}"),
                     cause="NaN or infinity, also as float32, would spread to all weights",
