@@ -127,9 +127,7 @@ def build(setup: Setup, env: LinearGaussian) -> WorldModel:
     obs = ObsSpec((("y", ArraySpec("vector", (env.C.shape[0],))),))
     action = ActionSpec("continuous", env.B.shape[1])
     specs = Specs(obs, action, VAEEncoder.latent_spec(encoder), setup.memory, setup.use_memory)
-    settings = ModelSettings(
-        vector_scaling="none", reward_grad=False, dyn_scale=1.0, rep_scale=1.0, free_nats=0.0, units=8
-    )
+    settings = ModelSettings(vector_scaling="none", reward_grad=False, rep_scale=1.0, free_nats=0.0, units=8)
     parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
     model = WorldModel(specs, *parts, settings)
     if setup.learned:

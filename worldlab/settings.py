@@ -156,8 +156,6 @@ class ModelSettings(Config):
     """Weight of the reward loss. Increase it if the image loss dominates and the reward depends on a few pixels."""
     reward_grad: bool = field(True, expert=True)
     """Whether the reward and continue losses train the representation; false detaches its features."""
-    dyn_scale: float = field(1.0, ge=0, expert=True)
-    """Weight of the loss that trains the dynamics to predict the latent."""
     rep_scale: float = field(0.1, ge=0)
     """Weight of the loss that trains the encoder towards predictable latents."""
     free_nats: float = field(1.0, ge=0)
@@ -166,6 +164,8 @@ class ModelSettings(Config):
     """Random frames that train the decoder in one update; 0 means all, none takes the decoder's own number."""
     probe: Literal["auto", "yes", "no"] = field("auto", expert=True)
     """Train a small image decoder on detached features. auto: only if the decoder does not render."""
+    dyn_scale: ClassVar[float] = 1.0
+    """Weight of the loss that trains the dynamics to predict the latent: the unit of the other weights."""
     head_layers: ClassVar[int] = 1
     """Hidden layers of the reward and continue heads."""
     prior_anchor: ClassVar[float] = 0.01
@@ -185,8 +185,8 @@ class TrainSettings(Config):
 
     prefill: int = field(1000, ge=1)
     """Environment steps with random actions before the first update."""
-    prefill_hold: int = field(1, ge=1, expert=True)
-    """Each random action of the prefill is held for 1 to this many decisions; increase it where inertia matters."""
+    prefill_hold: int = field(32, ge=1, expert=True)
+    """Each random action of the prefill is held for 1 to this many decisions, short holds more often; 1 holds none."""
     pretrain: int = field(100, ge=0)
     """Updates of the world model alone after the prefill. With schedule = staged, the model gets no others."""
     pretrain_agent: int = field(0, ge=0, expert=True)
@@ -263,6 +263,8 @@ class CoreSettings(Config):
     """Length of the run in environment steps (decisions: one per chosen action)."""
     minutes: float | None = field(None, gt=0)
     """Wall-clock limit of training in minutes, including the time before a resume. Not bit-reproducible."""
+    until: float | Literal["solved"] | None = None
+    """End training at the first evaluation whose mean return reaches this; solved: the environment's own threshold."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model. auto: cuda if available and not strict."""
     size: Size = "medium"

@@ -1,7 +1,8 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
-Two defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), and returns
-bootstrap with the slow critic, a target network (`slow_target`).
+Three defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
+bootstrap with the slow critic, a target network (`slow_target`), and a value is the smaller one of two critics
+(`TwinCritic`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from worldlab.agent import Agent, Experience
-from worldlab.heads import TwoHotHead
 from worldlab.interfaces import Player, State
 from worldlab.nn import ema_update
 from worldlab.rollout import Carry
@@ -24,6 +24,7 @@ from worldlab.world_model import Dream, WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, clip_action, log_prob
 from worldlab_agents.cloning import cloning_loss
 from worldlab_agents.configs import DreamerConfig
+from worldlab_agents.critic import TwinCritic
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
@@ -53,7 +54,7 @@ class _Targets:
 
 @final
 class DreamerAgent(Agent):
-    """Trains an actor and a two-hot critic on imagined steps; acts with the actor."""
+    """Trains an actor and twin two-hot critics on imagined steps; acts with the actor."""
 
     reads_sequences = False
 
@@ -65,7 +66,7 @@ class DreamerAgent(Agent):
         # Averaged weights perform better than the last iterate: a policy gradient circles around its optimum
         # (Polyak & Juditsky 1992). Exploration uses the last iterate.
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.critic = TwoHotHead(specs.feature_dim, config.units, config.layers)
+        self.critic = TwinCritic(specs.feature_dim, config.units, config.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
         self.reads_sequences = config.penalty > 0
@@ -88,9 +89,9 @@ class DreamerAgent(Agent):
     def value(self, features: Tensor) -> Tensor:
         """Return the value [*] of features [*, F]. Gradients reach the features and no critic."""
         if self.config.slow_target:
-            return self.slow_critic(features).mean
+            return self.slow_critic(features)
         frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
-        return functional_call(self.critic, frozen, (features,)).mean
+        return functional_call(self.critic, frozen, (features,))
 
     def players(self) -> dict[str, Player]:
         players = {
@@ -164,9 +165,7 @@ class DreamerAgent(Agent):
         return _Targets(returns, alive, value.detach(), self.range.update(returns.detach()))
 
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
-        prediction = self.critic(features)
-        fit = -prediction.log_prob(targets.returns.detach())
-        slow_fit = -prediction.log_prob(targets.value[:, :-1])
+        fit, slow_fit = self.critic.loss(features, targets.returns.detach(), targets.value[:, :-1])
         return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:

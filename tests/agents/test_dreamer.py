@@ -124,7 +124,7 @@ def test_the_critic_finds_the_closed_form_value(reward, cont):
     agent = make_agent(gamma=0.95, slow_rate=0.5)
     train(agent, StubWorld(reward, cont), 120, rate=3e-2, n=4)
     features = torch.cat([torch.linspace(-1, 1, 5)[:, None], torch.zeros(5, 1)], 1)
-    value = agent.critic(features).mean
+    value = agent.critic(features)
     expected = torch.full((5,), reward / (1 - 0.95 * cont))
     torch.testing.assert_close(value, expected, rtol=0.05, atol=0.02)
 
@@ -218,9 +218,10 @@ def test_each_players_loss_reaches_its_own_parameters_only(slow_target):
 def test_returns_end_in_the_slow_critics_value_or_the_critics(slow_target):
     agent, features = make_agent(slow_target=slow_target), torch.zeros(3, 2)
     with torch.no_grad():
-        agent.critic.net[-1].bias[0] += 5.0
-    assert torch.equal(agent.value(features), (agent.slow_critic if slow_target else agent.critic)(features).mean)
-    assert not torch.equal(agent.slow_critic(features).mean, agent.critic(features).mean)
+        for twin in agent.critic.twins:
+            twin.net[-1].bias[0] += 5.0
+    assert torch.equal(agent.value(features), (agent.slow_critic if slow_target else agent.critic)(features))
+    assert not torch.equal(agent.slow_critic(features), agent.critic(features))
 
 
 def test_starts_that_had_ended_teach_nothing():
@@ -267,10 +268,11 @@ def test_return_range_is_saved():
 def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
     agent = make_agent(slow_rate=0.25)
     with torch.no_grad():
-        agent.critic.net[-1].bias.add_(1.0)
-    before = agent.slow_critic.net[-1].bias.clone()
+        agent.critic.twins[1].net[-1].bias.add_(1.0)
+    slow = agent.slow_critic.twins[1].net[-1].bias
+    before = slow.clone()
     agent.after_step()
-    torch.testing.assert_close(agent.slow_critic.net[-1].bias - before, torch.full((255,), 0.25))
+    torch.testing.assert_close(slow - before, torch.full((255,), 0.25))
     players = [id(p) for player in agent.players().values() for p in player.parameters]
     assert len(players) == len(set(players))
     assert set(players) == {id(p) for p in agent.parameters() if p.requires_grad}

@@ -222,3 +222,35 @@ def test_mistakes_are_those_of_the_command_line(tmp_path):
     with pytest.raises(ConfigError):
         worldlab.load(tmp_path / "nothing")
     assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.slow
+def test_a_run_ends_when_an_evaluation_reaches_until_and_keeps_the_best_one(tmp_path, monkeypatch, capsys):
+    returns = iter([3.0, 5.0, 4.0, 9.0])
+    evaluate = Loop._evaluate
+
+    def scripted(self, episodes, record=False):
+        outcome = evaluate(self, episodes, record)
+        if not record:
+            self.session.counters.evaluation = next(returns)
+        return outcome
+
+    monkeypatch.setattr(Loop, "_evaluate", scripted)
+    settings = {**TINY, "eval": {"every": 24, "episodes": 1, "final_episodes": 2}, "log.keep": 2, "train.ratio": 0.1}
+    run = tiny(tmp_path / "one", steps=240, settings={**settings, "train.prefill": 24, "until": 8})
+    assert run.result is not None and run.result["env_steps"] == 96  # the prefill's evaluation does not count
+    assert run.result["best"] == {"return": 9.0, "episodes": 1, "step": 96, "checkpoint": "checkpoints/best-000000096"}
+    assert "the evaluation at step 96 reached 9.0, which ends training at 8 (until)" in capsys.readouterr().err
+    returns = iter([2.0, 6.0])
+    run = worldlab.resume(run.path, settings={"until": 10, "steps": 144})
+    assert run.result is not None and run.result["env_steps"] == 144 and run.result["best"]["step"] == 96
+    assert "no evaluation reached 10 (until); the best evaluation reached 9.0" in capsys.readouterr().err
+    assert [worldlab.load(run.path, best=best)._loaded.step for best in (True, False)] == [96, 144]
+
+
+def test_until_needs_evaluations_and_a_threshold(tmp_path):
+    with pytest.raises(ConfigError, match="until needs evaluations"):
+        tiny(tmp_path / "one", until=9)
+    settings = {**TINY, "eval.every": 48}
+    with pytest.raises(ConfigError, match="Pendulum-v1 declares no return at which it is solved"):
+        worldlab.train("Pendulum", run=tmp_path / "two", preset="laptop", settings=settings, until="solved")

@@ -44,6 +44,12 @@ def add_shared(parser: Parser, *, json_output: bool = True, plugin: bool = True)
         parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
+def add_best(parser: Parser) -> None:
+    parser.add_argument(
+        "--best", action="store_true", help="use the weights of the run's best evaluation (default: the last ones)"
+    )
+
+
 def add_trust(parser: Parser) -> None:
     parser.add_argument(
         "--trust-env",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldlab.cli.common import Parser, add_shared, add_trust, at_least, emit, prints_to_stderr
+from worldlab.cli.common import Parser, add_best, add_shared, add_trust, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
 from worldlab.runs.find import find_run
 
@@ -19,6 +19,7 @@ def run(argv: list[str]) -> int:
         "--seed", type=at_least(0), metavar="S", help="seed of the episodes (default: the run's setting)"
     )
     parser.add_argument("--video", type=Path, metavar="FILE", help="record the first episode")
+    add_best(parser)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add_trust(parser)
     add_shared(parser)
@@ -28,7 +29,7 @@ def run(argv: list[str]) -> int:
     with prints_to_stderr():
         from worldlab.training.loaded import evaluate_run, load_run
 
-        loaded = load_run(folder, registry, args.device, trusted=args.trust_env)
+        loaded = load_run(folder, registry, args.device, trusted=args.trust_env, best=args.best)
         result = evaluate_run(loaded, episodes=args.episodes, seed=args.seed, video=args.video)
     emit(result, args.json)
     return 0

@@ -28,7 +28,7 @@ class Unrepeatable(Exception):
 class Collector:
     """Steps the environments and appends every step to the replay.
 
-    hold: a random action is repeated for 1 to `hold` decisions. finished: (return, length) of ended episodes; the
+    hold: a random action is repeated for 1 to `hold` decisions, see `_draw`. finished: (return, length) of ended episodes; the
     caller reads and clears it.
     """
 
@@ -141,11 +141,17 @@ class Collector:
             raise Unrepeatable(f"an environment did not repeat its episode: {error.message}") from error
 
     def _draw(self, random: np.random.Generator) -> np.ndarray:
-        """Draw uniform actions, each repeated for 1 to `hold` decisions."""
+        """Draw uniform actions, each repeated for 1 to `hold` decisions.
+
+        Durations are uniform in their logarithm, so that each octave of durations takes an equal share of the draws: short
+        ones for tasks that end at a push, long ones where something heavy has to gain speed. Dabney et al. 2020,
+        arXiv:2006.01782, draw them from a power law too.
+        """
         fresh = random_actions(self.acting.model.specs.action, self.pool.num_envs, random)
+        durations = np.exp(random.uniform(0, np.log(self.hold + 1), self.pool.num_envs)).astype(int)
         expired = (self._left <= 0) | self._first
         self._random = np.where(expired[:, None], fresh, self._random)
-        self._left = np.where(expired, random.integers(1, self.hold + 1, self.pool.num_envs), self._left) - 1
+        self._left = np.where(expired, durations, self._left) - 1
         return self._random
 
     def _append(self, arrivals: Arrivals, action: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worldlab.errors import CheckpointError
 from worldlab.runs import storage
+from worldlab.runs.best import list_best
 from worldlab.runs.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from worldlab.runs.digests import NAME, find_altered, find_uncovered, read_digests
 from worldlab.runs.metrics import read_metrics
@@ -56,15 +57,18 @@ def verify_texts(folder: Path) -> Verdict:
 
 
 def verify_checkpoints(folder: Path) -> tuple[Verdict, list[Checkpoint]]:
-    """Verify every checkpoint of a run. Returns also the intact ones, the oldest first."""
+    """Verify every checkpoint of a run. Returns also the intact ones from which it can continue, the oldest first."""
     verdict, intact = Verdict([], [], 0), []
-    for _, path in list_checkpoints(folder / "checkpoints"):
+    places = [path for _, path in list_checkpoints(folder / "checkpoints")]
+    for path in [*places, *list_best(folder / "checkpoints")]:
         try:
-            intact.append(open_checkpoint(path))
+            found = open_checkpoint(path)
         except CheckpointError as error:
             verdict.damaged.append(error.message)
         else:
             verdict.intact += 1
+            if path in places:
+                intact.append(found)
     return verdict, intact
 
 

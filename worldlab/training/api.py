@@ -96,23 +96,34 @@ def load(
     plugins: Sequence[PathLike] = (),
     device: str = "auto",
     trust_env: str | None = None,
+    best: bool = False,
 ) -> Run:
     """Open a run by folder, by name under runs/, or "latest". Its content is read on first use.
 
+    best: use the weights of its best evaluation, instead of the last ones.
     trust_env: the module that its environment may import, if its id is "module:Id": a run of somebody else imports none
     without your word. Raises: ConfigError if there is no such run.
     """
-    return Run(find_run(str(run)), _open_registry(plugins), device, _trusted(trust_env))
+    return Run(find_run(str(run)), _open_registry(plugins), device, _trusted(trust_env), best=best)
 
 
 class Run:
     """A trained run. Weights and environment are loaded on first use. Only `dream` writes files."""
 
-    def __init__(self, path: Path, registry: Registry, device: str = "auto", trusted: Collection[str] = ()):
+    def __init__(
+        self,
+        path: Path,
+        registry: Registry,
+        device: str = "auto",
+        trusted: Collection[str] = (),
+        *,
+        best: bool = False,
+    ):
         self.path = path
         self._trusted = trusted
         self._registry = registry
         self._device = device
+        self._best = best
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -184,7 +195,7 @@ class Run:
     def _loaded(self) -> LoadedRun:
         from worldlab.training.loaded import load_run
 
-        return load_run(self.path, self._registry, self._device, self._trusted)
+        return load_run(self.path, self._registry, self._device, self._trusted, best=self._best)
 
 
 def _open_registry(plugins: Sequence[PathLike]) -> Registry:

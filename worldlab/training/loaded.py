@@ -29,6 +29,7 @@ from worldlab.experience.offline import HeldOut
 from worldlab.experience.replay import Replay
 from worldlab.interfaces import Batch
 from worldlab.registry import Registry
+from worldlab.runs.best import open_best
 from worldlab.runs.checkpoint import latest_valid
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.pictures import save_webp
@@ -70,17 +71,20 @@ class LoadedRun:
         return ActingAgent(self.composed.model, self.composed.agent, self.action_space, generator)
 
 
-def load_run(run: Path, registry: Registry, device: str = "auto", trusted: Collection[str] = ()) -> LoadedRun:
+def load_run(
+    run: Path, registry: Registry, device: str = "auto", trusted: Collection[str] = (), *, best: bool = False
+) -> LoadedRun:
     """Load a run from its folder without writing to it.
 
-    trusted: modules that its environment may import. Raises: ConfigError, CheckpointError, PluginError.
+    trusted: modules that its environment may import. best: load the weights of the run's best evaluation, instead of the
+    last ones. Raises: ConfigError, CheckpointError, PluginError.
     """
     folder = RunFolder.open(run)
     folder.report_texts()
     flags = {"device": device} if device != "auto" else {}
     config = provenance.resolve_saved(folder.path, registry, flags, trusted)
     provenance.warn_of_changes(provenance.find_changes(folder.path, config, registry))
-    checkpoint = latest_valid(folder.checkpoints, move=False)
+    checkpoint = open_best(folder.checkpoints) if best else latest_valid(folder.checkpoints, move=False)
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
     torch_device = set_up_machine(config.core)

@@ -27,6 +27,8 @@ from worldlab.experience.offline import OfflineData
 from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
+from worldlab.runs.best import keep_best, list_best
+from worldlab.runs.checkpoint import list_checkpoints
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.machine import available_cores, busy_cores
 from worldlab.runs.metrics import MetricsBus
@@ -76,7 +78,7 @@ class Loop:
         self.clock = Clock(session.counters.seconds)
 
     def run(self) -> dict[str, Any]:
-        """Train until the steps or minutes are spent, then evaluate, draw and save.
+        """Train until the steps or minutes are spent or `until` is reached, then evaluate, draw and save.
 
         Returns the content of result.json.
         """
@@ -87,9 +89,10 @@ class Loop:
         with catch_signals() as self.signals, closing(monitor):
             try:
                 self._complete_tasks()
-                while counters.env_steps < core.steps and not self._out_of_time():
+                self._keep_best()
+                while counters.env_steps < core.steps and not self._out_of_time() and not self._solved():
                     self._iterate(monitor)
-                self._report_unfinished()
+                self._report_end()
                 try:
                     return self._finish()
                 finally:
@@ -122,6 +125,7 @@ class Loop:
         self._record_episodes(monitor)
         self._note_tasks(before)
         self._complete_tasks()
+        self._keep_best()
         self._stop_if_signalled()
         if crossed(before, counters.env_steps, self.session.core.log.checkpoint):
             self._save()
@@ -234,7 +238,7 @@ class Loop:
         due = self.session.counters.due
         tasks = {
             "log": self._log,
-            "evaluate": lambda: self._evaluate(self.session.core.eval.episodes),
+            "evaluate": self._evaluate_on_the_way,
             "draw": self._draw_dream,
         }
         with suppress(Interrupted):
@@ -294,6 +298,16 @@ class Loop:
         settings = self.session.core.train
         rng = np.random.default_rng([self.session.core.seed, self.session.counters.env_steps])
         return self.session.replay.sample(min(8, settings.batch_size), settings.batch_length, rng)
+
+    def _evaluate_on_the_way(self) -> None:
+        """Evaluate while training, and note whether it is the best evaluation so far."""
+        counters, episodes = self.session.counters, self.session.core.eval.episodes
+        self._evaluate(episodes)
+        if counters.evaluation is None:  # without an environment there is no return
+            return
+        better = counters.best is None or counters.evaluation > counters.best["return"]
+        if counters.updates and better:
+            counters.best = {"return": counters.evaluation, "episodes": episodes, "step": counters.env_steps}
 
     def _evaluate(self, episodes: int, record: bool = False) -> Evaluation | HeldOutEvaluation:
         """Evaluate the agent in its environment, or where there is none the model on held-out episodes; log the result."""
@@ -373,6 +387,13 @@ class Loop:
             self.saved_at, now, self.spare = self._position(), time.monotonic(), None
             self.next_save = now + max(SAVE_SECONDS, SAVE_SHARE * (now - begin))
 
+    def _keep_best(self) -> None:
+        """Save the weights of the best evaluation if this step has it, so that they outlast later checkpoints."""
+        best = self.session.counters.best
+        if best is not None and best["step"] == self.session.counters.env_steps and not self.session.counters.due:
+            self._save()
+            keep_best(list_checkpoints(self.folder.checkpoints)[-1][1], int(best["step"]))
+
     def _save_by_time(self) -> None:
         """Save if the last checkpoint is too old, whatever the number of steps since."""
         if time.monotonic() >= self.next_save and self.saved_at != self._position():
@@ -398,6 +419,7 @@ class Loop:
             "wall_seconds": round(self.clock.elapsed(), 1),
             "alarms": sorted(self.session.health.raised),
             **outcome.summary(),
+            **self._best_entry(),
         }
 
     def _steps(self) -> dict[str, int]:
@@ -405,16 +427,38 @@ class Loop:
         steps = self.session.counters.env_steps
         return {"env_steps": 0, "offline_steps": steps} if self.session.core.offline else {"env_steps": steps}
 
-    def _report_unfinished(self) -> None:
-        """Tell the user if the time limit ended the run, or if the pretraining is incomplete."""
-        counters, core = self.session.counters, self.session.core
-        if counters.env_steps < core.steps:
+    def _best_entry(self) -> dict[str, Any]:
+        """Return the entry of result.json about the best evaluation on the way; {} if there was none."""
+        best = self.session.counters.best
+        if best is None:
+            return {}
+        kept = list_best(self.folder.checkpoints)
+        return {"best": {**best, "checkpoint": str(kept[-1].relative_to(self.folder.path)) if kept else None}}
+
+    def _report_end(self) -> None:
+        """Report what ended the run before its last step, or that it never reached `until`; and a short pretraining."""
+        counters, core, threshold = self.session.counters, self.session.core, self.session.threshold
+        if self._solved():
+            assert counters.best is not None
+            self.progress.note(
+                f"step {counters.env_steps} of {core.steps}: the evaluation at step {counters.best['step']} reached "
+                f"{counters.best['return']:.1f}, which ends training at {threshold:g} (until)"
+            )
+        elif counters.env_steps < core.steps:
             self.progress.note(
                 f"step {counters.env_steps} of {core.steps}: the time limit of {core.minutes:g} minutes is reached; "
                 "to continue, --resume with more --minutes"
             )
+        elif threshold is not None:
+            reached = f"the best evaluation reached {counters.best['return']:.1f}" if counters.best else "none was made"
+            self.progress.note(f"step {counters.env_steps}: no evaluation reached {threshold:g} (until); {reached}")
         if core.train.pretrain and not counters.pretrained:
             self._alarm_once("unpretrained", UNPRETRAINED)
+
+    def _solved(self) -> bool:
+        """Return whether an evaluation reached the return at which training ends."""
+        best, threshold = self.session.counters.best, self.session.threshold
+        return threshold is not None and best is not None and best["return"] >= threshold
 
     def _out_of_time(self) -> bool:
         minutes = self.session.core.minutes

@@ -75,6 +75,12 @@ def _is_mean(value: Any) -> bool:
     return value[1] in ("float16", "bfloat16", "float32", "float64")
 
 
+def _is_best(value: Any) -> bool:
+    """Return whether a value is that of `Counters.best`."""
+    entries = {"return": _number, "episodes": _count, "step": _count}
+    return isinstance(value, dict) and value.keys() == entries.keys() and all(entries[k](v) for k, v in value.items())
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -104,6 +110,7 @@ _SHAPE: dict[str, dict[str, tuple[bool, Check]]] = {
         "pretrained": (False, _instance(bool)),
         "recent": (False, _list_of(_number)),
         "evaluation": (False, _or_none(_number)),
+        "best": (False, _or_none(_is_best)),
         "seconds": (False, _number),
         "lines": (False, _or_none(_count)),
         "due": (False, _list_of(_instance(str))),

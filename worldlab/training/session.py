@@ -20,7 +20,7 @@ from worldlab.env.find import open_adapter
 from worldlab.env.none import NO_ENV, SpacesEnv
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import Schema, action_spec, record_schema
-from worldlab.errors import CheckpointError
+from worldlab.errors import CheckpointError, ConfigError, one_line
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.dataset import Dataset, open_dataset
@@ -66,6 +66,8 @@ class Counters:
     """Returns of the last episodes."""
     evaluation: float | None = None
     """Mean return of the last evaluation."""
+    best: dict[str, float] | None = None
+    """The best evaluation so far: its "return", the number of its "episodes", and the "step"."""
     seconds: float = 0.0
     """Wall-clock time up to the last checkpoint: the only value here that differs between two identical runs."""
     lines: int | None = None
@@ -90,6 +92,8 @@ class Session:
     collector: Collector | Playback | OfflineData
     counters: Counters
     health: HealthMonitor
+    threshold: float | None = None
+    """The mean return of an evaluation at which training ends (`until`)."""
     means: Means = field(default_factory=Means)
     finetuned: dict[str, object] = field(default_factory=dict)
     """Which weights of another run this one began with (`finetune`); {} if it began with its own, or was resumed."""
@@ -163,6 +167,41 @@ def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
         env.close()
 
 
+def read_threshold(core: CoreSettings, env_id: str, make: Make) -> float | None:
+    """Return the mean return at which training ends; None if only steps and minutes end it.
+
+    Raises: ConfigError if the environment declares no threshold, or if no evaluation could reach one.
+    """
+    if core.until is None:
+        return None
+    if env_id == NO_ENV:
+        raise ConfigError(
+            "until needs an environment to evaluate in",
+            cause="env.id is none: on held-out episodes there is no return",
+            fix="--until none, or --env ID",
+        )
+    if not core.eval.every:
+        raise ConfigError(
+            "until needs evaluations while training",
+            cause="eval.every is 0: the agent is evaluated at the end only",
+            fix="--eval.every 1000, or --until none",
+        )
+    if core.until != "solved":
+        return float(core.until)
+    env = make()
+    try:
+        threshold = env.spec.reward_threshold if env.spec is not None else None
+    finally:
+        env.close()
+    if threshold is None:
+        raise ConfigError(
+            f"{one_line(env_id, 40)} declares no return at which it is solved",
+            cause="its Gymnasium registration has no reward_threshold",
+            fix="--until with a return, for example --until -200",
+        )
+    return float(threshold)
+
+
 def compose_checked(
     config: RunConfig,
     registry: Registry,
@@ -189,6 +228,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
     streams = Streams(core.seed)
     env_id, make = open_env(config, registry)
     _, make_collecting = open_env(config, registry, collecting=True)
+    threshold = read_threshold(core, env_id, make)
     state = read_state(checkpoint, {item.name for item in fields(Counters)}) if checkpoint else {}
     counters = Counters(**state.get("counters", {}))
     seed = state.get("collector", {}).get("seed") or [streams.derive("env"), counters.env_steps]
@@ -218,7 +258,19 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         else:
             collector = Collector(pool, replay, acting, core.train.prefill_hold)
         session = Session(
-            config, env_id, make, device, streams, pool, replay, composed, trainer, collector, counters, health
+            config,
+            env_id,
+            make,
+            device,
+            streams,
+            pool,
+            replay,
+            composed,
+            trainer,
+            collector,
+            counters,
+            health,
+            threshold,
         )
         session.finetuned = finetuned
         if checkpoint:

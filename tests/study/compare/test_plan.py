@@ -262,6 +262,12 @@ def test_unequal_budgets_are_an_error_that_names_the_setting(settings, named):
     assert error.value.message == f"compare: unequal budgets on CartPole-v1: {named}"
 
 
+def test_runs_of_a_comparison_do_not_end_when_they_are_solved():
+    rows = [{"encoder": "vae"}, {"name": "b", "settings": {"until": 475.0}}]
+    with pytest.raises(ConfigError, match="until is set for b on CartPole-v1"):
+        plan(matrix_of({"axes": {"env": "CartPole"}, "model": rows, "presets": "debug", "measures": "none"}), REGISTRY)
+
+
 def test_presets_are_the_same_for_all_models():
     rows = [{"encoder": "vae"}, {"name": "b", "settings": {"presets": ["gpu"]}}]
     with pytest.raises(ConfigError, match=r"a \[\[model\]\] cannot set presets"):

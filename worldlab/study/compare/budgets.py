@@ -23,6 +23,13 @@ def check_budgets(env: str, configs: Sequence[tuple[str, RunConfig]]) -> dict[st
 
     Raises: ConfigError naming the first setting in which they differ.
     """
+    stopping = next((label for label, config in configs if config.core.until is not None), None)
+    if stopping is not None:
+        raise ConfigError(
+            one_line(f"compare: until is set for {stopping} on {env}"),
+            cause="runs that end when they are solved have different budgets",
+            fix='set until = "none", and compare the steps to a threshold instead: the report has them',
+        )
     budget: dict[str, float] = {}
     for path, name in EQUAL:
         values = [(label, _setting(config.core.model_dump(), path)) for label, config in configs]
