@@ -73,7 +73,9 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random"}  # an agent of ours, but first of all Python's module and the name of a checkpoint's file
+AMBIGUOUS = {"random", "run", "video"}
+"""An agent of ours, but first of all Python's module and the name of a checkpoint's file; formats of data, but first of all
+what `worldlab train` makes, and moving pictures."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),
@@ -321,6 +323,8 @@ WRITERS = {
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
     ("worldlab/training/agent_process.py", "pickle.loads"): "both ends of that pipe",
+    ("worldlab_data/lerobot_writer.py", "picture.save"): "into memory; pyarrow writes the table",
+    ("worldlab_data/npz.py", "np.savez_compressed"): "into memory; worldlab.runs.storage writes the bytes",
 }
 """Every call in library code that writes a file past worldlab.runs.storage, or unpickles, and why it may."""
 SUSPECT = re.compile(

@@ -15,7 +15,7 @@ LARGEST_SIDE = 4096
 
 
 @final
-class Clip:
+class VideoFile:
     """The frames of a video file from a time on: uint8 [H, W, 3] each. extra: which extra installs PyAV."""
 
     def __init__(self, path: Path, extra: str, start: float = 0.0):
@@ -71,13 +71,13 @@ class Clip:
 
 
 @final
-class Reader:
+class VideoPieces:
     """Reads pieces of many clips, in order within a clip; the frame between two pieces is read once and kept."""
 
     def __init__(self, extra: str):
         self._extra = extra
         self._key: Any = None
-        self._clip: Clip | None = None
+        self._clip: VideoFile | None = None
         self._last: np.ndarray | None = None
 
     def frames(self, path: Path, begin: float, start: int, stop: int) -> np.ndarray:
@@ -86,7 +86,7 @@ class Reader:
         again = self._clip is None or self._key != key or start < self._clip.at - 1
         if again or (self._clip is not None and start < self._clip.at and self._last is None):
             self.close()
-            self._key, self._clip = key, Clip(path, self._extra, begin)
+            self._key, self._clip = key, VideoFile(path, self._extra, begin)
         assert self._clip is not None
         kept = [self._last] if self._last is not None and start == self._clip.at - 1 else []
         rest = self._clip.frames(start + len(kept), stop) if stop > start + len(kept) else None
@@ -101,4 +101,4 @@ class Reader:
         self._clip, self._last, self._key = None, None, None
 
 
-__all__ = ["Clip", "Reader"]
+__all__ = ["VideoFile", "VideoPieces"]

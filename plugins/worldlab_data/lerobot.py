@@ -18,7 +18,7 @@ from gymnasium import spaces
 from worldlab.errors import ConfigError, one_line
 from worldlab.experience.dataset import CHUNK, CHUNK_BYTES, Dataset, DatasetFacts, EpisodeFacts, Steps, check_facts
 from worldlab.runs.storage import read_json
-from worldlab_data.clips import Reader
+from worldlab_data.clips import VideoPieces
 from worldlab_data.files import (
     as_part,
     described,
@@ -131,7 +131,7 @@ class LeRobotEpisodes(Dataset):
             raise refuse(folder / INFO, "it lists no feature 'action'")
         self._keys = [key for key in self._features if key == "observation" or key.startswith(PREFIX)]
         self._table: Table | None = None
-        self._reader = Reader("lerobot")
+        self._reader = VideoPieces("lerobot")
         self._places: list[_Place] = []
         self.episodes: list[EpisodeFacts] = []
         self._index()

@@ -114,10 +114,12 @@ def _cells(arrow: Any, values: np.ndarray, kind: Any) -> Any:
 
 
 def _png(image: np.ndarray) -> bytes:
+    """Return an image [H, W, C] as PNG, with as many channels as it has."""
     from PIL import Image
 
     data = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(data, "PNG")
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(data, "PNG")
     return data.getvalue()
 
 

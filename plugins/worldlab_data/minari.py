@@ -52,7 +52,7 @@ class MinariFormat:
         spec = _spec_of(facts.env_id)
         make_folder(path)
         out = storage.MinariStorage.new(
-            path / "data", space, facts.action_space, env_spec=spec, data_format="hdf5", jpeg_encoding=False
+            path.absolute() / "data", space, facts.action_space, env_spec=spec, data_format="hdf5", jpeg_encoding=False
         )
         out.update_metadata(
             {

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from worldlab.errors import ConfigError, one_line
 from worldlab.experience.dataset import Dataset, DatasetFacts, EpisodeFacts, Steps, check_facts
 from worldlab.runs.storage import open_regular
-from worldlab_data.clips import Clip, Reader
+from worldlab_data.clips import VideoFile, VideoPieces
 from worldlab_data.files import described, guessed_actions, inside, read_description, refuse
 
 TABLE = "actions.csv"
@@ -60,7 +60,7 @@ class VideoEpisodes(Dataset):
             raise refuse(folder / TABLE, "it has no row", fix="one row a decision")
         shapes = {}
         for video in videos:
-            clip = Clip(video.path, "video")
+            clip = VideoFile(video.path, "video")
             shapes[video.path.name] = clip.shape
             clip.close()
         first = next(iter(shapes.values()))
@@ -86,7 +86,7 @@ class VideoEpisodes(Dataset):
         self._whole = isinstance(action, spaces.Discrete)
         space = spaces.Dict({"image": spaces.Box(0, 255, first, np.uint8)})
         self.facts = DatasetFacts("video", space, action, env_id, tuple(missing))
-        self._reader = Reader("video")
+        self._reader = VideoPieces("video")
         check_facts(self.facts, self.episodes)
 
     def read(self, episode: int, start: int, stop: int) -> Steps:

@@ -13,7 +13,9 @@ from worldlab.runs.find import find_run
 def run(argv: list[str]) -> int:
     parser = Parser("export", "Write recorded steps in a format that other libraries read.")
     parser.add_argument("data", metavar="RUN", help="a run, its name under runs/, or any data set (PATH, FORMAT:NAME)")
-    parser.add_argument("--format", required=True, metavar="F", help="minari, hdf5, npz, lerobot or a plugin's format")
+    parser.add_argument(
+        "--format", required=True, metavar="F", help="the name of a format: worldlab plugins --role dataset"
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="a file or folder that is not there yet"
     )

@@ -358,6 +358,22 @@ def test_shared_data_and_data_exclude_each_other(tmp_path):
         planned(settings={"data": str(tmp_path)}, shared_data=True)
 
 
+def test_all_models_learn_from_the_same_data_by_construction(tmp_path, monkeypatch):
+    """A data set that is named reaches every model, by its absolute path and by the hash of its records."""
+    RunFolderFormat().write(made((3,)), tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    found = planned(settings={"data": "a", "offline": True})
+    cells = [cell for cell in found.cells if cell.kind == "model"]
+    assert len(cells) > 2 and {(c.config.core.data, c.config.core.offline) for c in cells} == {
+        (str(tmp_path / "a"), True)
+    }
+    with pytest.raises(ConfigError, match="unequal budgets on CartPole-v1: data is"):
+        planned(
+            model=[{"encoder": "vae", "settings": {"data": "a"}}, {"encoder": "cpc"}],
+            axes={"env": "CartPole", "encoder": []},
+        )
+
+
 @pytest.mark.parametrize("player", ["replay", "random"])
 def test_shared_data_is_recorded_once_per_environment(player):
     found = planned(shared_data=player, seeds=[3, 4])
