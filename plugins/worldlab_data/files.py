@@ -98,7 +98,7 @@ def obs_space(parts: dict[str, spaces.Box]) -> spaces.Dict:
     """Return the Dict of observations; reserved names are refused. A single image is "image", a single vector "vector"."""
     if reserved := sorted(RESERVED_KEYS & set(parts)):
         raise refuse(reserved[0], "an observation has a reserved name", fix="rename it")
-    return spaces.Dict(parts)
+    return spaces.Dict({key: part for key, part in parts.items()})
 
 
 def shown_name(parts: dict[str, spaces.Box]) -> dict[str, str]:

@@ -61,6 +61,8 @@ ROBOMIMIC: dict[str, Any] = {
 SUFFIXES = (".hdf5", ".h5", ".hdf")
 KEYS = {*D4RL, *ROBOMIMIC, "alignment", "env"}
 MOST_EPISODES = 2**20
+MOST_ROWS = 2**26
+"""Most steps in an array: the flags that end episodes are read at once."""
 
 
 @dataclass(frozen=True)
@@ -289,30 +291,31 @@ class Hdf5Episodes(Dataset):
         if actions is None or obs is None or not hasattr(obs, "shape"):
             raise refuse(arrays.path, f"episode {name or '0'} has no observations or actions", fix="correct the layout")
         rows = actions.shape[0]
+        if rows > MOST_ROWS:
+            raise refuse(arrays.path, f"it has {rows:,} rows, at most {MOST_ROWS:,} are accepted")
         self._more = obs.shape[0] - rows
         for path in (*layout.observations.values(), layout.rewards, layout.terminals, layout.timeouts):
             array = arrays.find(prefix + path) if path else None
             if path and (array is None or array.shape[0] not in (rows, rows + 1)):
                 found = "missing" if array is None else f"{array.shape[0]} rows"
                 raise refuse(arrays.path, f"{(prefix + path)!r}: {found}, actions have {rows}", fix="correct the file")
-        ends = {
-            path: arrays.rows(prefix + path, 0, rows).astype(bool)
-            for path in {layout.terminals, layout.timeouts}
-            if path
-        }
-        nothing = np.zeros(rows, bool)
-        terminal, timeout = (
-            ends.get(path, nothing).reshape(rows, -1).any(1) for path in (layout.terminals, layout.timeouts)
-        )
+        terminal, timeout = (self._flags(prefix, path, rows) for path in (layout.terminals, layout.timeouts))
         if name:  # a group is one episode, whatever the flags inside say
             self._add(prefix, name, 0, rows, bool(terminal[-1:].any()), True)
             return
         stops = (np.flatnonzero(terminal | timeout) + 1).tolist()
+        ended = set(stops)
         for start, stop in zip([0, *stops], [*stops, rows], strict=True):
             if stop > start:
                 self._add(
-                    prefix, f"{len(self.episodes)} (row {start})", start, stop, bool(terminal[stop - 1]), stop in stops
+                    prefix, f"{len(self.episodes)} (row {start})", start, stop, bool(terminal[stop - 1]), stop in ended
                 )
+
+    def _flags(self, prefix: str, path: str, rows: int) -> np.ndarray:
+        """Return which rows an array flags: bool [rows]; none if there is no such array."""
+        if not path:
+            return np.zeros(rows, bool)
+        return np.asarray(self._arrays.rows(prefix + path, 0, rows).astype(bool).reshape(rows, -1).any(1))
 
     def _add(self, prefix: str, name: str, start: int, stop: int, terminated: bool, ended: bool) -> None:
         # Without the observation that followed, the last decision of a cut episode is left out. That of a terminated one

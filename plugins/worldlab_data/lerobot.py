@@ -150,9 +150,10 @@ class LeRobotEpisodes(Dataset):
                 rows += table.read(start, min(table.rows, start + CHUNK)).to_pylist()
         try:
             firsts: dict[tuple[int, int], int] = {}
-            for row in rows:
-                data = (int(row["data/chunk_index"]), int(row["data/file_index"]))
-                firsts[data] = min(firsts.get(data, 2**62), int(row["dataset_from_index"]))
+            for row in sorted(rows, key=lambda row: int(row["dataset_from_index"])):
+                firsts.setdefault(
+                    (int(row["data/chunk_index"]), int(row["data/file_index"])), int(row["dataset_from_index"])
+                )
             for row in rows:
                 data = (int(row["data/chunk_index"]), int(row["data/file_index"]))
                 start, stop = int(row["dataset_from_index"]), int(row["dataset_to_index"])

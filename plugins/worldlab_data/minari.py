@@ -193,7 +193,7 @@ def _is_jpeg(arrays: Arrays, path: str) -> bool:
     parent, _, name = path.rpartition("/")
     group = arrays.find(parent)
     link = None if group is None or not hasattr(group, "keys") else group.get(name, getlink=True)
-    if type(link).__name__ != "HardLink":
+    if group is None or type(link).__name__ != "HardLink":
         return False
     return getattr(group[name], "dtype", np.dtype("f4")).kind == "O"
 

@@ -66,11 +66,11 @@ class NpzFormat:
         atomic_write_json(path / RECORDING, description(facts.env_id, facts.observation_space, facts.action_space))
 
 
-def _arrays(source: Dataset, number: int) -> dict[str, np.ndarray]:
+def _arrays(source: Dataset, number: int) -> dict[str, Any]:
     """Return an episode in DreamerV3's form: arrival-aligned, with a row for the reset, whose action is 0."""
     episode = source.episodes[number]
     pieces = [source.read(number, *piece) for piece in chunks(episode.length)]
-    out = {
+    out: dict[str, Any] = {
         key: np.concatenate([pieces[0].obs[key][:1], *(piece.obs[key][1:] for piece in pieces)])
         for key in pieces[0].obs
     }

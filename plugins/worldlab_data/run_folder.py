@@ -15,6 +15,7 @@ from worldlab.errors import ConfigError, StorageError, one_line
 from worldlab.experience.data_records import EpisodeRecords
 from worldlab.experience.dataset import (
     CHUNK,
+    CHUNK_BYTES,
     Dataset,
     DatasetFacts,
     EpisodeFacts,
@@ -23,7 +24,7 @@ from worldlab.experience.dataset import (
     chunks,
 )
 from worldlab.experience.replay import Replay
-from worldlab.experience.segments import SegmentLog, read_header, segment_name
+from worldlab.experience.segments import SegmentLog, read_header, record_dtype, segment_name
 from worldlab.runs.storage import atomic_write_json, make_folder, read_json
 from worldlab_data.files import RECORDING, description, parse_schema, refuse
 
@@ -72,6 +73,9 @@ class RunFolder(Dataset):
         schema = parse_schema(header.schema)
         if header.steps < 1:
             raise refuse(folder, "its segments hold no records")
+        largest = header.size + header.steps * (8 + record_dtype(schema).itemsize)
+        if largest > CHUNK_BYTES or any(file.stat().st_size > largest for file in folder.glob("seg-*.log")):
+            raise refuse(folder, "a segment is larger than its header allows, or than is read at once")
         names = [found for file in folder.glob("seg-*.log") if (found := segment_name(file))]
         count = 1 + max(stream for stream, _ in names)
         self._log = SegmentLog(folder, schema, count, header.steps)

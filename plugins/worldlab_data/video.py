@@ -25,7 +25,8 @@ TABLE = "actions.csv"
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 LINE = 2**16
 """Longest line of actions.csv in characters."""
-MOST_ROWS = 2**24
+MOST_ROWS = 2**22
+"""Most rows of the table, which is kept in memory."""
 
 
 @final

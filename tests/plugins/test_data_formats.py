@@ -288,6 +288,14 @@ def test_hdf5_that_reads_other_files_is_refused(tmp_path):
         opened(tmp_path / "chunk.hdf5")
 
 
+def test_a_segment_that_is_larger_than_it_says_is_refused(tmp_path):
+    REGISTRY.get("dataset", "run").load()().write(made((4,)), tmp_path / "r")
+    [segment] = (tmp_path / "r/replay").glob("seg-*.log")
+    os.truncate(segment, 10 * 2**30)  # sparse: to read it at once would take all memory
+    with pytest.raises(ConfigError, match="larger than its header allows"):
+        opened(tmp_path / "r")
+
+
 def test_minari_builds_no_environment_that_its_metadata_name(tmp_path):
     pytest.importorskip("minari")
     REGISTRY.get("dataset", "minari").load()().write(made((4,)), tmp_path / "m")
@@ -308,6 +316,38 @@ def test_lerobot_paths_that_lead_out_are_refused(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="leads out of the folder"):
         opened(tmp_path / "l")
+
+
+def test_lerobot_videos_are_read_from_the_first_second_of_each_episode(tmp_path):
+    """Both episodes are in one file; ffv1 loses nothing, so every frame is known."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    source = made((4, 7), ends="c")
+    REGISTRY.get("dataset", "lerobot").load()().write(source, tmp_path / "l")
+    info = json.loads((tmp_path / "l/meta/info.json").read_text())
+    info["features"]["observation.images.top"] = {
+        "dtype": "video",
+        "shape": [16, 24, 3],
+        "names": ["height", "width", "channels"],
+    }
+    info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mkv"
+    (tmp_path / "l/meta/info.json").write_text(json.dumps(info))
+    (tmp_path / "l/meta/recording.json").unlink()
+    table = tmp_path / "l/meta/episodes/chunk-000/file-000.parquet"
+    rows = parquet.read_table(table)
+    for name, values in {"chunk_index": [0, 0], "file_index": [0, 0], "from_timestamp": [0.0, 0.5]}.items():
+        rows = rows.append_column(f"videos/observation.images.top/{name}", arrow.array(values))
+    parquet.write_table(rows, table)
+    frames = np.random.default_rng(0).integers(0, 256, (5 + 8, 16, 24, 3), np.uint8)
+    place = tmp_path / "l/videos/observation.images.top/chunk-000"
+    place.mkdir(parents=True)
+    write_video(place / "file-000.mkv", frames)
+    data = opened(tmp_path / "l")
+    assert list(data.facts.observation_space) == ["images.top", "state"]
+    for episode, first in ((1, 5), (0, 0)):
+        steps = whole(data, episode)
+        np.testing.assert_array_equal(steps.obs["images.top"], frames[first : first + len(steps.reward) + 1])
+        np.testing.assert_array_equal(steps.obs["state"], source.all[episode].obs["vector"])
 
 
 # ---- other libraries' own loaders ----
