@@ -55,7 +55,7 @@ class LeRobotFormat:
 
 
 @final
-class Table:
+class ParquetRows:
     """Reads columns of a parquet file by rows, in order. What needs much memory to be read is refused."""
 
     def __init__(self, path: Path, columns: list[str] | None = None):
@@ -98,7 +98,7 @@ class Table:
             count = min(stop, self._at + self._batch.num_rows) - start
             pieces.append(self._batch.slice(start - self._at, count))
             start += count
-        return self._arrow.Table.from_batches(pieces)
+        return self._arrow.ParquetRows.from_batches(pieces)
 
     def close(self) -> None:
         self._file.close()
@@ -130,7 +130,7 @@ class LeRobotEpisodes(Dataset):
         if "action" not in self._features:
             raise refuse(folder / INFO, "it lists no feature 'action'")
         self._keys = [key for key in self._features if key == "observation" or key.startswith(PREFIX)]
-        self._table: Table | None = None
+        self._table: ParquetRows | None = None
         self._reader = VideoPieces("lerobot")
         self._places: list[_Place] = []
         self.episodes: list[EpisodeFacts] = []
@@ -143,9 +143,9 @@ class LeRobotEpisodes(Dataset):
         rows: list[dict[str, Any]] = []
         folder = self._folder / "meta" / "episodes"
         for path in sorted(folder.glob("chunk-*/file-*.parquet")):
-            table = Table(inside(self._folder, str(path.relative_to(self._folder))))
+            table = ParquetRows(inside(self._folder, str(path.relative_to(self._folder))))
             names = [name for name in sorted(table.names) if not name.startswith("stats/")]
-            table = Table(table.path, names)
+            table = ParquetRows(table.path, names)
             for start in range(0, table.rows, CHUNK):
                 rows += table.read(start, min(table.rows, start + CHUNK)).to_pylist()
         try:
@@ -227,7 +227,7 @@ class LeRobotEpisodes(Dataset):
             if self._table is not None:
                 self._table.close()
             columns = [key for key in self._keys if key not in self._videos]
-            self._table = Table(path, [*columns, "action", "next.reward", "next.done", "next.terminated"])
+            self._table = ParquetRows(path, [*columns, "action", "next.reward", "next.done", "next.terminated"])
         return self._table.read(place.first + start, place.first + stop)
 
     def _column(self, rows: Any, key: str) -> np.ndarray:
@@ -312,4 +312,4 @@ def _pictures(folder: Path, cells: list[Any], part: spaces.Space) -> np.ndarray:
     return np.stack(out)
 
 
-__all__ = ["LeRobotFormat", "Table"]
+__all__ = ["LeRobotFormat", "ParquetRows"]

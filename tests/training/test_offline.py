@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data_kit import assert_same, made
+from gymnasium import spaces
 from PIL import Image
 from worldlab_data.npz import NpzFormat
 from worldlab_data.run_folder import RunFolderFormat
@@ -150,6 +151,14 @@ def test_the_preset_of_offline_runs_is_laid_over_the_chosen_ones(data):
         for flag in (True, False)
     ]
     assert penalty[0] > 0 == penalty[1]
+
+
+def test_with_an_environment_returns_and_held_out_losses_are_measured(tmp_path):
+    torque = spaces.Box(-2, 2, (1,), np.float32)
+    RunFolderFormat().write(made((30,) * 12, action=torque), tmp_path / "named")
+    result = offline(tmp_path / "named", tmp_path / "run", steps=12, settings={"env.time_limit": 10}).result
+    assert result is not None and result["env"] == "Pendulum-v1" and len(result["returns"]) == 1
+    assert result["held_out"]["episodes"] == 1 and "reward" in result["held_out"]["losses"]
 
 
 # ---- recording and export ----

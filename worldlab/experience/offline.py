@@ -42,6 +42,12 @@ class HeldOut:
         self.records = EpisodeRecords(dataset, schema, size)
         self.training, self.episodes = split(dataset)
 
+    @property
+    def long_enough(self) -> bool:
+        """Return whether there are held-out sequences to evaluate a model on."""
+        lengths = [self.dataset.episodes[episode].length + 1 for episode in self.episodes]
+        return bool(lengths) and int(np.median(lengths)) >= SHORTEST
+
     def windows(self, count: int, length: int) -> dict[str, np.ndarray]:
         """Return at most `count` sequences, spread over the episodes: {key: [B, L, ...]}. L is at most `length`.
 

@@ -419,8 +419,16 @@ class Loop:
             "wall_seconds": round(self.clock.elapsed(), 1),
             "alarms": sorted(self.session.health.raised),
             **outcome.summary(),
+            **self._held_out_entry(),
             **self._best_entry(),
         }
+
+    def _held_out_entry(self) -> dict[str, Any]:
+        """Return the entry of result.json about held-out episodes, of an offline run with an environment; else {}."""
+        source = self.session.collector
+        if self.session.env_id == NO_ENV or not isinstance(source, OfflineData) or not source.held_out.long_enough:
+            return {}
+        return {"held_out": self._evaluate_held_out().summary()["held_out"]}
 
     def _steps(self) -> dict[str, int]:
         """Return the steps of the run as result.json stores them."""
