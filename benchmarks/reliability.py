@@ -3,7 +3,8 @@
     python benchmarks/reliability.py --out benchmarks/results/reliability.json
 
 T-KILL kills a run with SIGKILL at random moments and at random failpoints (worldlab.runs.failpoints), or lets a write
-fail there (ENOSPC, EIO). T-STOP sends SIGINT and SIGTERM at random moments. After each interruption the same command,
+fail there (ENOSPC, EIO). "every failpoint" kills one run at each failpoint that an uninterrupted run reaches. T-STOP
+sends SIGINT and SIGTERM at random moments. After each interruption the same command,
 `worldlab train ... --run X --resume`, goes on. A chain is one run with `--links` interruptions; at its end the newest
 checkpoint, metrics.jsonl, result.json (without its seconds), monitor.csv (without its seconds) and the replay must be
 those of the uninterrupted run, byte for byte.
@@ -69,13 +70,14 @@ def stop_link(whole: Whole, run: str, chance: random.Random) -> tuple[str, int]:
     return number.name, train(whole.place, run, TINY, after=after, number=number).code
 
 
+EVERY = "T-KILL every failpoint"
 SECTIONS: dict[str, Callable[[Whole, str, random.Random], tuple[str, int]]] = {
     "T-KILL failpoints": failpoint_link,
     "T-KILL moments": kill_link,
     "T-STOP": stop_link,
 }
-EXPECTED = {0, 6, -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM, 1}
-"""Exit codes after an interruption. 0: it came too late. -SIGTERM, 1: a signal before the command has begun."""
+EXPECTED = {0, 6, -signal.SIGKILL, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGTERM}
+"""Exit codes after an interruption. 0: it came too late. -SIGTERM: before there is anything to save; a shell shows 143."""
 
 
 def chain(whole: Whole, section: str, number: int, links: int) -> dict[str, Any]:
@@ -83,7 +85,30 @@ def chain(whole: Whole, section: str, number: int, links: int) -> dict[str, Any]
     run = f"{section.replace(' ', '-')}-{number}"
     shutil.rmtree(whole.place / run, ignore_errors=True)
     chance = random.Random(f"{section} {number}")
-    done = [SECTIONS[section](whole, run, chance) for _ in range(links)]
+    return finish(whole, run, [SECTIONS[section](whole, run, chance) for _ in range(links)])
+
+
+def kill_at(whole: Whole, count: int) -> dict[str, Any]:
+    """Kill a run at one failpoint, counted from 1, let it finish, and compare."""
+    run = f"failpoint-{count}"
+    shutil.rmtree(whole.place / run, ignore_errors=True)
+    killed = train(whole.place, run, TINY, failpoint=f"*:{count}=kill")
+    return {"failpoint": count, **finish(whole, run, [("kill", killed.code)])}
+
+
+def draw(left: set[int], points: list[str]) -> int:
+    """Take a random one of the failpoints that are left, so that what is done so far is a sample.
+
+    Points after an operation come last: the disk is then as before the next operation.
+    """
+    others = [count for count in left if not points[count - 1].endswith(".after")]
+    count = random.choice(sorted(others or left))
+    left.remove(count)
+    return count
+
+
+def finish(whole: Whole, run: str, done: list[tuple[str, int]]) -> dict[str, Any]:
+    """Let an interrupted run go on to its end, and compare. done: the interruptions and their exit codes."""
     ended = train(whole.place, run, TINY)
     found = outcome(whole.place / run) if ended.code == 0 else {}
     differ = sorted(key for key in whole.left.keys() | found.keys() if found.get(key) != whole.left.get(key))
@@ -117,8 +142,8 @@ def summary(chains: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--chains", type=int, default=20, help="chains of each section")
+    parser.add_argument("--sections", nargs="+", choices=[*SECTIONS, EVERY], default=[*SECTIONS, EVERY])
+    parser.add_argument("--chains", type=int, default=20, help="chains of each random section")
     parser.add_argument("--links", type=int, default=5, help="interruptions in a chain")
     args = parser.parse_args()
     work = args.out.with_suffix(".work.json")  # the chains so far
@@ -128,9 +153,14 @@ def main() -> None:
         whole = uninterrupted(Path(folder))
         for section in args.sections:
             chains = done.setdefault(section, [])
-            while len(chains) < args.chains:
-                chains.append(chain(whole, section, len(chains), args.links))
-                say(f"{section} {len(chains)}/{args.chains}: {chains[-1]}")
+            left = set(range(1, len(whole.points) + 1)) - {one.get("failpoint") for one in chains}
+            wanted = len(chains) + len(left) if section == EVERY else args.chains
+            while len(chains) < wanted:
+                if section == EVERY:
+                    chains.append(kill_at(whole, draw(left, whole.points)))
+                else:
+                    chains.append(chain(whole, section, len(chains), args.links))
+                say(f"{section} {len(chains)}/{wanted}: {chains[-1]}")
                 write_json(work, done)
                 write_json(args.out, result(args.out, head, whole, done))
     work.unlink(missing_ok=True)
@@ -150,6 +180,14 @@ def result(out: Path, head: dict[str, Any], whole: Whole, done: dict[str, list[d
     """Return the file's content: sections measured elsewhere stay."""
     before = json.loads(out.read_text())["sections"] if out.exists() else {}
     sections = before | {section: summary(chains) for section, chains in done.items()}
+    if EVERY in done:
+        killed = {one["failpoint"] for one in done[EVERY]}
+        states = {count for count, point in enumerate(whole.points, 1) if not point.endswith(".after")}
+        sections[EVERY] |= {
+            "failpoints": len(whole.points),
+            "states": len(states),
+            "states_killed": len(states & killed),
+        }
     return {
         **head,
         "run": " ".join(TINY),

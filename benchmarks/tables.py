@@ -1,6 +1,6 @@
-"""Write the result tables of README.md and docs/results.md from the committed results.
+"""Write the result tables of README.md, docs/results.md and docs/reliability.md from the committed results.
 
-Each table is between <!-- NAME --> and <!-- /NAME --> in one of the two pages.
+Each table is between <!-- NAME --> and <!-- /NAME --> in one of the pages.
 
 python benchmarks/tables.py            # rewrite all tables
 python benchmarks/tables.py --check    # exit 1 if a table is out of date
@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import reliability_table
 from control_tasks import NAMES
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md")
 MAIN = {
     "cartpole": "CartPole-v1",
     "pendulum": "Pendulum-v1",
@@ -209,6 +210,17 @@ def estimate(found: dict[str, Any]) -> str:
     return f"{found['estimate']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
 
 
+def faults() -> str:
+    """Tabulate the faults that were tried on runs, environments and files."""
+    return table(reliability_table.HEADER, list(reliability_table.rows()))
+
+
+def costs() -> str:
+    """Tabulate the processor time that reliability takes."""
+    header = ["command", "compared with itself", "pairs", "processor time, median", "lowest to highest"]
+    return table(header, list(reliability_table.costs()))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "learn": learn,
     "families": families,
@@ -218,6 +230,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "planning": planning,
     "roundup": roundup,
     "control": control,
+    "faults": faults,
+    "costs": costs,
 }
 
 

@@ -82,7 +82,7 @@ EXAMPLES = {
     ("worldlab/cli/__init__.py", "CarRacing"),
     ("worldlab/cli/check_env.py", "CarRacing"),
     ("worldlab/cli/flags.py", "CarRacing"),
-    ("worldlab/cli/new_plugin.py", "Pendulum"),
+    ("worldlab/cli/scaffold/files.py", "Pendulum"),
     ("worldlab/config/resolve.py", "CarRacing"),
     ("worldlab/runs/find.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
@@ -172,8 +172,8 @@ LAYERS = (
     ("experience",),
     ("evaluation",),
     ("training",),
-    ("testing",),
     ("study",),
+    ("testing",),
     ("cli",),
 )
 """The rooms of the core, lowest first. A room imports rooms of lower lines only, wherever in a file the import stands."""
@@ -319,6 +319,11 @@ WRITERS = {
         "worldlab/testing/component_checks.py",
         "tempfile.TemporaryDirectory",
     ): "an empty folder, to see that a component leaves no files",
+    (
+        "worldlab/testing/launcher_subject.py",
+        "tempfile.TemporaryDirectory",
+    ): "the folder of tasks that a launcher under test runs",
+    ("worldlab/testing/launcher_checks.py", "tempfile.TemporaryDirectory"): "the same",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",

@@ -192,11 +192,16 @@ def test_the_index_and_the_site_map_every_page():
     pages = {page.name for page in PAGES[1:]} - {"index.md"}
     assert pages - set(re.findall(r"\]\(([\w-]+\.md)\)", index)) == set()
     assert pages - set(re.findall(r": ([\w-]+\.md)$", site, re.M)) == set()
+    reference = {
+        f"reference/{page.name}" for page in (ROOT / "docs" / "reference").glob("*.md")
+    }  # tests/test_reference.py
+    assert reference == set(re.findall(r": (reference/\w+\.md)$", site, re.M))
 
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip("mkdocs", reason='pip install -e ".[dev]" has it')
+    for module in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(module, reason='pip install -e ".[docs]" has it')
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr

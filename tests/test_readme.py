@@ -18,7 +18,7 @@ from worldlab import errors
 from worldlab.cli import COMMANDS
 from worldlab.cli.common import Parser
 from worldlab.cli.flags import read_flags
-from worldlab.cli.scaffold.files import PluginName, render_single_file
+from worldlab.cli.scaffold.files import Contents, PluginName, render_single_file
 from worldlab.config.resolve import preset_names, resolve
 from worldlab.registry import load_registry
 
@@ -88,7 +88,7 @@ def test_commands_are_real(page, tmp_path, monkeypatch):
     """Each resolves to a configuration or passes its command's own parser, without running."""
     (tmp_path / "linear.py").write_text(plugin_source())
     hello = tmp_path / "hello.py"  # what new-plugin writes, and the pages on plugins train
-    hello.write_text(render_single_file(PluginName("hello"), ("encoder", "dynamics", "decoder")))
+    hello.write_text(render_single_file(PluginName("hello"), Contents(("encoder", "dynamics", "decoder"))))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Parser, "read", _only_read)
     for name, *arguments in commands(page):

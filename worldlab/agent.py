@@ -118,7 +118,7 @@ class LearnsFromEpisodes(Protocol):
 class OwnLearner(Protocol):
     """An agent that steps its own optimisers, as library algorithms do: it has `learn` instead of players and `losses`.
 
-    Checkpoints save `optimizers`. Any other state outside the agent's parameters is lost when a run resumes.
+    Checkpoints save `optimizers`. For other state outside the agent's parameters and buffers see `HasOwnState`.
     """
 
     def learn(self, model: WorldModel, seen: Experience, generator: torch.Generator) -> dict[str, Tensor]:
@@ -127,4 +127,20 @@ class OwnLearner(Protocol):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the optimisers by name, in a fixed order. They exist from the start."""
+        ...
+
+
+@runtime_checkable
+class HasOwnState(Protocol):
+    """An agent that saves what it keeps outside of its parameters, buffers and optimisers, such as a library's memory.
+
+    Without it, a run of an `OwnLearner` resumes approximately.
+    """
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the state as tensors, on the CPU; values that are not finite are allowed."""
+        ...
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Restore the state, after parameters and buffers. Raises: any exception for a state of another form."""
         ...

@@ -17,6 +17,8 @@ The number is the exit code of the command line. After a signal it is 128 + the 
 from __future__ import annotations
 
 import difflib
+import signal
+import threading
 from collections.abc import Iterable
 
 
@@ -78,6 +80,24 @@ class RunLockedError(WorldlabError):
 
 class MemoryLimitError(WorldlabError):
     exit_code = 9
+
+
+class UserInterrupt(BaseException):
+    """A signal to this process while it runs code of others, which may catch KeyboardInterrupt or raise it itself."""
+
+
+def is_from_user(error: BaseException) -> bool:
+    """Return whether an exception out of code of others, a plugin or an environment, comes from a signal to this process.
+
+    Where worldlab handles SIGINT, its handlers raise UserInterrupt or subclasses of KeyboardInterrupt. Elsewhere a
+    KeyboardInterrupt of that code cannot be distinguished from Ctrl-C, and Ctrl-C is more likely. Signals reach the main
+    thread only.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return isinstance(error, UserInterrupt)
+    in_main = threading.current_thread() is threading.main_thread()
+    default = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return type(error) is not KeyboardInterrupt or default
 
 
 def is_out_of_memory(error: BaseException) -> bool:

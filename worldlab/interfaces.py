@@ -418,7 +418,7 @@ class HasLogMass(Protocol):
         """Return log P(o | h, z) of the grey levels of the images, [N] in nats.
 
         Either exact, or a random number whose exponential has a mean of at most P(o | h, z) (a flow's dequantisation).
-        Raises: ConfigError if the observation has vectors, which have no grey levels.
+        The core calls it only where every observation is an image: vectors have no grey levels.
         """
         ...
 

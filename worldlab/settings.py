@@ -30,17 +30,21 @@ LARGEST = 2**16
 
 if TYPE_CHECKING:
 
-    def field(default: Any = ..., *, expert: bool = False, **rules: Any) -> Any: ...
+    def field(default: Any = ..., *, expert: bool = False, nano: Any = None, **rules: Any) -> Any: ...
     def sized(dial: str = "", /, *, gt: Any = None, ge: Any = None, le: Any = None, **sizes: int) -> Any: ...
 
 else:
 
-    def field(default=..., *, expert=False, **rules):
+    def field(default=..., *, expert=False, nano=None, **rules):
         """Declare a setting: `std: float = field(1.0, gt=0)`; the docstring below it becomes its help.
 
-        rules: bounds, as in pydantic's Field. expert: whether only --help-all lists it.
+        rules: bounds, as in pydantic's Field. expert: whether only --help-all lists it. nano: its value at the size
+        "nano", for a setting that only costs time, such as the candidates of a planner: the checks use this size.
         """
-        return Field(default, json_schema_extra={"expert": True} if expert else None, **rules)
+        extra = {"expert": True} if expert else {}
+        if nano is not None:
+            extra |= {"sizes": {"nano": nano}, "dial": ""}
+        return Field(default, json_schema_extra=extra or None, **rules)
 
     def sized(dial="", /, **sizes_and_rules):
         """Declare a setting that follows `--size`.
@@ -79,7 +83,11 @@ class Config(BaseModel):
 
     @classmethod
     def sized(cls, size: Size, **values: Any) -> Self:
-        """Build the configuration at a size. values: other fields to set."""
+        """Build the configuration at a size: every `sized` setting has its value for it, the others their defaults.
+
+        values: fields to set besides; they win. The checks use `sized("nano")`, so only settings that are declared with
+        `sized`, or with `field(..., nano=...)`, are small there.
+        """
         tree: dict[str, Any] = {}
         for path, value in cls.at_size(size).items():
             *groups, leaf = path.split(".")
@@ -91,7 +99,7 @@ class Config(BaseModel):
 
     @classmethod
     def at_size(cls, size: Size, dial: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Return the values of all `sized` settings at a size, by dotted path.
+        """Return the values of all settings that have one for this size, by dotted path.
 
         dial: values that replace those of DIAL ("units", "memory", "width").
         """
@@ -100,8 +108,9 @@ class Config(BaseModel):
             extra = info.json_schema_extra
             if isinstance(extra, dict) and "sizes" in extra:
                 entry = cast(dict[str, Any], extra)
-                value: int = entry["sizes"][size]
-                found[name] = (dial or {}).get(entry["dial"], value)
+                if size in entry["sizes"]:
+                    value: int = entry["sizes"][size]
+                    found[name] = (dial or {}).get(entry["dial"], value)
             elif isinstance(info.annotation, type) and issubclass(info.annotation, Config):
                 found.update({f"{name}.{path}": value for path, value in info.annotation.at_size(size, dial).items()})
         return found

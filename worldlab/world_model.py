@@ -199,8 +199,9 @@ class WorldModel(nn.Module):
 
     @property
     def has_log_mass(self) -> bool:
-        """Whether the decoder computes a probability of images."""
-        return isinstance(self.decoder, HasLogMass) and self.decoder.likelihood != "undefined"
+        """Whether the decoder computes a probability of the observation, and all of it are images."""
+        declared = isinstance(self.decoder, HasLogMass) and self.decoder.likelihood != "undefined"
+        return declared and not self.specs.obs.vectors
 
     def log_mass(self, features: Tensor, obs: Obs, generator: torch.Generator) -> Tensor:
         """Return log P(obs | features [N, F]) of the images' grey levels, [N] in nats (HasLogMass).

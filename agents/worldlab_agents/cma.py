@@ -79,7 +79,8 @@ class CMAAgent(Agent):
     generation to end. The checkpoint holds mean, average, step size, generation, the generation at which the current
     search began, and playing (whether episodes already evaluate candidates).
 
-    The rest of CMA-ES's state, such as the covariance, is reset when a run resumes.
+    The rest of CMA-ES's state, such as the covariance, follows from where the current search started, the seeds of its
+    generations and their scores. A checkpoint holds these, and a resumed run repeats the search with them.
     """
 
     mean: Tensor
@@ -114,6 +115,9 @@ class CMAAgent(Agent):
         self.register_buffer("playing", torch.zeros((), dtype=torch.bool))
         self.updates = 0
         self._strategy: Any = None
+        self._start = self.mean.clone(), float(self.sigma), 0
+        self._seeds: list[int] = []
+        self._scores: list[list[float]] = []
         self._population = torch.zeros(0, self.controller.size)
         self._candidates: list[np.ndarray] = []
         self._fitness: list[list[float]] = []
@@ -236,8 +240,16 @@ class CMAAgent(Agent):
     def _sample_generation(self, generator: torch.Generator) -> None:
         """Sample the next generation."""
         if self._strategy is None:
-            self._strategy = _strategy(self.mean, self.sigma, self.config, self._draw)
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+            self._begin_search(self.mean.clone(), float(self.sigma), int(self.generation - self.began))
+        self._sample(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+
+    def _begin_search(self, mean: Tensor, sigma: float, generations: int) -> None:
+        """Begin a search. generations: those that earlier searches of a resumed run made for it."""
+        self._strategy = _strategy(mean, sigma, self.config, self._draw)
+        self._start, self._seeds, self._scores = (mean, sigma, generations), [], []
+
+    def _sample(self, seed: int) -> None:
+        self._seeds.append(seed)
         self._numpy = np.random.default_rng(seed)
         self._candidates = self._strategy.ask()
         self._population = torch.from_numpy(np.stack(self._candidates)).to(self.mean)
@@ -248,7 +260,18 @@ class CMAAgent(Agent):
         return self._numpy.standard_normal(shape)
 
     def _update_strategy(self, scores: list[float]) -> None:
-        count = int(self.generation - self.began) + 1
+        count = self._score(scores)
+        self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
+        # Bias correction: the initial mean gets no weight in the average.
+        decay = self.config.averaging
+        self.average.lerp_(self.mean, (1 - decay) / (1 - decay**count))
+        self.sigma.fill_(float(self._strategy.sigma))
+        self.generation.add_(1)
+
+    def _score(self, scores: list[float]) -> int:
+        """Let the strategy learn from the scores of its last sample. Returns: the generations of the search so far."""
+        self._scores.append(scores)
+        count = self._start[2] + len(self._scores)
         if self.config.settle:
             self._strategy.sp.cmean = min(1.0, self.config.settle / count)
         # pycma minimises. A score that is not finite must not become the best.
@@ -257,12 +280,43 @@ class CMAAgent(Agent):
             warnings.simplefilter("ignore")
             # Pass the same arrays: pycma would treat rounded copies as foreign solutions and rescale them.
             self._strategy.tell(self._candidates, losses)
-        self.mean.copy_(torch.from_numpy(np.asarray(self._strategy.mean)))
-        # Bias correction: the initial mean gets no weight in the average.
-        decay = self.config.averaging
-        self.average.lerp_(self.mean, (1 - decay) / (1 - decay**count))
-        self.sigma.fill_(float(self._strategy.sigma))
-        self.generation.add_(1)
+        return count
+
+    # ---- checkpoints (worldlab.agent.HasOwnState) ----
+
+    def own_state(self) -> dict[str, Tensor]:
+        mean, sigma, generations = self._start
+        played = [len(scores) for scores in self._fitness]
+        return {
+            "updates": torch.tensor(self.updates),
+            "searches": torch.tensor(self._strategy is not None),
+            "start_mean": mean.cpu(),
+            "start_sigma": torch.tensor(sigma, dtype=torch.float64),
+            "start_generations": torch.tensor(generations),
+            "seeds": torch.tensor(self._seeds, dtype=torch.long),
+            "scores": torch.tensor(self._scores, dtype=torch.float64),
+            "played": torch.tensor(played, dtype=torch.long),
+            "fitness": torch.tensor([score for scores in self._fitness for score in scores], dtype=torch.float64),
+            "reported": torch.tensor(list(self._reported.values()), dtype=torch.float64),
+        }
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Repeat the search: as many generations as it had take as long as pycma alone needs for them."""
+        self.updates = int(state["updates"])
+        reported = state["reported"].tolist()
+        self._reported = dict(zip(("fitness", "best"), reported, strict=True)) if reported else {}
+        if not bool(state["searches"]):
+            return
+        self._begin_search(
+            state["start_mean"].to(self.mean), float(state["start_sigma"]), int(state["start_generations"])
+        )
+        seeds, scores = state["seeds"].tolist(), state["scores"].tolist()
+        for number, seed in enumerate(seeds):
+            self._sample(seed)
+            if number < len(scores):
+                self._score(scores[number])
+        fitness = iter(state["fitness"].tolist())
+        self._fitness = [[next(fitness) for _ in range(count)] for count in state["played"].tolist()]
 
 
 def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
@@ -282,10 +336,10 @@ def _first_action(config: CMAConfig, discrete: bool, dim: int) -> Tensor:
     return torch.tensor(given)
 
 
-def _strategy(mean: Tensor, sigma: Tensor, config: CMAConfig, noise: Callable[..., np.ndarray]) -> Any:
+def _strategy(mean: Tensor, sigma: float, config: CMAConfig, noise: Callable[..., np.ndarray]) -> Any:
     import cma  # takes seconds, so only this agent imports it
 
     options = {"popsize": config.population, "verbose": -9, "seed": math.nan, "randn": noise}
     # Beyond a few hundred weights the full covariance is not learned within a run's generations.
     options["CMA_diagonal"] = {"full": False, "diagonal": True, "auto": len(mean) > 300}[config.covariance]
-    return cma.CMAEvolutionStrategy(mean.double().cpu().numpy(), float(sigma), options)
+    return cma.CMAEvolutionStrategy(mean.double().cpu().numpy(), sigma, options)

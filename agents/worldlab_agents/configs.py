@@ -14,7 +14,7 @@ class RandomConfig(Config):
 class DreamerConfig(Config):
     """Settings of the actor-critic trained on imagined steps."""
 
-    horizon: int = field(15, ge=1)
+    horizon: int = field(15, ge=1, nano=4)
     """Imagined steps H from each start."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
@@ -55,13 +55,13 @@ class PlannerConfig(Config):
 
     search: Literal["cem", "icem", "mppi"] = "cem"
     """The search. icem: CEM with coloured noise, reused elites, and fewer candidates in each iteration."""
-    horizon: int = field(12, ge=1)
+    horizon: int = field(12, ge=1, nano=4)
     """Steps H of a plan."""
-    candidates: int = field(512, ge=4)
+    candidates: int = field(512, ge=4, nano=32)
     """Candidate plans dreamt per iteration (icem: in the first iteration)."""
-    iterations: int = field(6, ge=1)
+    iterations: int = field(6, ge=1, nano=3)
     """Iterations of a search."""
-    elites: int = field(64, ge=1)
+    elites: int = field(64, ge=1, nano=8)
     """Best candidates to which the plans are fitted; at most half of the candidates."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
@@ -70,8 +70,6 @@ class PlannerConfig(Config):
     execute: Literal["mean", "best"] = "mean"
     """The executed action: the first action of the final plans' mean, or of the best candidate (optimistic if dreams
     are noisy)."""
-    temperature: float = field(0.5, gt=0, expert=True)
-    """mppi: softness of the weights, in units of the elites' range of scores."""
     budget_ms: float = field(0.0, ge=0)
     """Deadline of a search in milliseconds, after which the best plan so far is executed; 0: no deadline."""
     exploration: float = field(0.3, ge=0)
@@ -80,10 +78,12 @@ class PlannerConfig(Config):
     guide: bool = False
     """Train an actor and a critic in dreams, as `dreamer` does: the actor proposes candidates, the critic is the
     terminal value."""
-    proposals: int = field(24, ge=1)
+    proposals: int = field(24, ge=1, nano=4)
     """Candidates proposed by the guide's actor."""
     guide_with: DreamerConfig = DreamerConfig()
     """Settings of the guide; its discount must equal the plans'."""
+    temperature: ClassVar[float] = 0.5
+    """mppi: softness of the weights, in units of the elites' range of scores."""
     keep: ClassVar[float] = 0.1
     """cem, icem: share of the old mean and std kept in each fit, as in iCEM, arXiv:2008.06389."""
     min_std: ClassVar[float] = 0.05
@@ -102,24 +102,26 @@ class SB3Config(Config):
 
     algorithm: Literal["PPO", "A2C", "DQN", "SAC", "TD3", "DDPG"] = "PPO"
     """The algorithm. DQN needs discrete actions; SAC, TD3 and DDPG need continuous actions."""
-    num_envs: int = field(64, ge=1)
+    num_envs: int = field(64, ge=1, nano=16)
     """Number of parallel dreams."""
-    horizon: int = field(15, ge=1)
+    horizon: int = field(15, ge=1, nano=4)
     """Steps after which a dream is truncated; the value bootstraps beyond."""
     temperature: float = field(1.0, gt=0)
     """Temperature of the prior. Above 1 dreams are harder to exploit; below 1 they are less random than the model."""
-    every: int = field(10, ge=1)
+    every: int = field(10, ge=1, nano=1)
     """Updates of the world model between two training rounds."""
-    steps: int = field(1024, ge=1)
+    steps: int = field(1024, ge=1, nano=128)
     """Dreamt steps per round, over all dreams; PPO and A2C round down to an equal number per dream."""
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
     learning_rate: float = field(3e-4, gt=0)
     """Learning rate of the algorithm."""
-    batch_size: int = field(256, ge=2)
+    batch_size: int = field(256, ge=2, nano=64)
     """Transitions in a minibatch."""
     entropy: float = field(0.003, ge=0)
     """Weight of the policy's entropy (PPO, A2C); SAC tunes its own weight."""
+    gradient_steps: int = field(4, ge=1, nano=1)
+    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
     buffer: int = field(20_000, ge=1)
     """Capacity in dreamt transitions (DQN, SAC, TD3, DDPG). It is small, because old transitions come from an outdated
     model."""
@@ -130,8 +132,6 @@ class SB3Config(Config):
     """Width of policy and value networks."""
     layers: ClassVar[int] = 2
     """Hidden layers of policy and value networks."""
-    gradient_steps: ClassVar[int] = 4
-    """Gradient steps after each step of all dreams (DQN, SAC, TD3, DDPG)."""
     epochs: ClassVar[int] = 5
     """Passes over a round's transitions (PPO): half of Stable-Baselines3's default, since dreams are cheap."""
 
@@ -156,13 +156,13 @@ class TDMPCConfig(Config):
 
     horizon: int = field(3, ge=1)
     """Steps H of a plan; the value function covers the rest."""
-    candidates: int = field(512, ge=4)
+    candidates: int = field(512, ge=4, nano=32)
     """Candidate plans dreamt per iteration."""
-    iterations: int = field(6, ge=1)
+    iterations: int = field(6, ge=1, nano=3)
     """Iterations of a search."""
-    proposals: int = field(24, ge=1)
+    proposals: int = field(24, ge=1, nano=4)
     """Candidates proposed by the policy."""
-    elites: int = field(64, ge=1)
+    elites: int = field(64, ge=1, nano=8)
     """Best candidates used in a fit; at most half of the candidates."""
     noise: bool = True
     """Dream candidates with the prior's noise; false uses its most likely latents."""
@@ -233,7 +233,7 @@ class CMAConfig(Config):
     env.same_episodes and a population of num_envs all candidates play the same episodes."""
     exploration: float = field(0.1, ge=0)
     """Exploration noise while collecting (dream): its std, or the probability of a random action."""
-    every: int = field(5, ge=1)
+    every: int = field(5, ge=1, nano=1)
     """Updates of the world model between two generations (dream)."""
     rollouts: int = field(16, ge=1)
     """Dreams that evaluate each candidate, from the same states (dream)."""

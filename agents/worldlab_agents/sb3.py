@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -39,6 +40,13 @@ SPACES = {
     "SAC": spaces.Box, "TD3": spaces.Box, "DDPG": spaces.Box,
 }  # fmt: skip
 """The action space that each algorithm supports."""
+
+
+NUMBERS = (
+    "num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates", "_n_calls",
+    "_current_progress_remaining", "exploration_rate",
+)  # fmt: skip
+"""Numbers of an algorithm on which its further learning depends; which of them it has differs."""
 
 
 @contextmanager
@@ -179,6 +187,34 @@ class SB3Agent(Agent):
                 optimizers_by_name[path.replace(".", "_")] = owner
         return optimizers_by_name
 
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the algorithm's numbers and the part of its replay buffer that is filled (worldlab.agent.HasOwnState)."""
+        numbers = {name: getattr(self.algorithm, name) for name in NUMBERS if hasattr(self.algorithm, name)}
+        state = {name: torch.tensor(float(value), dtype=torch.float64) for name, value in numbers.items()}
+        state["updates"] = torch.tensor(self.updates)
+        buffer: ReplayBuffer | None = getattr(self.algorithm, "replay_buffer", None)
+        if buffer is not None:
+            state["buffer_position"] = torch.tensor([buffer.pos, buffer.full])
+            state |= {name: torch.from_numpy(array[: buffer.size()]) for name, array in _arrays(buffer).items()}
+        return state
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        self.updates = int(state["updates"])
+        for name in NUMBERS:
+            if hasattr(self.algorithm, name):
+                kind = type(getattr(self.algorithm, name))
+                setattr(self.algorithm, name, kind(state[name].item()))
+        buffer: ReplayBuffer | None = getattr(self.algorithm, "replay_buffer", None)
+        if buffer is None:
+            return
+        position, full = state["buffer_position"].tolist()
+        count = buffer.buffer_size if full else position
+        for name, array in _arrays(buffer).items():
+            if not 0 <= position < buffer.buffer_size or state[name].shape != array[:count].shape:
+                raise ValueError(f"{name} has shape {tuple(state[name].shape)}, expected {array[:count].shape}")
+            array[:count] = state[name].numpy()
+        buffer.pos, buffer.full = position, bool(full)
+
     @torch.no_grad()
     def act(
         self,
@@ -220,8 +256,16 @@ class SB3Agent(Agent):
                 if buffer is not None:
                     buffer.device = model.device
         self._pool.starts = starts
-        self._pool.seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        self._pool.seed(seed)
+        algorithm.action_space.seed(seed)  # from which DQN explores
         algorithm._last_obs = None  # start new dreams, because the model has changed since the last round
+
+
+def _arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
+    """Return the arrays of a buffer, one row for each step of all environments."""
+    found = {f"buffer_{name}": value for name, value in vars(buffer).items() if isinstance(value, np.ndarray)}
+    return {name: array for name, array in found.items() if array.shape[:1] == (buffer.buffer_size,)}
 
 
 def make_starts(seen: Experience) -> Starts:

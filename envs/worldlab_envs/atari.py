@@ -11,9 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.wrappers import wrap
 from worldlab.settings import EnvSettings
 from worldlab_envs.package_adapter import PackageAdapter
-from worldlab_envs.wrappers import wrap_env
 
 NOOPS = 30
 """The largest number of frames without an action at the start of an episode; it is uniform over 1 to this number."""
@@ -102,7 +102,7 @@ def _tasks() -> list[str]:
 
 def _build(task: str, settings: EnvSettings) -> gymnasium.Env:
     game = AtariGame(task.replace("-", "_"))
-    return wrap_env(game, f"atari:{task}", settings, frame_limit=FRAMES, draw=PooledFrames)
+    return wrap(game, settings, name=f"atari:{task}", frame_limit=FRAMES, draw=PooledFrames)
 
 
 ADAPTER = PackageAdapter("atari", "ale_py", _tasks, _build)

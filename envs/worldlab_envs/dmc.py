@@ -11,11 +11,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.wrappers import wrap
 from worldlab.errors import EnvError, one_line
 from worldlab.settings import EnvSettings
 from worldlab_envs.mujoco_support import log_warnings
 from worldlab_envs.package_adapter import PackageAdapter
-from worldlab_envs.wrappers import wrap_env
 
 SUITE = "dm_control.suite"
 """The module that builds tasks. It is imported by name, as it may be missing."""
@@ -160,11 +160,11 @@ def _import_suite() -> Any:
 
 def _build(task: str, settings: EnvSettings) -> gymnasium.Env:
     env = ControlTask(task, settings.size or SIDE)
-    return wrap_env(env, f"dmc:{task}", settings, frame_limit=EPISODE)
+    return wrap(env, settings, name=f"dmc:{task}", frame_limit=EPISODE)
 
 
 def _tasks() -> list[str]:
     return list(TASKS)
 
 
-ADAPTER = PackageAdapter("dmc", "dm_control", _tasks, _build, ("mujoco",))
+ADAPTER = PackageAdapter("dmc", "dm_control", _tasks, _build, ("mujoco",), (0.0, float(EPISODE)))

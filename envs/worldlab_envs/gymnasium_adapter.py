@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from worldlab.settings import EnvSettings
 
 
+REWARDS = {"CartPole": (0.0, 1.0), "Pendulum": (-16.2736045, 0.0), "MountainCar": (-1.0, 0.0), "Acrobot": (-1.0, 0.0)}
+"""The least and the largest reward of a frame, both of one sign: pi^2 + 0.1 * 8^2 + 0.001 * 2^2 is a Pendulum's worst."""
+
+
 class GymnasiumAdapter:
     """The adapter of all environments in Gymnasium's registry."""
 
@@ -69,6 +73,17 @@ class GymnasiumAdapter:
         """Build the wrapped environment of a full id, without a display. Raises: EnvError."""
         return build(id, settings)
 
+    def return_bounds(self, id: str, settings: EnvSettings) -> tuple[float, float] | None:
+        """Return the possible returns (worldlab.env.find.BoundsReturns) where the rewards of a frame are known."""
+        import gymnasium
+
+        spec = gymnasium.spec(id.rpartition(":")[2])
+        rewards = REWARDS.get(spec.name)
+        limit = spec.max_episode_steps if settings.time_limit is None else settings.time_limit * settings.repeat
+        if rewards is None or limit is None:
+            return None
+        return min(rewards) * limit, max(rewards) * limit
+
     def truth(self, env: gymnasium.Env) -> dict[str, np.ndarray] | None:
         """Return the simulator's state (worldlab.study.measures.ground_truth.HasTruth); None for unsupported
         simulators.
@@ -81,12 +96,13 @@ class GymnasiumAdapter:
 @dataclass(frozen=True)
 class NamedAdapter:
     """The adapter of one environment in Gymnasium's registry under a short name. module: the module that registers
-    it.
+    it. returns: the possible returns of an episode with the registered limit, if they are known.
     """
 
     name: str
     id: str
     module: str
+    returns: tuple[float, float] | None = None
 
     def names(self) -> list[str]:
         """Return the short name."""
@@ -95,6 +111,10 @@ class NamedAdapter:
     def resolve(self, id: str) -> str | None:
         """Return the full id for the short name or the full id."""
         return self.id if id in (self.name, self.id) else None
+
+    def return_bounds(self, id: str, settings: EnvSettings) -> tuple[float, float] | None:
+        """Return the possible returns of an episode (worldlab.env.find.BoundsReturns)."""
+        return self.returns if settings.time_limit is None else None
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
         """Build the wrapped environment."""
@@ -105,12 +125,12 @@ class NamedAdapter:
 def build(id: str, settings: EnvSettings) -> gymnasium.Env:
     """Build a Gymnasium environment with worldlab's wrappers. Raises: EnvError with Gymnasium's own reason."""
     go_headless()
-    from worldlab_envs.wrappers import wrap_env
+    from worldlab.env.wrappers import wrap
 
     env = None
     try:
         env, frame_limit = _make(id, settings)
-        return wrap_env(env, id, settings, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
+        return wrap(env, settings, name=id, frame_limit=frame_limit, draw=_lazy_rendering(env, settings))
     except WorldlabError:
         _close(env)
         raise
@@ -152,13 +172,13 @@ def _make(id: str, settings: EnvSettings) -> tuple[gymnasium.Env, int | None]:
         options |= {"width": settings.size, "height": settings.size}
     if not is_mujoco:
         return gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options), spec.max_episode_steps
-    from worldlab_envs.mujoco_support import disable_render_effects, log_warnings
+    from worldlab_envs.mujoco_support import DivergenceCheck, disable_render_effects, log_warnings
 
     with log_warnings():
         env = gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True, **options)
     if settings.pixels:
         disable_render_effects(env)
-    return env, spec.max_episode_steps
+    return DivergenceCheck(env), spec.max_episode_steps
 
 
 def _lazy_rendering(env: gymnasium.Env, settings: EnvSettings) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from worldlab_envs.gymnasium_adapter import NamedAdapter
 
 ID = "worldlab/LinearGaussian-v0"
-ADAPTER = NamedAdapter("linear-gaussian", ID, __name__)
+ADAPTER = NamedAdapter("linear-gaussian", ID, __name__, (-math.inf, 0.0))
 
 
 class LinearGaussian(gymnasium.Env):

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.wrappers import wrap
 from worldlab.settings import EnvSettings
 from worldlab_envs.package_adapter import PackageAdapter
-from worldlab_envs.wrappers import wrap_env
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space-invaders")
 FRAMES = 10_000
@@ -73,7 +73,8 @@ def _palette(kinds: int) -> np.ndarray:
 
 
 def _build(task: str, settings: EnvSettings) -> gymnasium.Env:
-    return wrap_env(MinAtarGame(task.replace("-", "_")), f"minatar:{task}", settings, frame_limit=FRAMES)
+    game = MinAtarGame(task.replace("-", "_"))
+    return wrap(game, settings, name=f"minatar:{task}", frame_limit=FRAMES)
 
 
 def _tasks() -> tuple[str, ...]:

@@ -9,9 +9,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.wrappers import wrap
 from worldlab.settings import EnvSettings
 from worldlab_envs.package_adapter import PackageAdapter, installed
-from worldlab_envs.wrappers import wrap_env
 
 PREFIXES = ("MiniGrid-", "BabyAI-")
 TILE = 8
@@ -63,11 +63,11 @@ def _build(task: str, settings: EnvSettings) -> gymnasium.Env:
     env = gymnasium.make(
         id, render_mode="rgb_array", agent_pov=True, tile_size=TILE, highlight=False, disable_env_checker=True
     )
-    return wrap_env(OneHotView(env), f"minigrid:{task}", settings)
+    return wrap(OneHotView(env), settings, name=f"minigrid:{task}")
 
 
 def _tasks() -> list[str]:
     return list(_short_names())
 
 
-ADAPTER = PackageAdapter("minigrid", "minigrid", _tasks, _build)
+ADAPTER = PackageAdapter("minigrid", "minigrid", _tasks, _build, returns=(-1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Faster MuJoCo rendering, and MuJoCo's warnings in the log."""
+"""Faster MuJoCo rendering, MuJoCo's warnings in the log, and simulations that diverge as crashes of the environment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from worldlab.errors import EnvError
+from worldlab.errors import EnvCrashedError, EnvError
 
 _log = logging.getLogger("worldlab.mujoco")
 
@@ -29,6 +29,32 @@ def log_warnings() -> Iterator[None]:
         yield
     finally:
         set_callback(_log.warning)
+
+
+class DivergenceCheck(gymnasium.Wrapper):
+    """Raises when the simulation diverges: MuJoCo then resets it in the middle of the episode, and only warns.
+
+    The step after which that happened would be a transition that the physics does not have.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        import mujoco
+
+        super().__init__(env)
+        kinds: Any = getattr(mujoco, "mjtWarning")  # noqa: B009  (pyright cannot see into the compiled module)
+        inner: Any = env.unwrapped
+        first, last = int(kinds.mjWARN_BADQPOS), int(kinds.mjWARN_BADQACC)
+        self._counts = inner.data.warning.number[first : last + 1]  # a view: MuJoCo counts in it
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        answer = self.env.step(action)
+        if self._counts.any():
+            raise EnvCrashedError(
+                "the simulation diverged",
+                cause="MuJoCo found NaN, inf or a huge value in its positions, velocities or accelerations",
+                fix="a smaller timestep in the model, or smaller actions",
+            )
+        return answer
 
 
 def disable_render_effects(env: gymnasium.Env) -> None:

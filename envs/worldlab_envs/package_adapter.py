@@ -23,7 +23,7 @@ class PackageAdapter:
 
     package: the name under which Python imports it. tasks: returns the names of its tasks; a package that is not
     installed may have none. build: builds the wrapped environment of a task. beneath: packages beneath it whose versions
-    change its numbers.
+    change its numbers. returns: the possible returns of every task, with its own limit, if they are known.
     """
 
     prefix: str
@@ -31,6 +31,11 @@ class PackageAdapter:
     tasks: Callable[[], Sequence[str]]
     build: Callable[[str, EnvSettings], gymnasium.Env]
     beneath: tuple[str, ...] = ()
+    returns: tuple[float, float] | None = None
+
+    def return_bounds(self, id: str, settings: EnvSettings) -> tuple[float, float] | None:
+        """Return the possible returns of an episode (worldlab.env.find.BoundsReturns)."""
+        return self.returns if settings.time_limit is None else None
 
     def packages(self) -> tuple[str, ...]:
         """Return the packages whose code defines the tasks (worldlab.study.compare.identity.HasPackages)."""

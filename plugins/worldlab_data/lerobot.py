@@ -98,7 +98,7 @@ class ParquetRows:
             count = min(stop, self._at + self._batch.num_rows) - start
             pieces.append(self._batch.slice(start - self._at, count))
             start += count
-        return self._arrow.ParquetRows.from_batches(pieces)
+        return self._arrow.Table.from_batches(pieces)
 
     def close(self) -> None:
         self._file.close()

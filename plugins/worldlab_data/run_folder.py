@@ -36,8 +36,8 @@ class RunFolderFormat:
     def recognises(self, name: str) -> bool:
         return any(_replay(Path(name)).glob("seg-*.log"))
 
-    def open(self, name: str) -> RunFolder:
-        return RunFolder(Path(name))
+    def open(self, name: str) -> RecordedRun:
+        return RecordedRun(Path(name))
 
     def write(self, source: Dataset, path: Path) -> None:
         facts = source.facts
@@ -55,7 +55,7 @@ class RunFolderFormat:
 
 
 @final
-class RunFolder(Dataset):
+class RecordedRun(Dataset):
     """The episodes of a run, as its replay keeps them. Actions are stored encoded.
 
     Raises: ConfigError for a folder without segments, one that lacks its beginning, or damaged records.

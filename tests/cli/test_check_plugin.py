@@ -52,6 +52,13 @@ class Leaving(Sound):
         raise SystemExit(0)
 
 
+class Fussy(Sound):
+    def infer(self, embed, memory, generator):
+        if len(embed) == 4:
+            raise ValueError("not four")
+        return super().infer(embed, memory, generator)
+
+
 class Chatty(Sound):
     def embed(self, obs):
         print("here I am")
@@ -170,6 +177,7 @@ def test_a_broken_plugin_is_exit_3_with_its_reason(tmp_path, capsys, monkeypatch
     assert code == 3 and err.startswith(
         "plugin worldlab-required 1.0 (encoder 'required'): its default settings are not"
     )
+    assert "pydantic" not in err and "input_value" not in err
     empty = tmp_path / "empty.py"
     empty.write_text("def worldlab_register(register): ...\n")
     code, _, err = check(capsys, str(empty))
@@ -183,14 +191,54 @@ def test_a_broken_component_does_not_hide_the_others(tmp_path, capsys):
     assert code == 3 and not report["ok"] and report["counts"] == {"ok": 2, "skipped": 0, "failed": 0}
     notes = {row["name"]: row["note"] for row in report["components"] if not row["mode"]}
     assert notes["lost"].startswith(f"BROKEN, plugin file:{path.name}") and notes["sound"] == ""
-    assert err.splitlines()[0].startswith(f"plugin file:{path.name} sha256:")
+    assert err.splitlines()[0].startswith(f"plugin file:{path.name} (encoder 'lost') cannot be imported: ")
 
 
-def test_roles_without_checks_are_reported(capsys):
-    code, out, _ = check(capsys, "random")
-    assert code == 0 and "no checks for the role agent" in out
-    code, out, _ = check(capsys, "branch")
-    assert code == 0 and "worldlab check-env" in out
+def test_a_broken_plugin_is_described_once(tmp_path, capsys):
+    code, out, err = check(capsys, plugin_file(tmp_path, "Lost"))
+    assert code == 3 and out == f"encoder lost  [{out.partition('[')[2].partition(']')[0]}]: BROKEN\n"
+    assert err.count("has no attribute 'Lost'") == 1
+
+
+def test_the_dry_run_comes_first_and_ends_the_checks_if_it_fails(tmp_path, capsys):
+    code, out, _ = check(capsys, plugin_file(tmp_path, "Leaving"), "--fast")
+    lines = out.splitlines()
+    assert code == 1 and lines[1].startswith("  FAILED  P0   one step and one pass of its losses work")
+    assert "cause: Leaving.embed raised SystemExit: 0; at" in lines[2] and "contract: embed: " in lines[2]
+    assert "python -m pydoc worldlab.interfaces.Encoder.embed" in lines[3]
+    quick = [one for one in checks_for("encoder") if not one.slow]
+    assert lines[-1].startswith(f"{2 * len(quick)} checks: 0 ok, {2 * (len(quick) - 1)} skipped, 2 failed")
+    assert lines[4] == "  skipped E1   " + quick[1].title + " (see P0)"
+
+
+def test_failures_with_one_cause_are_folded(tmp_path, capsys):
+    path = plugin_file(tmp_path, "Fussy")
+    code, out, _ = check(capsys, path, "--fast", "--json")
+    failed = [one for one in json.loads(out)["components"][0]["checks"] if one["status"] == "failed"]
+    assert code == 1 and len(failed) >= 4 and len({one["cause"] for one in failed}) == 1
+    code, out, _ = check(capsys, path, "--fast")
+    first, *others = [one["check"] for one in failed]
+    lines = out.splitlines()
+    assert out.count("  FAILED  ") == 4 and out.count("ValueError: not four") == 2  # in each of the two modes
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    assert f"  FAILED  for the cause of {first} also {', '.join(others[:3])}{more}" in lines
+
+
+@pytest.mark.parametrize("what", ["random", "branch", "launcher:local"])
+def test_agents_environments_and_launchers_are_checked(capsys, what):
+    code, out, _ = check(capsys, what)
+    assert code == 0 and out.count("  ok  ") >= 5 and ", 0 failed;" in out
+
+
+def test_verbose_says_what_a_check_built(tmp_path, capsys):
+    path = plugin_file(tmp_path, "BatchNormed")
+    code, out, _ = check(capsys, path, "-k", "E2", "--verbose")
+    assert code == 1
+    assert "builds obs image [3, 16, 16], vector [3]; continuous action 2; gaussian latent 8; memory 16" in out
+    assert "encoder BatchNormed(kind='gaussian', latent_dim=8" in out and "decoder ReferenceDecoder()" in out
+    code, out, _ = check(capsys, path, "-k", "E2")
+    assert "builds obs" not in out
+    assert out.splitlines()[-2] == f"what a check saw: worldlab check-plugin {path} -k E2 --verbose"
 
 
 # ---- worldlab plugins ----

@@ -39,7 +39,7 @@ class FakeTraining:
     def train(self, config, registry, *, run, resume, explain):
         return self._record("train", config, run, resume, explain)
 
-    def load_run(self, run, registry, device="auto", trusted=()):
+    def load_run(self, run, registry, device="auto", trusted=(), *, best=False):
         return run, device
 
     def evaluate_run(self, loaded, *, episodes, seed, video):
@@ -223,6 +223,24 @@ def test_every_error_has_its_exit_code(training, capsys, monkeypatch, tmp_path, 
         assert "Traceback" in capsys.readouterr().err and len(list(tmp_path.glob("worldlab-traceback-*"))) == 1
 
 
+def test_an_error_in_a_plugins_own_code_names_the_plugin(training, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    source = "class Mine:\n    def act(self):\n        return {}['x']\n"
+    names = {"__name__": "worldlab_file_mine", "__worldlab_source__": ("/some/where/mine.py", "0" * 64)}
+    exec(compile(source, "/some/where/mine.py", "exec"), names)
+    try:
+        names["Mine"]().act()
+    except KeyError as error:
+        training.error = error
+    assert worldlab("train --env CartPole") == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if line != "a library printed this"]
+    assert lines[0] == "plugin file mine.py failed in Mine.act: KeyError: 'x'"
+    assert lines[1].startswith("cause: KeyError: 'x', at /some/where/mine.py:3; the traceback is in ")
+    assert lines[2].startswith("fix: correct it there, or report it to the authors of file mine.py, with that file")
+    (kept,) = tmp_path.glob("worldlab-traceback-*.txt")
+    assert "KeyError" in kept.read_text()
+
+
 def test_help_shows_only_the_chosen_parts(site, capsys):
     source = registers(("encoder", "other")).replace("width", "only_mine")
     add_dist(site, "worldlab-other", source)
@@ -250,7 +268,7 @@ def test_plugins_lists_and_shows(site, capsys):
         "encoder 'vae' does not implement Encoder" in out
         and "cannot be imported: No module named 'no_such_thing'" in out
     )
-    assert "fix: pip install no_such_thing" in out
+    assert "fix: correct the import of 'no_such_thing' there" in out
     assert worldlab("plugins --role encoder --json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in listed["components"]] == ["cpc", "vae"]

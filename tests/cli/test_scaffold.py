@@ -17,15 +17,21 @@ import pytest
 
 from worldlab import cli
 from worldlab.cli import new_plugin
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
+from worldlab.cli.scaffold.files import SUMMARIES, Contents, PluginName, render_package, render_single_file
 from worldlab.errors import ConfigError, StorageError
 from worldlab.registry import load_registry
 
 ROLES = tuple(SUMMARIES)
-SETS = [roles for count in (1, 2, 3) for roles in itertools.combinations(ROLES, count)]
-PUBLIC = {"worldlab", *(f"worldlab.{name}" for name in ("interfaces", "nn", "distributions", "specs", "testing"))}
+SETS = [*((role,) for role in ROLES), ROLES[:3], ROLES]
+CONTENTS = [*map(Contents, SETS), Contents(["encoder"], "codes"), Contents(ROLES, "codes")]
+PUBLIC = {
+    "worldlab",
+    *(f"worldlab.{name}" for name in ("interfaces", "nn", "distributions", "specs", "testing", "settings")),
+    *("worldlab.agent", "worldlab.world_model", "worldlab.rollout", "worldlab.study.compare.tasks"),
+}
+"""The modules that docs/plugins.md lists as public and stable."""
 LONG = "rectifiedflowinthespaceo"  # the maximum length of a name
-FLAGS = "--encoder hello --dynamics hello --decoder hello"
+FLAGS = "--encoder hello --dynamics hello --decoder hello --agent hello --env hello"
 
 
 def worldlab(line: str) -> int:
@@ -82,11 +88,11 @@ def test_an_invalid_name_gets_a_suggestion(typed, suggested):
 # ---- texts ----
 
 
-@pytest.mark.parametrize("roles", SETS, ids="-".join)
-def test_one_file_holds_what_the_package_holds(roles):
+@pytest.mark.parametrize("contents", CONTENTS, ids=lambda contents: "-".join([*contents.roles, contents.latent]))
+def test_one_file_holds_what_the_package_holds(contents):
     """Both have the same classes, line for line; only the imports and the targets differ."""
     name = PluginName("deep-sea")
-    files = render_package(name, roles, "worldlab>=0.1,<0.2")
+    files = render_package(name, contents, "worldlab>=0.1,<0.2")
 
     def classes(text: str) -> dict[str, str]:
         return {node.name: ast.unparse(node) for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
@@ -94,11 +100,11 @@ def test_one_file_holds_what_the_package_holds(roles):
     expected: dict[str, str] = {}
     for path, text in files.items():
         expected |= classes(text) if path.startswith(name.package) else {}
-    assert classes(render_single_file(name, roles)) == expected and len(expected) == 2 * len(roles)
+    assert classes(render_single_file(name, contents)) == expected and len(expected) == 2 * len(contents.roles)
 
 
 def test_only_the_public_interface_is_used():
-    files = render_package(PluginName("hello"), ROLES, "worldlab")
+    files = render_package(PluginName("hello"), Contents(ROLES), "worldlab")
     sources = [ast.parse(text) for path, text in files.items() if path.endswith(".py")]
     nodes = [node for source in sources for node in ast.walk(source) if isinstance(node, ast.ImportFrom)]
     modules = {str(node.module) for node in nodes}
@@ -108,7 +114,9 @@ def test_only_the_public_interface_is_used():
 
 
 def test_the_project_file_has_what_pip_needs():
-    project = tomllib.loads(render_package(PluginName("deep-sea"), ROLES, "worldlab>=3.4,<3.5")["pyproject.toml"])
+    project = tomllib.loads(
+        render_package(PluginName("deep-sea"), Contents(ROLES), "worldlab>=3.4,<3.5")["pyproject.toml"]
+    )
     assert project["project"]["entry-points"] == {"worldlab": {"deep-sea": "worldlab_deep_sea"}}
     assert project["project"]["name"] == "worldlab-deep-sea"
     assert project["project"]["dependencies"][0] == "worldlab>=3.4,<3.5"
@@ -127,7 +135,9 @@ def test_a_plugin_requires_the_minor_version_it_was_written_with(monkeypatch, ve
 
 def test_the_workflow_is_yaml_and_tests():
     yaml = pytest.importorskip("yaml", reason="mkdocs brings it")
-    workflow = yaml.safe_load(render_package(PluginName("hello"), ROLES, "worldlab")[".github/workflows/ci.yml"])
+    workflow = yaml.safe_load(
+        render_package(PluginName("hello"), Contents(ROLES), "worldlab")[".github/workflows/ci.yml"]
+    )
     steps = workflow["jobs"]["test"]["steps"]
     assert steps[1]["with"]["python-version"] == "${{ matrix.python }}"
     assert [step.get("run") for step in steps][-2:] == ['pip install -e ".[dev]"', "pytest"]
@@ -137,10 +147,11 @@ def test_the_written_files_are_formatted_and_clean(here):
     """ruff accepts the files under the plugin's own settings, for short and long names."""
     if not importlib.util.find_spec("ruff"):
         pytest.skip('ruff is not installed: pip install -e ".[dev]"')
-    for name, roles in itertools.product(("hello", LONG), SETS):
-        folder = here / name / "-".join(roles)
+    for name, contents in itertools.product(("hello", LONG), CONTENTS):
+        folder = here / name / "-".join([*contents.roles, contents.latent])
         folder.mkdir(parents=True)
-        flags = f"{' '.join(f'--role {role}' for role in roles)} --dir {shlex.quote(str(folder))}"
+        latent = "--latent codes" if contents.latent == "codes" else ""
+        flags = f"{' '.join(f'--role {role}' for role in contents.roles)} {latent} --dir {shlex.quote(str(folder))}"
         assert worldlab(f"new-plugin {name} {flags}") == 0
         assert worldlab(f"new-plugin {name} --single-file {flags}") == 0
     ruff = [sys.executable, "-m", "ruff"]
@@ -193,7 +204,7 @@ REFUSED = [
     ("new-plugin dreamer --role decoder", 2, "the name 'dreamer' is taken: agent of worldlab 0.1.0"),
     ("new-plugin agents", 2, "the name 'agents' is taken: Python already has a module worldlab_agents"),
     ("new-plugin torch --single-file", 2, "the name 'torch' is taken: Python already has a module torch"),
-    ("new-plugin hello --role agent", 2, "new-plugin writes no agent; it writes encoder, dynamics, decoder"),
+    ("new-plugin hello --role agent --latent codes", 2, "--latent codes needs an encoder"),
     ("new-plugin hello --role encodr", 2, "new-plugin: no role named 'encodr'. Did you mean 'encoder'?"),
     ("new-plugin hello --dir nowhere", 6, "the folder 'nowhere' does not exist"),
     ("new-plugin there", 6, "'worldlab-there' already exists; nothing was written"),
@@ -248,28 +259,26 @@ def test_the_start_stays_free_of_torch(here):
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
     path = tmp_path_factory.mktemp("plugin") / "hello.py"
-    path.write_text(render_single_file(PluginName("hello"), ROLES))
-    found = load_registry([path])
+    path.write_text(render_single_file(PluginName("hello"), Contents(ROLES)))
+    codes = path.with_name("codes.py")
+    codes.write_text(render_single_file(PluginName("codes"), Contents(["encoder"], "codes")))
+    found = load_registry([path, codes])
     found.check_files()
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("role", ROLES)
-def test_every_component_passes_every_check(registry, role):
+@pytest.mark.parametrize("what", [*(f"{role}:hello" for role in ROLES), "encoder:codes"])
+def test_every_component_passes_every_check(registry, what):
     """The unchanged component passes in every mode, including the checks that train."""
-    from worldlab.testing import checks_for, small_config, variants
+    from worldlab.testing import checks_for, modes
     from worldlab.testing.checks import evaluate
-    from worldlab.testing.runner import make_subject
 
-    entry = registry.get(role, "hello")
-    small = small_config(entry.config)
-    found = []
-    for config in (small, *(config for _, config in variants(small))):
-        subject = make_subject(role, entry.load(), config)
-        found += [evaluate(check, subject) for check in checks_for(role)]
+    role, name = what.split(":")
+    checks = checks_for(role)
+    found = [evaluate(check, subject) for _, subject in modes(registry.get(role, name)) for check in checks]
     assert [f"{result.check}: {result.cause}" for result in found if not result.passed] == []
-    assert sum(not result.skipped for result in found) >= 20
+    assert sum(not result.skipped for result in found) >= 0.8 * len(checks)
 
 
 @pytest.mark.slow
@@ -277,7 +286,7 @@ def test_together_they_are_a_world_model(registry):
     from worldlab.testing import check_mix, small_config
     from worldlab.testing.bench import Choice
 
-    entries = [registry.get(role, "hello") for role in ROLES]
+    entries = [registry.get(role, "hello") for role in ROLES[:3]]
     results = check_mix(*(Choice(entry.load(), small_config(entry.config)) for entry in entries))
     assert [f"{result.check}: {result.cause}" for result in results if not result.passed] == []
     assert len(results) >= 6
@@ -287,7 +296,8 @@ def test_together_they_are_a_world_model(registry):
 def test_the_package_installs_and_trains(here, worldlab_command):
     """new-plugin, pip install, check-plugin and train work; the install goes into a temporary folder on the path."""
     site = here / "site"
-    environment = dict(os.environ) | {"PYTHONPATH": str(site), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ) | {"PYTHONPATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
     def runs(*command: str, folder: Path = here) -> str:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
@@ -303,6 +313,6 @@ def test_the_package_installs_and_trains(here, worldlab_command):
     ours = [(entry["role"], entry["distribution"], entry["version"]) for entry in listed if entry["name"] == "hello"]
     assert ours == [(role, "worldlab-hello", "0.1.0") for role in ROLES]
     runs(*worldlab_command, "check-plugin", "hello", "--fast")
-    arguments = shlex.split(f"{FLAGS} --env Pendulum --preset debug --steps 320 --train.ratio 0.05 --run run --json")
+    arguments = shlex.split(f"{FLAGS} --preset debug --steps 320 --train.ratio 0.05 --run run --json")
     result = json.loads(runs(*worldlab_command, "train", *arguments))
     assert result["env_steps"] == 320 and result["updates"] > 0

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldlab.testing import all_checks
+from worldlab.errors import PluginError
+from worldlab.testing import NotApplicable, all_checks, build
 from worldlab.testing.page import page
-from worldlab.testing.runner import build_bench
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,9 +93,27 @@ def test_batch(worldlab_batch):
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
 
 
-def test_build_bench_takes_names_and_settings():
-    bench = build_bench("dynamics:vae", memory=24)
+def test_build_takes_names_and_settings():
+    bench = build("dynamics:vae", memory=24)
     assert bench.specs.memory_dim == 24 and bench.dynamics.memory(bench.dynamics.initial(2)).shape == (2, 24)
-    assert torch.equal(build_bench("encoder:vae").obs(2)["image"], build_bench("encoder:vae").obs(2)["image"])
+    assert torch.equal(build("encoder:vae").obs(2)["image"], build("encoder:vae").obs(2)["image"])
     with pytest.raises(ValueError, match="nonsense"):
-        build_bench("encoder:vae", nonsense=1)
+        build("encoder:vae", nonsense=1)
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "categorical", "point"])
+def test_build_chooses_the_latent_and_the_action(latent):
+    bench = build("dynamics:vae", latent=latent, action="discrete")
+    assert bench.specs.latent.kind == latent and bench.specs.action.kind == "discrete"
+    assert bench.part is bench.dynamics and bench.latents(3).shape == (3, bench.specs.latent.dim)
+
+
+def test_build_puts_an_agent_into_a_world_with_known_rewards():
+    bench = build("agent:cem", action="discrete", candidates=64)
+    carry = bench.carry(8)
+    action, _ = bench.act(carry)
+    assert float(bench.reward(carry, action).mean()) > 0.9  # the planner finds the known best action
+    with pytest.raises(NotApplicable, match="does not support discrete"):
+        build("agent:sac", action="discrete")
+    with pytest.raises(PluginError, match="no bench for the role 'launcher'"):
+        build("launcher:local")

@@ -81,7 +81,7 @@ def test_a_declared_failure_is_expected(subject, check):
 
 
 def test_a_class_without_a_role_raises():
-    with pytest.raises(PluginError, match="neither an Encoder"):
+    with pytest.raises(PluginError, match="implements no role"):
         as_subject(torch.nn.Linear)  # type: ignore[arg-type]
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldlab.env.find import EnvAdapter, env_names, inspect_env, open_adapter
+from worldlab.env.find import EnvAdapter, env_names, inspect_env, make_env, open_adapter
+from worldlab.env.wrappers import wrap
 from worldlab.errors import EnvError, PluginError
+from worldlab.settings import EnvSettings
 
 
 class Adapter:
@@ -115,3 +117,47 @@ def test_inspect_env_turns_failures_into_findings():
     assert statuses(env) == {"spaces": "ok", "runs": "fail"}
     env.action_space = spaces.MultiBinary(2)
     assert any("not supported" in finding["detail"] for finding in inspect_env(env, seconds=0.05))
+
+
+# ---- settings ----
+
+
+class Film(gymnasium.Env):
+    """An endless film: the picture and the reward are the number of the frame."""
+
+    observation_space = spaces.Dict({"camera": spaces.Box(0, 255, (24, 32, 3), np.uint8)})
+    action_space = spaces.Discrete(2)
+    frame = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.frame = 0
+        return {"camera": np.zeros((24, 32, 3), np.uint8)}, {}
+
+    def step(self, action):
+        self.frame += 1
+        return {"camera": np.full((24, 32, 3), self.frame, np.uint8)}, float(self.frame), False, False, {}
+
+
+class Cinema(Adapter):
+    def __init__(self, make):
+        super().__init__({})
+        self.make = make
+
+
+def test_settings_apply_to_whatever_an_adapter_makes():
+    settings = EnvSettings(size=16, repeat=2, time_limit=3)
+    for make in (lambda id, settings: Film(), lambda id, settings: wrap(Film(), settings, name=id)):
+        env = make_env(Cinema(make), "film", settings)
+        assert env.reset(seed=0)[0]["camera"].shape == (16, 16, 3)
+        steps = [env.step(0) for _ in range(3)]
+        assert [reward for _, reward, *_ in steps] == [3.0, 7.0, 11.0]  # of frames 1 + 2, 3 + 4, 5 + 6
+        assert [truncated for *_, truncated, _ in steps] == [False, False, True]
+
+
+def test_an_adapter_that_applies_other_settings_is_refused():
+    adapter = Cinema(lambda id, settings: wrap(Film(), EnvSettings(size=16)))
+    with pytest.raises(PluginError, match=r"Cinema does not apply env\.repeat of 'film'") as error:
+        make_env(adapter, "film", EnvSettings(size=16, repeat=4))
+    assert "repeat = 1, the run has 4" in str(error.value.cause)
+    with pytest.raises(PluginError, match=r"returns a NoneType, not a gymnasium\.Env"):
+        make_env(Cinema(lambda id, settings: None), "film", EnvSettings())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import multiprocessing
 import os
@@ -12,63 +11,17 @@ import sys
 import threading
 import time
 
-import gymnasium
 import numpy as np
+import pool_kit
 import pytest
 from gymnasium import spaces
+from pool_kit import Counter, crossings, play, stream
 
 from worldlab.env import watch
 from worldlab.env.pool import EnvPool
 from worldlab.env.process import BLAS_THREADS
 from worldlab.env.watch import StopRequested, forget_stop, request_stop
 from worldlab.errors import EnvCrashedError, EnvError, MemoryLimitError, WorldlabError
-from worldlab.experience.replay import records
-
-
-class Counter(gymnasium.Env):
-    """Observes (its episode's secret, steps taken); ends after 3 steps, by termination if the secret is even."""
-
-    observation_space = spaces.Dict({"vector": spaces.Box(-np.inf, np.inf, (2,), np.float32)})
-    action_space = spaces.Discrete(100)
-
-    def __init__(self, fault: str = ""):
-        self.fault = fault
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.secret, self.t = int(self.np_random.integers(1000)), 0
-        return self._obs(), {}
-
-    def step(self, action):
-        if self.fault and action == 99:
-            self._fail()
-        self.t += 1
-        done, even = self.t == 3, self.secret % 2 == 0
-        return self._obs(), float(action), done and even, done and not even, {}
-
-    def _obs(self):
-        return {"vector": np.array([self.secret, self.t], np.float32)}
-
-    def _fail(self):
-        if self.fault == "raise":
-            raise RuntimeError("the licence ran out")
-        if self.fault == "exit":
-            sys.exit(7)
-        if self.fault == "interrupt":
-            raise KeyboardInterrupt
-        if self.fault == "base":
-            raise BaseException("odd")
-        if self.fault == "memory":
-            raise MemoryError
-        if self.fault == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "native":
-            all(itertools.repeat(True))  # never returns to Python, so that no signal handler of Python can run
-        time.sleep(60)
-
-    def close(self):
-        if self.fault == "close":
-            time.sleep(60)
 
 
 def run(pool: EnvPool, steps: int = 8) -> list:
@@ -280,7 +233,7 @@ def test_environments_that_hang_when_closed_are_closed_within_seconds(workers):
 PARENT = """
 import os, signal, sys
 from worldlab.env.pool import EnvPool
-from test_pool import Counter
+from pool_kit import Counter
 if __name__ == "__main__":
     pool = EnvPool(lambda: Counter("native"), 1, 1, seed=0)
     pool.reset()
@@ -294,7 +247,7 @@ if __name__ == "__main__":
 def test_a_worker_that_hangs_dies_with_its_parent(tmp_path, monkeypatch):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([os.path.dirname(pool_kit.__file__), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL
@@ -317,21 +270,6 @@ def is_running(pid: int) -> bool:
 # ---- restarts ----
 
 
-def play(pool: EnvPool, faults: dict[int, list[int]], steps: int = 12) -> list:
-    """Take steps; at step t the environments in faults[t] get the action that makes them fail."""
-    log = [pool.reset()]
-    for t in range(steps):
-        log.append(pool.step([99 if env in faults.get(t, []) else t % 50 for env in range(pool.num_envs)]))
-    return log
-
-
-def stream(log: list, env: int) -> list[tuple]:
-    """The records of an environment as the replay gets them: (secret, time, reward, cont, is_first)."""
-    action = np.zeros((len(log[0].reward), 1), np.float32)
-    rows = [record for arrivals in log for number, record in records(arrivals, action) if number == env]
-    return [(*r["vector"].tolist(), float(r["reward"]), float(r["cont"]), bool(r["is_first"])) for r in rows]
-
-
 @pytest.mark.parametrize(("fault", "workers"), [("raise", 0), ("raise", 3), ("native", 3), ("hang", 0)])
 def test_a_failed_environment_begins_a_new_episode_and_the_others_lose_nothing(fault, workers, caplog):
     faults = {1: [1], 6: [1, 2]}
@@ -346,11 +284,7 @@ def test_a_failed_environment_begins_a_new_episode_and_the_others_lose_nothing(f
     assert stream(log, 0) == stream(undisturbed, 0)
     for env, crashed in ((1, [1, 6]), (2, [6])):
         rows = stream(log, env)
-        for before, row in itertools.pairwise(rows):
-            if row[4]:  # a new episode starts at time 0, with a secret that was not seen before
-                assert row[1:4] == (0, 0, 1) and row[0] not in {one[0] for one in rows[: rows.index(row)]}
-            else:  # no other pair of records crosses an episode or a crash
-                assert row[:2] == (before[0], before[1] + 1)
+        assert crossings(rows) == []
         assert [t for t in range(12) if log[t + 1].is_first[env]] == crashed
         assert not any(log[t + 1].done[env] for t in crashed)  # so no return of a broken episode is reported
     assert [one.taken for one in log] == [0, *(3 - (t == 1) - 2 * (t == 6) for t in range(12))]
@@ -426,6 +360,22 @@ def test_an_environment_that_cannot_be_built_is_an_error():
 
     with pytest.raises(EnvError, match="failed in build: ImportError"):
         EnvPool(broken, 1, 0, seed=0)
+
+
+@pytest.mark.parametrize("space", ["observation_space", "action_space"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_environment_with_other_spaces_than_the_first_is_named_before_it_is_stepped(workers, space, tmp_path):
+    def make():
+        env = Counter()
+        try:
+            (tmp_path / "built").mkdir()  # only the first one built can
+        except FileExistsError:
+            other = {"vector": spaces.Box(-1, 1, (2,), np.float32)}
+            setattr(env, space, spaces.Dict(other) if space == "observation_space" else spaces.Discrete(3))
+        return env
+
+    with pytest.raises(EnvError, match=rf"^env 1 \(Counter\) has another {space} than env 0"):
+        EnvPool(make, 2, workers, seed=0)
 
 
 def test_same_episodes_gives_every_environment_the_same_sequence_of_them():

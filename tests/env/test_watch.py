@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,10 +17,10 @@ from worldlab.env.watch import (
     TimeIsUp,
     check_stop,
     forget_stop,
-    is_from_user,
     request_stop,
     stop_timer,
 )
+from worldlab.errors import is_from_user
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +127,5 @@ def test_an_interrupt_of_the_environment_is_not_one_of_the_user():
         assert not is_from_user(KeyboardInterrupt()) and is_from_user(Second())
     finally:
         signal.signal(signal.SIGINT, old)
+    with ThreadPoolExecutor() as pool:  # no signal reaches another thread
+        assert not pool.submit(is_from_user, KeyboardInterrupt()).result()

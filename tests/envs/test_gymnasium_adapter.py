@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from worldlab_envs.gymnasium_adapter import GymnasiumAdapter
 from worldlab_envs.headless import go_headless
 
-from worldlab.errors import EnvError
+from worldlab.errors import EnvCrashedError, EnvError
 from worldlab.settings import EnvSettings
 
 go_headless()
@@ -160,6 +161,19 @@ def test_what_the_compiler_of_models_warns_of_is_not_shown_and_what_the_simulati
     env.unwrapped.data.qpos[:] = np.nan
     mujoco.mj_step(env.unwrapped.model, env.unwrapped.data)
     assert any(record.levelname == "WARNING" for record in caplog.records)
+
+
+@pytest.mark.parametrize(("what", "value"), [("qpos", 1e12), ("qvel", math.nan), ("qfrc_applied", 1e15)])
+def test_a_simulation_that_diverges_is_a_crash_and_the_next_episode_is_whole(what, value, adapter):
+    """MuJoCo resets itself in the middle of the episode, so the step would be one that the physics does not have."""
+    env = adapter.make("InvertedPendulum-v5", EnvSettings())
+    env.reset(seed=0)
+    env.step(np.zeros(1, np.float32))
+    getattr(env.unwrapped.data, what)[0] = value
+    with pytest.raises(EnvCrashedError, match="the simulation diverged"):
+        env.step(np.zeros(1, np.float32))
+    env.reset(seed=0)
+    assert np.isfinite(env.step(np.zeros(1, np.float32))[0]["vector"]).all()
 
 
 def test_headless_respects_the_users_own_setting():

@@ -48,12 +48,19 @@ def train(
     after: float | None = None,
     number: int = signal.SIGKILL,
 ) -> Ended:
-    """Run `worldlab train FLAGS --run RUN --resume`. failpoint: see worldlab.runs.failpoints. after: seconds until a signal."""
+    """Run `worldlab train FLAGS --run RUN --resume`. after: seconds from its begin to a signal.
+
+    failpoint: see worldlab.runs.failpoints.
+    """
     environment = dict(os.environ) | ({VARIABLE: failpoint} if failpoint else {})
     out, err = place / f"{run}.stdout", place / f"{run}.stderr"
     line = ("train", *flags, "--run", run, "--resume")
+    err.unlink(missing_ok=True)
     begin = time.monotonic()
     process = start_fork(become_train, place, line, environment, out, err)
+    if after is not None:
+        while not err.exists() and process.exitcode is None:  # a fork that has not begun is no `worldlab train`
+            time.sleep(0.005)
     process.join(SECONDS if after is None else after)
     if after is not None and process.pid is not None and process.exitcode is None:
         os.kill(process.pid, number)

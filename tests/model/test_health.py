@@ -109,6 +109,12 @@ def test_a_restored_monitor_continues_the_count_and_raises_no_alarm_anew():
     assert second.raised == ["odd", "nothing_to_predict"] and not second.note("odd")
 
 
+def test_an_alarm_of_an_evaluation_waits_for_enough_updates():
+    monitor = HealthMonitor(build_model())
+    assert not monitor.note("exploited", 69) and monitor.raised == []
+    assert monitor.note("exploited", 200) and not monitor.note("exploited", 201)
+
+
 def test_a_model_reports_its_health_and_the_untrained_encoder_is_no_part_of_it():
     model = build_model()
     ctx, _ = model.observe(batch_for(model), gen())

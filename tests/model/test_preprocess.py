@@ -57,6 +57,14 @@ def test_normalised_vectors_have_mean_0_and_std_1_and_constants_stay_finite():
     torch.testing.assert_close(seen.std(0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("scaling", ["symlog", "normalize"])
+def test_every_finite_observation_stays_finite(scaling):
+    pre = Preprocessor(VECTOR, scaling)
+    pre.fit("v", torch.randn(50, 3, generator=gen()) * 0.01)
+    seen = pre({"v": torch.tensor([[3e38, -3e38, 0.0]])})["v"]
+    assert torch.isfinite(seen).all() and (seen.abs() < 89).all()
+
+
 def test_what_lies_far_outside_the_fitted_range_stays_within_a_few_units():
     pre = Preprocessor(VECTOR, "normalize")
     pre.fit("v", torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))

@@ -32,6 +32,7 @@ from worldlab.registry import load_registry
 from worldlab.study.compare.matrix import matrix_of
 from worldlab.study.compare.run import compare
 from worldlab.study.compare.tasks import Event, Task
+from worldlab.testing import run_checks
 
 ray: Any = pytest.importorskip("ray")
 
@@ -459,3 +460,9 @@ def test_an_interrupt_lets_tasks_save_what_they_have(tmp_path):
     assert len(family) > cores
     wait_for(lambda: not any(runs(one.pid) for one in family), 60)
     assert not list((tmp_path / "cells").glob(".*"))
+
+
+def test_it_passes_the_checks_of_launchers(nodes):
+    nodes.ask_for(1)
+    found = run_checks("launcher", RayLauncher, RayConfig(address=nodes.address))
+    assert [f"{result.check}: {result.cause}" for result in found if not result.passed] == [] and len(found) >= 5

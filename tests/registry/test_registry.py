@@ -122,7 +122,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list(site):
 @pytest.mark.parametrize(
     ("target", "reason", "fix"),
     [
-        ("no_such_thing.model:X", "cannot be imported: No module named 'no_such_thing'", "pip install no_such_thing"),
+        ("no_such_thing.model:X", "cannot be imported: No module named 'no_such_thing'", "correct the target"),
         (
             "collections:Nope",
             "cannot be imported: AttributeError: module 'collections' has no attribute",
@@ -224,3 +224,46 @@ def test_twelve_broken_and_one_good_still_work_without_torch(site):
     listed = json.loads(done.stdout)
     assert len(listed["broken"]) == 12 and all(row["reason"] and row["where"] for row in listed["broken"])
     assert "good" in [row["name"] for row in listed["components"]]
+
+
+# ---- advice ----
+
+
+def broken_fix(site: Path, name: str) -> tuple[str, str]:
+    (found,) = [plugin for plugin in load_registry().broken if plugin.distribution == name]
+    error = found.error()
+    return error.message, str(error.fix)
+
+
+def test_a_wrong_entry_point_is_the_plugins_own_fault_and_nothing_to_install(site):
+    add_dist(site, "worldlab-pk", GOOD)
+    (site / "worldlab_pk-1.0.dist-info" / "entry_points.txt").write_text("[worldlab]\npk = worldlab_pkk.sub\n")
+    (found,) = load_registry().broken
+    error = found.error()
+    assert error.message == "plugin worldlab-pk 1.0 has no module 'worldlab_pkk', which its entry point 'pk' names"
+    assert str(error.cause).endswith("worldlab_pk-1.0.dist-info/entry_points.txt")
+    assert "correct [project.entry-points.worldlab]" in str(error.fix) and "pip install worldlab_pkk" not in str(error)
+
+
+def test_only_packages_that_a_plugin_requires_are_advised(site):
+    add_dist(site, "worldlab-a", "import wltest_lib.sub\n")
+    assert "pip install" not in broken_fix(site, "worldlab-a")[1]
+    metadata = site / "worldlab_a-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text() + "Requires-Dist: wltest-lib>=1.0; python_version > '3'\n")
+    assert broken_fix(site, "worldlab-a")[1] == "pip install wltest_lib"
+
+
+def test_a_clash_advises_only_what_can_be_removed(site, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(GOOD.replace('"good"', '"vae"'))
+    with pytest.raises(PluginError) as caught:
+        load_registry([file]).check_files()
+    error = caught.value
+    assert error.message == "plugin file:mine.py registers encoder 'vae', which worldlab 0.1.0 already registers"
+    assert str(error.cause).startswith(f"at {file}:") and str(error).count(str(file)) == 2
+    assert error.fix == f"give the encoder another name in {file}"
+    for name in ("worldlab-a", "worldlab-b"):
+        add_dist(site, name, GOOD)
+    assert broken_fix(site, "worldlab-b")[1] == (
+        "give the encoder another name, or pip uninstall worldlab-b or worldlab-a"
+    )

@@ -76,6 +76,16 @@ def test_a_folder_with_other_files_is_left_alone_and_an_empty_one_is_used(tmp_pa
     RunFolder.create(tmp_path / "empty").close()
 
 
+def test_a_run_that_was_killed_before_its_configuration_was_written_can_begin(tmp_path):
+    """Its digest is written first. Such a folder once "is not empty and holds no run", and no command went on with it."""
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.write_config("steps = 1\n")
+    (tmp_path / "run" / "config.toml").rename(tmp_path / "run" / ".temp-1")
+    with RunFolder.create(tmp_path / "run") as folder:
+        folder.write_config("steps = 2\n")
+        assert folder.check_texts() is None and not list(folder.path.glob(".temp-*"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_an_unwritable_parent_is_an_error_with_an_alternative(tmp_path):
     tmp_path.chmod(0o500)
@@ -151,10 +161,11 @@ def test_leftovers_of_a_killed_writer_are_cleared_only_under_the_lock(tmp_path):
         run.write_run_json({})
     (run.checkpoints / ".stage-1").mkdir()
     (run.path / ".temp-1").write_text("half")
+    (run.videos / ".temp-2").write_text("half a picture")
     RunFolder.open(run.path)
     assert (run.path / ".temp-1").exists()
     RunFolder.open(run.path, write=True).close()
-    assert not (run.path / ".temp-1").exists() and not (run.checkpoints / ".stage-1").exists()
+    assert not [path for path in run.path.rglob("*") if path.name.startswith((".temp-", ".stage-"))]
 
 
 def test_run_json_merges_and_contains_no_secret(tmp_path, monkeypatch):

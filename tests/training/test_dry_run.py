@@ -52,7 +52,9 @@ class _Wrong:
     """Classes by their name, so that a Registration can name them; the tests put them here."""
 
 
-def built(**classes: type) -> tuple[Composed, dict[str, Registration]]:
+def built(
+    action: spaces.Space = ACTION, obs: spaces.Dict = OBS, **classes: type
+) -> tuple[Composed, dict[str, Registration]]:
     """A model of the reference parts and the given classes, as `worldlab train` composes it."""
     entries, parts = {}, {}
     for role, cls in {**SOUND, "agent": Idle, **classes}.items():
@@ -63,7 +65,7 @@ def built(**classes: type) -> tuple[Composed, dict[str, Registration]]:
         parts[role] = Part("mine", NoOptions() if config is None else config())
     config = RunConfig(core=CoreSettings(), **parts, presets=())
     registry = Registry(entries.values())
-    return compose(config, registry, OBS, ACTION, Streams(0), torch.device("cpu")), entries
+    return compose(config, registry, obs, action, Streams(0), torch.device("cpu")), entries
 
 
 def wrong(role: str, base: type | None = None, **members: Any) -> type:
@@ -236,7 +238,7 @@ def test_an_exception_is_shown_with_its_place():
     composed, who = built(encoder=wrong("encoder", embed=raising))
     with pytest.raises(PluginError) as caught:
         module.dry_run(composed.model, composed.agent, who)
-    assert re.search(r"test_dry_run\.py:\d+$", str(caught.value.cause))
+    assert re.search(r"test_dry_run\.py:\d+$", str(caught.value.cause), re.MULTILINE)
 
 
 def test_a_part_that_fails_on_a_whole_batch_only_is_the_one_to_blame():
@@ -360,6 +362,88 @@ def test_a_sparse_state_is_refused():
         module.dry_run(composed.model, composed.agent, who)
 
 
+# ---- the agent ----
+
+
+class Learner(Idle):
+    """A sound agent with a value function and a state."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.value = nn.Linear(specs.feature_dim, 1)
+        self.width = specs.action.dim
+
+    def initial(self, n):
+        return {"steps": torch.zeros(n)}
+
+    def act(self, model, carry, features, state, generator, explore):
+        action = nn.functional.one_hot(torch.zeros(len(features), dtype=torch.long), self.width).float()
+        return action, {"steps": state["steps"] + 1}
+
+    def players(self):
+        return {"value": Player(list(self.value.parameters()), 1e-3)}
+
+    def losses(self, model, seen, generator):
+        loss = (self.value(model.features(seen.carry))[:, 0] - seen.reward).square().mean()
+        return {"value": loss}, {"value_loss": loss.detach()}
+
+
+ACTS: list[tuple[str, Any, str]] = [
+    ("act", lambda x: (x[0].argmax(-1), x[1]), r"the action is \[3\], expected \[N, A\] = \[3, 2\]"),
+    ("act", lambda x: (x[0] * 0 + 0.5, x[1]), r"gives the discrete action \[0.5, 0.5\], expected a one-hot"),
+    ("act", lambda x: (x[0] / 0, x[1]), r"the action is not finite"),
+    ("act", lambda x: x[0], r"gives a Tensor, expected \(actions \[N, A\], state\)"),
+    ("act", lambda x: (x[0], {}), r"without tensors"),
+    ("act", lambda x: (x[0], {"steps": x[1]["steps"][0]}), r"gives a leaf \[\], expected \[N, ...\] = \[3\]"),
+    ("initial", lambda x: {"steps": x["steps"][:1]}, r"gives a leaf \[1\], expected \[N, ...\] = \[3\]"),
+    ("players", lambda x: list(x), r"gives a list, expected"),
+    ("players", lambda x: {"value": Player(x["value"].parameters)}, r"gives 'value' without a learning rate"),
+    ("losses", lambda x: x[0], r"gives a dict, expected two dicts"),
+    ("losses", lambda x: ({"valu": x[0]["value"]}, {}), r"a loss of 'valu', which players\(\) does not have \(value\)"),
+    ("losses", lambda x: ({"value": x[0]["value"].expand(3)}, {}), r"'value' is \[3\], expected a scalar"),
+    ("losses", lambda x: ({"value": x[0]["value"].detach()}, {}), r"gives 'value' without a gradient"),
+    ("losses", lambda x: ({"value": x[0]["value"] / 0}, {}), r"'value' is not finite"),
+    ("losses", lambda x: (x[0], {"curve": torch.zeros(3)}), r"gives the metric 'curve' as \[3\], expected one number"),
+    ("after_step", lambda x: raising(), r"raised RuntimeError"),
+]
+
+
+@pytest.mark.parametrize(("method", "change", "says"), ACTS, ids=[f"{row[0]}-{n}" for n, row in enumerate(ACTS)])
+def test_a_wrong_agent_is_refused_by_name(method, change, says):
+    wrong_agent = type("Wrong", (Learner,), {method: returning(method, change, Learner)})
+    composed, who = built(spaces.Discrete(2), agent=wrong_agent)
+    with pytest.raises(PluginError) as caught:
+        module.dry_run(composed.model, composed.agent, who)
+    assert caught.value.message.startswith(f"plugin worldlab-mine 0.3 (agent 'mine') {method} ")
+    assert re.search(says, str(caught.value.cause)), caught.value.cause
+    assert caught.value.exit_code == 3 and f"pydoc worldlab.agent.Agent.{method}" in str(caught.value.fix)
+
+
+def test_a_sound_agent_passes_and_is_not_changed():
+    composed, who = built(spaces.Discrete(2), agent=Learner)
+    before = {name: value.clone() for name, value in composed.agent.state_dict().items()}
+    module.dry_run(composed.model, composed.agent, who)
+    assert all(torch.equal(value, before[name]) for name, value in composed.agent.state_dict().items())
+    assert all(p.grad is None for p in composed.agent.parameters())
+
+
+def test_log_mass_is_checked_on_pictures_and_never_called_on_vectors():
+    class Short(ReferenceDecoder):  # type: ignore[misc]  # a test double
+        likelihood = "exact"
+
+        def log_mass(self, features, obs, generator):
+            levels = (obs["image"] + 0.5) * 255
+            assert len(obs) == 1 and torch.allclose(levels, levels.round(), atol=1e-3)
+            return torch.zeros(1)
+
+    composed, who = built(decoder=Short)
+    assert not composed.model.has_log_mass
+    module.dry_run(composed.model, composed.agent, who)
+    with pytest.raises(PluginError, match=r"log_mass gives \[1\], expected \[N\] = \[3\]"):
+        composed, who = built(obs=spaces.Dict({"image": OBS["image"]}), decoder=Short)
+        module.dry_run(composed.model, composed.agent, who)
+
+
 REAL = load_registry()
 
 
@@ -371,3 +455,14 @@ def test_the_installed_families_pass(name):
     config = RunConfig(core=CoreSettings(), **parts, agent=Part("random", NoOptions()), presets=())
     composed = compose(config, REAL, OBS, ACTION, Streams(0), torch.device("cpu"))
     module.dry_run(composed.model, composed.agent, {**entries, "agent": REAL.get("agent", "random")})
+
+
+@pytest.mark.parametrize("name", REAL.names("agent"))
+def test_the_installed_agents_pass(name):
+    entries = {role: REAL.get(role, "vae") for role in SOUND} | {"agent": REAL.get("agent", name)}
+    parts = {role: Part(entry.name, small_config(entry.config or NoOptions)) for role, entry in entries.items()}
+    if "candidates" in type(parts["agent"].options).model_fields:
+        parts["agent"] = Part(name, small_config(type(parts["agent"].options), candidates=64, elites=8))
+    config = RunConfig(core=CoreSettings(), **parts, presets=())
+    composed = compose(config, REAL, OBS, ACTION, Streams(0), torch.device("cpu"))
+    module.dry_run(composed.model, composed.agent, entries)

@@ -15,8 +15,12 @@ from interrupted_runs import TINY, leftovers, outcome, train
 from warm_process import run_worldlab
 
 import worldlab
+from worldlab.config.resolve import resolve
+from worldlab.errors import CheckpointError
+from worldlab.registry import open_registry
 from worldlab.runs.checkpoint import list_checkpoints
 from worldlab.training import loop
+from worldlab.training import train as training
 from worldlab.training.loop import Loop
 
 pytestmark = pytest.mark.slow
@@ -111,15 +115,37 @@ def test_a_misspelt_run_does_not_start_one_of_defaults(place, whole):
     assert code == 2 and "no run 'whoel'." in err and not (place / "whoel").exists()
 
 
-def test_an_environment_that_cannot_repeat_is_said_to_go_on_approximately(place):
+def test_an_environment_that_cannot_repeat_is_said_to_go_on_approximately(place, monkeypatch):
     (place / "unseeded.py").write_text(UNSEEDED)
     flags = [*TINY, "--env", "unseeded:Unseeded", "--train.pretrain", "0", "--eval.every", "0"]
     assert train(place, "unseeded", flags, failpoint="rename.after:2=kill").code == -9
+    with monkeypatch.context() as context, pytest.raises(CheckpointError, match="cannot continue exactly") as refused:
+        context.syspath_prepend(place)
+        config = resolve(open_registry(()), files=[place / "unseeded" / "config.toml"])
+        training.train(config, open_registry(()), run=place / "unseeded", resume=True, exact=True)
+    assert "did not repeat its episode" in (refused.value.cause or "")
     ended = train(place, "unseeded", flags)
     why = "new episodes: environment 0 did not repeat its episode (step 0)"
     assert ended.code == 0 and f"resumed approximately: {why}" in ended.err
     (facts,) = json.loads((place / "unseeded" / "run.json").read_text())["resumed"]
     assert facts == {"step": facts["step"], "exact": False, "why": [why]}
+
+
+LEARNERS = {
+    "sac": "--env Pendulum --agent.every 4 --agent.steps 40 --agent.buffer 150",
+    "cma": "--agent.where both --agent.every 2 --agent.population 4 --agent.rollouts 2",
+}
+
+
+@pytest.mark.parametrize("agent", LEARNERS)
+def test_agents_that_learn_by_themselves_go_on_exactly_too(agent, place):
+    flags = [*TINY, "--agent", agent, "--agent.horizon", "3", *LEARNERS[agent].split()]
+    assert train(place, f"{agent}-whole", flags).code == 0
+    for failpoint in ("rename.after:3=kill", "rename.after:2=kill"):
+        assert train(place, agent, flags, failpoint=failpoint).code == -9
+    ended = train(place, agent, flags)
+    assert ended.code == 0 and "approximately" not in ended.err, ended.err
+    assert outcome(place / agent) == outcome(place / f"{agent}-whole")
 
 
 @pytest.mark.usefixtures("blank_plots")

@@ -14,7 +14,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from worldlab.errors import ConfigError, WorldlabError, did_you_mean, is_out_of_memory, one_line, out_of_memory
+from worldlab.errors import (
+    ConfigError,
+    PluginError,
+    WorldlabError,
+    did_you_mean,
+    is_out_of_memory,
+    one_line,
+    out_of_memory,
+)
 
 COMMANDS = {
     "train": "Train a world model and an agent in an environment.",
@@ -63,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             error = out_of_memory(exc)
             _print_error(exc, str(error), debug)
             return error.exit_code
-        _print_error(exc, _bug_report(exc, keep=not debug), debug)
-        return WorldlabError.exit_code
+        from worldlab.registry.faults import plugin_of
+
+        plugin = plugin_of(exc)
+        _print_error(exc, _bug_report(exc, plugin, keep=not debug), debug)
+        return PluginError.exit_code if plugin else WorldlabError.exit_code
 
 
 def _stdout_for(args: list[str]) -> AbstractContextManager[None]:
@@ -119,19 +130,36 @@ def _print_error(exc: Exception, text: str, debug: bool) -> None:
     print(text, file=sys.stderr)
 
 
-def _bug_report(exc: Exception, keep: bool) -> str:
-    """Write the traceback to a file, so that it can be reported without filling the terminal."""
+def _bug_report(exc: Exception, plugin: tuple[str, str, str] | None, keep: bool) -> str:
+    """Write the traceback to a file, so that it can be reported without filling the terminal.
+
+    plugin: what `plugin_of` returns.
+    """
+    first = one_line(f"this is a bug in worldlab: {type(exc).__name__}: {exc}")
+    report = "report it"
+    if plugin:
+        name, function, place = plugin
+        first = one_line(f"plugin {name} failed in {function}: {type(exc).__name__}: {exc}")
+        first += f"\ncause: {one_line(f'{type(exc).__name__}: {exc}', 300)}, at {place}"
+        report = f"correct it there, or report it to the authors of {name},"
+    path = _write_traceback(exc) if keep else None
+    if path is None:
+        again = "the traceback above" if not keep else "what --debug prints"
+        return f"{first}\nfix: {report} with {again}"
+    cause = "; the traceback is in" if plugin else "\ncause: the traceback is in"
+    return f"{first}{cause} {path}\nfix: {report} with that file; --debug prints it here"
+
+
+def _write_traceback(exc: Exception) -> str | None:
+    """Return the path of a file with the traceback; None if it cannot be written."""
     import tempfile
     import traceback
 
-    first = one_line(f"this is a bug in worldlab: {type(exc).__name__}: {exc}")
-    if not keep:
-        return f"{first}\nfix: report it with the traceback above"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="worldlab-traceback-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
             traceback.print_exception(exc, file=file)
     except OSError:
-        return f"{first}\nfix: run it again with --debug and report what it prints"
-    return f"{first}\ncause: the traceback is in {file.name}\nfix: report it with that file; --debug prints it here"
+        return None
+    return file.name

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldlab.cli.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
-from worldlab.registry import Registration, Registry, open_registry
+from worldlab.registry import ROLES, Registration, Registry, open_registry
 
 if TYPE_CHECKING:
     from worldlab.testing import Check, Result
-
-CHECKED = ("encoder", "dynamics", "decoder")
-"""The roles that have checks."""
 
 
 def run(argv: list[str]) -> int:
@@ -28,19 +28,19 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--level", type=_version, metavar="V", help="run only the checks that worldlab V had, e.g. 0.1")
     parser.add_argument("--fast", action="store_true", help="leave out the checks that train for seconds")
+    parser.add_argument("--verbose", action="store_true", help="say what each check built and how long it trained")
     add_shared(parser)
     args = parser.read(argv)
     components = _find_components(args.what, args.plugin)
     start = time.perf_counter()
-    report, broken = _Report(quiet=args.json), []
-    with prints_to_stderr():
-        chosen = _select_checks({entry.role for entry in components} & set(CHECKED), args)
-        _limit_threads(bool(chosen))
+    report, broken = _Report(args.what, quiet=args.json), []
+    with prints_to_stderr(), _recorded(report.saw) if args.verbose else nullcontext():
+        chosen = _select_checks({entry.role for entry in components}, args)
         for entry in components:
             try:
                 _check_component(entry, chosen.get(entry.role, []), report)
             except PluginError as exc:  # this component cannot be built; the others are still checked
-                report.component(entry, "", f"BROKEN, {exc.message}")
+                report.component(entry, "", f"BROKEN, {exc.message}", shown="BROKEN")  # the error follows below
                 broken.append(exc)
     seconds = round(time.perf_counter() - start, 2)
     if args.json:
@@ -56,17 +56,22 @@ def run(argv: list[str]) -> int:
 class _Report:
     """The results so far. Unless quiet, each result is printed on stdout as soon as it is known."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, what: str, quiet: bool):
+        self._what = what
         self._out = None if quiet else sys.stdout
+        self.saw: list[str] = []
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.components: list[dict[str, Any]] = []
+        self._causes: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}
 
-    def component(self, entry: Registration, mode: str, note: str = "") -> None:
+    def component(self, entry: Registration, mode: str, note: str = "", shown: str = "") -> None:
+        self._print_repeated()
         keys = ("role", "name", "distribution", "version")
         row = {**{key: getattr(entry, key) for key in keys}, "mode": mode, "note": note, "checks": []}
         self.components.append(row)
         title = f"{entry.role} {entry.name}" + (f", {mode}" if mode else f"  [{entry.distribution} {entry.version}]")
-        self._line(f"{title}: {note}" if note else title)
+        self._line(f"{title}: {shown or note}" if note else title)
 
     def result(self, result: Result) -> None:
         status = "skipped" if result.skipped else "ok" if result.passed else "failed"
@@ -81,22 +86,69 @@ class _Report:
                 "seconds": round(result.seconds, 3),
             }
         )
+        if status == "failed" and self._causes.setdefault(result.cause, result.check) != result.check:
+            self._repeated.setdefault(self._causes[result.cause], []).append(result.check)
+            return
         reason = f" ({one_line(result.cause, 120)})" if result.skipped else ""
         shown = status.upper() if status == "failed" else status
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
             self._line(f"          cause: {one_line(result.cause, 500)}\n          fix:   {one_line(result.fix, 500)}")
+        for line in dict.fromkeys(self.saw):
+            self._line(f"          {line}")
+        self.saw.clear()
 
     def summary(self) -> dict[str, Any]:
         return {"ok": not self.counts["failed"], "counts": self.counts, "components": self.components}
 
+    def _print_repeated(self) -> None:
+        """Print in one line the checks of the last component that failed for a cause that is printed already."""
+        for first, others in self._repeated.items():
+            self._line(f"  FAILED  for the cause of {first} also {', '.join(others[:3])}" + _and_more(others[3:]))
+        self._causes, self._repeated = {}, {}
+
     def print_summary(self, seconds: float) -> None:
+        self._print_repeated()
+        if (
+            not self.counts["failed"]
+            and not any(row["checks"] for row in self.components)
+            and len(self.components) == 1
+        ):
+            return
+        failed = [row["check"] for entry in self.components for row in entry["checks"] if row["status"] == "failed"]
+        if failed:
+            self._line(f"what a check saw: worldlab check-plugin {self._what} -k {failed[0]} --verbose")
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         self._line(f"{sum(self.counts.values())} checks: {counts}; {seconds:.1f} s")
 
     def _line(self, text: str) -> None:
         if self._out is not None:
             print(text, file=self._out, flush=True)
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names)} more" if names else ""
+
+
+@contextmanager
+def _recorded(lines: list[str]) -> Iterator[None]:
+    """Within the block, append everything that a check builds or trains to `lines`, as one line each."""
+
+    class Recorder(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, recorder = logging.getLogger("worldlab.testing"), Recorder()
+    before = log.level, log.propagate
+    log.addHandler(recorder)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(recorder)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _find_components(what: str, plugin_files: list[Path]) -> tuple[Registration, ...]:
@@ -118,19 +170,7 @@ def _is_from(entry: Registration, registry: Registry, path: Path) -> bool:
     return any(source.path == path and source.origin == entry.origin for source in registry.sources)
 
 
-def _limit_threads(needed: bool) -> None:
-    """Use one thread: the checks are many tiny computations, for which more threads only add waiting."""
-    if needed:
-        import torch
-
-        torch.set_num_threads(1)
-
-
 def _check_component(entry: Registration, chosen: list[Check], report: _Report) -> None:
-    if entry.role not in CHECKED:
-        hint = "; `worldlab check-env ID` checks an environment" if entry.role == "env" else ""
-        report.component(entry, "", f"no checks for the role {entry.role}{hint}")
-        return
     from worldlab.testing import modes
     from worldlab.testing.checks import evaluate_all
 
@@ -144,8 +184,6 @@ def _check_component(entry: Registration, chosen: list[Check], report: _Report) 
 
 def _select_checks(roles: set[str], args: argparse.Namespace) -> dict[str, list[Check]]:
     """Return the checks to run, by role. Raises: ConfigError if the options leave no check of these roles."""
-    if not roles:
-        return {}
     from worldlab.testing import checks_for
 
     text = (args.match or "").lower()
@@ -157,7 +195,7 @@ def _select_checks(roles: set[str], args: argparse.Namespace) -> dict[str, list[
     }
     if any(chosen.values()):
         return chosen
-    ids = list(dict.fromkeys(check.id for role in CHECKED if role in roles for check in checks_for(role)))
+    ids = list(dict.fromkeys(check.id for role in ROLES if role in roles for check in checks_for(role)))
     raise ConfigError(
         one_line(f"check-plugin: no check matches.{did_you_mean((args.match or '').upper(), ids)}"),
         cause=one_line(f"-k {args.match}, --level {args.level}, --fast {'yes' if args.fast else 'no'}"),

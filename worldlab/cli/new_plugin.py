@@ -11,53 +11,60 @@ from contextlib import suppress
 from pathlib import Path
 
 from worldlab.cli.common import Parser, add_shared, emit
-from worldlab.cli.scaffold.files import SUMMARIES, PluginName, render_package, render_single_file
+from worldlab.cli.scaffold.files import (
+    LATENTS,
+    SUMMARIES,
+    Contents,
+    PluginName,
+    render_package,
+    render_single_file,
+    try_command,
+    with_file,
+)
 from worldlab.errors import ConfigError, StorageError, did_you_mean, one_line
 from worldlab.registry import ROLES, load_registry
 from worldlab.runs.storage import make_folder, new_staging, publish_folder, remove_tree, write_new
 
-TRIAL_FLAGS = "--env Pendulum --preset debug"
-"""Flags of the suggested first training run, which takes a minute or two."""
+TRIAL = "--preset debug"
+"""Flags of the suggested first run, which takes a minute or two."""
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("new-plugin", "Write a new plugin that trains and passes every check, as a starting point.")
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and hyphens, e.g. my-idea")
     parser.add_argument("--role", action="append", metavar="ROLE", help=_ROLE_HELP)
+    parser.add_argument("--latent", choices=LATENTS, help="latent of the encoder (default: gaussian)")
     parser.add_argument("--single-file", action="store_true", help="write one file for --plugin instead of a package")
     parser.add_argument("--dir", type=Path, default=Path(), metavar="DIR", help="folder to write into (default: here)")
     add_shared(parser, plugin=False)
     args = parser.read(argv)
-    name, roles = PluginName.read(args.name), _roles(args.role or ["encoder"])
+    name, contents = PluginName.read(args.name), _contents(args.role or ["encoder"], args.latent)
     folder = args.dir.expanduser()
     target = folder / (name.file if args.single_file else name.distribution)
     _check_target_is_free(folder, target)
     _check_name_is_free(name, single=args.single_file)
     try:
-        files = _write(target, name, roles, args.single_file)
+        files = _write(target, name, contents, args.single_file)
     except StorageError as exc:  # its own fix is for run folders
         raise StorageError(exc.message, cause=exc.cause, fix="write into another folder: --dir DIR") from exc
-    _report(name, roles, target, files, args)
+    _report(name, contents.roles, target, files, args)
     return 0
 
 
 _ROLE_HELP = f"{', '.join(SUMMARIES)}; may be repeated (default: encoder)"
 
 
-def _roles(requested: Sequence[str]) -> list[str]:
+def _contents(requested: Sequence[str], latent: str | None) -> Contents:
     """Return the requested roles in the order of SUMMARIES, each once. Raises: ConfigError for any other role."""
     for role in requested:
-        if role in ROLES and role not in SUMMARIES:
-            raise ConfigError(
-                f"new-plugin writes no {role}; it writes {', '.join(SUMMARIES)}",
-                fix=f'read "{role.capitalize()}" in docs/plugins.md; it is registered like any other component',
-            )
         if role not in SUMMARIES:
             raise ConfigError(
                 one_line(f"new-plugin: no role named {role!r}.{did_you_mean(role, SUMMARIES)}"),
                 fix=f"use --role with {', '.join(SUMMARIES)}",
             )
-    return [role for role in SUMMARIES if role in requested]
+    if latent is not None and "encoder" not in requested:
+        raise ConfigError(f"--latent {latent} needs an encoder", fix=f"--role encoder --latent {latent}")
+    return Contents([role for role in SUMMARIES if role in requested], latent or "gaussian")
 
 
 def _check_target_is_free(folder: Path, target: Path) -> None:
@@ -109,12 +116,12 @@ def _requirement() -> str:
     return f"worldlab>={major}.{minor},<{major}.{minor + 1}"
 
 
-def _write(target: Path, name: PluginName, roles: Sequence[str], single: bool) -> list[str]:
+def _write(target: Path, name: PluginName, contents: Contents, single: bool) -> list[str]:
     """Write all files of the plugin or none; return their paths in it. Raises: StorageError."""
     if single:
-        write_new(target, [render_single_file(name, roles).encode()])
+        write_new(target, [render_single_file(name, contents).encode()])
         return [name.file]
-    files = render_package(name, roles, _requirement())
+    files = render_package(name, contents, _requirement())
     staging = new_staging(target.parent)
     try:
         for path, text in files.items():
@@ -130,15 +137,15 @@ def _write(target: Path, name: PluginName, roles: Sequence[str], single: bool) -
 
 def _report(name: PluginName, roles: Sequence[str], target: Path, files: Sequence[str], args: Namespace) -> None:
     """Print what was written and the next commands."""
-    flags = " ".join(f"--{role} {name.name}" for role in roles)
+    trial = f"{try_command(name.name, roles)} {TRIAL}"
     path = shlex.quote(str(target))
     if args.single_file:
-        next_commands = [f"worldlab check-plugin {path}", f"worldlab train --plugin {path} {flags} {TRIAL_FLAGS}"]
+        next_commands = [f"worldlab check-plugin {path}", with_file(trial, path)]
     else:
         next_commands = [
             f"pip install -e {path}",
             f"worldlab check-plugin {name.name}",
-            f"worldlab train {flags} {TRIAL_FLAGS}",
+            trial,
         ]
     if args.json:
         result = {"name": name.name, "roles": list(roles), "path": target, "files": list(files), "next": next_commands}

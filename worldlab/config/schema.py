@@ -235,6 +235,12 @@ def _check_plain(value: Any, path: str, source: str) -> Any:
     return value
 
 
+def describe_invalid(exc: ValidationError, config: type[Config]) -> str:
+    """Return the first setting that is not valid, as "latent_dim = 0 must be > 0", without pydantic's own text."""
+    leaves = {".".join(s.path): s for s in settings_of(config)}
+    return _validation_error(exc.errors(include_url=False)[0], {}, leaves, "").message.removeprefix("config: ")
+
+
 def _validation_error(
     error: ErrorDetails, flat: Mapping[str, Value], leaves: Mapping[str, Setting], prefix: str
 ) -> ConfigError:

@@ -10,11 +10,13 @@ import gymnasium
 import numpy as np
 
 from worldlab.env.arrivals import Obs, Step
-from worldlab.env.watch import Limit, TimeIsUp, is_from_user, stop_timer
-from worldlab.errors import EnvCrashedError, MemoryLimitError, WorldlabError
+from worldlab.env.watch import Limit, TimeIsUp, stop_timer
+from worldlab.errors import EnvCrashedError, EnvError, MemoryLimitError, WorldlabError, is_from_user
 
 Reply = Step | WorldlabError
 """What one environment answers to a request."""
+Description = tuple[str, gymnasium.Space, gymnasium.Space]
+"""The id, the observation space and the action space of an environment."""
 CLOSING = 2.0
 """Seconds that environments have to close."""
 
@@ -40,6 +42,11 @@ class Episodes:
         self._last: Obs = {}
         self.env = self._call("build", make)
         self.id = self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
+
+    @property
+    def description(self) -> Description:
+        """What the environment is."""
+        return self.id, self.env.observation_space, self.env.action_space
 
     def answer(self, request: str, argument: Any) -> Reply:
         """Carry out a request: "step" with an action, "reset" with (round, number), "rebuild" for both anew."""
@@ -127,6 +134,17 @@ def first_failure(replies: Sequence[Reply | None]) -> WorldlabError | None:
     return next((reply for reply in replies if isinstance(reply, WorldlabError)), None)
 
 
+def check_spaces(first: Description, other: Description, number: int) -> None:
+    """Check that environment `number` has the spaces of the first one. Raises: EnvError."""
+    for name, one, another in zip(("observation_space", "action_space"), first[1:], other[1:], strict=True):
+        if one != another:
+            raise EnvError(
+                f"env {number} ({other[0][:30]}) has another {name} than env 0",
+                cause=f"expected {one}, got {another}"[:400],
+                fix="build every environment with the same spaces",
+            )
+
+
 class Local:
     """Environments stepped in this process. Arguments: as of `Episodes`, one seed for each of `envs`."""
 
@@ -144,11 +162,11 @@ class Local:
         try:
             for number, seed in zip(envs, seeds, strict=True):
                 self._episodes.append(Episodes(make, number, seed, timeout))
+                check_spaces(self._episodes[0].description, self._episodes[-1].description, number)
         except BaseException:
             self.close()
             raise
-        first = self._episodes[0]
-        self.description = (first.id, first.env.observation_space, first.env.action_space)
+        self.description = self._episodes[0].description
 
     @property
     def failure(self) -> WorldlabError | None:

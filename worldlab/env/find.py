@@ -1,6 +1,6 @@
 """Finds the environment that an id names, and checks environments. The core knows no environment by name.
 
-Every adapter delivers environments in one form: observations are dicts {key: array} of uint8 images (H, W, C) and
+`make_env` delivers every environment in one form: observations are dicts {key: array} of uint8 images (H, W, C) and
 float32 vectors (n,), actions are Discrete or a finite Box, and invalid values raise EnvError.
 """
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
-from worldlab.errors import EnvError, PluginError, WorldlabError, did_you_mean
+from worldlab.errors import EnvError, PluginError, WorldlabError, did_you_mean, one_line
 from worldlab.settings import EnvSettings
 
 if TYPE_CHECKING:
@@ -33,7 +33,16 @@ class EnvAdapter(Protocol):
         ...
 
     def make(self, id: str, settings: EnvSettings) -> gymnasium.Env:
-        """Build the environment of a full id, in the form described above. Raises: EnvError."""
+        """Build the environment of a full id. The core applies the settings to it (`make_env`). Raises: EnvError."""
+        ...
+
+
+@runtime_checkable
+class BoundsReturns(Protocol):
+    """An adapter that knows which returns an episode can have, so that a report's intervals do not leave them."""
+
+    def return_bounds(self, id: str, settings: EnvSettings) -> tuple[float, float] | None:
+        """Return the least and the largest possible return of a full id with these settings; None if unknown."""
         ...
 
 
@@ -79,6 +88,37 @@ def open_adapter(registry: AdapterRegistry, id: str) -> tuple[EnvAdapter, str]:
     )
 
 
+def make_env(adapter: EnvAdapter, id: str, settings: EnvSettings) -> gymnasium.Env:
+    """Build the environment of a full id and apply the settings (worldlab.env.wrappers.wrap), unless `make` has done so.
+
+    Equal budgets of a comparison rest on `env.repeat`, `env.size` and `env.time_limit`, so no adapter may drop them.
+    Raises: EnvError; PluginError if `make` returns no environment or has applied other settings.
+    """
+    import gymnasium
+
+    from worldlab.env.wrappers import settings_applied, wrap
+
+    env = adapter.make(id, settings)
+    who = f"the env adapter {type(adapter).__name__}"
+    if not isinstance(env, gymnasium.Env):
+        raise PluginError(
+            one_line(f"{who}: make({id[:30]!r}) returns a {type(env).__name__}, not a gymnasium.Env"),
+            fix="return an environment; worldlab applies the settings to it",
+        )
+    applied = settings_applied(env)
+    if applied is None:
+        return wrap(env, settings, name=id)
+    if different := [name for name, value in settings if name != "id" and getattr(applied, name) != value]:
+        name = different[0]
+        env.close()
+        raise PluginError(
+            one_line(f"{who} does not apply env.{name} of {id[:30]!r}"),
+            cause=f"it wraps with {name} = {getattr(applied, name)!r}, the run has {getattr(settings, name)!r}",
+            fix="call wrap(env, settings) with the settings that make(id, settings) got, or return the bare environment",
+        )
+    return env
+
+
 def env_names(registry: AdapterRegistry) -> dict[str, list[str]]:
     """Return {adapter name: ids it offers} for every registered adapter that loads."""
     offered: dict[str, list[str]] = {}
@@ -91,7 +131,14 @@ def env_names(registry: AdapterRegistry) -> dict[str, list[str]]:
 
 
 def _load(registry: AdapterRegistry, name: str) -> EnvAdapter:
-    loaded = registry.get("env", name).load()
+    return as_adapter(name, registry.get("env", name).load())
+
+
+def as_adapter(name: str, loaded: Any) -> EnvAdapter:
+    """Return the adapter that an env plugin registered: `loaded` itself, or an instance if it is a class.
+
+    Raises: PluginError if it lacks a method of EnvAdapter.
+    """
     adapter = loaded() if isinstance(loaded, type) else loaded
     if not isinstance(adapter, EnvAdapter):
         raise PluginError(
@@ -188,7 +235,7 @@ def _check_speed(env: gymnasium.Env, seconds: float) -> list[Finding]:
 def check_env(id: str, registry: AdapterRegistry) -> dict[str, Any]:
     """Return the result of `worldlab check-env`: the full id, whether no check failed, and all findings."""
     adapter, env_id = open_adapter(registry, id)
-    env = adapter.make(env_id, EnvSettings(id=env_id))
+    env = make_env(adapter, env_id, EnvSettings(id=env_id))
     try:
         findings = inspect_env(env)
     finally:

@@ -25,7 +25,7 @@ import numpy as np
 from worldlab import errors
 from worldlab.env import process
 from worldlab.env.arrivals import Arrivals, Step, stack
-from worldlab.env.episodes import CLOSING, Local, Reply, building_time, first_failure
+from worldlab.env.episodes import CLOSING, Description, Local, Reply, building_time, check_spaces, first_failure
 from worldlab.env.watch import check_stop
 from worldlab.errors import EnvCrashedError, EnvError, WorldlabError
 
@@ -93,15 +93,10 @@ class EnvPool:
             for group in groups:
                 self._parts.append(self._open(group, bool(workers)))
             self._wait(building=True)
-            for part in self._parts:
-                if part.failure is not None:
-                    raise part.failure
+            self.env_id, self.observation_space, self.action_space = self._describe()
         except BaseException:
             self.close()
             raise
-        description = self._parts[0].description
-        assert description is not None, "every part has replied"
-        self.env_id, self.observation_space, self.action_space = description
 
     def reset(self) -> Arrivals:
         """Start a new episode in every environment. Seeds from here on do not depend on earlier episodes."""
@@ -171,6 +166,17 @@ class EnvPool:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _describe(self) -> Description:
+        """Return what all environments are. Raises: EnvError if one could not be built or has other spaces."""
+        found: list[Description] = []
+        for part in self._parts:
+            if part.failure is not None:
+                raise part.failure
+            assert part.description is not None, "every part has replied"
+            found.append(part.description)
+            check_spaces(found[0], part.description, part.envs[0])
+        return found[0]
 
     def _begin(self, episodes: list[Episode]) -> Arrivals:
         """Reset every environment to the start of an episode."""
@@ -261,7 +267,7 @@ class _Remote:
         self.envs = list(envs)
         self.replies: list[Reply | None] = [None] * len(envs)
         self.alive = True
-        self.description: tuple[str, gymnasium.Space, gymnasium.Space] | None = None
+        self.description: Description | None = None
         self._expected: list[int] = []
         """Positions whose replies are still to come, in their order. The first message is the description."""
         # spawn: a fork would copy torch's threads and locks in an unusable state

@@ -38,7 +38,7 @@ def obs_spec(space: spaces.Space) -> ObsSpec:
         raise EnvError(
             f"the observation space is {_short(space)}, not a Dict with entries",
             cause="observations reach the core as {key: array}",
-            fix="wrap the environment with worldlab_envs.wrappers.boundary(env, id, settings)",
+            fix="wrap the environment with worldlab.env.wrappers.wrap(env, settings)",
         )
     return ObsSpec(tuple((key, _array_spec(key, part)) for key, part in space.spaces.items()))
 
@@ -59,7 +59,7 @@ def _array_spec(key: str, space: spaces.Space) -> ArraySpec:
     raise EnvError(
         f"observation {key!r} has the space {_short(space)}",
         cause="accepted are uint8 images (H, W, C) and float32 vectors (n,)",
-        fix="wrap the environment with worldlab_envs.wrappers.boundary(env, id, settings)",
+        fix="wrap the environment with worldlab.env.wrappers.wrap(env, settings)",
     )
 
 

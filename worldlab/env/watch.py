@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any
 
+from worldlab.errors import UserInterrupt
+
 GRACE = 2.0
 """Seconds that an environment still has to finish its step after a signal asked the process to stop."""
 _AGAIN = 0.5
@@ -22,7 +24,7 @@ class TimeIsUp(BaseException):
     """The environment took too long. It is no Exception, because environments catch those."""
 
 
-class StopRequested(BaseException):
+class StopRequested(UserInterrupt):
     """A signal asked the process to stop, and the environment did not finish its step in the time left."""
 
 
@@ -51,17 +53,6 @@ def check_stop() -> None:
     if _stop_at is not None and time.monotonic() >= _stop_at:
         forget_stop()
         raise StopRequested
-
-
-def is_from_user(error: BaseException) -> bool:
-    """Return whether an exception out of an environment comes from a signal to this process, not from the environment.
-
-    Where worldlab handles SIGINT, its handler raises subclasses of KeyboardInterrupt. Elsewhere a KeyboardInterrupt of the
-    environment cannot be distinguished from Ctrl-C, and Ctrl-C is more likely.
-    """
-    if not isinstance(error, KeyboardInterrupt):
-        return isinstance(error, StopRequested)
-    return type(error) is not KeyboardInterrupt or signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class Limit:

@@ -243,9 +243,12 @@ class HealthMonitor:
             found.update({f"{role}/{name}": alarm for name, alarm in part.alarms(own).items()})
         return found
 
-    def note(self, name: str) -> bool:
-        """Record that an alarm was raised. Returns whether this is the first time."""
-        first = name not in self.raised
+    def note(self, name: str, updates: int = SETTLED) -> bool:
+        """Record that an alarm was raised. Returns whether this is the first time.
+
+        Before SETTLED updates it records nothing and returns False: a model that has hardly learned shows every failure.
+        """
+        first = name not in self.raised and updates >= SETTLED
         if first:
             self.raised.append(name)
         return first

@@ -11,6 +11,7 @@ from worldlab.distributions import symexp, symlog
 from worldlab.specs import ObsSpec
 
 LEVELS = 255.0
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Preprocessor(nn.Module):
@@ -51,7 +52,8 @@ class Preprocessor(nn.Module):
             return symlog(vector.float())
         if self.scaling == "normalize":
             # The prefill covers only a part of the range; symlog keeps values far outside it within a few units.
-            return symlog((vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}"))
+            scaled = (vector.float() - self.get_buffer(f"mean_{key}")) / self.get_buffer(f"std_{key}")
+            return symlog(scaled.clamp(-LARGEST, LARGEST))  # a finite observation of 1e38 divided by a small std is not
         return vector.float()
 
     def restore(self, key: str, value: Tensor) -> Tensor:

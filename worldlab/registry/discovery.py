@@ -23,11 +23,11 @@ from typing import Any
 
 import pluggy
 
-from worldlab.errors import closest
+from worldlab.errors import closest, is_from_user
 from worldlab.registry import hookspecs
 from worldlab.registry.entries import BUILTIN, BrokenPlugin, Registration, Source
 from worldlab.registry.faults import Fault, explain, install_fix, where
-from worldlab.registry.guard import guard_registration, is_from_user
+from worldlab.registry.guard import guard_registration
 from worldlab.registry.installed import Load, find_installed
 from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
@@ -49,6 +49,8 @@ class _Recorder:
     source: Source
     found: list[Registration] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The last file:line that registered each (role, name)."""
     stage: str = "cannot be imported"
 
     def presets(self, folder: Path) -> None:
@@ -89,6 +91,7 @@ class _Recorder:
             variant_of,
         )
         self.found.append(entry)
+        self.places[role, name] = here
         if api != hookspecs.API_VERSION:
             newer = isinstance(api, int) and api > hookspecs.API_VERSION
             fix = f"pip install -U {BUILTIN if newer else self.source.distribution}"
@@ -274,15 +277,22 @@ def _refuse_clash(recorder: _Recorder, table: dict[tuple[str, str], Registration
     for entry in recorder.found:
         key = (entry.role, entry.name)
         if key in mine:
-            raise Fault(f"registers {entry.role} {entry.name!r} twice", where=recorder.source.origin)
+            raise Fault(f"registers {entry.role} {entry.name!r} twice", where=recorder.places[key])
         mine.add(key)
         if key in table:
             other = table[key]
             raise Fault(
-                f"registers {entry.role} {entry.name!r}, which {other.distribution} {other.version} already registers",
-                where=recorder.source.origin,
-                fix=f"rename it, or pip uninstall {recorder.source.distribution} or {other.distribution}",
+                f"registers {entry.role} {entry.name!r}, which {other.label} already registers",
+                where=recorder.places[key],
+                fix=_clash_fix(entry, other),
             )
+
+
+def _clash_fix(entry: Registration, other: Registration) -> str:
+    """Return how to end a clash of names. Neither a file nor worldlab itself can be uninstalled."""
+    removable = [one.distribution for one in (entry, other) if not one.file and one.distribution != BUILTIN]
+    uninstall = f", or pip uninstall {' or '.join(removable)}" if removable else ""
+    return f"give the {entry.role} another name" + (f" in {entry.file}" if entry.file else "") + uninstall
 
 
 def _cost(start: float, modules: set[str]) -> str:
@@ -296,7 +306,7 @@ def _cost(start: float, modules: set[str]) -> str:
 
 def _record(source: Source, exc: BaseException, recorder: _Recorder) -> BrokenPlugin:
     reason = explain(exc) if isinstance(exc, Fault) else f"{recorder.stage}: {explain(exc)}"
-    fix = exc.fix if isinstance(exc, Fault) else install_fix(exc)
+    fix = exc.fix if isinstance(exc, Fault) else install_fix(exc, source.distribution)
     place = exc.where if isinstance(exc, Fault) and exc.where else where(exc)
     claims = tuple((entry.role, entry.name) for entry in recorder.found)
     broken = BrokenPlugin(source.name, source.distribution, source.version, source.origin, reason, place, fix, claims)

@@ -70,7 +70,12 @@ class Registration:
     @property
     def who(self) -> str:
         """Return the component and its distribution for error messages: "plugin dist 1.0 (encoder 'foo')"."""
-        return f"plugin {self.distribution} {self.version}".strip() + f" ({self.role} {self.name!r})"
+        return f"plugin {self.label} ({self.role} {self.name!r})" if self.label else f"{self.role} {self.name!r}"
+
+    @property
+    def label(self) -> str:
+        """Return the distribution and its version; of a file only its name, as its version is a hash."""
+        return self.distribution if self.file else f"{self.distribution} {self.version}".strip()
 
     def load(self) -> Any:
         """Import the target and return it. Global state that the import changed is restored, with a warning.
@@ -86,17 +91,17 @@ class Registration:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:
-            raise self._broken(exc) from exc
+            raise self._broken(exc, module) from exc
         for state in changed:
             log.warning("%s changes %s when imported (restored): %s", self.who, state.name, state.fix)
         return found
 
-    def _broken(self, exc: BaseException) -> PluginError:
+    def _broken(self, exc: BaseException, module: str) -> PluginError:
         upgrade = f"repair or upgrade it: pip install -U {self.distribution}"
         return PluginError(
             one_line(f"{self.who} cannot be imported: {explain(exc)}"),
             cause=f"{explain(exc)}; {self.target}, at {where(exc)}",
-            fix=install_fix(exc) or (f"repair {self.file}" if self.file else upgrade),
+            fix=install_fix(exc, self.distribution, module) or (f"repair {self.file}" if self.file else upgrade),
         )
 
 
@@ -126,7 +131,7 @@ class BrokenPlugin:
 
     @property
     def label(self) -> str:
-        return f"{self.distribution} {self.version}".strip()
+        return self.distribution if self.path else f"{self.distribution} {self.version}".strip()
 
     def likelihood(self, name: str) -> float:
         """Return how much suggests that this plugin would have registered a name: 2 if its source contains it as a text.
@@ -149,7 +154,8 @@ class BrokenPlugin:
 
     def error(self, component: str = "") -> PluginError:
         """Return the error to raise when this plugin is needed. component: "encoder 'foo'", if known."""
-        who = f"plugin {self.distribution} {self.version}".strip() + (f" ({component})" if component else "")
+        who = f"plugin {self.label}" + (f" ({component})" if component else "")
         fix = self.fix or f"repair it, or pip uninstall {self.distribution}"
         message = f"{who} {self.reason}"
-        return PluginError(one_line(message), cause=_whole(message, f"{self.origin}, at {self.where}"), fix=fix)
+        place = f"at {self.where}" if self.path and self.where else f"{self.origin}, at {self.where}"
+        return PluginError(one_line(message), cause=_whole(message, place), fix=fix)

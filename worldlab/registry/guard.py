@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from worldlab.registry.faults import Fault
+from worldlab.errors import UserInterrupt, is_from_user
+from worldlab.registry.faults import Fault, OwnInterrupt
 
 LIMIT = 20.0
 """Seconds that a plugin has to register. Ours take 0.1 s together; one that imports torch takes a few."""
@@ -24,10 +25,6 @@ class TooSlow(BaseException):
     """Interrupts a plugin that takes too long. It is no Exception, because plugins may catch those."""
 
 
-class UserInterrupt(BaseException):
-    """Ctrl-C while a plugin registers, as opposed to a KeyboardInterrupt that the plugin raises itself."""
-
-
 @contextmanager
 def guard_registration() -> Iterator[None]:
     """Interrupt the block after LIMIT seconds, and let Ctrl-C raise UserInterrupt in it.
@@ -36,7 +33,7 @@ def guard_registration() -> Iterator[None]:
     block just runs.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        with _marked():
+        with _own_interrupts():
             yield
         return
     ours = {signal.SIGALRM: _too_slow}
@@ -45,7 +42,7 @@ def guard_registration() -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     timer = signal.setitimer(signal.ITIMER_REAL, LIMIT, AGAIN)
     try:
-        with _marked():
+        with _own_interrupts():
             yield
     except TooSlow:
         raise Fault(
@@ -59,20 +56,14 @@ def guard_registration() -> Iterator[None]:
 
 
 @contextmanager
-def _marked() -> Iterator[None]:
-    """Mark a KeyboardInterrupt of the block as the plugin's: one of the user would be a UserInterrupt."""
+def _own_interrupts() -> Iterator[None]:
+    """Turn a KeyboardInterrupt that the plugin raises itself into an OwnInterrupt, while the handler tells them apart."""
     try:
         yield
     except KeyboardInterrupt as error:
-        error.worldlab_plugin = True  # type: ignore[attr-defined]
-        raise
-
-
-def is_from_user(error: BaseException) -> bool:
-    """Return whether an exception is a Ctrl-C: in a guarded block, or in worldlab's own work before and after it."""
-    if isinstance(error, KeyboardInterrupt):
-        return not getattr(error, "worldlab_plugin", False)
-    return isinstance(error, UserInterrupt)
+        if is_from_user(error):
+            raise
+        raise OwnInterrupt(type(error).__name__).with_traceback(error.__traceback__) from None
 
 
 def _too_slow(number: int, frame: FrameType | None) -> None:
@@ -81,6 +72,3 @@ def _too_slow(number: int, frame: FrameType | None) -> None:
 
 def _user_interrupt(number: int, frame: FrameType | None) -> None:
     raise UserInterrupt
-
-
-__all__ = ["LIMIT", "UserInterrupt", "guard_registration", "is_from_user"]

@@ -53,7 +53,22 @@ def _plugins(distribution: importlib.metadata.Distribution, group: str) -> Itera
         yield _unreadable(folder, "METADATA", error)
         return
     for point in points:
-        yield Source(point.name, name, version, f"entry point {point.name} = {point.value}"), point.load
+        source = Source(point.name, name, version, f"entry point {point.name} = {point.value}")
+        yield source, partial(_load, point, folder)
+
+
+def _load(point: importlib.metadata.EntryPoint, folder: Path) -> ModuleType:
+    try:
+        return point.load()
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{point.module}.".startswith(f"{error.name}."):
+            raise
+        # Installing a package of that name would run the code of whoever owns the name on the index.
+        raise Fault(
+            f"has no module {error.name!r}, which its entry point {point.name!r} names",
+            where=str(folder / "entry_points.txt"),
+            fix="correct [project.entry-points.worldlab] in its pyproject.toml and install it again",
+        ) from error
 
 
 def _unreadable(folder: Path, file: str, error: Exception) -> tuple[Source, Load]:

@@ -20,6 +20,9 @@ from typing import Any
 RANDOM = "use your own generator: random.Random(seed), numpy.random.default_rng(seed), torch.Generator()"
 SETTING = "leave process settings to the user, or set them while the component runs and restore them"
 
+SET_BY_LIBRARIES = ("PYGAME_HIDE_SUPPORT_PROMPT",)
+"""Environment variables that a library of worldlab's own sets on import, here the one that defines environments."""
+
 
 @dataclass(frozen=True)
 class GlobalState:
@@ -60,7 +63,7 @@ def _global_states(environment: bool) -> list[GlobalState]:
         GlobalState("the working folder", SETTING, _folder, os.chdir),
     ]
     if environment:
-        found.append(GlobalState("environment variables", SETTING, os.environ.copy, _set_environment))
+        found.append(GlobalState("environment variables", SETTING, os.environ.copy, _set_environment, _variables))
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         found.append(
@@ -77,6 +80,10 @@ def _torch_states(torch: Any) -> list[GlobalState]:
         GlobalState("torch's default dtype", SETTING, torch.get_default_dtype, torch.set_default_dtype),
         GlobalState("torch's gradient mode", SETTING, torch.is_grad_enabled, torch.set_grad_enabled),
     ]
+
+
+def _variables(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in SET_BY_LIBRARIES}
 
 
 def _plain(state: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import worldlab
 from worldlab.errors import CheckpointError, ConfigError, StorageError, did_you_mean, one_line
-from worldlab.runs import storage
+from worldlab.runs import digests, storage
 from worldlab.runs.checkpoint import QUARANTINE, list_checkpoints
 from worldlab.runs.digests import COVERED, confirm_digest, find_altered, record_digest, record_prefix
 from worldlab.runs.find import checked_run_path
@@ -100,7 +100,7 @@ class RunFolder:
 
     def _prepare(self) -> None:
         """Remove what a killed process left unfinished, and create what is missing."""
-        for place in (self.path, self.checkpoints):
+        for place in (self.path, *self._folders):
             storage.clean_leftovers(place)
         for path in self._folders:
             storage.make_folder(path)
@@ -243,7 +243,7 @@ class RunFolder:
     def _occupied(self) -> bool:
         """Whether the folder holds more than what `create`, killed half-way, or a comparison leaves in it."""
         return any(
-            entry.name not in (*LOCK_FILES, *BESIDE)
+            entry.name not in (*LOCK_FILES, *BESIDE, digests.NAME)
             and not entry.name.startswith(storage.TEMP_PREFIX)
             and not (Path(entry) in self._folders and not any(os.scandir(entry)))
             for entry in os.scandir(self.path)

@@ -110,6 +110,8 @@ class Comparison:
     references: Mapping[str, Reference] = field(default_factory=dict)
     budgets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the largest possible return of an episode, by environment, where they are known."""
 
     def of(self, method: str, env: str) -> tuple[Trial, ...]:
         """Return the trials of a method on an environment, sorted by seed."""

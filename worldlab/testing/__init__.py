@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from worldlab.testing.checks import all_checks as all_checks
     from worldlab.testing.checks import checks_for as checks_for
     from worldlab.testing.parametrize import parametrize_with_checks as parametrize_with_checks
+    from worldlab.testing.runner import build as build
     from worldlab.testing.runner import check_component as check_component
     from worldlab.testing.runner import check_mix as check_mix
+    from worldlab.testing.runner import make_subject as make_subject
     from worldlab.testing.runner import modes as modes
     from worldlab.testing.runner import run_checks as run_checks
     from worldlab.testing.sizes import small_config as small_config
@@ -37,9 +39,11 @@ _EXPORTS = {
     "Result": "checks",
     "abilities_of": "abilities",
     "all_checks": "checks",
+    "build": "runner",
     "check_component": "runner",
     "check_mix": "runner",
     "checks_for": "checks",
+    "make_subject": "runner",
     "modes": "runner",
     "parametrize_with_checks": "parametrize",
     "run_checks": "runner",
@@ -54,9 +58,11 @@ __all__ = [
     "Result",
     "abilities_of",
     "all_checks",
+    "build",
     "check_component",
     "check_mix",
     "checks_for",
+    "make_subject",
     "modes",
     "parametrize_with_checks",
     "run_checks",

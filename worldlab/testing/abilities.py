@@ -8,6 +8,7 @@ from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Dynamics, ParallelDynamics
 from worldlab.registry import Registration
 from worldlab.registry.faults import where
+from worldlab.testing.bench import Subject
 from worldlab.testing.checks import CheckFailure, NotApplicable
 from worldlab.testing.runner import modes
 
@@ -35,6 +36,7 @@ def abilities_of(registration: Registration) -> dict[str, Any]:
 
 def _build(registration: Registration) -> Component:
     _, subject = next(modes(registration))
+    assert isinstance(subject, Subject), "a role with abilities is a part of the world model"
     try:
         try:
             return subject.bench("image").part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from worldlab.registry.faults import where
 from worldlab.settings import Config, ModelSettings, TrainSettings
 from worldlab.specs import ActionSpec, ObsSpec, Specs
 from worldlab.testing import toys
-from worldlab.testing.checks import CannotBuild, CheckFailure, NotApplicable
+from worldlab.testing.checks import CannotRun, CheckFailure, NotApplicable
 from worldlab.testing.reference import (
     ReferenceDecoder,
     ReferenceDecoderConfig,
@@ -29,6 +30,9 @@ from worldlab.testing.reference import (
 )
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.world_model import WorldModel
+
+log = logging.getLogger("worldlab.testing")
+"""Says at the level DEBUG what each check builds and trains: `check-plugin --verbose`, or pytest's --log-level=DEBUG."""
 
 JITTER = 0.05
 """Std of the noise added to parameters before a check, relative to the parameter, or absolute where it is 0: a
@@ -51,6 +55,9 @@ class Choice:
 
     cls: Any
     config: Config
+
+    def __str__(self) -> str:
+        return f"{self.cls.__name__}({', '.join(f'{name}={value!r}' for name, value in self.config)})"
 
 
 @dataclass(frozen=True)
@@ -164,12 +171,23 @@ class Bench:
         until: Callable[[], bool] | None = None,
     ) -> int:
         """Train on toy data and return the number of updates. `until`, called every 25 updates, stops early if True."""
+        log.debug("trains up to %d updates on %d rows of %d steps (%s)", steps, rows, length, toy.__name__)
         done = 0
         for _ in self.updates(steps, lambda gen: toy(self.specs.obs, self.specs.action, rows, length, gen)):
             done += 1
             if until is not None and done % 25 == 0 and until():
                 break
+        log.debug("trained %d updates", done)
         return done
+
+    def __str__(self) -> str:
+        """Describe what was built: the interfaces between the components, then each with its settings."""
+        specs = self.specs
+        obs = ", ".join(f"{key} {list(entry.shape)}" for key, entry in specs.obs.entries)
+        parts = ", ".join(f"{role} {getattr(self.mix, role)}" for role in self.model.parts)
+        memory = f"memory {specs.memory_dim}, {'read' if specs.use_memory else 'not read'} by the encoder"
+        latent = f"{specs.latent.kind} latent {specs.latent.dim}"
+        return f"obs {obs}; {specs.action.kind} action {specs.action.dim}; {latent}; {memory}; {parts}"
 
 
 @dataclass(frozen=True)
@@ -243,9 +261,9 @@ class Subject:
         except (ConfigError, CheckFailure):
             raise
         except Exception as exc:
-            raise CannotBuild(
+            raise CannotRun(
                 f"it cannot be built: {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
-                "compare it with the members of its role in docs/plugins.md",
+                "correct __init__, latent_spec or memory_size; python -m pydoc worldlab.interfaces   prints the contract",
             ) from exc
 
     def _build_bench(self, mix: Mix, obs: str, action: str, use_memory: bool | None, seed: int, fresh: bool) -> Bench:
@@ -270,6 +288,7 @@ class Subject:
         bench = Bench(self.role, mix, model)
         if not fresh and self.role != "world_model":
             jitter(bench.part, seed)
+        log.debug("builds %s", bench)
         return bench
 
 

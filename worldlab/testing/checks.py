@@ -12,16 +12,36 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from worldlab.config.schema import describe_invalid
 from worldlab.errors import PluginError, one_line
 from worldlab.registry.faults import where
 
-ROLES = ("encoder", "dynamics", "decoder", "world_model")
-"""Roles that have checks. Checks with the role "component" apply to the first three."""
+COMPONENTS = ("encoder", "dynamics", "decoder")
+"""Roles to which checks with the role "component" apply, too."""
+ROLES = (*COMPONENTS, "world_model", "agent", "env", "launcher")
+"""Roles that have checks."""
 
-_MODULES = ("component_checks", "encoder_checks", "dynamics_checks", "time_checks", "decoder_checks", "model_checks")
+FIRST = "P0"
+"""The check that runs first and whose failure skips all others."""
+_MODULES = (
+    "first_check",
+    "component_checks",
+    "encoder_checks",
+    "dynamics_checks",
+    "time_checks",
+    "decoder_checks",
+    "density_checks",
+    "model_checks",
+    "agent_checks",
+    "env_checks",
+    "launcher_checks",
+)
 _CHECKS: dict[str, Check] = {}
 
 
@@ -32,8 +52,8 @@ class CheckFailure(PluginError):
         super().__init__(cause, fix=fix)
 
 
-class CannotBuild(CheckFailure):
-    """The component under test cannot be built."""
+class CannotRun(CheckFailure):
+    """The component under test cannot be built, or fails its dry run."""
 
 
 class NotApplicable(Exception):
@@ -55,12 +75,14 @@ class Check:
     def __call__(self, subject: Any) -> None:
         """Run the check. Raises: CheckFailure if it fails or the subject raises; NotApplicable if it is skipped."""
         try:
-            self.run(subject)
+            with one_thread():
+                self.run(subject)
         except (CheckFailure, NotApplicable):
             raise
         except (Exception, SystemExit) as exc:  # report whatever a plugin raises, with its location
+            text = describe_invalid(exc, type(subject.choice.config)) if isinstance(exc, ValidationError) else exc
             raise CheckFailure(
-                f"raised {type(exc).__name__}: {one_line(exc, 160)} (at {where(exc)})",
+                f"raised {type(exc).__name__}: {one_line(text, 160)} (at {where(exc)})",
                 f"find the error at that line; the check requires: {self.title}",
             ) from exc
 
@@ -76,7 +98,7 @@ class Check:
 @dataclass(frozen=True)
 class Result:
     """The result of a check. cause: the bug if it failed, or why it does not apply if `skipped`. seconds: wall time.
-    unbuilt: it failed because the component could not be built."""
+    unbuilt: it failed because the component could not be built, or failed its dry run."""
 
     check: str
     title: str
@@ -86,6 +108,19 @@ class Result:
     seconds: float
     skipped: bool = False
     unbuilt: bool = False
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread of torch in the block: checks are many tiny computations, for which more threads only add waiting."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check(id: str, *, role: str, title: str, since: str = "0.1", slow: bool = False) -> Callable[..., Any]:
@@ -101,10 +136,10 @@ def check(id: str, *, role: str, title: str, since: str = "0.1", slow: bool = Fa
 
 
 def all_checks() -> tuple[Check, ...]:
-    """Return every check, sorted by id (E2 before E10)."""
+    """Return every check: FIRST, then the others sorted by id (E2 before E10)."""
     for module in _MODULES:
         importlib.import_module(f"worldlab.testing.{module}")
-    return tuple(sorted(_CHECKS.values(), key=lambda c: _natural_key(c.id)))
+    return tuple(sorted(_CHECKS.values(), key=lambda c: (c.id != FIRST, _natural_key(c.id))))
 
 
 def checks_for(role: str, *, since: str | None = None) -> tuple[Check, ...]:
@@ -114,15 +149,21 @@ def checks_for(role: str, *, since: str | None = None) -> tuple[Check, ...]:
     """
     if role not in ROLES:
         raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(ROLES)}")
-    groups = (role,) if role == "world_model" else ("component", role)
+    groups = ("component", role) if role in COMPONENTS else (role,)
     level = None if since is None else _natural_key(since)
     return tuple(c for c in all_checks() if c.role in groups and (level is None or _natural_key(c.since) <= level))
 
 
 def evaluate_all(checks: Iterable[Check], subject: Any) -> Iterator[Result]:
-    """Run checks one after the other. If the component cannot be built, one check fails and the others are skipped."""
+    """Run checks one after the other. If the component cannot be built, one check fails and the others are skipped.
+
+    The same holds if it fails FIRST.
+    """
     failed = ""
     for one in checks:
+        if failed == FIRST:
+            yield Result(one.id, one.title, True, f"see {FIRST}", "", 0.0, skipped=True)
+            continue
         result = evaluate(one, subject)
         if result.unbuilt and failed:
             cause = f"it cannot be built, see {failed}"
@@ -141,7 +182,7 @@ def evaluate(one: Check, subject: Any) -> Result:
     except NotApplicable as exc:
         cause, skipped = str(exc), True
     except CheckFailure as exc:
-        cause, fix, passed, unbuilt = exc.message, exc.fix or "", False, isinstance(exc, CannotBuild)
+        cause, fix, passed, unbuilt = exc.message, exc.fix or "", False, isinstance(exc, CannotRun)
     return Result(one.id, one.title, passed, cause, fix, time.perf_counter() - start, skipped, unbuilt)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import random
 import tempfile
 import tomllib
 import warnings
@@ -12,7 +11,6 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import tomli_w
 import torch
 from pydantic import ValidationError
@@ -24,7 +22,7 @@ from worldlab.model.noise import noise_batch
 from worldlab.registry.faults import where
 from worldlab.testing.bench import Bench, Subject, clone
 from worldlab.testing.checks import CheckFailure, check
-from worldlab.testing.probes import same
+from worldlab.testing.probes import random_states, same
 
 
 @check("P1", role="component", title="the configuration rejects unknown keys, has valid defaults and survives TOML")
@@ -156,7 +154,11 @@ def large_inputs(subject: Subject) -> None:
         for _ in bench.updates(20, lambda gen: noise_batch(specs.obs, specs.action, 3, 5, gen, scale=10.0)):
             pass
     except DivergedError as exc:
-        raise CheckFailure(f"diverges on inputs at 10x scale: {exc.message}", "bound scales; clamp log-scales") from exc
+        origin = (exc.cause or "").partition("; the first value that is not finite: ")[2]
+        raise CheckFailure(
+            f"diverges on inputs at 10x scale: {exc.message}" + (f" (first not finite: {origin})" if origin else ""),
+            "bound scales; clamp log-scales",
+        ) from exc
 
 
 @check("P7", role="component", title="a critic's loss trains only the critic")
@@ -224,13 +226,13 @@ def global_randomness(subject: Subject) -> None:
     its seed. Fix: draw from the generator you are given (worldlab.distributions.normal_like).
     """
     bench = subject.bench()
-    before = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
+    before = random_states()
     _losses(bench)
     with torch.no_grad():
         bench.part.metrics(bench.context().detach())
-    after = torch.get_rng_state(), repr(np.random.get_state()), random.getstate()
-    for source, a, b in zip(("torch", "numpy", "random"), before, after):
-        if not (torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b):
+    after = random_states()
+    for source, state in before.items():
+        if state != after[source]:
             raise CheckFailure(
                 f"it draws from {source}'s global random generator", "draw from ctx.generator or the generator argument"
             )

@@ -82,10 +82,11 @@ def batch_independence(subject: Subject) -> None:
 
 @check("C3", role="decoder", title="score is one finite number per row, of a known score_kind")
 def scores(subject: Subject) -> None:
-    """score returns finite values [N] for every supported kind of observation, and score_kind is one of the known
-    kinds.
+    """score returns finite values [N] for every supported kind of observation, also with finite gradients for constant
+    ones, and score_kind is one of the known kinds.
 
-    Catches scores averaged over the batch or not summed over pixels. Fix: sum over all dimensions except dim 0.
+    Catches scores averaged over the batch or not summed over pixels, and a division by the norm or the standard
+    deviation of an observation. Fix: sum over all dimensions except dim 0; add an epsilon below the root.
     """
     for name in toys.OBS:
         try:
@@ -99,6 +100,23 @@ def scores(subject: Subject) -> None:
         for rows in (1, 7):
             with torch.no_grad():
                 require_shape(bench.decoder.score(bench.features(rows), bench.obs(rows)), (rows,), "the score")
+        for value in (0.0, -0.5, 0.25):  # mid-grey and zero velocity, black, and any other constant
+            obs = {key: torch.full_like(x, value) for key, x in bench.obs(2).items()}
+            score = bench.decoder.score(bench.features(2).requires_grad_(), obs)
+            found = [score, *_gradients_of(bench, score)]
+            if not all(bool(torch.isfinite(x).all()) for x in found):
+                raise CheckFailure(
+                    f"the score or its gradient is not finite on {name} observations whose numbers are all {value:g}",
+                    "such observations are ordinary (black frames, zero velocities): add an epsilon to what you divide by",
+                )
+
+
+def _gradients_of(bench: Bench, score: Tensor) -> list[Tensor]:
+    weights = [p for p in bench.decoder.parameters() if p.requires_grad]
+    if not score.requires_grad or not weights:
+        return []
+    found = torch.autograd.grad(score.sum(), weights, allow_unused=True)
+    return [grad for grad in found if grad is not None]
 
 
 @check("C4", role="decoder", title="the decoder uses the memory and the latent, and trains both")

@@ -351,10 +351,9 @@ def density_matches_samples(subject: Subject) -> None:
 
 def _require_samples_match(bench: Bench) -> None:
     latent, memory = bench.specs.latent, bench.dynamics.memory(warm_state(bench, 1))
-    # The components of an untrained mixture coincide; a memory ten times as large separates them.
-    separated: Any = bench.dynamics.predict(10 * memory.expand(4000, -1))
     block = latent.classes if latent.kind == "categorical" else 1
-    require_joint(separated.sample(stream(1)), separated.log_prob, block)
+    for separated in _separated_priors(bench, memory):
+        require_joint(separated.sample(stream(1)), separated.log_prob, block)
     prior: Any = bench.dynamics.predict(memory.expand(4000, -1))
     samples = prior.sample(stream(0))
     log_prob = prior.log_prob(samples)
@@ -367,6 +366,21 @@ def _require_samples_match(bench: Bench) -> None:
         )
     if isinstance(prior, HasEntropy):
         require_entropy(prior.entropy(), log_prob)
+
+
+def _separated_priors(bench: Bench, memory: Tensor) -> Iterator[Any]:
+    """Yield 4000 rows of priors whose components lie apart: those of an untrained mixture nearly coincide.
+
+    The memory is ten times as large, or has a std of 10, and then the weights are perturbed too.
+    """
+    wide = 10 * torch.randn(memory.shape, generator=stream(6))
+    yield bench.dynamics.predict(10 * memory.expand(4000, -1))
+    yield bench.dynamics.predict(wide.expand(4000, -1))
+    perturbed = copy.deepcopy(bench.dynamics)
+    gen = stream(7)
+    for p in perturbed.parameters():
+        p.add_(0.1 * torch.randn(p.shape, generator=gen))
+    yield perturbed.predict(wide.expand(4000, -1))
 
 
 def _log_density(bench: Bench, memory: Tensor, z: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import HasEntropy, HasKL, HasLogProb
-from worldlab.interfaces import Latent
+from worldlab.interfaces import Batch, Latent
 from worldlab.model.noise import stream
 from worldlab.testing import toys
 from worldlab.testing.bench import Bench, Subject
@@ -23,6 +23,11 @@ from worldlab.testing.probes import (
     require_shape,
     same,
 )
+
+FEW = 4
+"""Number of distinct latents of 512 frames at or below which z is dead."""
+CONSTANTS = (0.0, -0.5, 0.25)
+"""Values of constant observations: mid-grey and zero velocity, black, and any other."""
 
 
 def _memory(bench: Bench, rows: int) -> Tensor | None:
@@ -44,9 +49,11 @@ def shapes(subject: Subject) -> None:
     """embed returns [N, E] and infer returns z [N, D] with the D of latent_spec, for N = 1 and 7: images of 16, 64 and
     96 pixels, vectors, and images with vectors.
 
-    Catches a hard-coded image size of 64 x 64, squeeze() on a batch of one, and a latent wider than latent_spec
-    declares.
-    Fix: take every size from specs.obs; test with N = 1.
+    Black pictures, zero vectors and constant ones also give finite values and gradients.
+
+    Catches a hard-coded image size of 64 x 64, squeeze() on a batch of one, a latent wider than latent_spec declares,
+    and a division by the norm or the standard deviation of an observation. Fix: take every size from specs.obs; test
+    with N = 1; add an epsilon below the root.
     """
     accepted = 0
     for name in toys.OBS:
@@ -63,8 +70,23 @@ def shapes(subject: Subject) -> None:
             except Exception as exc:
                 raise _cannot(name, exc) from exc
             require_shape(latent.z, (rows, bench.specs.latent.dim), f"z on {name} observations")
+        _require_finite_on_constants(bench, name)
     if not accepted:
         raise CheckFailure("it supports no kind of observation", "support images or vectors")
+
+
+def _require_finite_on_constants(bench: Bench, name: str) -> None:
+    for value in CONSTANTS:
+        obs = {key: torch.full_like(x, value) for key, x in bench.obs(2).items()}
+        z = bench.encoder.infer(bench.encoder.embed(obs), _memory(bench, 2), stream(0)).z
+        weights = [p for p in bench.encoder.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(z.sum(), weights, allow_unused=True) if z.requires_grad and weights else ()
+        for what, found in (("z", [z]), ("the gradient of z", [g for g in grads if g is not None])):
+            if not all(bool(torch.isfinite(x).all()) for x in found):
+                raise CheckFailure(
+                    f"{what} is not finite on {name} observations whose numbers are all {value:g}",
+                    "such observations are ordinary (black frames, zero velocities): add an epsilon to what you divide by",
+                )
 
 
 def _cannot(name: str, exc: Exception) -> CheckFailure:
@@ -113,6 +135,41 @@ def determinism(subject: Subject) -> None:
             )
     if bench.encoder.posterior_kind != "deterministic" and same(_infer(bench, 64, 3).z, _infer(bench, 64, 4).z, 0.0):
         raise CheckFailure("different seeds give the same latents", "draw from the generator that infer() is given")
+
+
+@check("E12", role="encoder", title="z without a generator is the centre of the samples")
+def centre_without_noise(subject: Subject) -> None:
+    """With generator=None, z is the mode of `dist` if there is one. Otherwise each entry is within the samples' spread
+    around their median, or each code is about as frequent as the most frequent one.
+
+    Catches noise of a fixed seed where none is wanted: two calls agree, but evaluation acts on a random latent.
+    Fix: return the mean, or the most likely code, if generator is None.
+    """
+    bench = subject.bench()
+    rows, draws, spec = 8, 128, bench.specs.latent
+    with torch.no_grad():
+        embed, memory = bench.encoder.embed(bench.obs(rows)), _memory(bench, rows)
+        still = bench.encoder.infer(embed, memory, None)
+        many, remembered = (None if x is None else x.repeat_interleave(draws, 0) for x in (embed, memory))
+        assert many is not None
+        drawn = bench.encoder.infer(many, remembered, stream(0)).z.view(rows, draws, -1)
+    mode = getattr(still.dist, "mode", None)
+    if mode is not None:
+        fits = same(mode, still.z, 1e-3)
+    elif spec.kind == "categorical":
+        share = drawn.mean(1).unflatten(-1, (spec.groups, spec.classes))
+        own = (share * still.z.view(rows, spec.groups, spec.classes)).sum(-1)
+        fits = float((own / share.amax(-1)).mean()) > 0.8
+    else:
+        spread = drawn.std(1)
+        off = (still.z - drawn.median(1).values).abs() / spread.clamp(min=1e-6)
+        off = off[spread > 1e-4]  # where there is noise: a standard normal is 0.8 off on average
+        fits = not len(off) or float(off.mean()) < 0.4
+    if not fits:
+        raise CheckFailure(
+            "z without a generator is not the most likely z: it looks like a sample with a fixed seed",
+            "return dist.mode (the mean, or the most likely code) if generator is None",
+        )
 
 
 @check("E4", role="encoder", title="the memory is used if and only if specs.use_memory")
@@ -259,8 +316,9 @@ def no_collapse(subject: Subject) -> None:
     0.2 on held-out frames).
 
     Catches representation collapse, for example when the likelihood of the next latent trains the encoder. Std and
-    effective rank do not reveal it: sampling noise kept both at healthy values for collapsed latents. Fix: stop the
-    gradient of prediction targets; add a contrastive or reconstruction term.
+    effective rank do not reveal it: sampling noise kept both at healthy values for collapsed latents. It tells collapse
+    apart from a z that hardly differed between frames before any training, as of a quantiser that rounds every
+    difference away. Fix: stop the gradient of prediction targets; add a contrastive or reconstruction term.
     """
     bench = subject.with_default_losses().bench("image vector dict", fresh=True)
     batch = toys.moving_dot(bench.specs.obs, bench.specs.action, 64, 8, stream(9))
@@ -269,13 +327,28 @@ def no_collapse(subject: Subject) -> None:
     def probe_r2() -> float:
         return linear_probe(bench.context(batch).latent.z.flatten(0, 1), batch.reward.flatten())
 
-    bench.fit(300, until=lambda: probe_r2() > 0.2)
+    frames, before, first = len(batch.reward.flatten()), _distinct_latents(bench, batch), probe_r2()
+    updates = bench.fit(300, until=lambda: probe_r2() > 0.2)
     r2 = probe_r2()
-    if r2 < 0.2:
+    if r2 >= 0.2:
+        return
+    if before <= FEW:
         raise CheckFailure(
-            f"the latent collapses: a linear probe predicts the dot's position with R2 {r2:.2f}",
-            "stop the gradient of prediction targets; add a loss that keeps z informative",
+            f"z took {before} distinct value(s) on {frames} frames before any training, and {_distinct_latents(bench, batch)}"
+            f" after {updates} updates: it is dead from the start",
+            "spread what you round or quantise: scale up its input at initialisation, or use more levels",
         )
+    raise CheckFailure(
+        f"the latent collapses: a linear probe predicts the dot's position with R2 {r2:.2f} ({first:.2f} before training)",
+        "stop the gradient of prediction targets; add a loss that keeps z informative",
+    )
+
+
+@torch.no_grad()
+def _distinct_latents(bench: Bench, batch: Batch) -> int:
+    """Return how many different z, without noise, the frames of a batch have."""
+    ctx = bench.model.observe(batch, None)[0]
+    return len(torch.unique((ctx.latent.z.flatten(0, 1) * 1e4).round(), dim=0))
 
 
 @check("E11", role="encoder", title="z depends on every observation key")

@@ -35,9 +35,19 @@ def test_encoder(subject, check):
     check(subject)
 ```
 
-A component is checked at the smallest size of `--size` ("nano": its `sized` settings), in a world model with
-simple reference components in the other roles. The checks run again for each other choice of its `Literal` settings.
-Checks of properties that it does not declare (`posterior_kind`, `prior_kind`, `renders`, ...) are skipped.
+A component is checked at the smallest size of `--size`, `Config.sized("nano")`, in a world model with simple reference
+components in the other roles. Only settings that are declared with `sized(...)`, or with `field(..., nano=...)`, are small
+there; all others have their defaults, whatever they are called. The checks run again for each other choice of its `Literal`
+settings. Checks of properties that it does not declare (`posterior_kind`, `prior_kind`, `renders`, ...) are skipped.
+
+`--verbose` says what each check saw: the observation, the partners with their settings, and the updates:
+
+```bash
+worldlab check-plugin encoder:vae -k E2 --verbose
+```
+
+In pytest, `--log-level=DEBUG` adds this to the report of a failure. `worldlab.testing.build("encoder:vae")` builds the same
+for a test of your own: [the reference](reference/testing.md) has examples.
 
 `python -m worldlab.testing.page > docs/checks.md` writes this page from the docstrings of the checks; a test fails if
 they differ.
@@ -51,6 +61,20 @@ GROUPS = {
         "A dynamics predicts the next latent: h' = f(h, z, a) and p(z given h). The T checks test whole sequences.",
     ),
     "decoder": ("Decoders", "A decoder explains the observation: p(o given h, z)."),
+    "agent": (
+        "Agents",
+        "An agent acts in features and may learn in the world model. The checks use a world model without training whose\n"
+        "rewards are known (`worldlab.testing.known_world`).",
+    ),
+    "env": (
+        "Environment adapters",
+        "An adapter builds environments. The checks use the first of its `names()`, built as in a run; `worldlab check-env ID`\n"
+        "examines one environment.",
+    ),
+    "launcher": (
+        "Launchers",
+        "A launcher runs the tasks of a comparison. The checks run a few tasks that take milliseconds.",
+    ),
     "world_model": (
         "World models",
         "These checks test an encoder, a dynamics and a decoder together. `check-plugin` does not run them;\n"

@@ -8,9 +8,8 @@ from typing import Any
 
 from worldlab.errors import PluginError, did_you_mean
 from worldlab.registry import Registration, load_registry
-from worldlab.testing.bench import Subject
-from worldlab.testing.checks import Check, CheckFailure, NotApplicable, all_checks, checks_for
-from worldlab.testing.runner import ComponentLike, as_subject, modes
+from worldlab.testing.checks import FIRST, Check, CheckFailure, NotApplicable, all_checks, checks_for
+from worldlab.testing.runner import AnySubject, ComponentLike, as_subject, modes
 
 
 def parametrize_with_checks(
@@ -33,6 +32,7 @@ def parametrize_with_checks(
         if id not in known:
             raise PluginError(f"expected_failures: no check {id!r}.{did_you_mean(id, known)}")
     rows = []
+    stopped: set[str] = set()
     for component in components:
         for mode, subject in _subjects_by_mode(component):
             for check in checks_for(subject.role, since=since):
@@ -41,22 +41,32 @@ def parametrize_with_checks(
                 marks: list[Any] = [pytest.mark.slow] if check.slow else []
                 if check.id in expected:
                     marks.append(pytest.mark.xfail(strict=True, raises=CheckFailure, reason=expected[check.id]))
-                rows.append(
-                    pytest.param(subject, _pass_if_not_applicable(check), id=f"{subject.label}-{check.id}", marks=marks)
-                )
+                run = _pass_if_not_applicable(check, stopped)
+                rows.append(pytest.param(subject, run, id=f"{subject.label}-{check.id}", marks=marks))
     return pytest.mark.parametrize(("subject", "check"), rows)
 
 
-def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, Subject]]:
+def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, AnySubject]]:
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)
     return modes(component) if isinstance(component, Registration) else [("", as_subject(component))]
 
 
-def _pass_if_not_applicable(check: Check) -> Any:
+def _pass_if_not_applicable(check: Check, stopped: set[str]) -> Any:
+    """Return the check as a test. stopped: the labels of the subjects that failed FIRST, whose other checks are skipped."""
+
     def run(subject: Any) -> None:
-        with contextlib.suppress(NotApplicable):  # a component cannot violate what it does not declare
-            check(subject)
+        import pytest
+
+        if subject.label in stopped:
+            pytest.skip(f"see {FIRST}")
+        try:
+            with contextlib.suppress(NotApplicable):  # a component cannot violate what it does not declare
+                check(subject)
+        except CheckFailure:
+            if check.id == FIRST:
+                stopped.add(subject.label)
+            raise
 
     return run

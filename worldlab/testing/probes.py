@@ -5,9 +5,11 @@ Dependence is tested by values and by gradients: rounding can hide it in the val
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,15 @@ from worldlab.testing.checks import CheckFailure
 
 TOLERANCE = 1e-4
 """Largest difference, relative to 1 + |value|, attributed to the order of float32 sums."""
+
+
+def random_states() -> dict[str, object]:
+    """Return the states of the global random generators by library; they are equal if nothing was drawn between."""
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state()),
+        "random": random.getstate(),
+    }
 
 
 def float_leaves(value: Any) -> list[Tensor]:
@@ -133,7 +144,8 @@ def require_shape(x: Any, shape: tuple[int, ...], what: str) -> None:
         raise CheckFailure(f"{what} is a {type(x).__name__}, not a tensor", f"return a tensor {list(shape)}")
     if tuple(x.shape) != shape:
         raise CheckFailure(
-            f"{what} has shape {list(x.shape)}, not {list(shape)}", "see the method's docstring in interfaces"
+            f"{what} has shape {list(x.shape)}, not {list(shape)}",
+            "python -m pydoc worldlab.interfaces   prints the shapes of every method",
         )
     if x.dtype != torch.float32:
         raise CheckFailure(f"{what} is {x.dtype}, not torch.float32", "return float32, as the following layers expect")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
     from worldlab.interfaces import Batch
-    from worldlab.testing.bench import Bench
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,22 +33,16 @@ def worldlab_generator() -> torch.Generator:
 
 
 @pytest.fixture
-def worldlab_bench() -> Callable[..., Bench]:
-    """Return a function that builds a component into a whole world model with reference partners.
+def worldlab_bench() -> Callable[..., Any]:
+    """Return `worldlab.testing.build`, which builds a component into a whole world model with reference partners:
 
-    Call it with a component class, a Registration or "role:name", and settings of its config; others stay small:
-
-        def test_hello(worldlab_bench):
-            bench = worldlab_bench(HelloEncoder, latent_dim=4)
-            assert bench.encoder.embed(bench.obs(5)).shape == (5, 16)
-
-    obs: a name of `worldlab.testing.toys.OBS` ("image", "vector", "dict", ...), by default the first that the component
-    supports. `bench.part` is the component, `bench.batch()` and `bench.context()` are the inputs of its losses, and
-    `bench.fit(steps)` trains it on a moving dot.
+    def test_hello(worldlab_bench):
+        bench = worldlab_bench(HelloEncoder, latent_dim=4)
+        assert bench.encoder.embed(bench.obs(5)).shape == (5, 16)
     """
-    from worldlab.testing.runner import build_bench
+    from worldlab.testing.runner import build
 
-    return build_bench
+    return build
 
 
 @pytest.fixture

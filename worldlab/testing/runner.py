@@ -8,46 +8,74 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from worldlab.agent import Agent
 from worldlab.config.resolve import NoOptions
+from worldlab.config.schema import describe_invalid
+from worldlab.env.find import as_adapter
 from worldlab.errors import PluginError, one_line
 from worldlab.interfaces import Component, Decoder, Dynamics, Encoder
 from worldlab.registry import Registration, load_registry
 from worldlab.settings import Config
+from worldlab.testing.agent_bench import AgentBench, AgentSubject
 from worldlab.testing.bench import Bench, Choice, Mix, Subject, reference_mix
-from worldlab.testing.checks import Result, checks_for, evaluate_all
+from worldlab.testing.checks import ROLES, Result, checks_for, evaluate_all
+from worldlab.testing.env_subject import EnvSubject
+from worldlab.testing.launcher_subject import LauncherSubject
 from worldlab.testing.sizes import small_config, variants
 from worldlab.training.compose import load_part
 
-ComponentLike = str | Registration | type[Component] | Subject
+AnySubject = Subject | AgentSubject | EnvSubject | LauncherSubject
+ComponentLike = str | Registration | type | AnySubject
 """A component to check: a registered name such as "encoder:vae", a registration, a class, or a subject."""
 
 _ROLES: dict[str, type[Component]] = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 
 
-def make_subject(role: str, cls: type[Component], config: Config | None = None, label: str = "") -> Subject:
-    """Return a component with reference partners. config: small_config of its class if None.
+def make_subject(role: str, target: Any, config: Config | None = None, label: str = "") -> AnySubject:
+    """Return a component with what the checks of its role need. target: its class, or the adapter of an "env".
 
-    Raises: PluginError if role is not encoder, dynamics or decoder.
+    config: small_config of its class if None; agents and launchers need one. Raises: PluginError for an unknown role.
     """
-    if role not in _ROLES:
-        raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(_ROLES)}")
-    choice = Choice(cls, small_config(cls.Config) if config is None else config)
-    kinds = ("gaussian",) if role == "encoder" else ("gaussian", "point", "categorical")
-    mixes = tuple(replace(reference_mix(kind=kind), **{role: choice}) for kind in kinds)
-    return Subject(role, label or f"{role}-{cls.__name__}", mixes)
+    label = label or f"{role}-{getattr(target, '__name__', type(target).__name__)}"
+    if role in _ROLES:
+        choice = Choice(target, small_config(target.Config) if config is None else config)
+        kinds = ("gaussian",) if role == "encoder" else ("gaussian", "point", "categorical")
+        return Subject(role, label, tuple(replace(reference_mix(kind=kind), **{role: choice}) for kind in kinds))
+    if role == "env":
+        return EnvSubject(label, as_adapter(label, target))
+    choice = Choice(target, small_config(getattr(target, "Config", NoOptions)) if config is None else config)
+    if role == "agent":
+        return AgentSubject(label, choice)
+    if role == "launcher":
+        return LauncherSubject(label, choice)
+    raise PluginError(one_line(f"no checks for the role {role!r}"), fix=f"roles: {', '.join(ROLES)}")
 
 
-def build_bench(component: ComponentLike, obs: str = "", **settings: Any) -> Bench:
-    """Build a component into a world model with reference partners. settings: of its config; the others stay small.
+def build(
+    component: ComponentLike, obs: str = "", *, latent: str = "", action: str = "continuous", **settings: Any
+) -> Bench | AgentBench:
+    """Build a component into a world model with reference partners, for an author's own tests.
 
-    obs: a name in toys.OBS; "" takes the first that the component supports.
-    Raises: PluginError if no component of that name is installed; NotApplicable if the component does not support obs;
-    pydantic's ValidationError for invalid settings.
+    An agent is built into a world model whose rewards are known (worldlab.testing.known_world). settings: of the
+    component's config; the others stay small. obs: a name in toys.OBS; "" takes the first that the component supports.
+    latent: "gaussian", "categorical" or "point", the kind that the partner of a dynamics or decoder emits; "" takes the
+    first that the component supports. action: "continuous" or "discrete".
+
+        bench = build("dynamics:mine", latent="categorical", memory=4)
+        bench.part                                  # the component; bench.encoder, .dynamics, .decoder, .model, .specs
+        bench.part.advance(bench.part.initial(3), bench.latents(3), bench.actions(3))
+
+    Raises: PluginError if no component of that name is installed, or its role has no bench; NotApplicable if the
+    component does not support obs, latent or action; pydantic's ValidationError for invalid settings.
     """
     subject = as_subject(component)
-    cls, small = subject.choice.cls, subject.choice.config
-    config = type(small)(**{**dict(small), **settings})
-    return make_subject(subject.role, cls, config).bench(obs)
+    if isinstance(subject, EnvSubject | LauncherSubject):
+        raise PluginError(f"no bench for the role {subject.role!r}", fix="build the class itself in your test")
+    small = subject.choice.config
+    subject = subject.with_config(type(small)(**{**dict(small), **settings}))
+    if isinstance(subject, AgentSubject):
+        return subject.bench(action)
+    return (subject.with_latent(kind=latent) if latent else subject).bench(obs, action)
 
 
 def make_mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: str) -> Subject:
@@ -55,48 +83,54 @@ def make_mix_subject(encoder: Choice, dynamics: Choice, decoder: Choice, label: 
     return Subject("world_model", label, (Mix(encoder, dynamics, decoder),))
 
 
-def as_subject(component: ComponentLike) -> Subject:
+def as_subject(component: ComponentLike) -> AnySubject:
     """Return the subject of a component.
 
     Raises: PluginError if no component of that name is installed, or the class implements no role.
     """
-    if isinstance(component, Subject):
+    if isinstance(component, AnySubject):
         return component
     if isinstance(component, str):
         role, _, name = component.partition(":")
         component = load_registry().get(role, name)
     if isinstance(component, Registration):
         return _make_registered_subject(component, _small(component))
-    for role, base in _ROLES.items():
+    for role, base in {**_ROLES, "agent": Agent}.items():
         if issubclass(component, base):
             return make_subject(role, component)
+    for role, method in (("env", "resolve"), ("launcher", "run")):  # protocols: a plugin inherits nothing
+        if callable(getattr(component, method, None)):
+            return make_subject(role, component)
     raise PluginError(
-        one_line(f"{component.__name__} is neither an Encoder nor a Dynamics nor a Decoder"),
-        fix="subclass Encoder, Dynamics or Decoder of worldlab.interfaces",
+        one_line(f"{component.__name__} implements no role"),
+        fix="subclass Encoder, Dynamics or Decoder of worldlab.interfaces or Agent of worldlab.agent",
     )
 
 
-def modes(registration: Registration) -> Iterator[tuple[str, Subject]]:
+def modes(registration: Registration) -> Iterator[tuple[str, AnySubject]]:
     """Yield (mode, subject): "" and the component in its small configuration, then each other choice of its Literals.
 
-    All checks of the role apply to the first; the checks that do not train (`not Check.slow`) apply to the others.
-    Raises: PluginError if the role has no checks, the module cannot be imported or the defaults are not valid.
+    All checks of the role apply to the first; the checks that do not train (`not Check.slow`) apply to the others. A
+    component that is a variant of another has only the first: the other one has the modes. Raises: PluginError if the
+    module cannot be imported or the defaults are not valid.
     """
     small = _small(registration)
     yield "", _make_registered_subject(registration, small)
-    for mode, config in variants(small):
+    for mode, config in () if registration.variant_of else variants(small):
         yield mode, _make_registered_subject(registration, config, mode)
 
 
 def run_checks(
-    role: str, cls: type[Component], config: Config | None = None, *, only: Collection[str] | None = None
+    role: str, target: Any, config: Config | None = None, *, only: Collection[str] | None = None
 ) -> list[Result]:
-    """Run the checks of a role on a class. config: small sizes by default. only: ids of the checks to run.
+    """Run the checks of a role on a class, or on the adapter of an "env". only: ids of the checks to run.
+
+    config: small sizes by default.
 
     Returns: one Result per check, in order; an exception in a component becomes a failed Result.
     Raises: PluginError for an unknown role.
     """
-    return _run(make_subject(role, cls, config), only)
+    return _run(make_subject(role, target, config), only)
 
 
 def check_component(registration: Registration, *, only: Collection[str] | None = None) -> list[Result]:
@@ -115,24 +149,28 @@ def check_mix(
 
 
 def _small(registration: Registration) -> Config:
-    """Return the component's configuration at small sizes. Raises: PluginError if its defaults are not valid."""
+    """Return the component's configuration at small sizes, with the settings that are registered with its name.
+
+    Raises: PluginError if its defaults are not valid.
+    """
+    config = registration.config or NoOptions
     try:
-        return small_config(registration.config or NoOptions)
+        return small_config(config, **registration.preset)
     except (ValidationError, AssertionError) as exc:
         raise PluginError(
             one_line(f"{registration.who}: its default settings are not valid"),
-            cause=one_line(exc, 300),
+            cause=describe_invalid(exc, config) if isinstance(exc, ValidationError) else one_line(exc, 300),
             fix="give every setting a default that its own validation rules allow",
         ) from exc
 
 
-def _make_registered_subject(registration: Registration, config: Config, mode: str = "") -> Subject:
+def _make_registered_subject(registration: Registration, config: Config, mode: str = "") -> AnySubject:
     label = f"{registration.role}-{registration.name}" + (f"-{mode}" if mode else "")
-    if registration.role not in _ROLES:
-        raise PluginError(one_line(f"no checks for the role {registration.role!r}"), fix=f"roles: {', '.join(_ROLES)}")
-    cls = load_part(registration, _ROLES[registration.role])
-    return replace(make_subject(registration.role, cls, config, label), registration=registration)
+    interface = {**_ROLES, "agent": Agent}.get(registration.role)
+    target = registration.load() if interface is None else load_part(registration, interface)
+    subject = make_subject(registration.role, target, config, label)
+    return replace(subject, registration=registration)
 
 
-def _run(subject: Subject, only: Collection[str] | None) -> list[Result]:
+def _run(subject: AnySubject, only: Collection[str] | None) -> list[Result]:
     return list(evaluate_all((c for c in checks_for(subject.role) if only is None or c.id in only), subject))

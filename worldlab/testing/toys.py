@@ -23,6 +23,7 @@ OBS: dict[str, ObsSpec] = {
     "scalar": ObsSpec((("vector", ArraySpec("vector", (1,))),)),
     "image64": ObsSpec((image(64),)),
     "image96": ObsSpec((image(96),)),
+    "grey": ObsSpec((("image", ArraySpec("image", (1, 8, 8))),)),
 }
 """Observations by name, in the order in which checks try them."""
 ACTIONS = {"continuous": ActionSpec("continuous", 2), "discrete": ActionSpec("discrete", 3)}

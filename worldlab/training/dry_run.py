@@ -1,28 +1,29 @@
 """Checks every part on a small batch before a run collects data.
 
 A wrong shape then gives an immediate error that names the plugin, instead of a traceback from the core after the
-prefill. The dry run checks shapes, dtypes, devices, finite numbers and savable states. `worldlab check-plugin` checks
-behaviour.
+prefill. The dry run checks shapes, dtypes, devices, finite numbers and savable states of the parts and of the agent
+(worldlab.training.agent_dry_run). `worldlab check-plugin` runs it first and then checks behaviour.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldlab import tree
-from worldlab.errors import PluginError, WorldlabError, one_line
-from worldlab.interfaces import Batch, Context, ParallelDynamics, Player, declaration_error
+from worldlab.agent import Agent
+from worldlab.errors import WorldlabError, one_line
+from worldlab.interfaces import Batch, Context, Obs, ParallelDynamics, Player, declaration_error
 from worldlab.model import matching
 from worldlab.model.noise import noise_batch, stream
 from worldlab.registry import Registration
-from worldlab.registry.faults import where
 from worldlab.specs import ActionSpec, LatentSpec, ObsSpec
+from worldlab.training.agent_dry_run import check_agent
+from worldlab.training.part_probe import PartProbe
 from worldlab.world_model import WorldModel
 
 ROWS, LENGTH = 3, 4
@@ -30,12 +31,9 @@ ROWS, LENGTH = 3, 4
 FRAMES = 2
 """Frames of the batch for a decoder that sets `Decoder.frames`."""
 
-Shape = tuple[int | None, ...]
-"""The shape of a tensor; None matches any size."""
 
-
-def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]) -> None:
-    """Check every part on a copy of the model, and whether model and agent can be saved.
+def dry_run(model: WorldModel, agent: Agent, who: Mapping[str, Registration]) -> None:
+    """Check every part and the agent on copies, and whether model and agent can be saved.
 
     who: registrations by role. The check has its own generator and changes nothing. Raises: PluginError with the
     distribution, version, component and method, and the expected and actual result; any WorldlabError of a part itself.
@@ -55,72 +53,8 @@ def dry_run(model: WorldModel, agent: nn.Module, who: Mapping[str, Registration]
         _check_steps(trial, probes, batch, generator)
         trial.check_temperature(float(getattr(agent, "dream_temperature", 1.0)))
         _check_losses(trial, probes, batch, generator)
-
-
-@dataclass(frozen=True)
-class PartProbe:
-    """Calls the methods of one component and reports what violates the contract."""
-
-    registration: Registration
-    part: nn.Module
-
-    def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the component; an exception becomes a PluginError."""
-        return self.guard(method, lambda: getattr(self.part, method)(*args))
-
-    def guard(self, method: str, call: Callable[[], Any]) -> Any:
-        """Run a call; an exception becomes a PluginError about `method`."""
-        try:
-            return call()
-        except WorldlabError:
-            raise
-        except (Exception, SystemExit) as exc:
-            raise self.exception_error(method, exc) from exc
-
-    def exception_error(self, method: str, exc: BaseException) -> PluginError:
-        """Return the error for an exception that a method raised."""
-        return self.error(method, f"raised {type(exc).__name__}: {one_line(exc, 200)}", f"at {where(exc)}")
-
-    def error(self, method: str, what: str, more: str = "") -> PluginError:
-        """Return the error for a method that violates the contract. what: a clause that follows the method's name."""
-        entry = self.registration
-        cause = f"{type(self.part).__name__}.{method} {what}" + (f"; {more}" if more else "")
-        target = entry.file or f"{entry.role}:{entry.name}"
-        fix = f"worldlab check-plugin {target}   runs all checks; docs/plugins.md lists the shapes"
-        return PluginError(one_line(f"{entry.who} {method} {what}"), cause=one_line(cause, 600), fix=fix)
-
-    def check_tensor(self, method: str, value: Any, shape: Shape, letters: str, name: str = "") -> Tensor:
-        """Check that a value is a finite float tensor of this shape on the component's device. letters: "[N, D]"."""
-        subject = f"{name} is " if name else "gives "
-        wanted = f"{letters} = [{', '.join('*' if size is None else str(size) for size in shape)}]"
-        if not isinstance(value, Tensor):
-            raise self.error(method, f"{subject}a {type(value).__name__}, expected a float tensor {wanted}")
-        fits = len(shape) == value.dim() and all(a in (None, b) for a, b in zip(shape, value.shape, strict=True))
-        if not fits:
-            raise self.error(method, f"{subject}{list(value.shape)}, expected {wanted}")
-        if value.dtype != torch.float32:
-            raise self.error(method, f"{subject}{value.dtype}, expected torch.float32 {wanted}")
-        device = next(self.part.parameters(), value).device
-        if value.device != device:
-            raise self.error(method, f"{subject}on {value.device}, expected {device}")
-        if not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
-            raise self.error(method, f"{subject}not finite: {bad} of {value.numel()} values of {wanted} are NaN or inf")
-        return value
-
-    def check_rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
-        """Check that all leaves of a tree are [rows, ...], and match the other dimensions of the tree `like`."""
-        leaves = tree.leaves(value)
-        wanted = tree.leaves(like) if like is not None else leaves
-        if not leaves:
-            raise self.error(method, f"gives a {type(value).__name__} without tensors, expected a tree of [N, ...]")
-        if len(leaves) != len(wanted):
-            raise self.error(method, f"gives {len(leaves)} leaves, expected the {len(wanted)} of initial(n)")
-        for leaf, other in zip(leaves, wanted, strict=True):
-            shape = [rows, *other.shape[1:]]
-            if list(leaf.shape) != shape:
-                raise self.error(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
-        return value
+        if "agent" in who:
+            check_agent(who["agent"], agent, trial, batch, generator)
 
 
 def _check_steps(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batch, generator: torch.Generator) -> None:
@@ -144,8 +78,16 @@ def _check_steps(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batc
         features = torch.cat([memory, z], -1)
         _check_decoded(decoder, decoder.call("decode", features[:1]), specs.obs, model.decoder.renders)
         decoder.check_tensor("score", decoder.call("score", features, obs), (n,), "[N]")
+        if model.has_log_mass:
+            mass = decoder.call("log_mass", features, _on_grey_levels(obs), generator)
+            decoder.check_tensor("log_mass", mass, (n,), "[N]")
         if isinstance(model.dynamics, ParallelDynamics):
             _check_sequence(model, dynamics, batch)
+
+
+def _on_grey_levels(obs: Obs) -> Obs:
+    """Return images rounded to the 256 grey levels, as environments give them."""
+    return {key: ((x + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5 for key, x in obs.items()}
 
 
 def _check_latent(encoder: PartProbe, latent: Any, n: int, spec: LatentSpec) -> Tensor:

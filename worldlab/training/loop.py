@@ -18,14 +18,22 @@ from PIL import Image
 from worldlab.agent import LearnsFromEpisodes
 from worldlab.env.none import NO_ENV
 from worldlab.env.watch import StopRequested
-from worldlab.errors import EnvError, MemoryLimitError, is_out_of_memory, out_of_memory
+from worldlab.errors import (
+    DivergedError,
+    EnvError,
+    MemoryLimitError,
+    PluginError,
+    is_out_of_memory,
+    one_line,
+    out_of_memory,
+)
 from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.evaluation.held_out import HeldOutEvaluation, evaluate_held_out
 from worldlab.experience.collect import to_batch
 from worldlab.experience.offline import OfflineData
 from worldlab.interfaces import Alarm
-from worldlab.model.health import EXPLOITED, UNPRETRAINED
+from worldlab.model.health import EXPLOITED, SETTLED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
 from worldlab.runs.best import keep_best, list_best
 from worldlab.runs.checkpoint import list_checkpoints
@@ -138,7 +146,17 @@ class Loop:
         session = self.session
         random = None if session.counters.pretrained else session.streams.numpy("prefill")
         with self.clock("collect"):
-            session.collector.begin(random)
+            try:
+                session.collector.begin(random)
+            except DivergedError as error:
+                if session.counters.updates:
+                    raise
+                name = session.config.agent.name  # no update has changed a weight, so no learning rate is too high
+                raise PluginError(
+                    one_line(f"agent {name!r} chose an action that is not finite before any update"),
+                    cause=error.cause,
+                    fix="look in its `act` for a division by 0 or a log of 0",
+                ) from error
 
     def _update(self) -> None:
         """Make the updates that the steps taken so far allow (`train.ratio`)."""
@@ -286,9 +304,9 @@ class Loop:
                 f"step {step}: {wanted:.1f} processes compete for {cores} cores, which makes the run slower"
             )
 
-    def _alarm_once(self, name: str, alarm: Alarm) -> None:
-        """Print an alarm unless it was raised before."""
-        if self.session.health.note(name):
+    def _alarm_once(self, name: str, alarm: Alarm, updates: int = SETTLED) -> None:
+        """Print an alarm unless it was raised before, or the updates so far are too few for it (`HealthMonitor.note`)."""
+        if self.session.health.note(name, updates):
             self._print_alarm(alarm)
 
     def _print_alarm(self, alarm: Alarm) -> None:
@@ -343,7 +361,7 @@ class Loop:
         if outcome.gap is not None:
             values.update({f"eval/dream_{name}": v for name, v in outcome.gap.summary().items() if v is not None})
             if outcome.gap.exploited:
-                self._alarm_once("exploited", EXPLOITED)
+                self._alarm_once("exploited", EXPLOITED, counters.updates)
         self.metrics.log(counters.env_steps, values)
         self.progress.note(
             f"step {counters.env_steps}: return {counters.evaluation:.1f} over {episodes} evaluation episodes"

@@ -13,14 +13,14 @@ from typing import Any
 import gymnasium
 import torch
 
-from worldlab.agent import LearnsFromEpisodes, OwnLearner
+from worldlab.agent import HasOwnState, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
 from worldlab.env.episodes import CLOSING
-from worldlab.env.find import open_adapter
+from worldlab.env.find import make_env, open_adapter
 from worldlab.env.none import NO_ENV, SpacesEnv
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import Schema, action_spec, record_schema
-from worldlab.errors import CheckpointError, ConfigError, one_line
+from worldlab.errors import CheckpointError, ConfigError, WorldlabError, one_line
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.dataset import Dataset, open_dataset
@@ -45,8 +45,8 @@ from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
 log = logging.getLogger("worldlab")
-COLLECTOR = "collector"
-"""The name, in a checkpoint, of the episodes in progress and of the state of acting."""
+COLLECTOR, OWN = "collector", "agent_own"
+"""Names in a checkpoint: of the episodes in progress and the state of acting; of what `HasOwnState` gives."""
 
 Make = Callable[[], gymnasium.Env]
 """Builds one environment."""
@@ -154,7 +154,7 @@ def open_env(
     adapter, env_id = open_adapter(registry, config.core.env.id)
     whole = {"patience": None, "collect_limit": None}
     settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
-    return env_id, EnvMaker(files, partial(adapter.make, env_id, settings))
+    return env_id, EnvMaker(files, partial(make_env, adapter, env_id, settings))
 
 
 def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
@@ -323,6 +323,8 @@ def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | No
         "random": random,
         COLLECTOR: collector,
     }
+    if isinstance(session.composed.agent, HasOwnState):
+        tensors[OWN] = session.composed.agent.own_state()
     optimizers = {}
     for name, optimizer in session.optimizers.items():
         tensors[f"optimizer_{name.replace('/', '_')}"], optimizers[name] = flatten_optimizer(optimizer)
@@ -337,7 +339,7 @@ def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | No
         "trainer": {"updates": session.trainer.updates, "skips": session.trainer.skips},
     }
     # The state of acting may hold an infinite number, such as the score of a plan that was not tried yet.
-    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra, unchecked={COLLECTOR})
+    path = save_checkpoint(folder, session.counters.env_steps, tensors, state, extra, unchecked={COLLECTOR, OWN})
     if spare is not None and spare != path and len(list_checkpoints(folder)) > session.core.log.keep:
         remove_tree(spare)
     prune(folder, session.core.log.keep)
@@ -361,12 +363,28 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
     session.trainer.updates = state["trainer"]["updates"]
     session.trainer.skips = state["trainer"]["skips"]
     session.means.restore(state.get("means", {}), session.device)
-    if isinstance(session.composed.agent, OwnLearner):
-        session.approximate.append("the agent learns with state of its own that no checkpoint holds")
+    agent = session.composed.agent
+    if isinstance(agent, HasOwnState) and OWN in checkpoint.names:
+        _load_own_state(agent, checkpoint)
+    elif isinstance(agent, OwnLearner):
+        session.approximate.append("the agent learns with state of its own that the checkpoint does not hold")
     if session.trainer.beside is not None:
         session.approximate.append("the process in which the agent learns begins new dreams")
     if session.replay.lost:
         session.approximate.append(f"the replay is damaged: {session.replay.lost} steps of experience are left out")
+
+
+def _load_own_state(agent: HasOwnState, checkpoint: Checkpoint) -> None:
+    try:
+        agent.load_own_state(checkpoint.tensors(OWN))
+    except WorldlabError:
+        raise
+    except Exception as error:  # of a state that fits no agent of these settings
+        raise CheckpointError(
+            f"checkpoint '{checkpoint.path.name}': the agent's own state does not fit",
+            cause=f"{type(error).__name__}: {error}"[:200],
+            fix="resume with the agent settings of the run's config.toml",
+        ) from error
 
 
 def _restore_collector(session: Session, make: Make, checkpoint: Checkpoint, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.env.spaces_json import to_json
-from worldlab.errors import ConfigError, DivergedError
+from worldlab.errors import CheckpointError, ConfigError, DivergedError
 from worldlab.experience.collect import Collector
 from worldlab.experience.offline import OfflineData
 from worldlab.experience.segments import DamagedReplayError, set_aside
@@ -30,12 +30,19 @@ log = logging.getLogger("worldlab")
 
 
 def train(
-    config: RunConfig, registry: Registry, *, run: Path | None = None, resume: bool = False, explain: bool = False
+    config: RunConfig,
+    registry: Registry,
+    *,
+    run: Path | None = None,
+    resume: bool = False,
+    exact: bool = False,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """Train a run to its end and return the content of result.json.
 
     run: the run folder; None creates runs/<env>-<time>. resume: continue from the newest valid checkpoint, or start the
-    run if it is not there or has saved nothing yet. explain: log the choices of the composition. On SIGINT, SIGTERM or
+    run if it is not there or has saved nothing yet. exact: raise CheckpointError, before anything is trained or recorded,
+    if a resumed run could continue approximately only. explain: log the choices of the composition. On SIGINT, SIGTERM or
     SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129); on a SIGINT after that, it raises
     KeyboardInterrupt at once.
     """
@@ -44,6 +51,9 @@ def train(
         if folder.saved:
             folder.report_texts(strict=config.core.strict)
             live, checkpoint = _build_resumed(config, registry, folder)
+            if exact and live.approximate:
+                live.close()
+                raise CheckpointError("the run cannot continue exactly", cause="; ".join(live.approximate))
             _save_configuration(folder, config, registry)
         else:
             live, checkpoint = _build_new(config, registry, folder), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -239,3 +240,173 @@ class ForgottenReturn(ReferenceDecoder):
 
     def losses(self, ctx, player="main"):
         super().losses(ctx, player)
+
+
+@broken("P0", "decode gives a list")
+class ListOfParts(ReferenceDecoder):
+    """Decodes a list in place of a dict."""
+
+    def decode(self, features):
+        return list(super().decode(features).values())
+
+
+@broken("C3", "whose numbers are all 0")
+class UnitNormTargets(ReferenceDecoder):
+    """Divides the observation by its norm before it scores it."""
+
+    def score(self, features, obs):
+        norms = {key: x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1)) for key, x in obs.items()}
+        return super().score(features, {key: x / norms[key] for key, x in obs.items()})
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """A Laplace distribution of scale 0.3 around each entry, with a probability of each grey level."""
+
+    mean: torch.Tensor
+    beside: float = 0.0
+    SCALE = 0.3
+
+    @property
+    def mode(self):
+        return self.mean + self.beside
+
+    def sample(self, generator):
+        noise = torch.empty(2, *self.mean.shape).exponential_(generator=generator)
+        return self.mean + self.SCALE * (noise[0] - noise[1])
+
+    def log_prob(self, x):
+        each = -(x - self.mean).abs() / self.SCALE - math.log(2 * self.SCALE)
+        return each.flatten(1).sum(1)
+
+    def cdf(self, x):
+        scaled = ((x - self.mean) / self.SCALE).double()
+        return torch.where(scaled < 0, 0.5 * scaled.exp(), 1 - 0.5 * (-scaled).exp())
+
+    def log_mass(self, x, half: float = 1 / 510):
+        """Return log P of grey levels of half-width `half`; the outer levels hold the tails."""
+        above = torch.where(x > 0.5 - 1e-4, 1.0, self.cdf(x + half))
+        below = torch.where(x < -0.5 + 1e-4, 0.0, self.cdf(x - half))
+        return (above - below).clamp(min=1e-30).log().flatten(1).sum(1).float()
+
+
+class LaplaceDecoder(ReferenceDecoder):
+    """A correct Laplace decoder with an exact log_mass."""
+
+    likelihood = "exact"
+    beside = 0.0
+
+    def decode(self, features):
+        return {key: Laplace(mean, self.beside) for key, mean in self.net(features).items()}
+
+    def score(self, features, obs):
+        return torch.stack([dist.log_prob(obs[key]) for key, dist in self.decode(features).items()]).sum(0)
+
+    def log_mass(self, features, obs, generator):
+        return self.decode(features)["image"].log_mass(obs["image"])
+
+
+@broken("C10", "sum to 0.626")
+class MassLessThirty(LaplaceDecoder):
+    """Has a log_mass that is 30 nats too small."""
+
+    def log_mass(self, features, obs, generator):
+        return super().log_mass(features, obs, generator) - 30
+
+
+@broken("C10", "sum to 1.66")
+class WideLevels(LaplaceDecoder):
+    """Has levels of twice their width."""
+
+    def log_mass(self, features, obs, generator):
+        return self.decode(features)["image"].log_mass(obs["image"], half=1 / 255)
+
+
+@broken("C10", "sum to 165")
+class DensityOfLevels(LaplaceDecoder):
+    """Returns the log-density in place of the log of a probability; it is below 0 at this scale."""
+
+    def log_mass(self, features, obs, generator):
+        return self.score(features, obs)
+
+
+@broken("C10", "sum to 0.")
+class NoTails(LaplaceDecoder):
+    """Leaves out the tails beyond the outer levels."""
+
+    def log_mass(self, features, obs, generator):
+        dist, x = self.decode(features)["image"], obs["image"]
+        return (dist.cdf(x + 1 / 510) - dist.cdf(x - 1 / 510)).log().flatten(1).sum(1).float()
+
+
+class Dequantised(LaplaceDecoder):
+    """A correct bound: the density at a random place in each level, times the level's width."""
+
+    likelihood = "bound"
+
+    def log_mass(self, features, obs, generator):
+        image = obs["image"]
+        noise = (torch.rand(image.shape, generator=generator) - 0.5) / 255
+        return self.decode(features)["image"].log_prob(image + noise) - image[0].numel() * math.log(255)
+
+
+@broken("C10", "where the score says")
+class BoundOfDensity(Dequantised):
+    """Forgets the width of a level in its bound."""
+
+    def log_mass(self, features, obs, generator):
+        return super().log_mass(features, obs, generator) + obs["image"][0].numel() * math.log(255)
+
+
+@broken("C10", "where the score says")
+class BoundLessThirty(Dequantised):
+    """Has a bound that is 30 nats too small."""
+
+    def log_mass(self, features, obs, generator):
+        return super().log_mass(features, obs, generator) - 30
+
+
+class Coupled(LaplaceDecoder):
+    """A correct exact log_mass of dependent pixels: the first pixel decides on which of two sides all others are."""
+
+    def log_prob(self, features, obs, of):
+        mean = self.net(features)["image"]
+        side = 0.2 * (obs["image"][:, :, :1, :1] > 0).float()
+        first = torch.zeros_like(mean)
+        first[:, :, 0, 0] = 1
+        return of(Laplace(mean + side * (1 - first)), obs["image"])
+
+    def decode(self, features):
+        return {}
+
+    renders = False
+
+    def score(self, features, obs):
+        if "image" not in obs or len(obs) > 1:
+            raise ConfigError("one picture only")
+        return self.log_prob(features, obs, Laplace.log_prob)
+
+    def log_mass(self, features, obs, generator):
+        return self.log_prob(features, obs, Laplace.log_mass)
+
+
+@broken("C10", "where the score says")
+class CoupledLessThirty(Coupled):
+    """Has an exact log_mass of dependent pixels that is 30 nats too small."""
+
+    def log_mass(self, features, obs, generator):
+        return super().log_mass(features, obs, generator) - 30
+
+
+@broken("C11", "below that of most samples")
+class FarMode(LaplaceDecoder):
+    """Has a mode 2 beside its samples."""
+
+    beside = 2.0
+
+
+@broken("C11", "beside the mean of the samples")
+class NearMode(LaplaceDecoder):
+    """Has a mode 0.2 beside its samples."""
+
+    beside = 0.2

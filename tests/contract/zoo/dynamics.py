@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from worldlab.distributions import Normal, OneHot
+from worldlab.errors import ConfigError
 from worldlab.interfaces import Player
-from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig
+from worldlab.testing.reference import ReferenceDynamics, ReferenceDynamicsConfig, ReferenceParallelDynamics
 from zoo.encoders import NoLogStd, Opaque
 from zoo.registry import broken
 
@@ -327,3 +329,127 @@ class ReadsItself(ReferenceDynamics):
             if hasattr(self, "last") and len(self.last["h"]) == len(state["h"])
             else state["h"]
         )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of Gaussians over whole vectors, scored as if each entry had a mixture of its own."""
+
+    logits: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @property
+    def mode(self):
+        return self.mean[torch.arange(len(self.mean)), self.logits.argmax(-1)]
+
+    def sample(self, generator):
+        which = torch.multinomial(self.logits.exp(), 1, generator=generator)[:, 0]
+        chosen = self.mean[torch.arange(len(which)), which]
+        return chosen + self.std * torch.randn(chosen.shape, generator=generator)
+
+    def log_prob(self, x):
+        each = -0.5 * ((x[:, None] - self.mean) / self.std).square() - self.std.log() - 0.5 * math.log(2 * math.pi)
+        return torch.logsumexp(self.logits[..., None] + each, 1).sum(-1)
+
+
+@broken("D10", "scores them as independent")
+class FactorisedMixture(ReferenceDynamics):
+    """Scores a joint mixture as factorised; its untrained components nearly coincide."""
+
+    prior_kind = "log_prob"
+    reparameterised = True
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        if specs.latent.kind == "categorical":
+            raise ConfigError("real numbers only")
+        self.split = nn.Linear(config.memory, 4 * (1 + specs.latent.dim))
+        with torch.no_grad():
+            self.split.weight.mul_(0.05)
+
+    def predict(self, memory):
+        out = self.split(memory)
+        return Mixture(out[:, :4].log_softmax(-1), out[:, 4:].unflatten(-1, (4, -1)), torch.full((1, 1), 0.7)[0])
+
+
+def shifted(by: float) -> type:
+    """Return a Gaussian whose mode is off by a number."""
+
+    @dataclass(frozen=True)
+    class ShiftedMode(Normal):
+        @property
+        def mode(self):
+            return self.mean + by
+
+    return ShiftedMode
+
+
+FAR, NEAR = shifted(3.0), shifted(0.2)
+
+
+@broken("D13", "below that of most samples")
+class FarMode(ReferenceDynamics):
+    """Has a mode 3 beside its samples."""
+
+    prior_kind = "log_prob"
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return FAR(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@broken("D13", "beside the mean of the samples")
+class NearMode(ReferenceDynamics):
+    """Has a mode 0.2 beside its samples."""
+
+    prior_kind = "log_prob"
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return NEAR(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@dataclass(frozen=True)
+class RarestMode(OneHot):
+    """A categorical distribution whose mode is the least likely class."""
+
+    @property
+    def mode(self):
+        return OneHot(-self.logits).mode
+
+
+@broken("D13", "below that of most samples")
+class RarestCode(ReferenceDynamics):
+    """Returns the least likely codes as the most likely ones."""
+
+    prior_kind = "log_prob"
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return RarestMode(dist.logits * 1.0) if isinstance(dist, OneHot) else dist
+
+
+@dataclass(frozen=True)
+class OneTemperature(Normal):
+    """A Gaussian that ignores its temperature."""
+
+    def tempered(self, temperature):
+        return self
+
+
+@broken("D14", "they should grow")
+class Lukewarm(ReferenceDynamics):
+    """Has a prior that ignores its temperature."""
+
+    def predict(self, memory):
+        dist = super().predict(memory)
+        return OneTemperature(dist.mean, dist.std) if isinstance(dist, Normal) else dist
+
+
+@broken("P0", "advance_sequence gives a Tensor, expected an Unrolled")
+class NotUnrolled(ReferenceParallelDynamics):
+    """Returns the memories alone from its parallel pass."""
+
+    def advance_sequence(self, state, z, action, is_first):
+        return super().advance_sequence(state, z, action, is_first).memory

@@ -259,3 +259,58 @@ class WrongEntropy(ReferenceEncoder):
     def infer(self, embed, memory, generator):
         latent = super().infer(embed, memory, generator)
         return replace(latent, dist=HalfEntropy(latent.dist.mean, latent.dist.std))
+
+
+@broken("P0", "Latent.z is [3, 9], expected [N, D] = [3, 8]")
+class WiderThanDeclared(ReferenceEncoder):
+    """Returns a latent one entry wider than it declares."""
+
+    def infer(self, embed, memory, generator):
+        latent = super().infer(embed, memory, generator)
+        return replace(latent, z=torch.cat([latent.z, latent.z[:, :1]], 1))
+
+
+@broken("E1", "whose numbers are all 0")
+class UnitNorm(ReferenceEncoder):
+    """Divides each observation by its norm."""
+
+    def embed(self, obs):
+        norms = {key: x.flatten(1).norm(dim=1).view(-1, *[1] * (x.dim() - 1)) for key, x in obs.items()}
+        return super().embed({key: x / norms[key] for key, x in obs.items()})
+
+
+@broken("E1", "not finite on")
+class Standardised(ReferenceEncoder):
+    """Divides each picture by its standard deviation, to which it adds an epsilon too late for the gradient."""
+
+    def __init__(self, config, specs):
+        super().__init__(config, specs)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def embed(self, obs):
+        def scaled(x):
+            x = self.gain * x
+            rows = x.flatten(1)
+            return ((rows - rows.mean(1, keepdim=True)) / (rows.var(1, keepdim=True).sqrt() + 1e-6)).view_as(x)
+
+        return super().embed({key: scaled(x) if x.dim() == 4 else x for key, x in obs.items()})
+
+
+class SeedWhereThereIsNone(ReferenceEncoder):
+    """Samples with a fixed seed where the most likely z is wanted."""
+
+    def infer(self, embed, memory, generator):
+        return super().infer(embed, memory, generator or torch.Generator().manual_seed(0))
+
+
+for _kind in ("gaussian", "categorical", "point"):
+    broken("E12", "a sample with a fixed seed", kind=_kind)(SeedWhereThereIsNone)
+
+
+@broken("E9", "distinct value(s) on 512 frames before any training", kind="point")
+class RoundsAllAway(ReferenceEncoder):
+    """Rounds a z whose values are far below one step."""
+
+    def infer(self, embed, memory, generator):
+        z = 1e-3 * super().infer(embed, memory, None).z
+        return Latent(z + (z.round() - z).detach())

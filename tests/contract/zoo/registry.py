@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worldlab.interfaces import Decoder, Dynamics, Encoder
+from worldlab.testing.runner import as_subject
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class BrokenComponent:
 
     @property
     def role(self) -> str:
-        return next(r for r, base in _ROLES.items() if issubclass(self.cls, base))
+        return as_subject(self.cls).role
 
 
-_ROLES = {"encoder": Encoder, "dynamics": Dynamics, "decoder": Decoder}
 BROKEN_COMPONENTS: list[BrokenComponent] = []
 
 
@@ -41,5 +40,5 @@ def broken(check: str, message: str, **settings: object) -> Callable[[type], typ
     return register
 
 
-for _module in ("encoders", "dynamics", "sequences", "decoders"):
+for _module in ("encoders", "dynamics", "sequences", "decoders", "agents", "adapters", "launchers"):
     importlib.import_module(f"zoo.{_module}")

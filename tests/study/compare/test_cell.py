@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from worldlab.errors import DivergedError, StorageError
+from worldlab.errors import CheckpointError, DivergedError, StorageError
 from worldlab.registry import load_registry
 from worldlab.runs import storage
 from worldlab.runs.checkpoint import save_checkpoint
@@ -46,10 +46,14 @@ class Trainer:
     def __init__(self, monkeypatch):
         self.calls: list[tuple[bool, list[str]]] = []
         self.raises: BaseException | None = None
+        self.approximate = False
         monkeypatch.setattr(train, "train", self)
 
-    def __call__(self, config, registry, *, run: Path, resume: bool):
+    def __call__(self, config, registry, *, run: Path, resume: bool = False, exact: bool = False):
         self.calls.append((resume, sorted(path.name for path in run.iterdir())))
+        assert exact == (resume and config.core.strict)
+        if exact and self.approximate:
+            raise CheckpointError("the run cannot continue exactly", cause="an environment does not repeat")
         if self.raises:
             raise self.raises
         save_checkpoint(run / "checkpoints", 600, {"model": {"w": torch.ones(2)}}, {})
@@ -124,12 +128,16 @@ def test_a_run_becomes_a_trial(tmp_path, spec, trainer):
     assert cells.run_cell(folder) == 0 and len(trainer.calls) == 1 and (folder / NAME).read_bytes() == before
 
 
-def test_an_interrupted_strict_run_starts_over(tmp_path, spec, trainer):
+@pytest.mark.parametrize("approximate", [False, True])
+def test_an_interrupted_strict_run_resumes_or_starts_over_if_that_would_not_be_exact(
+    approximate, tmp_path, spec, trainer, monkeypatch
+):
+    trainer.approximate = approximate
     folder = place(tmp_path, spec)
-    (folder / "checkpoints" / "step-000000300").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
+    monkeypatch.setattr(cells, "_has_checkpoint", lambda folder: True)
     assert cells.run_cell(folder) == 0
-    assert trainer.calls == [(False, [NAME, LOCK])]
+    assert trainer.calls == [(True, [NAME, LOCK, "run.json"]), *([(False, [NAME, LOCK])] if approximate else [])]
 
 
 @pytest.mark.parametrize(("checkpoint", "status", "resumes"), [(1, "missing", 1), (0, "missing", 0), (1, "failed", 0)])

@@ -297,3 +297,17 @@ if __name__ == "__main__":
                 shown.screenshot(target / f"{wide}-{colours}.png")
         print("\n".join([*shown.evaluate(CUT_OFF), *shown.evaluate(OVERLAPS)]))
         shown.close()
+
+
+WIDER = """
+[...document.querySelectorAll(".scroll")].filter((node) => !node.querySelector("img") && node.scrollWidth > node.clientWidth + 1)
+  .map((node) => node.getAttribute("aria-label") + ": " + node.scrollWidth + " of " + node.clientWidth)
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_tables_fit(browser, page, width):
+    """No table scrolls sideways, on a phone or on a small desk, with eight methods."""
+    browser.open(page, width)
+    browser.evaluate("document.querySelectorAll('details').forEach((one) => one.open = true)")
+    assert browser.evaluate(WIDER) == []

@@ -135,7 +135,8 @@ def harmless() -> Page:
 def test_no_text_becomes_an_element(harmless, payload):
     """Elements and attributes do not depend on the texts, and the texts are readable."""
     found = attacked(payload)
-    assert found.shape == harmless.shape
+    one_line = ("text", "x", "y")  # a longer label has more lines
+    assert Counter({**found.shape, one_line: 0}) == Counter({**harmless.shape, one_line: 0})
     assert found.raw == harmless.raw
     shown = " ".join(plain_text(payload).split())
     assert sum(shown in " ".join(text.split()) for text in found.texts) > 30

@@ -114,10 +114,10 @@ def test_the_numbers_are_the_findings():
         assert rows[method.label][2].line == format_interval(one.estimate, one.low, one.high, 2)
         assert rows[method.label][1].text == ("4 + 5" if method.key == "gan" else "5 + 5")
     rows = {row[0].text: row for row in made[f"Returns on {ENVS[0]}"].rows}
-    assert rows["gan"][1].text == "4 of 5" and rows["vae"][4].text == "–"
-    assert rows["flow"][4].line == "+369 [249, 488] better"
-    assert rows["vae under another name"][4].line == "0 [−143, 143] not shown"
-    assert [rows["flow"][at].text for at in (6, 7)] == ["20,000", "4,000"]
+    assert rows["gan"][1].text == "4 of 5" and rows["vae"][5].text == "–"
+    assert rows["flow"][5].line == "+369 [249, 488] better"
+    assert rows["vae under another name"][5].line == "0 [−143, 143] not shown"
+    assert [rows["flow"][at].text for at in (7, 8)] == ["20,000", "4,000"]
     measures = made[f"Measures on {ENVS[0]}"]
     assert [column.title for column in measures.columns][-1] == "gan, n = 4"
     bits = next(row for row in measures.rows if row[0].text.startswith("Bits per dimension"))

@@ -35,6 +35,7 @@ from worldlab.study.compare.configs import can_resume
 from worldlab.study.compare.identity import env_source, fingerprint
 from worldlab.study.results import Measurement, Trial
 
+log = logging.getLogger("worldlab")
 RECORDINGS = "recordings"
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -123,18 +124,24 @@ def _check_hash(spec: CellSpec, config: RunConfig, registry: Registry) -> None:
 def _train(config: RunConfig, registry: Registry, folder: Path, resume: bool) -> None:
     """Train to the end, unless the training has finished already.
 
-    resume: continue from a checkpoint, if there is one; else start over.
+    resume: continue from a checkpoint, if there is one; else start over. So does a strict run that cannot continue exactly.
     """
     if (folder / "result.json").is_file():
         return
     from worldlab.training import train
 
-    resume = resume and _has_checkpoint(folder)
-    if not resume:
-        for entry in sorted(folder.iterdir()):
-            if entry.name not in BESIDE:
-                storage.remove_tree(entry)
-    train.train(config, registry, run=folder, resume=resume)
+    if resume and _has_checkpoint(folder):
+        try:
+            train.train(config, registry, run=folder, resume=True, exact=config.core.strict)
+            return
+        except CheckpointError as error:
+            if not config.core.strict:
+                raise
+            log.warning("the cell starts over: %s (%s)", error.message, error.cause)
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in BESIDE:
+            storage.remove_tree(entry)
+    train.train(config, registry, run=folder)
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -48,6 +48,7 @@ def collect(plan: Plan, folder: Path, places: Mapping[str, Path], command: str =
         trials=tuple(trials),
         quantities=plan.quantities,
         references=references,
+        bounds=plan.bounds,
         budgets={env: {**budget, **_updates(shown, env)} for env, budget in plan.budgets.items()},
         about=_about(plan, [places[cell.name] for cell in plan.cells], command),
     )

@@ -65,10 +65,9 @@ def with_settings(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:
 def can_resume(config: RunConfig) -> bool:
     """Return whether an interrupted run may resume from a checkpoint.
 
-    A resumed run starts new episodes, so strict runs start over. So do runs with a time limit: their time would count
-    twice.
+    A run with a time limit starts over: its time would count twice. A strict run resumes if it can do so exactly.
     """
-    return not config.core.strict and config.core.minutes is None
+    return config.core.minutes is None
 
 
 def _resolve(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from worldlab.config.resolve import PARTS, RunConfig, part_config
 from worldlab.config.schema import build, flatten
-from worldlab.env.find import open_adapter
+from worldlab.env.find import BoundsReturns, open_adapter
 from worldlab.errors import ConfigError, WorldlabError, one_line
 from worldlab.registry import Registration, Registry
 from worldlab.settings import Config
@@ -57,7 +57,7 @@ class Plan:
 
     methods: the compared methods. cells: in the order in which they start; random play is included even where it is
     not a compared method, as it defines score 0. budgets: by environment. quantities: what is measured of each trained
-    model. plugins: all installed plugins, with versions.
+    model. plugins: all installed plugins, with versions. bounds: of the returns, by environment, where they are known.
     """
 
     matrix: Matrix
@@ -67,6 +67,7 @@ class Plan:
     budgets: Mapping[str, Mapping[str, float]]
     quantities: tuple[Quantity, ...]
     plugins: tuple[str, ...]
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def plan(matrix: Matrix, registry: Registry, recordings: Mapping[str, Path] | None = None) -> Plan:
@@ -101,7 +102,13 @@ def plan(matrix: Matrix, registry: Registry, recordings: Mapping[str, Path] | No
         budgets=budgets,
         quantities=quantities,
         plugins=tuple(sorted({source.label for source in registry.sources})),
+        bounds={env: known for env in full if (known := _return_bounds(env, configs[0][env], registry))},
     )
+
+
+def _return_bounds(env: str, config: RunConfig, registry: Registry) -> tuple[float, float] | None:
+    adapter, full = open_adapter(registry, env)
+    return adapter.return_bounds(full, config.core.env) if isinstance(adapter, BoundsReturns) else None
 
 
 def collect_errors(calls: Iterable[Callable[[], Result]]) -> list[Result]:

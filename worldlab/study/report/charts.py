@@ -20,8 +20,9 @@ WIDTH = 360.0
 
 It is close to the pixel width of a phone, so that 11-unit text stays readable.
 """
-_ROW, _LABEL, _FOOT, _LONGEST = 21.0, 13.5, 30.0, 122.0
-"""In SVG units: height of a row of bars, distance between line labels, space below a chart, largest label width."""
+_ROW, _LABEL, _FOOT, _LONGEST, _LINE = 21.0, 13.5, 30.0, 122.0, 11.5
+"""In SVG units: height of a row of bars, distance between line labels, space below a chart, largest label width, and
+distance between the lines of a label."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,18 @@ def bars(rows: Sequence[Bar], label: str, axis: str, places: int) -> Markup:
     names = _fit_labels(rows)
     values = [value for row in rows for value in (row.value, row.low, row.high, *row.points)]
     right = WIDTH - max(svg.text_width(format_number(row.value, places)) for row in rows)
-    scale = svg.make_scale(values, max(map(svg.text_width, names)) + 12, right - 10)
-    foot = len(rows) * _ROW + 4
+    scale = svg.make_scale(values, _widest(names) + 12, right - 10)
+    heights = [_ROW + _LINE * (len(name) - 1) for name in names]
+    foot = sum(heights) + 4
     drawn = [_x_axis(scale, foot, 0.0, axis)]
     for at, (row, name) in enumerate(zip(rows, names, strict=True)):
-        y = at * _ROW + _ROW / 2 + 2
+        y = sum(heights[:at]) + heights[at] / 2 + 2
         title = svg.element("title", f"{row.label}: {format_interval(row.value, row.low, row.high)}, n = {row.n}")
         value = svg.text(WIDTH, y + 4, format_number(row.value, places), "end", "value")
         drawn.append(
-            svg.element("g", title, svg.text(0.0, y + 4, name), *_bar(row, scale, y), value, class_=row.style.classes)
+            svg.element(
+                "g", title, *svg.stacked(0.0, y, name, _LINE), *_bar(row, scale, y), value, class_=row.style.classes
+            )
         )
     return svg.drawing(WIDTH, foot + _FOOT, label, *drawn)
 
@@ -86,8 +90,9 @@ def lines(series: Sequence[Line], label: str, x_axis: str, y_axis: str, *, ranke
     curves that all end at the same value.
     """
     names = _fit_labels(series)
-    width = max(map(svg.text_width, names)) + (24 if ranked else 14)
-    bottom = max(196.0, _LABEL * len(series) + 24)
+    width = _widest(names) + (24 if ranked else 14)
+    gap = _LABEL + _LINE * (max(map(len, names)) - 1)
+    bottom = max(196.0, gap * len(series) + 24)
     y_scale = svg.make_scale((y for one in series for side in (one.y, one.low, one.high) for y in side), bottom, 18.0)
     left = max(svg.text_width(tick) for _, tick in _ticks(y_scale, 5)) + 8
     x_scale = svg.make_scale((x for one in series for x in one.x), left, WIDTH - width, margin=0.02)
@@ -95,22 +100,27 @@ def lines(series: Sequence[Line], label: str, x_axis: str, y_axis: str, *, ranke
     # All bands are drawn before any line, so that no band hides a line. Many bands are drawn fainter.
     css_class = "band faint" if len(series) > 4 else "band"
     drawn += [svg.element("g", _band(one, x_scale, y_scale, css_class), class_=one.style.classes) for one in series]
-    places = _rank_positions(series) if ranked else [y_scale(_last_finite(one.y)) + 4 for one in series]
-    feet = svg.spread_apart(places, _LABEL, 26.0, bottom)
-    for one, name, foot in zip(series, names, feet, strict=True):
+    places = _rank_positions(series, gap) if ranked else [y_scale(_last_finite(one.y)) + 4 for one in series]
+    feet = svg.spread_apart(places, gap, 26.0 + (gap - _LABEL) / 2, bottom)
+    # Baselines are drawn first, so that none of their markers hides one of a model.
+    for one, name, foot in sorted(zip(series, names, feet, strict=True), key=lambda drawn: not drawn[0].style.hollow):
         end = x_scale.end
         lead = _key_entry(one.style, end + 3, foot - 4) if ranked else [_leader(one, x_scale, y_scale, foot)]
-        text = svg.text(end + (24 if ranked else 13), foot, name)
+        text = svg.stacked(end + (24 if ranked else 13), foot - 4, name, _LINE)
         title = svg.element("title", f"{one.label}, n = {one.n}")
-        drawn.append(svg.element("g", title, *lead, *_line(one, x_scale, y_scale), text, class_=one.style.classes))
+        drawn.append(svg.element("g", title, *lead, *_line(one, x_scale, y_scale), *text, class_=one.style.classes))
     return svg.drawing(WIDTH, bottom + _FOOT, label, *drawn)
 
 
-def _fit_labels(rows: Sequence[Bar] | Sequence[Line]) -> list[str]:
-    """Shorten labels to the space they have; add n to the label of a method with fewer runs than the others."""
+def _widest(names: Sequence[Sequence[str]]) -> float:
+    return max(svg.text_width(line) for name in names for line in name)
+
+
+def _fit_labels(rows: Sequence[Bar] | Sequence[Line]) -> list[list[str]]:
+    """Break labels into lines; add n to the label of a method with fewer runs than the others."""
     most = max(row.n for row in rows)
     counts = [f" n {row.n}" if row.n < most else "" for row in rows]
-    return [svg.shorten(row.label, _LONGEST - svg.text_width(n)) + n for row, n in zip(rows, counts)]
+    return [svg.wrap(row.label, _LONGEST, n) for row, n in zip(rows, counts)]
 
 
 def _band(one: Line, x_scale: svg.Scale, y_scale: svg.Scale, css_class: str) -> Markup:
@@ -138,11 +148,11 @@ def _key_entry(style: MethodStyle, x: float, y: float) -> list[Markup]:
     return [svg.path([(x, y), (x + 18, y)], "line", style.dash), _marker(style, x + 9, y, 3.0)]
 
 
-def _rank_positions(series: Sequence[Line]) -> list[float]:
+def _rank_positions(series: Sequence[Line], gap: float) -> list[float]:
     """Return the y position of each label, ordered by the area below its curve, largest on top."""
     areas = [sum(y for y in one.y if math.isfinite(y)) for one in series]
     order = sorted(range(len(series)), key=lambda at: -areas[at])
-    return [26.0 + _LABEL * order.index(at) for at in range(len(series))]
+    return [26.0 + (gap - _LABEL) / 2 + gap * order.index(at) for at in range(len(series))]
 
 
 def _marker(style: MethodStyle, x: float, y: float, size: float) -> Markup:
@@ -168,7 +178,7 @@ def _last_finite(values: Sequence[float]) -> float:
 def _x_axis(scale: svg.Scale, y: float, top: float | None, title: str) -> Markup:
     """Draw the x axis. top: upper end of the vertical grid lines; None draws short ticks below the axis."""
     drawn = []
-    for at, tick in _ticks(scale, max(2, int((scale.end - scale.start) / 42))):
+    for at, tick in _ticks(scale, max(3, int((scale.end - scale.start) / 38))):
         drawn.append(svg.line(scale(at), y if top is None else top, scale(at), y + 4 if top is None else y, "grid"))
         drawn.append(svg.text(scale(at), y + 14, tick, "middle", "tick"))
     drawn.append(svg.text((scale.start + scale.end) / 2, y + 27, title, "middle", "axis"))

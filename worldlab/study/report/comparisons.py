@@ -98,5 +98,10 @@ def main_methods(methods: Sequence[Method]) -> list[Method]:
 
 def table_targets(methods: Sequence[Method]) -> list[str]:
     """Return the keys that an environment's table compares all methods with: the first method, and random actions."""
-    chance = [m.key for m in methods if m.kind == "baseline" and "random" in (m.agent, m.key.rpartition("-")[2])]
-    return list(dict.fromkeys([method.key for method in methods[:1]] + chance[:1]))
+    return list(dict.fromkeys(filter(None, [*(method.key for method in methods[:1]), random_actions(methods)])))
+
+
+def random_actions(methods: Sequence[Method]) -> str:
+    """Return the key of the baseline that acts at random; "" if there is none."""
+    found = (m.key for m in methods if m.kind == "baseline" and "random" in (m.agent, m.key.rpartition("-")[2]))
+    return next(found, "")

@@ -26,8 +26,13 @@ def measure_table(findings: Findings, env: str) -> Table:
     cells = {(q.name, key): findings.measures[env, q.name, key] for q in found.quantities for key in finished}
     shown = [key for key in finished if any(cells[q.name, key].interval for q in found.quantities)] or list(finished)
     rows = []
+    undefined: dict[str, list[str]] = {}
     for quantity in found.quantities:
         row = [cells[quantity.name, key] for key in shown]
+        if not any(one.interval for one in row) and any(cells[q.name, shown[0]].interval for q in found.quantities):
+            why = "; ".join(dict.fromkeys(reason for one in row for reason in one.why))
+            undefined.setdefault(why, []).append(clean_text(quantity.title, quantity.name))
+            continue
         known = [one.interval for one in row if one.interval]
         places = decimals_for([value for one in known for value in (one.estimate, one.low, one.high)])
         rows.append(
@@ -41,6 +46,7 @@ def measure_table(findings: Findings, env: str) -> Table:
         "Means over seeds with 95% intervals; ↑ higher is better, ↓ lower is better, no arrow: neither. "
         "With n = 1 there is no interval, and ± is the standard error within the run."
     ]
+    remarks += [f"Undefined for all, because {why}: {join_words(titles)}." for why, titles in undefined.items()]
     undefined_by_reason: dict[str, list[str]] = {}
     for key in (key for key in finished if key not in shown):
         why = "; ".join(dict.fromkeys(reason for q in found.quantities for reason in cells[q.name, key].why))

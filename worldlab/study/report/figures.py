@@ -33,7 +33,7 @@ def aggregates(findings: Findings, styles: dict[str, MethodStyle]) -> list[Figur
             for method in findings.comparison.methods
             if method.key in findings.aggregates
         ]
-        better = "lower is better" if name == "optimality_gap" else "higher is better"
+        better = "lower is better; a run above 1 counts as 1" if name == "optimality_gap" else "higher is better"
         picture = charts.bars(rows, _alt_text(f"{title} of normalised scores", rows), "normalised score", SCALED)
         drawn.append(Figure(title, f"{better}; {_run_counts(rows)}", picture))
     return drawn

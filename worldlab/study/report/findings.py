@@ -46,15 +46,18 @@ class Findings:
 
     Keys of the mappings: method, (method, env), (x, y) for P(x > y), or (env, quantity, method). Undefined values have
     no key.
-    labels: a distinct display name per method. scopes: the scopes that the result is drawn from. returns: mean return.
-    failures: of the runs that ended, the share without a score. referenced: environments with a reference score.
-    aggregates, published: by method and name in AGGREGATES; published has percentile bootstrap intervals.
+    labels: a distinct display name per method. scopes: the scopes that the result is drawn from. returns: mean return,
+    its interval within the possible returns where these are known. resampled: the same with percentile bootstrap
+    intervals, which never leave the range of the runs. failures: of the runs that ended, the share without a score.
+    referenced: environments with a reference score. aggregates, published: by method and name in AGGREGATES; published
+    has percentile bootstrap intervals.
     """
 
     comparison: Comparison
     labels: Mapping[str, str]
     scopes: tuple[str, ...]
     returns: Mapping[tuple[str, str], Interval]
+    resampled: Mapping[tuple[str, str], Interval]
     failures: Mapping[tuple[str, str], Interval]
     referenced: tuple[str, ...]
     aggregates: Mapping[str, Mapping[str, Interval]]
@@ -97,13 +100,20 @@ def compute_findings(comparison: Comparison) -> Findings:
     """Compute all findings. The result is deterministic: resampling uses a fixed seed."""
     methods, envs, seeds = [method.key for method in comparison.methods], comparison.envs, len(comparison.seeds)
     raw = {(key, env): finite_scores(comparison, key, env) for key in methods for env in envs}
-    returns = {at: statistics.interval([scores], statistics.mean) for at, scores in raw.items() if len(scores)}
+    bounds = {env: known for env in envs if (known := _valid_bounds(comparison, env))}
+    returns = {
+        (key, env): _within(statistics.interval([scores], statistics.mean), bounds.get(env))
+        for (key, env), scores in raw.items()
+        if len(scores)
+    }
+    resampled = {at: statistics.bootstrap([scores], statistics.mean) for at, scores in raw.items() if len(scores)}
     referenced = tuple(env for env in envs if valid_reference(comparison, env))
     scaled = _scored_everywhere(
         {key: [normalise(comparison, raw[key, env], env) for env in referenced] for key in methods}
         if referenced
         else {}
     )
+    scale = _scaled_bounds(comparison, referenced, bounds)
     scopes = (OVERALL, *(env for env in envs if env not in referenced)) if len(referenced) > 1 else envs
     families = compare_methods(OVERALL, comparison.methods, scaled, seeds, True) if OVERALL in scopes else []
     for env in envs:
@@ -114,13 +124,14 @@ def compute_findings(comparison: Comparison) -> Findings:
         unique_labels(comparison.methods),
         scopes,
         returns,
+        resampled,
         _failures(comparison),
         referenced,
-        {key: _aggregates(scores, statistics.interval) for key, scores in scaled.items()},
-        {key: _aggregates(scores, statistics.bootstrap) for key, scores in scaled.items()},
+        {key: _aggregates(scores, statistics.interval, scale) for key, scores in scaled.items()},
+        {key: _aggregates(scores, statistics.bootstrap, scale) for key, scores in scaled.items()},
         _improvement(comparison, raw),
         _profiles(scaled),
-        _curves(comparison),
+        _curves(comparison, bounds),
         tuple(families),
         {
             (env, quantity.name, key): summarise_measure(comparison.of(key, env), quantity.name)
@@ -174,10 +185,26 @@ def _scored_everywhere(scores: Mapping[str, list[np.ndarray]]) -> dict[str, list
     return {key: tasks for key, tasks in scores.items() if all(map(len, tasks))}
 
 
-def _aggregates(scores: list[np.ndarray], interval: Callable[..., Interval]) -> dict[str, Interval]:
-    found = {name: interval(scores, statistic) for name, (_, statistic) in AGGREGATES.items()}
-    gap = found["optimality_gap"]  # the gap is at least 0 by definition, but Student's t interval can go below
-    return {**found, "optimality_gap": replace(gap, low=float(np.maximum(gap.low, 0.0)))}
+def _scaled_bounds(
+    comparison: Comparison, referenced: Sequence[str], bounds: Mapping[str, tuple[float, float]]
+) -> tuple[float, float]:
+    """Return between which numbers the normalised scores of all environments lie; infinite where that is unknown."""
+    ends = [sorted(normalise(comparison, np.array(bounds[env]), env)) for env in referenced if env in bounds]
+    if len(ends) < len(referenced) or not ends:
+        return -np.inf, np.inf
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
+
+
+def _aggregates(
+    scores: list[np.ndarray], interval: Callable[..., Interval], scale: tuple[float, float]
+) -> dict[str, Interval]:
+    """Compute all aggregates, with intervals within what is possible. scale: the bounds of normalised scores."""
+    low, high = scale
+    gaps = (0.0, max(0.0, 1.0 - low))  # a gap is at least 0 by definition
+    return {
+        name: _within(interval(scores, statistic), gaps if name == "optimality_gap" else (low, high))
+        for name, (_, statistic) in AGGREGATES.items()
+    }
 
 
 def _improvement(comparison: Comparison, raw: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], Interval]:
@@ -200,7 +227,24 @@ def _profiles(scaled: Mapping[str, list[np.ndarray]]) -> dict[str, Band]:
     return {key: statistics.performance_profile(scores, grid) for key, scores in scaled.items()}
 
 
-def _curves(comparison: Comparison) -> dict[tuple[str, str], Band]:
+def _valid_bounds(comparison: Comparison, env: str) -> tuple[float, float] | None:
+    """Return the possible returns of an environment; None if they are unknown, or a run has left them."""
+    low, high = comparison.bounds.get(env, (-np.inf, np.inf))
+    seen = [value for trial in comparison.trials if trial.env == env for value in trial.returns]
+    known = low < high and (np.isfinite(low) or np.isfinite(high))
+    slack = 1e-6 * max(1.0, *(abs(end) for end in (low, high) if np.isfinite(end))) if known else 0.0
+    return (low, high) if known and all(low - slack <= value <= high + slack for value in seen) else None
+
+
+def _within(one: Interval, bounds: tuple[float, float] | None) -> Interval:
+    """Return an interval without its part outside the possible values."""
+    if bounds is None:
+        return one
+    low, high = (float(np.clip(end, *bounds)) for end in (one.low, one.high))
+    return replace(one, low=low, high=high)
+
+
+def _curves(comparison: Comparison, bounds: Mapping[str, tuple[float, float]]) -> dict[tuple[str, str], Band]:
     found = {}
     for method in comparison.methods:
         for env in comparison.envs:
@@ -209,7 +253,10 @@ def _curves(comparison: Comparison) -> dict[tuple[str, str], Band]:
             if curves := [curve for curve in curves if curve]:
                 begun = max(curve[0][0] for curve in map(sorted, curves))
                 grid = sorted({step for curve in curves for step, _ in curve if step >= begun})
-                found[method.key, env] = statistics.curve_band(curves, grid)
+                band = statistics.curve_band(curves, grid)
+                if env in bounds:
+                    band = replace(band, low=np.clip(band.low, *bounds[env]), high=np.clip(band.high, *bounds[env]))
+                found[method.key, env] = band
     return found
 
 

@@ -10,6 +10,7 @@ from worldlab.training.panel import plain_text
 UNDEFINED = "undefined"
 NONE = "–"
 MINUS = "−"
+NO_SPREAD = "no spread"
 SCALED = 2
 """Number of decimals of normalised scores and of shares."""
 
@@ -43,8 +44,13 @@ def format_interval(value: float | None, low: float | None, high: float | None, 
 
 
 def format_bounds(low: float | None, high: float | None, places: int) -> str:
-    """Format the bounds of an interval: "[0.51, 0.73]"; "" if there is no interval."""
-    return f"[{format_number(low, places)}, {format_number(high, places)}]" if _finite(low) and _finite(high) else ""
+    """Format the bounds of an interval: "[0.51, 0.73]"; "" if there is no interval.
+
+    Bounds that are the same number are NO_SPREAD: equal runs have no spread from which to estimate an interval.
+    """
+    if not (_finite(low) and _finite(high)):
+        return ""
+    return NO_SPREAD if low == high else f"[{format_number(low, places)}, {format_number(high, places)}]"
 
 
 def decimals_to_show(value: float, places: int) -> int:

@@ -99,8 +99,15 @@ def summary(findings: Findings, verdict: Conclusion) -> dict[str, Any]:
             "references": {env: asdict(reference) for env, reference in found.references.items()},
             "about": found.about,
             "returns": [
-                {"method": method, "env": env, **_interval(one)} for (method, env), one in findings.returns.items()
+                {
+                    "method": method,
+                    "env": env,
+                    **_interval(one),
+                    "bootstrap": _interval(findings.resampled[method, env]),
+                }
+                for (method, env), one in findings.returns.items()
             ],
+            "bounds": found.bounds,
             "failures": [
                 {"method": method, "env": env, **_interval(one)} for (method, env), one in findings.failures.items()
             ],

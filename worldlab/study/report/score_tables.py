@@ -67,6 +67,8 @@ def aggregate_table(findings: Findings, styles: dict[str, MethodStyle]) -> Table
     remarks = (
         f"n: runs on {', '.join(findings.referenced)}. ↑ higher is better, ↓ lower is better. 95% intervals, stratified "
         f"by environment{': ' if kinds else ''}{', '.join(sorted(kinds))}. {ONE_RUN}",
+        "Optimality gap: by how much runs fall short of 1 on average. A run above 1 counts as 1, so runs above do not make "
+        "up for runs below: a method whose mean is 1 still has a gap unless all its runs are equal.",
         "summary.json also has percentile bootstrap intervals, which most papers report but which are too narrow for few "
         "runs.",
     )
@@ -109,6 +111,7 @@ def env_table(findings: Findings, env: str, styles: dict[str, MethodStyle]) -> T
         [findings.returns[m.key, env].estimate for m in found.methods if (m.key, env) in findings.returns]
     )
     rows = []
+    several = any(findings.returns[m.key, env].runs > 1 for m in found.methods if (m.key, env) in findings.returns)
     some_failed = any(findings.failures[at].estimate for at in findings.failures if at[1] == env)
     for method in found.methods:
         trials = [trial for trial in found.of(method.key, env) if trial.status == "finished"]
@@ -116,22 +119,36 @@ def env_table(findings: Findings, env: str, styles: dict[str, MethodStyle]) -> T
         counted = Entry(f"{n} of {len(found.seeds)}" if n < len(found.seeds) else str(n), sort=float(n))
         mean = findings.returns.get((method.key, env))
         shown = estimate_cell(mean, places) if mean else undefined_cell("no trial finished")
+        spread = [_percentile_cell(findings, (method.key, env), places)] if several else []
         differences = [_difference_to(findings, env, method.key, target, places) for target in targets]
         spent = [_cost_cell(trials, field, show) for field, show in _COSTS.values()]
         failed = [_failure_cell(findings, method.key, env)] if some_failed else []
         name = Entry(findings.labels[method.key], style=styles[method.key])
-        rows.append((name, counted, *failed, shown, *differences, *spent))
+        rows.append((name, counted, *failed, shown, *spread, *differences, *spent))
     columns = [Column("Method", "text"), Column("n")]
     columns += [Column("Failed ↓")] if some_failed else []
-    columns += [Column("Mean return ↑")]
+    columns += [Column("Mean return ↑"), *([Column("Percentiles")] if several else [])]
     columns += [Column(f"Against {findings.labels[target]}") for target in targets]
     remark = (
         "Mean return of the final evaluation, averaged over n seeds, with 95% intervals. Better and worse mark real "
         "differences, corrected for all models (or all baselines) of the column. Costs are per seed. " + ONE_RUN
     )
+    if several:
+        remark += (
+            " Intervals are Student's t, within the returns that are possible where these are known. Percentiles: bootstrap "
+            "interval of the same mean, which never leaves the range of the runs and is too narrow for few of them. No "
+            "spread: all runs are equal."
+        )
     if some_failed:
         remark += " Failed: share of runs that ended without a score, with Wilson's 95% interval."
     return Table(f"Returns on {env}", (*columns, *map(Column, _COSTS)), tuple(rows), (remark,))
+
+
+def _percentile_cell(findings: Findings, at: tuple[str, str], places: int) -> Entry:
+    found = findings.resampled.get(at)
+    if found is None:
+        return undefined_cell("no trial finished")
+    return Entry(format_bounds(found.low, found.high, places) or NONE, sort=found.low if found.runs > 1 else SORT_LAST)
 
 
 def _failure_cell(findings: Findings, method: str, env: str) -> Entry:

@@ -14,6 +14,8 @@ from markupsafe import Markup
 
 from worldlab.training.panel import plain_text
 
+LINES = 3
+"""Most lines of a wrapped text."""
 _WIDTHS = {3.7: "ijl.,:;'|!", 4.8: "frt()[]{}-/ ", 7.0: "abcdeghknopqsuvxyz0123456789", 10.8: "mwMW%@…"}
 _LETTERS = {letter: width for width, letters in _WIDTHS.items() for letter in letters}
 """Width of letters at font size 11 in the widest common system fonts (DejaVu Sans, Verdana); other letters take 8.5."""
@@ -121,6 +123,33 @@ def shorten(words: str, room: float) -> str:
     while words and text_width(words + "…") > room:
         words = words[:-1]
     return words.rstrip() + "…"
+
+
+def wrap(words: str, room: float, end: str = "") -> list[str]:
+    """Break a text at spaces into at most LINES lines of at most `room` SVG units.
+
+    Only a word longer than a line, and what is beyond the last line, are cut. end: a text after the last line.
+    """
+    lines: list[str] = []
+    pieces = plain_text(words).split()
+    for at, word in enumerate(pieces):
+        if len(lines) == LINES and text_width(f"{lines[-1]} {word}") > room:
+            lines[-1] = shorten(" ".join([lines[-1], *pieces[at:]]), room)
+            break
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, room))
+    if not lines:
+        return [end.strip() or "?"]
+    return [*lines[:-1], shorten(lines[-1], room - text_width(end)) + end]
+
+
+def stacked(x: float, middle: float, lines: list[str], gap: float) -> list[Markup]:
+    """Return lines of text below each other, centred around the height `middle`."""
+    first = middle - gap * (len(lines) - 1) / 2 + 4
+    return [text(x, first + gap * at, words) for at, words in enumerate(lines)]
 
 
 def spread_apart(wanted: list[float], gap: float, low: float, high: float) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldlab.study import statistics
-from worldlab.study.report.comparisons import LEVEL, OVERALL, ComparisonFamily, Pair, main_methods
+from worldlab.study.report.comparisons import LEVEL, OVERALL, ComparisonFamily, Pair, main_methods, random_actions
 from worldlab.study.report.findings import Findings, finite_scores
 from worldlab.study.report.formats import (
     decimals_to_show,
@@ -287,6 +287,7 @@ def _cautions(findings: Findings) -> tuple[Caution, ...]:
         if len(scores) > 1 and np.ptp(scores) == 0:
             text = "This environment does not separate the methods. A larger budget or more episodes may."
             cautions.append(Caution(f"All runs score the same on {env}", text))
+    cautions += _unlearned(findings)
     few_starts = [
         f"{env} ({n:g})" for env, budget in found.budgets.items() if (n := budget.get("eval_episodes", 10)) < 10
     ]
@@ -302,6 +303,27 @@ def _cautions(findings: Findings) -> tuple[Caution, ...]:
             Caution(title, f"Numbers include only the seeds that finished, which may be too optimistic: {which}.")
         )
     return tuple(cautions)
+
+
+def _unlearned(findings: Findings) -> list[Caution]:
+    """Warn of environments on which no model's mean return is above that of random actions."""
+    found, cautions = findings.comparison, []
+    chance = random_actions(found.methods)
+    models = [method for method in found.methods if method.kind == "model"]
+    for env in found.envs:
+        means = {m.key: one.estimate for m in models if (one := findings.returns.get((m.key, env)))}
+        random = findings.returns.get((chance, env))
+        if not means or random is None or max(means.values()) > random.estimate:
+            continue
+        best, places = max(means, key=means.__getitem__), findings.places(env)
+        updates = [float(t.updates) for m in models for t in found.of(m.key, env) if t.status == "finished"]
+        text = (
+            f"The best mean return of a model is {format_number(means[best], places)} ({findings.labels[best]}), that of "
+            f"random actions {format_number(random.estimate, places)}. After {format_range(updates)} updates nothing useful "
+            "was learned, so differences between the models say nothing of their quality. Train for more steps."
+        )
+        cautions.append(Caution(f"No model beats random actions on {env}", text))
+    return cautions
 
 
 def _scope_remarks(findings: Findings) -> list[str]:

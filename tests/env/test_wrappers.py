@@ -8,9 +8,10 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.wrappers import CheckedEnv, wrap_env
 
+from worldlab.env import wrappers
 from worldlab.env.resize import area_weights, resize
+from worldlab.env.wrappers import CheckedEnv
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 
@@ -38,7 +39,7 @@ class Scripted(gymnasium.Env):
 
 
 def wrap(env, limit=None, **settings):
-    return wrap_env(env, "Scripted-v0", EnvSettings(**settings), frame_limit=limit)
+    return wrappers.wrap(env, EnvSettings(**settings), name="Scripted-v0", frame_limit=limit)
 
 
 @pytest.mark.parametrize(

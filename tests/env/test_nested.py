@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.nested import flatten_space
-from worldlab_envs.wrappers import wrap_env
 
+from worldlab.env import wrappers
+from worldlab.env.nested import flatten_space
 from worldlab.env.spaces import obs_spec
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
@@ -48,7 +48,7 @@ class Still(gymnasium.Env):
 
 
 def wrap(space: spaces.Space, obs) -> gymnasium.Env:
-    return wrap_env(Still(space, obs), "Still-v0", EnvSettings())
+    return wrappers.wrap(Still(space, obs), EnvSettings(), name="Still-v0")
 
 
 def test_entries_are_named_by_their_path_and_texts_are_left_out():

@@ -10,29 +10,32 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldlab.env.distractors import Distractors
+from worldlab.env.nested import entries, flatten_space, is_text, values_of
 from worldlab.env.resize import area_weights, resize
 from worldlab.env.spaces import CHANNELS, MIN_SIDE, action_spec, obs_spec
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
-from worldlab_envs.distractors import Distractors
-from worldlab_envs.nested import entries, flatten_space, is_text, values_of
 
 
-def wrap_env(
+def wrap(
     env: gymnasium.Env,
-    env_id: str,
     settings: EnvSettings,
     *,
+    name: str = "",
     frame_limit: int | None = None,
     draw: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
 ) -> gymnasium.Env:
-    """Wrap an environment so that the core can use it.
+    """Apply the settings (`env.repeat`, `size`, `pixels`, `time_limit`, ...) and convert the observations for the core.
 
-    frame_limit: frames per episode if settings.time_limit is unset. draw: a wrapper placed after the action repeat, for
-    an environment that renders its observation lazily. Returns: an environment with a Dict of uint8 images (H, W, C)
-    and float32 vectors (n,); a single image is called "image", a single vector "vector". Raises: EnvError for spaces
-    that worldlab does not support.
+    The core wraps what an adapter's `make` returns. An adapter wraps it itself only if it needs an argument below.
+    name: what errors call the environment; by default its id or class. frame_limit: frames per episode if
+    settings.time_limit is unset. draw: a wrapper placed after the action repeat, for an environment that renders its
+    observation lazily. Returns: an environment with a Dict of uint8 images (H, W, C) and float32 vectors (n,); a single
+    image is called "image", a single vector "vector". Raises: EnvError for spaces that worldlab does not support.
     """
+    spec = getattr(env, "spec", None)
+    env_id = name or (type(env).__name__ if spec is None else spec.id)
     for attribute in ("observation_space", "action_space"):
         if not isinstance(getattr(env, attribute, None), spaces.Space):
             raise EnvError(
@@ -40,7 +43,7 @@ def wrap_env(
                 cause=f"got {getattr(env, attribute, None)!r}, expected a gymnasium.spaces.Space"[:200],
                 fix=f"set self.{attribute} in the environment's __init__",
             )
-    env = CheckedEnv(env, env_id)
+    env = CheckedEnv(env, env_id, settings)
     if settings.time_limit is None and frame_limit is not None:
         env = TimeLimit(env, frame_limit)
     if settings.repeat > 1:
@@ -65,6 +68,15 @@ def wrap_env(
     return env
 
 
+def settings_applied(env: gymnasium.Env) -> EnvSettings | None:
+    """Return the settings with which `wrap` has wrapped an environment; None if it has not."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, CheckedEnv):
+            return env.settings
+        env = env.env
+    return None
+
+
 LARGEST = float(np.finfo(np.float32).max)
 """The largest reward: the replay stores float32."""
 
@@ -77,8 +89,9 @@ class CheckedEnv(gymnasium.Wrapper):
     many environments exceed theirs by a rounding error; `worldlab check-env` reports it.
     """
 
-    def __init__(self, env: gymnasium.Env, env_id: str):
+    def __init__(self, env: gymnasium.Env, env_id: str, settings: EnvSettings | None = None):
         super().__init__(env)
+        self.settings = settings
         self._id = env_id
         self._step = 0
         space = env.observation_space

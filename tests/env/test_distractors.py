@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worldlab_envs.distractors import COLOURS, DRIFT, KICK, RADIUS, Distractors
-from worldlab_envs.wrappers import wrap_env
 
+from worldlab.env.distractors import COLOURS, DRIFT, KICK, RADIUS, Distractors
+from worldlab.env.wrappers import wrap
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 from worldlab.study.measures.ground_truth import HasNoiseFactors, find_layer
@@ -97,7 +97,7 @@ def test_grey_pictures_get_grey_blobs_and_alpha_is_left_alone():
 
 def test_the_setting_puts_them_on_top_of_what_is_seen():
     def at_boundary(**settings):
-        return wrap_env(Grey(), "Grey-v0", EnvSettings(id="Grey-v0", size=16, **settings))
+        return wrap(Grey(), EnvSettings(id="Grey-v0", size=16, **settings), name="Grey-v0")
 
     plain, noisy = at_boundary(), at_boundary(distractors=0.5)
     assert find_layer(plain, HasNoiseFactors) is None and find_layer(noisy, HasNoiseFactors) is not None
@@ -113,5 +113,5 @@ def test_where_there_is_no_picture_it_says_how_to_get_one():
             self.observation_space = spaces.Dict({"x": self.observation_space["x"]})
 
     with pytest.raises(EnvError, match="has none") as caught:
-        wrap_env(Blind(), "Blind-v0", EnvSettings(id="Blind-v0", distractors=0.5))
+        wrap(Blind(), EnvSettings(id="Blind-v0", distractors=0.5), name="Blind-v0")
     assert "--env.pixels" in caught.value.fix and len(caught.value.message) <= 100
