@@ -73,8 +73,8 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random", "ensemble", "made"}
-"""Names of ours that are words first: random actions and numbers, an ensemble of predictions, something that is made."""
+AMBIGUOUS = {"random", "ensemble", "made", "run", "video"}
+"""Names of ours that are words first: random actions and numbers, an ensemble of predictions, what `worldlab train` makes."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),
@@ -327,6 +327,8 @@ WRITERS = {
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
     ("worldlab/training/agent_process.py", "pickle.loads"): "both ends of that pipe",
+    ("worldlab_data/lerobot_writer.py", "picture.save"): "into memory; pyarrow writes the table",
+    ("worldlab_data/npz.py", "np.savez_compressed"): "into memory; worldlab.runs.storage writes the bytes",
 }
 """Every call in library code that writes a file past worldlab.runs.storage, or unpickles, and why it may."""
 SUSPECT = re.compile(

@@ -158,7 +158,8 @@ class EnvSettings(Config):
     """The environment and how data is collected in it."""
 
     id: str = field("CartPole-v1", min_length=1)
-    """Environment: a Gymnasium id, a short name ("CarRacing"), a registered name, or "package.module:Id"."""
+    """Environment: a Gymnasium id, a short name ("CarRacing"), a registered name, or "package.module:Id"; with --data,
+    that of the data set, or "none"."""
     num_envs: int = field(1, ge=1, le=256)
     """Number of environments stepped in parallel during collection."""
     workers: int = field(0, ge=0, le=64)
@@ -274,8 +275,6 @@ class ReplaySettings(Config):
     """Environment steps in the buffer; the oldest are dropped first."""
     storage: Literal["ram", "disk"] = field("ram", expert=True)
     """Where batches are read from. Every step is also written to replay/ in the run folder."""
-    source: str = ""
-    """Run folder whose recorded experience replaces collection, in its original order, for equal data across models."""
 
 
 class EvalSettings(Config):
@@ -325,6 +324,12 @@ class CoreSettings(Config):
     """Size of all networks: hidden units, memory, channels. Presets set it; a part's own setting overrides it."""
     strict: bool = False
     """Make the run bit-reproducible: CPU, one thread, deterministic kernels."""
+    data: str = ""
+    """Data set that replaces collection, in its own order: a path, or FORMAT:NAME (worldlab data inspect PATH)."""
+    offline: bool = False
+    """Learn from all of --data from the start, but for a held-out tenth of its episodes; no environment is stepped."""
+    finetune: str = ""
+    """Run whose weights the model and the agent begin with; a weight of another shape begins anew."""
     env: EnvSettings = EnvSettings()
     """Environment."""
     model: ModelSettings = ModelSettings()

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from worldlab import hookimpl
-from worldlab_agents.configs import CMAConfig, DreamerConfig, PlannerConfig, RandomConfig, SB3Config, TDMPCConfig
+from worldlab_agents.configs import (
+    BCConfig,
+    CMAConfig,
+    DreamerConfig,
+    PlannerConfig,
+    RandomConfig,
+    SB3Config,
+    TDMPCConfig,
+)
 
 
 @hookimpl
@@ -22,6 +30,14 @@ def worldlab_register(register) -> None:
         config=DreamerConfig,
         summary="actor-critic in imagination",
         paper="Hafner et al. 2023, arXiv:2301.04104",
+        api=1,
+    )
+    register.agent(
+        "bc",
+        "worldlab_agents.bc:BCAgent",
+        config=BCConfig,
+        summary="repeats the actions of the data, the baseline of offline training",
+        paper="Pomerleau 1991, Neural Computation 3(1)",
         api=1,
     )
     register.agent(

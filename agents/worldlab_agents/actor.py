@@ -56,6 +56,11 @@ def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
     return torch.where(action.abs() >= 1, beyond, inside).sum(-1)
 
 
+def log_prob(policy: Normal | OneHot, action: Tensor) -> Tensor:
+    """Return the log-probability [*] of encoded actions [*, A], with the mass at the bounds of continuous ones."""
+    return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
+
+
 class ReturnRange(nn.Module):
     """The scale of returns: a moving average of the range from their 5th to 95th percentile, at least 1. Non-finite
     returns are ignored: the trainer skips such an update, and the average must not contain it.

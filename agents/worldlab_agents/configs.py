@@ -38,15 +38,17 @@ class DreamerConfig(ActorCriticConfig):
     gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
     reinforce."""
-    slow_target: bool = field(True, expert=True)
-    """Bootstrap returns and baselines with the slow critic (a target network); false uses the critic, as in DreamerV3.
-    """
+    penalty: float = field(0.0, ge=0, expert=True)
+    """Weight of KL(policy || behaviour), in units of normalised return: keeps the policy near the actions of the data, for
+    offline training; 0 is for data that the agent collects."""
     pessimism: float = field(0.0, ge=0, expert=True)
     """Reward subtracted at each imagined step, per unit of the members' disagreement. Needs an ensemble."""
     curiosity: float = field(0.0, ge=0, expert=True)
     """Reward per unit of disagreement for a second actor-critic, which collects the data. Needs an ensemble."""
     confidence: float = field(0.0, ge=0, expert=True)
     """Weight an imagined step by 1 / (1 + this times its disagreement relative to the mean). Needs an ensemble."""
+    slow_target: ClassVar[bool] = True
+    """Bootstrap returns and baselines with the slow critic (a target network); False uses the critic, as in DreamerV3."""
     layers: ClassVar[int] = 2
     """Hidden layers of actor and critic."""
     lambda_: ClassVar[float] = 0.95
@@ -149,6 +151,21 @@ class SB3Config(Config):
     """Passes over a round's transitions (PPO): half of Stable-Baselines3's default, since dreams are cheap."""
 
 
+class BCConfig(Config):
+    """Settings of behaviour cloning."""
+
+    units: int = sized("units", gt=0)
+    """Width of the policy."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of the policy."""
+    rate: ClassVar[float] = 3e-4
+    """Learning rate."""
+    min_std: ClassVar[float] = 0.1
+    """Smallest standard deviation of continuous actions, as in the dreamer agent."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into discrete policies, as in the dreamer agent."""
+
+
 class TDMPCConfig(Config):
     """Settings of planning with a learned terminal value and a policy that proposes candidates."""
 
@@ -241,7 +258,7 @@ class CMAConfig(Config):
     """Dreams that evaluate each candidate, from the same states (dream)."""
     horizon: int = field(50, ge=1)
     """Steps of each of these dreams."""
-    gamma: float = field(0.99, gt=0, le=1)
-    """Discount per decision in a dream."""
     temperature: float = field(1.0, gt=0)
     """Temperature of the prior. Above 1 dreams are harder to exploit."""
+    gamma: ClassVar[float] = 0.99
+    """Discount per decision in a dream."""

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from worldlab.agent import Agent, Experience
-from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import Player, State
 from worldlab.nn import ema_update
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import Dream, WorldModel
-from worldlab_agents.actor import Actor, ReturnRange, clip_action, clipped_log_prob
+from worldlab_agents.actor import Actor, ReturnRange, clip_action, log_prob
+from worldlab_agents.cloning import cloning_loss
 from worldlab_agents.configs import DreamerConfig
 from worldlab_agents.critic import TwinCritic
 from worldlab_agents.disagreement import bonus_of, reads_disagreement, step_weights, with_bonus
@@ -75,10 +75,14 @@ class DreamerAgent(Agent):
         self.bonus = bonus_of(config, explore=False)
         self.reads_disagreement = reads_disagreement(config) or bool(config.confidence)
         self.explorer = self._build_explorer(specs) if config.curiosity else None
+        self.reads_sequences = config.penalty > 0
+        self.behaviour = (
+            Actor(specs, config.units, config.layers, config.min_std, config.unimix) if config.penalty else None
+        )
 
     def _build_explorer(self, specs: Specs) -> DreamerAgent:
         """Return the actor-critic that collects the data: it values disagreement, which the evaluated one does not."""
-        explorer = DreamerAgent(self.config.model_copy(update={"curiosity": 0.0}), specs)
+        explorer = DreamerAgent(self.config.model_copy(update={"curiosity": 0.0, "penalty": 0.0}), specs)
         explorer.bonus = bonus_of(self.config, explore=True)
         return explorer
 
@@ -108,6 +112,8 @@ class DreamerAgent(Agent):
             "actor": Player(list(self.actor.parameters()), self.config.actor_rate),
             "critic": Player(list(self.critic.parameters()), self.config.critic_rate),
         }
+        if self.behaviour is not None:
+            own["behaviour"] = Player(list(self.behaviour.parameters()), self.config.critic_rate)
         return own if self.explorer is None else own | _prefixed("explorer_", self.explorer.players())
 
     def losses(
@@ -137,9 +143,13 @@ class DreamerAgent(Agent):
             gain = targets.returns / targets.scale
         else:
             advantage = (targets.returns - targets.value[:, :-1]) / targets.scale
-            gain = self._log_prob(policy, dream.action.detach()) * advantage.detach()
+            gain = log_prob(policy, dream.action.detach()) * advantage.detach()
         actor_loss = -(targets.weight * (gain + self.config.entropy * entropy)).mean()
-        critic_loss = self._critic_loss(before, targets)
+        losses = {"critic": self._critic_loss(before, targets)}
+        if self.behaviour is not None:
+            assert seen.sequence is not None
+            losses["behaviour"] = cloning_loss(self.behaviour, seen.sequence)
+            actor_loss = actor_loss + self.config.penalty * self._distance(policy, before, targets.weight)
         metrics = {
             "agent/return": targets.returns.mean(),
             "agent/value": targets.value.mean(),
@@ -148,16 +158,23 @@ class DreamerAgent(Agent):
             "agent/reward": dream.reward.mean(),
             "agent/cont": dream.cont.mean(),
         }
-        return {"actor": actor_loss, "critic": critic_loss}, {k: v.detach() for k, v in metrics.items()}
+        return {"actor": actor_loss, **losses}, {k: v.detach() for k, v in metrics.items()}
+
+    def _distance(self, policy: Any, features: Tensor, weight: Tensor) -> Tensor:
+        """Return KL(policy || behaviour) at dreamt features, weighted. Wu et al. 2019 (BRAC), arXiv:1911.11361, section 3.
+
+        Where the data have no such actions, the model was never corrected, and returns dreamt there may be wrong.
+        """
+        assert self.behaviour is not None
+        with torch.no_grad():
+            behaviour = self.behaviour(features)
+        return (weight * policy.kl(behaviour)).mean()
 
     def _pathwise(self, model: WorldModel) -> bool:
         """Return whether to differentiate returns through the dream; otherwise use the score function."""
         if self.config.gradient != "auto":
             return self.config.gradient == "pathwise"
         return self.continuous and model.dynamics.reparameterised
-
-    def _log_prob(self, policy: Normal | OneHot, action: Tensor) -> Tensor:
-        return clipped_log_prob(policy, action) if isinstance(policy, Normal) else policy.log_prob(action)
 
     def _sample_action(self, features: Tensor, generator: torch.Generator) -> Tensor:
         # The actor's input is detached; only the action carries a gradient back into the dream.

@@ -66,6 +66,7 @@ class PlannerAgent(Agent):
         self.budget = Budget(config.candidates, config.iterations, decay, config.budget_ms, minimum=2 * config.elites)
         self.noise = config.exploration
         self.guide = DreamerAgent(_guide_config(config), specs) if config.guide else None
+        self.reads_sequences = self.guide is not None and self.guide.reads_sequences
         self.stopwatch = Stopwatch(config.budget_ms)
         self.reads_disagreement = reads_disagreement(config)
 

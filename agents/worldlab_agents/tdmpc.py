@@ -23,6 +23,7 @@ from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, sample_action
+from worldlab_agents.cloning import transition_mask
 from worldlab_agents.configs import TDMPCConfig
 from worldlab_agents.disagreement import bonus_of, reads_disagreement, with_bonus
 from worldlab_agents.dreamer import lambda_returns
@@ -171,9 +172,4 @@ class TDMPCAgent(Agent):
         ema_update(self.slow_critic, self.critic, self.config.slow_rate)
 
 
-def transition_mask(batch: Batch) -> Tensor:
-    """Return 1 where step t leads to step t + 1 of the same episode, float [B, T - 1]."""
-    return batch.mask[:, :-1] * batch.mask[:, 1:] * (~batch.is_first[:, 1:])
-
-
-__all__ = ["Ensemble", "TDMPCAgent", "transition_mask"]
+__all__ = ["Ensemble", "TDMPCAgent"]

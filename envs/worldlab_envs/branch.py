@@ -145,7 +145,7 @@ def _move(cell: int, direction: int) -> int:
 @functools.cache
 def _pictures_of_size(height: int, width: int) -> np.ndarray:
     """Return the cells' images as the wrappers resize them, float64 [cell, height * width * 3]."""
-    from worldlab.env.wrappers import area_weights, resize
+    from worldlab.env.resize import area_weights, resize
 
     own = [picture_of(cell) for cell in range(SIDE * SIDE)]
     if (height, width) != own[0].shape[:2]:

@@ -26,10 +26,10 @@ class GANEncoderConfig(Config):
     """Channels after the first convolution; they double at each stage."""
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk, the inference network and the latent critic."""
-    fool_scale: float = field(0.1, ge=0)
-    """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     loss: Loss = "relativistic"
     """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    fool_scale: ClassVar[float] = 0.1
+    """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk and of the inference network."""
     critic_layers: ClassVar[int] = 2

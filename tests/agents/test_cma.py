@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from bandit_kit import CONTINUOUS, DISCRETE, Bandit, experience, gen, specs_for
+from config_kit import configured
 from worldlab_agents.cma import UNASSIGNED, CMAAgent, Controller
 from worldlab_agents.components import PrincipalComponents
 from worldlab_agents.configs import CMAConfig
@@ -91,7 +92,7 @@ def test_the_mean_settles_by_ever_smaller_steps():
 
 
 def test_a_dreams_score_is_discounted_and_weighed_by_going_on():
-    agent = CMAAgent(CMAConfig(horizon=3, rollouts=2, gamma=0.5), specs_for(DISCRETE))
+    agent = CMAAgent(configured(CMAConfig, horizon=3, rollouts=2, gamma=0.5), specs_for(DISCRETE))
     world: Any = Bandit(DISCRETE)
     always_last = torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0, 1.0]])
     scores = agent.evaluate_in_dreams(world, experience(), torch.cat([always_last, -always_last]), gen())

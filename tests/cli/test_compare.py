@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from data_kit import made
 from warm_process import warm_cells, warm_worldlab
+from worldlab_data.run_folder import RunFolderFormat
 
 from worldlab import cli
 from worldlab.study.compare import run as comparing
@@ -54,6 +56,15 @@ def test_a_switch_does_not_swallow_the_matrix(fake, tmp_path):
     assert worldlab("compare --no-strict m.toml") == 0
     ((matrix, _, _),) = fake.calls
     assert matrix.envs == ("CartPole",) and str(matrix.settings[0]["strict"]) == "false"
+
+
+def test_the_environment_is_that_of_the_data_unless_one_is_named(fake, tmp_path, capsys):
+    RunFolderFormat().write(made((3,), env_id="Pendulum-v1"), tmp_path / "named")
+    RunFolderFormat().write(made((3,), env_id=""), tmp_path / "unnamed")
+    assert worldlab("compare --data named --offline") == worldlab("compare --data unnamed --env CartPole") == 0
+    assert [matrix.envs for matrix, _, _ in fake.calls] == [("Pendulum-v1",), ("CartPole",)]
+    assert worldlab("compare --data unnamed") == 2
+    assert "does not name its environment" in capsys.readouterr().err
 
 
 def test_flags_can_express_a_file(fake, tmp_path, capsys):

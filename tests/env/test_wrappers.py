@@ -10,7 +10,8 @@ import pytest
 from gymnasium import spaces
 
 from worldlab.env import wrappers
-from worldlab.env.wrappers import CheckedEnv, area_weights, resize
+from worldlab.env.resize import area_weights, resize
+from worldlab.env.wrappers import CheckedEnv
 from worldlab.errors import EnvError
 from worldlab.settings import EnvSettings
 

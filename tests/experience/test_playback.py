@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worldlab_data.run_folder import RecordedRun
 
 import worldlab
 from worldlab.errors import ConfigError
 from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
-from worldlab.runs.folder import RunFolder
+from worldlab.runs import folder as runs
 
 SCHEMA = {
     "vector": ((2,), "float32"),
@@ -55,7 +56,7 @@ def everything(replay: Replay, env: int) -> list[tuple[float, float]]:
 
 def test_a_step_is_a_decision_of_each_stream_and_the_reset_that_follows_an_ending(source):
     replay = Replay(SCHEMA, 100, 2)
-    played = Playback(source, replay)
+    played = Playback(RecordedRun(source), replay)
     played.start()
     assert [everything(replay, env) for env in (0, 1)] == [[(0, 0)], [(10, 0)]]
     for _ in range(4):
@@ -73,7 +74,7 @@ def test_two_resets_in_a_row_are_no_decision(tmp_path):
         recorded.append(0, record(0, 0, step))
     recorded.close()
     replay = Replay(SCHEMA, 100, 1)
-    played = Playback(tmp_path / "source", replay)
+    played = Playback(RecordedRun(tmp_path / "source"), replay)
     played.start()
     assert [played.end() for _ in range(4)] == [1] * 4 and played.decisions == 4
     assert [step for _, step in everything(replay, 0)] == [0, 1, 2, 0, 0, 1, 0, 1]
@@ -87,11 +88,11 @@ def test_a_recording_without_its_beginning_is_an_error(tmp_path):
     recorded.prune()
     recorded.close()
     with pytest.raises(ConfigError, match="lacks its beginning"):
-        Playback(tmp_path / "source", Replay(SCHEMA, 32, 1))
+        Playback(RecordedRun(tmp_path / "source"), Replay(SCHEMA, 32, 1))
 
 
 def test_playback_reports_its_length_and_ends_with_an_error(source):
-    played = Playback(source, Replay(SCHEMA, 100, 2))
+    played = Playback(RecordedRun(source), Replay(SCHEMA, 100, 2))
     assert played.decisions == 2 * min(map(sum, EPISODES))
     played.start()
     for _ in range(12):
@@ -102,18 +103,18 @@ def test_playback_reports_its_length_and_ends_with_an_error(source):
 
 def test_playback_continues_in_the_middle_of_an_episode(source, tmp_path):
     whole, part = Replay(SCHEMA, 100, 2), Replay(SCHEMA, 100, 2, tmp_path / "own")
-    first = Playback(source, whole)
+    first = Playback(RecordedRun(source), whole)
     first.start()
     for _ in range(9):
         first.end()
-    begun = Playback(source, part)
+    begun = Playback(RecordedRun(source), part)
     begun.start()
     for _ in range(5):
         begun.end()
     position = part.position()
     part.close()
     resumed = Replay.open(tmp_path / "own", SCHEMA, 100, 2, position=position)
-    rest = Playback(source, resumed)
+    rest = Playback(RecordedRun(source), resumed)
     rest.start()
     for _ in range(4):
         rest.end()
@@ -131,16 +132,16 @@ def test_the_hash_depends_on_the_records_only(source, tmp_path):
                 for key, value in record(env, episode, step).items():
                     row[key] = value
                 digest.update(row.tobytes())
-    assert Playback(source, replay).sha256 == digest.hexdigest()
+    assert Playback(RecordedRun(source), replay).sha256 == digest.hexdigest()
 
 
 def test_a_recording_that_does_not_fit_is_an_error(source, tmp_path):
     with pytest.raises(ConfigError, match="no recorded experience"):
-        Playback(tmp_path / "nowhere", Replay(SCHEMA, 100, 2))
+        Playback(RecordedRun(tmp_path / "nowhere"), Replay(SCHEMA, 100, 2))
     with pytest.raises(ConfigError, match=r"recorded with env\.num_envs 2, this run has 3"):
-        Playback(source, Replay(SCHEMA, 100, 3))
+        Playback(RecordedRun(source), Replay(SCHEMA, 100, 3))
     with pytest.raises(ConfigError, match="other observations"):
-        Playback(source, Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
+        Playback(RecordedRun(source), Replay({**SCHEMA, "vector": ((3,), "float32")}, 100, 2))
 
 
 TINY = {
@@ -170,13 +171,13 @@ def test_models_train_on_identical_steps_and_the_run_records_the_source(tmp_path
         return worldlab.train("CartPole", settings=settings, **options)
 
     played = run("played")
-    shared = {"replay.source": str(played.path)}
+    shared = {"data": str(played.path)}
     one = run("one", encoder="vae", seed=1, settings=shared)
     other = run("other", encoder="flow", seed=2, settings=shared)
     contents = [sorted((run.path / "replay").glob("seg-*.log")) for run in (played, one, other)]
     records = [b"".join(path.read_bytes() for path in files) for files in contents]
     assert records[1] == records[2] == records[0][: len(records[1])] and len(records[1]) > 96
-    said = [RunFolder.open(run.path).read_run_json()["data"] for run in (one, other)]
+    said = [runs.RunFolder.open(run.path).read_run_json()["data"] for run in (one, other)]
     assert said[0]["sha256"] == said[1]["sha256"] and said[0]["decisions"] == 96
     assert one.result is not None and one.result["updates"] == other.result["updates"] > 0
     with pytest.raises(ConfigError, match="96 decisions, steps is 200"):

@@ -28,7 +28,7 @@ from worldlab.testing import run_checks, toys
 from worldlab.testing.bench import Choice, Mix, Subject
 from worldlab.testing.probes import linear_probe, log_density_bias
 
-SMALL = {"channels": 6, "layers": 2, "components": 3, "width": 4, "units": 16, "vector_layers": 2, "auxiliary": 0.0}
+SMALL = {"channels": 6, "layers": 2, "components": 3, "width": 4, "units": 16, "auxiliary": 0.0}
 
 
 def build(obs=(IMAGE, VECTOR), **config) -> AutoregressiveDecoder:

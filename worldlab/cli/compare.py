@@ -35,7 +35,10 @@ def run(argv: list[str]) -> int:
     own, settings, launcher = _split_flags(argv)
     args = _parser().read(own)
     layers = [read_matrix(args.matrix)] if args.matrix else []
-    matrix = matrix_of(*layers, _flag_table(args, settings, launcher))
+    table = _flag_table(args, settings, launcher)
+    if "data" in settings and not args.matrix and not args.env:
+        table.setdefault("axes", {})["env"] = [_env_of_data(str(settings["data"]), args.plugin)]
+    matrix = matrix_of(*layers, table)
     registry = open_registry(matrix.plugins)
     out = args.out or _output_folder(args.matrix)
     with prints_to_stderr():
@@ -151,6 +154,16 @@ def _flag_table(args: argparse.Namespace, settings: dict[str, Any], launcher: di
         "title": args.title,
     }
     return {key: value for key, value in table.items() if value is not None and value not in ({}, [])}
+
+
+def _env_of_data(data: str, plugins: list[Path]) -> str:
+    """Return the environment that a data set names. Raises: ConfigError if it names none."""
+    from worldlab.training.data import data_facts
+
+    found = data_facts(data, open_registry(plugins)).env_id
+    if not found:
+        raise ConfigError("compare: the data set does not name its environment", fix="--env ID, in which to evaluate")
+    return found
 
 
 def _output_folder(matrix: Path | None) -> Path:

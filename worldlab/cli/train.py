@@ -13,7 +13,7 @@ from worldlab.cli.flags import TrainFlags, help_head, help_text, read_flags
 from worldlab.config.provenance import check_env_module, find_missing
 from worldlab.config.resolve import PARTS, RunConfig, resolve
 from worldlab.errors import ConfigError, PluginError, WorldlabError
-from worldlab.registry import open_registry
+from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run
 from worldlab.runs.folder import RunFolder
 
@@ -25,7 +25,7 @@ def run(argv: list[str]) -> int:
     registry = open_registry(flags.plugins)
     folder, files = _folder_and_files(flags)
     try:
-        config = resolve(registry, presets=flags.presets, files=files, flags=flags.settings)
+        config = _resolve(flags, files, registry)
     except WorldlabError as error:
         if flags.help or flags.help_all:  # explain at least the settings that need no parts
             print(help_head(), flush=True)
@@ -50,6 +50,17 @@ def run(argv: list[str]) -> int:
             os._exit(128 + signal.SIGINT)
     emit(result, flags.json)
     return 0
+
+
+def _resolve(flags: TrainFlags, files: list[Path], registry: Registry) -> RunConfig:
+    """Resolve the configuration; with a data set, its environment is looked up, unless only help is wanted."""
+    layers = {"presets": flags.presets, "files": files, "flags": flags.settings}
+    config = resolve(registry, **layers)
+    if not config.core.data or flags.help or flags.help_all:
+        return config
+    from worldlab.training.data import resolve_run
+
+    return resolve_run(registry, **layers)
 
 
 def _folder_and_files(flags: TrainFlags) -> tuple[Path | None, list[Path]]:

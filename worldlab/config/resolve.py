@@ -37,6 +37,8 @@ from worldlab.settings import DIAL, Config, CoreSettings, EnvSettings, Size
 PARTS = ("encoder", "dynamics", "decoder", "agent")
 """The roles a run chooses by name; each is a table of the config file."""
 FLAGS = "a flag"
+OFFLINE = "offline"
+"""The preset that applies to every offline run, after those that are chosen."""
 log = logging.getLogger("worldlab")
 
 
@@ -99,18 +101,22 @@ def resolve(
     files: Sequence[Path] = (),
     tables: Sequence[Mapping[str, Any]] = (),
     flags: Mapping[str, Any] | None = None,
+    env: str = "",
 ) -> RunConfig:
     """Resolve the layers into one configuration.
 
     presets: names of presets; if empty, those that a config file names, else `default_preset`. flags: nested, e.g.
     {"env": {"id": "CarRacing"}, "encoder": {"name": "cpc", "latent_dim": 48}}. tables: in the form of flags, as layers
     below them; later tables win. Within one table, a setting of a named component (decoder.vae.frames)
-    overrides one of whichever component is chosen (decoder.frames).
+    overrides one of whichever component is chosen (decoder.frames). env: the environment if no file, table or flag
+    chooses one.
     Raises: ConfigError for a wrong key, value, file or preset; PluginError for a part that is not installed.
     """
-    given = [*map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
+    default = [_Layer({"env": {"id": env}}, "the data set", packaged=True)] if env else []
+    given = [*default, *map(_read_file, files), *(_Layer(table, FLAGS) for table in (*tables, flags or {}))]
     names = _preset_names(presets, given)
-    layers = [layer for name in ("defaults", *names) for layer in _read_preset(name, registry)] + given
+    special = (OFFLINE,) if _is_offline(given) and OFFLINE in preset_names(registry) else ()
+    layers = [layer for name in ("defaults", *names, *special) for layer in _read_preset(name, registry)] + given
     layers = _with_env_tables(layers, registry)
     for layer in layers:
         _check_top_level(layer, registry)
@@ -234,6 +240,12 @@ def _preset_names(chosen: Sequence[str], given: Sequence[_Layer]) -> list[str]:
             return named
     device = next((layer.table["device"] for layer in reversed(given) if "device" in layer.table), "auto")
     return [default_preset(str(device))]
+
+
+def _is_offline(given: Sequence[_Layer]) -> bool:
+    """Return whether files and flags ask for offline training."""
+    said = next((layer.table["offline"] for layer in reversed(given) if "offline" in layer.table), False)
+    return str(said).lower() == "true"
 
 
 def _with_env_tables(layers: Sequence[_Layer], registry: Registry) -> list[_Layer]:
@@ -401,21 +413,27 @@ def _check_together(core: CoreSettings) -> None:
     """Check settings that are valid on their own but may contradict each other. Raises: ConfigError."""
     train, env, replay = core.train, core.env, core.replay
     per_env = train.prefill // env.num_envs
+    collects = not core.offline
     shared = f" over env.num_envs {env.num_envs}" if env.num_envs > 1 else ""
     least = train.batch_length * env.num_envs
     rules = [
         (
-            train.batch_length > per_env,
+            core.offline and not core.data,
+            "offline training needs a data set",
+            "--data PATH, or leave --offline out",
+        ),
+        (
+            collects and train.batch_length > per_env,
             f"train.batch_length {train.batch_length} > train.prefill {train.prefill}{shared}: no sequence to train on",
             f"--train.prefill {least}, or a shorter --train.batch-length",
         ),
         (
-            train.prefill >= core.steps,
+            collects and train.prefill >= core.steps,
             f"train.prefill {train.prefill} >= steps {core.steps}: the run would end before it trains",
             f"--steps {10 * train.prefill}, or a smaller --train.prefill",
         ),
         (
-            replay.capacity < max(train.prefill, least),
+            collects and replay.capacity < max(train.prefill, least),
             f"replay.capacity {replay.capacity} < {max(train.prefill, least)}, the steps needed before training",
             f"--replay.capacity {max(train.prefill, least)}",
         ),

@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldlab.errors import ConfigError
+from worldlab.experience.data_records import EpisodeRecords, RecordStreams, deal
+from worldlab.experience.dataset import Dataset
 from worldlab.experience.replay import Replay
-from worldlab.experience.segments import SegmentLog, read_header, schema_json
-
-CHUNK = 256
-"""Records read at a time."""
 
 
 class Playback:
-    """Plays back the experience of another run, with the interface of `Collector`.
+    """Plays back a data set, with the interface of `Collector`.
 
-    source: a run folder or its replay/, which is only read. replay: the replay to fill; playback continues after the
-    steps it already holds. finished: (return, length) of ended episodes; the caller reads and clears it. sha256: hash
-    of the whole recording, stream by stream. decisions: decisions of its shortest stream times the number of streams.
-    Raises: ConfigError if there is no recording, or if its observations, actions or env.num_envs differ; StorageError.
+    replay: the replay to fill; playback continues after the steps it already holds. size: side to which images are
+    resized. finished: (return, length) of ended episodes; the caller reads and clears it. sha256: hash of the whole
+    recording, stream by stream. decisions: decisions of its shortest stream times the number of streams.
+    Raises: ConfigError if its observations, actions or env.num_envs differ, or if it is damaged.
     """
 
-    def __init__(self, source: Path, replay: Replay):
-        folder = source / "replay" if (source / "replay").is_dir() else source
-        header = read_header(folder) if folder.is_dir() else None
-        if header is None:
-            raise ConfigError(
-                f"no recorded experience in {str(source)[-60:]!r}",
-                cause="replay.source must be the folder of a run, which has segment files under replay/",
-                fix="--replay.source runs/NAME, or leave it out to collect",
-            )
-        if header.schema != schema_json(replay.schema):
-            raise ConfigError(
-                "the recorded experience has other observations or actions than this run",
-                cause=f"expected {schema_json(replay.schema)}, found {header.schema}"[:400],
-                fix="record it with the same env, env.size, env.pixels and env.repeat",
-            )
-        streams = len({path.stem.split("-")[1] for path in folder.glob("seg-*.log")})
-        if streams != replay.num_envs:
-            raise ConfigError(
-                f"the experience was recorded with env.num_envs {streams}, this run has {replay.num_envs}",
-                fix=f"--env.num-envs {streams}",
-            )
+    def __init__(self, dataset: Dataset, replay: Replay, size: int | None = None):
         self.finished: list[tuple[float, int]] = []
+        self._dataset = dataset
         self._replay = replay
-        self._log = SegmentLog(folder, replay.schema, streams, header.steps)
-        if any(self._log.first_kept(env) > 0 for env in range(streams)):
-            raise ConfigError(
-                "the recording lacks its beginning",
-                cause=f"{str(folder)[-200:]} keeps the newest steps only: replay.capacity of that run was too small",
-                fix="record with a --replay.capacity somewhat larger than --steps",
-            )
-        self._totals = self._log.scan()
-        self.sha256, self.decisions = self._read_through()
+        records = EpisodeRecords(dataset, replay.schema, size)
+        self._streams = RecordStreams(records, deal(dataset, replay.num_envs))
+        self.sha256, self.decisions = self._streams.sha256(), self._streams.decisions
         self._next: list[int] = list(replay.position()["totals"])
-        self._so_far = [self._since_reset(env) for env in range(streams)]
+        self._so_far = [self._since_reset(env) for env in range(replay.num_envs)]
 
     def start(self) -> None:
         """Append the first observation of each stream, unless the replay has it already."""
@@ -98,7 +69,7 @@ class Playback:
 
     def close(self) -> None:
         """Close the recording's files."""
-        self._log.close()
+        self._dataset.close()
 
     def _append(self, env: int, record: np.void | None) -> None:
         assert record is not None
@@ -109,33 +80,16 @@ class Playback:
 
     def _peek(self, env: int) -> np.void | None:
         """Return the next record of a stream; None at its end."""
-        at = self._next[env]
-        return self._log.read(env, at, at + 1)[0] if at < self._totals[env] else None
-
-    def _read_through(self) -> tuple[str, int]:
-        """Return the hash of all records and the number of decisions."""
-        digest, decisions = hashlib.sha256(), []
-        for env, total in enumerate(self._totals):
-            count = 0
-            for start in range(0, total, CHUNK):
-                records = self._log.read(env, start, min(total, start + CHUNK))
-                digest.update(records.tobytes())
-                count += int((~records["is_first"]).sum())
-            decisions.append(count)
-        return digest.hexdigest(), min(decisions) * len(decisions)
+        return self._streams.record(env, self._next[env])
 
     def _since_reset(self, env: int) -> tuple[float, int]:
         """Compute return and length, so far, of the episode at the end of the replay's stream."""
-        rewards: list[float] = []
-        for at in range(self._next[env] - 1, -1, -1):
-            record = self._log.read(env, at, at + 1)[0]
-            if record["is_first"]:
-                break
-            rewards.append(float(record["reward"]))
-        total = 0.0
-        for reward in reversed(rewards):  # added as in `_append`: Python's sum rounds differently
-            total += reward
-        return total, len(rewards)
+        ret, length, at = 0.0, 0, self._next[env]
+        for position in range(self._streams.start_of(env, at - 1) + 1 if at else 0, at):
+            record = self._streams.record(env, position)
+            assert record is not None
+            ret, length = ret + float(record["reward"]), length + 1
+        return ret, length
 
 
 __all__ = ["Playback"]

@@ -106,6 +106,7 @@ class _Recorder:
     agent = partialmethod(_add, "agent")
     env = partialmethod(_add, "env")
     launcher = partialmethod(_add, "launcher")
+    dataset = partialmethod(_add, "dataset")
 
 
 class _PluginManager(pluggy.PluginManager):

@@ -263,14 +263,14 @@ def _draw_time(draw: ImageDraw, where: tuple[int, int, int], time: tuple[int, in
 
 def vector_strip(
     real: Any,
-    dream: Any,
+    dream: Any = None,
     *,
     dream_from: int | None = None,
     band: tuple[Any, Any] | None = None,
     names: Sequence[str] = (),
     max_plots: int = 8,
 ) -> Image:
-    """Plot a vector observation over time: real values and the dream.
+    """Plot a vector observation over time: real values and, if there is one, the dream.
 
     real, dream: numbers [T, D]. dream_from: as in `strip`. band: (low, high), each [T, D], drawn around the dream.
     names: names of the D entries. max_plots: with more entries, those that vary most in `real` are shown.
@@ -281,7 +281,7 @@ def vector_strip(
     from PIL import Image
 
     truth = _series("real", real, None)
-    guess = _series("dream", dream, truth.shape)
+    guess = _series("dream", truth if dream is None else dream, truth.shape)
     low, high = (_series("band", part, truth.shape) for part in band) if band else (guess, guess)
     shown = np.sort(np.argsort(-truth.std(0), kind="stable")[:max_plots])
     columns = min(2, len(shown))
@@ -295,7 +295,8 @@ def vector_strip(
     for axis, entry in zip(axes.flat, shown):
         axis.fill_between(when, low[:, entry], high[:, entry], color=red, alpha=0.18, linewidth=0)
         axis.plot(when, truth[:, entry], color=ink, linewidth=1.5, label="real")
-        axis.plot(when, guess[:, entry], color=red, linewidth=1.3, label="dream")
+        if dream is not None:
+            axis.plot(when, guess[:, entry], color=red, linewidth=1.3, label="dream")
         if dream_from is not None:
             axis.axvline(dream_from - 0.5, color=red, linewidth=1, linestyle="--")
         axis.set_title(str(names[entry]) if entry < len(names) else f"[{entry}]", fontsize=8, loc="left", pad=2)

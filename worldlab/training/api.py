@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldlab.config.provenance import check_env_module, env_module, resolve_saved
-from worldlab.config.resolve import RunConfig, resolve
+from worldlab.config.resolve import RunConfig
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import checked_run_path, find_run, new_run_path
 from worldlab.runs.folder import RunFolder
@@ -49,6 +49,7 @@ def train(
     Raises: a WorldlabError for wrong names and values; KeyboardInterrupt on Ctrl-C, after a checkpoint is saved.
     """
     from worldlab.training import train as training
+    from worldlab.training.data import resolve_run
 
     registry = _open_registry(plugins)
     flags = _nest({**core, **(settings or {})})
@@ -61,7 +62,7 @@ def train(
     presets = [preset] if isinstance(preset, str) else list(preset)
     own = None if run is None or not resume else Path(run) / "config.toml"
     files = [file for file in (own if own and own.is_file() else None, config) if file is not None]
-    resolved = resolve(registry, presets=presets, files=[Path(file) for file in files], flags=flags)
+    resolved = resolve_run(registry, presets=presets, files=[Path(file) for file in files], flags=flags)
     if own in files:
         check_env_module(resolved, registry, (), flags)
     folder = new_run_path(resolved.core.env.id) if run is None else checked_run_path(str(run))

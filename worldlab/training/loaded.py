@@ -15,14 +15,19 @@ import torch
 
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
+from worldlab.env.none import NO_ENV
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import ConfigError
 from worldlab.evaluation import open_loop
-from worldlab.evaluation.episodes import EVAL_SEED, eval_workers, evaluate
+from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, eval_workers, evaluate
+from worldlab.evaluation.held_out import evaluate_held_out
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, to_batch
+from worldlab.experience.dataset import open_dataset
+from worldlab.experience.offline import HeldOut
 from worldlab.experience.replay import Replay
+from worldlab.interfaces import Batch
 from worldlab.registry import Registry
 from worldlab.runs.best import open_best
 from worldlab.runs.checkpoint import latest_valid
@@ -57,6 +62,8 @@ class LoadedRun:
     step: int
     action_space: gymnasium.Space[Any]
     schema: dict[str, Any]
+    held_out: HeldOut | None = None
+    """The held-out episodes of a run that has a data set and no environment."""
 
     def acting(self, seed: int) -> ActingAgent:
         """Return the agent, ready to act, with random numbers from `seed`."""
@@ -87,35 +94,32 @@ def load_run(
     composed = compose(config, registry, obs_space, action_space, Streams(config.core.seed), torch_device)
     session.load_weights(composed, checkpoint)
     schema = record_schema(obs_space, action_spec(action_space))
-    return LoadedRun(folder, config, env_id, make, composed, torch_device, checkpoint.step, action_space, schema)
+    held_out = None
+    if env_id == NO_ENV:
+        held_out = HeldOut(open_dataset(config.core.data, registry), schema, config.core.env.size)
+    return LoadedRun(
+        folder, config, env_id, make, composed, torch_device, checkpoint.step, action_space, schema, held_out
+    )
 
 
 def evaluate_run(
     loaded: LoadedRun, *, episodes: int | None = None, seed: int | None = None, video: Path | None = None
 ) -> dict[str, Any]:
     """Play evaluation episodes with a trained run. video: file for the first episode, .webp (or .png for a strip)."""
-    core = loaded.config.core
     images = list(loaded.composed.specs.obs.images)
-    if video is not None and not images:
+    if video is not None and (loaded.held_out is not None or not images):
         raise ConfigError(
-            "this run observes no images, so there is no video to record",
+            "this run has no environment or observes no images, so there is no video to record",
             cause=f"observations: {', '.join(loaded.composed.specs.obs.keys)}",
             fix="train with --env.pixels, or leave --video out",
         )
     seed = EVAL_SEED if seed is None else seed
     start = time.perf_counter()
-    outcome = evaluate(
-        loaded.acting(seed),
-        loaded.make,
-        episodes=episodes or core.eval.final_episodes,
-        seed=seed,
-        workers=eval_workers(core.env.workers),
-        timeout=core.env.timeout,
-        record=images[0] if video is not None else None,
-        deterministic=core.eval.deterministic,
-        dream_horizon=core.eval.dream_horizon,
-    )
-    if video is not None:
+    if loaded.held_out is not None:
+        outcome = evaluate_held_out(loaded.acting(seed), loaded.held_out, seed)
+    else:
+        outcome = _play_episodes(loaded, episodes, seed, images[0] if video is not None else None)
+    if video is not None and isinstance(outcome, Evaluation):
         save_webp(np.stack(outcome.frames), make_folder(video.parent) / video.name, fps=15)
     return {
         "env": loaded.env_id,
@@ -124,6 +128,22 @@ def evaluate_run(
         **outcome.summary(),
         "wall_seconds": round(time.perf_counter() - start, 2),
     }
+
+
+def _play_episodes(loaded: LoadedRun, episodes: int | None, seed: int, record: str | None) -> Evaluation:
+    """Play evaluation episodes. record: the observation whose frames are kept."""
+    core = loaded.config.core
+    return evaluate(
+        loaded.acting(seed),
+        loaded.make,
+        episodes=episodes or core.eval.final_episodes,
+        seed=seed,
+        workers=eval_workers(core.env.workers),
+        timeout=core.env.timeout,
+        record=record,
+        deterministic=core.eval.deterministic,
+        dream_horizon=core.eval.dream_horizon,
+    )
 
 
 def draw_dreams(
@@ -136,8 +156,7 @@ def draw_dreams(
     if out is None:
         refuse_links(loaded.folder.path)
     length = open_loop.CONTEXT_FRAMES + horizon
-    replay = play(loaded, count, 2 * length, seed)
-    batch = open_loop.sample_unbroken(replay, loaded.composed.model, count, length, seed)
+    batch = _dream_batch(loaded, count, length, seed)
     generator = torch.Generator(loaded.device).manual_seed(seed)
     shown = open_loop.open_loop(loaded.composed.model, batch, generator)
     target = make_folder(out or loaded.folder.videos)
@@ -155,6 +174,14 @@ def draw_dreams(
     }
 
 
+def _dream_batch(loaded: LoadedRun, count: int, length: int, seed: int) -> Batch:
+    """Return sequences to dream from: the agent plays them, or where it cannot they are held-out ones of the data set."""
+    model = loaded.composed.model
+    if loaded.held_out is not None:
+        return to_batch(loaded.held_out.windows(count, length), model.preprocess, model.device)
+    return open_loop.sample_unbroken(play(loaded, count, 2 * length, seed), model, count, length, seed)
+
+
 def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: float, seed: int) -> DreamPool:
     """Return dreams of a loaded run to train in, which start from states that its exploring agent visits.
 
@@ -164,8 +191,11 @@ def dream_pool(loaded: LoadedRun, *, num_envs: int, horizon: int, temperature: f
 
     model = loaded.composed.model
     model.check_temperature(temperature)
-    replay = play(loaded, STARTS[0], STARTS[1], seed)
-    sampled = replay.sample(STARTS[0] * STARTS[1] // STARTS[2], STARTS[2], np.random.default_rng(seed))
+    count = STARTS[0] * STARTS[1] // STARTS[2]
+    if loaded.held_out is not None:
+        sampled = loaded.held_out.windows(count, STARTS[2])
+    else:
+        sampled = play(loaded, STARTS[0], STARTS[1], seed).sample(count, STARTS[2], np.random.default_rng(seed))
     batch = to_batch(sampled, model.preprocess, model.device)
     starts = starts_from(model, batch, torch.Generator(model.device).manual_seed(seed))
     return DreamPool(model, starts, num_envs, horizon, temperature=temperature, seed=seed)

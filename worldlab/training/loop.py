@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from worldlab.agent import LearnsFromEpisodes
+from worldlab.env.none import NO_ENV
 from worldlab.env.watch import StopRequested
 from worldlab.errors import (
     DivergedError,
@@ -28,7 +29,9 @@ from worldlab.errors import (
 )
 from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
+from worldlab.evaluation.held_out import HeldOutEvaluation, evaluate_held_out
 from worldlab.experience.collect import to_batch
+from worldlab.experience.offline import OfflineData
 from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, SETTLED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
@@ -171,8 +174,13 @@ class Loop:
         with self.clock("collect"):
             taken = session.collector.end()
         counters.env_steps += taken
-        if counters.env_steps > session.core.train.prefill:
+        if counters.env_steps > self._prefill:
             counters.credit += taken * session.core.train.ratio
+
+    @property
+    def _prefill(self) -> int:
+        """The steps before the first update: none offline, where all data are there from the start."""
+        return 0 if self.session.core.offline else self.session.core.train.prefill
 
     def _update_once(self) -> None:
         session = self.session
@@ -193,7 +201,7 @@ class Loop:
         A signal or the time limit ends them early; a resumed run continues them.
         """
         session, counters, settings = self.session, self.session.counters, self.session.core.train
-        if counters.env_steps < settings.prefill or not session.replay.can_sample(settings.batch_length):
+        if counters.env_steps < self._prefill or not session.replay.can_sample(settings.batch_length):
             return
         if not counters.updates:
             self._save()  # the prefill is experience that took time, and `log.checkpoint` may be far away
@@ -313,12 +321,25 @@ class Loop:
         """Evaluate while training, and note whether it is the best evaluation so far."""
         counters, episodes = self.session.counters, self.session.core.eval.episodes
         self._evaluate(episodes)
-        assert counters.evaluation is not None
+        if counters.evaluation is None:  # without an environment there is no return
+            return
         better = counters.best is None or counters.evaluation > counters.best["return"]
         if counters.updates and better:
             counters.best = {"return": counters.evaluation, "episodes": episodes, "step": counters.env_steps}
 
-    def _evaluate(self, episodes: int, record: bool = False) -> Evaluation:
+    def _evaluate(self, episodes: int, record: bool = False) -> Evaluation | HeldOutEvaluation:
+        """Evaluate the agent in its environment, or where there is none the model on held-out episodes; log the result."""
+        return self._evaluate_held_out() if self.session.env_id == NO_ENV else self._play(episodes, record)
+
+    def _evaluate_held_out(self) -> HeldOutEvaluation:
+        session = self.session
+        assert isinstance(session.collector, OfflineData), "a run without an environment is offline"
+        with self.clock("evaluate"):
+            outcome = evaluate_held_out(session.evaluator(EVAL_SEED), session.collector.held_out, EVAL_SEED)
+        self.metrics.log(session.counters.env_steps, outcome.metrics())
+        return outcome
+
+    def _play(self, episodes: int, record: bool) -> Evaluation:
         """Evaluate the agent and log its return. record: keep the frames of the first episode."""
         session, counters = self.session, self.session.counters
         images = list(session.composed.specs.obs.images)
@@ -405,19 +426,32 @@ class Loop:
         self._save()
         outcome = self._evaluate(self.session.core.eval.final_episodes, record=True)
         self._draw_dream()
-        if outcome.frames:
+        if isinstance(outcome, Evaluation) and outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
         self.metrics.sync()
         self.folder.cover_metrics(self.metrics.digest)
         return {
             "env": self.session.env_id,
-            "env_steps": counters.env_steps,
+            **self._steps(),
             "updates": counters.updates,
             "wall_seconds": round(self.clock.elapsed(), 1),
             "alarms": sorted(self.session.health.raised),
             **outcome.summary(),
+            **self._held_out_entry(),
             **self._best_entry(),
         }
+
+    def _held_out_entry(self) -> dict[str, Any]:
+        """Return the entry of result.json about held-out episodes, of an offline run with an environment; else {}."""
+        source = self.session.collector
+        if self.session.env_id == NO_ENV or not isinstance(source, OfflineData) or not source.held_out.long_enough:
+            return {}
+        return {"held_out": self._evaluate_held_out().summary()["held_out"]}
+
+    def _steps(self) -> dict[str, int]:
+        """Return the steps of the run as result.json stores them."""
+        steps = self.session.counters.env_steps
+        return {"env_steps": 0, "offline_steps": steps} if self.session.core.offline else {"env_steps": steps}
 
     def _best_entry(self) -> dict[str, Any]:
         """Return the entry of result.json about the best evaluation on the way; {} if there was none."""

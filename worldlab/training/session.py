@@ -13,15 +13,18 @@ from typing import Any
 import gymnasium
 import torch
 
-from worldlab.agent import Agent, HasOwnState, LearnsFromEpisodes, OwnLearner
+from worldlab.agent import HasOwnState, LearnsFromEpisodes, OwnLearner
 from worldlab.config.resolve import PARTS, RunConfig
 from worldlab.env.episodes import CLOSING
 from worldlab.env.find import make_env, open_adapter
+from worldlab.env.none import NO_ENV, SpacesEnv
 from worldlab.env.pool import EnvPool
-from worldlab.env.spaces import action_spec, record_schema
+from worldlab.env.spaces import Schema, action_spec, record_schema
 from worldlab.errors import CheckpointError, ConfigError, WorldlabError, one_line
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, Unrepeatable
+from worldlab.experience.dataset import Dataset, open_dataset
+from worldlab.experience.offline import OfflineData, open_replay
 from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.model.health import HealthMonitor
@@ -32,7 +35,9 @@ from worldlab.runs.storage import read_json, remove_tree
 from worldlab.settings import CoreSettings
 from worldlab.training.agent_process import learn_beside
 from worldlab.training.compose import Composed, compose
+from worldlab.training.data import data_spaces, open_source
 from worldlab.training.dry_run import dry_run
+from worldlab.training.finetune import finetune
 from worldlab.training.machine import set_up_machine
 from worldlab.training.means import Means
 from worldlab.training.saved_state import read_state
@@ -84,12 +89,14 @@ class Session:
     replay: Replay
     composed: Composed
     trainer: Trainer
-    collector: Collector | Playback
+    collector: Collector | Playback | OfflineData
     counters: Counters
     health: HealthMonitor
     threshold: float | None = None
     """The mean return of an evaluation at which training ends (`until`)."""
     means: Means = field(default_factory=Means)
+    finetuned: dict[str, object] = field(default_factory=dict)
+    """Which weights of another run this one began with (`finetune`); {} if it began with its own, or was resumed."""
     approximate: list[str] = field(default_factory=list)
     """Why the run, as it was resumed, is not bit for bit the one that was interrupted; empty if it is."""
 
@@ -116,7 +123,7 @@ class Session:
             self.trainer.beside.close(0.0 if at_once else CLOSING)
         self.pool.close(0.1 if at_once else CLOSING)
         self.replay.close()
-        if isinstance(self.collector, Playback):
+        if not isinstance(self.collector, Collector):
             self.collector.close()
 
 
@@ -141,10 +148,13 @@ def open_env(
 
     collecting: whether to apply the limits for data collection; evaluation plays whole episodes.
     """
+    files = PluginFiles(registry.plugin_files)
+    if config.core.env.id == NO_ENV:
+        return NO_ENV, EnvMaker(files, partial(SpacesEnv, *data_spaces(config.core, registry)))
     adapter, env_id = open_adapter(registry, config.core.env.id)
     whole = {"patience": None, "collect_limit": None}
     settings = config.core.env if collecting else config.core.env.model_copy(update=whole)
-    return env_id, EnvMaker(PluginFiles(registry.plugin_files), partial(make_env, adapter, env_id, settings))
+    return env_id, EnvMaker(files, partial(make_env, adapter, env_id, settings))
 
 
 def spaces_of(make: Make) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
@@ -164,6 +174,12 @@ def read_threshold(core: CoreSettings, env_id: str, make: Make) -> float | None:
     """
     if core.until is None:
         return None
+    if env_id == NO_ENV:
+        raise ConfigError(
+            "until needs an environment to evaluate in",
+            cause="env.id is none: on held-out episodes there is no return",
+            fix="--until none, or --env ID",
+        )
     if not core.eval.every:
         raise ConfigError(
             "until needs evaluations while training",
@@ -220,18 +236,16 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         pool = _open_pool(core, make_collecting, seed, counters.env_steps)
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
-        # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
-        capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
-        replay_args = (schema, capacity, core.env.num_envs)
-        if checkpoint:
-            replay = Replay.open(replay_folder, *replay_args, core.replay.storage, state["replay"], exact=core.strict)
-        else:
-            replay = Replay(*replay_args, replay_folder, core.replay.storage)
+        dataset = open_dataset(core.data, registry) if core.data else None
+        if dataset is not None:
+            opened.callback(dataset.close)
+        replay = _open_replay(core, schema, replay_folder, dataset, state.get("replay"))
         opened.callback(replay.close)
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
         if isinstance(composed.agent, LearnsFromEpisodes):
             pool.restarts = 0  # a broken episode has no return to learn from
-        health = HealthMonitor(composed.model)
+        health = HealthMonitor(composed.model)  # it compares with untrained weights, so before `finetune`
+        finetuned = finetune(composed, core.finetune, registry) if core.finetune and checkpoint is None else {}
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
         learn_beside(trainer, core, device, PluginFiles(registry.plugin_files))
@@ -239,9 +253,10 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             opened.callback(trainer.beside.close)
         source, noise = streams.torch("acting", device), composed.agent.noise
         acting = ActingAgent(composed.model, composed.agent, pool.action_space, source, noise)
-        collector = _open_playback(core, replay, acting) or Collector(pool, replay, acting, core.train.prefill_hold)
-        if isinstance(collector, Playback):
-            opened.callback(collector.close)
+        if dataset is not None:
+            collector = open_source(core, dataset, replay, composed.agent)
+        else:
+            collector = Collector(pool, replay, acting, core.train.prefill_hold)
         session = Session(
             config,
             env_id,
@@ -257,6 +272,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             health,
             threshold,
         )
+        session.finetuned = finetuned
         if checkpoint:
             _restore(session, checkpoint, state)
             _restore_collector(session, make_collecting, checkpoint, state)
@@ -278,28 +294,18 @@ def _open_pool(core: CoreSettings, make: Make, seed: list[int], taken: int) -> E
     )
 
 
-def _open_playback(core: CoreSettings, replay: Replay, acting: ActingAgent) -> Playback | None:
-    """Return the playback of recorded experience if the run learns from a recording, else None."""
-    if not core.replay.source:
-        return None
-    check_agent_can_use_recording(acting.agent)
-    recorded = Playback(Path(core.replay.source), replay)
-    if recorded.decisions < core.steps:
-        raise ConfigError(
-            f"the recording has {recorded.decisions} decisions, steps is {core.steps}",
-            fix=f"--steps {recorded.decisions}, or a longer recording",
-        )
-    return recorded
-
-
-def check_agent_can_use_recording(agent: Agent) -> None:
-    """Check that an agent can learn from a recording. Raises: ConfigError if it learns only from its own episodes."""
-    # Such an agent is idle until it gets an episode to play; a recording never gives it one.
-    if isinstance(agent, LearnsFromEpisodes) and bool(agent.idle(agent.initial(1)).any()):
-        raise ConfigError(
-            "this agent learns from the episodes it plays, but a recording replaces all of them",
-            fix="another --agent, or leave --replay.source and --shared-data out",
-        )
+def _open_replay(
+    core: CoreSettings, schema: Schema, folder: Path, dataset: Dataset | None, position: dict[str, Any] | None
+) -> Replay:
+    """Open the replay of a run: a new one, or that of a checkpoint at its position."""
+    resumed: dict[str, Any] = {} if position is None else {"position": position, "exact": core.strict}
+    if core.offline and dataset is not None:
+        return open_replay(dataset, schema, folder, core.replay.storage, **resumed)
+    # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
+    capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
+    if resumed:
+        return Replay.open(folder, schema, capacity, core.env.num_envs, core.replay.storage, **resumed)
+    return Replay(schema, capacity, core.env.num_envs, folder, core.replay.storage)
 
 
 def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | None = None) -> Path:
@@ -383,7 +389,7 @@ def _load_own_state(agent: HasOwnState, checkpoint: Checkpoint) -> None:
 
 def _restore_collector(session: Session, make: Make, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
     """Continue the episodes in progress, or begin new ones and say why."""
-    if isinstance(session.collector, Playback):
+    if not isinstance(session.collector, Collector):
         return
     try:
         if COLLECTOR not in state:

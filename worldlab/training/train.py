@@ -10,8 +10,10 @@ import torch
 
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
+from worldlab.env.spaces_json import to_json
 from worldlab.errors import CheckpointError, ConfigError, DivergedError
-from worldlab.experience.playback import Playback
+from worldlab.experience.collect import Collector
+from worldlab.experience.offline import OfflineData
 from worldlab.experience.segments import DamagedReplayError, set_aside
 from worldlab.interfaces import parameter_count
 from worldlab.registry import Registry
@@ -59,6 +61,8 @@ def train(
             log.info("env %s on %s, run %s", live.env_id, live.device, folder.path)
             if explain:
                 log.info("%s", live.composed.explain())
+            if isinstance(live.collector, OfflineData):
+                live.collector.start()  # run.json records the hash of the data
             _write_run_json(folder, live, registry, config, changed, checkpoint)
             return _run_loop(live, folder, registry, checkpoint)
         except BaseException as error:
@@ -176,17 +180,25 @@ def _write_run_json(
             "resumed": [*before.get("resumed", []), *resumed],
             "parameters": parts,
             "matching": live.composed.model.rule.why,
-            **_recording_entry(live),
+            **_data_entry(live, before),
+            **({"finetune": live.finetuned} if live.finetuned else {}),
         }
     )
 
 
-def _recording_entry(live: session.Session) -> dict[str, Any]:
-    """Return the entry of run.json about recorded experience; {} if the run collects its own."""
+def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of run.json about spaces and recorded experience."""
+    obs, action = live.pool.observation_space, live.pool.action_space
+    entry: dict[str, Any] = {"observation_space": to_json(obs), "action_space": to_json(action)}
     source = live.collector
-    if not isinstance(source, Playback):
-        return {}
-    return {"data": {"source": live.core.replay.source, "sha256": source.sha256, "decisions": source.decisions}}
+    if isinstance(source, Collector):
+        return entry
+    data = {"source": live.core.data, "sha256": source.sha256, "decisions": source.decisions}
+    if isinstance(source, OfflineData):
+        names = [source.held_out.dataset.episodes[episode].name for episode in source.held_out.episodes]
+        # A resumed run reads its own copy of the data, so their hash is the one that was found at its start.
+        data |= {"held_out": names, "sha256": source.sha256 or before.get("data", {}).get("sha256", {})}
+    return {**entry, "data": data}
 
 
 def _run_loop(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+from data_kit import made
+from worldlab_data.run_folder import RunFolderFormat
 
 from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, PluginError, WorldlabError
@@ -186,18 +188,16 @@ def worldlab_register(register):
 """
 
 
-def test_recorded_data_is_hashed_by_its_bytes_not_by_its_path(tmp_path):
+def test_recorded_data_is_hashed_by_its_records_not_by_its_path(tmp_path):
     config = planned(seeds=1).cells[-1].config
     env = env_source(config.core.env.id, REGISTRY)
 
     def digest(name, data):
-        (tmp_path / name / "replay").mkdir(parents=True)
-        (tmp_path / name / "replay" / "seg-000-0.log").write_bytes(data)
-        replay = config.core.replay.model_copy(update={"source": str(tmp_path / name)})
-        changed = replace(config, core=config.core.model_copy(update={"replay": replay}))
+        RunFolderFormat().write(made((3,), seed=data), tmp_path / name)
+        changed = replace(config, core=config.core.model_copy(update={"data": str(tmp_path / name)}))
         return fingerprint("model", changed, env, REGISTRY), fingerprint("random", changed, env, REGISTRY)
 
-    one, same, other = digest("a", b"x"), digest("b", b"x"), digest("c", b"y")
+    one, same, other = digest("a", 0), digest("b", 0), digest("c", 1)
     assert one == same and one[0] != other[0] and one[1] == other[1]
 
 
@@ -353,9 +353,25 @@ def test_an_agent_that_needs_its_own_episodes_cannot_use_shared_data():
         check_cells(found.cells, REGISTRY, shared=True)
 
 
-def test_shared_data_and_replay_source_exclude_each_other(tmp_path):
-    with pytest.raises(ConfigError, match=r"shared data and replay\.source exclude each other"):
-        planned(settings={"replay.source": str(tmp_path)}, shared_data=True)
+def test_shared_data_and_data_exclude_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="--shared-data and --data exclude each other"):
+        planned(settings={"data": str(tmp_path)}, shared_data=True)
+
+
+def test_all_models_learn_from_the_same_data_by_construction(tmp_path, monkeypatch):
+    """A data set that is named reaches every model, by its absolute path and by the hash of its records."""
+    RunFolderFormat().write(made((3,)), tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    found = planned(settings={"data": "a", "offline": True})
+    cells = [cell for cell in found.cells if cell.kind == "model"]
+    assert len(cells) > 2 and {(c.config.core.data, c.config.core.offline) for c in cells} == {
+        (str(tmp_path / "a"), True)
+    }
+    with pytest.raises(ConfigError, match="unequal budgets on CartPole-v1: data is"):
+        planned(
+            model=[{"encoder": "vae", "settings": {"data": "a"}}, {"encoder": "cpc"}],
+            axes={"env": "CartPole", "encoder": []},
+        )
 
 
 @pytest.mark.parametrize("player", ["replay", "random"])

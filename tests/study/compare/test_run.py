@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from data_kit import made
+from worldlab_data.run_folder import RunFolderFormat
 
 import worldlab.study.report
 from worldlab.errors import ConfigError, EnvError, RunLockedError
@@ -38,7 +40,7 @@ class FakeLauncher:
     def __init__(self) -> None:
         self.runs: list[tuple[list[str], int]] = []
         self.codes: dict[str, int] = {}
-        self.recorded = b"episodes"
+        self.recorded = 0
         self.stop: tuple[int, BaseException] | None = None
 
     def run(self, tasks, jobs, on_event):
@@ -61,8 +63,8 @@ class FakeLauncher:
         if code:
             trial = replace(file.trial, status="failed", cause="it broke")
         if file.spec.kind == "data":
-            (folder / "replay").mkdir(exist_ok=True)
-            (folder / "replay" / "seg-0-0.log").write_bytes(self.recorded)
+            shutil.rmtree(folder / "replay", ignore_errors=True)
+            RunFolderFormat().write(made((3,), seed=self.recorded), folder)
         write_cell(folder, replace(file, trial=trial, seconds=3.0))
 
 
@@ -138,7 +140,7 @@ def test_shared_data_is_recorded_before_anything_learns_and_is_kept(launcher, tm
     (first, _), (names, _) = launcher.runs
     assert stems(first) == ["shared-data-CartPole-v1-s0"] and stems(names) == CELLS
     cells = {place.name: read_cell(place) for place in (tmp_path / "a/cells").iterdir()}
-    assert {cells[name].spec.config["replay"]["source"] for name in names[1:]} == {str(tmp_path / "a/cells" / first[0])}
+    assert {cells[name].spec.config["data"] for name in names[1:]} == {str(tmp_path / "a/cells" / first[0])}
     assert [method.key for method in one.methods] == ["vae", "cpc"] and one.about[
         "data_played_by"
     ] == "uniform actions, seed 0"
@@ -146,7 +148,7 @@ def test_shared_data_is_recorded_before_anything_learns_and_is_kept(launcher, tm
     assert matrix_of(read_matrix(tmp_path / "a/matrix.toml")).shared_data == "random"
     # The same data elsewhere makes the same cells, other data others.
     run_compare(tmp_path / "b", shared_data="random")
-    launcher.recorded = b"other episodes"
+    launcher.recorded = 1
     run_compare(tmp_path / "c", shared_data="random")
     assert launcher.runs[3][0] == names and not set(launcher.runs[5][0]) & set(names[1:])
 

@@ -9,7 +9,7 @@ from worldlab.config.resolve import RunConfig
 from worldlab.errors import ConfigError, one_line
 
 EQUAL = (
-    ("steps", "env_steps"), ("minutes", "minutes"), ("strict", ""), ("device", ""), ("replay.source", ""),
+    ("steps", "env_steps"), ("minutes", "minutes"), ("strict", ""), ("device", ""), ("data", ""), ("offline", ""),
     ("replay.capacity", ""), ("train.prefill", "prefill"), ("train.prefill_hold", ""),
     ("train.pretrain", "pretrain"), ("train.pretrain_agent", "pretrain_agent"), ("train.ratio", "updates_per_step"),
     ("train.batch_size", "batch_size"), ("train.batch_length", "batch_length"), ("eval.every", ""),

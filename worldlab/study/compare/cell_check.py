@@ -8,7 +8,8 @@ import torch
 
 from worldlab.config.resolve import RunConfig
 from worldlab.registry import Registry
-from worldlab.training.session import check_agent_can_use_recording, compose_checked, open_env, spaces_of
+from worldlab.training.data import check_agent_can_use_recording
+from worldlab.training.session import compose_checked, open_env, spaces_of
 from worldlab.training.streams import Streams
 
 

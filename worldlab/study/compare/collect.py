@@ -162,9 +162,11 @@ def _data(plan: Plan, places: Sequence[Path]) -> dict[str, str]:
     """Return the SHA-256 of the recorded data that models learn from, by environment."""
     digests: dict[str, str] = {}
     for cell, place in zip(plan.cells, places, strict=True):
-        if cell.config.core.replay.source and cell.env not in digests:
+        if cell.config.core.data and cell.env not in digests:
             data = _facts(place).get("data")
-            digests |= {cell.env: str(data["sha256"])} if isinstance(data, Mapping) and "sha256" in data else {}
+            digest = data.get("sha256") if isinstance(data, Mapping) else None
+            digest = digest.get("training") if isinstance(digest, Mapping) else digest
+            digests |= {cell.env: str(digest)} if digest else {}
     return digests
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from worldlab.config.resolve import PARTS, RunConfig, applies, resolve
 from worldlab.errors import ConfigError, one_line
+from worldlab.experience.dataset import absolute_name
 from worldlab.registry import Registry
 from worldlab.runs.machine import available_cores
 from worldlab.runs.storage import read_toml
@@ -41,17 +42,18 @@ def build_config(
     interval = max(1, core.steps // 10) if can_resume(config) else core.steps
     log = {"pictures": 0, "tensorboard": False, "keep": 2, "checkpoint": interval}
     log = {key: value for key, value in log.items() if not any(_sets(table, env, "log", key) for table in tables)}
-    if matrix.shared_data and core.replay.source:
+    if matrix.shared_data and core.data:
         raise ConfigError(
-            "compare: shared data and replay.source exclude each other",
-            cause="shared data records the data all models learn from; replay.source names an existing recording",
+            "compare: --shared-data and --data exclude each other",
+            cause="shared data records the data all models learn from; --data names existing ones",
             fix="remove one of them",
         )
-    source = recording or (core.replay.source and Path(core.replay.source).expanduser().absolute())
+    source = str(recording) if recording else absolute_name(core.data)
     train = _share_of_cores(config, matrix.jobs)
     # Cells already run in parallel, so separate env workers would idle half of the time.
     env_settings = {} if any(_sets(table, env, "env", "workers") for table in tables) else {"workers": 0}
-    return with_settings(config, log=log, env=env_settings, train=train, replay={"source": str(source)})
+    config = replace(config, core=core.model_copy(update={"data": source}))
+    return with_settings(config, log=log, env=env_settings, train=train)
 
 
 def with_settings(config: RunConfig, **groups: Mapping[str, Any]) -> RunConfig:

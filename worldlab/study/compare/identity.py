@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -13,7 +12,10 @@ import gymnasium
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.env.find import open_adapter
+from worldlab.env.spaces import action_spec, record_schema
 from worldlab.errors import PluginError
+from worldlab.experience.data_records import EpisodeRecords, sha256_of
+from worldlab.experience.dataset import open_dataset
 from worldlab.registry import Registry
 from worldlab.runs import folder, storage
 from worldlab.study.compare.code import code_digest
@@ -59,8 +61,8 @@ def fingerprint(kind: str, config: RunConfig, env: Mapping[str, str | None], reg
             place: {**part, "code": code_digest(registry.get(provenance.role_of(place), str(part["name"])).target)}
             for place, part in provenance.components(config, registry).items()
         }
-    if config.core.replay.source and needs is None:
-        settings["replay"]["source"] = recording_digest(Path(config.core.replay.source))
+    if config.core.data and needs is None:
+        settings["data"] = data_digest(config.core.data, registry)
     content = {"format": FORMAT, "kind": kind, "settings": settings, "versions": versions}
     return storage.sha256_bytes(storage.dump_json(content, sort_keys=True))
 
@@ -75,15 +77,15 @@ class HasPackages(Protocol):
 
 
 @cache
-def recording_digest(folder: Path) -> str:
-    """Return the SHA-256 of recorded data in hex: of the segment files of a run folder, by name.
-
-    Raises: StorageError.
-    """
-    place = folder / "replay" if (folder / "replay").is_dir() else folder
-    with storage.storage_errors(place, "read"):
-        digests = [[path.name, storage.sha256_file(path).sha256] for path in sorted(place.glob("seg-*.log"))]
-    return storage.sha256_bytes(storage.dump_json(digests))
+def data_digest(name: str, registry: Registry) -> str:
+    """Return the SHA-256 of a data set's records in hex, whatever its format. Raises: ConfigError, PluginError."""
+    dataset = open_dataset(name, registry)
+    try:
+        facts = dataset.facts
+        schema = record_schema(facts.observation_space, action_spec(facts.action_space))
+        return sha256_of(EpisodeRecords(dataset, schema), range(len(dataset.episodes)))
+    finally:
+        dataset.close()
 
 
 def env_source(env_id: str, registry: Registry) -> dict[str, str | None]:

@@ -208,9 +208,7 @@ def check_cells(cells: Sequence[Cell], registry: Registry, shared: bool) -> None
 
         spaces: dict[str, Any] = {}
         collect_errors(
-            partial(
-                check_cell, cell.kind, cell.config, registry, spaces, shared or bool(cell.config.core.replay.source)
-            )
+            partial(check_cell, cell.kind, cell.config, registry, spaces, shared or bool(cell.config.core.data))
             for cell in first.values()
         )
 
