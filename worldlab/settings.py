@@ -238,8 +238,8 @@ class TrainSettings(Config):
 
     prefill: int = field(1000, ge=1)
     """Environment steps with random actions before the first update."""
-    prefill_hold: int = field(32, ge=1, expert=True)
-    """Each random action of the prefill is held for 1 to this many decisions, short holds more often; 1 holds none."""
+    prefill_hold: int = field(1, ge=1, expert=True)
+    """Each random action of the prefill is held for 1 to this many decisions; increase it where inertia matters."""
     pretrain: int = field(100, ge=0)
     """Updates of the world model alone after the prefill. With schedule = staged, the model gets no others."""
     pretrain_agent: int = field(0, ge=0, expert=True)

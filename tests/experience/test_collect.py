@@ -384,3 +384,22 @@ def test_what_a_checkpoint_of_other_settings_or_of_a_broken_step_holds_is_refuse
     made.begin()  # and the environment fails: there is no end
     with pytest.raises(Unrepeatable, match="an environment had failed"):
         collector().restore(*made.state())
+
+
+def test_one_in_ten_episodes_is_played_by_held_random_actions(monkeypatch):
+    made, rng, chosen, agents = collector(1), np.random.default_rng(0), [], {}
+    choose = made.acting.choose
+    monkeypatch.setattr(made.acting, "choose", lambda *args, **kw: chosen.append(choose(*args, **kw)) or chosen[-1])
+    made.start()
+    for _ in range(5 * 26):
+        number = made.pool.episodes[0].number
+        made.begin(rng, prefill=False)
+        played = encode_action(made.pool.action_space, made._action)
+        np.testing.assert_allclose(made._state["action"], played, atol=1e-6)  # the filter reads what was played
+        agents.setdefault(number, []).append(np.allclose(chosen[-1][0], played, atol=1e-6))
+        made.end()
+    assert [number for number, own in agents.items() if not any(own)] == [5, 15, 25]
+    assert all(all(own) for number, own in agents.items() if number % 10 != 5)
+    actions = streams(made)[0]["prev_action"]
+    begin = 6 * 5 + 1  # of episode 5, after its reset: each episode has 5 steps and a reset
+    assert len(np.unique(actions[begin : begin + 5], axis=0)) < 5  # held

@@ -20,6 +20,16 @@ from worldlab.interfaces import Batch
 from worldlab.model.preprocess import Preprocessor
 from worldlab.specs import ActionSpec
 
+EVERY, FIRST, HOLD = 10, 5, 40
+"""One in `EVERY` episodes of each environment, from number `FIRST` on, is played by random actions, each held for 1 to `HOLD`
+decisions.
+
+A policy explores around what it does. Where no reward is near, that finds nothing: MountainCarContinuous pays for standing
+still, and actions of one decision never get a car up the hill, while such an episode does in six of seven cases
+(docs/log.md). The long holds are not for the prefill: they throw HalfCheetah on its back, and that is then all that the
+model has seen. Dabney et al. 2020 (temporally extended exploration), arXiv:2006.01782.
+"""
+
 
 class Unrepeatable(Exception):
     """An episode in progress cannot be continued. The message is the reason."""
@@ -28,7 +38,7 @@ class Unrepeatable(Exception):
 class Collector:
     """Steps the environments and appends every step to the replay.
 
-    hold: a random action is repeated for 1 to `hold` decisions, see `_draw`. finished: (return, length) of ended episodes; the
+    hold: a random action of the prefill is repeated for 1 to `hold` decisions. finished: (return, length) of ended episodes; the
     caller reads and clears it.
     """
 
@@ -56,27 +66,42 @@ class Collector:
         arrivals = self.pool.reset()
         self._append(arrivals, np.zeros((self.pool.num_envs, self.acting.model.specs.action.dim), np.float32))
 
-    def step(self, random: np.random.Generator | None = None) -> int:
-        """Take a decision in each environment, exploring or uniformly at random. Returns how many were taken."""
-        self.begin(random)
+    def step(self, random: np.random.Generator | None = None, *, prefill: bool = True) -> int:
+        """Take a decision in each environment, see `begin`. Returns how many were taken."""
+        self.begin(random, prefill=prefill)
         return self.end()
 
-    def begin(self, random: np.random.Generator | None = None) -> None:
-        """Choose actions and start the step; workers compute while the caller trains. `end` must follow."""
+    def begin(self, random: np.random.Generator | None = None, *, prefill: bool = True) -> None:
+        """Choose actions and start the step; workers compute while the caller trains. `end` must follow.
+
+        random: draws the actions of the prefill, and later those of random episodes (`EVERY`); without it the agent chooses
+        all of them.
+        """
         idle, agent = None, self.acting.agent
         learns_from_episodes = isinstance(agent, LearnsFromEpisodes)
-        if random is not None:
+        if random is not None and prefill:
             # The agent's filter skips random steps, so its state starts anew when the agent takes over.
-            encoded, self._state = self._draw(random), None
+            encoded, self._state = self._draw(random, self.hold), None
         else:
             if learns_from_episodes and self._state is None and not self._first.all():
                 self._start_episodes()  # a return must not include steps that the agent did not choose
             encoded, self._state = self.acting.choose(self._obs, self._state, self._first, explore=True)
             if learns_from_episodes:
                 idle = agent.idle(self._state["agent"]).cpu().numpy()
+            elif random is not None:
+                encoded = self._explore(encoded, random)
         self._action = decode_action(self.pool.action_space, encoded)
         self._stepping = True
         self.pool.send(self._action, idle)
+
+    def _explore(self, encoded: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return the actions [N, A], replaced by held random ones in the environments that play a random episode."""
+        playing = np.array([episode.number % EVERY == FIRST for episode in self.pool.episodes])
+        drawn = self._draw(random, HOLD)
+        if playing.any():
+            encoded = np.where(playing[:, None], drawn, encoded).astype(np.float32)
+            self._state = {**self._state, "action": torch.as_tensor(encoded, device=self._state["action"].device)}
+        return encoded
 
     def end(self) -> int:
         """Wait for the environments and store their steps. Returns how many environments were stepped."""
@@ -140,18 +165,12 @@ class Collector:
         except EnvError as error:
             raise Unrepeatable(f"an environment did not repeat its episode: {error.message}") from error
 
-    def _draw(self, random: np.random.Generator) -> np.ndarray:
-        """Draw uniform actions, each repeated for 1 to `hold` decisions.
-
-        Durations are uniform in their logarithm, so that each octave of durations takes an equal share of the draws: short
-        ones for tasks that end at a push, long ones where something heavy has to gain speed. Dabney et al. 2020,
-        arXiv:2006.01782, draw them from a power law too.
-        """
+    def _draw(self, random: np.random.Generator, hold: int) -> np.ndarray:
+        """Draw uniform actions, each repeated for 1 to `hold` decisions."""
         fresh = random_actions(self.acting.model.specs.action, self.pool.num_envs, random)
-        durations = np.exp(random.uniform(0, np.log(self.hold + 1), self.pool.num_envs)).astype(int)
         expired = (self._left <= 0) | self._first
         self._random = np.where(expired[:, None], fresh, self._random)
-        self._left = np.where(expired, durations, self._left) - 1
+        self._left = np.where(expired, random.integers(1, hold + 1, self.pool.num_envs), self._left) - 1
         return self._random
 
     def _append(self, arrivals: Arrivals, action: np.ndarray) -> None:

@@ -129,7 +129,7 @@ class OfflineData:
         }
         log.info("offline: sha256 of the training data %s", self.sha256["training"])
 
-    def begin(self, random: Any = None) -> None:
+    def begin(self, random: Any = None, *, prefill: bool = True) -> None:
         """Do nothing: there is no environment to step."""
 
     def end(self) -> int:

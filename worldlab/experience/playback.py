@@ -37,7 +37,7 @@ class Playback:
             if self._next[env] == 0:
                 self._append(env, self._peek(env))
 
-    def begin(self, random: Any = None) -> None:
+    def begin(self, random: Any = None, *, prefill: bool = True) -> None:
         """Do nothing: the recording holds the actions. `end` must follow."""
 
     def end(self) -> int:

@@ -144,10 +144,10 @@ class Loop:
     def _begin_step(self) -> None:
         """Choose the actions and send them to the environments."""
         session = self.session
-        random = None if session.counters.pretrained else session.streams.numpy("prefill")
+        random = session.streams.numpy("prefill")
         with self.clock("collect"):
             try:
-                session.collector.begin(random)
+                session.collector.begin(random, prefill=not session.counters.pretrained)
             except DivergedError as error:
                 if session.counters.updates:
                     raise
