@@ -24,6 +24,7 @@ class Bandit:
     """A dream in which nothing moves: reward 1 for the last choice of a discrete action, or 1 - (a - 0.5)^2."""
 
     device = torch.device("cpu")
+    dynamics = None  # no ensemble
 
     def __init__(self, action: ActionSpec):
         self.specs = specs_for(action)

@@ -93,7 +93,9 @@ def temperature_matters(subject: Subject) -> None:
     """
     tested = 0
     for bench in _tempered_benches(subject):
-        memory = 10 * bench.dynamics.memory(warm_state(bench, 1)).detach()  # else untrained classes are equally likely
+        # Untrained classes are equally likely at usual memories.
+        scale = 10 if bench.specs.latent.kind == "categorical" else 1
+        memory = scale * bench.dynamics.memory(warm_state(bench, 1)).detach()
         prior: Any = bench.dynamics.predict(memory.expand(2000, -1))
         if not isinstance(prior, HasTemperature):
             continue
