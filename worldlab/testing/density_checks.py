@@ -93,16 +93,15 @@ def temperature_matters(subject: Subject) -> None:
     """
     tested = 0
     for bench in _tempered_benches(subject):
-        # Untrained classes are equally likely at usual memories.
-        scale = 10 if bench.specs.latent.kind == "categorical" else 1
-        memory = scale * bench.dynamics.memory(warm_state(bench, 1)).detach()
+        memory = 10 * bench.dynamics.memory(warm_state(bench, 1)).detach()  # else untrained classes are equally likely
         prior: Any = bench.dynamics.predict(memory.expand(2000, -1))
         if not isinstance(prior, HasTemperature):
             continue
         tested += 1
         with torch.no_grad():
             cold, usual, hot = (_spread(bench, prior.tempered(t).sample(stream(0))) for t in (0.25, 1.0, 4.0))
-        if not cold < usual < hot or hot < 1.05 * cold:
+        # All three have the same noise, so a temperature that is ignored gives exactly the same samples.
+        if not cold < usual < hot:
             raise CheckFailure(
                 f"samples spread by {cold:.3f}, {usual:.3f} and {hot:.3f} at temperatures 1/4, 1 and 4: they should grow",
                 "multiply the std by sqrt(temperature), or divide logits by the temperature",
