@@ -272,7 +272,7 @@ MISTAKES = [
     (
         "train --encoder cpk --env CarRacing",
         3,
-        "no encoder named 'cpk'. Did you mean 'cpc'? Installed: autoregressive, cpc, flow, gan, vae",
+        "no encoder named 'cpk'. Did you mean 'cpc'? Installed: autoregressive, clockwork, cpc, flow, fsq,...",
     ),
     ("train --env CarRacin", 4, "no environment 'CarRacin'. Did you mean 'CarRacing-v3'?"),
     ("train --env CartPole --train.learning-rate -1", 2, "config: train.learning_rate = '-1' must be > 0"),
@@ -286,7 +286,11 @@ MISTAKES = [
     ),
     ("train --env counter:Absent TINY", 4, "module 'counter' registers no environment 'Absent'"),
     ("train --env absent:Env-v0 TINY", 4, "module 'absent' of the environment cannot be imported: ModuleNotFoundError"),
-    ("train --env CartPole --plugin counter.py", 3, "plugin file:counter.py sha256:"),
+    (
+        "train --env CartPole --plugin counter.py",
+        3,
+        "plugin file:counter.py defines no function worldlab_register(register)",
+    ),
     ("eval full", 2, "no run 'full'."),
     ("eval empty", 7, "no checkpoint"),
     ("check-env counter:Broken", 4, ""),

@@ -17,7 +17,7 @@ from worldlab.registry import load_registry
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "worldlab_parts"
 NAMES = {
-    "encoder": "fsq",
+    "encoder": "grid",
     "dynamics": "mingru",
     "decoder": "laplace",
     "agent": "shooting",

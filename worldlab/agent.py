@@ -45,6 +45,8 @@ class Agent(nn.Module, ABC):
 
     Evolution strategies set False: they explore with their weights, and latent noise only adds variance to the fitness.
     """
+    imitates: bool = False
+    """Whether it learns to repeat recorded actions, not to earn rewards."""
     reads_sequences: bool = True
     """Whether `losses` reads `Experience.sequence`. An agent that learns from dreams alone sets False.
 

@@ -25,6 +25,8 @@ from worldlab_agents.configs import BCConfig
 class BCAgent(Agent):
     """Maximises the likelihood of the recorded actions; acts with the most likely action."""
 
+    imitates = True
+
     def __init__(self, config: BCConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config

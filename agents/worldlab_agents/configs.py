@@ -16,8 +16,6 @@ class ActorCriticConfig(Config):
 
     horizon: int = field(15, ge=1, nano=4)
     """Imagined steps H from each start."""
-    entropy: float = field(3e-4, ge=0)
-    """Weight of the policy's entropy, in units of normalised return."""
     units: int = sized("units", gt=0)
     """Width of actor and critic."""
     actor_rate: float = field(1e-4, gt=0)
@@ -35,6 +33,8 @@ class DreamerConfig(ActorCriticConfig):
 
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
+    entropy: float = field(3e-4, ge=0)
+    """Weight of the policy's entropy, in units of normalised return."""
     gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
     reinforce."""

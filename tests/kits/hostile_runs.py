@@ -156,7 +156,7 @@ HOSTILE: dict[str, Change] = {
         (run / "plugins").mkdir(exist_ok=True),
         (run / "plugins" / "evil.py").write_text(EVIL),
     ],
-    "recording elsewhere": edit("config.toml", 'source = ""', 'source = "../outside"'),
+    "recording elsewhere": edit("config.toml", 'data = ""', 'data = "../outside"'),
     # pickles
     **{
         f"weights are a pickle of protocol {protocol}": in_checkpoint(

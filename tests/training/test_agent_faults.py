@@ -13,14 +13,17 @@ from worldlab.training.loop import Loop
 
 
 def looping(updates: int) -> Any:
-    def begin(random):
+    def begin(random, prefill):
         raise DivergedError("the agent chose an action that is not a finite number", cause="nan", fix="lower a rate")
 
     loop = Loop.__new__(Loop)
     loop.clock = Clock(0.0)
     counters = SimpleNamespace(updates=updates, pretrained=True)
     config = SimpleNamespace(agent=SimpleNamespace(name="mine"))
-    session: Any = SimpleNamespace(counters=counters, config=config, collector=SimpleNamespace(begin=begin))
+    streams = SimpleNamespace(numpy=lambda name: None)
+    session: Any = SimpleNamespace(
+        counters=counters, config=config, streams=streams, collector=SimpleNamespace(begin=begin)
+    )
     loop.session = session
     return loop
 

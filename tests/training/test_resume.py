@@ -151,7 +151,7 @@ def test_an_environment_that_cannot_repeat_is_said_to_go_on_approximately(place,
 
 
 LEARNERS = {
-    "sac": "--env Pendulum --agent.every 4 --agent.steps 40 --agent.buffer 150",
+    "sac": "--env Pendulum --agent.every 4 --agent.steps 40",
     "cma": "--agent.where both --agent.every 2 --agent.population 4 --agent.rollouts 2",
 }
 

@@ -300,6 +300,8 @@ def beats_random(subject: AgentSubject) -> None:
     """
     learns = False
     for bench in subject.benches():
+        if bench.agent.imitates:
+            raise NotApplicable("the agent repeats recorded actions, whatever they earn")
         if not bench.learns and not _dreams(bench):
             continue
         learns = True

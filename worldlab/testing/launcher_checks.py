@@ -108,8 +108,9 @@ def interrupt(subject: LauncherSubject) -> None:
             pass
         else:
             raise CheckFailure("run returned after a KeyboardInterrupt", "let the exception pass")
-        time.sleep(0.5)  # a process that was left behind would be done by now
-        if (folder / "done").exists() or [event for event in events if event.task == "later"]:
+        before = (folder / "beat").read_text()
+        time.sleep(0.5)
+        if (folder / "beat").read_text() != before or [event for event in events if event.task == "later"]:
             raise CheckFailure(
                 "run went on after a KeyboardInterrupt", "terminate what it started, and start nothing else"
             )
@@ -117,9 +118,10 @@ def interrupt(subject: LauncherSubject) -> None:
 
 _SLOW = """
 import pathlib, time
-pathlib.Path({folder!r}, "begun").touch()
-time.sleep(0.2)
-pathlib.Path({folder!r}, "done").touch()
+for beat in range(1000):
+    pathlib.Path({folder!r}, "beat").write_text(str(beat))
+    pathlib.Path({folder!r}, "begun").touch()
+    time.sleep(0.01)
 """
 
 

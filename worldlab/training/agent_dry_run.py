@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldlab import tree
-from worldlab.agent import Agent, Experience, OwnLearner
+from worldlab.agent import Agent, Experience, LearnsFromEpisodes, OwnLearner
 from worldlab.errors import one_line
 from worldlab.interfaces import Batch, Player
 from worldlab.nn import frozen
@@ -54,7 +54,8 @@ def _check_actions(
     n, action = len(features), model.specs.action
     start = probe.call("initial", n)
     _check_state(probe, "initial", start, n)
-    for explore in (True, False):
+    # An agent that learns from the episodes it plays may need its first updates before it explores.
+    for explore in (False,) if isinstance(probe.part, LearnsFromEpisodes) else (True, False):
         with torch.no_grad():
             found = probe.call("act", model, carry, features, start, generator, explore)
         if not isinstance(found, tuple) or len(found) != 2:

@@ -133,10 +133,10 @@ class Loop:
         self._record_episodes(monitor)
         self._note_tasks(before)
         self._complete_tasks()
-        self._keep_best()
         self._stop_if_signalled()
         if crossed(before, counters.env_steps, self.session.core.log.checkpoint):
             self._save()
+        self._keep_best()
         self._save_by_time()
 
     # ---- collecting and updating ----
@@ -409,7 +409,9 @@ class Loop:
         """Save the weights of the best evaluation if this step has it, so that they outlast later checkpoints."""
         best = self.session.counters.best
         if best is not None and best["step"] == self.session.counters.env_steps and not self.session.counters.due:
-            self._save()
+            if self.saved_at != self._position():
+                self._save()
+                self.spare = self.newest  # the copy outlasts it
             keep_best(list_checkpoints(self.folder.checkpoints)[-1][1], int(best["step"]))
 
     def _save_by_time(self) -> None:

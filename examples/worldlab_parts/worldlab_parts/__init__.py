@@ -11,7 +11,7 @@ from worldlab_parts.configs import FSQConfig, LaplaceConfig, MinGRUConfig, NiceC
 @hookimpl
 def worldlab_register(register):
     register.encoder(
-        "fsq",
+        "grid",
         "worldlab_parts.encoder:FSQEncoder",
         config=FSQConfig,
         summary="Codes by rounding: finite scalar quantisation.",
