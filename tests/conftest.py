@@ -1,4 +1,4 @@
-"""Every worker of the suite computes on one thread: pytest-xdist already uses all cores."""
+"""How the suite uses the machine: its workers, their threads, and the order of the tests."""
 
 import gc
 import os
@@ -19,6 +19,11 @@ LONGEST = (
     "test_compare.py",
 )
 """The files that take longest, the longest first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start one worker more than there are cores: tests of signals, clusters and time limits mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collectstart() -> None:
