@@ -120,7 +120,7 @@ def make(cell: Cell, stop: threading.Event) -> str:
     if state == "new":
         shutil.rmtree(cell.folder, ignore_errors=True)
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
-        cell.beside(".json").write_text(json.dumps({"flags": list(cell.flags)}) + "\n", encoding="utf-8")
+        write_json(cell.beside(".json"), {"flags": list(cell.flags)})  # whole: other threads read it
         if not cell.trains:
             cell.folder.mkdir()
     say(f"{cell.name}, {cell.agent}, seed {cell.seed}: {'resumed' if state == 'begun' else 'started'}")
