@@ -30,7 +30,7 @@ ENVS = {
     "D4": "30 kinds of wrong returns, in process and in workers: refused at that step, with what was expected",
     "D5": "the environment returns the same array at each of 10,000 steps: no record follows it",
     "D6": "a MuJoCo simulation diverges: a crash at that step, no such record",
-    "D7": "an environment without seeds: `check-env` finds it, a resume is said to be approximate",
+    "D7": "an environment without seeds: `check-env` finds it, a resume is reported as approximate",
     "D8": "50 workers in turn are killed and replaced: no descriptor, child or memory is left",
     "D9": "the old interface, spaces that are missing, unusable or differ: refused before the first step",
 }

@@ -97,10 +97,10 @@ class Collector:
     def _explore(self, encoded: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return the actions [N, A], replaced by held random ones in the environments that play a random episode."""
         playing = np.array([episode.number % EVERY == FIRST for episode in self.pool.episodes])
-        drawn = self._draw(random, HOLD)
-        if playing.any():
-            encoded = np.where(playing[:, None], drawn, encoded).astype(np.float32)
-            self._state = {**self._state, "action": torch.as_tensor(encoded, device=self._state["action"].device)}
+        if not playing.any():
+            return encoded
+        encoded = np.where(playing[:, None], self._draw(random, HOLD), encoded).astype(np.float32)
+        self._state = {**self._state, "action": torch.as_tensor(encoded, device=self._state["action"].device)}
         return encoded
 
     def end(self) -> int:
