@@ -80,6 +80,7 @@ EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),
     ("worldlab/cli/__init__.py", "CarRacing"),
     ("worldlab/cli/check_env.py", "CarRacing"),
+    ("worldlab/cli/common.py", "hf"),
     ("worldlab/cli/flags.py", "CarRacing"),
     ("worldlab/cli/scaffold/files.py", "Pendulum"),
     ("worldlab/config/resolve.py", "CarRacing"),

@@ -33,6 +33,8 @@ COMMANDS = {
     "export": "Write recorded steps in a format that other libraries read.",
     "compare": "Compare models on tasks under equal budgets, and write a report.",
     "roundup": "Test published claims about the model families.",
+    "push": "Publish weights, scores and a model card of a run.",
+    "pull": "Fetch a published run and verify it.",
     "verify": "Check that no file of a run is damaged; read only.",
     "plugins": "List the installed components, or show one with its settings.",
     "check-plugin": "Check the behaviour of a plugin's components; report cause and fix of each failure.",

@@ -14,6 +14,11 @@ from typing import Any, NoReturn, TextIO
 
 from worldlab.errors import ConfigError, closest, one_line
 
+RUN = "a run folder, its name under runs/, latest, or an address in a store (hf:user/name)"
+"""The help of a RUN argument."""
+ADDRESS = "an address in a store, such as hf:user/name (worldlab plugins --role store)"
+"""The help of an ADDRESS argument."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser with our errors and no abbreviations; it accepts _ for - in flags."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldlab.cli.common import Parser, add_best, add_shared, add_trust, at_least, emit, prints_to_stderr
+from worldlab.cli.common import RUN, Parser, add_best, add_shared, add_trust, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
 from worldlab.runs.find import find_run
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("dream", "Draw open-loop predictions of a trained run beside the real frames.")
-    parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
+    parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the pictures (default: the run's videos/)")
     parser.add_argument("--horizon", type=at_least(1), default=45, metavar="H", help="imagined steps (default: 45)")
     parser.add_argument("--count", type=at_least(1), default=4, metavar="N", help="dreams to draw (default: 4)")
@@ -20,8 +20,8 @@ def run(argv: list[str]) -> int:
     add_trust(parser)
     add_shared(parser)
     args = parser.read(argv)
-    folder = find_run(args.run)
     registry = open_registry(args.plugin)
+    folder = find_run(args.run, registry=registry)
     with prints_to_stderr():
         from worldlab.training.loaded import draw_dreams, load_run
 

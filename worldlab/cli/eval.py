@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldlab.cli.common import Parser, add_best, add_shared, add_trust, at_least, emit, prints_to_stderr
+from worldlab.cli.common import RUN, Parser, add_best, add_shared, add_trust, at_least, emit, prints_to_stderr
 from worldlab.registry import open_registry
 from worldlab.runs.find import find_run
 
 
 def run(argv: list[str]) -> int:
     parser = Parser("eval", "Evaluate a trained run in the real environment.")
-    parser.add_argument("run", metavar="RUN", help="a run folder, its name under runs/, or latest")
+    parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument(
         "--episodes", type=at_least(1), metavar="N", help="number of episodes (default: the run's setting)"
     )
@@ -24,8 +24,8 @@ def run(argv: list[str]) -> int:
     add_trust(parser)
     add_shared(parser)
     args = parser.read(argv)
-    folder = find_run(args.run)
     registry = open_registry(args.plugin)
+    folder = find_run(args.run, registry=registry)
     with prints_to_stderr():
         from worldlab.training.loaded import evaluate_run, load_run
 

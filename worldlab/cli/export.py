@@ -8,6 +8,7 @@ from worldlab.cli.common import Parser, add_shared, emit, prints_to_stderr
 from worldlab.errors import ConfigError, one_line
 from worldlab.registry import Registry, open_registry
 from worldlab.runs.find import find_run
+from worldlab.runs.stores import split_address
 
 
 def run(argv: list[str]) -> int:
@@ -40,7 +41,8 @@ def _export(data: str, format: str, out: Path, registry: Registry) -> dict[str, 
         )
     if out.exists() or out.is_symlink():
         raise ConfigError(one_line(f"{str(out)[-60:]!r} is there already"), fix="--out with a new name")
-    name = data if Path(data).exists() or ":" in data else str(find_run(data))
+    local = Path(data).exists() or (":" in data and split_address(data, registry) is None)
+    name = data if local else str(find_run(data, registry=registry))
     dataset = open_dataset(name, registry)
     try:
         writer.write(dataset, out)

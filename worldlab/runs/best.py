@@ -8,9 +8,7 @@ too high on average. It is there for those who want to use the weights.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 from worldlab.errors import CheckpointError
@@ -50,7 +48,7 @@ def keep_best(checkpoint: Path, step: int) -> None:
         try:
             for file in sorted(checkpoint.iterdir()):
                 with storage.storage_errors(target, "keep"), durable("link"):
-                    _link(file, staging / file.name)
+                    storage.link_file(file, staging / file.name)
             storage.publish_folder(staging, target)
         finally:
             if staging.exists():
@@ -58,15 +56,6 @@ def keep_best(checkpoint: Path, step: int) -> None:
     for older in list_best(checkpoint.parent):
         if older != target:
             storage.remove_tree(older)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target, follow_symlinks=False)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _step(path: Path) -> int:

@@ -53,7 +53,7 @@ QUARANTINE = "quarantine"
 _STEP = re.compile(r"step-(\d{9,18})(?:\.([1-9]\d{0,5}))?")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _FILE = re.compile(r"[a-z][a-z0-9_]{0,63}\.safetensors|state\.json")
-_PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip", ".joblib"}
+PICKLED = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".zip", ".joblib"}
 _MANIFEST_LIMIT = 2**20
 
 
@@ -265,7 +265,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         )
     manifest = _read_manifest(path)
     for name, entry in manifest["files"].items():
-        if Path(name).suffix in _PICKLED:
+        if Path(name).suffix in PICKLED:
             raise _pickle_error(path / name)
         if not _FILE.fullmatch(name):
             raise _damaged(path, f"{MANIFEST} lists a forbidden file: {name!r}"[:60])
@@ -415,7 +415,7 @@ def _label(path: Path, short: bool = False) -> str:
 def looks_pickled(path: str | Path) -> bool:
     """Return whether a file is, by its name or first bytes, a pickle or an archive of pickles (torch, SB3)."""
     path = Path(path)
-    if path.suffix.lower() in _PICKLED:
+    if path.suffix.lower() in PICKLED:
         return True
     with suppress(OSError), storage.open_regular(path) as file:
         start = file.read(2)

@@ -1,16 +1,21 @@
-"""Finds run folders by path, name or "latest", and names new ones."""
+"""Finds run folders by path, name, "latest" or the address in a store, and names new ones."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worldlab.errors import ConfigError, did_you_mean, one_line
 from worldlab.runs import storage
 
+if TYPE_CHECKING:
+    from worldlab.runs.stores import StoreRegistry
+
 RUNS = Path("runs")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_ADDRESS = re.compile(r"[a-z][a-z0-9-]+:[^/\\\s]+/\S+", re.ASCII)
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -46,17 +51,28 @@ def list_runs(root: Path = RUNS) -> list[Path]:
     return sorted(folders, key=lambda folder: (_started(folder / "run.json"), folder.name))
 
 
-def find_run(text: str, root: Path = RUNS) -> Path:
-    """Return the run folder of a RUN argument: "latest", a path, or a name under root.
+def find_run(text: str, root: Path = RUNS, registry: StoreRegistry | None = None) -> Path:
+    """Return the run folder of a RUN argument: "latest", a path, a name under root, or an address like "hf:user/name".
 
-    Raises: ConfigError with a suggestion and the list of runs.
+    registry: knows the stores, from which a run is fetched (`worldlab.runs.pull`). Without one, an address is refused.
+    Raises: ConfigError with a suggestion and the list of runs; what fetching raises.
     """
     for path in (Path(text).expanduser(), root / text):
         if text != "latest" and (path / "run.json").is_file():
             return path
+    if registry is not None and text.partition(":")[0] in registry.names("store"):
+        from worldlab.runs.pull import fetched_run
+
+        return fetched_run(text, registry, root)
     runs = list_runs(root)
     if text == "latest" and runs:
         return runs[-1]
+    if _ADDRESS.fullmatch(text):
+        raise ConfigError(
+            one_line(f"{one_line(text, 40)!r} is no run of this machine, which is needed here"),
+            cause="a run in a store has weights and scores; this command reads or continues a folder",
+            fix=f"worldlab pull {one_line(text, 100)}, then give its folder",
+        )
     names = [run.name for run in reversed(runs)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     raise ConfigError(

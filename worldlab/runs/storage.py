@@ -363,6 +363,19 @@ def _cut_torn_line(descriptor: int) -> None:
             os.ftruncate(descriptor, end)
 
 
+def link_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file that never changes a second name; where the file system has no hard links, copy it.
+
+    A link is not followed: its second name is a link, too. Raises: OSError.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copyfile(source, target, follow_symlinks=False)
+        with open_regular(target) as file:
+            os.fsync(file.fileno())
+
+
 def new_staging(parent: str | os.PathLike[str]) -> Path:
     """Create an empty folder in parent, to fill and then publish with `publish_folder`. Raises: StorageError."""
     path = make_folder(parent) / f"{STAGE_PREFIX}{uuid.uuid4().hex}"

@@ -11,6 +11,7 @@ from worldlab.runs.best import list_best
 from worldlab.runs.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from worldlab.runs.digests import NAME, find_altered, find_uncovered, read_digests
 from worldlab.runs.metrics import read_metrics
+from worldlab.runs.weights import holds_weights_only
 
 DEPTH = 4
 """How many levels below a folder runs are looked for: comparison/part/cells/NAME."""
@@ -67,7 +68,7 @@ def verify_checkpoints(folder: Path) -> tuple[Verdict, list[Checkpoint]]:
             verdict.damaged.append(error.message)
         else:
             verdict.intact += 1
-            if path in places:
+            if path in places and not holds_weights_only(found):
                 intact.append(found)
     return verdict, intact
 

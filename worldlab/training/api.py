@@ -98,13 +98,14 @@ def load(
     trust_env: str | None = None,
     best: bool = False,
 ) -> Run:
-    """Open a run by folder, by name under runs/, or "latest". Its content is read on first use.
+    """Open a run by folder, by name under runs/, "latest", or from a store ("hf:user/name"). It is read on first use.
 
     best: use the weights of its best evaluation, instead of the last ones.
     trust_env: the module that its environment may import, if its id is "module:Id": a run of somebody else imports none
     without your word. Raises: ConfigError if there is no such run.
     """
-    return Run(find_run(str(run)), _open_registry(plugins), device, _trusted(trust_env), best=best)
+    registry = _open_registry(plugins)
+    return Run(find_run(str(run), registry=registry), registry, device, _trusted(trust_env), best=best)
 
 
 class Run:

@@ -26,7 +26,7 @@ def finetune(composed: Composed, run: str, registry: Registry) -> dict[str, obje
     Returns: the entry of run.json: the run, its step, how many weights were taken and which began anew. Raises:
     ConfigError if no weight fits; CheckpointError.
     """
-    folder = RunFolder.open(find_run(run))
+    folder = RunFolder.open(find_run(run, registry=registry))
     checkpoint = latest_valid(folder.checkpoints, move=False)
     taken, fresh = 0, []
     for name, module in (("model", composed.model), ("agent", composed.agent)):

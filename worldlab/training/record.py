@@ -46,7 +46,7 @@ def record(
     """
     if out.exists() or out.is_symlink():
         raise ConfigError(one_line(f"{str(out)[-60:]!r} is there already"), fix="--out with a new name")
-    loaded = None if agent is None else load_run(find_run(agent), registry, trusted=trusted)
+    loaded = None if agent is None else load_run(find_run(agent, registry=registry), registry, trusted=trusted)
     env_id, make = _environment(registry, env, loaded)
     with EnvPool(make, 1, 0, seed) as pool:
         choose = _player(loaded, pool, seed, explore)

@@ -11,7 +11,7 @@ import torch
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.env.spaces_json import to_json
-from worldlab.errors import CheckpointError, ConfigError, DivergedError
+from worldlab.errors import CheckpointError, ConfigError, DivergedError, one_line
 from worldlab.experience.collect import Collector
 from worldlab.experience.offline import OfflineData
 from worldlab.experience.segments import DamagedReplayError, set_aside
@@ -21,6 +21,7 @@ from worldlab.runs.checkpoint import Checkpoint, latest_valid, list_checkpoints,
 from worldlab.runs.find import new_run_path
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.metrics import MetricsBus
+from worldlab.runs.weights import holds_weights_only
 from worldlab.training import session
 from worldlab.training.loop import Loop
 from worldlab.training.panel import Progress
@@ -147,6 +148,12 @@ def _build_resumed(config: RunConfig, registry: Registry, folder: RunFolder) -> 
 
 def _find_checkpoint(folder: RunFolder) -> Checkpoint:
     checkpoint = latest_valid(folder.checkpoints)
+    if holds_weights_only(checkpoint):
+        raise CheckpointError(
+            one_line(f"run '{folder.name[-40:]}' holds weights without experience: it cannot go on"),
+            cause="it was published without its replay and the state of its optimisers",
+            fix=f"begin a new run with its weights: --finetune {folder.path}; or publish it with --replay",
+        )
     for sentence in checkpoint.skipped:
         log.warning("%s", sentence)
     log.info("resuming at step %d", checkpoint.step)
