@@ -35,6 +35,7 @@ NOT_RUN = {
     "commands.md": 1,
     "environments.md": 1,
     "first-plugin.md": 1,
+    "hub.md": 1,
     "publishing.md": 2,
     "roundup.md": 1,
 }
