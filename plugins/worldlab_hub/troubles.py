@@ -69,6 +69,12 @@ def _translated(error: Exception, name: str, file: str) -> WorldlabError | None:
     if status is not None:
         cause = one_line(getattr(error, "server_message", "") or error, 300)
         return StorageError(one_line(f"the hub answered {status} for {name!r}"), cause=cause, fix="try again later")
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+        return StorageError(
+            one_line(f"what is fetched of {name!r} cannot be written: {error.strerror}"),
+            cause=one_line(error, 300),
+            fix="free space on the disk, or give another folder: worldlab pull ADDRESS DIR",
+        )
     offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, httpx2.TransportError, OSError)
     if isinstance(error, offline):
         return StorageError(

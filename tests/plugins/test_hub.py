@@ -29,6 +29,7 @@ TINY = {
     "eval": {"every": 0, "final_episodes": 3, "dream_horizon": 0},
     "log": {"pictures": 0, "tensorboard": False, "checkpoint": 60},
 }
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # the client's own call
 NAME, ADDRESS = "me/first", "hf:me/first"
 REGISTRY = load_registry()
 
@@ -155,6 +156,9 @@ def test_a_run_is_loaded_dreamt_and_finetuned_by_its_address(pushed, made, capsy
     assert list_runs() == []  # it is no run of this folder, and never the latest one
     code, result, _ = command(capsys, "dream", ADDRESS, "--horizon", "2", "--count", "1", "--out", "drawn")
     assert code == 0 and result["files"] == ["drawn/dream-000000090.png"]
+    assert command(capsys, "record", "--agent", ADDRESS, "--episodes", "1", "--out", "played")[0] == 0
+    code, _, err = command(capsys, "export", ADDRESS, "--format", "npz", "--out", "npz")
+    assert code == 2 and "no recorded experience in 'runs/hf/me/first-" in err
     fine = train("runs/fine", finetune=ADDRESS)
     said = RunFolder.open(fine.path).read_run_json()["finetune"]
     assert said["fresh"] == [] and said["step"] == 90

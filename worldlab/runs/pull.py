@@ -22,7 +22,7 @@ def pull(store: RunStore, found: StoredRun, source: str, target: Path, limit: in
     """Fetch a run into a folder that does not exist. source: its address, for people. limit: most bytes.
 
     Raises: CheckpointError if a file is not as declared or not one of a run; StorageError; what the store raises.
-    Whatever ends it early, nothing is left but folders that the next run of the same name ignores.
+    Whatever ends it early but a SIGKILL, nothing is left; that leaves hidden folders beside the target, which nobody reads.
     """
     parent = storage.make_folder(target.parent)
     scratch, staging = storage.new_staging(parent), None
