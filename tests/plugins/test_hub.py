@@ -158,7 +158,7 @@ def test_a_run_is_loaded_dreamt_and_finetuned_by_its_address(pushed, made, capsy
     assert code == 0 and result["files"] == ["drawn/dream-000000090.png"]
     assert command(capsys, "record", "--agent", ADDRESS, "--episodes", "1", "--out", "played")[0] == 0
     code, _, err = command(capsys, "export", ADDRESS, "--format", "npz", "--out", "npz")
-    assert code == 2 and "no recorded experience in 'runs/hf/me/first-" in err
+    assert code == 2 and "no data set at 'runs/hf/me/first-" in err
     fine = train("runs/fine", finetune=ADDRESS)
     said = RunFolder.open(fine.path).read_run_json()["finetune"]
     assert said["fresh"] == [] and said["step"] == 90
