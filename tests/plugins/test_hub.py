@@ -15,9 +15,11 @@ from worldlab import cli
 from worldlab.errors import CheckpointError, ConfigError, PluginError, StorageError
 from worldlab.registry import load_registry
 from worldlab.runs import bundle as bundles
+from worldlab.runs.best import keep_best, open_best
 from worldlab.runs.digests import seal
 from worldlab.runs.find import find_run, list_runs
 from worldlab.runs.folder import RunFolder
+from worldlab.runs.weights import holds_weights_only
 
 pytest.importorskip("huggingface_hub", reason='pip install "worldlab[hub]"')
 import yaml
@@ -200,6 +202,14 @@ def test_a_second_push_replaces_the_first_and_leaves_what_others_added(pushed, m
     assert (old / "videos" / "dream-000000090.png").is_file()
     new = find_run(ADDRESS, registry=REGISTRY)
     assert new != old and not (new / "videos").exists()
+
+
+def test_the_checkpoint_of_the_best_evaluation_is_published_too(hub, made, tmp_path):
+    copy = Path(shutil.copytree(made, tmp_path / "copy"))
+    keep_best(copy / "checkpoints" / "step-000000090", 60)
+    assert cli.main(["push", str(copy), ADDRESS]) == 0
+    best = open_best(find_run(ADDRESS, registry=REGISTRY) / "checkpoints")
+    assert best.path.name == "best-000000060" and best.names == ("agent", "model") and holds_weights_only(best)
 
 
 def test_a_commit_that_is_here_needs_no_network(pushed, capsys):
