@@ -15,6 +15,7 @@ from worldlab import cli
 from worldlab.errors import CheckpointError, ConfigError, PluginError, StorageError
 from worldlab.registry import load_registry
 from worldlab.runs import bundle as bundles
+from worldlab.runs import pull
 from worldlab.runs.best import keep_best, open_best
 from worldlab.runs.digests import seal
 from worldlab.runs.find import find_run, list_runs
@@ -210,6 +211,18 @@ def test_the_checkpoint_of_the_best_evaluation_is_published_too(hub, made, tmp_p
     assert cli.main(["push", str(copy), ADDRESS]) == 0
     best = open_best(find_run(ADDRESS, registry=REGISTRY) / "checkpoints")
     assert best.path.name == "best-000000060" and best.names == ("agent", "model") and holds_weights_only(best)
+
+
+def test_two_processes_may_fetch_the_same_run(pushed, monkeypatch):
+    publish = pull.storage.publish_folder
+
+    def slower(staging, final):
+        shutil.copytree(staging, final)  # the other process was first
+        publish(staging, final)
+
+    monkeypatch.setattr(pull.storage, "publish_folder", slower)
+    found = find_run(ADDRESS, registry=REGISTRY)
+    assert worldlab.load(found).result["episodes"] == 3 and len(list(found.parent.iterdir())) == 1
 
 
 def test_a_commit_that_is_here_needs_no_network(pushed, capsys):

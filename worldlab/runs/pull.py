@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from worldlab.errors import StorageError
 from worldlab.runs import storage
 from worldlab.runs.bundle import LIMIT, LISTING_LIMIT, NAME, Bundle, read_bundle, refuse, verify_bundle
 from worldlab.runs.stores import RunStore, StoredRun, StoreRegistry, open_store
@@ -54,7 +55,11 @@ def fetched_run(text: str, registry: StoreRegistry, root: Path) -> Path:
         raise refuse(f"{found.name} {found.version}", "its name cannot be that of a folder")
     target = root / name / f"{found.name}-{found.version[:12]}"
     if not (target / "run.json").is_file():
-        pull(store, found, text, target)
+        try:
+            pull(store, found, text, target)
+        except StorageError:
+            if not (target / "run.json").is_file():  # else another process has fetched it meanwhile
+                raise
     return target
 
 
