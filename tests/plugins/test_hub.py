@@ -134,6 +134,7 @@ def test_the_card_says_what_the_run_is_and_how_sure_its_score_is(hub, made):
     assert sha256((made / "config.toml").read_bytes()) in body
     assert "![dream](videos/dream-000000090.png)" in body and "`mit`" in body
     assert hub.repos[NAME].private
+    assert find_run(ADDRESS, registry=REGISTRY).is_dir()  # its owner may fetch it
 
 
 def test_without_a_flag_no_licence_is_stated(pushed):
