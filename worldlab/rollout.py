@@ -18,6 +18,18 @@ from worldlab.interfaces import Dynamics, Encoder, HasMembers, Latent, ParallelD
 
 
 @dataclass(frozen=True)
+class Particles:
+    """K weighted samples of the state of each row: of a filter, given the observations so far (worldlab.model.particles)."""
+
+    state: State
+    """Leaves [N, K, ...]."""
+    z: Tensor
+    """[N, K, D]."""
+    log_weight: Tensor
+    """Unnormalised log weights of the last step [N, K]."""
+
+
+@dataclass(frozen=True)
 class Carry:
     """The input of the next step, batch first."""
 
@@ -27,6 +39,8 @@ class Carry:
     """The last latent [N, D]."""
     member: Tensor | None = None
     """The member of an ensemble that imagines each row, [N] long; None along real data (HasMembers)."""
+    particles: Particles | None = None
+    """All particles of a filter with `model.samples` above 1, of which state and z are one; None in dreams."""
 
 
 Policy = Callable[[Tensor], Tensor]

@@ -209,14 +209,17 @@ class ModelSettings(Config):
     """Weight of the information in the latent: multiplies dyn_scale and rep_scale. Above 1 the latent keeps less (beta-VAE)."""
     capacity: float = field(0.0, ge=0, expert=True)
     """Nats per frame that the encoder is held to, from 0 at first, instead of free nats; 0: none. Needs a posterior density."""
-    capacity_updates: int = field(1000, ge=1, expert=True)
-    """Updates over which the capacity rises linearly to its value."""
+    samples: int = field(1, ge=1, le=1024, expert=True)
+    """Latents K for each observation, weighted and resampled: in the bound (IWAE, FIVO) and in the filter that agents act
+    on (DVRL). 1 is the plain bound. Needs densities of all parts, and K times the time."""
     free_nats: float = field(1.0, ge=0)
     """Nats per frame below which the KL is not optimised: for each frame if exact, for the batch mean if sampled."""
     frames_per_update: int | None = field(None, ge=0, expert=True)
     """Random frames that train the decoder in one update; 0 means all, none takes the decoder's own number."""
     probe: Literal["auto", "yes", "no"] = field("auto", expert=True)
     """Train a small image decoder on detached features. auto: only if the decoder does not render."""
+    capacity_updates: ClassVar[int] = 1000
+    """Updates over which the capacity rises linearly to its value."""
     dyn_scale: ClassVar[float] = 1.0
     """Weight of the loss that trains the dynamics to predict the latent: the unit of the other weights."""
     head_layers: ClassVar[int] = 1

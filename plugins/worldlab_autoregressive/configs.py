@@ -94,7 +94,7 @@ class AutoregressiveDecoderConfig(Config):
     used."""
     auxiliary: float = field(1.0, ge=0)
     """Weight of a second likelihood of images from the features alone. Without it z is learned late or never."""
-    vector_layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
+    vector_layers: ClassVar[int] = 2
     """Masked hidden layers of the network that models vectors."""
     vector_components: ClassVar[int] = 5
     """Number of Gaussians in the mixture of a vector's entry."""
@@ -138,7 +138,7 @@ class ParallelPixelCNNDecoderConfig(Config):
     """Random frames of a batch decoded in one update; 0 means all. Without images all are used."""
     auxiliary: float = field(1.0, ge=0)
     """Weight of a second likelihood of images from the features alone, which makes z learn."""
-    vector_layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
+    vector_layers: ClassVar[int] = 2
     """Masked hidden layers of the network that models vectors."""
     vector_components: ClassVar[int] = 5
     """Number of Gaussians in the mixture of a vector's entry."""

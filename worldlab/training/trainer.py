@@ -21,6 +21,7 @@ from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.distributions import exact
 from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context, Player
+from worldlab.model import particles
 from worldlab.model.health import first_nonfinite
 from worldlab.model.losses import Term, model_losses
 from worldlab.model.schedule import JOINT, Stage
@@ -113,7 +114,7 @@ class Trainer:
             frozen(*self._frozen_parts(stage)),
             torch.set_grad_enabled(stage.model),
         ):
-            ctx, seen = self.model.observe(batch, self.generators.model)
+            ctx, seen = self.model.observe_to_learn(batch, self.generators.model)
             if stage.model:
                 out.update(self._update_critics(ctx, stage))
                 out.update(self._update_main(ctx, stage))
@@ -233,8 +234,14 @@ class Trainer:
             at, chosen = seen.shared_at, chosen.sort().values
         row, time = chosen // length, chosen % length
         carry: Carry = tree.detach(at(row, time))
-        sequence = ctx.detach() if self.agent.reads_sequences else None
-        return Experience(carry, batch.reward[row, time], batch.cont[row, time], sequence)
+        return Experience(carry, batch.reward[row, time], batch.cont[row, time], self._sequence(ctx))
+
+    def _sequence(self, ctx: Context) -> Context | None:
+        """Return the whole batch for an agent that reads it: what it sees when it acts."""
+        if not self.agent.reads_sequences:
+            return None
+        samples = self.model.settings.samples
+        return (ctx if samples == 1 else particles.average(ctx, samples)).detach()
 
     def _products(self, rows: int) -> AbstractContextManager[None]:
         """Return the context for products of `rows` with the weights of the memory."""
