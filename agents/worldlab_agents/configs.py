@@ -38,6 +38,9 @@ class DreamerConfig(ActorCriticConfig):
     gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
     reinforce."""
+    critic: Literal["twin", "single"] = field("twin", expert=True)
+    """Value of returns and baselines. twin: the smaller value of two slow critics (target networks). single: that of one
+    critic itself, which its slow copy only regularises, as in DreamerV3."""
     penalty: float = field(0.0, ge=0, expert=True)
     """Weight of KL(policy || behaviour), in units of normalised return: keeps the policy near the actions of the data, for
     offline training; 0 is for data that the agent collects."""
@@ -47,8 +50,6 @@ class DreamerConfig(ActorCriticConfig):
     """Reward per unit of disagreement for a second actor-critic, which collects the data. Needs an ensemble."""
     confidence: float = field(0.0, ge=0, expert=True)
     """Weight an imagined step by 1 / (1 + this times its disagreement relative to the mean). Needs an ensemble."""
-    slow_target: ClassVar[bool] = True
-    """Bootstrap returns and baselines with the slow critic (a target network); False uses the critic, as in DreamerV3."""
     layers: ClassVar[int] = 2
     """Hidden layers of actor and critic."""
     lambda_: ClassVar[float] = 0.95
