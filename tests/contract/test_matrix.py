@@ -119,7 +119,8 @@ def check_routing(built: Composed, ctx: Context) -> None:
         name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings.free_nats).items()
     }
     own = {name: term.sum() for name, term in model.dynamics.losses(ctx).items()}
-    assert ("dyn" in terms) != bool(own), "a dynamics learns by the matching rule or by its own losses"
+    assert "dyn" in terms or own, "a dynamics learns by the matching rule, by its own losses, or by both"
+    assert rule.dyn != "own" or own
     learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
     assert reached(learns, weights)
     assert reached(learns, held) == (

@@ -63,7 +63,7 @@ def model_losses(model: WorldModel, ctx: Context, player: str = "main", stage: S
     if player == "main":
         terms += _matching_terms(model, ctx, stage)
         terms += _head_terms(model, ctx) if stage.heads else []
-        terms += _probe_terms(model, decoded) if "decoder" in stage.parts else []
+        terms += _probe_terms(model, decoded) if stage.probe else []
     return {term.name: term for term in terms}
 
 

@@ -86,7 +86,7 @@ def choose(particles: Particles, index: Tensor) -> Carry:
 
 
 @dataclass(frozen=True)
-class Step:
+class ParticleStep:
     """One step of all particles."""
 
     particles: Particles
@@ -107,7 +107,7 @@ def step(
     action: Tensor,
     is_first: Tensor | None,
     generator: torch.Generator,
-) -> Step:
+) -> ParticleStep:
     """Resample the particles, advance each with the last action, infer its z and weight it.
 
     obs: preprocessed, leaves [N, ...]. embed [N, E], action [N, A], is_first [N] bool or None.
@@ -120,7 +120,7 @@ def step(
     )
     weight = log_weight(model, memory, latent, inputs[0])
     state, z, weight = tree.tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), (carry.state, carry.z, weight))
-    return Step(Particles(state, z, weight), ancestors, memory, latent)
+    return ParticleStep(Particles(state, z, weight), ancestors, memory, latent)
 
 
 @torch.no_grad()
@@ -159,7 +159,7 @@ def observe(model: WorldModel, batch: Batch, generator: torch.Generator) -> tupl
     count, (rows, length) = model.settings.samples, batch.is_first.shape
     is_first = torch.cat([torch.ones_like(batch.is_first[:, :1]), batch.is_first[:, 1:]], 1)
     embed = tree.unflatten_time(model.encoder.embed(tree.flatten_time(batch.obs)), rows)
-    particles, steps = spread(model.initial(rows), count), list[Step]()
+    particles, steps = spread(model.initial(rows), count), list[ParticleStep]()
     for t, first in enumerate(reset_columns(is_first)):
         obs = tree.select(batch.obs, (slice(None), t))
         steps.append(step(model, particles, obs, embed[:, t], batch.prev_action[:, t], first, generator))
@@ -184,7 +184,7 @@ def observe(model: WorldModel, batch: Batch, generator: torch.Generator) -> tupl
     return ctx, _observed(steps, memory, latent, generator)
 
 
-def _observed(steps: list[Step], memory: Tensor, latent: Latent, generator: torch.Generator) -> Observed:
+def _observed(steps: list[ParticleStep], memory: Tensor, latent: Latent, generator: torch.Generator) -> Observed:
     """Return the particles of all steps, each after it is resampled by the weights of its own step."""
     after = [*(one.ancestors for one in steps[1:]), resample(steps[-1].particles.log_weight, generator)]
     carries = [choose(one.particles, index) for one, index in zip(steps, after, strict=True)]
