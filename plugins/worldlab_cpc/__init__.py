@@ -57,7 +57,7 @@ def worldlab_register(register):
         "twister",
         "worldlab_cpc.twister:TwisterDynamics",
         config=TwisterDynamicsConfig,
-        summary="any dynamics with action-conditioned contrastive predictions of several future steps",
+        summary="any dynamics with action-conditioned CPC: contrastive predictions of several future steps",
         paper="Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416",
         api=1,
     )

@@ -179,4 +179,3 @@ def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCE
     scores = by_time.log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
     contrast = infonce_loss(scores, (mask > 0).T[:, None, :])
     return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
-

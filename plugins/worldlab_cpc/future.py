@@ -23,7 +23,14 @@ class FutureCritic(nn.Module):
     """Critics of the latents k steps ahead. weights: the weight of the loss of each k, whose sum is 1."""
 
     def __init__(
-        self, inputs: int, latent: int, action: int, weights: Mapping[int, float], units: int, size: int, temperature: float
+        self,
+        inputs: int,
+        latent: int,
+        action: int,
+        weights: Mapping[int, float],
+        units: int,
+        size: int,
+        temperature: float,
     ):
         super().__init__()
         self.weights = dict(weights)

@@ -13,7 +13,8 @@ def worldlab_register(register) -> None:
         "worldlab_flow.encoder:FlowEncoder",
         config=FlowEncoderConfig,
         summary="Inverse autoregressive flow posterior: a sample and its exact log q in one pass.",
-        paper="Kingma et al. 2016 (IAF, IAF-VAE), arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057",
+        paper="Kingma et al. 2016 (IAF, IAF-VAE), arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057; "
+        "Chen et al. 2022 (FORBES), arXiv:2205.11051",
         api=1,
     )
     register.dynamics(

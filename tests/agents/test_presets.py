@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from gymnasium import spaces
 
 import worldlab
-from worldlab.config.resolve import RunConfig, resolve
+from worldlab.cli.flags import read_flags
+from worldlab.config.resolve import RunConfig, preset_names, resolve
 from worldlab.registry import load_registry
 from worldlab.training.compose import Composed, compose
 from worldlab.training.streams import Streams
@@ -33,7 +36,15 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "env.time_limit": 12,
     "steps": 40,
-    "train": {"prefill": 24, "pretrain": 2, "ratio": 0.1, "batch_size": 2, "batch_length": 8, "starts": 6, "threads": 1},
+    "train": {
+        "prefill": 24,
+        "pretrain": 2,
+        "ratio": 0.1,
+        "batch_size": 2,
+        "batch_length": 8,
+        "starts": 6,
+        "threads": 1,
+    },
     "eval": {"every": 0, "final_episodes": 1, "dream_horizon": 4},
     "log": {"every": 20, "pictures": 0, "checkpoint": 20, "tensorboard": False},
 }
@@ -105,7 +116,9 @@ def test_nothing_of_td_mpc2_is_reconstructed():
         )
         for name, term in terms.items()
     }
-    assert seen == {"dyn": True, "reward": True, "cont": True, "probe": False}, "rewards and consistency train the latent"
+    assert seen == {"dyn": True, "reward": True, "cont": True, "probe": False}, (
+        "rewards and consistency train the latent"
+    )
 
 
 def test_iris_predicts_the_tokens_of_a_frame_one_after_another():
@@ -132,3 +145,30 @@ def test_forbes_has_a_flow_as_its_belief_and_twister_contrasts_ten_steps():
     dynamics: Any = found.model.dynamics
     assert list(dynamics.critic.weights) == list(range(10)) and not found.specs.use_memory
     assert found.specs.latent.kind == "categorical"
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "presets.md").read_text("utf-8")
+SECTIONS = {text.partition("\n")[0].strip(): text for text in PAGE.split("\n## ")[1:]}
+
+
+def test_the_page_has_every_preset_with_its_paper_command_and_deviations():
+    tuning = {"debug", "few-steps", "gpu", "laptop", "offline"}
+    assert set(SECTIONS) == set(preset_names(REGISTRY)) - tuning == {*PRESETS, "world-models"}
+    for name, text in SECTIONS.items():
+        assert "arXiv:" in text and "\n- Home: " in text and "\n- Result: " in text and "\n- Deviates: " in text, name
+
+
+@pytest.mark.parametrize("preset", SECTIONS)
+def test_the_commands_of_the_page_choose_the_preset(preset):
+    (home,) = re.findall(r"`worldlab train ([^`]+)`", SECTIONS[preset])
+    flags = read_flags(shlex.split(home))
+    config = resolve(REGISTRY, presets=flags.presets, flags=flags.settings)
+    assert config.presets == (preset,)
+    (script,) = re.findall(r"`python benchmarks/(?:control|learn)\.py ([^`]+)`", SECTIONS[preset])
+    words = shlex.split(script)
+    given = shlex.split(words[words.index("--flags" if "--flags" in words else "--train") + 1])
+    more = read_flags(given)
+    found = resolve(REGISTRY, presets=more.presets, flags=more.settings)
+    assert found.presets == (preset,)
+    if "--agents" in words:
+        assert words[words.index("--agents") + 1] == found.agent.name, "control.py chooses the agent by --agent"

@@ -15,13 +15,15 @@ from worldlab_cpc.twister import TwisterDynamics
 
 from worldlab.interfaces import Batch
 from worldlab.model.noise import noise_batch
-from worldlab.registry import load_registry
 from worldlab.settings import ModelSettings
-from worldlab.testing.reference import ReferenceDecoder, ReferenceDecoderConfig, ReferenceEncoder, ReferenceEncoderConfig
+from worldlab.testing.reference import (
+    ReferenceDecoder,
+    ReferenceDecoderConfig,
+    ReferenceEncoder,
+    ReferenceEncoderConfig,
+)
 from worldlab.testing.sizes import complete
 from worldlab.world_model import WorldModel
-
-REGISTRY = load_registry()
 
 
 def build(member: str, horizon: int = 3) -> WorldModel:
@@ -31,7 +33,11 @@ def build(member: str, horizon: int = 3) -> WorldModel:
     specs = make_specs(latent=4, memory=1)
     memory = TwisterDynamics.memory_size(config, specs.latent, specs.action)
     specs = replace(specs, memory_dim=memory, latent=ReferenceEncoder.latent_spec(encoder), use_memory=member == "vae")
-    parts = (ReferenceEncoder(encoder, specs), TwisterDynamics(config, specs), ReferenceDecoder(ReferenceDecoderConfig(), specs))
+    parts = (
+        ReferenceEncoder(encoder, specs),
+        TwisterDynamics(config, specs),
+        ReferenceDecoder(ReferenceDecoderConfig(), specs),
+    )
     return WorldModel(specs, *parts, ModelSettings(units=8))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldlab.config.resolve import PARTS, RunConfig
+from worldlab.config.resolve import PARTS, RunConfig, preset_names
 from worldlab.config.schema import NONE, Setting, Switch, Text, nested_config, settings_of
 from worldlab.errors import ConfigError, closest, one_line
 from worldlab.registry import Registry
@@ -97,7 +97,8 @@ def help_text(config: RunConfig, registry: Registry, everything: bool = False) -
     everything: whether to include the expert settings.
     """
     lines = [help_head()]
-    lines += ["Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
+    lines += _format_entries([("presets:", ", ".join(preset_names(registry)))])
+    lines += ["", "Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
         settings = [s for s in settings if everything or not s.expert]
         entries = [

@@ -244,7 +244,9 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
         if isinstance(composed.agent, LearnsFromEpisodes):
             pool.restarts = 0  # a broken episode has no return to learn from
-        health = HealthMonitor(composed.model, config.core.train.freeze)  # it compares with untrained weights, so before `finetune`
+        health = HealthMonitor(
+            composed.model, config.core.train.freeze
+        )  # it compares with untrained weights, so before `finetune`
         finetuned = finetune(composed, core.finetune, registry) if core.finetune and checkpoint is None else {}
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
