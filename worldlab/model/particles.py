@@ -114,12 +114,13 @@ def step(
     """
     count = particles.log_weight.shape[1]
     ancestors = resample(particles.log_weight, generator)
-    inputs = tree.repeat((obs, embed, action, is_first), count)
+    before = choose(particles, ancestors)
+    many_obs, embed, action, is_first = tree.repeat((obs, embed, action, is_first), count)
     carry, memory, latent = posterior_step(
-        model.encoder, model.dynamics, choose(particles, ancestors), *inputs[1:], generator, model.specs.use_memory
+        model.encoder, model.dynamics, before, embed, action, is_first, generator, model.specs.use_memory
     )
-    weight = log_weight(model, memory, latent, inputs[0])
-    state, z, weight = tree.tree_map(lambda leaf: leaf.unflatten(0, (-1, count)), (carry.state, carry.z, weight))
+    weight = log_weight(model, memory, latent, many_obs)
+    state, z, weight = tree.tree_map(lambda leaf: torch.unflatten(leaf, 0, (-1, count)), (carry.state, carry.z, weight))
     return ParticleStep(Particles(state, z, weight), ancestors, memory, latent)
 
 
@@ -143,7 +144,7 @@ def filter_step(
     before = spread(carry, model.settings.samples)
     after = step(model, before, obs, model.encoder.embed(obs), action, is_first, generator)
     share = torch.softmax(after.particles.log_weight, 1)
-    features = torch.cat([after.memory, after.latent.z], -1).unflatten(0, share.shape)
+    features = torch.unflatten(torch.cat([after.memory, after.latent.z], -1), 0, share.shape)
     point = torch.rand(len(share), 1, dtype=torch.float64, generator=generator, device=share.device)
     drawn = choose(after.particles, _locate(after.particles.log_weight, point))
     return replace(drawn, particles=after.particles), (share[..., None] * features).sum(1)
@@ -197,11 +198,11 @@ def average(ctx: Context, count: int) -> Context:
 
     They are what an agent that acts sees. The latent has no distribution, and there is no prior.
     """
-    weight = ctx.batch.mask.unflatten(0, (-1, count))
+    weight = torch.unflatten(ctx.batch.mask, 0, (-1, count))
     share = (weight / weight.sum(1, keepdim=True).clamp(min=1e-6))[..., None]
 
     def mean(leaf: Tensor) -> Tensor:
-        return (share * leaf.unflatten(0, (-1, count))).sum(1)
+        return (share * torch.unflatten(leaf, 0, (-1, count))).sum(1)
 
     first = tree.select((ctx.batch, ctx.embed, ctx.row, ctx.time), slice(None, None, count))
     batch, embed, row, time = first
