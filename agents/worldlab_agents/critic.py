@@ -28,10 +28,9 @@ class Critics(nn.Module):
         values = [critic(features).mean for critic in self.each]
         return values[0] if len(values) == 1 else torch.minimum(*values)
 
-    def loss(self, features: Tensor, *targets: Tensor) -> list[Tensor]:
-        """Return the cross-entropy of the critics to each of the targets [*], averaged over the critics: a list of [*].
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy [*, K] of the critics to K targets of each value [*, K], averaged over the critics.
 
         All have the same targets. They differ by their initial weights.
         """
-        predictions = [critic(features) for critic in self.each]
-        return [-torch.stack([prediction.log_prob(target) for prediction in predictions]).mean(0) for target in targets]
+        return -torch.stack([critic(features).log_probs(targets) for critic in self.each]).mean(0)

@@ -192,7 +192,8 @@ class DreamerAgent(Agent):
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
         with torch.no_grad():
             slow = targets.value[:, :-1] if self.config.critic == "twin" else self.slow_critic(features)
-        fit, slow_fit = self.critic.loss(features, targets.returns.detach(), slow)
+        both = torch.stack([targets.returns.detach(), slow], -1)
+        fit, slow_fit = self.critic.loss(features, both).unbind(-1)
         return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:

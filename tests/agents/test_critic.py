@@ -27,17 +27,18 @@ def test_one_critic_is_its_own_value():
     one, features = Critics(3, 8, 1, count=1), torch.randn(4, 3)
     assert torch.equal(one(features), one.each[0](features).mean)
     target = torch.ones(4)
-    assert torch.equal(one.loss(features, target)[0], -one.each[0](features).log_prob(target))
+    assert torch.equal(one.loss(features, target[:, None])[:, 0], -one.each[0](features).log_prob(target))
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_two():
     g = torch.Generator().manual_seed(0)
     critic, features = raised(0, 5.0), torch.randn(4, 3, generator=g)
     returns, values = torch.randn(2, 4, generator=g) * 10
-    for loss, target in zip(critic.loss(features, returns, values), (returns, values), strict=True):
+    losses = critic.loss(features, torch.stack([returns, values], -1))
+    for loss, target in zip(losses.unbind(-1), (returns, values), strict=True):
         each = [-twin(features).log_prob(target) for twin in critic.each]
         torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
-    critic.loss(features, returns)[0].sum().backward()
+    critic.loss(features, returns[:, None]).sum().backward()
     assert all(parameter.grad is not None for parameter in critic.parameters())
 
 

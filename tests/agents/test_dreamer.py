@@ -235,7 +235,7 @@ def test_the_critic_is_held_near_its_slow_copy(critic):
     losses = [agent.losses(StubWorld(), experience(), gen())[0]["critic"] for agent in (held, free)]  # type: ignore[arg-type]
     features, discount = torch.zeros(1, 2), 0.99 * 0.9
     slow = held.slow_critic(features)
-    term = held.critic.loss(features, slow)[0].item() * sum(discount**k for k in range(5)) / 5
+    term = held.critic.loss(features, slow[:, None]).item() * sum(discount**k for k in range(5)) / 5
     assert slow.item() > 0.1 and losses[0].item() - losses[1].item() == pytest.approx(term, rel=1e-4)
 
 
