@@ -65,7 +65,7 @@ def test_a_preset_trains_evaluates_dreams_and_resumes(preset: str, env: str, tmp
     trained = [line for line in run.metrics if "loss/reward" in line]
     assert trained and all(math.isfinite(value) for line in trained for value in line.values())
     drawn = run.dream(horizon=3, count=1)
-    assert drawn["drawn_by"] == ("probe" if preset == "td-mpc2" else "decoder")
+    assert drawn["pictures_by"] == ("probe" if preset == "td-mpc2" else "decoder")
     longer = worldlab.resume(tmp_path / "run", settings={"steps": 60})
     assert longer.result is not None and longer.result["env_steps"] == 60
     assert longer.result["updates"] > run.result["updates"] - 1 and longer.config.presets == (preset,)
