@@ -211,7 +211,7 @@ class ModelSettings(Config):
     """Nats per frame that the encoder is held to, from 0 at first, instead of free nats; 0: none. Needs a posterior density."""
     samples: int = field(1, ge=1, le=1024, expert=True)
     """Latents K for each observation, weighted and resampled: in the bound (IWAE, FIVO) and in the filter that agents act
-    on (DVRL). 1 is the plain bound. Needs densities of all parts, and K times the time."""
+    on (DVRL). 1 is the plain bound. Needs densities of all parts, and up to K times the time."""
     free_nats: float = field(1.0, ge=0)
     """Nats per frame below which the KL is not optimised: for each frame if exact, for the batch mean if sampled."""
     frames_per_update: int | None = field(None, ge=0, expert=True)
