@@ -23,6 +23,7 @@ def worldlab_register(register) -> None:
         config=FlowDynamicsConfig,
         summary="GRU memory with a conditional spline coupling flow; for codes, an exact argmax flow.",
         paper="Durkan et al. 2019 (conditional flows), arXiv:1906.04032; Dinh et al. 2016 (RealNVP), arXiv:1605.08803; "
+        "2014 (NICE), arXiv:1410.8516; Papamakarios et al. 2017 (MAF), arXiv:1705.07057; "
         "Hoogeboom et al. 2021 (argmax flows), arXiv:2102.05379",
         api=1,
     )

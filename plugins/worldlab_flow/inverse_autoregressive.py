@@ -70,6 +70,28 @@ class InverseAutoregressiveFlow(nn.Module):
         return out
 
 
+class MaskedAutoregressiveFlow(nn.Module):
+    """The same map with its directions swapped: noise_i = x_i exp(s_i) + t_i, where s_i, t_i depend on x_<i and the context.
+
+    Papamakarios et al. 2017, arXiv:1705.07057. Implements VectorFlow. The noise of a given x takes one network call per
+    transform for any D; a sample takes D.
+    """
+
+    def __init__(self, dim: int, context: int, transforms: int, units: int, layers: int):
+        super().__init__()
+        self.inverse = InverseAutoregressiveFlow(dim, context, transforms, units, layers)
+
+    def generate(self, noise: Tensor, context: Tensor) -> Tensor:
+        return self.inverse.normalise(noise, context)[0]
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse.generate_with_log_det(x, context)
+
+    def normalise_with_slopes(self, x: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the noise and, by transform, the log-slopes [N, D], whose sum is the log-determinant."""
+        return self.inverse.generate(x, context), self.inverse.log_scales(x, context)
+
+
 def sample_with_log_prob(density: FlowDensity, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sample [N, D] of the given noise and its log-density [N] in nats, at one network call per
     transform.
