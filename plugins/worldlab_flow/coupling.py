@@ -1,7 +1,8 @@
 """A conditional coupling flow of vectors, with one network call per coupling in both directions.
 
-Dinh et al. 2014 (NICE), arXiv:1410.8516; 2016 (RealNVP), arXiv:1605.08803; splines: Durkan et al. 2019 (NSF), arXiv:1906.04032. The one-dimensional
-maps are zuko's. The couplings are our own, because they must be normalised, conditional and cheap in both directions.
+Dinh et al. 2014 (NICE), arXiv:1410.8516; 2016 (RealNVP), arXiv:1605.08803; splines: Durkan et al. 2019 (NSF),
+arXiv:1906.04032. The one-dimensional maps are zuko's. The couplings are our own, because they must be normalised,
+conditional and cheap in both directions.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ class FlowDynamics(Dynamics):
     Imagination needs fast samples; training needs the density of latents from the encoder. Coupling flows provide both
     at one network call per coupling (Dinh et al. 2016, arXiv:1605.08803; splines: Durkan et al. 2019,
     arXiv:1906.04032). coupling "maf" is the counterexample: masked autoregressive transforms (Papamakarios et al. 2017,
-    arXiv:1705.07057), whose densities are as fast but whose samples take a call for each entry. Codes use an argmax flow with exact probabilities instead of f (worldlab_flow.argmax). The
-    dynamics has no loss of its own: the core's matching rule maximises log_prob of the detached latent.
+    arXiv:1705.07057), whose densities are as fast but whose samples take a call for each entry. Codes use an argmax flow
+    with exact probabilities instead of f (worldlab_flow.argmax). The dynamics has no loss of its own: the core's matching
+    rule maximises log_prob of the detached latent.
     """
 
     Config = FlowDynamicsConfig

@@ -19,7 +19,8 @@ def worldlab_register(register) -> None:
         "worldlab_gan.dynamics:GANDynamics",
         config=GANDynamicsConfig,
         summary="GRU memory and an implicit generator, trained by a relativistic critic and the energy score.",
-        paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556",
+        paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556; "
+        "Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028",
         api=1,
     )
     register.decoder(

@@ -6,15 +6,27 @@ from typing import ClassVar, Literal, NamedTuple
 
 from worldlab import Config, field, sized
 
-Loss = Literal["relativistic", "non_saturating", "hinge"]
+Loss = Literal["relativistic", "non_saturating", "hinge", "wasserstein"]
 
 
 class Game(NamedTuple):
-    """The loss of a game, and the weights of its gradient penalties at real (r1) and at generated samples (r2)."""
+    """The loss of a game, and the weights of its gradient penalties.
+
+    r1, r2: at real and at generated samples, towards a slope of 0. gp: between them, towards a slope of 1.
+    """
 
     loss: Loss
     r1: float
     r2: float
+    gp: float = 0.0
+
+    @classmethod
+    def of(cls, loss: Loss, r1: float, r2: float) -> Game:
+        """Return the game of a loss. wasserstein has a penalty of its own instead of r1 and r2, with its paper's weight.
+
+        Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028, section 4: 10.
+        """
+        return cls(loss, 0.0, 0.0, 10.0) if loss == "wasserstein" else cls(loss, r1, r2)
 
 
 class GANEncoderConfig(Config):
@@ -27,7 +39,8 @@ class GANEncoderConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk, the inference network and the latent critic."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
+    wasserstein (WGAN-GP)."""
     fool_scale: ClassVar[float] = 0.1
     """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     layers: ClassVar[int] = 2
@@ -62,7 +75,8 @@ class GANDynamicsConfig(Config):
     temporal: bool = False
     """Adds a second critic of two consecutive generated steps and their actions; it also rejects shuffled actions."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
+    wasserstein (WGAN-GP)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator; noise is added at each."""
     critic_layers: ClassVar[int] = 2
@@ -116,7 +130,8 @@ class GANDecoderConfig(Config):
     """Random frames of a batch generated and scored in an update; 0 means all. Without images all frames are always
     used."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
+    wasserstein (WGAN-GP)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator of vectors."""
     critic_layers: ClassVar[int] = 2

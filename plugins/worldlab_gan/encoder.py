@@ -43,7 +43,7 @@ class GANEncoder(Encoder):
     def __init__(self, config: GANEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
-        self.game = Game(config.loss, config.r1, config.r2)
+        self.game = Game.of(config.loss, config.r1, config.r2)
         self.reads_memory = specs.use_memory
         memory = specs.memory_dim if specs.use_memory else 0
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
@@ -88,7 +88,7 @@ class GANEncoder(Encoder):
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
         prior = self._sample_prior(ctx, ctx.generator)
         if player == "critic":
-            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition))
+            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition, ctx.generator))
             return tree.unflatten_time(terms, len(ctx.row))
         fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
         out = {"fool": fool.view_as(ctx.row)}
