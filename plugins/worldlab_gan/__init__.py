@@ -20,7 +20,7 @@ def worldlab_register(register) -> None:
         config=GANDynamicsConfig,
         summary="GRU memory and an implicit generator, trained by a relativistic critic and the energy score.",
         paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556; "
-        "Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028",
+        "Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028; Miyato et al. 2018 (spectral norm), arXiv:1802.05957",
         api=1,
     )
     register.decoder(

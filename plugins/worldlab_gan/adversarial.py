@@ -37,7 +37,7 @@ def critic_loss(game: Game, real: Tensor, fake: Tensor) -> Tensor:
 
     relativistic: softplus(fake - real), arXiv:2501.05441, after Jolicoeur-Martineau 2018, arXiv:1807.00734.
     non_saturating: the cross-entropy of Goodfellow et al. 2014, arXiv:1406.2661. hinge: Lim & Ye 2017,
-    arXiv:1705.02894. wasserstein: fake - real, Arjovsky et al. 2017, arXiv:1701.07875, eq. 2.
+    arXiv:1705.02894; spectral is hinge, too. wasserstein: fake - real, Arjovsky et al. 2017, arXiv:1701.07875, eq. 2.
     """
     if game.loss == "wasserstein":
         return fake - real
@@ -71,6 +71,23 @@ def game_players(main: Iterable[nn.Parameter], critic: Iterable[nn.Parameter]) -
 def critic_weights(game: Game) -> dict[str, float]:
     """Return the weights of the terms of `critic_terms`: the game and its penalties. A weight of 0 drops a penalty."""
     return {"critic": 1.0, "r1": 0.5 * game.r1, "r2": 0.5 * game.r2, "gp": game.gp}
+
+
+@torch.no_grad()
+def limit_slopes(game: Game, *critics: nn.Module | None) -> None:
+    """Divide the weights of each layer by their spectral norm where it exceeds 1, if the game is spectral.
+
+    Miyato et al. 2018 (SNGAN), arXiv:1802.05957, divide by an estimate of it in every pass. Projecting the weights after
+    each step, as here, keeps them exactly in range: Gouk et al. 2018, arXiv:1804.04368. The norm of a convolution is that
+    of its kernel as a matrix, as in both papers; as an operator it can be larger.
+    """
+    if game.loss != "spectral":
+        return
+    for critic in critics:
+        for layer in critic.modules() if critic is not None else ():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                norm = torch.linalg.matrix_norm(layer.weight.flatten(1).float(), 2)
+                layer.weight.div_(norm.clamp(min=1.0).to(layer.weight.dtype))
 
 
 @dataclass(frozen=True)

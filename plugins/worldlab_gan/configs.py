@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from worldlab import Config, field, sized
 
-Loss = Literal["relativistic", "non_saturating", "hinge", "wasserstein"]
+Loss = Literal["relativistic", "non_saturating", "hinge", "wasserstein", "spectral"]
 
 
 class Game(NamedTuple):
@@ -22,11 +22,12 @@ class Game(NamedTuple):
 
     @classmethod
     def of(cls, loss: Loss, r1: float, r2: float) -> Game:
-        """Return the game of a loss. wasserstein has a penalty of its own instead of r1 and r2, with its paper's weight.
-
-        Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028, section 4: 10.
+        """Return the game of a loss. wasserstein has a penalty of its own instead of r1 and r2, with its paper's weight:
+        Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028, section 4: 10. spectral bounds its weights and has none.
         """
-        return cls(loss, 0.0, 0.0, 10.0) if loss == "wasserstein" else cls(loss, r1, r2)
+        if loss in ("wasserstein", "spectral"):
+            return cls(loss, 0.0, 0.0, 10.0 if loss == "wasserstein" else 0.0)
+        return cls(loss, r1, r2)
 
 
 class GANEncoderConfig(Config):
@@ -39,8 +40,8 @@ class GANEncoderConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk, the inference network and the latent critic."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
-    wasserstein (WGAN-GP)."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     fool_scale: ClassVar[float] = 0.1
     """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     layers: ClassVar[int] = 2
@@ -75,8 +76,8 @@ class GANDynamicsConfig(Config):
     temporal: bool = False
     """Adds a second critic of two consecutive generated steps and their actions; it also rejects shuffled actions."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
-    wasserstein (WGAN-GP)."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator; noise is added at each."""
     critic_layers: ClassVar[int] = 2
@@ -130,8 +131,8 @@ class GANDecoderConfig(Config):
     """Random frames of a batch generated and scored in an update; 0 means all. Without images all frames are always
     used."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge, or
-    wasserstein (WGAN-GP)."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator of vectors."""
     critic_layers: ClassVar[int] = 2

@@ -17,6 +17,7 @@ from worldlab_gan.adversarial import (
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
     matching_loss,
 )
 from worldlab_gan.averages import RunningAverage
@@ -57,6 +58,7 @@ class GANDecoder(Decoder):
         )
         self.average = RunningAverage(self.generators, config.average)
         self.critic = ObsCritic(specs.obs, specs.feature_dim, config.width, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic)
         # A separate head: at equilibrium D is constant, and this task must not prevent that.
         units = config.units
         self.loss_weights = {
@@ -86,6 +88,8 @@ class GANDecoder(Decoder):
     def after_step(self, player: str) -> None:
         if player == "main":
             self.average.update(self.generators)
+        else:
+            limit_slopes(self.game, self.critic)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return the player's terms. main: `matching`, `adversarial` (nats of the critic's classification), `pixels`.

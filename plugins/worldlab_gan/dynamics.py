@@ -17,6 +17,7 @@ from worldlab_gan.adversarial import (
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
     matching_loss,
 )
 from worldlab_gan.averages import RunningAverage
@@ -63,6 +64,7 @@ class GANDynamics(Dynamics):
         self.temporal: VectorCritic | None = None
         if config.temporal:
             self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic, self.temporal)
 
     @classmethod
     def memory_size(cls, config: GANDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
@@ -101,6 +103,8 @@ class GANDynamics(Dynamics):
     def after_step(self, player: str) -> None:
         if player == "main":
             self.average.update(self.generator)
+        else:
+            limit_slopes(self.game, self.critic, self.temporal)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return the player's terms, [B, T] each. main: `adversarial` (nats of the critic's classification), `energy`

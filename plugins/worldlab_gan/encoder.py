@@ -18,6 +18,7 @@ from worldlab_gan.adversarial import (
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
 )
 from worldlab_gan.configs import Game, GANEncoderConfig
 from worldlab_gan.critics import VectorCritic
@@ -51,6 +52,7 @@ class GANEncoder(Encoder):
             self.trunk.size + memory, config.noise, config.units, config.layers, config.latent_dim, NOISE_GAIN
         )
         self.critic = VectorCritic(config.latent_dim, memory, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic)
         self.loss_weights = {"fool": config.fool_scale, "gauge": config.gauge_scale, **critic_weights(self.game)}
 
     @classmethod
@@ -59,6 +61,10 @@ class GANEncoder(Encoder):
 
     def players(self) -> dict[str, Player]:
         return game_players([*self.trunk.parameters(), *self.net.parameters()], self.critic.parameters())
+
+    def after_step(self, player: str) -> None:
+        if player == "critic":
+            limit_slopes(self.game, self.critic)
 
     def embed(self, obs: Obs) -> Tensor:
         return self.trunk(obs)

@@ -12,6 +12,7 @@ from worldlab_gan.adversarial import (
     evaluate_pair,
     generator_loss,
     interpolate,
+    limit_slopes,
 )
 from worldlab_gan.configs import Game
 from worldlab_gan.critics import VectorCritic
@@ -40,6 +41,7 @@ def test_losses_are_their_definitions():
             "non_saturating": (log1pexp[1] + log1pexp[2], log1pexp[4]),
             "hinge": (max(0.0, 1 - r) + max(0.0, 1 + f), -f),
             "wasserstein": (f - r, -f),
+            "spectral": (max(0.0, 1 - r) + max(0.0, 1 + f), -f),
         }
         for loss, (critic, generator) in expected.items():
             game = Game(loss, 0, 0)  # type: ignore[arg-type]
@@ -172,6 +174,30 @@ def test_the_penalty_of_wgan_gp_is_that_of_a_linear_critic_and_lies_between_the_
     share = torch.tensor([0.0, 0.25, 1.0])
     mixed = interpolate({"a": torch.zeros(3, 2)}, {"a": torch.ones(3, 2)}, share)["a"]
     torch.testing.assert_close(mixed, share[:, None].expand(3, 2))
+
+
+def test_layers_of_a_spectral_critic_have_singular_values_of_at_most_one():
+    torch.manual_seed(0)
+    critic = VectorCritic(3, 0, 16, 2)
+    before = [p.clone() for p in critic.parameters()]
+    limit_slopes(Game.of("hinge", 0, 0), critic)
+    assert all(torch.equal(a, b) for a, b in zip(before, critic.parameters(), strict=True)), "of no other game"
+    with torch.no_grad():
+        critic.trunk[0].weight.mul_(50)
+        critic.trunk[2].weight.mul_(0.01)
+    small = critic.trunk[2].weight.clone()
+    limit_slopes(Game.of("spectral", 0.3, 0.3), critic, None)
+    assert torch.linalg.svdvals(critic.trunk[0].weight)[0].item() == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(critic.trunk[2].weight, small), "what is below 1 stays"
+    x, y = torch.randn(500, 3, generator=gen()), torch.randn(500, 3, generator=gen(1))
+    rise = (critic(x, x[:, :0]) - critic(y, y[:, :0])).abs()
+    assert (rise <= (x - y).norm(dim=1) + 1e-5).all(), "the critic's slope is at most 1"
+    conv = torch.nn.Conv2d(3, 4, 3)
+    with torch.no_grad():
+        conv.weight.mul_(9)
+    limit_slopes(Game.of("spectral", 0, 0), torch.nn.Sequential(conv))
+    assert torch.linalg.svdvals(conv.weight.flatten(1))[0].item() == pytest.approx(1.0, abs=1e-5)
+    assert Game.of("spectral", 0.3, 0.3) == Game("spectral", 0.0, 0.0)
 
 
 @pytest.mark.slow
