@@ -40,3 +40,13 @@ def worldlab_register(register) -> None:
         paper="Li & Malik 2018 (IMLE), arXiv:1809.09087; Li et al. 2020, arXiv:2004.03590; WIMLE, arXiv:2602.14351",
         api=1,
     )
+    register.dynamics(
+        "gmmn",
+        "worldlab_gan.imle:IMLEDynamics",
+        config=IMLEDynamicsConfig,
+        variant_of="imle",
+        preset={"loss": "moments"},
+        summary="GRU memory and an implicit generator; the moments of its samples match real latents under kernels.",
+        paper="Li et al. 2015, moment matching (GMMN), arXiv:1502.02761; Gneiting & Raftery 2007",
+        api=1,
+    )

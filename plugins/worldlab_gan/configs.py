@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
+from pydantic import model_validator
+
 from worldlab import Config, field, sized
 
 Loss = Literal["relativistic", "non_saturating", "hinge", "wasserstein", "spectral"]
@@ -100,14 +102,17 @@ class GANDynamicsConfig(Config):
 
 
 class IMLEDynamicsConfig(Config):
-    """Settings of the dynamics trained by implicit maximum likelihood."""
+    """Settings of the dynamics trained by its samples alone, without a critic."""
 
     memory: int = sized("memory", ge=1)
     """Width of the recurrent memory h."""
     units: int = sized("units", ge=1)
     """Hidden units of the input network and the generator."""
     samples: int = field(16, ge=1)
-    """Samples m of each memory, of which the real latent pulls the nearest. More find rarer outcomes and cost more."""
+    """Samples m of each memory. More find rarer outcomes and cost more."""
+    loss: Literal["nearest", "moments"] = "nearest"
+    """nearest: each real latent pulls the nearest of its samples (IMLE). moments: all samples match it under kernels (GMMN).
+    """
     layers: ClassVar[int] = 2
     """Hidden layers of the generator; noise is added at each."""
     noise: ClassVar[int] = 16
@@ -118,6 +123,12 @@ class IMLEDynamicsConfig(Config):
     """Samples whose moments give the score that trains encoders with a density."""
     min_std: ClassVar[float] = 0.1
     """Std added to these moments: eight samples that happen to agree do not make a sharp density."""
+
+    @model_validator(mode="after")
+    def _samples_have_pairs(self) -> IMLEDynamicsConfig:
+        if self.loss == "moments" and self.samples < 2:
+            raise ValueError("loss moments compares samples with each other: samples must be at least 2")
+        return self
 
 
 class GANDecoderConfig(Config):
