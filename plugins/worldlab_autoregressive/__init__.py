@@ -30,7 +30,7 @@ def worldlab_register(register) -> None:
         config=AutoregressiveDynamicsConfig,
         summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density or codes.",
         paper="Vaswani et al. 2017 (GPT-2's transformer), arXiv:1706.03762; "
-        "Ha & Schmidhuber 2018 (World Models, MDN-RNN), arXiv:1803.10122",
+        "Ha & Schmidhuber 2018 (World Models, MDN-RNN), arXiv:1803.10122; Graves 2013 (recurrent language models), arXiv:1308.0850",
         api=1,
     )
     register.decoder(
