@@ -16,7 +16,7 @@ from worldlab_cpc.configs import SimNormEncoderConfig
 class SimNormEncoder(Encoder):
     """z = [softmax(y_1 / tau), ..., softmax(y_L / tau)], with y = LayerNorm(W trunk(o)) in L groups of V entries.
 
-    Hansen et al. 2023 (TD-MPC2), arXiv:2310.16828, eq. 5; Lavoie et al. 2022, arXiv:2204.00616. Each group is a point of a
+    Hansen et al. 2023 (TD-MPC2), arXiv:2310.16828, section 3.1; Lavoie et al. 2022, arXiv:2204.00616. Each group is a point of a
     simplex: entries stay in [0, 1] and add up to 1, so z has one scale whatever trains it. It has no loss of its own: the
     rewards and the latents that follow train it through the memory, and a decoder if there is one. It has no noise either,
     so a density of z is bounded by the dynamics' smallest std alone. Deviation: the trunk is that of our other encoders.

@@ -32,8 +32,8 @@ class TwisterDynamics(Dynamics):
 
         L = L of the member + sum_k w_k InfoNCE(query_k(h_t, a_t .. a_{t+k-1}), z_{t+k}),  k = 0 .. K - 1,  w_k ~ 0.75^k
 
-    Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416, section 3.1 (action-conditioned CPC). A model that only predicts the
-    next step can do so with little memory; to tell apart what follows later it needs more (there: table 3, ablations).
+    Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416: action-conditioned CPC. A model that only predicts the next step can
+    do so with little memory; to tell apart what follows later it needs more.
 
     Deviations. The latents to identify are those of the frames themselves, not of augmented views, and they are targets
     without a gradient: the loss trains the encoder through the memory only. The other latents of a query are those of the
