@@ -2,7 +2,7 @@
 
 Gneiting & Raftery 2007 (JASA 102), section 5; the energy score as a training loss of conditional samplers: Bouchacourt et
 al. 2016, arXiv:1606.02556; Shen & Meinshausen 2023, arXiv:2307.00835. The kernel score is the part of the squared maximum
-mean discrepancy that depends on the samples: Li et al. 2015 (GMMN), arXiv:1502.02761, eq. 1 and 4.
+mean discrepancy that depends on the samples: Li et al. 2015 (GMMN), arXiv:1502.02761.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 
 For one frame this is the bound of an importance-weighted autoencoder (Burda et al. 2015, arXiv:1509.00519, eq. 8). For a
 sequence, weights multiplied over time would leave one particle after a few steps, so the particles are resampled at every
-step: Maddison et al. 2017 (FIVO), arXiv:1705.09279; Igl et al. 2018 (DVRL), arXiv:1806.02426, eq. 6. The product over
+step: Maddison et al. 2017 (FIVO), arXiv:1705.09279; Igl et al. 2018 (DVRL), arXiv:1806.02426. The product over
 time of the mean weights is then an unbiased estimate of the likelihood, and the bound rises to it with K.
 
 Its gradient is sum_k w_k / sum w times that of log w_k. So the losses of the plain bound, with these shares as the mask of
