@@ -10,6 +10,7 @@ from worldlab_autoregressive.configs import (
     MADEDynamicsConfig,
     MaskGITDynamicsConfig,
     ParallelPixelCNNDecoderConfig,
+    PixelCNNDecoderConfig,
     WaveNetDynamicsConfig,
 )
 
@@ -72,5 +73,13 @@ def worldlab_register(register) -> None:
         config=MaskGITDynamicsConfig,
         summary="Masked codes of the next step, drawn in a few parallel passes, the most confident first.",
         paper="Chang et al. 2022 (BERT: masked codes, MaskGIT), arXiv:2202.04200; Burchi & Timofte 2025 (EMERALD), arXiv:2507.04075",
+        api=1,
+    )
+    register.decoder(
+        "pixelcnn",
+        "worldlab_autoregressive.decoder:AutoregressiveDecoder",
+        config=PixelCNNDecoderConfig,
+        summary="The first PixelCNN: one stack of masked convolutions, with its blind spot; exact likelihoods.",
+        paper="van den Oord et al. 2016 (PixelCNN), arXiv:1601.06759",
         api=1,
     )
