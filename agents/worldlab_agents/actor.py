@@ -99,8 +99,8 @@ def _sort_finite(x: Tensor) -> tuple[Tensor, Tensor]:
 def _quantile(ordered: Tensor, count: Tensor, share: float) -> Tensor:
     """Return a quantile of the first `count` of ascending values [N]: `torch.quantile` without a shape that depends on data."""
     rank = share * (count - 1).clamp(min=0).float()
-    below = rank.floor()
-    return ordered[below.long()].lerp(ordered[rank.ceil().long()], rank - below)
+    below, above = ordered.gather(0, torch.stack([rank.floor(), rank.ceil()]).long())
+    return below.lerp(above, rank - rank.floor())
 
 
 def sample_action(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:

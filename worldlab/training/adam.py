@@ -11,6 +11,7 @@ from inspect import unwrap
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 _step = unwrap(torch.optim.Adam.step)
 
@@ -23,6 +24,17 @@ class Adam(torch.optim.Adam):
     load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
     state_dict = unwrap(torch.optim.Adam.state_dict)
     zero_grad = unwrap(torch.optim.Adam.zero_grad)
+
+    def step_if(self, wanted: Tensor) -> None:
+        """Make one step if `wanted`, a bool scalar on the device of the parameters, is true. The host does not read it.
+
+        The fused kernels of torch change nothing where `found_inf`, made for the scaling of gradients, is 1.
+        """
+        self.found_inf = (~wanted).float()
+        try:
+            self.step()
+        finally:
+            del self.found_inf
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

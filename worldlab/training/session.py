@@ -361,7 +361,7 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
         restore_optimizer(optimizer, tensors, state["optimizers"].get(name))
     session.streams.restore(checkpoint.tensors("random"), state["random"])
     session.trainer.updates = state["trainer"]["updates"]
-    session.trainer.skips = state["trainer"]["skips"]
+    session.trainer.bad.skips = state["trainer"]["skips"]
     session.means.restore(state.get("means", {}), session.device)
     agent = session.composed.agent
     if isinstance(agent, HasOwnState) and OWN in checkpoint.names:
