@@ -173,6 +173,7 @@ def _write_run_json(
             "seed": config.core.seed,
             "strict": config.core.strict,
             "device": str(live.device),
+            "engine": live.engine.record(),
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
             "components": provenance.components(config, registry),
@@ -219,7 +220,8 @@ def _run_loop(
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         result = loop.run()
     folder.write_result(result)
-    folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
+    ended = {"status": "finished", "step": live.counters.env_steps, "engine": live.engine.record()}
+    folder.write_run_json(ended)
     return result
 
 
