@@ -74,6 +74,10 @@ class Recorder(Protocol):
         """Do the recorded work, in the order of the current stream."""
         ...
 
+    def forget(self) -> None:
+        """Free what a recording holds."""
+        ...
+
 
 class NotRecordedError(Exception):
     """An update cannot be recorded. The message is the reason."""
@@ -86,8 +90,6 @@ def why_not_recorded(model: WorldModel, agent: Agent) -> str:
     dynamics = model.dynamics
     if isinstance(dynamics, HasMembers) and len(dynamics.each()) > 1:
         return f"{type(dynamics).__name__} imagines each row with a member that is drawn, so shapes depend on numbers"
-    if not hasattr(torch.cuda.CUDAGraph, "register_generator_state"):
-        return f"torch {torch.__version__} cannot register random streams with a graph"
     return ""
 
 
@@ -147,6 +149,8 @@ class StaticUpdate:
                 rate.fill_(group["lr"])
 
     def _forget(self) -> None:
+        if self.recorder is not None:
+            self.recorder.forget()
         self._key: Any = None
         self._batch: Any = None
         self._seen, self._clean = 0, False
@@ -185,12 +189,14 @@ class StaticUpdate:
         except NotRecordedError as error:
             self._give_up(str(error))
         except Exception as error:
-            cause = error.__context__ or error  # the end of a broken recording fails, too, with a message of its own
-            self._give_up(f"{type(cause).__name__}: {one_line(cause, 200)}")
+            # The end of a broken recording fails, too: its error follows the one that says what was wrong.
+            errors = [one for one in (error.__context__, error) if one is not None]
+            self._give_up("; then ".join(f"{type(one).__name__}: {one_line(one, 200)}" for one in errors))
         else:
             snapshot.restore()
             self._recorded = recorded
             return self._replay(recorded)
+        recorder.forget()
         snapshot.restore()
         return self._eager(stage)
 
@@ -322,7 +328,6 @@ class CudaRecorder:
 
     def record(self, call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Record a call; nothing is computed. Raises: what the call or torch raises, with the former stream set again."""
-        self._graph = None  # its memory is free again before the next graph takes its own
         graph = torch.cuda.CUDAGraph()
         for generator in {id(one): one for one in self._generators}.values():
             graph.register_generator_state(generator)
@@ -341,6 +346,10 @@ class CudaRecorder:
         """Start the recorded work on the current stream."""
         assert self._graph is not None
         self._graph.replay()
+
+    def forget(self) -> None:
+        """Free the memory of the graph."""
+        self._graph = None
 
 
 def _rate_like(group: dict[str, Any]) -> Tensor:

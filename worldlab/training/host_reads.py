@@ -52,7 +52,7 @@ def _cuda_warnings(found: list[str]) -> Generator[None]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     for warning in caught:
-        if "synchroniz" in str(warning.message):
+        if "called a synchronizing" in str(warning.message):
             found.append(f"{warning.filename}:{warning.lineno}: {str(warning.message).partition('(')[0].strip()}")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
