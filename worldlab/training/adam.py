@@ -21,6 +21,7 @@ class Adam(torch.optim.Adam):
     """Make the steps of `torch.optim.Adam`, bit for bit, with the same settings and the same saved state."""
 
     add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    register_load_state_dict_post_hook = unwrap(torch.optim.Adam.register_load_state_dict_post_hook)
     load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
     state_dict = unwrap(torch.optim.Adam.state_dict)
     zero_grad = unwrap(torch.optim.Adam.zero_grad)
