@@ -21,7 +21,7 @@ def trained(run: Path, steps: int) -> dict[str, Any]:
     """Start a run, or continue it, to a number of steps in this process, without its strict state. Returns run.json."""
     flags = read_flags([word for word in TINY if word != "--strict"]).settings
     train = {**flags["train"], "threads": 1, "parallel": False}
-    flags |= {"eval": {**flags["eval"], "every": "0"}, "env": {**flags["env"], "time_limit": "10"}}
+    flags |= {"eval": {**flags["eval"], "every": 0}, "env": {**flags["env"], "time_limit": 10}}
     registry = open_registry(())
     config = resolve(registry, presets=["laptop"], flags={**flags, "train": train, "steps": steps})
     training.train(config, registry, run=run, resume=True)
