@@ -120,7 +120,8 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _to_float32(dist: Any) -> None:
     """Convert the parameters of a frozen distribution to float32 if a network under autocast computed them."""
-    for name, value in vars(dist).items():
+    parameters: dict[str, Tensor] = vars(dist)
+    for name, value in parameters.items():
         if value.dtype in (torch.bfloat16, torch.float16):
             object.__setattr__(dist, name, value.float())
 

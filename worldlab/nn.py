@@ -302,7 +302,7 @@ def reached(module: nn.Module, name: str, last: bool | int) -> bool:
     found = bool(module.get_buffer(name) == last)
     if found:
         if "_reached" not in module.__dict__:
-            module.register_load_state_dict_post_hook(_forget)
+            module.register_load_state_dict_post_hook(_forget)  # pyright: ignore[reportUnknownMemberType]
         module.__dict__.setdefault("_reached", set()).add(name)
     return found
 

@@ -14,7 +14,7 @@ from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
 from worldlab.settings import CoreSettings, ReplaySettings, TrainSettings
 from worldlab.training import engine
-from worldlab.training.engine import Choice, choose_engine, choose_products, choose_storage, choose_update
+from worldlab.training.engine import EngineChoice, choose_engine, choose_products, choose_storage, choose_update
 
 SCHEMA = {"image": ((8, 8, 3), "uint8"), "reward": ((), "float32")}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -56,7 +56,11 @@ def test_a_storage_that_is_set_is_taken(gpu, storage):
 )
 def test_a_gpu_is_used_as_train_gpu_says(gpu, wanted, products, update):
     assert choose_products(wanted, CUDA).what == products and choose_update(wanted, CUDA).what == update
-    assert choose_products(wanted, CPU) == choose_products("float32", CPU) == Choice("float32", "the device is the CPU")
+    assert (
+        choose_products(wanted, CPU)
+        == choose_products("float32", CPU)
+        == EngineChoice("float32", "the device is the CPU")
+    )
     assert choose_update(wanted, CPU).what == "eager"
     gpu["bf16"] = False
     assert choose_products(wanted, CUDA).what == "float32"

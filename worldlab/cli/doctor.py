@@ -84,7 +84,10 @@ def _runs() -> dict[str, str]:
     """Describe what a run would use of this machine, and why."""
     from worldlab.training.engine import describe_machine
 
-    return describe_machine()
+    try:
+        return describe_machine()
+    except RuntimeError as error:  # a driver that does not fit the GPU or torch
+        return {"error": one_line(error)}
 
 
 def _packages() -> tuple[dict[str, str], list[str]]:

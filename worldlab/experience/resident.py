@@ -59,9 +59,11 @@ class ResidentSteps:
         places = self._to_device(torch.from_numpy((streams[:, None] * self._kept + steps).reshape(-1)))
         rows = self._rows.index_select(0, places)
         found: dict[str, Tensor] = {}
+        offset = 0
         for key, (shape, kind) in self._schema.items():
-            field, offset = (self._dtype.fields or {})[key][:2]
-            part = rows[:, offset : offset + field.itemsize].clone(memory_format=torch.contiguous_format)
+            size = np.dtype((kind, shape)).itemsize  # the layout is packed, in the order of the schema
+            part = rows[:, offset : offset + size].clone(memory_format=torch.contiguous_format)
+            offset += size
             dtype = torch.from_numpy(np.zeros(0, kind)).dtype
             found[key] = part.view(dtype).reshape(len(streams), length, *shape)
         return found
