@@ -13,7 +13,7 @@ from static_kit import CPU, Echo, batch_of, different, made, state_of
 from torch import Tensor
 
 from worldlab.errors import DivergedError
-from worldlab.model.schedule import JOINT, MODEL, stage_at
+from worldlab.model.schedule import AGENT, JOINT, MODEL, stage_at
 from worldlab.nn import fixed_shapes, may_read, reached
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
 from worldlab.training.graph import EAGER, PATIENCE, StaticUpdate, why_not_recorded
@@ -180,6 +180,13 @@ def test_a_recorded_update_is_replayed_from_the_fourth_on_and_equals_the_plain_o
     assert different(state_of(plain), state_of(trainer)) == []
     assert echo.replays == 2 + 3 and static.reason == ""  # two that verify
     assert float(kept[3]["loss/dyn"]) != float(kept[4]["loss/dyn"])  # a replay overwrites no metric of an earlier one
+
+
+def test_an_update_in_which_nothing_learns_is_recorded_too():
+    trainer, static, _ = recorded(agent="random")
+    for _ in range(EAGER + 1):
+        assert trainer.update(batch_of(trainer), AGENT) == {}
+    assert static.recorded
 
 
 def test_a_new_stage_is_recorded_anew_and_a_loaded_optimiser_drops_the_recording():

@@ -31,6 +31,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any, Protocol, final
 
 import torch
@@ -223,27 +224,30 @@ class StaticUpdate:
         for name, value in outcome.metrics.items():
             if value.device != device or value.numel() != 1:
                 raise NotRecordedError(f"metric '{name}' is no number on {device}")
-        return torch.stack([value.detach().float().reshape(()) for value in outcome.metrics.values()])
+        values = [value.detach().float().reshape(1) for value in outcome.metrics.values()]
+        return torch.cat([torch.zeros(0, device=device), *values])  # an agent that does not learn has none
 
     def _states(self) -> list[int]:
         """Return the number of parameters that have a state, for each optimiser."""
         return [len(optimizer.state) for optimizer in self.trainer.optimizers.values()]
 
     def _replay(self, recorded: _Recorded) -> Outcome:
-        recorded.recorder.replay()
-        values = recorded.values.clone()  # the next replay overwrites them
+        values = self._replayed(recorded)
         return Outcome(dict(zip(recorded.names, values.unbind(), strict=True)), recorded.steps)
+
+    @staticmethod
+    def _replayed(recorded: _Recorded) -> Tensor:
+        """Replay an update. Returns its metrics, copied: the next replay overwrites them."""
+        recorded.recorder.replay()
+        return recorded.values.clone()
 
     def _verify(self, recorded: _Recorded, stage: Stage, snapshot: _Snapshot) -> None:
         """Compare two eager updates with two replays, all from the snapshot. Raises: NotRecordedError."""
-        eager = [self._join(self._eager(stage)) for _ in range(2)]
-        changed, streams = snapshot.changed(), snapshot.streams()
+        eager, advanced = self._twice(lambda: self._join(self._eager(stage)), snapshot)
+        changed = snapshot.changed()
         snapshot.restore()
-        replayed: list[Tensor] = []
-        for _ in range(2):
-            recorded.recorder.replay()
-            replayed.append(recorded.values.clone())
-        if snapshot.streams() != streams:
+        replayed, advances = self._twice(lambda: self._replayed(recorded), snapshot)
+        if advances != advanced:
             raise NotRecordedError("a replay does not advance the random streams as an eager update does")
         if wrong := changed ^ snapshot.changed():
             raise NotRecordedError(
@@ -256,6 +260,16 @@ class StaticUpdate:
                 index = int(far.int().argmax())
                 pair = f"{float(before[index]):.4g} and {float(after[index]):.4g}"
                 raise NotRecordedError(f"an eager update and a replay differ in '{recorded.names[index]}': {pair}")
+
+    @staticmethod
+    def _twice(update: Callable[[], Tensor], snapshot: _Snapshot) -> tuple[list[Tensor], list[list[bool]]]:
+        """Make two updates. Returns the metrics of each, and which random streams each has advanced."""
+        states, metrics = [snapshot.streams()], []
+        for _ in range(2):
+            metrics.append(update())
+            states.append(snapshot.streams())
+        advanced = [[a != b for a, b in zip(*pair, strict=True)] for pair in pairwise(states)]
+        return metrics, advanced
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
