@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -120,8 +120,7 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _to_float32(dist: Any) -> None:
     """Convert the parameters of a frozen distribution to float32 if a network under autocast computed them."""
-    parameters: dict[str, Tensor] = vars(dist)
-    for name, value in parameters.items():
+    for name, value in cast(dict[str, Tensor], vars(dist)).items():
         if value.dtype in (torch.bfloat16, torch.float16):
             object.__setattr__(dist, name, value.float())
 
