@@ -5,6 +5,7 @@ No GPU is needed: the same code runs on the CPU, with a recorder that keeps a ca
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from worldlab.errors import DivergedError
 from worldlab.model.schedule import AGENT, JOINT, MODEL, stage_at
 from worldlab.nn import fixed_shapes, may_read, reached
 from worldlab.runs.optimizer_state import flatten_optimizer, restore_optimizer
+from worldlab.training import graph
 from worldlab.training.graph import EAGER, PATIENCE, StaticUpdate, why_not_recorded
 from worldlab.training.host_reads import shortest, watch_host_reads
 
@@ -290,6 +292,86 @@ def test_what_cannot_be_recorded_has_a_reason():
     assert why_not_recorded(own.model, own.agent) == "CMAAgent steps its own optimisers"
     trainer = made("vae", "vae", "vae")
     assert why_not_recorded(trainer.model, trainer.agent) == ""
+
+
+class Cuda:
+    """Stands in for torch.cuda: notes the order of calls. fails: the end of a recording raises, as CUDA does."""
+
+    def __init__(self, fails: bool = False):
+        self.calls: list[str] = []
+        self.current, self.fails, self.streams = "main", fails, 0
+        cuda = self
+
+        class Stream:
+            def __init__(self, device: Any = None):
+                cuda.streams += 1
+                self.name = "side"
+
+            def wait_stream(self, other: Any) -> None:
+                cuda.calls.append(f"{self.name} waits for {other.name}")
+
+        class Graph:
+            def register_generator_state(self, generator: torch.Generator) -> None:
+                cuda.calls.append("register")
+
+            def replay(self) -> None:
+                cuda.calls.append(f"replay on {cuda.current}")
+
+        class Main(Stream):
+            def __init__(self) -> None:
+                self.name = "main"
+
+        self.Stream, self.CUDAGraph, self.main = Stream, Graph, Main()
+
+    def current_stream(self, device: Any) -> Any:
+        return self.main
+
+    def set_stream(self, stream: Any) -> None:
+        self.current = stream.name
+
+    @contextmanager
+    def stream(self, stream: Any) -> Any:
+        before, self.current = self.current, stream.name
+        yield
+        self.current = before
+
+    @contextmanager
+    def graph(self, graph: Any, stream: Any) -> Any:
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.calls.append("end of recording")
+            if self.fails:
+                raise RuntimeError("capture_end failed")
+        self.current = before
+
+
+def test_the_recorder_of_a_gpu_keeps_the_order_of_streams(monkeypatch):
+    """Without a GPU this is all that can be said of it: which calls it makes, and in which order."""
+    monkeypatch.setattr(graph.torch, "cuda", cuda := Cuda())
+    generator = torch.Generator()
+    recorder = graph.CudaRecorder(CPU, (generator, generator))
+    with recorder.beside():
+        cuda.calls.append(f"eager on {cuda.current}")
+    assert cuda.calls == ["side waits for main", "eager on side", "main waits for side"]
+    cuda.calls.clear()
+    results = recorder.record(lambda: cuda.calls.append(f"recorded on {cuda.current}") or (torch.ones(1),))
+    recorder.replay()
+    assert results[0] == 1 and cuda.streams == 1
+    assert cuda.calls == [
+        "register", "side waits for main", "recorded on side", "end of recording", "main waits for side", "replay on main"
+    ]  # fmt: skip
+
+
+def test_a_recorder_whose_recording_fails_restores_the_stream(monkeypatch):
+    monkeypatch.setattr(graph.torch, "cuda", cuda := Cuda(fails=True))
+    recorder = graph.CudaRecorder(CPU, (torch.Generator(),))
+    with pytest.raises(RuntimeError, match="capture_end failed"):
+        recorder.record(lambda: (torch.ones(1),))
+    assert cuda.current == "main"
+    with pytest.raises(AssertionError):
+        recorder.replay()
 
 
 # ---- bfloat16 ----

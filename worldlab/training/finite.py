@@ -46,6 +46,17 @@ class Finite:
         return cls(tuple(players), tuple(terms), torch.isfinite(torch.stack(values)))
 
 
+def _send_to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Return flags on the host and the event after which they have their values there, None if they have them now."""
+    if not flags.is_cuda:
+        return flags, None
+    arriving = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
+    arriving.copy_(flags, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return arriving, event
+
+
 @dataclass(frozen=True)
 class _Waiting:
     update: int
@@ -81,13 +92,7 @@ class BadUpdates:
             self._end(update)
             return
         flags = torch.cat([step.flags for step in steps])
-        event = None
-        if flags.is_cuda:
-            arriving = torch.empty(flags.shape, dtype=torch.bool, pin_memory=True)
-            flags = arriving.copy_(flags, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-        self._waiting.append(_Waiting(update, steps, flags, event))
+        self._waiting.append(_Waiting(update, steps, *_send_to_host(flags)))
         while self._waiting and self._has_arrived(self._waiting[0]):
             self._examine_oldest()
 
