@@ -265,6 +265,8 @@ class TrainSettings(Config):
     """CPU threads of torch; 0 uses all cores. --strict always uses one."""
     parallel: bool = field(True, expert=True)
     """Let the agent learn in a second process of as many threads, where cores are free. --strict never does."""
+    gpu: Literal["graph", "bfloat16", "float32"] = field("graph", expert=True)
+    """Updates on a GPU. graph: products in bfloat16, the update one CUDA graph; bfloat16: no graph; float32: neither."""
     clip: ClassVar[float] = 100.0
     """Global norm to which gradients are clipped: far above normal norms, as in DreamerV3's first version."""
     max_skips: ClassVar[int] = 10
@@ -276,8 +278,9 @@ class ReplaySettings(Config):
 
     capacity: int = field(1_000_000, ge=1000)
     """Environment steps in the buffer; the oldest are dropped first."""
-    storage: Literal["ram", "disk"] = field("ram", expert=True)
-    """Where batches are read from. Every step is also written to replay/ in the run folder."""
+    storage: Literal["auto", "ram", "disk"] = field("auto", expert=True)
+    """Where batches are read from. auto: the GPU's memory if the replay takes at most a quarter of it, else ram. Every step is
+    also written to replay/ in the run folder."""
 
 
 class EvalSettings(Config):

@@ -251,8 +251,6 @@ class CMAConfig(Config):
     episodes: int = field(1, ge=1)
     """Episodes that evaluate a candidate (real). Environment r plays candidates r, r + num_envs and so on. With
     env.same_episodes and a population of num_envs all candidates play the same episodes."""
-    exploration: float = field(0.1, ge=0)
-    """Exploration noise while collecting (dream): its std, or the probability of a random action."""
     every: int = field(5, ge=1, nano=1)
     """Updates of the world model between two generations (dream)."""
     rollouts: int = field(16, ge=1)
@@ -263,3 +261,5 @@ class CMAConfig(Config):
     """Temperature of the prior. Above 1 dreams are harder to exploit."""
     gamma: ClassVar[float] = 0.99
     """Discount per decision in a dream."""
+    exploration: ClassVar[float] = 0.1
+    """Exploration noise while collecting (dream): its std, or the probability of a random action."""
