@@ -69,6 +69,26 @@ def test_no_update_reads_a_value_on_the_host(family, agent):
     assert places == []
 
 
+SYSTEMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "particles": (("vae", "autoregressive", "vae"), {"model": {"samples": 3}}),
+    "twister": (("simnorm", "twister", "pixelcnn"), {}),
+    "gmmn": (("vae", "gmmn", "vae"), {}),
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_named_system_reads_a_value_on_the_host(system):
+    parts, flags = SYSTEMS[system]
+    trainer = made(*parts, "tdmpc", image=True, **flags)  # type: ignore[arg-type]
+    batch = batch_of(trainer)
+    with fixed_shapes():
+        for _ in range(EAGER):
+            trainer.compute(batch, JOINT)
+        with watch_host_reads(CPU) as places:
+            trainer.compute(batch, JOINT)
+    assert places == []
+
+
 READS: dict[str, Any] = {
     "item": lambda x: x.sum().item(),
     "__bool__": lambda x: bool(x.sum() > 0),
