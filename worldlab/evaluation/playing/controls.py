@@ -134,8 +134,9 @@ def _action_names(env: gymnasium.Env) -> list[str]:
 def _needs(name: str) -> tuple[str, ...]:
     """Return the words in the name of an action: "UPRIGHTFIRE" needs three; a name without any is never pressed."""
     lower = name.lower()
+    if lower in _SPELLED:
+        return (_SPELLED[lower],)
     found = [word for word in WORDS if word in lower]
-    found += [word for spelled, word in _SPELLED.items() if spelled in lower and word not in found]
     if not found and not re.fullmatch(r"noop|nothing|idle|stay|none", lower):
         return (lower,)
     return tuple(found)

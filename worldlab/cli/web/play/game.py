@@ -16,7 +16,7 @@ from worldlab.cli.web.play import commands as c
 from worldlab.cli.web.play import frames
 from worldlab.cli.web.play.film import film_bytes
 from worldlab.cli.web.site import Answer, Site, page_files
-from worldlab.errors import WorldlabError
+from worldlab.errors import ConfigError, WorldlabError
 from worldlab.evaluation.playing.futures import Futures
 from worldlab.evaluation.playing.session import Moment, Session
 
@@ -141,6 +141,8 @@ class Game:
 
     async def _carry_out(self, message: dict[str, Any]) -> None:
         command = c.read_command(message)
+        if getattr(command, "model", 0) >= len(self.session.models):
+            raise ConfigError("there is no second run in this game", fix="worldlab play RUN_A RUN_B")
         match command:
             case c.Simple():
                 await self._carry_out_simple(command.do)
