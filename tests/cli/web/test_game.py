@@ -121,15 +121,15 @@ def test_a_running_game_steps_by_itself_until_it_is_paused(page):
 
 def test_futures_come_as_strips_that_differ_and_temperature_changes_them(page):
     page.after("frame", "step")
-    message = page.after("branch", "branch", at=1, count=3, horizon=6)
+    message = page.after("futures", "futures", at=1, count=3, horizon=6)
     strips = [pixels(blob) for blob in message["blobs"]]
     assert [strip.shape for strip in strips] == [(16, 7 * 16, 3)] * 3 and message["steps"] == list(range(7))
     assert not np.array_equal(strips[0], strips[1]) and not np.array_equal(strips[1], strips[2])
     assert np.array_equal(strips[0][:, :16], strips[1][:, :16])  # they begin at the same moment
-    again = page.after("branch", "branch", at=1, count=3, horizon=6)
+    again = page.after("futures", "futures", at=1, count=3, horizon=6)
     assert again["blobs"] == message["blobs"]
     page.send("change", temperature=3.0)
-    hot = page.after("branch", "branch", at=1, count=3, horizon=6)
+    hot = page.after("futures", "futures", at=1, count=3, horizon=6)
     assert hot["blobs"] != message["blobs"]
 
 
@@ -144,7 +144,7 @@ def test_a_changed_code_changes_the_picture(page):
 
 
 def test_a_future_can_be_driven(page):
-    page.after("branch", "branch", at=0, count=1, horizon=3)
+    page.after("futures", "futures", at=0, count=1, horizon=3)
     page.send("change", speed=60)
     page.send("follow", future=0)
     driven = [page.next("frame") for _ in range(4)]
@@ -171,10 +171,10 @@ def test_the_past_can_be_looked_at(page):
         {"do": "act", "action": [1e9]},
         {"do": "look", "at": 99},
         {"do": "look", "at": -1},
-        {"do": "branch", "at": 0, "count": 1000},
-        {"do": "branch", "at": 0, "horizon": 10**9},
-        {"do": "branch", "at": 0, "codes": {"99": 1}},
-        {"do": "branch", "at": 0, "actions": "../../etc/passwd"},
+        {"do": "futures", "at": 0, "count": 1000},
+        {"do": "futures", "at": 0, "horizon": 10**9},
+        {"do": "futures", "at": 0, "codes": {"99": 1}},
+        {"do": "futures", "at": 0, "actions": "../../etc/passwd"},
         {"do": "codes", "at": 0, "codes": {"x": 1}},
         {"do": "change", "speed": 1e6},
         {"do": "change", "temperature": -1},
@@ -188,7 +188,7 @@ def test_what_is_no_command_is_refused_and_the_game_goes_on(page, message):
 
 
 def test_a_model_that_is_not_there_is_refused(page):
-    page.send("branch", at=0, model=1)
+    page.send("futures", at=0, model=1)
     assert "no second run" in page.next("error")["text"]
     page.send("dream-on", model=1)
     assert "no second run" in page.next("error")["text"]
@@ -308,5 +308,5 @@ def test_an_exported_page_opens_from_a_file_and_needs_nothing_else(tmp_path):
 
 
 def test_commands_are_read_with_their_types():
-    branch = read_command({"do": "branch", "at": 3, "codes": {"1": 2}})
+    branch = read_command({"do": "futures", "at": 3, "codes": {"1": 2}})
     assert branch.codes == {1: 2.0}  # pyright: ignore[reportAttributeAccessIssue]

@@ -28,7 +28,9 @@ def test_the_modules_of_the_pages(tmp_path):
 
 def test_pages_load_nothing_from_elsewhere_and_evaluate_nothing():
     """The content policy would refuse it; here it is refused before anyone sees an empty page."""
-    forbidden = re.compile(r"https?://(?!www\.w3\.org)|innerHTML|outerHTML|document\.write|\beval\(|new Function|\sstyle=|\son\w+=\"")
+    forbidden = re.compile(
+        r"https?://(?!www\.w3\.org)|innerHTML|outerHTML|document\.write|\beval\(|new Function|\sstyle=|\son\w+=\""
+    )
     for path in ASSETS.rglob("*.*"):
         if path.suffix in (".html", ".js", ".css") and path.parent.name != "export":
             assert not forbidden.findall(path.read_text("utf-8")), path

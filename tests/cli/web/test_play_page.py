@@ -77,7 +77,9 @@ def press_until(browser: Chromium, steps: int, key: str) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(browser):
-    with served(play_site(lambda: session(played("a dot with <b>pixels</b>")), names("a dot with <b>pixels</b>"))) as address:
+    with served(
+        play_site(lambda: session(played("a dot with <b>pixels</b>")), names("a dot with <b>pixels</b>"))
+    ) as address:
         browser.open(address, DESK)
         wait_for(browser, READY.format(3))
         yield address
@@ -116,12 +118,16 @@ def test_a_branch_shows_strips_that_differ_and_temperature_changes_them(browser,
 
 def test_a_changed_code_changes_the_picture(browser, pictures):
     browser.evaluate("document.getElementById('show-codes').click()")
-    wait_for(browser, "document.querySelectorAll('#code-screens canvas').length === 2 && document.querySelector('.tile')")
+    wait_for(
+        browser, "document.querySelectorAll('#code-screens canvas').length === 2 && document.querySelector('.tile')"
+    )
     time.sleep(0.2)
     shown = "[...document.querySelectorAll('#code-screens canvas')].map((one) => one.toDataURL())"
     before = browser.evaluate(shown)
     assert before[0] == before[1]
-    browser.evaluate("document.querySelectorAll('.tile')[2].click(), code.value = 3, code.dispatchEvent(new Event('input'))")
+    browser.evaluate(
+        "document.querySelectorAll('.tile')[2].click(), code.value = 3, code.dispatchEvent(new Event('input'))"
+    )
     wait_for(browser, f"({shown})[0] !== ({shown})[1]")
     assert browser.evaluate(shown)[0] == before[0]
     assert browser.evaluate("document.querySelectorAll('.tile.changed').length") == 1
@@ -140,7 +146,18 @@ def test_the_page_is_used_with_the_keyboard_alone(browser, pictures):
     for _ in range(40):
         browser.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9)
         reached.add(browser.evaluate("document.activeElement.id || document.activeElement.dataset.driver || ''"))
-    assert {"play", "step", "again", "speed", "timeline", "person", "temperature", "noise", "branch", "show-codes"} <= reached
+    assert {
+        "play",
+        "step",
+        "again",
+        "speed",
+        "timeline",
+        "person",
+        "temperature",
+        "noise",
+        "branch",
+        "show-codes",
+    } <= reached
 
 
 def test_an_idle_page_is_sent_nothing(browser, pictures):

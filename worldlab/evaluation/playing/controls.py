@@ -28,7 +28,7 @@ _SINGLE = (("", "up"), ("", "down"), ("", "fire"))
 
 
 @dataclass(frozen=True)
-class Choice:
+class ActionChoice:
     """One action of a Discrete space. needs: the words that must be pressed together; () is taken when none is."""
 
     name: str
@@ -55,7 +55,7 @@ class Controls:
     """How a person acts: with one of several choices, or with a number on each of several axes."""
 
     space: spaces.Space
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[ActionChoice, ...] = ()
     axes: tuple[Axis, ...] = ()
 
     @property
@@ -109,10 +109,11 @@ def controls_of(env: gymnasium.Env) -> Controls:
     count = int(space.n)
     names = _action_names(env)
     if len(names) == count:
-        return Controls(space, tuple(Choice(name.lower(), _needs(name)) for name in names))
+        return Controls(space, tuple(ActionChoice(name.lower(), _needs(name)) for name in names))
     needs = _BY_COUNT.get(count, _UNNAMED)
     return Controls(
-        space, tuple(Choice(_name(i, needs), needs[i] if i < len(needs) else (f"action {i}",)) for i in range(count))
+        space,
+        tuple(ActionChoice(_name(i, needs), needs[i] if i < len(needs) else (f"action {i}",)) for i in range(count)),
     )
 
 

@@ -53,7 +53,7 @@ class Look(_Command):
 class Branch(_Command):
     """Dream several futures of a moment (worldlab.evaluation.playing.session.Session.branch)."""
 
-    do: Literal["branch"]
+    do: Literal["futures"]
     at: int
     model: Model = 0
     count: Annotated[int, Field(ge=1, le=8)] = 4

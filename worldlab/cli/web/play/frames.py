@@ -92,7 +92,7 @@ def fan(session: Session, futures: Futures, number: int, model: int) -> bytes:
     seconds = drawing.seconds / 2 if drawing else CONTEXT_SECONDS
     count, columns = futures.features.shape[:2]
     header: dict[str, Any] = {
-        "type": "branch",
+        "type": "futures",
         "at": number,
         "model": model,
         "labels": list(futures.labels),

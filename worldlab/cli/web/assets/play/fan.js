@@ -34,7 +34,7 @@ async function paintStrip(canvas, bytes, width, count) {
   picture.close();
 }
 
-/** Show a "branch" message. start: a canvas with the moment's picture, or null. follow(index): drive a future. */
+/** Show a "futures" message. start: a canvas with the moment's picture, or null. follow(index): drive a future. */
 export async function showFan(parent, message, start, follow) {
   const { labels, returns, steps, size, entries, blobs, numbers } = message;
   const count = labels.length, winner = best(returns);

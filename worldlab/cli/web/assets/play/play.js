@@ -28,7 +28,7 @@ function notice(text) {
 function receive(message) {
   if (message.type === "hello") begin(message);
   else if (message.type === "frame") showFrame(message);
-  else if (message.type === "branch") showBranch(message);
+  else if (message.type === "futures") showBranch(message);
   else if (message.type === "codes") showCodes(message);
   else if (message.type === "error") notice(message.text);
 }
@@ -179,7 +179,7 @@ function toggle() {
 function branch() {
   $("branch").disabled = true;
   const model = Number($("fan-model").value), same = model === Number($("code-model").value);
-  send({ do: "branch", at: game.shown, model, count: Number($("count").value), horizon: Number($("horizon").value), actions: $("actions").value,
+  send({ do: "futures", at: game.shown, model, count: Number($("count").value), horizon: Number($("horizon").value), actions: $("actions").value,
     codes: same && codes.at === game.shown ? codes.changes : {} });
 }
 
