@@ -11,7 +11,7 @@ from gymnasium import spaces
 from model_kit import build_model, gen
 
 from worldlab.agent import Agent
-from worldlab.evaluation.playing.session import Session
+from worldlab.evaluation.playing.session import PlaySession
 from worldlab.evaluation.playing.views import PlayedModel
 from worldlab.specs import ActionSpec, ArraySpec, ObsSpec
 
@@ -89,5 +89,5 @@ def names(*models: str) -> list[dict[str, Any]]:
     return [{"name": model, "env": "Dot", "step": 1000, "parts": parts} for model in models or ("dot",)]
 
 
-def session(*models: PlayedModel, seed: int = 0, **env: Any) -> Session:
-    return Session(lambda: Dot(**env), models or (played(),), seed)
+def session(*models: PlayedModel, seed: int = 0, **env: Any) -> PlaySession:
+    return PlaySession(lambda: Dot(**env), models or (played(),), seed)

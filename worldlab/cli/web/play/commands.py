@@ -51,7 +51,7 @@ class Look(_Command):
 
 
 class Branch(_Command):
-    """Dream several futures of a moment (worldlab.evaluation.playing.session.Session.branch)."""
+    """Dream several futures of a moment (worldlab.evaluation.playing.session.PlaySession.branch)."""
 
     do: Literal["futures"]
     at: int

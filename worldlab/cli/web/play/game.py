@@ -18,7 +18,7 @@ from worldlab.cli.web.play.film import film_bytes
 from worldlab.cli.web.site import Answer, Site, page_files
 from worldlab.errors import ConfigError, WorldlabError
 from worldlab.evaluation.playing.futures import Futures
-from worldlab.evaluation.playing.session import Moment, Session
+from worldlab.evaluation.playing.session import Moment, PlaySession
 
 ResultT = TypeVar("ResultT")
 
@@ -33,7 +33,7 @@ SPEED = 15.0
 
 
 @dataclass
-class Game:
+class PageGame:
     """The game of one page.
 
     The session lives in a thread of its own, so that the event loop serves others while a model computes; pictures are
@@ -44,7 +44,7 @@ class Game:
     names: list[dict[str, Any]]
     speed: float = SPEED
     key: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    session: Session = field(init=False)
+    session: PlaySession = field(init=False)
     _playing: asyncio.Event = field(default_factory=asyncio.Event)
     _steps: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "worldlab-play-step"))
     _draws: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "worldlab-play-draw"))
@@ -53,7 +53,7 @@ class Game:
     _draws_quickly: bool = True
     _futures: Futures | None = None
 
-    async def run(self, make: Callable[[], Session]) -> None:
+    async def run(self, make: Callable[[], PlaySession]) -> None:
         """Play until the page is gone."""
         loop = asyncio.get_running_loop()
         self.session = await loop.run_in_executor(self._steps, make)
@@ -209,12 +209,12 @@ class Game:
             self._playing.set()
 
 
-def play_site(make: Callable[[], Session], names: list[dict[str, Any]]) -> Site:
+def play_site(make: Callable[[], PlaySession], names: list[dict[str, Any]]) -> Site:
     """Return the site of `worldlab play`. make: a new session. names: what the page says of each run."""
-    games: dict[str, Game] = {}
+    games: dict[str, PageGame] = {}
 
     async def connect(channel: Channel) -> None:
-        game = Game(channel, names)
+        game = PageGame(channel, names)
         games[game.key] = game
         try:
             await game.run(make)
