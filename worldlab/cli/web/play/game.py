@@ -80,15 +80,20 @@ class PageGame:
     # ---- pace ----
 
     async def _tick(self) -> None:
-        """Take a step whenever one is due while the game is on. Nothing runs while it is paused."""
+        """Take a step whenever one is due while the game is on. Nothing runs while it is paused.
+
+        A late step is made up for by at most one earlier one, so that the pace is even.
+        """
         loop = asyncio.get_running_loop()
         due = 0.0
         while True:
-            await self._playing.wait()
-            due = max(loop.time(), due + 1 / self.speed)
+            if not self._playing.is_set():
+                await self._playing.wait()
+                due = loop.time()
             await self._reported(self._step)
             await self.channel.drained()
-            await asyncio.sleep(max(0.0, due + 1 / self.speed - loop.time()))
+            due = max(due, loop.time() - 1 / self.speed) + 1 / self.speed
+            await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _step(self) -> None:
         moment = await self._compute(self.session.step)
@@ -154,7 +159,7 @@ class PageGame:
             case c.Look():
                 self._playing.clear()
                 await self._show(self.session.at(command.at))
-            case c.Branch():
+            case c.DreamFutures():
                 await self._branch(command)
             case c.ShowCodes():
                 work = partial(frames.codes, self.session, command.at, command.model, command.codes)
@@ -196,7 +201,7 @@ class PageGame:
         if noise != before:
             await self._compute(partial(self.session.set_noise, noise))
 
-    async def _branch(self, branch: c.Branch) -> None:
+    async def _branch(self, branch: c.DreamFutures) -> None:
         options = branch.model_dump(exclude={"do", "at"})
         futures = await self._compute(partial(self.session.branch, branch.at, **options))
         self._futures = futures
