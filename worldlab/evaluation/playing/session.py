@@ -29,8 +29,9 @@ TIMELINE = 1000
 class Moment:
     """One step of the episode, aligned by arrival: `action` led to `obs` and gave `reward`.
 
-    action: encoded [A], 0 at the start. ret: the sum of the rewards up to here. dreamt_for: steps since the dreams began; 0 while they follow reality. rendering:
-    uint8 [H, W, 3] where the observation has no image and the environment can draw.
+    action: encoded [A], 0 at the start. ret: the sum of the rewards up to here. dreamt_for: steps since the dreams began;
+    0 while they follow reality. rendering: uint8 [H, W, 3] where the observation has no image and the environment can
+    draw.
     """
 
     number: int
