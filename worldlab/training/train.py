@@ -67,7 +67,7 @@ def train(
             return _run_loop(live, folder, registry, checkpoint)
         except BaseException as error:
             live.close(at_once=isinstance(error, SecondInterrupt))
-            folder.write_run_json({"status": _status_after(error), "step": live.counters.env_steps})
+            folder.write_run_json({"status": _status_after(error), **_progress(live)})
             if isinstance(error, Stopped | SecondInterrupt):
                 log.info("%s", _describe_stop(error, folder, live))
             if isinstance(error, Stopped):
@@ -173,6 +173,7 @@ def _write_run_json(
             "seed": config.core.seed,
             "strict": config.core.strict,
             "device": str(live.device),
+            "engine": live.engine.record(),
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
             "components": provenance.components(config, registry),
@@ -184,6 +185,11 @@ def _write_run_json(
             **({"finetune": live.finetuned} if live.finetuned else {}),
         }
     )
+
+
+def _progress(live: session.Session) -> dict[str, Any]:
+    """Return the entries of run.json that change while a run trains."""
+    return {"step": live.counters.env_steps, "engine": live.engine.record()}
 
 
 def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +225,7 @@ def _run_loop(
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         result = loop.run()
     folder.write_result(result)
-    folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
+    folder.write_run_json({"status": "finished", **_progress(live)})
     return result
 
 
