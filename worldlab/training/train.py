@@ -11,7 +11,7 @@ import torch
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.env.spaces_json import to_json
-from worldlab.errors import CheckpointError, ConfigError, DivergedError
+from worldlab.errors import CheckpointError, ConfigError, DivergedError, WorldlabError, one_line
 from worldlab.experience.collect import Collector
 from worldlab.experience.offline import OfflineData
 from worldlab.experience.segments import DamagedReplayError, set_aside
@@ -67,7 +67,7 @@ def train(
             return _run_loop(live, folder, registry, checkpoint)
         except BaseException as error:
             live.close(at_once=isinstance(error, SecondInterrupt))
-            folder.write_run_json({"status": _status_after(error), "step": live.counters.env_steps})
+            folder.write_run_json({**_ending(error), "step": live.counters.env_steps})
             if isinstance(error, Stopped | SecondInterrupt):
                 log.info("%s", _describe_stop(error, folder, live))
             if isinstance(error, Stopped):
@@ -117,7 +117,7 @@ def _build_new(config: RunConfig, registry: Registry, folder: RunFolder) -> sess
     try:
         return session.build(config, registry, folder.replay)
     except BaseException as error:
-        folder.write_run_json({"status": _status_after(error)})
+        folder.write_run_json(_ending(error))
         raise
 
 
@@ -169,6 +169,8 @@ def _write_run_json(
     folder.write_run_json(
         {
             "status": "running",
+            "error": None,
+            "alarms": _alarms_until(step, before.get("alarms")),
             "env": live.env_id,
             "seed": config.core.seed,
             "strict": config.core.strict,
@@ -184,6 +186,12 @@ def _write_run_json(
             **({"finetune": live.finetuned} if live.finetuned else {}),
         }
     )
+
+
+def _alarms_until(step: int, alarms: Any) -> list[dict[str, Any]]:
+    """Return the alarms of run.json up to a step; a resumed run repeats later ones."""
+    entries = [alarm for alarm in alarms if isinstance(alarm, dict)] if isinstance(alarms, list) else []
+    return [alarm for alarm in entries if isinstance(alarm.get("step"), int) and alarm["step"] <= step]
 
 
 def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]:
@@ -223,13 +231,15 @@ def _run_loop(
     return result
 
 
-def _status_after(error: BaseException) -> str:
-    """Return the status of a run that an exception ended."""
+def _ending(error: BaseException) -> dict[str, Any]:
+    """Return the entries of run.json about an exception that ended the run."""
     if isinstance(error, Stopped):
-        return "stopped"
+        return {"status": "stopped"}
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return "diverged" if isinstance(error, DivergedError) else "failed"
+        return {"status": "interrupted"}
+    # Without the cause, which may hold paths of this machine.
+    text = error.message if isinstance(error, WorldlabError) else f"{type(error).__name__}: {error}"
+    return {"status": "diverged" if isinstance(error, DivergedError) else "failed", "error": one_line(text, 300)}
 
 
 def _describe_stop(error: Stopped | SecondInterrupt, folder: RunFolder, live: session.Session) -> str:
