@@ -27,7 +27,7 @@ TINY = shlex.split("""
 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent.horizon 3 --agent.units 16 --encoder.width 2
 --encoder.units 16 --dynamics.memory 16 --dynamics.units 16 --decoder.width 2 --decoder.units 16 --model.units 16
 --eval.every 0 --eval.final-episodes 1 --env.time-limit 30 --log.every 16 --log.checkpoint 32 --log.pictures 0
---no-log.tensorboard
+--track none
 """)
 """A run of some three seconds, most of which is importing torch. A flag given after these wins."""
 

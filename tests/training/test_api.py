@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
     "dynamics": {"memory": 16, "units": 16},
     "eval": {"every": 0, "final_episodes": 2},
     "env.time_limit": 20,
-    "log": {"pictures": 0, "tensorboard": False, "every": 48},
+    "log": {"pictures": 0, "track": ["none"], "every": 48},
 }
 
 
