@@ -437,6 +437,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     assert "worldlab/study/compare/defaults.toml" in ours
     templates = ROOT / "worldlab" / "cli" / "scaffold" / "templates"
     ours |= {f"worldlab/cli/scaffold/templates/{path.name}" for path in templates.iterdir()}
+    assets = ROOT / "worldlab" / "cli" / "web" / "assets"
+    ours |= {f"worldlab/cli/web/assets/{path.relative_to(assets).as_posix()}" for path in assets.rglob("*.*")}
     assert ours <= set(names)
     assert not [
         name for name in names if "__pycache__" in name or name.startswith(("worldlab/tests", "worldlab_tests"))
