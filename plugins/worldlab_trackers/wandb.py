@@ -43,6 +43,7 @@ class WandbTracker:
             save_code=False,
             disable_git=True,
             x_disable_stats=True,
+            init_timeout=CLOSE_SECONDS,  # wandb waits for both at the end of the process, too
             finish_timeout=CLOSE_SECONDS,
         )
         self._run = self._wandb.init(
@@ -65,7 +66,9 @@ class WandbTracker:
     def pictures(self, step: int, name: str, frames: np.ndarray, fps: float) -> None:
         """Send frames as an animated GIF, a single one as a picture."""
         wandb = self._wandb
-        shown = wandb.Image(frames) if frames.ndim == 3 else wandb.Video(io.BytesIO(gif_bytes(frames, fps)), format="gif")
+        shown = (
+            wandb.Image(frames) if frames.ndim == 3 else wandb.Video(io.BytesIO(gif_bytes(frames, fps)), format="gif")
+        )
         self._run.log({name: shown, "step": step})
 
     def flush(self) -> None:

@@ -321,7 +321,9 @@ def test_a_closed_pipe_is_no_error(site):
 
 
 def test_flags_are_read_as_texts():
-    flags = read_flags(shlex.split("--env A --env.repeat -4 --strict --no-eval.deterministic --env.no-pixels --track a --resume"))
+    flags = read_flags(
+        shlex.split("--env A --env.repeat -4 --strict --no-eval.deterministic --env.no-pixels --track a --resume")
+    )
     assert flags.resume and flags.settings["env"] == {"id": "A", "repeat": "-4", "pixels": "false"}
     assert isinstance(flags.settings["strict"], Switch) and flags.settings["eval"] == {"deterministic": "false"}
     assert flags.settings["log"] == {"track": "a"}

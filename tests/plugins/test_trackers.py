@@ -73,7 +73,9 @@ class Raises:
         raise ValueError("no good")
 
 
-@pytest.mark.parametrize(("target", "message"), [("Incomplete", "is no tracker"), ("Raises", "cannot be built: ValueError: no good")])
+@pytest.mark.parametrize(
+    ("target", "message"), [("Incomplete", "is no tracker"), ("Raises", "cannot be built: ValueError: no good")]
+)
 def test_what_is_no_tracker_is_refused(target, message):
     entry = Registration("tracker", "mine", f"{__name__}:{target}", None, "x", 1, "dist", "1", "test")
     module = ModuleType(__name__)

@@ -81,7 +81,9 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(run, paths, capl
             bus.sync()
     (record,) = caplog.records
     text = record.getMessage()
-    assert text.startswith(f"tracker 'broken' gets nothing more, it failed in {method}: {error.__name__}: no route to host")
+    assert text.startswith(
+        f"tracker 'broken' gets nothing more, it failed in {method}: {error.__name__}: no route to host"
+    )
     assert text.endswith("metrics.jsonl has every value") and text.isprintable()
     assert [line["step"] for line in read_metrics(paths.metrics)] == list(range(50))
     assert [call[1] for call in whole.calls if call[0] == "scalars"] == list(range(50))

@@ -19,10 +19,17 @@ _WIDEST = 60
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("runs", "List the runs of a folder: what each is, how far it is, how well it does. Nothing is written.")
-    parser.add_argument("folder", metavar="DIR", nargs="?", default=str(RUNS), help=f"a folder of runs (default: {RUNS})")
+    parser = Parser(
+        "runs", "List the runs of a folder: what each is, how far it is, how well it does. Nothing is written."
+    )
     parser.add_argument(
-        "--sort", default="age", metavar="COLUMN", help=f"{', '.join(COLUMNS)} (default: age; numbers: the largest first)"
+        "folder", metavar="DIR", nargs="?", default=str(RUNS), help=f"a folder of runs (default: {RUNS})"
+    )
+    parser.add_argument(
+        "--sort",
+        default="age",
+        metavar="COLUMN",
+        help=f"{', '.join(COLUMNS)} (default: age; numbers: the largest first)",
     )
     parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     parser.add_argument(
@@ -88,7 +95,8 @@ def _read_filter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(
-            one_line(f"runs: --filter {one_line(text, 40)!r} is not COLUMN=TEXT"), fix="worldlab runs --filter env=CartPole"
+            one_line(f"runs: --filter {one_line(text, 40)!r} is not COLUMN=TEXT"),
+            fix="worldlab runs --filter env=CartPole",
         )
     return _known(name, "--filter env=CartPole"), value
 

@@ -22,7 +22,7 @@ from worldlab.runs.folder import BESIDE
 from worldlab.runs.lock import LOCK_FILES, holder_lives, is_locked
 from worldlab.runs.parse import parse_json
 
-__all__ = ["State", "RunRow", "find_folders", "folder_size", "read_row"]
+__all__ = ["RunRow", "State", "find_folders", "folder_size", "read_row"]
 
 State = Literal["waiting", "training", "finished", "stopped", "failed", "diverged", "killed", "damaged"]
 """waiting: a cell of a comparison that has not begun. killed: no process writes the run, and it did not end by itself.

@@ -12,6 +12,7 @@ from worldlab.runs.checkpoint import Checkpoint, list_checkpoints, open_checkpoi
 from worldlab.runs.digests import find_altered, find_uncovered, read_digests
 from worldlab.runs.metrics import read_metrics
 
+
 @dataclass
 class Verdict:
     """What was found in a folder. damaged: one sentence each. uncovered: files without a digest. intact: a count."""
