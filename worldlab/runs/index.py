@@ -34,6 +34,7 @@ TAIL = 2**16
 """Bytes read from the end of metrics.jsonl: some fifty lines, of which every twentieth is an evaluation."""
 HEAD = 2**13
 """Bytes read from the beginning of config.toml, where the settings without a group are."""
+MOST_ALARMS = 20
 SILENT = 900.0
 """Seconds without a new line after which a run of another host, whose processes cannot be seen, counts as killed."""
 _CELL, _CELL_LOCK, _ = BESIDE
@@ -53,8 +54,8 @@ _STATES: Mapping[str, State] = {
 class RunRow:
     """What is known of a run. A value that is not known is None or "".
 
-    name: path below the listed folder. encoder, dynamics, decoder, agent: names of the parts; of a cell without a model,
-    `agent` is its method. step, steps: how far it is and how far it goes, in environment steps. score: mean return.
+    name: path below the listed folder. method: of a comparison's cell. encoder, dynamics, decoder, agent: names of the
+    parts; of a cell without a model, `agent` is its method. alarms: one sentence each. step, steps: how far it is and how far it goes, in environment steps. score: mean return.
     scored: how it was measured: "final" evaluation, "evaluation" while training, or training "episodes". started,
     changed: seconds since 1970; the latter of the newest metrics. error: why it failed. problem: what is wrong with its
     files.
@@ -77,6 +78,8 @@ class RunRow:
     changed: float | None = None
     error: str = ""
     problem: str = ""
+    method: str = ""
+    alarms: tuple[str, ...] = ()
 
     @property
     def parts(self) -> str:
@@ -141,6 +144,8 @@ def read_row(path: Path, root: Path, now: float | None = None) -> RunRow:
         changed=changed,
         error=_text(facts.get("error"), 500) or _cause(cell),
         problem=problem,
+        method=_text(_object(cell.get("asked")).get("method")),
+        alarms=_alarms(facts.get("alarms")),
     )
 
 
@@ -201,6 +206,7 @@ def _cell_row(path: Path, name: str, cell: Mapping[str, Any]) -> RunRow:
         state,
         env=_text(asked.get("env")),
         agent=_text(asked.get("method")),
+        method=_text(asked.get("method")),
         seed=_whole(asked.get("seed")),
         step=_whole(outcome.get("env_steps")),
         steps=_whole(_object(asked.get("config")).get("steps")),
@@ -275,6 +281,14 @@ def _seconds(created: Any) -> float | None:
         return datetime.fromisoformat(created).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):
         return None
+
+
+def _alarms(value: Any) -> tuple[str, ...]:
+    entries = [_object(entry) for entry in (value if isinstance(value, list) else [])[:MOST_ALARMS]]
+    return tuple(
+        one_line(f"step {entry.get('step')}: {_text(entry.get('says'), 300)}. {_text(entry.get('cure'), 300)}", 600)
+        for entry in entries
+    )
 
 
 def _part(facts: Mapping[str, Any], role: str) -> str:

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
@@ -103,10 +104,8 @@ class TrackerThread:
     def close(self, deadline: float) -> None:
         """End the tracker once it has made all calls, or at the deadline (time.monotonic). A second call does nothing."""
         if self._thread.is_alive():
-            try:
+            with suppress(queue.Full):
                 self._calls.put(("close", ()), timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Full:
-                pass
             self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             self._warn(f"did not end within {CLOSE_SECONDS:.0f} seconds and may miss its last points")
