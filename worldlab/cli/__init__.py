@@ -29,6 +29,7 @@ COMMANDS = {
     "eval": "Evaluate a trained run in the real environment.",
     "dream": "Draw open-loop predictions of a trained run beside the real frames.",
     "runs": "List the runs of a folder: how far each is, and how well it does.",
+    "watch": "Watch the runs of a folder live in the browser.",
     "record": "Play episodes in an environment and keep them as a data set.",
     "data": "Say what is in a data set, what is missing and what is wrong.",
     "export": "Write recorded steps in a format that other libraries read.",

@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     args = parser.read(argv)
     wanted = [_read_filter(text) for text in args.filter]
     column = _known(args.sort, "--sort return")
-    rows = [row for row in _rows(_folder(args.folder)) if all(_matches(row, *condition) for condition in wanted)]
+    rows = [row for row in _rows(run_folder(args.folder)) if all(_matches(row, *condition) for condition in wanted)]
     rows = _sorted(rows, column, args.reverse)
     if args.json:
         emit({"runs": [_plain(row) for row in rows]}, as_json=True)
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _folder(text: str) -> Path:
+def run_folder(text: str) -> Path:
     """Return the folder to list. Raises: ConfigError if it is none."""
     folder = Path(text).expanduser()
     if folder.is_dir():
