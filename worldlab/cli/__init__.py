@@ -30,6 +30,7 @@ COMMANDS = {
     "dream": "Draw open-loop predictions of a trained run beside the real frames.",
     "runs": "List the runs of a folder: how far each is, and how well it does.",
     "watch": "Watch the runs of a folder live in the browser.",
+    "play": "Play inside a trained model in your browser: real, reconstruction and dream side by side.",
     "record": "Play episodes in an environment and keep them as a data set.",
     "data": "Say what is in a data set, what is missing and what is wrong.",
     "export": "Write recorded steps in a format that other libraries read.",

@@ -44,6 +44,7 @@ class Outbox:
 
     waiting: dict[Any, str | bytes] = field(default_factory=dict)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
 
     def put(self, message: str | bytes, key: str | None) -> bool:
@@ -55,11 +56,13 @@ class Outbox:
         self.sent += 1
         self.waiting[self.sent if key is None else key] = message
         self.ready.set()
+        self.empty.clear()
         return True
 
     async def take(self) -> str | bytes:
         """Wait for the oldest message and remove it."""
         while not self.waiting:
+            self.empty.set()
             self.ready.clear()
             await self.ready.wait()
         return self.waiting.pop(next(iter(self.waiting)))
@@ -83,6 +86,12 @@ class Channel:
     def waiting(self) -> int:
         """The number of messages that the page has not taken yet. A site that draws can skip a picture while it is above 0."""
         return len(self._outbox.waiting)
+
+    async def drained(self) -> None:
+        """Wait until the page has taken every message, or is gone. A game that waits runs as fast as its page can follow."""
+        empty = asyncio.ensure_future(self._outbox.empty.wait())
+        await asyncio.wait({empty, self._sender}, return_when=asyncio.FIRST_COMPLETED)
+        empty.cancel()
 
     def send(self, message: Mapping[str, Any] | bytes, key: str | None = None) -> None:
         """Send an object as JSON, or bytes. key: replaces a message of this key that still waits, e.g. an older picture."""

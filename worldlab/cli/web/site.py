@@ -21,7 +21,7 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
 }
 """The media type of each kind of file that a site may hold."""
-SHARED = ("theme.css", "socket.js")
+SHARED = ("theme.css", "socket.js", "icon.svg")
 """Files in `assets/` that every page uses."""
 
 
