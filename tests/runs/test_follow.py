@@ -116,7 +116,8 @@ def test_curves_have_the_points_of_the_file(path):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "x", "[1]", '{"a": 1}', '{"step": -1, "a": 1}', '{"step": true, "a": 1}', '{"step": 1, "a": NaN}', "\xff"]
+    "line",
+    ["", "x", "[1]", '{"a": 1}', '{"step": -1, "a": 1}', '{"step": true, "a": 1}', '{"step": 1, "a": NaN}', "\xff"],
 )
 def test_damaged_lines_are_left_out(path, line):
     append(path, f'{line}\n{{"step": 5, "a": 1, "b\\n": 2, "big": 1e308, "flag": true}}\n'.encode("latin-1"))

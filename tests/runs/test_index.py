@@ -149,6 +149,8 @@ def test_runs_are_found_on_five_levels_and_not_inside_runs(tmp_path):
     write_run(tmp_path / "x" / "recordings" / "inner")
     write_run(tmp_path / "1" / "2" / "3" / "4" / "too-deep")
     (tmp_path / "link").symlink_to(tmp_path / "b")
+    for name in ("lock", "lock.json"):  # a comparison that runs
+        (tmp_path / "b" / "part" / name).touch()
     assert find_folders(tmp_path) == sorted(places)
     assert find_folders(tmp_path / "x") == [tmp_path / "x"]
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 def run(argv: list[str]) -> int:
     args = _parser().read(argv)
     if len(args.run) > 2:
-        raise ConfigError(
-            f"worldlab play shows one or two runs, got {len(args.run)}", fix="worldlab play RUN_A RUN_B"
-        )
+        raise ConfigError(f"worldlab play shows one or two runs, got {len(args.run)}", fix="worldlab play RUN_A RUN_B")
     folders = [find_run(run) for run in args.run]
     headless = args.record is not None or args.export is not None
     if not headless:
@@ -57,12 +55,16 @@ def _parser() -> Parser:
     parser.add_argument(
         "run", nargs="+", metavar="RUN", help="a run folder, its name under runs/, or latest; two to compare them"
     )
-    parser.add_argument("--seed", type=at_least(0), default=0, metavar="S", help="seed of episodes and dreams (default: 0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, metavar="S", help="seed of episodes and dreams (default: 0)"
+    )
     parser.add_argument("--no-open", action="store_true", help="print the address and open no browser")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=at_least(0), default=0, metavar="N", help="the port (default: a free one)")
     parser.add_argument("--record", type=Path, metavar="FILE.webp", help="no page: let the agent play and write a film")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="no page: write a static page of the agent's futures")
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="no page: write a static page of the agent's futures"
+    )
     parser.add_argument(
         "--steps", type=at_least(10), default=150, metavar="N", help="steps of --record and --export (default: 150)"
     )

@@ -8,8 +8,12 @@ from worldlab.runs.find import RUNS
 
 
 def run(argv: list[str]) -> int:
-    parser = Parser("watch", "Watch the runs of a folder, or a comparison, in a page of your browser. Nothing is written.")
-    parser.add_argument("folder", metavar="DIR", nargs="?", default=str(RUNS), help=f"a folder of runs (default: {RUNS})")
+    parser = Parser(
+        "watch", "Watch the runs of a folder, or a comparison, in a page of your browser. Nothing is written."
+    )
+    parser.add_argument(
+        "folder", metavar="DIR", nargs="?", default=str(RUNS), help=f"a folder of runs (default: {RUNS})"
+    )
     parser.add_argument("--no-open", action="store_true", help="print the address and open no browser")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=at_least(0), default=0, metavar="N", help="the port (default: a free one)")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from worldlab.errors import one_line
 from worldlab.runs import digests, storage
 from worldlab.runs.folder import BESIDE
-from worldlab.runs.lock import LOCK_FILES, holder_lives, is_locked
+from worldlab.runs.lock import holder_lives, is_locked
 from worldlab.runs.parse import parse_json
 
 __all__ = ["RunRow", "State", "find_folders", "folder_size", "read_row"]
@@ -39,7 +39,7 @@ SILENT = 900.0
 """Seconds without a new line after which a run of another host, whose processes cannot be seen, counts as killed."""
 _CELL, _CELL_LOCK, _ = BESIDE
 _SIGNS = frozenset({"run.json", "config.toml", digests.NAME, _CELL})
-"""A folder with one of these files is a run or a cell; so is one that is locked."""
+"""A folder with one of these files is a run or a cell."""
 _STEPS = re.compile(rb"^steps = (\d{1,18})$", re.MULTILINE)
 _STATES: Mapping[str, State] = {
     "finished": "finished",
@@ -100,7 +100,7 @@ def find_folders(root: Path) -> list[Path]:
 
 def _walk(folder: Path, entries: list[os.DirEntry[str]], depth: int) -> Iterator[Path]:
     names = {entry.name for entry in entries}
-    if names & _SIGNS or names >= set(LOCK_FILES):
+    if names & _SIGNS:
         yield folder
         return
     for entry in entries if depth else ():

@@ -278,7 +278,7 @@ def test_what_is_wrong_with_the_command(tmp_path, monkeypatch, capsys):
     assert "no folder" in capsys.readouterr().err
     monkeypatch.setattr(server_module, "PACKAGES", ("no_such_package",))
     assert main(["watch", str(tmp_path)]) == 2
-    assert 'worldlab watch needs no_such_package' in (error := capsys.readouterr().err) and "worldlab[play]" in error
+    assert "worldlab watch needs no_such_package" in (error := capsys.readouterr().err) and "worldlab[play]" in error
 
 
 def test_the_command_prints_the_address_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -66,9 +66,7 @@ def follow_agent(played: PlayedModel, count: int) -> Act:
     generator = torch.Generator(played.model.device).manual_seed(0)
 
     def act(carry: Carry, features: Tensor, step: int) -> Tensor:
-        action, state["plan"] = played.agent.act(
-            played.model, carry, features, state["plan"], generator, explore=False
-        )
+        action, state["plan"] = played.agent.act(played.model, carry, features, state["plan"], generator, explore=False)
         return action.clamp(-1, 1) if played.model.specs.action.kind == "continuous" else action
 
     return act

@@ -104,7 +104,11 @@ def _render(**values: Any) -> str:
 
     folder = ASSETS / "export"
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = Markup((ASSETS / "theme.css").read_text("utf-8") + (folder / "export.css").read_text("utf-8"))
     script = Markup((folder / "export.js").read_text("utf-8"))

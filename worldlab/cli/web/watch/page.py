@@ -18,7 +18,17 @@ INTERVAL = 2.0
 """Seconds between two looks at the files while a page is open."""
 BEHIND = 0.05
 """Seconds between two looks while there is more to read."""
-FILES = ("index.html", "watch.css", "watch.js", "overview.js", "details.js", "chart.js", "store.js", "elements.js", "text.js")
+FILES = (
+    "index.html",
+    "watch.css",
+    "watch.js",
+    "overview.js",
+    "details.js",
+    "chart.js",
+    "store.js",
+    "elements.js",
+    "text.js",
+)
 """Files of the page in `assets/watch/`."""
 
 

@@ -55,7 +55,7 @@ export function spark(points) {
   return { d: path(x, y, across, down), end: [across(last), down(y[y.length - 1])] };
 }
 
-const SMALL = { left: 4, right: 4, top: 4, bottom: 4 };
+const SMALL = { left: 50, right: 4, top: 5, bottom: 5 };
 const LARGE = { left: 52, right: 12, top: 8, bottom: 24 };
 
 /** A chart in a figure. It shows the values under the pointer; the arrow keys move it, too. */
@@ -109,18 +109,16 @@ export class Chart {
       const y = this.down(value).toFixed(1);
       return [s("line", { class: "hair", x1: LARGE.left, x2: width - LARGE.right, y1: y, y2: y }), s("text", { x: LARGE.left - 6, y, class: "end middle" }, short(value))];
     });
-    const columns = ticks(start, end, Math.max(2, Math.floor(width / 140))).map((step) =>
+    const columns = ticks(start, end, Math.max(3, Math.floor(width / 140))).map((step) =>
       s("text", { x: Math.min(width - LARGE.right - 14, Math.max(LARGE.left + 8, this.across(step))).toFixed(1), y: this.height - 6, class: "centre" }, whole(step)));
     return [...rows, ...columns];
   }
 
   /** The least and the largest value of a small chart, which has no axes. */
   bounds() {
-    const values = this.curves.flatMap(({ y }) => y);
-    if (!values.length) return [];
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const label = (value, y) => s("text", { x: 4, y, class: "bound" }, short(value));
-    return low === high ? [] : [label(high, 11), label(low, this.height - 3)];
+    const values = this.curves.flatMap(({ y }) => y), [low, high] = [Math.min(...values), Math.max(...values)];
+    const labels = !values.length ? [] : low === high ? [low] : [low, high];
+    return labels.map((value) => s("text", { x: SMALL.left - 5, y: Math.min(this.height - 8, Math.max(8, this.down(value))).toFixed(1), class: "end middle" }, short(value, 3)));
   }
 
   describe() {

@@ -16,12 +16,12 @@ export function chip(state) {
 
 /** How far a run is: a bar, the steps, and the time left. */
 export function bar(row) {
-  const part = progress(row), label = `${whole(row.step)} of ${whole(row.steps)} steps`;
+  const part = row.state === "finished" && !row.step ? null : progress(row), label = `${whole(row.step)} of ${whole(row.steps)} steps`;
   const left = row.left != null ? `${duration(row.left)} left` : "";
   const speed = row.speed != null ? `${short(row.speed)} steps/s` : "";
   return h("div", { class: "bar" },
     part == null ? null : h("progress", { value: part, max: 1, "aria-label": label, class: row.state }),
-    h("div", { class: "number" }, row.step == null ? "" : part === 1 ? whole(row.step) : `${whole(row.step)} of ${whole(row.steps)}`),
+    h("div", { class: "number" }, part == null ? "" : part === 1 ? whole(row.step) : `${whole(row.step)} of ${whole(row.steps)}`),
     left || speed ? h("div", { class: "soft number" }, [left, speed].filter(Boolean).join(", ")) : null);
 }
 
@@ -44,14 +44,14 @@ function make(row, now) {
     h("td", { class: "state" }, chip(row.state), alarms),
     h("td", { class: "parts" }, row.parts ? h("div", {}, row.parts) : null, h("div", { class: "soft" }, row.agent)),
     h("td", { class: "steps" }, bar(row)),
-    h("td", { class: "score end" }, h("div", { class: "number" }, short(row.score)), h("div", { class: "soft" }, SCORED[row.scored] ?? "")),
+    h("td", { class: "score end" }, ...(row.score == null ? [] : [h("div", { class: "number" }, short(row.score)), h("div", { class: "soft" }, SCORED[row.scored])])),
     h("td", { class: "curve" }, curve(row)),
     h("td", { class: "started end soft" }, ago(row.started, now)));
 }
 
-/** Draw the list. find: the text of the search; sort: a column. */
-export function drawOverview(store, { find, sort }) {
-  const all = [...store.rows.values()], rows = sorted(all.filter((row) => matches(row, find)), sort);
+/** Draw the list. find: the text of the search; sort: a column; cells: whether cells of comparisons are listed, too. */
+export function drawOverview(store, { find, sort, cells }) {
+  const all = [...store.rows.values()], rows = sorted(all.filter((row) => (find || cells || !row.comparison) && matches(row, find)), sort);
   for (const id of [...drawn.keys()]) if (!store.rows.has(id)) drawn.delete(id);
   const elements = rows.map((row) => {
     if (drawn.get(row.id)?.row !== row) drawn.set(row.id, { row, element: make(row, store.about.now) });
@@ -63,7 +63,8 @@ export function drawOverview(store, { find, sort }) {
   document.getElementById("counts").textContent =
     `${rows.length === all.length ? "" : `${rows.length} of `}${all.length} run${all.length === 1 ? "" : "s"}${states ? `: ${states}` : ""}`;
   const empty = document.getElementById("empty");
-  empty.hidden = rows.length > 0;
+  empty.hidden = rows.length > 0 || (all.length > 0 && !find);
+  document.getElementById("with-cells").hidden = !all.some((row) => row.comparison);
   document.getElementById("runs").hidden = rows.length === 0;
   empty.textContent = all.length ? "No run matches." : store.about.reading ? "Reading the folder." : "No runs here yet. They appear by themselves.";
 }

@@ -13,11 +13,11 @@ export const STATES = {
 };
 
 /** A number in few characters; "–" for none. */
-export function short(value) {
+export function short(value, digits = 4) {
   if (value == null || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(1).replace("e+", "e");
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
+  return size >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(digits)));
 }
 
 /** A whole number with commas. */

@@ -8,7 +8,7 @@ import { Store } from "./store.js";
 const store = new Store(), $ = (id) => document.getElementById(id);
 let details = null, due = false, heard = 0;
 
-const settings = () => ({ find: $("find").value.trim(), sort: $("sort").value });
+const settings = () => ({ find: $("find").value.trim(), sort: $("sort").value, cells: $("cells").checked });
 const now = () => store.about.now + (performance.now() - heard) / 1000;
 
 /** Draw what changed, at most once a frame. */
@@ -61,7 +61,7 @@ addEventListener("hashchange", go);
 addEventListener("resize", () => details?.resize());
 document.addEventListener("visibilitychange", () => { line.send({ hidden: document.hidden }); });
 $("find").addEventListener("input", draw);
-$("sort").addEventListener("change", draw);
+for (const id of ["sort", "cells"]) $(id).addEventListener("change", draw);
 addEventListener("keydown", (event) => {
   if (event.key === "/" && event.target.tagName !== "INPUT" && !store.run) { event.preventDefault(); $("find").focus(); }
   if (event.key === "Escape" && store.run && event.target.tagName !== "INPUT") location.hash = "";
