@@ -144,6 +144,6 @@ class MetricsTail:
 
 def _numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
-        if name != "step" and type(value) in (int, float) and abs(value) < 1e300 and len(name) <= 100:
-            if name.isprintable():
-                yield name, float(value)
+        named = name != "step" and len(name) <= 100 and name.isprintable()
+        if named and type(value) in (int, float) and abs(value) < 1e300:
+            yield name, float(value)

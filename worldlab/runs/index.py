@@ -55,10 +55,10 @@ class RunRow:
     """What is known of a run. A value that is not known is None or "".
 
     name: path below the listed folder. method: of a comparison's cell. encoder, dynamics, decoder, agent: names of the
-    parts; of a cell without a model, `agent` is its method. alarms: one sentence each. step, steps: how far it is and how far it goes, in environment steps. score: mean return.
-    scored: how it was measured: "final" evaluation, "evaluation" while training, or training "episodes". started,
-    changed: seconds since 1970; the latter of the newest metrics. error: why it failed. problem: what is wrong with its
-    files.
+    parts; of a cell without a model, `agent` is its method. step, steps: how far it is and how far it goes, in
+    environment steps. score: mean return. scored: how it was measured: "final" evaluation, "evaluation" while training,
+    or training "episodes". started, changed: seconds since 1970; the latter of the newest metrics. error: why it failed.
+    problem: what is wrong with its files. alarms: one sentence each.
     """
 
     path: Path
