@@ -13,7 +13,7 @@ from worldlab.registry import open_registry
 from worldlab.runs.find import find_run
 
 if TYPE_CHECKING:
-    from worldlab.evaluation.playing.session import Session
+    from worldlab.evaluation.playing.session import PlaySession
     from worldlab.training.loaded import LoadedRun
 
 
@@ -74,12 +74,12 @@ def _parser() -> Parser:
     return parser
 
 
-def _game_of(loaded: list[LoadedRun], seed: int) -> tuple[Callable[[], Session], list[dict[str, Any]]]:
+def _game_of(loaded: list[LoadedRun], seed: int) -> tuple[Callable[[], PlaySession], list[dict[str, Any]]]:
     """Return what makes a session of the runs, and what the page says of each run.
 
     Raises: ConfigError for a run without an environment; EnvError for two runs that have different ones.
     """
-    from worldlab.evaluation.playing.session import Session, check_same_spaces
+    from worldlab.evaluation.playing.session import PlaySession, check_same_spaces
     from worldlab.evaluation.playing.views import PlayedModel
 
     for one in loaded:
@@ -101,10 +101,10 @@ def _game_of(loaded: list[LoadedRun], seed: int) -> tuple[Callable[[], Session],
         }
         for one in loaded
     ]
-    return partial(Session, loaded[0].make, models, seed), names
+    return partial(PlaySession, loaded[0].make, models, seed), names
 
 
-def _save(make: Callable[[], Session], names: list[dict[str, Any]], args: Any) -> dict[str, Any]:
+def _save(make: Callable[[], PlaySession], names: list[dict[str, Any]], args: Any) -> dict[str, Any]:
     """Let the agent play without a page, and write a film, a static page, or both."""
     from worldlab.cli.web.play.export import export_page
     from worldlab.cli.web.play.film import film_bytes

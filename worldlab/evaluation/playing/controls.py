@@ -28,7 +28,7 @@ _SINGLE = (("", "up"), ("", "down"), ("", "fire"))
 
 
 @dataclass(frozen=True)
-class Choice:
+class ActionChoice:
     """One action of a Discrete space. needs: the words that must be pressed together; () is taken when none is."""
 
     name: str
@@ -55,7 +55,7 @@ class Controls:
     """How a person acts: with one of several choices, or with a number on each of several axes."""
 
     space: spaces.Space
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[ActionChoice, ...] = ()
     axes: tuple[Axis, ...] = ()
 
     @property
@@ -109,10 +109,11 @@ def controls_of(env: gymnasium.Env) -> Controls:
     count = int(space.n)
     names = _action_names(env)
     if len(names) == count:
-        return Controls(space, tuple(Choice(name.lower(), _needs(name)) for name in names))
+        return Controls(space, tuple(ActionChoice(name.lower(), _needs(name)) for name in names))
     needs = _BY_COUNT.get(count, _UNNAMED)
     return Controls(
-        space, tuple(Choice(_name(i, needs), needs[i] if i < len(needs) else (f"action {i}",)) for i in range(count))
+        space,
+        tuple(ActionChoice(_name(i, needs), needs[i] if i < len(needs) else (f"action {i}",)) for i in range(count)),
     )
 
 
@@ -134,8 +135,9 @@ def _action_names(env: gymnasium.Env) -> list[str]:
 def _needs(name: str) -> tuple[str, ...]:
     """Return the words in the name of an action: "UPRIGHTFIRE" needs three; a name without any is never pressed."""
     lower = name.lower()
+    if lower in _SPELLED:
+        return (_SPELLED[lower],)
     found = [word for word in WORDS if word in lower]
-    found += [word for spelled, word in _SPELLED.items() if spelled in lower and word not in found]
     if not found and not re.fullmatch(r"noop|nothing|idle|stay|none", lower):
         return (lower,)
     return tuple(found)

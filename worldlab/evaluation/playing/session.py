@@ -48,7 +48,7 @@ class Moment:
         return self.terminated or self.truncated
 
 
-class Session:
+class PlaySession:
     """Steps one environment, and for each model the filtered state and the dream along the same actions.
 
     make: builds the environment. models: the first one's agent drives, and all must have its spaces. A dream begins

@@ -50,10 +50,10 @@ class Look(_Command):
     at: int
 
 
-class Branch(_Command):
-    """Dream several futures of a moment (worldlab.evaluation.playing.session.Session.branch)."""
+class DreamFutures(_Command):
+    """Dream several futures of a moment (worldlab.evaluation.playing.session.PlaySession.branch)."""
 
-    do: Literal["branch"]
+    do: Literal["futures"]
     at: int
     model: Model = 0
     count: Annotated[int, Field(ge=1, le=8)] = 4
@@ -86,7 +86,7 @@ class Follow(_Command):
     future: Annotated[int, Field(ge=0)]
 
 
-PlayCommand = Simple | Act | Change | Look | Branch | ShowCodes | DreamOn | Follow
+PlayCommand = Simple | Act | Change | Look | DreamFutures | ShowCodes | DreamOn | Follow
 _ADAPTER: TypeAdapter[PlayCommand] = TypeAdapter(Annotated[PlayCommand, Field(discriminator="do")])
 
 

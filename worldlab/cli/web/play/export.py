@@ -13,7 +13,7 @@ from worldlab.cli.web.play.frames import real_picture
 from worldlab.cli.web.site import ASSETS
 from worldlab.errors import ConfigError, one_line
 from worldlab.evaluation.playing.futures import draw_futures, drawn_steps
-from worldlab.evaluation.playing.session import Session
+from worldlab.evaluation.playing.session import PlaySession
 from worldlab.evaluation.playing.views import main_key
 from worldlab.runs.pictures import as_frames, png_bytes
 from worldlab.runs.storage import atomic_write_bytes, make_folder
@@ -34,7 +34,7 @@ class ExportedRow:
     aspect: float
 
 
-def export_page(session: Session, names: list[dict[str, Any]], out: Path) -> Path:
+def export_page(session: PlaySession, names: list[dict[str, Any]], out: Path) -> Path:
     """Write the page of an episode that was played: a film, and futures of a few of its moments. Returns index.html.
 
     Raises: ConfigError if the folder holds files already; StorageError.
@@ -61,7 +61,7 @@ def export_page(session: Session, names: list[dict[str, Any]], out: Path) -> Pat
     return path
 
 
-def _rows(session: Session, number: int, model: int, folder: Path) -> list[ExportedRow]:
+def _rows(session: PlaySession, number: int, model: int, folder: Path) -> list[ExportedRow]:
     """Write the strips of one moment: what really followed, then the futures."""
     played, moment = session.models[model], session.at(number)
     futures = session.branch(number, model=model, count=FUTURES, horizon=HORIZON)
@@ -84,7 +84,7 @@ def _rows(session: Session, number: int, model: int, folder: Path) -> list[Expor
     return rows
 
 
-def _curves(session: Session, number: int, future: np.ndarray) -> np.ndarray:
+def _curves(session: PlaySession, number: int, future: np.ndarray) -> np.ndarray:
     """Draw the entries of a future [T, D] as one picture, beside what really followed as far as it is known."""
     key = main_key(session.at(number).obs)
     later = [step.obs[key] for step in session.moments if step.number >= number][: len(future)]

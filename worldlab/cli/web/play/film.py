@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from worldlab.cli.web.play.frames import real_picture
-from worldlab.evaluation.playing.session import Moment, Session
+from worldlab.evaluation.playing.session import Moment, PlaySession
 from worldlab.evaluation.playing.views import main_key
 from worldlab.runs.pictures import side_by_side, webp_bytes
 
@@ -18,12 +18,12 @@ ENTRIES = 4
 """Entries of a vector that are drawn: those that vary most."""
 
 
-def film_bytes(session: Session, fps: float = FPS) -> bytes:
+def film_bytes(session: PlaySession, fps: float = FPS) -> bytes:
     """Return the timeline of a session as an animated WebP; what has not been drawn is drawn now."""
     return webp_bytes(film_frames(session), fps)
 
 
-def film_frames(session: Session) -> np.ndarray:
+def film_frames(session: PlaySession) -> np.ndarray:
     """Return the timeline of a session as frames, uint8 [T, H, W, 3]."""
     moments = list(session.moments)
     drawings = [session.draw(moment) for moment in moments]

@@ -9,7 +9,7 @@ import torch
 
 from worldlab.cli.web.pack import pack
 from worldlab.evaluation.playing.futures import Futures, draw_futures, drawn_steps
-from worldlab.evaluation.playing.session import Moment, Session
+from worldlab.evaluation.playing.session import Moment, PlaySession
 from worldlab.evaluation.playing.views import Drawing, main_key
 from worldlab.runs.pictures import as_frames, png_bytes
 
@@ -19,7 +19,7 @@ CONTEXT_SECONDS = 0.02
 """How long a picture is expected to take before the first one has been drawn."""
 
 
-def hello(session: Session, names: list[dict[str, Any]], game: str) -> dict[str, Any]:
+def hello(session: PlaySession, names: list[dict[str, Any]], game: str) -> dict[str, Any]:
     """Return the description of a game. names: what to say of each run."""
     models = []
     for index, played in enumerate(session.models):
@@ -44,7 +44,7 @@ def hello(session: Session, names: list[dict[str, Any]], game: str) -> dict[str,
     }
 
 
-def frame(session: Session, moment: Moment, drawings: list[Drawing | None] | None, state: dict[str, Any]) -> bytes:
+def frame(session: PlaySession, moment: Moment, drawings: list[Drawing | None] | None, state: dict[str, Any]) -> bytes:
     """Return the message that shows a moment. drawings: None if the models have not drawn it (yet). state: of the game."""
     key = main_key(moment.obs)
     named: list[dict[str, Any]] = []
@@ -85,14 +85,14 @@ def frame(session: Session, moment: Moment, drawings: list[Drawing | None] | Non
     return pack(header, blobs)
 
 
-def fan(session: Session, futures: Futures, number: int, model: int) -> bytes:
+def fan(session: PlaySession, futures: Futures, number: int, model: int) -> bytes:
     """Return the message that shows futures: for each a strip of pictures from left to right, or the numbers drawn."""
     played, moment = session.models[model], session.at(number)
     drawing = moment.views[model].drawing
     seconds = drawing.seconds / 2 if drawing else CONTEXT_SECONDS
     count, columns = futures.features.shape[:2]
     header: dict[str, Any] = {
-        "type": "branch",
+        "type": "futures",
         "at": number,
         "model": model,
         "labels": list(futures.labels),
@@ -113,7 +113,7 @@ def fan(session: Session, futures: Futures, number: int, model: int) -> bytes:
 
 
 @torch.no_grad()
-def codes(session: Session, number: int, model: int, changes: dict[int, float]) -> bytes:
+def codes(session: PlaySession, number: int, model: int, changes: dict[int, float]) -> bytes:
     """Return the message that shows the latent of a moment, and what it looks like before and after the changes."""
     played, moment = session.models[model], session.at(number)
     carry = session.changed(number, model, changes)

@@ -16,9 +16,9 @@ from worldlab.cli.web.play import commands as c
 from worldlab.cli.web.play import frames
 from worldlab.cli.web.play.film import film_bytes
 from worldlab.cli.web.site import Answer, Site, page_files
-from worldlab.errors import WorldlabError
+from worldlab.errors import ConfigError, WorldlabError
 from worldlab.evaluation.playing.futures import Futures
-from worldlab.evaluation.playing.session import Moment, Session
+from worldlab.evaluation.playing.session import Moment, PlaySession
 
 ResultT = TypeVar("ResultT")
 
@@ -33,7 +33,7 @@ SPEED = 15.0
 
 
 @dataclass
-class Game:
+class PageGame:
     """The game of one page.
 
     The session lives in a thread of its own, so that the event loop serves others while a model computes; pictures are
@@ -44,7 +44,7 @@ class Game:
     names: list[dict[str, Any]]
     speed: float = SPEED
     key: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    session: Session = field(init=False)
+    session: PlaySession = field(init=False)
     _playing: asyncio.Event = field(default_factory=asyncio.Event)
     _steps: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "worldlab-play-step"))
     _draws: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "worldlab-play-draw"))
@@ -53,7 +53,7 @@ class Game:
     _draws_quickly: bool = True
     _futures: Futures | None = None
 
-    async def run(self, make: Callable[[], Session]) -> None:
+    async def run(self, make: Callable[[], PlaySession]) -> None:
         """Play until the page is gone."""
         loop = asyncio.get_running_loop()
         self.session = await loop.run_in_executor(self._steps, make)
@@ -80,15 +80,20 @@ class Game:
     # ---- pace ----
 
     async def _tick(self) -> None:
-        """Take a step whenever one is due while the game is on. Nothing runs while it is paused."""
+        """Take a step whenever one is due while the game is on. Nothing runs while it is paused.
+
+        A late step is made up for by at most one earlier one, so that the pace is even.
+        """
         loop = asyncio.get_running_loop()
         due = 0.0
         while True:
-            await self._playing.wait()
-            due = max(loop.time(), due + 1 / self.speed)
+            if not self._playing.is_set():
+                await self._playing.wait()
+                due = loop.time()
             await self._reported(self._step)
             await self.channel.drained()
-            await asyncio.sleep(max(0.0, due + 1 / self.speed - loop.time()))
+            due = max(due, loop.time() - 1 / self.speed) + 1 / self.speed
+            await asyncio.sleep(max(0.0, due - loop.time()))
 
     async def _step(self) -> None:
         moment = await self._compute(self.session.step)
@@ -141,6 +146,8 @@ class Game:
 
     async def _carry_out(self, message: dict[str, Any]) -> None:
         command = c.read_command(message)
+        if getattr(command, "model", 0) >= len(self.session.models):
+            raise ConfigError("there is no second run in this game", fix="worldlab play RUN_A RUN_B")
         match command:
             case c.Simple():
                 await self._carry_out_simple(command.do)
@@ -152,7 +159,7 @@ class Game:
             case c.Look():
                 self._playing.clear()
                 await self._show(self.session.at(command.at))
-            case c.Branch():
+            case c.DreamFutures():
                 await self._branch(command)
             case c.ShowCodes():
                 work = partial(frames.codes, self.session, command.at, command.model, command.codes)
@@ -194,7 +201,7 @@ class Game:
         if noise != before:
             await self._compute(partial(self.session.set_noise, noise))
 
-    async def _branch(self, branch: c.Branch) -> None:
+    async def _branch(self, branch: c.DreamFutures) -> None:
         options = branch.model_dump(exclude={"do", "at"})
         futures = await self._compute(partial(self.session.branch, branch.at, **options))
         self._futures = futures
@@ -207,12 +214,12 @@ class Game:
             self._playing.set()
 
 
-def play_site(make: Callable[[], Session], names: list[dict[str, Any]]) -> Site:
+def play_site(make: Callable[[], PlaySession], names: list[dict[str, Any]]) -> Site:
     """Return the site of `worldlab play`. make: a new session. names: what the page says of each run."""
-    games: dict[str, Game] = {}
+    games: dict[str, PageGame] = {}
 
     async def connect(channel: Channel) -> None:
-        game = Game(channel, names)
+        game = PageGame(channel, names)
         games[game.key] = game
         try:
             await game.run(make)

@@ -44,10 +44,11 @@ export function element(name, attributes = {}, parent = null) {
   return node;
 }
 
-/** A small chart with a title and one line for each of `lines`: [{ name, colour }], colour a class like "c0". */
+/** A small chart with a title and one line for each of `lines`: [{ name, colour }], colour a class like "c0".
+    limits: [low, high] of the axis; without them it fits the values. */
 export class Chart {
-  constructor(parent, title, unit, lines) {
-    this.lines = lines;
+  constructor(parent, title, unit, lines, limits = null) {
+    Object.assign(this, { lines, limits });
     this.figure = document.createElement("figure");
     this.figure.className = "chart";
     const caption = document.createElement("figcaption");
@@ -78,10 +79,11 @@ export class Chart {
 
   /** Draw series of equal length. at: the index that is shown; began: the index where the dream began, or null. */
   draw(series, at, began) {
-    const count = Math.max(2, series[0].length), limits = range(series);
+    const count = Math.max(2, series[0].length), limits = this.limits ?? range(series);
     this.paths.forEach((node, index) => node.setAttribute("d", path(series[index], limits, count)));
     this.values.forEach((node, index) => { node.textContent = short(series[index][at]); });
-    this.scale.textContent = `${short(limits[0])} to ${short(limits[1])}`;
+    const [low, high] = limits.map(short);
+    this.scale.textContent = low === high ? `about ${low}` : `${low} to ${high}`;
     for (const [node, place] of [[this.cursor, at], [this.start, began]]) {
       const x = PAD + (WIDTH - 2 * PAD) * (place ?? 0) / (count - 1);
       node.setAttribute("x1", x.toFixed(1));

@@ -1,7 +1,6 @@
 // Several futures of one moment, as strips that fan out from it.
 
 import { element, path, range, short } from "./charts.js";
-import { paint } from "./screens.js";
 
 /** The index of the future with the largest predicted return; the first of equals. */
 export function best(returns) {
@@ -21,7 +20,21 @@ const make = (name, className, text = "") => {
   return node;
 };
 
-/** Show a "branch" message. start: a canvas with the moment's picture, or null. follow(index): drive a future. */
+/** Draw a strip of frames that lie side by side in one picture, with gaps between them. */
+async function paintStrip(canvas, bytes, width, count) {
+  const picture = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+  const gap = Math.max(1, Math.round(width / 24));
+  canvas.width = count * (width + gap) - gap;
+  canvas.height = picture.height;
+  canvas.style.aspectRatio = `${canvas.width} / ${canvas.height}`;
+  const context = canvas.getContext("2d");
+  for (let at = 0; at < count; at++) {
+    context.drawImage(picture, at * width, 0, width, picture.height, at * (width + gap), 0, width, picture.height);
+  }
+  picture.close();
+}
+
+/** Show a "futures" message. start: a canvas with the moment's picture, or null. follow(index): drive a future. */
 export async function showFan(parent, message, start, follow) {
   const { labels, returns, steps, size, entries, blobs, numbers } = message;
   const count = labels.length, winner = best(returns);
@@ -33,6 +46,7 @@ export async function showFan(parent, message, start, follow) {
     copy.height = start.height;
     copy.getContext("2d").drawImage(start, 0, 0);
     copy.className = start.width > 128 ? "smooth" : "";
+    copy.style.aspectRatio = `${start.width} / ${start.height}`;
     copy.setAttribute("role", "img");
     copy.setAttribute("aria-label", `the picture at step ${message.at}`);
     root.append(copy);
@@ -47,7 +61,7 @@ export async function showFan(parent, message, start, follow) {
     const name = make("span", "name", label);
     const gain = make("span", "soft number", `return ${short(returns[index])}`);
     head.append(name, gain);
-    if (index === winner && new Set(returns).size > 1) head.append(make("span", "badge", "most predicted reward"));
+    if (index === winner && new Set(returns.map(short)).size > 1) head.append(make("span", "badge", "most predicted reward"));
     const drive = make("button", "", "Drive this");
     drive.setAttribute("aria-label", `Drive the real environment with the actions of ${label}`);
     drive.onclick = () => follow(index);
@@ -66,7 +80,7 @@ export async function showFan(parent, message, start, follow) {
     strip.setAttribute("role", "img");
     strip.setAttribute("aria-label", `${label}, ${steps.length} pictures of ${size[0]} by ${size[1]} pixels`);
     band.append(strip);
-    return paint(strip, blobs[index]).then(() => strip.classList.remove("smooth"));
+    return paintStrip(strip, blobs[index], size[0], steps.length);
   });
   fan.append(root, arms, list);
   await Promise.all(painted);

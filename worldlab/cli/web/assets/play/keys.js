@@ -9,7 +9,7 @@ export const WORDS = {
 /** The word of a key, or its digit as a number; null for a key that steers nothing. */
 export function meaning(key) {
   const lower = key.toLowerCase();
-  if (lower in WORDS) return WORDS[lower];
+  if (Object.hasOwn(WORDS, lower)) return WORDS[lower];
   return /^[0-9]$/.test(lower) ? Number(lower) : null;
 }
 

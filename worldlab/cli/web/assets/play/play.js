@@ -28,7 +28,7 @@ function notice(text) {
 function receive(message) {
   if (message.type === "hello") begin(message);
   else if (message.type === "frame") showFrame(message);
-  else if (message.type === "branch") showBranch(message);
+  else if (message.type === "futures") showBranch(message);
   else if (message.type === "codes") showCodes(message);
   else if (message.type === "error") notice(message.text);
 }
@@ -75,12 +75,12 @@ function buildCurves({ models, shows }) {
   const draws = models.some((model) => model.draws);
   const plans = [
     ["Reward", "", lines(true), (entry) => [entry.reward, ...both("reward")(entry)]],
-    ["Continue", "probability", lines(false), both("cont")],
+    ["Continue", "probability", lines(false), both("cont"), [-0.05, 1.05]],
     models.some((model) => model.predicts.includes("value")) && ["Value", "discounted return", lines(false), both("value")],
     draws && ["Dream-to-real gap", "root mean squared error", models.map((_, index) => ({ name: two ? "AB"[index] : "error", colour: `c${1 + 3 * index}` })), (entry) => entry.models.map((model) => model.error)],
   ].filter(Boolean);
   $("charts").replaceChildren();
-  charts = plans.map(([title, unit, series, read]) => ({ chart: new Chart($("charts"), title, unit, series), read }));
+  charts = plans.map(([title, unit, series, read, limits]) => ({ chart: new Chart($("charts"), title, unit, series, limits), read }));
   entryCharts = [];
   $("entries").replaceChildren();
   $("entries").hidden = shows === "pictures";
@@ -179,7 +179,7 @@ function toggle() {
 function branch() {
   $("branch").disabled = true;
   const model = Number($("fan-model").value), same = model === Number($("code-model").value);
-  send({ do: "branch", at: game.shown, model, count: Number($("count").value), horizon: Number($("horizon").value), actions: $("actions").value,
+  send({ do: "futures", at: game.shown, model, count: Number($("count").value), horizon: Number($("horizon").value), actions: $("actions").value,
     codes: same && codes.at === game.shown ? codes.changes : {} });
 }
 
@@ -228,7 +228,7 @@ document.addEventListener("visibilitychange", () => { if (document.hidden && gam
 // ---- what the session answers ----
 
 function showFrame(message) {
-  const { at, last, pictures, blobs, models, vectors } = message;
+  const { at, last, pictures, blobs, vectors } = message;
   if (last < game.last || (at === 0 && last === 0)) game.log.clear();
   const known = game.log.get(at);
   if (!known?.drawn || message.drawn) game.log.set(at, message);
@@ -248,8 +248,7 @@ function showFrame(message) {
     showState(message);
   }
   showCurves();
-  delete message.blobs;
-  void models;
+  delete message.blobs;  // the log keeps the numbers
 }
 
 function dreamNote({ dreamt_for, at }) {
