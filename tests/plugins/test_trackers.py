@@ -21,6 +21,7 @@ from worldlab.registry import Registry, load_registry
 from worldlab.registry.entries import Registration
 from worldlab.runs import storage
 from worldlab.runs.tracking import TrackedRun
+from worldlab.testing import check_component
 from worldlab.training.trackers import make_trackers
 
 SETTINGS = {"train.batch_size": 16, "env.id": "CartPole-v1", "strict": True}
@@ -262,3 +263,22 @@ def test_trackio_writes_to_its_folder_and_continues_the_same_run(trackio, regist
     assert [(row["step"], row["loss/a"]) for row in logs if "loss/a" in row] == [(250, 0.5), (500, 0.25)]
     (file,) = folder.rglob("*.png")
     assert Image.open(file).size == (4 * 12, 8)
+
+
+# ---- the checks ----
+
+
+def failures(name):
+    return [
+        (result.check, result.cause)
+        for result in check_component(load_registry().get("tracker", name))
+        if not result.passed
+    ]
+
+
+def test_wandb_passes_the_checks_of_trackers(wandb):
+    assert failures("wandb") == []
+
+
+def test_trackio_passes_the_checks_of_trackers(trackio):
+    assert failures("trackio") == []
