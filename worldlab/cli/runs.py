@@ -146,8 +146,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             for name, text, width in zip(COLUMNS, shown, widths, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
-        facts = row and row["facts"]
-        lines += [f"    {text}" for text in (facts.error, facts.problem) if text] if facts else []
+        lines += [f"    {text}" for text in _troubles(row)]
     counts = Counter(row["state"] for row in rows)
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     note = " (~: return of training episodes)" if any(row["facts"].scored == "episodes" for row in rows) else ""
@@ -155,9 +154,13 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, total])
 
 
+def _troubles(row: dict[str, Any] | None) -> list[str]:
+    return [text for text in (row["facts"].error, row["facts"].problem) if text] if row else []
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     facts: RunRow = row["facts"]
-    step, steps = (f"{number:,}" if number is not None else "" for number in (facts.step, facts.steps))
+    step, steps = ("" if number is None else f"{number:,}" for number in (facts.step, facts.steps))
     mark = "~" if facts.scored == "episodes" else ""
     shown = {
         "run": _shorten(one_line(facts.name, 4096)),
@@ -167,7 +170,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         "size": _bytes(row["size"]),
         "age": _duration(row["age"]),
     }
-    return tuple(shown.get(name, row[name]) for name in COLUMNS)
+    return tuple(str(shown.get(name, row[name])) for name in COLUMNS)
 
 
 def _shorten(text: str) -> str:
