@@ -128,7 +128,7 @@ def check_folder(run: Path, result: dict, steps: int = 96) -> None:
     """The files of a finished run and what scripts read from them."""
     entries = {path.name for path in run.iterdir()} - {"lock", "plugins"}
     expected = {"config.toml", "run.json", "result.json", "metrics.jsonl", "perf.jsonl", "monitor.csv", "digests.json"}
-    assert entries == expected | {"replay", "checkpoints", "videos", "tb"}
+    assert entries == expected | {"replay", "checkpoints", "videos"}
     assert json.loads((run / "result.json").read_text()) == result
     assert result["env_steps"] == steps and result["updates"] >= 2 and result["wall_seconds"] > 0
     assert len(result["returns"]) == result["episodes"] and all(map(math.isfinite, result["returns"]))
