@@ -341,7 +341,14 @@ SUSPECT = re.compile(
     r"(os\.(fd)?open|io\.open|open|.*\.(write_text|write_bytes|tofile|memmap|savez?|savez_compressed|save_file)"
     r"|(torch|np|numpy|joblib)\.(save|load|loadtxt|savetxt)|(\w*pickle|dill|marshal|shelve)\.\w+|tempfile\.\w+)"
 )
-SAVERS_OF_OURS = {"session.save", "open_loop.save", "_image(picture).save", "images[0].save"}
+SAVERS_OF_OURS = {
+    "session.save",
+    "self.saver.save",
+    "self.save",
+    "open_loop.save",
+    "_image(picture).save",
+    "images[0].save",
+}
 """save(...) that writes through worldlab.runs.storage or into a buffer in memory."""
 
 

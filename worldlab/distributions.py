@@ -234,14 +234,19 @@ class TwoHot:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return minus the cross-entropy of the two-hot target of x [*]; interpolated in raw units, its mean is x."""
+        return self.log_probs(x[..., None])[..., 0]
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """Return `log_prob` of K targets of each distribution, x [*, K]: [*, K].
+
+        The targets share one normalisation and one gather, whose backward pass fills one tensor of zeros.
+        """
         values = symexp(self.log_bins(self.logits))
         x = x.clamp(float(values[0]), float(values[-1]))
         upper = torch.searchsorted(values, x.contiguous()).clamp(1, self.BINS - 1)
         low, high = values[upper - 1], values[upper]
         weight = (x - low) / (high - low)
-        log_probs = F.log_softmax(self.logits, -1)
-        below = log_probs.gather(-1, (upper - 1)[..., None])[..., 0]
-        above = log_probs.gather(-1, upper[..., None])[..., 0]
+        below, above = F.log_softmax(self.logits, -1).gather(-1, torch.cat([upper - 1, upper], -1)).chunk(2, -1)
         return (1 - weight) * below + weight * above
 
 

@@ -28,10 +28,9 @@ class TwinCritic(nn.Module):
         first, second = (critic(features).mean for critic in self.twins)
         return torch.minimum(first, second)
 
-    def loss(self, features: Tensor, *targets: Tensor) -> list[Tensor]:
-        """Return the cross-entropy of both critics to each of the targets [*], averaged over the two: a list of [*].
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy [*, K] of both critics to K targets of each value [*, K], averaged over the two.
 
         Both have the same targets. They differ by their initial weights.
         """
-        predictions = [critic(features) for critic in self.twins]
-        return [-torch.stack([prediction.log_prob(target) for prediction in predictions]).mean(0) for target in targets]
+        return -torch.stack([critic(features).log_probs(targets) for critic in self.twins]).mean(0)

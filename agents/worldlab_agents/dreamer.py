@@ -190,7 +190,9 @@ class DreamerAgent(Agent):
         return _Targets(returns, alive * trust, value.detach(), self.range.update(returns.detach()))
 
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
-        fit, slow_fit = self.critic.loss(features, targets.returns.detach(), targets.value[:, :-1])
+        fit, slow_fit = self.critic.loss(
+            features, torch.stack([targets.returns.detach(), targets.value[:, :-1]], -1)
+        ).unbind(-1)
         return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:

@@ -27,10 +27,11 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_two():
     g = torch.Generator().manual_seed(0)
     critic, features = raised(0, 5.0), torch.randn(4, 3, generator=g)
     returns, values = torch.randn(2, 4, generator=g) * 10
-    for loss, target in zip(critic.loss(features, returns, values), (returns, values), strict=True):
+    losses = critic.loss(features, torch.stack([returns, values], -1))
+    for loss, target in zip(losses.unbind(-1), (returns, values), strict=True):
         each = [-twin(features).log_prob(target) for twin in critic.twins]
         torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
-    critic.loss(features, returns)[0].sum().backward()
+    critic.loss(features, returns[:, None]).sum().backward()
     assert all(parameter.grad is not None for parameter in critic.parameters())
 
 

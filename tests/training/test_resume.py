@@ -19,7 +19,7 @@ from worldlab.config.resolve import resolve
 from worldlab.errors import CheckpointError
 from worldlab.registry import open_registry
 from worldlab.runs.checkpoint import list_checkpoints
-from worldlab.training import loop
+from worldlab.training import saver
 from worldlab.training import train as training
 from worldlab.training.loop import Loop
 
@@ -187,11 +187,11 @@ def test_a_signal_during_an_evaluation_leaves_it_to_the_resumed_run(tmp_path, mo
 
 @pytest.mark.usefixtures("blank_plots")
 def test_checkpoints_saved_because_of_the_time_are_the_first_to_go(tmp_path, monkeypatch, place, whole):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "SAVE_SHARE", 0)
+    monkeypatch.setattr(saver, "SECONDS", 0.0)
+    monkeypatch.setattr(saver, "SHARE", 0)
     saved = []
-    save = loop.save
-    monkeypatch.setattr(loop, "save", lambda *args, **kinds: saved.append(save(*args, **kinds)) or saved[-1])
+    save = saver.save
+    monkeypatch.setattr(saver, "save", lambda *args, **kinds: saved.append(save(*args, **kinds)) or saved[-1])
     steps = {"log.checkpoint": 30, "log.keep": 3, "steps": 96}
     worldlab.train(config=settings_of(place / "whole"), settings=steps, run=tmp_path / "run")
     assert len(saved) > 90  # after every step and update

@@ -6,9 +6,7 @@ draws a dream and saves a checkpoint. The prefill ends with the pretraining upda
 
 from __future__ import annotations
 
-import time
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +33,6 @@ from worldlab.experience.offline import OfflineData
 from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, SETTLED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
-from worldlab.runs.best import keep_best, list_best
-from worldlab.runs.checkpoint import list_checkpoints
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.machine import available_cores, busy_cores
 from worldlab.runs.metrics import MetricsBus
@@ -44,15 +40,13 @@ from worldlab.runs.monitor_csv import MonitorCsv
 from worldlab.runs.pictures import as_frames, save_webp
 from worldlab.training.clock import Clock
 from worldlab.training.panel import Progress
-from worldlab.training.session import Session, save
+from worldlab.training.result import result_of
+from worldlab.training.saver import Saver
+from worldlab.training.session import Session
 from worldlab.training.signals import Stopped, catch_signals
 
 PRETRAIN_SAVE = 100
 """Minimum number of pretraining updates between checkpoints. Other checkpoints are spaced by environment steps."""
-SAVE_SECONDS = 120.0
-"""Seconds after which a checkpoint is saved even if `log.checkpoint` steps were not taken."""
-SAVE_SHARE = 50
-"""Such a checkpoint waits for this many times the seconds that the last one took, so all take at most 2% of the time."""
 RECENT = 20
 """Number of last episodes whose mean return is logged and shown."""
 
@@ -75,15 +69,10 @@ class Loop:
         self.folder = folder
         self.metrics = metrics
         self.progress = progress
-        self.manifest = manifest
-        # A session that starts after step 0 was loaded from the checkpoint of exactly this step and update.
-        self.saved_at = self._position() if session.counters.env_steps else None
-        self.next_save = time.monotonic() + SAVE_SECONDS
-        self.newest: Path | None = None
-        self.spare: Path | None = None
         self.signals: list[int] = []
         self.noted_busy = False
         self.clock = Clock(session.counters.seconds)
+        self.saver = Saver(session, folder, metrics, self.clock, manifest)
 
     def run(self) -> dict[str, Any]:
         """Train until the steps or minutes are spent or `until` is reached, then evaluate, draw and save.
@@ -97,7 +86,7 @@ class Loop:
         with catch_signals() as self.signals, closing(monitor):
             try:
                 self._complete_tasks()
-                self._keep_best()
+                self.saver.keep_best()
                 while counters.env_steps < core.steps and not self._out_of_time() and not self._solved():
                     self._iterate(monitor)
                 self._report_end()
@@ -135,9 +124,9 @@ class Loop:
         self._complete_tasks()
         self._stop_if_signalled()
         if crossed(before, counters.env_steps, self.session.core.log.checkpoint):
-            self._save()
-        self._keep_best()
-        self._save_by_time()
+            self.saver.save()
+        self.saver.keep_best()
+        self.saver.save_by_time()
 
     # ---- collecting and updating ----
 
@@ -204,7 +193,7 @@ class Loop:
         if counters.env_steps < self._prefill or not session.replay.can_sample(settings.batch_length):
             return
         if not counters.updates:
-            self._save()  # the prefill is experience that took time, and `log.checkpoint` may be far away
+            self.saver.save()  # the prefill is experience that took time, and `log.checkpoint` may be far away
             self._fit_scaling()
         wanted = settings.pretrain + settings.pretrain_agent
         while counters.updates < wanted and not self.signals and not self._out_of_time():
@@ -214,9 +203,9 @@ class Loop:
             self.progress.update(counters.env_steps, updates=counters.updates, phase=f"pretrain: {stage}")
             if counters.updates % self.session.core.log.every == 0:
                 self._log()
-                if counters.updates - (self.saved_at or (0, 0))[1] >= PRETRAIN_SAVE:
-                    self._save()
-            self._save_by_time()
+                if self.saver.updates_since() >= PRETRAIN_SAVE:
+                    self.saver.save()
+            self.saver.save_by_time()
         counters.pretrained = counters.updates >= wanted
         if counters.pretrained:
             self.progress.update(counters.env_steps, phase="train")
@@ -387,85 +376,32 @@ class Loop:
             frames = as_frames(np.asarray(Image.open(picture))[None])  # read back: to plot it takes a second
         self.metrics.pictures(counters.env_steps, "dream", frames)
 
+    # ---- the end of a run ----
+
     def _save_after_failure(self) -> None:
         """Save a checkpoint unless the failure came amid an update, which may have changed only some of the weights."""
         if self.session.trainer.updates == self.session.counters.updates:
-            self._save()
+            self.saver.save()
             step = self.session.counters.env_steps
             self.progress.note(f"step {step}: checkpoint saved; --resume continues from there")
 
-    def _position(self) -> tuple[int, int]:
-        return self.session.counters.env_steps, self.session.counters.updates
-
-    def _save(self) -> None:
-        """Save a checkpoint unless this step and update is saved already."""
-        counters = self.session.counters
-        if self.saved_at != self._position():
-            begin = time.monotonic()
-            self.metrics.sync()
-            counters.seconds, counters.lines = self.clock.elapsed(), self.metrics.lines
-            self.folder.cover_metrics(self.metrics.digest)
-            self.newest = save(self.session, self.folder.checkpoints, self.manifest, spare=self.spare)
-            self.saved_at, now, self.spare = self._position(), time.monotonic(), None
-            self.next_save = now + max(SAVE_SECONDS, SAVE_SHARE * (now - begin))
-
-    def _keep_best(self) -> None:
-        """Save the weights of the best evaluation if this step has it, so that they outlast later checkpoints."""
-        best = self.session.counters.best
-        if best is not None and best["step"] == self.session.counters.env_steps and not self.session.counters.due:
-            if self.saved_at != self._position():
-                self._save()
-                self.spare = self.newest  # the copy outlasts it
-            keep_best(list_checkpoints(self.folder.checkpoints)[-1][1], int(best["step"]))
-
-    def _save_by_time(self) -> None:
-        """Save if the last checkpoint is too old, whatever the number of steps since."""
-        if time.monotonic() >= self.next_save and self.saved_at != self._position():
-            self._save()
-            self.spare = self.newest
-
-    # ---- the end of a run ----
-
     def _finish(self) -> dict[str, Any]:
         """Save, make the final evaluation, and return the content of result.json."""
-        counters = self.session.counters
-        self._save()
+        self.saver.save()
         outcome = self._evaluate(self.session.core.eval.final_episodes, record=True)
         self._draw_dream()
         if isinstance(outcome, Evaluation) and outcome.frames:
             save_webp(np.stack(outcome.frames), self.folder.videos / "evaluation.webp", fps=15)
         self.metrics.sync()
         self.folder.cover_metrics(self.metrics.digest)
-        return {
-            "env": self.session.env_id,
-            **self._steps(),
-            "updates": counters.updates,
-            "wall_seconds": round(self.clock.elapsed(), 1),
-            "alarms": sorted(self.session.health.raised),
-            **outcome.summary(),
-            **self._held_out_entry(),
-            **self._best_entry(),
-        }
+        return result_of(self.session, self.folder, self.clock.elapsed(), outcome, self._held_out_beside())
 
-    def _held_out_entry(self) -> dict[str, Any]:
-        """Return the entry of result.json about held-out episodes, of an offline run with an environment; else {}."""
+    def _held_out_beside(self) -> HeldOutEvaluation | None:
+        """Evaluate the model of an offline run on held-out episodes, if its agent was evaluated in an environment."""
         source = self.session.collector
         if self.session.env_id == NO_ENV or not isinstance(source, OfflineData) or not source.held_out.long_enough:
-            return {}
-        return {"held_out": self._evaluate_held_out().summary()["held_out"]}
-
-    def _steps(self) -> dict[str, int]:
-        """Return the steps of the run as result.json stores them."""
-        steps = self.session.counters.env_steps
-        return {"env_steps": 0, "offline_steps": steps} if self.session.core.offline else {"env_steps": steps}
-
-    def _best_entry(self) -> dict[str, Any]:
-        """Return the entry of result.json about the best evaluation on the way; {} if there was none."""
-        best = self.session.counters.best
-        if best is None:
-            return {}
-        kept = list_best(self.folder.checkpoints)
-        return {"best": {**best, "checkpoint": str(kept[-1].relative_to(self.folder.path)) if kept else None}}
+            return None
+        return self._evaluate_held_out()
 
     def _report_end(self) -> None:
         """Report what ended the run before its last step, or that it never reached `until`; and a short pretraining."""
@@ -498,7 +434,7 @@ class Loop:
 
     def _stop_if_signalled(self) -> None:
         if self.signals:
-            self._save()
+            self.saver.save()
             raise Stopped(self.signals[0])
 
 
