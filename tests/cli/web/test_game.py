@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from play_kit import VECTOR, names, played, session
+from play_kit import VECTOR, Dot, names, played, session
 
 from worldlab.cli.web.play import film, frames
 from worldlab.cli.web.play.commands import read_command
 from worldlab.cli.web.play.export import export_page
 from worldlab.cli.web.server import PACKAGES, served
 from worldlab.errors import ConfigError
+from worldlab.evaluation.playing.session import PlaySession
+from worldlab.settings import ModelSettings
 
 for name in PACKAGES:
     pytest.importorskip(name, reason='pip install "worldlab[play]"')
 
 from web_kit import Visitor  # noqa: E402
-from websockets.exceptions import InvalidHandshake  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidHandshake  # noqa: E402
 
 from worldlab.cli.web.play import game as game_module  # noqa: E402
 from worldlab.cli.web.play.game import play_site  # noqa: E402
@@ -235,6 +237,30 @@ def test_an_environment_that_fails_pauses_the_game_and_says_why():
         assert "the environment failed in step: ValueError" in page.next("error")["text"]
         page.send("reset")
         assert page.next("frame")["at"] == 0
+
+
+def test_an_environment_that_cannot_begin_is_said_and_closed():
+    envs: list[Dot] = []
+
+    def make():
+        envs.append(Dot())
+        envs[-1].reset = lambda **_: 1 / 0  # type: ignore[method-assign]
+        return PlaySession(lambda: envs[-1], [played()])
+
+    with served(play_site(make, names())) as address, Visitor(address).websocket() as websocket:
+        with pytest.raises(ConnectionClosed) as caught:
+            websocket.recv(20)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.reason == "the environment failed in reset: ZeroDivisionError" and envs[0].closed
+
+
+def test_a_probe_that_stands_in_for_the_decoder_is_named(monkeypatch):
+    probed = played(settings=ModelSettings(units=8, probe="yes"))
+    monkeypatch.setattr(type(probed.model.decoder), "renders", False)
+    assert frames.hello(session(probed), names(), "")["models"][0]["by"] == "probe"
+    monkeypatch.setattr(probed.model, "probe", None)
+    hello = frames.hello(session(probed), names(), "")["models"][0]
+    assert hello["by"] == "" and not hello["draws"]
 
 
 def test_a_slow_decoder_draws_when_it_can_and_the_dream_goes_on(monkeypatch):

@@ -134,6 +134,25 @@ def test_a_changed_code_changes_the_picture(browser, pictures):
     assert complaints(browser) == []
 
 
+def test_the_buttons_on_the_page_steer_while_they_are_held(browser, pictures):
+    press(browser, "n")
+    wait_for(browser, "document.getElementById('timeline').disabled")
+    box = browser.evaluate(
+        "(({x, y, width}) => [x + width / 2, y + 20])(document.querySelector('[data-word=right]').getBoundingClientRect())"
+    )
+    mouse = {"x": box[0], "y": box[1], "button": "left", "clickCount": 1}
+    before = browser.evaluate(PIXELS.format(".real"))
+    browser.call("Input.dispatchMouseEvent", type="mousePressed", **mouse)
+    assert browser.evaluate("document.querySelectorAll('#pad .down').length") == 1
+    wait_for(browser, "Number(document.getElementById('timeline').value) >= 3")
+    browser.call("Input.dispatchMouseEvent", type="mouseReleased", **mouse)
+    press(browser, " ")
+    wait_for(browser, "document.getElementById('play').textContent === 'Play'")
+    assert browser.evaluate(PIXELS.format(".real")) != before
+    assert browser.evaluate("document.querySelectorAll('#pad .down').length") == 0
+    assert complaints(browser) == []
+
+
 def test_the_page_is_used_with_the_keyboard_alone(browser, pictures):
     """Tab reaches every control; arrows inside the tiles walk over them and do not steer."""
     before = step_of(browser)

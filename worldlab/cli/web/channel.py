@@ -100,9 +100,9 @@ class Channel:
             self.end(1013, "the page reads too slowly")
 
     def end(self, code: int = 1000, reason: str = "") -> None:
-        """Close the websocket; `receive` then returns None. code: of RFC 6455, section 7.4."""
+        """Close the websocket; `receive` then returns None. code: of RFC 6455, section 7.4, which allows 123 bytes of reason."""
         if self._end is None:
-            self._end = (code, reason)
+            self._end = (code, reason.encode()[:123].decode(errors="ignore"))
             self._sender.cancel()
 
     async def receive(self) -> dict[str, Any] | None:

@@ -29,14 +29,16 @@ TIMELINE = 1000
 class Moment:
     """One step of the episode, aligned by arrival: `action` led to `obs` and gave `reward`.
 
-    action: encoded [A], 0 at the start. dreamt_for: steps since the dreams began; 0 while they follow reality. rendering:
-    uint8 [H, W, 3] where the observation has no image and the environment can draw.
+    action: encoded [A], 0 at the start. ret: the sum of the rewards up to here. dreamt_for: steps since the dreams began;
+    0 while they follow reality. rendering: uint8 [H, W, 3] where the observation has no image and the environment can
+    draw.
     """
 
     number: int
     obs: dict[str, np.ndarray]
     action: np.ndarray
     reward: float
+    ret: float
     terminated: bool
     truncated: bool
     dreamt_for: int
@@ -68,7 +70,11 @@ class PlaySession:
         self._episodes = np.random.SeedSequence(seed)
         self._generators: list[torch.Generator | None] = []
         self._agent: Act | None = None
-        self.reset()
+        try:
+            self.reset()
+        except BaseException:
+            self.close()
+            raise
 
     # ---- the episode ----
 
@@ -243,7 +249,8 @@ class PlaySession:
             for index, played in enumerate(self.models)
         ]
         dreamt_for = before.dreamt_for + 1 if before and dreaming else 0
-        moment = Moment(number, obs, action, reward, terminated, truncated, dreamt_for, views, self._render(obs))
+        ret = reward + (before.ret if before else 0.0)
+        moment = Moment(number, obs, action, reward, ret, terminated, truncated, dreamt_for, views, self._render(obs))
         self.moments.append(moment)
         del self.moments[:-TIMELINE]
         return moment

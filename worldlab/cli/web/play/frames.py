@@ -76,6 +76,7 @@ def frame(session: PlaySession, moment: Moment, drawings: list[Drawing | None] |
         "dreamt_for": moment.dreamt_for,
         "action": [round(float(value), 4) for value in moment.action],
         "reward": moment.reward,
+        "return": round(moment.ret, 4),
         "drawn": drawings is not None,
         "models": models,
         "vectors": vectors,

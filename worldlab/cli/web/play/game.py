@@ -55,8 +55,11 @@ class PageGame:
 
     async def run(self, make: Callable[[], PlaySession]) -> None:
         """Play until the page is gone."""
-        loop = asyncio.get_running_loop()
-        self.session = await loop.run_in_executor(self._steps, make)
+        try:
+            self.session = await self._compute(make)
+        except WorldlabError as error:
+            self.channel.end(1011, error.message)
+            return
         ticking = asyncio.ensure_future(self._tick())
         try:
             self.channel.send(frames.hello(self.session, self.names, self.key))
@@ -70,7 +73,7 @@ class PageGame:
                     with suppress(asyncio.CancelledError):
                         await task
             self._draws.shutdown(wait=False, cancel_futures=True)
-            await loop.run_in_executor(self._steps, self.session.close)
+            await self._compute(self.session.close)
             self._steps.shutdown(wait=False)
 
     def film(self) -> bytes:
@@ -118,18 +121,15 @@ class PageGame:
         while (moment := self._wanted) is not None:
             self._wanted = None
             begin = loop.time()
-            drawings = await loop.run_in_executor(self._draws, self.session.draw, moment)
-            self.channel.send(frames.frame(self.session, moment, drawings, self._state()))
+            self.channel.send(await loop.run_in_executor(self._draws, self._drawn, moment))
             self._draws_quickly = loop.time() - begin < DRAWING_WAIT
+
+    def _drawn(self, moment: Moment) -> bytes:
+        return frames.frame(self.session, moment, self.session.draw(moment), self._state())
 
     def _state(self) -> dict[str, Any]:
         session = self.session
-        return {
-            "playing": self._playing.is_set(),
-            "driver": session.driver,
-            "plan": len(session.plan),
-            "return": round(sum(moment.reward for moment in session.moments), 4),
-        }
+        return {"playing": self._playing.is_set(), "driver": session.driver, "plan": len(session.plan)}
 
     async def _compute(self, work: Callable[[], ResultT]) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._steps, work)

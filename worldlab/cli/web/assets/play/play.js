@@ -220,6 +220,8 @@ addEventListener("keydown", (event) => {
   if (word !== null) { event.preventDefault(); if (!event.repeat) press(word, true); }
   else if (shortcut && !(event.key === " " && event.target.closest?.("button, a"))) { event.preventDefault(); if (!event.repeat) shortcut(); }
 });
+// A button that was clicked does not keep the keys: Space goes on to play and pause. Tab reaches buttons as always.
+addEventListener("mousedown", (event) => { if (event.target.closest?.("button")) event.preventDefault(); });
 addEventListener("keyup", (event) => { const word = meaning(event.key); if (word !== null) press(word, false); });
 const release = () => { pressed.clear(); document.querySelectorAll("#pad .down").forEach((button) => button.classList.remove("down")); steer(); };
 addEventListener("blur", release);
