@@ -329,6 +329,10 @@ WRITERS = {
         "tempfile.TemporaryDirectory",
     ): "the folder of tasks that a launcher under test runs",
     ("worldlab/testing/launcher_checks.py", "tempfile.TemporaryDirectory"): "the same",
+    (
+        "worldlab/testing/tracker_checks.py",
+        "tempfile.TemporaryDirectory",
+    ): "the folder of a run that a tracker under test shows",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",

@@ -56,9 +56,9 @@ class TrackerSubject:
             "train.batch_size": 16,
             "train.learning_rate": 4e-4,
             "strict": True,
-            "env.id": "CartPole-v1",
+            "env.id": "Toy-v0",
             "data": "",
         }
-        tracker.start(TrackedRun(folder, "checked-run", "0123456789abcdef", "CartPole-v1", settings, step, resumed))
+        tracker.start(TrackedRun(folder, "checked-run", "0123456789abcdef", "Toy-v0", settings, step, resumed))
         yield tracker
         tracker.close()
