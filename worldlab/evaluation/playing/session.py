@@ -21,6 +21,8 @@ from worldlab.evaluation.playing.views import Drawing, PlayedModel, View, draw_v
 from worldlab.rollout import Carry
 
 Driver = Literal["person", "agent", "plan"]
+MOST_FUTURES = 12
+"""Futures with a different action each; an environment of more actions shows the first ones."""
 TIMELINE = 1000
 """Moments that are kept; the oldest is dropped for a new one."""
 
@@ -219,7 +221,7 @@ class PlaySession:
         if actions == "agent":
             return follow_agent(played, len(labels)), labels
         if actions == "each":
-            named = self.controls.every()
+            named = self.controls.every()[:MOST_FUTURES]
             plan = np.stack([action for _, action in named])[:, None]
             return follow_plan(plan, device), tuple(name for name, _ in named)
         if actions == "real":

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from worldlab.cli.web.pack import pack
+from worldlab.evaluation.open_loop import CONTEXT_FRAMES
 from worldlab.evaluation.playing.futures import Futures, draw_futures, drawn_steps
 from worldlab.evaluation.playing.session import Moment, PlaySession
 from worldlab.evaluation.playing.views import Drawing, main_key
@@ -39,6 +40,7 @@ def hello(session: PlaySession, names: list[dict[str, Any]], game: str) -> dict[
         "game": game,
         "models": models,
         "controls": session.controls.summary(),
+        "context": CONTEXT_FRAMES,
         "shows": "pictures" if session.now.obs[key].ndim == 3 else "numbers",
         "rendered": session.now.rendering is not None,
     }

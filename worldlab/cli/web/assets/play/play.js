@@ -254,7 +254,7 @@ function showFrame(message) {
 }
 
 function dreamNote({ dreamt_for, at }) {
-  return dreamt_for ? `${dreamt_for} steps without looking` : at < 5 ? "looks at five frames first" : "begins here";
+  return dreamt_for ? `${dreamt_for} steps without looking` : at < game.hello.context ? `looks at ${game.hello.context} frames first` : "begins here";
 }
 
 /** The models have not drawn this moment yet: say from when their pictures are. */
