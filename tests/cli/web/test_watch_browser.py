@@ -158,6 +158,11 @@ def test_the_keyboard_alone_is_enough(browser, place):
     browser.evaluate("document.querySelector('.chart.large svg').focus()")
     press(browser, "ArrowLeft", 37)
     wait(browser, "document.querySelector('.chart.large .values').innerText.includes('step 2,750')")
+    browser.evaluate("document.querySelector('.back').focus()")
+    with (place[0] / "first" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3999, "loss/dyn": 0.5}\n')
+    wait(browser, "document.querySelector('.head').innerText.includes('3,999')")
+    assert browser.evaluate("document.activeElement.className") == "back"  # although it was drawn anew
     press(browser, "Escape", 27)
     wait(browser, "document.getElementById('details').hidden && !document.getElementById('overview').hidden")
 

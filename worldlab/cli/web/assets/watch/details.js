@@ -27,10 +27,18 @@ export class Details {
   draw(row, run, now) {
     arrange(this.head, []);
     this.head.append(...summary(row, run, now));
-    this.trouble.replaceChildren(...troubles(row, run));
+    this.drawTroubles(row, run);
     this.returns.draw([run.curves.get("episode/return"), run.curves.get("eval/return")]);
     this.dream.draw(run.id, run.pictures ?? []);
     this.drawSections(run.curves);
+  }
+
+  /** Draw errors, alarms and output, if they changed: an opened output stays open. */
+  drawTroubles(row, run) {
+    const what = JSON.stringify([row.error, row.problem, run.alarms, run.log]);
+    if (what === this.troubles) return;
+    this.troubles = what;
+    this.trouble.replaceChildren(...troubles(row, run));
   }
 
   drawSections(curves) {

@@ -18,6 +18,18 @@ export const h = (name, attributes = {}, ...children) => fill(document.createEle
 /** An SVG element. */
 export const s = (name, attributes = {}, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
+/** Set a text, if it is another one: a screen reader says again what is set again. */
+export function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
+
+/** Draw, and give the focus back to the link that had it if it was drawn anew. */
+export function keepFocus(draw) {
+  const before = document.activeElement, address = before?.getAttribute("href"), kind = before?.className;
+  draw();
+  if (!address || before.isConnected) return;
+  const again = [...document.querySelectorAll(`a[href="${CSS.escape(address)}"]`)];
+  (again.find((link) => link.className.split(" ")[0] === kind.split(" ")[0]) ?? again[0])?.focus({ preventScroll: true });
+}
+
 /** Give a parent these children in this order, and move as few of them as possible. */
 export function arrange(parent, children) {
   const kept = new Set(children);

@@ -1,7 +1,7 @@
 // The list of runs and the grids of comparisons. Only what changed is drawn again.
 
 import { spark } from "./chart.js";
-import { arrange, h, s } from "./elements.js";
+import { arrange, h, s, setText } from "./elements.js";
 import { comparisons, counted, matches, sorted } from "./store.js";
 import { ago, duration, progress, short, STATES, whole } from "./text.js";
 
@@ -60,8 +60,8 @@ export function drawOverview(store, { find, sort, cells }) {
   arrange(document.getElementById("rows"), elements);
   drawGrids(all);
   const states = counted(all).map(([state, count]) => `${count} ${state}`).join(", ");
-  document.getElementById("counts").textContent =
-    `${rows.length === all.length ? "" : `${rows.length} of `}${all.length} run${all.length === 1 ? "" : "s"}${states ? `: ${states}` : ""}`;
+  setText(document.getElementById("counts"),
+    `${rows.length === all.length ? "" : `${rows.length} of `}${all.length} run${all.length === 1 ? "" : "s"}${states ? `: ${states}` : ""}`);
   const empty = document.getElementById("empty");
   empty.hidden = rows.length > 0 || (all.length > 0 && !find);
   document.getElementById("with-cells").hidden = !all.some((row) => row.comparison);

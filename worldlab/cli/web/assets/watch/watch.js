@@ -2,6 +2,7 @@
 
 import { connect } from "/socket.js";
 import { Details } from "./details.js";
+import { keepFocus, setText } from "./elements.js";
 import { drawOverview, drawTimes } from "./overview.js";
 import { Store } from "./store.js";
 
@@ -17,17 +18,17 @@ function draw() {
   due = true;
   requestAnimationFrame(() => {
     due = false;
-    $("folder").textContent = store.about.folder;
-    $("notice").textContent = store.about.problem;
-    $("notice").hidden = !store.about.problem;
-    if (store.run) drawRun(); else drawOverview(store, settings());
+    setText($("folder"), store.about.folder);
+    const lost = store.run && heard && !store.rows.has(store.run.id) ? "This run is no longer there." : "";
+    setText($("notice"), store.about.problem || lost);
+    $("notice").hidden = !$("notice").textContent;
+    keepFocus(() => { if (store.run) drawRun(); else drawOverview(store, settings()); });
   });
 }
 
 function drawRun() {
   const row = store.rows.get(store.run.id);
   if (row) details.draw(row, store.run, now());
-  else if (heard) { $("notice").textContent = "This run is no longer there."; $("notice").hidden = false; }
 }
 
 const line = connect((message) => {
