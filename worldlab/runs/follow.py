@@ -17,7 +17,7 @@ from worldlab.runs.parse import parse_json
 
 __all__ = ["Curve", "LineTail", "MetricsTail"]
 
-POINTS = 600
+POINTS = 400
 """A curve has fewer than twice as many points: then every second one is dropped."""
 NAMES = 400
 """Curves of one run; names beyond are left out."""
