@@ -210,7 +210,7 @@ def test_wandb_writes_offline_and_continues_by_the_same_id(wandb, registry, run,
     second.close()
     wandb.teardown()  # its process writes the files
     folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert [folder.name.rpartition("-")[2] for folder in folders] == [run.id, run.id]
+    assert len(folders) == 2 and all(run.id in folder.name for folder in folders)
     shown = [point for folder in folders for point in points(folder)]
     assert {"loss/a": 0.5, "step": 250} in shown and {"loss/a": 0.25, "step": 200} in shown
     (picture,) = [point["dream.path"] for point in shown if "dream.path" in point]
