@@ -103,9 +103,11 @@ class MetricsBus:
 
     def close(self) -> None:
         """Close all files, then end the trackers; a second call does nothing."""
-        self._metrics.close()
-        self._perf.close()
-        close_all(self._trackers)
+        try:
+            self._metrics.close()
+            self._perf.close()
+        finally:
+            close_all(self._trackers)
 
     def _send(self, method: str, *arguments: Any) -> None:
         for tracker in self._trackers:
