@@ -15,6 +15,7 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.distributions import tempered
 from worldlab.interfaces import Dynamics, Encoder, HasMembers, Latent, ParallelDynamics, State
+from worldlab.nn import may_read
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tenso
 
 
 def reset_columns(is_first: Tensor) -> list[Tensor | None]:
-    """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement."""
+    """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement if values may be read."""
+    if not may_read(is_first):
+        return list(is_first.unbind(1))
     resets = cast(list[bool], is_first.any(0).tolist())  # pyright: ignore[reportUnknownMemberType]
     return [is_first[:, t] if any_row else None for t, any_row in enumerate(resets)]
 

@@ -185,12 +185,11 @@ class CPCDynamics(Dynamics):
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
-        if not (mean.isfinite().all() and var.isfinite().all()):
-            return
-        self.marginal_count += 1
-        rate = (1 / self.marginal_count).clamp(min=MARGINAL_RATE)
-        self.marginal_mean.lerp_(mean, rate)
-        self.marginal_var.lerp_(var, rate)
+        finite = mean.isfinite().all() & var.isfinite().all()
+        self.marginal_count += finite
+        rate = (1 / self.marginal_count.clamp(min=1)).clamp(min=MARGINAL_RATE)
+        self.marginal_mean.copy_(torch.where(finite, self.marginal_mean.lerp(mean, rate), self.marginal_mean))
+        self.marginal_var.copy_(torch.where(finite, self.marginal_var.lerp(var, rate), self.marginal_var))
 
 
 def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCEResult:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
+from worldlab.distributions import at_least_float32
 from worldlab.nn import mlp
-from worldlab_flow.location_scale import at_least_float32
 
 SLOPE = 0.1
 """Scales of affine maps, slopes at the knots of splines and ratios of bins lie between SLOPE and 1 / SLOPE, which keeps

@@ -16,7 +16,8 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.lazy import LazyComposedTransform
 from zuko.transforms import MonotonicAffineTransform
 
-from worldlab_flow.location_scale import FlowDensity, at_least_float32, standard_normal_log_prob
+from worldlab.distributions import at_least_float32
+from worldlab_flow.location_scale import FlowDensity, standard_normal_log_prob
 
 SLOPE = math.exp(-3)
 """Each transform scales by a factor between SLOPE and 1 / SLOPE."""

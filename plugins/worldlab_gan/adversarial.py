@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldlab import tree
+from worldlab.distributions import at_least_float32
 from worldlab.interfaces import Player
 from worldlab_gan.configs import Game
 
@@ -85,9 +86,9 @@ def evaluate_critic(critic: Critic, x: Any, condition: Tensor, with_slope: bool 
     grad_enabled = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast(condition.device.type, enabled=False):
         # A squared gradient multiplies many small numbers, which bfloat16 would round to 0.
-        x = tree.tree_map(lambda leaf: _precise(leaf.detach()).requires_grad_(with_slope), x)
+        x = tree.tree_map(lambda leaf: at_least_float32(leaf.detach()).requires_grad_(with_slope), x)
         embedding = critic.embed(x)
-        value = critic.head(embedding, _precise(condition.detach()))
+        value = critic.head(embedding, at_least_float32(condition.detach()))
         slope = torch.zeros_like(value)
         if with_slope:
             gradients = torch.autograd.grad(
@@ -134,7 +135,3 @@ def critic_metrics(critic: Critic, real: Any, fake: Any, condition: Tensor) -> d
         "critic_gap": (on_real.value - on_fake.value).mean(),
         "critic_slope": (0.5 * (on_real.slope + on_fake.slope)).mean().sqrt(),
     }
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < 4 else x

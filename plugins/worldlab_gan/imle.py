@@ -137,9 +137,8 @@ class LatentMoments(nn.Module):
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
-        if not (mean.isfinite().all() and var.isfinite().all()):
-            return
-        self.count += 1
-        rate = (1 / self.count).clamp(min=self.RATE)
-        self.mean.lerp_(mean, rate)
-        self.var.lerp_(var, rate)
+        finite = mean.isfinite().all() & var.isfinite().all()
+        self.count += finite
+        rate = (1 / self.count.clamp(min=1)).clamp(min=self.RATE)
+        self.mean.copy_(torch.where(finite, self.mean.lerp(mean, rate), self.mean))
+        self.var.copy_(torch.where(finite, self.var.lerp(var, rate), self.var))

@@ -257,6 +257,15 @@ def test_returns_that_are_not_finite_leave_the_range_as_it_was():
     assert torch.equal(scale.update(bad), other.update(returns)) and scale.update(returns) > 80
 
 
+def test_quantiles_of_the_finite_values_are_torchs_bit_for_bit():
+    for count in (1, 2, 19, 400):
+        returns = torch.randn(count, generator=gen(count)) * 20
+        scale = ReturnRange()
+        scale.update(torch.cat([returns, torch.tensor([torch.nan, torch.inf])]))
+        expected = torch.quantile(returns, torch.tensor([0.05, 0.95]))
+        assert torch.equal(torch.stack([scale.low, scale.high]), expected)
+
+
 def test_return_range_is_saved():
     agent, other = make_agent(), make_agent()
     agent.range.update(torch.linspace(-50, 50, 100))

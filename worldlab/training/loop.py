@@ -179,10 +179,10 @@ class Loop:
         session.means.add(session.trainer.update(batch, stage))
         session.counters.updates += 1
 
-    def _sample(self) -> dict[str, np.ndarray]:
+    def _sample(self) -> dict[str, torch.Tensor]:
         settings = self.session.core.train
         rng = self.session.streams.numpy("replay")
-        return self.session.replay.sample(settings.batch_size, settings.batch_length, rng)
+        return self.session.replay.sample_on(self.session.device, settings.batch_size, settings.batch_length, rng)
 
     def _pretrain(self) -> None:
         """Make the pretraining updates once the prefill is complete: those of the model, then those of the agent.

@@ -71,7 +71,7 @@ def train(
             return _run_loop(live, folder, registry, checkpoint, trackers)
         except BaseException as error:
             live.close(at_once=isinstance(error, SecondInterrupt))
-            folder.write_run_json({**_ending(error), "step": live.counters.env_steps})
+            folder.write_run_json({**_ending(error), **_progress(live)})
             if isinstance(error, Stopped | SecondInterrupt):
                 log.info("%s", _describe_stop(error, folder, live))
             if isinstance(error, Stopped):
@@ -179,6 +179,7 @@ def _write_run_json(
             "seed": config.core.seed,
             "strict": config.core.strict,
             "device": str(live.device),
+            "engine": live.engine.record(),
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
             "components": provenance.components(config, registry),
@@ -196,6 +197,11 @@ def _alarms_until(step: int, alarms: Any) -> list[dict[str, Any]]:
     """Return the alarms of run.json up to a step; a resumed run repeats later ones."""
     entries = [alarm for alarm in alarms if isinstance(alarm, dict)] if isinstance(alarms, list) else []
     return [alarm for alarm in entries if isinstance(alarm.get("step"), int) and alarm["step"] <= step]
+
+
+def _progress(live: session.Session) -> dict[str, Any]:
+    """Return the entries of run.json that change while a run trains."""
+    return {"step": live.counters.env_steps, "engine": live.engine.record()}
 
 
 def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]:
@@ -235,7 +241,7 @@ def _run_loop(
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         result = loop.run()
     folder.write_result(result)
-    folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
+    folder.write_run_json({"status": "finished", **_progress(live)})
     return result
 
 
