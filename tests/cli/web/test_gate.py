@@ -33,13 +33,13 @@ def refused(**changes: Any) -> int:
     return found.status if found else 0
 
 
-def reply_to(asked: dict) -> tuple[dict[str, str], list[dict]]:
+def reply_to(asked: dict, door: Gate | None = None) -> tuple[dict[str, str], list[dict]]:
     sent: list[dict] = []
 
     async def send(message: dict) -> None:
         sent.append(message)
 
-    asyncio.run(gate()(asked, None, send))
+    asyncio.run((door or gate())(asked, None, send))
     return {key.decode(): value.decode() for key, value in sent[0].get("headers", [])}, sent
 
 
@@ -105,6 +105,17 @@ def test_the_address_is_exchanged_for_a_cookie_that_scripts_cannot_read():
     headers, sent = reply_to(scope(path="/", query=f"token={TOKEN}", cookie=""))
     assert sent[0]["status"] == 303 and headers["location"] == "/"
     assert headers["set-cookie"] == f"worldlab-8000={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+
+
+def test_a_browser_that_is_started_opens_the_page_once_and_gets_the_cookie():
+    """Its address is an argument of a process, which others of the machine can read."""
+    door = gate()
+    once = door.single_use_token()
+    asked = scope(path="/", query=f"token={once}", cookie="")
+    headers, sent = reply_to(asked, door)
+    assert sent[0]["status"] == 303 and headers["set-cookie"].startswith(f"worldlab-8000={TOKEN};")
+    assert reply_to(asked, door)[1][0]["status"] == 403
+    assert reply_to(scope(cookie=f"worldlab-8000={once}"), door)[1][0]["status"] == 403
 
 
 @pytest.mark.parametrize("changes", [{}, {"host": "evil.example"}, {"cookie": ""}])

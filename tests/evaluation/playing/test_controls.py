@@ -36,8 +36,8 @@ def test_choices_that_an_environment_names():
     meanings = ["NOOP", "FIRE", "UP", "UPRIGHT", "DOWNLEFTFIRE"]
     found = needs(env_with(spaces.Discrete(5), get_action_meanings=lambda: meanings))
     assert found == [(), ("fire",), ("up",), ("right", "up"), ("left", "down", "fire")]
-    grid = IntEnum("grid", {"left": 0, "right": 1, "forward": 2, "pickup": 3, "done": 4})
-    assert needs(env_with(spaces.Discrete(5), actions=grid)) == [("left",), ("right",), ("up",), ("fire",), ("done",)]
+    grid = IntEnum("grid", {"left": 0, "right": 1, "forward": 2, "pickup": 3, "toggle": 4})
+    assert needs(env_with(spaces.Discrete(5), actions=grid)) == [("left",), ("right",), ("up",), ("pickup",), ("fire",)]
 
 
 def test_names_that_do_not_fit_the_space_are_not_used():

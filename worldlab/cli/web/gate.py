@@ -61,6 +61,13 @@ class Gate:
 
     def __init__(self, app: Any, *, token: str, cookie: str, host: str):
         self._app, self._token, self._cookie, self._host = app, token, cookie, host
+        self._single_use: set[str] = set()
+
+    def single_use_token(self) -> str:
+        """Return a token that opens the page once. Others may see the arguments of a browser that is started with it."""
+        token = secrets.token_urlsafe(24)
+        self._single_use.add(token)
+        return token
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Serve one request or websocket. The arguments are those of ASGI."""
@@ -72,7 +79,8 @@ class Gate:
                 await self._app(scope, receive, send)
         elif refusal:
             await _reply(send, refusal.status, refusal.text)
-        elif scope["path"] == "/" and self._knows(_query_token(scope)):
+        elif scope["path"] == "/" and self._opens(_query_token(scope)):
+            self._single_use.discard(_query_token(scope))
             cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
             await _reply(send, 303, "", {"Location": "/", "Set-Cookie": cookie})
         else:
@@ -89,9 +97,13 @@ class Gate:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             return Refusal(405, "this server is only read")
         in_address = _query_token(scope) if scope["path"] == "/" else ""
-        if not self._knows(in_address) and not self._knows(self._cookie_token(scope)):
+        if not self._opens(in_address) and not self._knows(self._cookie_token(scope)):
             return Refusal(403, "the token is missing or old: open the address that the command printed")
         return None
+
+    def _opens(self, token: str) -> bool:
+        """Return whether a token in the address opens the page."""
+        return self._knows(token) or token in self._single_use
 
     def _knows(self, token: str) -> bool:
         return secrets.compare_digest(token.encode(), self._token.encode())

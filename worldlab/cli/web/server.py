@@ -56,12 +56,13 @@ def serve(site: Site, *, host: str, port: int, open_browser: bool, announce: Cal
     """
     bound = bind(host, port)
     token = secrets.token_urlsafe(24)
-    address = address_of(bound, host, token)
     if not is_loopback(host):
         print(exposure_warning(host, bound.getsockname()[1]), file=sys.stderr)
-    server = _uvicorn_server(application(site, token, host, bound.getsockname()[1]))
-    announce(address)
+    gate = application(site, token, host, bound.getsockname()[1])
+    server = _uvicorn_server(gate)
+    announce(address_of(bound, host, token))
     if open_browser:
+        address = address_of(bound, host, gate.single_use_token())
         threading.Thread(target=_open, args=(address,), daemon=True).start()
     with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped
         server.run(sockets=[bound])

@@ -15,8 +15,8 @@ from worldlab.errors import ConfigError
 
 WORDS = ("left", "right", "up", "down", "fire")
 """What a person can press. The page maps arrows, WASD, a key and touch buttons to these words."""
-_SPELLED = {"forward": "up", "pickup": "fire", "toggle": "fire", "shoot": "fire"}
-"""Names of actions that mean a word."""
+_SPELLED = {"forward": "up", "toggle": "fire", "shoot": "fire", "pickup": "pickup"}
+"""Names of actions that mean a word, or that contain one and mean none."""
 _BY_COUNT = {2: (("left",), ("right",)), 3: (("left",), (), ("right",))}
 """What unnamed actions need by their number: a push to either side, with rest between them where there are three."""
 _UNNAMED = ((), ("left",), ("up",), ("right",), ("down",))

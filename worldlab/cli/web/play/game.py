@@ -22,7 +22,7 @@ from worldlab.evaluation.playing.session import Moment, PlaySession
 
 ResultT = TypeVar("ResultT")
 
-PAGE = ("index.html", "play.css", "play.js", "keys.js", "charts.js", "screens.js", "fan.js", "codes.js")
+PAGE = ("index.html", "play.css", "play.js", "keys.js", "steering.js", "charts.js", "screens.js", "fan.js", "codes.js")
 """The files of the page, in assets/play/."""
 GAMES = 8
 """Pages that can be open at one time: each has an environment of its own."""

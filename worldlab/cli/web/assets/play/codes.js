@@ -18,7 +18,7 @@ export function bounds(value, { kind, classes }) {
 }
 
 export class Codes {
-  /** change(changes): asks for the picture with the changes, {index: value}. */
+  /** change(changes): requests the picture with the changes, {index: value}. */
   constructor(tiles, slider, label, change) {
     Object.assign(this, { tiles, slider, label, change });
     this.changes = {};

@@ -4,14 +4,15 @@ import { connect } from "/socket.js";
 import { Chart, WINDOW, short } from "/charts.js";
 import { Codes } from "/codes.js";
 import { showFan } from "/fan.js";
-import { action, legend, meaning } from "/keys.js";
+import { meaning } from "/keys.js";
 import { Screen, buildScreens } from "/screens.js";
+import { Steering } from "/steering.js";
 
 const $ = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const game = { hello: null, log: new Map(), last: 0, shown: 0, playing: false, ended: "", driver: "person", sent: null, drawnAt: 0 };
-const pressed = new Set();
-let sliders = [], screens = {}, codeScreens = [], charts = [], entryCharts = [];
+const steering = new Steering({ pad: $("pad"), axes: $("axes"), legend: $("legend") }, steer);
+let screens = {}, codeScreens = [], charts = [], entryCharts = [];
 
 const server = connect(receive, (state, why) => {
   $("state").className = state;
@@ -48,7 +49,7 @@ function begin(hello) {
   $("screens").replaceChildren();
   screens = buildScreens($("screens"), hello);
   buildCurves(hello);
-  buildControls(hello.controls);
+  steering.build(hello.controls);
   const two = hello.models.length > 1;
   document.querySelectorAll(".which").forEach((label) => { label.hidden = !two; });
   for (const id of ["fan-model", "code-model"]) {
@@ -99,57 +100,13 @@ function buildEntries(count) {
   }));
 }
 
-function buildControls(controls) {
-  sliders = controls.axes.length ? [...controls.rest] : [];
-  const words = new Set([...controls.choices.flatMap(({ needs }) => needs), ...controls.axes.flatMap(({ less, more }) => [less, more])]);
-  const known = Object.entries({ left: "←", up: "↑", down: "↓", right: "→", fire: "F" }).filter(([word]) => words.has(word));
-  const listed = controls.choices.length > 5 || (controls.choices.length > 0 && !known.length);
-  $("pad").classList.toggle("list", listed);
-  const buttons = listed ? controls.choices.map(({ name }, index) => [index, name]) : known;
-  $("pad").replaceChildren(...buttons.map(([word, text]) => {
-    const button = document.createElement("button");
-    button.textContent = text;
-    button.dataset.word = word;
-    button.setAttribute("aria-label", typeof word === "number" ? text : `press ${word}`);
-    const hold = (on) => () => { button.classList.toggle("down", on); press(word, on); };
-    button.onpointerdown = (event) => { button.setPointerCapture?.(event.pointerId); hold(true)(); };
-    button.onpointerup = button.onpointercancel = button.onlostpointercapture = hold(false);
-    button.onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); hold(true)(); } };
-    button.onkeyup = button.onblur = hold(false);
-    button.oncontextmenu = (event) => event.preventDefault();
-    return button;
-  }));
-  $("axes").replaceChildren(...controls.axes.map(({ name, low, high }, index) => {
-    const label = document.createElement("label"), slider = document.createElement("input"), value = document.createElement("span");
-    label.className = "row";
-    value.className = "number";
-    Object.assign(slider, { type: "range", min: low, max: high, step: (high - low) / 100, value: sliders[index] });
-    value.textContent = short(sliders[index]);
-    slider.oninput = () => { sliders[index] = Number(slider.value); value.textContent = short(sliders[index]); steer(); };
-    label.append(name, slider, value);
-    return label;
-  }));
-  $("legend").replaceChildren(...legend(controls).slice(0, 12).map(([key, what]) => {
-    const item = document.createElement("li"), cap = document.createElement("kbd");
-    cap.textContent = key;
-    item.append(cap, ` ${what}`);
-    return item;
-  }));
-}
-
 // ---- what the person does ----
 
-function press(word, on) {
-  if (on === pressed.has(word)) return;
-  if (on) pressed.add(word); else pressed.delete(word);
-  steer();
-}
-
-/** Send the action of what is pressed, if it is a new one. Who steers takes over, and the game goes on. */
-function steer() {
+/** Send the action of what is pressed, if it is a new one. Who steers takes over, and who presses a key starts the game. */
+function steer(moved = false) {
   if (!game.hello) return;
-  const now = action(game.hello.controls, pressed, sliders, game.sent ?? game.hello.controls.rest);
-  if (pressed.size && game.driver !== "person") drive("person");
+  const { pressed } = steering, now = steering.action(game.sent ?? game.hello.controls.rest);
+  if ((pressed.size || moved) && game.driver !== "person") drive("person");
   if (JSON.stringify(now) !== JSON.stringify(game.sent)) {
     game.sent = now;
     send({ do: "act", action: now });
@@ -183,17 +140,17 @@ function branch() {
     codes: same && codes.at === game.shown ? codes.changes : {} });
 }
 
-const codes = new Codes($("tiles"), $("code"), $("code-label"), () => askCodes());
-function askCodes() {
+const codes = new Codes($("tiles"), $("code"), $("code-label"), () => requestCodes());
+function requestCodes() {
   send({ do: "codes", at: codes.at, model: Number($("code-model").value), codes: codes.changes });
 }
 $("show-codes").onclick = () => {
   if (game.playing) send({ do: "pause" });
   codes.forget();
   codes.at = game.shown;
-  askCodes();
+  requestCodes();
 };
-$("forget-codes").onclick = () => { codes.forget(); askCodes(); };
+$("forget-codes").onclick = () => { codes.forget(); requestCodes(); };
 $("dream-codes").onclick = () => send({ do: "dream-on", model: Number($("code-model").value), codes: codes.changes });
 $("code-model").onchange = () => $("show-codes").click();
 
@@ -217,14 +174,13 @@ addEventListener("keydown", (event) => {
   const field = event.target.closest?.("input, select, #tiles");
   if (event.ctrlKey || event.metaKey || event.altKey || field) return;
   const word = meaning(event.key), shortcut = SHORTCUTS[event.key.toLowerCase()];
-  if (word !== null) { event.preventDefault(); if (!event.repeat) press(word, true); }
+  if (word !== null) { event.preventDefault(); if (!event.repeat) steering.press(word, true); }
   else if (shortcut && !(event.key === " " && event.target.closest?.("button, a"))) { event.preventDefault(); if (!event.repeat) shortcut(); }
 });
 // A button that was clicked does not keep the keys: Space goes on to play and pause. Tab reaches buttons as always.
 addEventListener("mousedown", (event) => { if (event.target.closest?.("button")) event.preventDefault(); });
-addEventListener("keyup", (event) => { const word = meaning(event.key); if (word !== null) press(word, false); });
-const release = () => { pressed.clear(); document.querySelectorAll("#pad .down").forEach((button) => button.classList.remove("down")); steer(); };
-addEventListener("blur", release);
+addEventListener("keyup", (event) => { const word = meaning(event.key); if (word !== null) steering.press(word, false); });
+addEventListener("blur", () => steering.release());
 document.addEventListener("visibilitychange", () => { if (document.hidden && game.playing) send({ do: "pause" }); });
 
 // ---- what the session answers ----
