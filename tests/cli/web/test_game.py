@@ -298,6 +298,19 @@ def test_a_failure_while_drawing_is_shown(monkeypatch):
         assert message["text"] == "it cannot be drawn"
 
 
+@pytest.mark.parametrize("where", ["step", "draw"])
+def test_an_error_of_ours_ends_the_game_and_is_logged(monkeypatch, caplog, where):
+    game = session()
+    monkeypatch.setattr(game, where, lambda *_: 1 / 0)
+    with served(play_site(lambda: game, names())) as address, Visitor(address).websocket() as websocket:
+        websocket.send('{"do": "play"}')
+        with pytest.raises(ConnectionClosed) as caught:
+            while True:
+                websocket.recv(20)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1011
+    assert "ZeroDivisionError" in caplog.text and game.env.closed
+
+
 def test_numbers_are_sent_for_a_model_of_numbers():
     game = session(played(obs=VECTOR), vector=True)
     message = unpack(frames.frame(game, game.now, game.draw(game.now), {}))

@@ -45,13 +45,15 @@ def wait_for(browser: Chromium, expression: str, seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def press(browser: Chromium, key: str, hold: float = 0.0) -> None:
-    """Press a key and release it after `hold` seconds."""
-    codes = {"ArrowRight": 39, "ArrowLeft": 37, " ": 32, ".": 190}
-    event: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0].upper()))}
-    browser.call("Input.dispatchKeyEvent", type="keyDown", **event)
-    time.sleep(hold)
-    browser.call("Input.dispatchKeyEvent", type="keyUp", **event)
+def send_key(browser: Chromium, kind: str, key: str) -> None:
+    codes = {"ArrowRight": 39, "ArrowLeft": 37, " ": 32, ".": 190, "Tab": 9}
+    number = codes.get(key, ord(key[0].upper()))
+    browser.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=number)
+
+
+def press(browser: Chromium, key: str) -> None:
+    send_key(browser, "keyDown", key)
+    send_key(browser, "keyUp", key)
 
 
 def complaints(browser: Chromium) -> list[Any]:
@@ -67,10 +69,11 @@ def step_of(browser: Chromium) -> int:
     return int(browser.evaluate("document.getElementById('timeline').value"))
 
 
-def press_until(browser: Chromium, steps: int, key: str) -> None:
-    """Choose an action with a key, which starts the game, and pause it once so many steps have passed."""
-    press(browser, key)
+def hold_until(browser: Chromium, steps: int, key: str) -> None:
+    """Hold a key, which starts the game, until so many steps have passed; then pause."""
+    send_key(browser, "keyDown", key)
     wait_for(browser, f"Number(document.getElementById('timeline').value) >= {steps}")
+    send_key(browser, "keyUp", key)
     press(browser, " ")
     wait_for(browser, "document.getElementById('play').textContent === 'Play'")
 
@@ -91,12 +94,12 @@ def test_the_token_leaves_the_address(browser, pictures):
 
 def test_keys_change_the_real_picture_and_the_dream(browser, pictures):
     before = browser.evaluate(PIXELS.format(".real"))
-    press_until(browser, 8, "ArrowRight")
+    hold_until(browser, 8, "ArrowRight")
     right = [browser.evaluate(PIXELS.format(kind)) for kind in (".real", ".dreamt")]
     assert right[0] != before
     press(browser, "n")
     wait_for(browser, "document.getElementById('timeline').disabled")
-    press_until(browser, 8, "ArrowLeft")
+    hold_until(browser, 8, "ArrowLeft")
     left = [browser.evaluate(PIXELS.format(kind)) for kind in (".real", ".dreamt")]
     assert left[0] != right[0] and left[1] != right[1]
     assert "steps without looking" in browser.evaluate("document.querySelector('.dreamt figcaption').textContent")
@@ -163,7 +166,7 @@ def test_the_page_is_used_with_the_keyboard_alone(browser, pictures):
     reached = set()
     browser.evaluate("document.activeElement.blur()")
     for _ in range(40):
-        browser.call("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9)
+        press(browser, "Tab")
         reached.add(browser.evaluate("document.activeElement.id || document.activeElement.dataset.driver || ''"))
     assert {
         "play",
@@ -191,7 +194,7 @@ def test_an_idle_page_is_sent_nothing(browser, pictures):
 def test_nothing_is_cut_off(browser, pictures, width, scheme):
     browser.open(pictures, width, scheme)
     wait_for(browser, READY.format(3))
-    press_until(browser, 6, "ArrowRight")
+    hold_until(browser, 6, "ArrowRight")
     press(browser, "b")
     browser.evaluate("document.getElementById('show-codes').click()")
     wait_for(browser, "document.querySelector('.fan') && document.querySelector('.tile')")
@@ -212,11 +215,12 @@ def test_two_models_of_numbers_fit_too(browser, width):
     with served(play_site(lambda: session(*models, vector=True), names("one", "two"))) as address:
         browser.open(address, width)
         wait_for(browser, READY.format(1))
-        press_until(browser, 8, "ArrowRight")
+        hold_until(browser, 8, "ArrowRight")
         press(browser, "b")
         wait_for(browser, "document.querySelectorAll('#fan svg.entries').length === 8")
         assert browser.evaluate("document.querySelectorAll('#entries .chart').length") == 2
         assert complaints(browser) == []
+        browser.open("about:blank", width)  # the page would miss its server
 
 
 def test_a_lost_server_is_said(browser, pictures):

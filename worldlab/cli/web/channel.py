@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
+
+log = logging.getLogger("worldlab")
 
 MESSAGE_BYTES = 64 * 1024
 """Size of the largest message that a page may send; the websocket of one that sends more is closed (1009)."""
@@ -104,6 +107,11 @@ class Channel:
         if self._end is None:
             self._end = (code, reason.encode()[:123].decode(errors="ignore"))
             self._sender.cancel()
+
+    def fail(self, error: Exception) -> None:
+        """Close the websocket because of an error of ours, which the log shows."""
+        log.error("a page was disconnected because of an error", exc_info=error)
+        self.end(1011, "an error in worldlab; the terminal shows it")
 
     async def receive(self) -> dict[str, Any] | None:
         """Return the next message, a JSON object; None when the websocket is closed, by the page or for breaking a limit."""

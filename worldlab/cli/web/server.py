@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.websockets import WebSocket
 
-log = logging.getLogger("worldlab")
-
 PACKAGES = ("starlette", "uvicorn", "websockets")
 """What the extra `play` installs."""
 LOOPBACK = "127.0.0.1"
@@ -151,9 +149,8 @@ async def _connect(site: Site, taken: set[WebSocket], websocket: WebSocket) -> N
         channel = Channel(websocket)
         try:
             await site.connect(channel)
-        except Exception:  # one page's failure ends its websocket, not the server
-            log.exception("a page was disconnected because of an error")
-            channel.end(1011, "an error in worldlab; the terminal shows it")
+        except Exception as error:  # one page's failure ends its websocket, not the server
+            channel.fail(error)
         finally:
             await channel.close()
     finally:

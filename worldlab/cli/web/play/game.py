@@ -135,12 +135,14 @@ class PageGame:
         return await asyncio.get_running_loop().run_in_executor(self._steps, work)
 
     async def _reported(self, work: Callable[..., Any], *arguments: Any) -> None:
-        """Carry out work; an error that a person can act on pauses the game and is shown in the page."""
+        """Carry out work; an error that a person can act on pauses the game and is shown in the page, any other ends it."""
         try:
             await work(*arguments)
         except WorldlabError as error:
             self._playing.clear()
             self.channel.send({"type": "error", "text": str(error)})
+        except Exception as error:
+            self.channel.fail(error)
 
     # ---- commands ----
 
