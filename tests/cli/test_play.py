@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "agent.horizon": 3,
     "eval": {"every": 0, "final_episodes": 1},
     "env.time_limit": 30,
-    "log": {"pictures": 0, "tensorboard": False, "every": 40},
+    "log": {"pictures": 0, "track": ["none"], "every": 40},
 }
 
 

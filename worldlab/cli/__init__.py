@@ -28,6 +28,8 @@ COMMANDS = {
     "train": "Train a world model and an agent in an environment.",
     "eval": "Evaluate a trained run in the real environment.",
     "dream": "Draw open-loop predictions of a trained run beside the real frames.",
+    "runs": "List the runs of a folder: how far each is, and how well it does.",
+    "watch": "Watch the runs of a folder live in the browser.",
     "play": "Play inside a trained model in your browser: real, reconstruction and dream side by side.",
     "record": "Play episodes in an environment and keep them as a data set.",
     "data": "Say what is in a data set, what is missing and what is wrong.",
