@@ -73,23 +73,29 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random", "ensemble", "made", "run", "video"}
-"""Names of ours that are words first: random actions and numbers, an ensemble of predictions, what `worldlab train` makes."""
+AMBIGUOUS = {"random", "ensemble", "made", "run", "video", "csv"}
+"""Names of ours that are words first: random actions, an ensemble of predictions, what `worldlab train` makes, a suffix."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),
     ("worldlab/cli/__init__.py", "CarRacing"),
     ("worldlab/cli/check_env.py", "CarRacing"),
     ("worldlab/cli/flags.py", "CarRacing"),
+    ("worldlab/cli/runs.py", "CartPole"),
     ("worldlab/cli/scaffold/files.py", "Pendulum"),
     ("worldlab/config/resolve.py", "CarRacing"),
     ("worldlab/runs/find.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
+    ("worldlab/settings.py", "tensorboard"),
     ("worldlab/testing/page.py", "vae"),
 }
 """Where the core's texts for people use a plugin's or environment's name as an example (settings: as a default)."""
-GYMNASIUM = {("worldlab/runs/folder.py", "gymnasium"), ("worldlab/registry/discovery.py", "gymnasium")}
-"""An env plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
+LIBRARIES = {
+    ("worldlab/runs/folder.py", "gymnasium"),
+    ("worldlab/registry/discovery.py", "gymnasium"),
+    ("worldlab/registry/discovery.py", "tensorboard"),
+}
+"""A plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
 
 
 def registered_names(*roles: str) -> set[str]:
@@ -121,7 +127,7 @@ def test_the_core_knows_no_plugin_by_name():
         for node in strings(path):
             found |= {(short(path), word) for word in pattern.findall(str(node.value))}
             found |= {(short(path), "gymnasium")} if node.value == "gymnasium" else set()
-    assert found - EXAMPLES - GYMNASIUM == set()
+    assert found - EXAMPLES - LIBRARIES == set()
 
 
 STUDIES = {
@@ -330,6 +336,10 @@ WRITERS = {
         "tempfile.TemporaryDirectory",
     ): "the folder of tasks that a launcher under test runs",
     ("worldlab/testing/launcher_checks.py", "tempfile.TemporaryDirectory"): "the same",
+    (
+        "worldlab/testing/tracker_checks.py",
+        "tempfile.TemporaryDirectory",
+    ): "the folder of a run that a tracker under test shows",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
@@ -451,6 +461,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     assert "worldlab/study/compare/defaults.toml" in ours
     templates = ROOT / "worldlab" / "cli" / "scaffold" / "templates"
     ours |= {f"worldlab/cli/scaffold/templates/{path.name}" for path in templates.iterdir()}
+    assets = ROOT / "worldlab" / "cli" / "web" / "assets"
+    ours |= {f"worldlab/cli/web/assets/{path.relative_to(assets).as_posix()}" for path in assets.rglob("*.*")}
     assert ours <= set(names)
     assert not [
         name for name in names if "__pycache__" in name or name.startswith(("worldlab/tests", "worldlab_tests"))

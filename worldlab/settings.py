@@ -309,8 +309,8 @@ class LogSettings(Config):
     """Environment steps between checkpoints."""
     keep: int = field(3, ge=2, expert=True)
     """Number of checkpoints kept."""
-    tensorboard: bool = True
-    """Write TensorBoard events to tb/."""
+    track: tuple[str, ...] = field(("tensorboard",), expert=True)
+    """Trackers that also get the metrics: registered names, or none. The flag is --track."""
 
 
 class CoreSettings(Config):

@@ -75,7 +75,7 @@ def config_of(agent: str, family: str, env: str, more: dict[str, Any] | None = N
             "model": {"units": 8, "frames_per_update": 4},
             "train": {"prefill": 16, "pretrain": 1, "ratio": 0.2, "batch_size": 2, "batch_length": 8, "starts": 6, "threads": 1},
             "eval": {"every": 0, "final_episodes": 1, "dream_horizon": 4},
-            "log": {"every": 14, "pictures": 0, "checkpoint": 1000, "tensorboard": False},
+            "log": {"every": 14, "pictures": 0, "checkpoint": 1000, "track": ["none"]},
         }
     )  # fmt: skip
     roles = {

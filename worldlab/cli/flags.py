@@ -20,7 +20,7 @@ from worldlab.errors import ConfigError, closest, one_line
 from worldlab.registry import Registry
 from worldlab.settings import CoreSettings
 
-ALIASES = {"env": ("env", "id"), **{role: (role, "name") for role in PARTS}}
+ALIASES = {"env": ("env", "id"), "track": ("log", "track"), **{role: (role, "name") for role in PARTS}}
 """Short flags and their settings."""
 _SWITCHES = ("resume", "explain", "json", "help", "help_all")
 _NUMBER = re.compile(r"-\.?\d")
@@ -32,6 +32,7 @@ _RUN_HELP = (
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
     ("--trust-env MODULE", "let the environment of a resumed run import this module; may be repeated"),
+    ("--track NAMES", "what also gets the metrics, or none; see: worldlab plugins --role tracker"),
     ("--resume", "continue the run in --run, or the latest one; with settings, start it if it is not there"),
     ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),

@@ -107,6 +107,7 @@ class _Recorder:
     env = partialmethod(_add, "env")
     launcher = partialmethod(_add, "launcher")
     dataset = partialmethod(_add, "dataset")
+    tracker = partialmethod(_add, "tracker")
 
 
 class _PluginManager(pluggy.PluginManager):
