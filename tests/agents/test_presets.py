@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
         "threads": 1,
     },
     "eval": {"every": 0, "final_episodes": 1, "dream_horizon": 4},
-    "log": {"every": 20, "pictures": 0, "checkpoint": 20, "tensorboard": False},
+    "log": {"every": 20, "pictures": 0, "checkpoint": 20, "track": ["none"]},
 }
 SEARCH = {"agent": {"candidates": 16, "iterations": 2, "elites": 4}}
 """A search at every decision, small."""
