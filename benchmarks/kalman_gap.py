@@ -3,6 +3,7 @@
 Trains vae encoder + dynamics + decoder on episodes of worldlab/LinearGaussian-v0, then compares, on fresh episodes,
 
     ELBO     = E_q[ sum_t  log p(y_t | h_t, z_t) - KL(q(z_t | y_t, h_t) || p(z_t | h_t)) ]    (a lower bound)
+               with --samples K above 1: sum_t log of the mean weight of K resampled particles
     Kalman   = sum_t  log p(y_t | y_<t, u_<t)                                                  (exact)
 
 per step, including the first step of an episode. Both use the same observations, so the noise of the data cancels.
@@ -76,6 +77,7 @@ class Setup:
     scale: float = 0.04
     learned: bool = True
     use_memory: bool = True
+    samples: int = 1
     seed: int = 0
 
 
@@ -127,7 +129,9 @@ def build(setup: Setup, env: LinearGaussian) -> WorldModel:
     obs = ObsSpec((("y", ArraySpec("vector", (env.C.shape[0],))),))
     action = ActionSpec("continuous", env.B.shape[1])
     specs = Specs(obs, action, VAEEncoder.latent_spec(encoder), setup.memory, setup.use_memory)
-    settings = ModelSettings(vector_scaling="none", reward_grad=False, rep_scale=1.0, free_nats=0.0, units=8)
+    settings = ModelSettings(
+        vector_scaling="none", reward_grad=False, rep_scale=1.0, free_nats=0.0, units=8, samples=setup.samples
+    )
     parts = (VAEEncoder(encoder, specs), VAEDynamics(dynamics, specs), VAEDecoder(decoder, specs))
     model = WorldModel(specs, *parts, settings)
     if setup.learned:
@@ -160,11 +164,24 @@ def ideal_gap(setup: Setup, count: int = 4000) -> float:
 
 @torch.no_grad()
 def elbo(model: WorldModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Estimate the bound from one sample, by step: [B, T], nats."""
+    """Estimate the bound from one sample, or one set of particles, by step: [B, T], nats."""
+    if model.settings.samples > 1:
+        return particle_bound(model, batch, generator)
     ctx, _ = model.observe(batch, generator)
     posterior = tree.flatten_time(ctx.latent.dist)
     fit = model.decoder.score(ctx.features.flatten(0, 1), tree.flatten_time(batch.obs))
     return (fit - posterior.kl(ctx.prior)).unflatten(0, batch.is_first.shape)
+
+
+def particle_bound(model: WorldModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Estimate log p(y_t | y_<t) by the model's own filter, by step: [B, T], nats."""
+    carry, steps = model.initial(len(batch.is_first)), []
+    for t in range(batch.is_first.shape[1]):
+        obs, action, first = {"y": batch.obs["y"][:, t]}, batch.prev_action[:, t], batch.is_first[:, t]
+        carry, _ = model.filter(carry, obs, action, first, generator)
+        assert carry.particles is not None
+        steps.append(torch.logsumexp(carry.particles.log_weight, 1) - math.log(model.settings.samples))
+    return torch.stack(steps, 1)
 
 
 def train(setup: Setup, model: WorldModel, data: Episodes) -> None:

@@ -1,4 +1,4 @@
-"""Write docs/systems.md: the systems of the lecture, from scripts/systems.toml and the registry.
+"""Write docs/systems.md: the systems by name, from scripts/systems.toml and the registry.
 
     python scripts/systems.py
 
@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "systems.md"
 HEAD = """# Systems by name
 
 Made by `python scripts/systems.py` from `scripts/systems.toml` and the registry; a test compares them.
-These are the systems of the lecture on generative models: {built} of {total} are built.
+These are the systems of the lecture on generative models, and world models for control made of them: {built} of {total} are built.
 Role: E encoder, D dynamics, X decoder, O objective. A part fits any other two parts, so a command names only what differs from the
 defaults; `worldlab train` goes before it. `worldlab plugins --paper NAME` finds a part by the name of a system, an author or an
 arXiv number. Each check is a test with an oracle in `tests`.

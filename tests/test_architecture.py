@@ -73,8 +73,8 @@ def test_side_folders_are_no_packages(side):
 
 # ---- what the core may not know ----
 
-AMBIGUOUS = {"random", "ensemble", "made", "run", "video"}
-"""Names of ours that are words first: random actions and numbers, an ensemble of predictions, what `worldlab train` makes."""
+AMBIGUOUS = {"random", "ensemble", "made", "run", "video", "csv"}
+"""Names of ours that are words first: random actions, an ensemble of predictions, what `worldlab train` makes, a suffix."""
 ENVIRONMENTS = {"CarRacing", "CartPole", "Pendulum", "HalfCheetah", "LunarLander", "MountainCar", "Acrobot"}
 EXAMPLES = {
     ("worldlab/cli/__init__.py", "cpc"),
@@ -82,15 +82,21 @@ EXAMPLES = {
     ("worldlab/cli/check_env.py", "CarRacing"),
     ("worldlab/cli/common.py", "hf"),
     ("worldlab/cli/flags.py", "CarRacing"),
+    ("worldlab/cli/runs.py", "CartPole"),
     ("worldlab/cli/scaffold/files.py", "Pendulum"),
     ("worldlab/config/resolve.py", "CarRacing"),
     ("worldlab/runs/find.py", "CartPole"),
     ("worldlab/settings.py", "CartPole"),
+    ("worldlab/settings.py", "tensorboard"),
     ("worldlab/testing/page.py", "vae"),
 }
 """Where the core's texts for people use a plugin's or environment's name as an example (settings: as a default)."""
-GYMNASIUM = {("worldlab/runs/folder.py", "gymnasium"), ("worldlab/registry/discovery.py", "gymnasium")}
-"""An env plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
+LIBRARIES = {
+    ("worldlab/runs/folder.py", "gymnasium"),
+    ("worldlab/registry/discovery.py", "gymnasium"),
+    ("worldlab/registry/discovery.py", "tensorboard"),
+}
+"""A plugin has the name of the library it adapts; the core lists the library's version, and that importing it is slow."""
 
 
 def registered_names(*roles: str) -> set[str]:
@@ -122,7 +128,7 @@ def test_the_core_knows_no_plugin_by_name():
         for node in strings(path):
             found |= {(short(path), word) for word in pattern.findall(str(node.value))}
             found |= {(short(path), "gymnasium")} if node.value == "gymnasium" else set()
-    assert found - EXAMPLES - GYMNASIUM == set()
+    assert found - EXAMPLES - LIBRARIES == set()
 
 
 STUDIES = {
@@ -290,11 +296,18 @@ def test_the_core_has_few_rooms():
     assert len([path for path in (ROOT / "worldlab").iterdir() if path.name != "__pycache__"]) <= 25
 
 
+SYSTEMS_BY_PRESET = {"dreamer-v3", "forbes", "iris", "planet", "td-mpc2", "twister", "world-models"}
+"""Presets that are published systems: each is complete on its own and states its paper's settings (docs/presets.md)."""
+
+
 def test_presets_are_short():
-    """What a preset sets differs from the default for a reason: a few lines each, all of them on five screens."""
+    """What a preset sets differs from the default for a reason: a few lines each, those that tune runs on four screens."""
     files = [path for folder in PACKAGES.values() for path in folder.rglob("presets/*.toml")]
     assert {path.parents[1].name for path in files} >= {"config", "worldlab_vae", "worldlab_agents", "worldlab_envs"}
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in files) <= 200
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in files}
+    systems = {path: count for path, count in lines.items() if path.stem in SYSTEMS_BY_PRESET}
+    assert {path.stem for path in systems} == SYSTEMS_BY_PRESET and max(systems.values()) <= 50
+    assert sum(lines.values()) - sum(systems.values()) <= 150
 
 
 # ---- files ----
@@ -324,6 +337,10 @@ WRITERS = {
         "tempfile.TemporaryDirectory",
     ): "the folder of tasks that a launcher under test runs",
     ("worldlab/testing/launcher_checks.py", "tempfile.TemporaryDirectory"): "the same",
+    (
+        "worldlab/testing/tracker_checks.py",
+        "tempfile.TemporaryDirectory",
+    ): "the folder of a run that a tracker under test shows",
     ("worldlab/env/pool.py", "cloudpickle.dumps"): "a pipe to our own worker process: bytes made by this very program",
     ("worldlab/env/pool.py", "pickle.loads"): "the other end of that pipe",
     ("worldlab/training/agent_process.py", "cloudpickle.dumps"): "a pipe to the agent's process, our own child",
@@ -445,6 +462,8 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path):
     assert "worldlab/study/compare/defaults.toml" in ours
     templates = ROOT / "worldlab" / "cli" / "scaffold" / "templates"
     ours |= {f"worldlab/cli/scaffold/templates/{path.name}" for path in templates.iterdir()}
+    assets = ROOT / "worldlab" / "cli" / "web" / "assets"
+    ours |= {f"worldlab/cli/web/assets/{path.relative_to(assets).as_posix()}" for path in assets.rglob("*.*")}
     assert ours <= set(names)
     assert not [
         name for name in names if "__pycache__" in name or name.startswith(("worldlab/tests", "worldlab_tests"))

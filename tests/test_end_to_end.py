@@ -27,7 +27,7 @@ TINY = shlex.split("""
 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent.horizon 3 --agent.units 16 --encoder.width 2
 --encoder.units 16 --dynamics.memory 16 --dynamics.units 16 --decoder.width 2 --decoder.units 16 --model.units 16
 --eval.every 0 --eval.final-episodes 1 --env.time-limit 30 --log.every 16 --log.checkpoint 32 --log.pictures 0
---no-log.tensorboard
+--track none
 """)
 """A run of some three seconds, most of which is importing torch. A flag given after these wins."""
 
@@ -128,7 +128,7 @@ def check_folder(run: Path, result: dict, steps: int = 96) -> None:
     """The files of a finished run and what scripts read from them."""
     entries = {path.name for path in run.iterdir()} - {"lock", "plugins"}
     expected = {"config.toml", "run.json", "result.json", "metrics.jsonl", "perf.jsonl", "monitor.csv", "digests.json"}
-    assert entries == expected | {"replay", "checkpoints", "videos", "tb"}
+    assert entries == expected | {"replay", "checkpoints", "videos"}
     assert json.loads((run / "result.json").read_text()) == result
     assert result["env_steps"] == steps and result["updates"] >= 2 and result["wall_seconds"] > 0
     assert len(result["returns"]) == result["episodes"] and all(map(math.isfinite, result["returns"]))

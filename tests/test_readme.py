@@ -31,7 +31,7 @@ PAGES += sorted((ROOT / "plugins").glob("*/README.md"))
 TINY = shlex.split("""
 --preset laptop --device cpu --steps 80 --train.prefill 40 --train.pretrain 1 --train.ratio 0.05 --train.batch-size 2
 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent.horizon 3 --eval.every 0 --eval.final-episodes 1
---dynamics.memory 16 --dynamics.units 16 --decoder.units 16 --log.pictures 0 --no-log.tensorboard
+--dynamics.memory 16 --dynamics.units 16 --decoder.units 16 --log.pictures 0 --track none
 """)
 
 

@@ -102,6 +102,15 @@ class Agent(nn.Module, ABC):
 
 
 @runtime_checkable
+class HasValue(Protocol):
+    """An agent that predicts the discounted return that it will earn from a state on."""
+
+    def value(self, features: Tensor) -> Tensor:
+        """Return the value [*] of features [*, F]."""
+        ...
+
+
+@runtime_checkable
 class LearnsFromEpisodes(Protocol):
     """An agent that learns from the returns of the episodes it plays during collection, each from its start."""
 

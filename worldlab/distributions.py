@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,17 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(x.abs())
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32 if it is of half precision (autocast): logs and determinants are sums of many small terms."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def one_hot(index: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return one-hots [*, classes] of an index [*] long. `F.one_hot` also reads the index on the CPU, to check its range."""
+    hot = torch.zeros(*index.shape, classes, dtype=dtype, device=index.device)
+    return hot.scatter_(-1, index[..., None], 1.0)
+
+
 def unit_softplus(raw: Tensor) -> Tensor:
     """Return softplus(raw + log(e - 1)), so that raw = 0 gives 1: a network whose outputs start near 0 starts at unit scale."""
     return F.softplus(raw + UNIT_RAW)
@@ -107,12 +118,22 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
+def _to_float32(dist: Any) -> None:
+    """Convert the parameters of a frozen distribution to float32 if a network under autocast computed them."""
+    for name, value in cast(dict[str, Tensor], vars(dist)).items():
+        if value.dtype in (torch.bfloat16, torch.float16):
+            object.__setattr__(dist, name, value.float())
+
+
 @dataclass(frozen=True)
 class Normal:
     """Diagonal Gaussian over the last dimension. mean, std: [*, D]."""
 
     mean: Tensor
     std: Tensor
+
+    def __post_init__(self) -> None:
+        _to_float32(self)
 
     @property
     def mode(self) -> Tensor:
@@ -146,10 +167,13 @@ class OneHot:
 
     logits: Tensor
 
+    def __post_init__(self) -> None:
+        _to_float32(self)
+
     @classmethod
     def with_unimix(cls, logits: Tensor, unimix: float) -> OneHot:
         """Mix the softmax with a uniform, so that no class has probability 0 (arXiv:2301.04104, section 3)."""
-        log_probs = F.log_softmax(logits, -1)
+        log_probs = F.log_softmax(at_least_float32(logits), -1)
         if unimix:
             classes = logits.shape[-1]
             log_probs = torch.log((1 - unimix) * log_probs.exp() + unimix / classes)
@@ -161,7 +185,7 @@ class OneHot:
 
     @property
     def mode(self) -> Tensor:
-        return F.one_hot(self.logits.argmax(-1), self.logits.shape[-1]).to(self.logits.dtype).flatten(-2)
+        return one_hot(self.logits.argmax(-1), self.logits.shape[-1], self.logits.dtype).flatten(-2)
 
     @property
     def expectation(self) -> Tensor:
@@ -171,7 +195,7 @@ class OneHot:
         """Draw a straight-through sample [*, G * C]: a one-hot value with the gradient of the probabilities."""
         uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
-        onehot = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
+        onehot = one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1], self.logits.dtype)
         probs = self.probs
         return (onehot + (probs - probs.detach())).flatten(-2)
 
@@ -200,6 +224,9 @@ class TwoHot:
     BINS = 255
     LIMIT = 20.0
 
+    def __post_init__(self) -> None:
+        _to_float32(self)
+
     @staticmethod
     def log_bins(reference: Tensor) -> Tensor:
         """Return the bin centres in symlog units, [255]."""
@@ -221,7 +248,8 @@ class TwoHot:
         Otherwise it is one product with the bins, a third of the time with its gradient.
         """
         if not exact():
-            return F.softmax(self.logits, -1) @ symexp(self.log_bins(self.logits))
+            with torch.autocast(self.logits.device.type, enabled=False):
+                return F.softmax(self.logits, -1) @ symexp(self.log_bins(self.logits))
         half = self.BINS // 2
         log_probs = F.log_softmax(self.logits, -1)
         # Both sides in the same memory layout: vectorised exp rounds differently at the end of a row.
@@ -242,7 +270,7 @@ class TwoHot:
         The targets share one normalisation and one gather, whose backward pass fills one tensor of zeros.
         """
         values = symexp(self.log_bins(self.logits))
-        x = x.clamp(float(values[0]), float(values[-1]))
+        x = x.clamp(values[0], values[-1])
         upper = torch.searchsorted(values, x.contiguous()).clamp(1, self.BINS - 1)
         low, high = values[upper - 1], values[upper]
         weight = (x - low) / (high - low)
@@ -255,6 +283,9 @@ class Bernoulli:
     """A binary variable. logits: [*]."""
 
     logits: Tensor
+
+    def __post_init__(self) -> None:
+        _to_float32(self)
 
     @property
     def mean(self) -> Tensor:

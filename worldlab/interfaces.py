@@ -109,7 +109,7 @@ class Batch:
     is_first: Tensor
     """[B, T] bool: whether obs[t] is the first observation after a reset."""
     mask: Tensor
-    """[B, T] float: 1 for a valid step."""
+    """[B, T] float: 1 for a valid step; with `model.samples` K above 1, K times the row's share of its particles' weight."""
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class RunningMoments(nn.Module):
     @torch.no_grad()
     def update(self) -> bool:
         """Move the moments to what was measured: all the way the first time. Returns whether they had been set before."""
-        before = bool(self.started)
+        before = reached(self, "started", True)
         if self._measured is not None:
             mean, std = (moment.to(self.mean.dtype) for moment in self._measured)
             rate = self.RATE if before else 1.0
@@ -264,12 +264,51 @@ def frozen_parameters(parameters: Iterable[nn.Parameter]) -> Generator[None]:
 
 
 @torch.no_grad()
-def ema_update(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """Set target <- (1 - rate) target + rate source for weights, and copy buffers."""
+def ema_update(target: nn.Module, source: nn.Module, rate: float | Tensor) -> None:
+    """Set target <- (1 - rate) target + rate source for weights, and copy buffers. rate: a number or a scalar tensor."""
     for a, b in zip(target.parameters(), source.parameters(), strict=True):
-        a.lerp_(b, rate)
+        a.lerp_(b, rate.to(a.dtype) if isinstance(rate, Tensor) else rate)
     for a, b in zip(target.buffers(), source.buffers(), strict=True):
         a.copy_(b)
+
+
+# ---- values that the host may not read ----
+
+_fixed: list[bool] = []
+
+
+@contextmanager
+def fixed_shapes() -> Generator[None]:
+    """Within the block, `may_read` is False also on the CPU: no shape and no branch of an update depends on a value."""
+    _fixed.append(True)
+    try:
+        yield
+    finally:
+        _fixed.pop()
+
+
+def may_read(x: Tensor) -> bool:
+    """Return whether code may branch on a value of x. On a GPU that would wait for all work in progress."""
+    return x.device.type == "cpu" and not _fixed
+
+
+def reached(module: nn.Module, name: str, last: bool | int) -> bool:
+    """Return whether a buffer of a module has its last value, such as the state of an initialisation from data.
+
+    Once it has, it is not read again, because that would stop a GPU in every update. Loading weights forgets it.
+    """
+    if name in module.__dict__.get("_reached", ()):
+        return True
+    found = bool(module.get_buffer(name) == last)
+    if found:
+        if "_reached" not in module.__dict__:
+            module.register_load_state_dict_post_hook(_forget)  # pyright: ignore[reportUnknownMemberType]
+        module.__dict__.setdefault("_reached", set()).add(name)
+    return found
+
+
+def _forget(module: nn.Module, _: object) -> None:
+    module.__dict__.get("_reached", set()).clear()
 
 
 def check_shape(x: Tensor, expected: tuple[int | None, ...], what: str) -> None:
@@ -292,8 +331,11 @@ __all__ = [
     "check_shape",
     "conv_stages",
     "ema_update",
+    "fixed_shapes",
     "frozen",
     "frozen_parameters",
+    "may_read",
     "mlp",
     "random_shift",
+    "reached",
 ]

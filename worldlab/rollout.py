@@ -15,6 +15,19 @@ from torch import Tensor
 from worldlab import tree
 from worldlab.distributions import tempered
 from worldlab.interfaces import Dynamics, Encoder, HasMembers, Latent, ParallelDynamics, State
+from worldlab.nn import may_read
+
+
+@dataclass(frozen=True)
+class Particles:
+    """K weighted samples of the state of each row: of a filter, given the observations so far (worldlab.model.particles)."""
+
+    state: State
+    """Leaves [N, K, ...]."""
+    z: Tensor
+    """[N, K, D]."""
+    log_weight: Tensor
+    """Unnormalised log weights of the last step [N, K]."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,8 @@ class Carry:
     """The last latent [N, D]."""
     member: Tensor | None = None
     """The member of an ensemble that imagines each row, [N] long; None along real data (HasMembers)."""
+    particles: Particles | None = None
+    """All particles of a filter with `model.samples` above 1, of which state and z are one; None in dreams."""
 
 
 Policy = Callable[[Tensor], Tensor]
@@ -63,7 +78,9 @@ def reset_rows(dynamics: Dynamics, carry: Carry, action: Tensor, is_first: Tenso
 
 
 def reset_columns(is_first: Tensor) -> list[Tensor | None]:
-    """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement."""
+    """Split is_first [B, T] by step. A step without a reset gives None, which skips the replacement if values may be read."""
+    if not may_read(is_first):
+        return list(is_first.unbind(1))
     resets = cast(list[bool], is_first.any(0).tolist())  # pyright: ignore[reportUnknownMemberType]
     return [is_first[:, t] if any_row else None for t, any_row in enumerate(resets)]
 

@@ -209,14 +209,17 @@ class ModelSettings(Config):
     """Weight of the information in the latent: multiplies dyn_scale and rep_scale. Above 1 the latent keeps less (beta-VAE)."""
     capacity: float = field(0.0, ge=0, expert=True)
     """Nats per frame that the encoder is held to, from 0 at first, instead of free nats; 0: none. Needs a posterior density."""
-    capacity_updates: int = field(1000, ge=1, expert=True)
-    """Updates over which the capacity rises linearly to its value."""
+    samples: int = field(1, ge=1, le=1024, expert=True)
+    """Latents K for each observation, weighted and resampled: in the bound (IWAE, FIVO) and in the filter that agents act
+    on (DVRL). 1 is the plain bound. Needs densities of all parts, and up to K times the time."""
     free_nats: float = field(1.0, ge=0)
     """Nats per frame below which the KL is not optimised: for each frame if exact, for the batch mean if sampled."""
     frames_per_update: int | None = field(None, ge=0, expert=True)
     """Random frames that train the decoder in one update; 0 means all, none takes the decoder's own number."""
     probe: Literal["auto", "yes", "no"] = field("auto", expert=True)
     """Train a small image decoder on detached features. auto: only if the decoder does not render."""
+    capacity_updates: ClassVar[int] = 1000
+    """Updates over which the capacity rises linearly to its value."""
     dyn_scale: ClassVar[float] = 1.0
     """Weight of the loss that trains the dynamics to predict the latent: the unit of the other weights."""
     head_layers: ClassVar[int] = 1
@@ -262,6 +265,8 @@ class TrainSettings(Config):
     """CPU threads of torch; 0 uses all cores. --strict always uses one."""
     parallel: bool = field(True, expert=True)
     """Let the agent learn in a second process of as many threads, where cores are free. --strict never does."""
+    gpu: Literal["graph", "bfloat16", "float32"] = field("graph", expert=True)
+    """Updates on a GPU. graph: products in bfloat16, the update one CUDA graph; bfloat16: no graph; float32: neither."""
     clip: ClassVar[float] = 100.0
     """Global norm to which gradients are clipped: far above normal norms, as in DreamerV3's first version."""
     max_skips: ClassVar[int] = 10
@@ -273,8 +278,9 @@ class ReplaySettings(Config):
 
     capacity: int = field(1_000_000, ge=1000)
     """Environment steps in the buffer; the oldest are dropped first."""
-    storage: Literal["ram", "disk"] = field("ram", expert=True)
-    """Where batches are read from. Every step is also written to replay/ in the run folder."""
+    storage: Literal["auto", "ram", "disk"] = field("auto", expert=True)
+    """Where batches are read from. auto: the GPU's memory if the replay takes at most a quarter of it, else ram. Every step is
+    also written to replay/ in the run folder."""
 
 
 class EvalSettings(Config):
@@ -303,8 +309,8 @@ class LogSettings(Config):
     """Environment steps between checkpoints."""
     keep: int = field(3, ge=2, expert=True)
     """Number of checkpoints kept."""
-    tensorboard: bool = True
-    """Write TensorBoard events to tb/."""
+    track: tuple[str, ...] = field(("tensorboard",), expert=True)
+    """Trackers that also get the metrics: registered names, or none. The flag is --track."""
 
 
 class CoreSettings(Config):

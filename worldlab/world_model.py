@@ -24,7 +24,7 @@ from worldlab.interfaces import (
     Player,
     SharesPast,
 )
-from worldlab.model import matching
+from worldlab.model import matching, particles
 from worldlab.model.preprocess import Preprocessor
 from worldlab.rollout import Carry, Observed, Policy
 from worldlab.settings import ModelSettings
@@ -62,7 +62,9 @@ class WorldModel(nn.Module):
         self.encoder = encoder
         self.dynamics = dynamics
         self.decoder = decoder
-        self.rule = matching.choose(encoder, dynamics)
+        if settings.samples > 1:
+            particles.check_densities(encoder, dynamics, decoder, staged=not specs.decoder_memory)
+        self.rule = matching.choose(encoder, dynamics, settings.samples)
         if settings.capacity:
             matching.check_capacity(self.rule, encoder.posterior_kind, staged=not specs.decoder_memory)
         width, layers = settings.units, settings.head_layers
@@ -86,7 +88,9 @@ class WorldModel(nn.Module):
 
     def initial(self, n: int) -> Carry:
         """Return the carry of n rows before the first observation."""
-        return rollout.initial_carry(self.dynamics, n, self.specs.latent.dim)
+        carry = rollout.initial_carry(self.dynamics, n, self.specs.latent.dim)
+        samples = self.settings.samples
+        return carry if samples == 1 else replace(carry, particles=particles.spread(carry, samples))
 
     def filter(
         self,
@@ -99,9 +103,13 @@ class WorldModel(nn.Module):
         """Update the carry with one real observation.
 
         obs: raw, {key: [N, ...]}. prev_action: [N, A]. is_first: [N] bool. generator: None infers the most likely
-        latent. Returns the carry and features [N, F].
+        latent, and only one. With `model.samples` above 1 the carry has all particles, and the features are their mean.
+        Returns the carry and features [N, F].
         """
-        embed = self.encoder.embed(self.preprocess(obs))
+        scaled = self.preprocess(obs)
+        if self.settings.samples > 1 and generator is not None:
+            return particles.filter_step(self, carry, scaled, prev_action, is_first, generator)
+        embed = self.encoder.embed(scaled)
         carry, memory, latent = rollout.posterior_step(
             self.encoder, self.dynamics, carry, embed, prev_action, is_first, generator, self.specs.use_memory
         )
@@ -117,6 +125,7 @@ class WorldModel(nn.Module):
         Use it with `imagine` and `step` only. With count 1 it prepares a long dream: a cache is then not moved at every
         step.
         """
+        carry = replace(carry, particles=None)
         if count == 1 and (exact() or not isinstance(self.dynamics, SharesPast)):
             return carry
         if isinstance(self.dynamics, SharesPast):
@@ -221,6 +230,14 @@ class WorldModel(nn.Module):
             z_trains_through_dynamics=self.encoder.posterior_kind == "deterministic",
         )
         return ctx, seen
+
+    def observe_to_learn(self, batch: Batch, generator: torch.Generator) -> tuple[Context, Observed]:
+        """Run what an update learns from along a batch: the posterior, or `model.samples` particles of it.
+
+        With several the context has B * K rows, weighted by its mask (worldlab.model.particles).
+        """
+        several = self.settings.samples > 1
+        return particles.observe(self, batch, generator) if several else self.observe(batch, generator)
 
     @property
     def has_log_mass(self) -> bool:

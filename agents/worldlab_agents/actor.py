@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from worldlab.distributions import Normal, OneHot
+from worldlab.distributions import Normal, OneHot, at_least_float32
 from worldlab.nn import mlp
 from worldlab.specs import Specs
 
@@ -27,7 +27,7 @@ class Actor(nn.Module):
             self.net[-1].bias.zero_()  # type: ignore[operator,union-attr]
 
     def forward(self, features: Tensor) -> Normal | OneHot:
-        out = self.net(features)
+        out = at_least_float32(self.net(features))
         if self.discrete:
             return OneHot.with_unimix(out[..., None, :], self.unimix)
         mean, raw = out.chunk(2, -1)
@@ -81,15 +81,26 @@ class ReturnRange(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         """Update with returns of any shape and return the scale."""
-        finite = returns[returns.isfinite()].float()
-        if len(finite):
-            low, high = torch.quantile(finite, torch.tensor([0.05, 0.95], device=returns.device))
-            started = self.get_buffer("started")
-            rate = 0.01 if started else 1.0
-            self.low.lerp_(low, rate)
-            self.high.lerp_(high, rate)
-            started.fill_(1.0)
+        ordered, finite = _sort_finite(returns)
+        any_finite, started = finite > 0, self.get_buffer("started")
+        rate = torch.where(started > 0, 0.01, 1.0)
+        for bound, share in ((self.low, 0.05), (self.high, 0.95)):
+            bound.copy_(torch.where(any_finite, bound.lerp(_quantile(ordered, finite, share), rate), bound))
+        started.copy_(torch.maximum(started, any_finite))
         return (self.high - self.low).clamp(min=1.0)
+
+
+def _sort_finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the finite values of x in ascending order, then the others as infinity: float32 [N]; and how many are finite."""
+    finite = x.isfinite()
+    return torch.where(finite, x.float(), torch.inf).flatten().sort().values, finite.sum()
+
+
+def _quantile(ordered: Tensor, count: Tensor, share: float) -> Tensor:
+    """Return a quantile of the first `count` of ascending values [N]: `torch.quantile` without a shape that depends on data."""
+    rank = share * (count - 1).clamp(min=0).float()
+    below, above = ordered.gather(0, torch.stack([rank.floor(), rank.ceil()]).long())
+    return below.lerp(above, rank - rank.floor())
 
 
 def sample_action(actor: Actor, features: Tensor, generator: torch.Generator) -> Tensor:

@@ -38,6 +38,9 @@ class DreamerConfig(ActorCriticConfig):
     gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
     reinforce."""
+    critic: Literal["twin", "single"] = field("twin", expert=True)
+    """Value of returns and baselines. twin: the smaller value of two slow critics (target networks). single: that of one
+    critic itself, which its slow copy only regularises, as in DreamerV3."""
     penalty: float = field(0.0, ge=0, expert=True)
     """Weight of KL(policy || behaviour), in units of normalised return: keeps the policy near the actions of the data, for
     offline training; 0 is for data that the agent collects."""
@@ -47,8 +50,6 @@ class DreamerConfig(ActorCriticConfig):
     """Reward per unit of disagreement for a second actor-critic, which collects the data. Needs an ensemble."""
     confidence: float = field(0.0, ge=0, expert=True)
     """Weight an imagined step by 1 / (1 + this times its disagreement relative to the mean). Needs an ensemble."""
-    slow_target: ClassVar[bool] = True
-    """Bootstrap returns and baselines with the slow critic (a target network); False uses the critic, as in DreamerV3."""
     layers: ClassVar[int] = 2
     """Hidden layers of actor and critic."""
     lambda_: ClassVar[float] = 0.95
@@ -250,8 +251,6 @@ class CMAConfig(Config):
     episodes: int = field(1, ge=1)
     """Episodes that evaluate a candidate (real). Environment r plays candidates r, r + num_envs and so on. With
     env.same_episodes and a population of num_envs all candidates play the same episodes."""
-    exploration: float = field(0.1, ge=0)
-    """Exploration noise while collecting (dream): its std, or the probability of a random action."""
     every: int = field(5, ge=1, nano=1)
     """Updates of the world model between two generations (dream)."""
     rollouts: int = field(16, ge=1)
@@ -262,3 +261,5 @@ class CMAConfig(Config):
     """Temperature of the prior. Above 1 dreams are harder to exploit."""
     gamma: ClassVar[float] = 0.99
     """Discount per decision in a dream."""
+    exploration: ClassVar[float] = 0.1
+    """Exploration noise while collecting (dream): its std, or the probability of a random action."""

@@ -1,8 +1,8 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
 Three defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
-bootstrap with the slow critic, a target network (`slow_target`), and a value is the smaller one of two critics
-(`TwinCritic`).
+bootstrap with the slow critic, a target network, and a value is the smaller one of two critics. `gradient = "reinforce"`
+and `critic = "single"` are the paper's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worldlab.world_model import Dream, WorldModel
 from worldlab_agents.actor import Actor, ReturnRange, clip_action, log_prob
 from worldlab_agents.cloning import cloning_loss
 from worldlab_agents.configs import DreamerConfig
-from worldlab_agents.critic import TwinCritic
+from worldlab_agents.critic import Critics
 from worldlab_agents.disagreement import bonus_of, reads_disagreement, step_weights, with_bonus
 
 ValueT = TypeVar("ValueT")
@@ -57,7 +57,7 @@ class _Targets:
 
 @final
 class DreamerAgent(Agent):
-    """Trains an actor and twin two-hot critics on imagined steps; acts with the actor."""
+    """Trains an actor and two-hot critics on imagined steps; acts with the actor."""
 
     reads_sequences = False
 
@@ -69,7 +69,7 @@ class DreamerAgent(Agent):
         # Averaged weights perform better than the last iterate: a policy gradient circles around its optimum
         # (Polyak & Juditsky 1992). Exploration uses the last iterate.
         self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
-        self.critic = TwinCritic(specs.feature_dim, config.units, config.layers)
+        self.critic = Critics(specs.feature_dim, config.units, config.layers, 2 if config.critic == "twin" else 1)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.range = ReturnRange()
         self.bonus = bonus_of(config, explore=False)
@@ -102,7 +102,7 @@ class DreamerAgent(Agent):
 
     def value(self, features: Tensor) -> Tensor:
         """Return the value [*] of features [*, F]. Gradients reach the features and no critic."""
-        if self.config.slow_target:
+        if self.config.critic == "twin":
             return self.slow_critic(features)
         frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         return functional_call(self.critic, frozen, (features,))
@@ -190,9 +190,10 @@ class DreamerAgent(Agent):
         return _Targets(returns, alive * trust, value.detach(), self.range.update(returns.detach()))
 
     def _critic_loss(self, features: Tensor, targets: _Targets) -> Tensor:
-        fit, slow_fit = self.critic.loss(
-            features, torch.stack([targets.returns.detach(), targets.value[:, :-1]], -1)
-        ).unbind(-1)
+        with torch.no_grad():
+            slow = targets.value[:, :-1] if self.config.critic == "twin" else self.slow_critic(features)
+        both = torch.stack([targets.returns.detach(), slow], -1)
+        fit, slow_fit = self.critic.loss(features, both).unbind(-1)
         return (targets.weight * (fit + self.config.slow_weight * slow_fit)).mean()
 
     def after_step(self) -> None:

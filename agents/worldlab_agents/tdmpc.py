@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worldlab.agent import Agent, Experience
 from worldlab.heads import TwoHotHead
 from worldlab.interfaces import Batch, Player, State
-from worldlab.nn import ema_update, frozen
+from worldlab.nn import ema_update, frozen, may_read
 from worldlab.rollout import Carry
 from worldlab.specs import Specs
 from worldlab.world_model import WorldModel
@@ -53,6 +53,8 @@ class Ensemble(nn.Module):
     def min_of_two(self, features: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
         """Return the smaller value of two random members, [*]: planning would exploit optimistic values."""
         pair = torch.randperm(len(self.members), generator=generator, device=generator.device)[:2]
+        if not may_read(pair):  # all members cost less than to wait for a GPU
+            return self.q(features, action)[pair].amin(0)
         inputs = torch.cat([features, action], -1)
         return torch.stack([self.members[index](inputs).mean for index in pair.tolist()]).amin(0)
 

@@ -73,6 +73,10 @@ class AtariGame(gymnasium.Env):
     def render(self) -> Any:
         return self._screens[1]
 
+    def get_action_meanings(self) -> list[str]:
+        """Return the names of the actions, as Gymnasium's Atari environments do: worldlab play maps keys to them."""
+        return [action.name for action in self._actions]
+
     def pooled(self) -> np.ndarray:
         """Return the larger level of each pixel in the last two frames: sprites flicker in many games."""
         return np.maximum(*self._screens)

@@ -10,6 +10,7 @@ from worldlab_autoregressive.configs import (
     MADEDynamicsConfig,
     MaskGITDynamicsConfig,
     ParallelPixelCNNDecoderConfig,
+    PixelCNNDecoderConfig,
     WaveNetDynamicsConfig,
 )
 
@@ -30,7 +31,7 @@ def worldlab_register(register) -> None:
         config=AutoregressiveDynamicsConfig,
         summary="Causal transformer over time, or World Models' LSTM; predicts a mixture density or codes.",
         paper="Vaswani et al. 2017 (GPT-2's transformer), arXiv:1706.03762; "
-        "Ha & Schmidhuber 2018 (World Models, MDN-RNN), arXiv:1803.10122",
+        "Ha & Schmidhuber 2018 (World Models, MDN-RNN), arXiv:1803.10122; Graves 2013 (recurrent language models), arXiv:1308.0850",
         api=1,
     )
     register.decoder(
@@ -72,5 +73,13 @@ def worldlab_register(register) -> None:
         config=MaskGITDynamicsConfig,
         summary="Masked codes of the next step, drawn in a few parallel passes, the most confident first.",
         paper="Chang et al. 2022 (BERT: masked codes, MaskGIT), arXiv:2202.04200; Burchi & Timofte 2025 (EMERALD), arXiv:2507.04075",
+        api=1,
+    )
+    register.decoder(
+        "pixelcnn",
+        "worldlab_autoregressive.decoder:AutoregressiveDecoder",
+        config=PixelCNNDecoderConfig,
+        summary="The first PixelCNN: one stack of masked convolutions, with its blind spot; exact likelihoods.",
+        paper="van den Oord et al. 2016 (PixelCNN), arXiv:1601.06759",
         api=1,
     )

@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import OneHot, exact
+from worldlab.distributions import OneHot, exact, one_hot
 from worldlab.nn import GRUCell
 from worldlab_autoregressive.code_sampling import draw_codes
 
@@ -88,7 +87,7 @@ def straight_through(codes: Tensor, log_probs: Tensor) -> Tensor:
 
     The gradient is biased: it differentiates each code's own conditional with all other codes held fixed.
     """
-    hot = F.one_hot(codes, log_probs.shape[-1]).to(log_probs.dtype)
+    hot = one_hot(codes, log_probs.shape[-1], log_probs.dtype)
     probs = log_probs.exp()
     return (hot + (probs - probs.detach())).flatten(-2)  # with these brackets the value is exactly one-hot
 
@@ -146,7 +145,7 @@ class CodeDistribution:
         sequence).
         """
         codes, log_probs = self.net.draw(self.context, None, self.temperature)
-        return F.one_hot(codes, log_probs.shape[-1]).to(log_probs.dtype).flatten(-2)
+        return one_hot(codes, log_probs.shape[-1], log_probs.dtype).flatten(-2)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p of one-hots x [N, G * C], [N] in nats; exact, in one pass. Gradients reach a straight-through

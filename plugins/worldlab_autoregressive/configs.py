@@ -94,14 +94,25 @@ class AutoregressiveDecoderConfig(Config):
     used."""
     auxiliary: float = field(1.0, ge=0)
     """Weight of a second likelihood of images from the features alone. Without it z is learned late or never."""
-    vector_layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
-    """Masked hidden layers of the network that models vectors."""
     vector_components: ClassVar[int] = 5
     """Number of Gaussians in the mixture of a vector's entry."""
     min_std: ClassVar[float] = 0.02
     """Smallest std of the Gaussians of a vector's entry, in scaled units."""
     scale: ClassVar[float] = 1.0
     """Weight of the negative log-likelihood; 1 uses all nats of an observation, as in the bound."""
+    stack: ClassVar[Literal["gated", "masked"]] = "gated"
+    """gated: two stacks, without a blind spot. masked: one stack of masked convolutions."""
+
+    @property
+    def vector_layers(self) -> int:
+        """Return the masked hidden layers of the network that models vectors."""
+        return min(2, self.layers)
+
+
+class PixelCNNDecoderConfig(AutoregressiveDecoderConfig):
+    """Settings of the decoder with one masked stack: those of the gated one."""
+
+    stack: ClassVar[Literal["gated", "masked"]] = "masked"
 
 
 class MADEDynamicsConfig(Config):
@@ -138,12 +149,15 @@ class ParallelPixelCNNDecoderConfig(Config):
     """Random frames of a batch decoded in one update; 0 means all. Without images all are used."""
     auxiliary: float = field(1.0, ge=0)
     """Weight of a second likelihood of images from the features alone, which makes z learn."""
-    vector_layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
-    """Masked hidden layers of the network that models vectors."""
     vector_components: ClassVar[int] = 5
     """Number of Gaussians in the mixture of a vector's entry."""
     min_std: ClassVar[float] = 0.02
     """Smallest std of the Gaussians of a vector's entry, in scaled units."""
+
+    @property
+    def vector_layers(self) -> int:
+        """Return the masked hidden layers of the network that models vectors."""
+        return min(2, self.layers)
 
 
 class WaveNetDynamicsConfig(Config):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldlab.interfaces import Alarm, Context, Decoder, Obs, Specs
 from worldlab_autoregressive.configs import AutoregressiveDecoderConfig
+from worldlab_autoregressive.masked_pixelcnn import MaskedPixelCNN, draw_masked
 from worldlab_autoregressive.observations import ObservationModel
 from worldlab_autoregressive.pixelcnn import PixelCNN
 from worldlab_autoregressive.sampling import draw_with_cache
@@ -19,7 +20,8 @@ class AutoregressiveDecoder(Decoder):
     """A decoder p(o | h, z): for images a conditional gated PixelCNN with mixtures of discretised logistics, for
     vectors a masked network with mixtures of Gaussians. Keys are independent of each other given features.
 
-    Van den Oord et al. 2016, arXiv:1606.05328; Salimans et al. 2017, arXiv:1701.05517. Likelihoods of images are
+    Van den Oord et al. 2016, arXiv:1606.05328; Salimans et al. 2017, arXiv:1701.05517; with one masked stack instead of the
+    gated ones: van den Oord et al. 2016, arXiv:1601.06759 (worldlab_autoregressive.masked_pixelcnn). Likelihoods of images are
     log-probabilities of their 256 levels; those of vectors are densities.
     """
 
@@ -34,11 +36,13 @@ class AutoregressiveDecoder(Decoder):
         self.likelihood = "undefined" if specs.obs.vectors else "exact"
         self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
 
-        def build(shape: tuple[int, ...]) -> PixelCNN:
-            sizes = (config.channels, config.layers, config.components, config.width)
-            return PixelCNN(specs.feature_dim, shape, *sizes)
+        network, draw = (PixelCNN, draw_with_cache) if config.stack == "gated" else (MaskedPixelCNN, draw_masked)
 
-        self.model = ObservationModel(config, specs, build, draw_with_cache)
+        def build(shape: tuple[int, ...]) -> PixelCNN | MaskedPixelCNN:
+            sizes = (config.channels, config.layers, config.components, config.width)
+            return network(specs.feature_dim, shape, *sizes)
+
+        self.model = ObservationModel(config, specs, build, draw)
         self.loss_weights = self.model.loss_weights(config.scale)
 
     def decode(self, features: Tensor) -> dict[str, Any]:

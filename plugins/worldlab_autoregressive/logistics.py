@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldlab.distributions import at_least_float32
+
 LOG_SCALES = (-8.0, 5.0)
 """Smallest and largest log of a scale in units of the whole range. Below 1/10 of a level or above 100 ranges a logistic
 hardly changes any more, and its gradients underflow."""
@@ -66,8 +68,7 @@ class LogisticMixture:
     @classmethod
     def from_outputs(cls, out: Tensor, channels: int, levels: int = 256) -> LogisticMixture:
         """Build the mixture from network outputs [*, parameters_per_pixel], channels last."""
-        if out.dtype in (torch.float16, torch.bfloat16):
-            out = out.float()  # differences of neighbouring levels need more than 8 bits
+        out = at_least_float32(out)  # differences of neighbouring levels need more than 8 bits
         per = parameters_per_pixel(channels, 1)
         k = out.shape[-1] // per
         weights, mean, log_scale, coupling = out.split(

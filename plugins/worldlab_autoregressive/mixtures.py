@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldlab.distributions import HALF_LOG_2PI, normal_like, unit_softplus
+from worldlab.distributions import HALF_LOG_2PI, normal_like, one_hot, unit_softplus
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GaussianMixture:
         """
         uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
-        hot = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1]).to(self.logits.dtype)
+        hot = one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1], self.logits.dtype)
         probs = self.logits.exp()
         weight = (hot + (probs - probs.detach()))[..., None]
         noise = normal_like(self.mean[..., 0, :], generator)[..., None, :]  # the same noise for every component

@@ -34,19 +34,32 @@ class SharedPast:
     """R cached sequences and N futures of them. It is not a tree of tensors, so the core does not copy it per future.
 
     row [N]: the sequence of each future, in ascending order. first, last [N]: the positions it may read. Its own steps
-    have the positions after `last`, and a step reads the last `window` positions, its own included.
+    have the positions after `last`, and a step reads the last `window` positions, its own included. futures: how many each
+    sequence has, if all have equally many; None counts them, which reads `row` on the host.
     """
 
-    def __init__(self, layers: tuple[PastLayer, ...], row: Tensor, first: Tensor, last: Tensor, window: int):
+    def __init__(
+        self,
+        layers: tuple[PastLayer, ...],
+        row: Tensor,
+        first: Tensor,
+        last: Tensor,
+        window: int,
+        futures: int | None = None,
+    ):
         self.layers = layers
         self.first = first
         self.last = last
         self.window = window
+        self.even = True
+        """Whether all sequences have equally many futures: groups are then views."""
+        if futures is not None:
+            self.most = futures
+            return
         rows = layers[0].values.shape[0]
         counts = torch.bincount(row, minlength=rows)
         self.most = int(counts.max())
         self.even = bool((counts == self.most).all())
-        """Whether all sequences have equally many futures: groups are then views."""
         self.slot = row * self.most + torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
 
     def places(self, steps: int) -> Tensor:

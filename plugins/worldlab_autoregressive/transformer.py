@@ -106,14 +106,22 @@ class TransformerMemory(nn.Module):
             return state
         row = torch.arange(len(state["h"]), device=state["h"].device).repeat_interleave(count)
         first, last = self.window - state["filled"][row], torch.full_like(row, self.window - 1)
-        return self._shared(state["h"][row], state["keys"], state["values"], row, first, last)
+        return self._shared(state["h"][row], state["keys"], state["values"], row, first, last, count)
 
     def _shared(
-        self, h: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], row: Tensor, first: Tensor, last: Tensor
+        self,
+        h: Tensor,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        row: Tensor,
+        first: Tensor,
+        last: Tensor,
+        futures: int | None = None,
     ) -> State:
         """Return the state of futures with h [N, H] of cached keys and values [R, P, H] (see SharedPast)."""
         layers = tuple(PastLayer.from_cache(k, v, self.heads) for k, v in zip(keys, values, strict=True))
-        return {"h": h, "past": SharedPast(layers, row, first, last, self.window), "own": (None,) * len(layers)}
+        past = SharedPast(layers, row, first, last, self.window, futures)
+        return {"h": h, "past": past, "own": (None,) * len(layers)}
 
     def _step_shared(self, state: State, x: Tensor) -> State:
         past, first = cast(SharedPast, state["past"]), cast(Own | None, state["own"][0])

@@ -1,7 +1,14 @@
 """The contrastive family: parts trained to identify which observations and states belong together. See README.md."""
 
 from worldlab import hookimpl
-from worldlab_cpc.configs import CPCDecoderConfig, CPCDynamicsConfig, CPCEncoderConfig, MAEEncoderConfig
+from worldlab_cpc.configs import (
+    CPCDecoderConfig,
+    CPCDynamicsConfig,
+    CPCEncoderConfig,
+    MAEEncoderConfig,
+    SimNormEncoderConfig,
+    TwisterDynamicsConfig,
+)
 
 
 @hookimpl
@@ -36,5 +43,21 @@ def worldlab_register(register):
         config=MAEEncoderConfig,
         summary="masked autoencoder: a point latent whose encoder reconstructs masked patches",
         paper="He et al. 2021 (MAE; BERT: masked frames), arXiv:2111.06377; Seo et al. 2022 (MWM), arXiv:2206.14244",
+        api=1,
+    )
+    register.encoder(
+        "simnorm",
+        "worldlab_cpc.simnorm:SimNormEncoder",
+        config=SimNormEncoderConfig,
+        summary="simplicial normalisation: a deterministic latent of several simplices, for models without a decoder",
+        paper="Hansen et al. 2023 (TD-MPC2), arXiv:2310.16828; Lavoie et al. 2022, arXiv:2204.00616",
+        api=1,
+    )
+    register.dynamics(
+        "twister",
+        "worldlab_cpc.twister:TwisterDynamics",
+        config=TwisterDynamicsConfig,
+        summary="any dynamics with action-conditioned CPC: contrastive predictions of several future steps",
+        paper="Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416",
         api=1,
     )

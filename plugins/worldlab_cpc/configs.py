@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from worldlab import Config, field, sized
+from worldlab import Config, component, field, sized
 
 
 class CPCEncoderConfig(Config):
@@ -55,6 +55,40 @@ class CPCDynamicsConfig(Config):
     """Width of the space in which the k-step heads compare latents."""
     temperature: ClassVar[float] = 0.1
     """Temperature of the k-step heads' cosine similarity, equal to the static critic's."""
+
+
+class TwisterDynamicsConfig(Config):
+    """Settings of contrastive predictions of the future around another dynamics."""
+
+    member: str = component("autoregressive")
+    """The dynamics that predicts, by name. Its own settings are those of that name: --dynamics.autoregressive.layers."""
+    horizon: int = field(10, ge=1, nano=4)
+    """Number of steps ahead that are identified: this one, the next, and so on."""
+    units: int = sized("units", ge=1)
+    """Hidden units of the query networks."""
+    decay: ClassVar[float] = 0.75
+    """Ratio of the weights of consecutive steps, which add up to 1."""
+    projection: ClassVar[int] = 64
+    """Width of the space in which queries and latents are compared."""
+    temperature: ClassVar[float] = 0.1
+    """Temperature of the cosine similarity, as in the contrastive dynamics."""
+
+
+class SimNormEncoderConfig(Config):
+    """Settings of the deterministic encoder whose latent lies on simplices."""
+
+    groups: int = sized(nano=2, tiny=8, small=16, medium=32, large=64, ge=1)
+    """Number of simplices; z has 8 entries for each."""
+    width: int = sized("width", ge=1)
+    """Channels after the first convolution; they double at each stage."""
+    units: int = sized("units", ge=1)
+    """Hidden units of the vector trunk."""
+    layers: ClassVar[int] = 2
+    """Hidden layers of the vector trunk."""
+    corners: ClassVar[int] = 8
+    """Entries V of a simplex."""
+    temperature: ClassVar[float] = 1.0
+    """Temperature of the softmax."""
 
 
 class CPCDecoderConfig(Config):

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
 from worldlab_cpc.configs import CPCDynamicsConfig
-from worldlab_cpc.infonce import InfoNCEResult, cosine_scores, infonce_loss, masked_mean
+from worldlab_cpc.future import FutureCritic
+from worldlab_cpc.infonce import InfoNCEResult, infonce_loss, masked_mean
 
 UNIMIX = 0.01
 """Share of a uniform in categorical predictions, which keeps every code possible."""
@@ -31,8 +31,7 @@ class CPCDynamics(Dynamics):
     """A GRU memory with p(z | h), Gaussian or independent codes, trained by InfoNCE over the batch at equal time, and
     k-step heads.
 
-    One-step critic: Nguyen et al. 2021 (TPC), arXiv:2106.07156. k-step heads: van den Oord et al. 2018,
-    arXiv:1807.03748, eq. 3, conditioned on the actions in between: Burchi & Timofte 2025 (TWISTER), arXiv:2503.04416.
+    One-step critic: Nguyen et al. 2021 (TPC), arXiv:2106.07156. k-step heads: worldlab_cpc.future.
     """
 
     Config = CPCDynamicsConfig
@@ -54,11 +53,11 @@ class CPCDynamics(Dynamics):
         with torch.no_grad():
             # Nearly equal predictions for all memories: the critic starts uninformed, with a loss of about log K.
             self.head[-1].weight.mul_(0.1)  # type: ignore[union-attr]
-        self.queries = nn.ModuleList(
-            mlp(config.memory + dim + k * action, config.units, 1, config.projection)
-            for k in range(1, config.horizon + 1)
-        )
-        self.key = nn.Linear(dim, config.projection, bias=False) if config.horizon else None
+        self.future: FutureCritic | None = None
+        if config.horizon:
+            weights = dict.fromkeys(range(1, config.horizon + 1), 1 / config.horizon)
+            sizes = (config.units, config.projection, config.temperature)
+            self.future = FutureCritic(config.memory + dim, dim, action, weights, *sizes)
         self.register_buffer("marginal_mean", torch.zeros(dim))
         self.register_buffer("marginal_var", torch.ones(dim))
         self.register_buffer("marginal_count", torch.zeros(()))
@@ -119,8 +118,8 @@ class CPCDynamics(Dynamics):
             "infonce": one_step_infonce(ctx.prior, z, ctx.batch.mask).loss * ctx.batch.mask,
             "nll": nll,
         }
-        if self.config.horizon:
-            out["future"] = self._future_loss(ctx, z)
+        if self.future is not None:
+            out["future"] = self.future.loss(torch.cat([ctx.memory, z], -1), z, ctx.batch)
         return out
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
@@ -153,30 +152,6 @@ class CPCDynamics(Dynamics):
         valid = batch.mask[:, 1:] * ~batch.is_first[:, 1:] * ~batch.is_first.roll(1, 0)[:, 1:]
         return masked_mean(true - shuffled, valid)
 
-    def _future_loss(self, ctx: Context, z: Tensor) -> Tensor:
-        """Return the k-step InfoNCE averaged over k = 1..horizon: [B, T], at the time of the query."""
-        assert self.key is not None
-        batch, length = ctx.batch, ctx.batch.mask.shape[1]
-        features = torch.cat([ctx.memory, z], -1)
-        keys = self.key(z)
-        total = torch.zeros_like(batch.mask)
-        for k, query in enumerate(self.queries, 1):
-            if k >= length:
-                break
-            contrast = self.k_step_infonce(query, k, features, keys, batch.prev_action, batch.mask)
-            loss = contrast.loss * horizon_mask(batch.is_first, batch.mask, k)
-            total = total + F.pad(loss, (0, k))
-        return total / self.config.horizon
-
-    def k_step_infonce(
-        self, query: nn.Module, k: int, features: Tensor, keys: Tensor, prev_action: Tensor, mask: Tensor
-    ) -> InfoNCEResult:
-        """Compare the k-step query of (b, t) with the keys of all rows at t + k: leaves [B, T - k]."""
-        query_vectors = query(torch.cat([features[:, :-k], actions_between(prev_action, k)], -1))  # [B, T - k, P]
-        scores = cosine_scores(query_vectors.transpose(0, 1), keys[:, k:].transpose(0, 1), self.config.temperature)
-        contrast = infonce_loss(scores, (mask[:, k:] > 0).T[:, None, :])  # [T - k, B, B]
-        return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
-
     @torch.no_grad()
     def _update_marginal(self, z: Tensor, mask: Tensor) -> None:
         """Move the running mean and variance of z [B, T, D] towards the batch's; the first batch sets them. A batch
@@ -185,12 +160,11 @@ class CPCDynamics(Dynamics):
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
-        if not (mean.isfinite().all() and var.isfinite().all()):
-            return
-        self.marginal_count += 1
-        rate = (1 / self.marginal_count).clamp(min=MARGINAL_RATE)
-        self.marginal_mean.lerp_(mean, rate)
-        self.marginal_var.lerp_(var, rate)
+        finite = mean.isfinite().all() & var.isfinite().all()
+        self.marginal_count += finite
+        rate = (1 / self.marginal_count.clamp(min=1)).clamp(min=MARGINAL_RATE)
+        self.marginal_mean.copy_(torch.where(finite, self.marginal_mean.lerp(mean, rate), self.marginal_mean))
+        self.marginal_var.copy_(torch.where(finite, self.marginal_var.lerp(var, rate), self.marginal_var))
 
 
 def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCEResult:
@@ -204,15 +178,3 @@ def one_step_infonce(prior: Normal | OneHot, z: Tensor, mask: Tensor) -> InfoNCE
     scores = by_time.log_prob(z.transpose(0, 1)[:, :, None])  # [T, B of z, B of memory]
     contrast = infonce_loss(scores, (mask > 0).T[:, None, :])
     return InfoNCEResult(contrast.loss.T, contrast.log_k.T, contrast.correct.T)
-
-
-def actions_between(prev_action: Tensor, k: int) -> Tensor:
-    """Return the k actions that lead from t to t + k: prev_action [B, T, A] -> [B, T - k, k * A], oldest first."""
-    length = prev_action.shape[1]
-    return torch.cat([prev_action[:, i : length - k + i] for i in range(1, k + 1)], -1)
-
-
-def horizon_mask(is_first: Tensor, mask: Tensor, k: int) -> Tensor:
-    """Return where t and t + k are valid steps of the same episode: is_first bool, mask [B, T] -> float [B, T - k]."""
-    episode = is_first.cumsum(1)
-    return mask[:, :-k] * mask[:, k:] * (episode[:, k:] == episode[:, :-k])

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldlab.distributions import at_least_float32
+
 EXCLUDED = -1e30
 """Score of an excluded pair. Its exp is 0, and unlike -inf it produces no NaN in a gradient."""
 
@@ -39,7 +41,7 @@ def infonce_loss(scores: Tensor, candidates: Tensor | None = None) -> InfoNCERes
     scores: [..., K, K] in nats, query first, candidate last; the positives lie on the diagonal. candidates: bool,
     broadcast to scores: which pairs are compared; None means all. The positive is always included.
     """
-    scores = scores.float() if scores.dtype.itemsize < 4 else scores
+    scores = at_least_float32(scores)
     diagonal = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     candidate_mask = torch.ones_like(scores, dtype=torch.bool) if candidates is None else candidates.expand_as(scores)
     candidate_mask = candidate_mask | diagonal

@@ -13,7 +13,8 @@ def worldlab_register(register) -> None:
         "worldlab_flow.encoder:FlowEncoder",
         config=FlowEncoderConfig,
         summary="Inverse autoregressive flow posterior: a sample and its exact log q in one pass.",
-        paper="Kingma et al. 2016 (IAF, IAF-VAE), arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057",
+        paper="Kingma et al. 2016 (IAF, IAF-VAE), arXiv:1606.04934; Papamakarios et al. 2017, arXiv:1705.07057; "
+        "Chen et al. 2022 (FORBES), arXiv:2205.11051",
         api=1,
     )
     register.dynamics(
@@ -22,6 +23,7 @@ def worldlab_register(register) -> None:
         config=FlowDynamicsConfig,
         summary="GRU memory with a conditional spline coupling flow; for codes, an exact argmax flow.",
         paper="Durkan et al. 2019 (conditional flows), arXiv:1906.04032; Dinh et al. 2016 (RealNVP), arXiv:1605.08803; "
+        "2014 (NICE), arXiv:1410.8516; Papamakarios et al. 2017 (MAF), arXiv:1705.07057; "
         "Hoogeboom et al. 2021 (argmax flows), arXiv:2102.05379",
         api=1,
     )

@@ -15,9 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from worldlab.distributions import OneHot
+from worldlab.distributions import OneHot, at_least_float32
 from worldlab.nn import mlp
-from worldlab_flow.location_scale import at_least_float32
 
 
 class ArgmaxFlow(nn.Module):

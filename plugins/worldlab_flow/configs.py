@@ -39,9 +39,9 @@ class FlowDynamicsConfig(Config):
     """Width H of the recurrent memory."""
     units: int = sized("units", ge=1)
     """Hidden units of the input network and of each coupling network, and width of the flow's context."""
-    coupling: Literal["spline", "realnvp"] = "spline"
-    """spline: rational-quadratic splines, which can represent several modes. realnvp: affine couplings. For real z
-    only."""
+    coupling: Literal["spline", "realnvp", "nice", "maf"] = "spline"
+    """spline: rational-quadratic splines, which can represent several modes. realnvp: affine couplings. nice: shifts. maf:
+    masked autoregressive transforms, whose samples take a network call for each entry. For real z only."""
     layers: ClassVar[int] = 1
     """Hidden layers of the input network, the context and each coupling network."""
     transforms: ClassVar[int] = 3

@@ -1,7 +1,8 @@
 """A conditional coupling flow of vectors, with one network call per coupling in both directions.
 
-Dinh et al. 2016 (RealNVP), arXiv:1605.08803; splines: Durkan et al. 2019 (NSF), arXiv:1906.04032. The one-dimensional
-maps are zuko's. The couplings are our own, because they must be normalised, conditional and cheap in both directions.
+Dinh et al. 2014 (NICE), arXiv:1410.8516; 2016 (RealNVP), arXiv:1605.08803; splines: Durkan et al. 2019 (NSF),
+arXiv:1906.04032. The one-dimensional maps are zuko's. The couplings are our own, because they must be normalised,
+conditional and cheap in both directions.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
+from worldlab.distributions import at_least_float32
 from worldlab.nn import mlp
-from worldlab_flow.location_scale import at_least_float32
 
 SLOPE = 0.1
 """Scales of affine maps, slopes at the knots of splines and ratios of bins lie between SLOPE and 1 / SLOPE, which keeps
@@ -27,17 +28,18 @@ class Coupling(nn.Module):
     and the context.
 
     `moved`, `kept`: indices of the two halves. With one entry nothing is kept, and the network reads the context alone.
+    bins: of splines; 0: affine maps, which only shift if `additive`.
     """
 
     moved: Tensor
     kept: Tensor
 
-    def __init__(self, moved: Tensor, context: int, units: int, layers: int, bins: int):
+    def __init__(self, moved: Tensor, context: int, units: int, layers: int, bins: int, additive: bool = False):
         super().__init__()
         dim, self.bins = len(moved), bins
         self.register_buffer("moved", moved.nonzero()[:, 0])
         self.register_buffer("kept", (~moved).nonzero()[:, 0])
-        self.sizes = [bins, bins, bins - 1] if bins else [1, 1]
+        self.sizes = [bins, bins, bins - 1] if bins else [1] if additive else [1, 1]
         # The last layer starts at 0, so the coupling starts as the identity.
         outputs = len(self.moved) * sum(self.sizes)
         self.net = mlp(dim - len(self.moved) + context, units, layers, outputs, zero=True)
@@ -49,7 +51,8 @@ class Coupling(nn.Module):
         if self.bins:
             widths, heights, slopes = shape
             return MonotonicRQSTransform(widths, heights, slopes, slope=SLOPE)
-        return MonotonicAffineTransform(*(part[..., 0] for part in shape), slope=SLOPE)
+        shift, *scale = (part[..., 0] for part in shape)
+        return MonotonicAffineTransform(shift, scale[0] if scale else torch.zeros_like(shift), slope=SLOPE)
 
     def generate(self, noise: Tensor, context: Tensor) -> Tensor:
         inverse: Any = self.maps(noise[:, self.kept], context).inv
@@ -65,14 +68,15 @@ class Coupling(nn.Module):
 class CouplingFlow(nn.Module):
     """Couplings over alternating halves of D entries; D may be odd, and 1. Implements VectorFlow.
 
-    kind "spline": rational-quadratic splines with `bins` bins on [-5, 5]; "realnvp": affine maps.
+    kind "spline": rational-quadratic splines with `bins` bins on [-5, 5]; "realnvp": affine maps; "nice": shifts, which
+    leave the volume as it is.
     """
 
     def __init__(
         self,
         dim: int,
         context: int,
-        kind: Literal["spline", "realnvp"],
+        kind: Literal["spline", "realnvp", "nice"],
         transforms: int,
         units: int,
         layers: int,
@@ -88,7 +92,8 @@ class CouplingFlow(nn.Module):
                 moved = torch.randperm(dim) >= dim // 2
             elif dim > 1:
                 moved = ~moved
-            self.couplings.append(Coupling(moved, context, units, layers, bins if kind == "spline" else 0))
+            chosen = bins if kind == "spline" else 0
+            self.couplings.append(Coupling(moved, context, units, layers, chosen, additive=kind == "nice"))
 
     def generate(self, noise: Tensor, context: Tensor) -> Tensor:
         for coupling in reversed(self.couplings):

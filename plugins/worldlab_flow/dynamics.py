@@ -12,6 +12,7 @@ from worldlab.nn import RecurrentMemory, mlp
 from worldlab_flow.argmax import ArgmaxFlow, CodeDensity
 from worldlab_flow.configs import FlowDynamicsConfig
 from worldlab_flow.coupling import CouplingFlow
+from worldlab_flow.inverse_autoregressive import MaskedAutoregressiveFlow
 from worldlab_flow.location_scale import FlowDensity, FlowHead
 
 
@@ -22,8 +23,10 @@ class FlowDynamics(Dynamics):
 
     Imagination needs fast samples; training needs the density of latents from the encoder. Coupling flows provide both
     at one network call per coupling (Dinh et al. 2016, arXiv:1605.08803; splines: Durkan et al. 2019,
-    arXiv:1906.04032). Codes use an argmax flow with exact probabilities instead of f (worldlab_flow.argmax). The
-    dynamics has no loss of its own: the core's matching rule maximises log_prob of the detached latent.
+    arXiv:1906.04032). coupling "maf" is the counterexample: masked autoregressive transforms (Papamakarios et al. 2017,
+    arXiv:1705.07057), whose densities are as fast but whose samples take a call for each entry. Codes use an argmax flow
+    with exact probabilities instead of f (worldlab_flow.argmax). The dynamics has no loss of its own: the core's matching
+    rule maximises log_prob of the detached latent.
     """
 
     Config = FlowDynamicsConfig
@@ -42,7 +45,11 @@ class FlowDynamics(Dynamics):
             )
         else:
             self.head = FlowHead(units, latent.dim, config.min_std)
-            self.flow = CouplingFlow(latent.dim, units, config.coupling, config.transforms, units, layers, config.bins)
+            if config.coupling == "maf":
+                self.flow = MaskedAutoregressiveFlow(latent.dim, units, config.transforms, units, layers)
+            else:
+                sizes = (config.transforms, units, layers, config.bins)
+                self.flow = CouplingFlow(latent.dim, units, config.coupling, *sizes)
 
     @classmethod
     def memory_size(cls, config: FlowDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:

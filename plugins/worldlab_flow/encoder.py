@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldlab.distributions import normal_like
 from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, Specs
-from worldlab.nn import ObsTrunk, mlp
+from worldlab.nn import ObsTrunk, mlp, reached
 from worldlab_flow.configs import FlowEncoderConfig
 from worldlab_flow.inverse_autoregressive import InverseAutoregressiveFlow, sample_with_log_prob
 from worldlab_flow.location_scale import FlowDensity, FlowHead
@@ -74,7 +74,7 @@ class FlowEncoder(Encoder):
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return no terms, since the matching rule trains q. Measures the first training batch for `after_step`."""
-        if player == "main" and self.training and torch.is_grad_enabled() and self.start == UNSEEN:
+        if player == "main" and self.training and torch.is_grad_enabled() and self._start_is(UNSEEN):
             with torch.no_grad():
                 # Measures the effect of the frames, not of the memory: z feeds the memory, which would form a loop.
                 memory = ctx.memory.mean((0, 1)).expand(ctx.row.numel(), -1) if self.reads_memory else None
@@ -92,9 +92,12 @@ class FlowEncoder(Encoder):
         frames to almost the same mean, which is lost in the posterior's noise. On the moving dot of worldlab.testing 4
         of 8 seeds encoded the dot after 240 updates without rescaling, 7 of 8 with it.
         """
-        if player == "main" and self.start == MEASURED:
+        if player == "main" and self._start_is(MEASURED):
             self.head.standardise(self.mean_of_means, self.std_of_means)
             self.start.fill_(STARTED)
+
+    def _start_is(self, value: int) -> bool:
+        return not reached(self, "start", STARTED) and bool(self.start == value)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Return the posterior's entropy in nats, and the signs of an unstable flow: its log|det| and its largest |log

@@ -16,7 +16,8 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.lazy import LazyComposedTransform
 from zuko.transforms import MonotonicAffineTransform
 
-from worldlab_flow.location_scale import FlowDensity, at_least_float32, standard_normal_log_prob
+from worldlab.distributions import at_least_float32
+from worldlab_flow.location_scale import FlowDensity, standard_normal_log_prob
 
 SLOPE = math.exp(-3)
 """Each transform scales by a factor between SLOPE and 1 / SLOPE."""
@@ -68,6 +69,28 @@ class InverseAutoregressiveFlow(nn.Module):
             noise = maps(noise)
             out.append(maps.base.log_scale.expand_as(noise))
         return out
+
+
+class MaskedAutoregressiveFlow(nn.Module):
+    """The same map with its directions swapped: noise_i = x_i exp(s_i) + t_i, where s_i, t_i depend on x_<i and the context.
+
+    Papamakarios et al. 2017, arXiv:1705.07057. Implements VectorFlow. The noise of a given x takes one network call per
+    transform for any D; a sample takes D.
+    """
+
+    def __init__(self, dim: int, context: int, transforms: int, units: int, layers: int):
+        super().__init__()
+        self.inverse = InverseAutoregressiveFlow(dim, context, transforms, units, layers)
+
+    def generate(self, noise: Tensor, context: Tensor) -> Tensor:
+        return self.inverse.normalise(noise, context)[0]
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self.inverse.generate_with_log_det(x, context)
+
+    def normalise_with_slopes(self, x: Tensor, context: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the noise and, by transform, the log-slopes [N, D], whose sum is the log-determinant."""
+        return self.inverse.generate(x, context), self.inverse.log_scales(x, context)
 
 
 def sample_with_log_prob(density: FlowDensity, noise: Tensor) -> tuple[Tensor, Tensor]:

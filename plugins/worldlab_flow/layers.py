@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldlab.distributions import at_least_float32
 from worldlab.nn import ChannelNorm
-from worldlab_flow.location_scale import at_least_float32
 
 BOUND = 2.0
 """Log-scales from a network lie within +-BOUND: an unbounded flow diverges when it is inverted on new input."""

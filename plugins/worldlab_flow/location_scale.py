@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from worldlab.distributions import HALF_LOG_2PI, normal_like, unit_softplus
+from worldlab.distributions import HALF_LOG_2PI, at_least_float32, normal_like, unit_softplus
 
 
 class VectorFlow(Protocol):
@@ -94,8 +94,3 @@ class FlowHead(nn.Module):
 def standard_normal_log_prob(noise: Tensor) -> Tensor:
     """Return log N(noise; 0, I), summed over all but the first dimension: [N, ...] -> [N]."""
     return (-0.5 * noise.square() - HALF_LOG_2PI).flatten(1).sum(1)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision (autocast) to float32: logs and determinants are sums of many small terms."""
-    return x.float() if x.dtype.itemsize < 4 else x

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worldlab.distributions import normal_like
 from worldlab.errors import ConfigError
+from worldlab.nn import reached
 from worldlab_flow.condition import ConditionMaps
 from worldlab_flow.configs import FlowDecoderConfig
 from worldlab_flow.dequantise import LOG_LEVELS, UniformNoise, VariationalNoise, from_unit, grey_levels, to_unit
@@ -58,7 +59,7 @@ class PictureModel(nn.Module):
         """
         levels = grey_levels(image)
         noise, log_q = self.noise(levels, generator)
-        if fit and not self.fitted:
+        if fit and not reached(self, "fitted", True):
             with torch.no_grad():
                 self.flow.encode(to_unit(levels, noise), maps, fit=True)
             self.fitted.fill_(True)  # saved with the weights

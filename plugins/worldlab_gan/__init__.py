@@ -19,7 +19,8 @@ def worldlab_register(register) -> None:
         "worldlab_gan.dynamics:GANDynamics",
         config=GANDynamicsConfig,
         summary="GRU memory and an implicit generator, trained by a relativistic critic and the energy score.",
-        paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556",
+        paper="Huang et al. 2025 (R1 and R2 penalties, hinge loss; video GANs), arXiv:2501.05441; arXiv:1606.02556; "
+        "Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028; Miyato et al. 2018 (spectral norm), arXiv:1802.05957",
         api=1,
     )
     register.decoder(
@@ -37,5 +38,15 @@ def worldlab_register(register) -> None:
         config=IMLEDynamicsConfig,
         summary="GRU memory and an implicit generator; each real latent pulls its nearest sample, without a critic.",
         paper="Li & Malik 2018 (IMLE), arXiv:1809.09087; Li et al. 2020, arXiv:2004.03590; WIMLE, arXiv:2602.14351",
+        api=1,
+    )
+    register.dynamics(
+        "gmmn",
+        "worldlab_gan.imle:IMLEDynamics",
+        config=IMLEDynamicsConfig,
+        variant_of="imle",
+        preset={"loss": "moments"},
+        summary="GRU memory and an implicit generator; the moments of its samples match real latents under kernels.",
+        paper="Li et al. 2015, moment matching (GMMN), arXiv:1502.02761; Gneiting & Raftery 2007",
         api=1,
     )

@@ -31,4 +31,4 @@ class RunningAverage(nn.Module):
 
     def update(self, source: nn.Module) -> None:
         self.count += 1
-        ema_update(self.mean, source, max(self.rate, 9 / (10 + int(self.count))))
+        ema_update(self.mean, source, (9 / (10 + self.count)).clamp(min=self.rate))

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, NamedTuple
 
+from pydantic import model_validator
+
 from worldlab import Config, field, sized
 
-Loss = Literal["relativistic", "non_saturating", "hinge"]
+Loss = Literal["relativistic", "non_saturating", "hinge", "wasserstein", "spectral"]
 
 
 class Game(NamedTuple):
-    """The loss of a game, and the weights of its gradient penalties at real (r1) and at generated samples (r2)."""
+    """The loss of a game, and the weights of its gradient penalties.
+
+    r1, r2: at real and at generated samples, towards a slope of 0. gp: between them, towards a slope of 1.
+    """
 
     loss: Loss
     r1: float
     r2: float
+    gp: float = 0.0
+
+    @classmethod
+    def of(cls, loss: Loss, r1: float, r2: float) -> Game:
+        """Return the game of a loss. wasserstein has a penalty of its own instead of r1 and r2, with its paper's weight:
+        Gulrajani et al. 2017 (WGAN-GP), arXiv:1704.00028, section 4: 10. spectral bounds its weights and has none.
+        """
+        if loss in ("wasserstein", "spectral"):
+            return cls(loss, 0.0, 0.0, 10.0 if loss == "wasserstein" else 0.0)
+        return cls(loss, r1, r2)
 
 
 class GANEncoderConfig(Config):
@@ -27,7 +42,8 @@ class GANEncoderConfig(Config):
     units: int = sized("units", ge=1)
     """Hidden units of the vector trunk, the inference network and the latent critic."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     fool_scale: ClassVar[float] = 0.1
     """Weight of the adversarial term, which makes z resemble a sample of the prior."""
     layers: ClassVar[int] = 2
@@ -62,7 +78,8 @@ class GANDynamicsConfig(Config):
     temporal: bool = False
     """Adds a second critic of two consecutive generated steps and their actions; it also rejects shuffled actions."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator; noise is added at each."""
     critic_layers: ClassVar[int] = 2
@@ -85,14 +102,17 @@ class GANDynamicsConfig(Config):
 
 
 class IMLEDynamicsConfig(Config):
-    """Settings of the dynamics trained by implicit maximum likelihood."""
+    """Settings of the dynamics trained by its samples alone, without a critic."""
 
     memory: int = sized("memory", ge=1)
     """Width of the recurrent memory h."""
     units: int = sized("units", ge=1)
     """Hidden units of the input network and the generator."""
     samples: int = field(16, ge=1)
-    """Samples m of each memory, of which the real latent pulls the nearest. More find rarer outcomes and cost more."""
+    """Samples m of each memory. More find rarer outcomes and cost more."""
+    loss: Literal["nearest", "moments"] = "nearest"
+    """nearest: each real latent pulls the nearest of its samples (IMLE). moments: all samples match it under kernels (GMMN).
+    """
     layers: ClassVar[int] = 2
     """Hidden layers of the generator; noise is added at each."""
     noise: ClassVar[int] = 16
@@ -103,6 +123,12 @@ class IMLEDynamicsConfig(Config):
     """Samples whose moments give the score that trains encoders with a density."""
     min_std: ClassVar[float] = 0.1
     """Std added to these moments: eight samples that happen to agree do not make a sharp density."""
+
+    @model_validator(mode="after")
+    def _samples_have_pairs(self) -> IMLEDynamicsConfig:
+        if self.loss == "moments" and self.samples < 2:
+            raise ValueError("loss moments compares samples with each other: samples must be at least 2")
+        return self
 
 
 class GANDecoderConfig(Config):
@@ -116,7 +142,8 @@ class GANDecoderConfig(Config):
     """Random frames of a batch generated and scored in an update; 0 means all. Without images all frames are always
     used."""
     loss: Loss = "relativistic"
-    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN) or hinge."""
+    """The adversarial loss: relativistic pairs (drops the fewest modes), non_saturating (the original GAN), hinge,
+    wasserstein (WGAN-GP), or spectral (hinge, with layers of spectral norm 1 instead of penalties)."""
     layers: ClassVar[int] = 2
     """Hidden layers of the generator of vectors."""
     critic_layers: ClassVar[int] = 2

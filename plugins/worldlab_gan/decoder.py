@@ -11,13 +11,14 @@ from worldlab import tree
 from worldlab.distributions import Distribution
 from worldlab.interfaces import Context, Decoder, Obs, Player, Specs
 from worldlab_gan.adversarial import (
-    critic_loss,
     critic_metrics,
     critic_terms,
     critic_weights,
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
+    matching_loss,
 )
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDecoderConfig
@@ -51,12 +52,13 @@ class GANDecoder(Decoder):
         self.config = config
         self.obs = specs.obs
         self.frames = config.frames if specs.obs.images else 0  # vectors are cheap: all frames
-        self.game = Game(config.loss, config.r1, config.r2)
+        self.game = Game.of(config.loss, config.r1, config.r2)
         self.generators = observation_generators(
             specs.obs, specs.feature_dim, config.width, config.units, config.layers, config.noise
         )
         self.average = RunningAverage(self.generators, config.average)
         self.critic = ObsCritic(specs.obs, specs.feature_dim, config.width, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic)
         # A separate head: at equilibrium D is constant, and this task must not prevent that.
         units = config.units
         self.loss_weights = {
@@ -86,6 +88,8 @@ class GANDecoder(Decoder):
     def after_step(self, player: str) -> None:
         if player == "main":
             self.average.update(self.generators)
+        else:
+            limit_slopes(self.game, self.critic)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return the player's terms. main: `matching`, `adversarial` (nats of the critic's classification), `pixels`.
@@ -100,7 +104,7 @@ class GANDecoder(Decoder):
         if player == "critic":
             with torch.no_grad():
                 fake = self._generate(features, noise)
-            outputs = evaluate_pair(self.game, self.critic, obs, fake, features)
+            outputs = evaluate_pair(self.game, self.critic, obs, fake, features, ctx.generator)
             terms = critic_terms(self.game, outputs)
             if self.match is not None:
                 terms["mismatch"] = self._mismatch_loss(ctx, self.match, outputs.real.embedding, features)
@@ -134,7 +138,7 @@ class GANDecoder(Decoder):
         row, time = ctx.row.flatten(), ctx.time.flatten()
         other = torch.randperm(len(row), generator=ctx.generator, device=row.device)
         far = (row != row[other]) | ((time - time[other]).abs() > FALSE_NEGATIVES)
-        return critic_loss(self.game, match(embedding, features), match(embedding[other], features)) * far
+        return matching_loss(self.game, match(embedding, features), match(embedding[other], features)) * far
 
     def _draw_noise(self, features: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         return {key: net.draw(features, generator) for key, net in self.generators.items()}  # type: ignore[operator]

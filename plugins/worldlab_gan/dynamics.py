@@ -11,13 +11,14 @@ from worldlab import tree
 from worldlab.interfaces import ActionSpec, Alarm, Context, Dynamics, LatentSpec, Player, Specs, State
 from worldlab.nn import RecurrentMemory
 from worldlab_gan.adversarial import (
-    critic_loss,
     critic_metrics,
     critic_terms,
     critic_weights,
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
+    matching_loss,
 )
 from worldlab_gan.averages import RunningAverage
 from worldlab_gan.configs import Game, GANDynamicsConfig
@@ -43,7 +44,7 @@ class GANDynamics(Dynamics):
     def __init__(self, config: GANDynamicsConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
-        self.game = Game(config.loss, config.r1, config.r2)
+        self.game = Game.of(config.loss, config.r1, config.r2)
         dim, action = specs.latent.dim, specs.action.dim
         self.recurrence = RecurrentMemory(dim + action, config.units, config.memory)
         self.generator = LatentGenerator(
@@ -63,6 +64,7 @@ class GANDynamics(Dynamics):
         self.temporal: VectorCritic | None = None
         if config.temporal:
             self.temporal = VectorCritic(2 * dim, dim + 2 * action, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic, self.temporal)
 
     @classmethod
     def memory_size(cls, config: GANDynamicsConfig, latent: LatentSpec, action: ActionSpec) -> int:
@@ -90,7 +92,7 @@ class GANDynamics(Dynamics):
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
         """Estimate log p(z | h) - log q(z | h), [N] in nats up to a function of h, by minus the critic's value. For a
-        hinge critic only the sign is right.
+        hinge or wasserstein critic only the sign is right.
 
         The critic is high where inferred latents are and dreams are not. An encoder that maximised it would move away
         from the predictions, and the generator would follow. KL(q || p) falls where the critic falls (README.md has the
@@ -101,6 +103,8 @@ class GANDynamics(Dynamics):
     def after_step(self, player: str) -> None:
         if player == "main":
             self.average.update(self.generator)
+        else:
+            limit_slopes(self.game, self.critic, self.temporal)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return the player's terms, [B, T] each. main: `adversarial` (nats of the critic's classification), `energy`
@@ -136,7 +140,7 @@ class GANDynamics(Dynamics):
     def _critic_terms(self, z: Tensor, memory: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self.generator(memory, self.generator.draw(memory, generator))
-        return critic_terms(self.game, evaluate_pair(self.game, self.critic, z, fake, memory))
+        return critic_terms(self.game, evaluate_pair(self.game, self.critic, z, fake, memory, generator))
 
     def _draw_samples(self, network: nn.Module, memory: Tensor, generator: torch.Generator) -> Tensor:
         """Draw latents [S, N, D] from memory [N, H]."""
@@ -160,12 +164,12 @@ class GANDynamics(Dynamics):
     ) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = self._generate_two_steps(windows, generator)
-        outputs = evaluate_pair(self.game, critic, windows.next_latents, fake, windows.condition)
+        outputs = evaluate_pair(self.game, critic, windows.next_latents, fake, windows.condition, generator)
         out = {
             f"temporal_{name}": place_at_start(term, windows.valid)
             for name, term in critic_terms(self.game, outputs).items()
         }
-        swapped = critic_loss(self.game, outputs.real.value, critic.head(outputs.real.embedding, windows.swapped))
+        swapped = matching_loss(self.game, outputs.real.value, critic.head(outputs.real.embedding, windows.swapped))
         out["temporal_swapped"] = place_at_start(swapped, windows.swappable)
         return out
 

@@ -18,6 +18,7 @@ from worldlab_gan.adversarial import (
     evaluate_pair,
     game_players,
     generator_loss,
+    limit_slopes,
 )
 from worldlab_gan.configs import Game, GANEncoderConfig
 from worldlab_gan.critics import VectorCritic
@@ -43,7 +44,7 @@ class GANEncoder(Encoder):
     def __init__(self, config: GANEncoderConfig, specs: Specs) -> None:
         super().__init__(config, specs)
         self.config = config
-        self.game = Game(config.loss, config.r1, config.r2)
+        self.game = Game.of(config.loss, config.r1, config.r2)
         self.reads_memory = specs.use_memory
         memory = specs.memory_dim if specs.use_memory else 0
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
@@ -51,6 +52,7 @@ class GANEncoder(Encoder):
             self.trunk.size + memory, config.noise, config.units, config.layers, config.latent_dim, NOISE_GAIN
         )
         self.critic = VectorCritic(config.latent_dim, memory, config.units, config.critic_layers)
+        limit_slopes(self.game, self.critic)
         self.loss_weights = {"fool": config.fool_scale, "gauge": config.gauge_scale, **critic_weights(self.game)}
 
     @classmethod
@@ -59,6 +61,10 @@ class GANEncoder(Encoder):
 
     def players(self) -> dict[str, Player]:
         return game_players([*self.trunk.parameters(), *self.net.parameters()], self.critic.parameters())
+
+    def after_step(self, player: str) -> None:
+        if player == "critic":
+            limit_slopes(self.game, self.critic)
 
     def embed(self, obs: Obs) -> Tensor:
         return self.trunk(obs)
@@ -88,7 +94,7 @@ class GANEncoder(Encoder):
         z, condition = ctx.latent.z.flatten(0, 1), self._condition(ctx)
         prior = self._sample_prior(ctx, ctx.generator)
         if player == "critic":
-            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition))
+            terms = critic_terms(self.game, evaluate_pair(self.game, self.critic, prior, z, condition, ctx.generator))
             return tree.unflatten_time(terms, len(ctx.row))
         fool = generator_loss(self.game, self.critic(prior, condition), self.critic(z, condition))
         out = {"fool": fool.view_as(ctx.row)}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import OneHot
+from worldlab.distributions import OneHot, one_hot
 from worldlab.specs import LatentSpec
 
 
@@ -123,5 +123,5 @@ class LatentGenerator(nn.Module):
         if noise is not None:
             logits = logits + noise[..., split:].view_as(logits)
         relaxed = F.softmax(logits, -1)
-        hard = F.one_hot(logits.argmax(-1), self.latent.classes).to(relaxed.dtype)
+        hard = one_hot(logits.argmax(-1), self.latent.classes, relaxed.dtype)
         return (hard + (relaxed - relaxed.detach())).flatten(-2)

@@ -1,4 +1,6 @@
-"""Implicit maximum likelihood: a generator without a critic, in which each real latent pulls its nearest sample."""
+"""Generators without a critic: implicit maximum likelihood, in which each real latent pulls its nearest sample, and moment
+matching.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory
 from worldlab_gan.configs import IMLEDynamicsConfig
-from worldlab_gan.energy import distance, energy_score, spread
+from worldlab_gan.energy import distance, energy_score, kernel_score, spread
 from worldlab_gan.generators import Generated, LatentGenerator
 
 
@@ -19,7 +21,10 @@ from worldlab_gan.generators import Generated, LatentGenerator
 class IMLEDynamics(Dynamics):
     """An implicit dynamics h' = GRU(h, z, a), z' = G(h', eps), trained by conditional implicit maximum likelihood:
 
-        loss = 1/2 min_j |z' - G(h', eps_j)|^2,  eps_1 .. eps_m drawn anew
+        loss = 1/2 min_j |z' - G(h', eps_j)|^2,  eps_1 .. eps_m drawn anew          (loss "nearest")
+
+    or by moment matching, the kernel score of the same samples (loss "moments": Li et al. 2015, GMMN, arXiv:1502.02761,
+    given the memory; worldlab_gan.energy).
 
     Every real latent has a sample near it, so no mode is dropped: the opposite of a critic, which only asks that every
     sample is near a real latent. Li & Malik 2018 (IMLE), arXiv:1809.09087, algorithm 1; conditional: Li et al. 2020,
@@ -68,12 +73,18 @@ class IMLEDynamics(Dynamics):
         return Generated(memory, self.generator)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
-        """Return `nearest`, [B, T]: half the squared distance of each detached latent to its nearest sample."""
+        """Return `nearest`, [B, T]: half the squared distance of each detached latent to its nearest sample; or `moments`,
+        [B, T]: the kernel score of the samples.
+        """
         if player != "main":
             return {}
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
         if self.training and torch.is_grad_enabled():
             self.moments.update(ctx.latent.z.detach(), ctx.batch.mask)
+        if self.config.loss == "moments":
+            repeated = memory.repeat(self.config.samples, 1)
+            samples = self.generator(repeated, self.generator.draw(repeated, ctx.generator))
+            return {"moments": kernel_score(samples.unflatten(0, (-1, len(z))), z).view_as(ctx.row)}
         sample = self.generator(memory, self.nearest_noise(z, memory, ctx.generator))
         return {"nearest": 0.5 * (z - sample).square().sum(-1).view_as(ctx.row)}
 
@@ -137,9 +148,8 @@ class LatentMoments(nn.Module):
         weight = (mask / mask.sum().clamp(min=1))[..., None]
         mean = (z * weight).sum((0, 1))
         var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
-        if not (mean.isfinite().all() and var.isfinite().all()):
-            return
-        self.count += 1
-        rate = (1 / self.count).clamp(min=self.RATE)
-        self.mean.lerp_(mean, rate)
-        self.var.lerp_(var, rate)
+        finite = mean.isfinite().all() & var.isfinite().all()
+        self.count += finite
+        rate = (1 / self.count.clamp(min=1)).clamp(min=self.RATE)
+        self.mean.copy_(torch.where(finite, self.mean.lerp(mean, rate), self.mean))
+        self.var.copy_(torch.where(finite, self.var.lerp(var, rate), self.var))

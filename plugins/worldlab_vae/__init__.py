@@ -23,7 +23,8 @@ def worldlab_register(register) -> None:
         "worldlab_vae.encoder:VAEEncoder",
         config=VAEEncoderConfig,
         summary="Gaussian or categorical amortised posterior, conditioned on the memory",
-        paper="Kingma & Welling 2013 (VAE), arXiv:1312.6114; Higgins et al. 2017 (beta-VAE); "
+        paper="Kingma & Welling 2013 (VAE), arXiv:1312.6114; Higgins et al. 2017 (beta-VAE); Burda et al. 2015 (IWAE), "
+        "arXiv:1509.00519; Igl et al. 2018 (DVRL), arXiv:1806.02426; "
         "Hafner et al. 2023 (DreamerV3), arXiv:2301.04104",
         api=1,
     )

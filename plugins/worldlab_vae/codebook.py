@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldlab.distributions import one_hot
+from worldlab.nn import reached
 
 DECAY = 0.99
 """Decay of the moving averages per update: VQ-VAE's."""
@@ -52,7 +54,7 @@ class Codebook(nn.Module):
         The first call places the codes by k-means, which starts at `spare`.
         """
         spare = spare.transpose(0, 1)
-        if not self.started:
+        if not reached(self, "started", True):
             self._start(y, spare)
         counts, sums = _totals(y, self.vectors)
         self.mass.lerp_(counts, 1 - DECAY)
@@ -87,6 +89,6 @@ def _nearest(y: Tensor, vectors: Tensor) -> Tensor:
 def _totals(y: Tensor, vectors: Tensor) -> Any:
     """Return how many of y [N, G, d] are nearest to each of vectors [G, K, d], and their sums: [G, K], [G, K, d]."""
     y = y.to(vectors.dtype)
-    hot = F.one_hot(_nearest(y, vectors), vectors.shape[1]).to(y.dtype)
+    hot = one_hot(_nearest(y, vectors), vectors.shape[1], y.dtype)
     with torch.autocast(y.device.type, enabled=False):
         return hot.sum(0), torch.einsum("ngk,ngd->gkd", hot, y)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldlab.distributions import one_hot
 from worldlab.interfaces import Context, Obs
 from worldlab.nn import ObsTrunk, RunningMoments
 from worldlab.specs import ObsSpec
@@ -44,7 +45,7 @@ class TokenNet(nn.Module):
 
 def straight_through(y: Tensor, codes: Tensor, vectors: Tensor) -> Tensor:
     """Return flat one-hots [N, G * K] of codes [N, G] long, with gradients to y [N, G, d]. vectors: [G, K, d]."""
-    hot = F.one_hot(codes, vectors.shape[1]).to(y.dtype)
+    hot = one_hot(codes, vectors.shape[1], y.dtype)
     step = torch.einsum("ngd,gkd->ngk", y - y.detach(), coordinates(vectors).to(y.dtype))
     return (hot + step).flatten(1)
 
@@ -55,7 +56,8 @@ def coordinates(vectors: Tensor) -> Tensor:
     centred = (vectors - vectors.mean(1, keepdim=True)).double()
     square = centred.transpose(1, 2) @ centred
     ridge = RIDGE * square.diagonal(dim1=1, dim2=2).mean(-1)[:, None] + torch.finfo(torch.float32).tiny
-    inverse = torch.linalg.inv(square + torch.diag_embed(ridge.expand(-1, square.shape[-1])))
+    # `inv` would wait for a GPU to report a singular matrix, which the ridge excludes.
+    inverse, _ = torch.linalg.inv_ex(square + torch.diag_embed(ridge.expand(-1, square.shape[-1])))
     return (centred @ inverse).to(vectors.dtype)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from worldlab_agents.critic import TwinCritic
+from worldlab_agents.critic import Critics
 
 
-def raised(index: int, bias: float) -> TwinCritic:
+def raised(index: int, bias: float) -> Critics:
     """Return critics of which one has a value that differs from 0."""
-    critic = TwinCritic(3, 8, 1)
+    critic = Critics(3, 8, 1)
     with torch.no_grad():
-        critic.twins[index].net[-1].bias[130 if bias > 0 else 124] += abs(bias)
+        critic.each[index].net[-1].bias[130 if bias > 0 else 124] += abs(bias)
     return critic
 
 
@@ -18,9 +18,16 @@ def test_the_smaller_value_counts_whichever_critic_has_it():
     features = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
     for index in (0, 1):
         high, low = raised(index, 9.0), raised(index, -9.0)
-        values = [twin(features).mean for twin in high.twins]
+        values = [twin(features).mean for twin in high.each]
         assert (values[index] > 1e-3).all() and torch.equal(high(features), values[1 - index])
-        assert torch.equal(low(features), low.twins[index](features).mean) and (low(features) < -1e-3).all()
+        assert torch.equal(low(features), low.each[index](features).mean) and (low(features) < -1e-3).all()
+
+
+def test_one_critic_is_its_own_value():
+    one, features = Critics(3, 8, 1, count=1), torch.randn(4, 3)
+    assert torch.equal(one(features), one.each[0](features).mean)
+    target = torch.ones(4)
+    assert torch.equal(one.loss(features, target[:, None])[:, 0], -one.each[0](features).log_prob(target))
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_two():
@@ -29,14 +36,14 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_two():
     returns, values = torch.randn(2, 4, generator=g) * 10
     losses = critic.loss(features, torch.stack([returns, values], -1))
     for loss, target in zip(losses.unbind(-1), (returns, values), strict=True):
-        each = [-twin(features).log_prob(target) for twin in critic.twins]
+        each = [-twin(features).log_prob(target) for twin in critic.each]
         torch.testing.assert_close(loss, (each[0] + each[1]) / 2)
     critic.loss(features, returns[:, None]).sum().backward()
     assert all(parameter.grad is not None for parameter in critic.parameters())
 
 
 def test_the_two_start_with_different_weights_and_the_same_value():
-    critic, features = TwinCritic(3, 8, 1), torch.randn(4, 3)
-    first, second = critic.twins
+    critic, features = Critics(3, 8, 1), torch.randn(4, 3)
+    first, second = critic.each
     assert not torch.equal(first.net[0].weight, second.net[0].weight)
     assert torch.equal(critic(features), torch.zeros(4)) or critic(features).abs().max() < 1e-6

@@ -201,10 +201,10 @@ def test_the_gradient_is_chosen_by_ability(kind, reparameterised, gradient, expe
     assert set(losses) == set(agent.players()) == {"actor", "critic"}
 
 
-@pytest.mark.parametrize("slow_target", [True, False])
-def test_each_players_loss_reaches_its_own_parameters_only(slow_target):
+@pytest.mark.parametrize("critic", ["twin", "single"])
+def test_each_players_loss_reaches_its_own_parameters_only(critic):
     for action in (ActionSpec("continuous", 1), ActionSpec("discrete", 2)):
-        agent = make_agent(action, slow_target=slow_target)
+        agent = make_agent(action, critic=critic)
         losses, _ = agent.losses(StubWorld("near half"), experience(), gen())  # type: ignore[arg-type]
         for player, other in (("actor", "critic"), ("critic", "actor")):
             agent.zero_grad(set_to_none=True)
@@ -214,14 +214,29 @@ def test_each_players_loss_reaches_its_own_parameters_only(slow_target):
             assert all(p.grad is None for p in agent.slow_critic.parameters())
 
 
-@pytest.mark.parametrize("slow_target", [True, False])
-def test_returns_end_in_the_slow_critics_value_or_the_critics(slow_target):
-    agent, features = make_agent(slow_target=slow_target), torch.zeros(3, 2)
+@pytest.mark.parametrize("critic", ["twin", "single"])
+def test_returns_end_in_the_slow_critics_value_or_the_critics(critic):
+    agent, features = make_agent(critic=critic), torch.zeros(3, 2)
     with torch.no_grad():
-        for twin in agent.critic.twins:
+        for twin in agent.critic.each:
             twin.net[-1].bias[0] += 5.0
-    assert torch.equal(agent.value(features), (agent.slow_critic if slow_target else agent.critic)(features))
+    assert torch.equal(agent.value(features), (agent.slow_critic if critic == "twin" else agent.critic)(features))
     assert not torch.equal(agent.slow_critic(features), agent.critic(features))
+
+
+@pytest.mark.parametrize("critic", ["twin", "single"])
+def test_the_critic_is_held_near_its_slow_copy(critic):
+    """The term of `slow_weight` is the cross-entropy to the slow critic's value, whichever value the returns end in."""
+    held, free = (make_agent(critic=critic, slow_weight=weight) for weight in (1.0, 0.0))
+    for agent in (held, free):
+        with torch.no_grad():
+            for one in agent.slow_critic.each:
+                one.net[-1].bias[130] += 9.0
+    losses = [agent.losses(StubWorld(), experience(), gen())[0]["critic"] for agent in (held, free)]  # type: ignore[arg-type]
+    features, discount = torch.zeros(1, 2), 0.99 * 0.9
+    slow = held.slow_critic(features)
+    term = held.critic.loss(features, slow[:, None]).item() * sum(discount**k for k in range(5)) / 5
+    assert slow.item() > 0.1 and losses[0].item() - losses[1].item() == pytest.approx(term, rel=1e-4)
 
 
 def test_starts_that_had_ended_teach_nothing():
@@ -257,6 +272,15 @@ def test_returns_that_are_not_finite_leave_the_range_as_it_was():
     assert torch.equal(scale.update(bad), other.update(returns)) and scale.update(returns) > 80
 
 
+def test_quantiles_of_the_finite_values_are_torchs_bit_for_bit():
+    for count in (1, 2, 19, 400):
+        returns = torch.randn(count, generator=gen(count)) * 20
+        scale = ReturnRange()
+        scale.update(torch.cat([returns, torch.tensor([torch.nan, torch.inf])]))
+        expected = torch.quantile(returns, torch.tensor([0.05, 0.95]))
+        assert torch.equal(torch.stack([scale.low, scale.high]), expected)
+
+
 def test_return_range_is_saved():
     agent, other = make_agent(), make_agent()
     agent.range.update(torch.linspace(-50, 50, 100))
@@ -268,8 +292,8 @@ def test_return_range_is_saved():
 def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
     agent = make_agent(slow_rate=0.25)
     with torch.no_grad():
-        agent.critic.twins[1].net[-1].bias.add_(1.0)
-    slow = agent.slow_critic.twins[1].net[-1].bias
+        agent.critic.each[1].net[-1].bias.add_(1.0)
+    slow = agent.slow_critic.each[1].net[-1].bias
     before = slow.clone()
     agent.after_step()
     torch.testing.assert_close(slow - before, torch.full((255,), 0.25))

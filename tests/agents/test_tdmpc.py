@@ -15,6 +15,7 @@ from worldlab_envs.linear_gaussian import LinearGaussian
 
 from worldlab.agent import Experience
 from worldlab.interfaces import Batch, Context, Latent
+from worldlab.nn import fixed_shapes
 from worldlab.rollout import Carry
 
 SIZES: dict[str, Any] = {"units": 32, "layers": 1, "ensemble": 2, "critic_rate": 3e-3, "actor_rate": 3e-3}
@@ -124,3 +125,20 @@ def test_the_policy_climbs_q_and_the_critic_gets_nothing_of_it():
         optimizer.step()
     torch.testing.assert_close(agent.actor(torch.randn(9, 2)).mode, torch.full((9, 1), 0.5), atol=0.1, rtol=0)
     assert all(p.grad is None for p in agent.critic.parameters())
+
+
+def test_two_members_are_the_same_two_without_reading_which_on_the_host():
+    agent = TDMPCAgent(configured(TDMPCConfig, **{**SIZES, "ensemble": 5}), Lock(CODE, 3).specs)
+    for member in agent.critic.members:
+        torch.nn.init.normal_(member.net[-1].bias)
+    features, action = torch.randn(7, 4, generator=gen()), torch.eye(3)[torch.zeros(7, dtype=torch.long)]
+    read, seen = agent.critic.min_of_two(features, action, gen(3)), gen(3)
+    with fixed_shapes():
+        assert torch.equal(agent.critic.min_of_two(features, action, seen), read)
+    assert torch.equal(torch.rand(2, generator=seen), torch.rand(2, generator=_after_a_draw()))
+
+
+def _after_a_draw() -> torch.Generator:
+    generator = gen(3)
+    torch.randperm(5, generator=generator)
+    return generator

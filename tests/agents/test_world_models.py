@@ -77,7 +77,7 @@ def test_the_recipe_finds_out_how_to_turn_the_dial(tmp_path: Path):
         "dynamics": {"memory": 16},
         "agent": {"population": 4, "rollouts": 4, "horizon": 5, "components": 4},
         "eval": {"every": 0, "final_episodes": 4, "dream_horizon": 4},
-        "log": {"every": 200, "pictures": 0, "checkpoint": 10_000, "tensorboard": False},
+        "log": {"every": 200, "pictures": 0, "checkpoint": 10_000, "track": ["none"]},
     }
     result = train(resolve(REGISTRY, presets=PRESET, flags=flags), REGISTRY, run=tmp_path / "run")
     assert result["updates"] == 100  # V and M, then the agent in dreams; none while it plays

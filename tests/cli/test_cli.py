@@ -147,13 +147,14 @@ def test_the_commonest_mistakes(training, capsys, line, code, first):
 def test_train_gets_the_resolved_configuration(training, capsys):
     line = (
         "train --encoder cpc --env CarRacing --preset laptop --seed 3 --steps 2e4 --strict --encoder.width=48 "
-        "--train.learning_rate 1e-3 --no-log.tensorboard --env.pixels false --run out/mine --explain --json"
+        "--train.learning_rate 1e-3 --no-eval.deterministic --track csv,tensorboard --env.pixels false --run out/mine --explain --json"
     )
     assert worldlab(line) == 0
     ((_, config, run, resume, explain),) = training.calls
     core = config.core
     assert (core.env.id, core.seed, core.steps, core.strict) == ("CarRacing", 3, 20_000, True)
-    assert (core.train.learning_rate, core.log.tensorboard, core.env.pixels) == (1e-3, False, False)
+    assert (core.train.learning_rate, core.eval.deterministic, core.env.pixels) == (1e-3, False, False)
+    assert core.log.track == ("csv", "tensorboard")
     assert (config.encoder.name, config.encoder.options.width, config.presets) == ("cpc", 48, ("laptop",))
     assert (run, resume, explain) == (Path("out/mine"), False, True)
     out, err = capsys.readouterr()
@@ -289,7 +290,9 @@ def test_doctor_reports_even_without_torch(site, capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
 
 
-@pytest.mark.parametrize("line", ["", "--help", "--version", "train --help", "plugins", "train --env X --encoder vea"])
+@pytest.mark.parametrize(
+    "line", ["", "--help", "--version", "runs .", "train --help", "plugins", "train --env X --encoder vea"]
+)
 def test_nothing_imports_torch_before_training(site, line):
     code = (
         "import sys; from worldlab.cli import main; code = main(sys.argv[1:])\n"
@@ -300,7 +303,7 @@ def test_nothing_imports_torch_before_training(site, line):
     done = subprocess.run(
         [sys.executable, "-c", code, *line.split()], capture_output=True, text=True, env=env, check=True
     )
-    light = line in ("", "--help", "--version")
+    light = line in ("", "--help", "--version", "runs .")
     last = done.stdout.splitlines()[-1]
     assert last == f"HEAVY [] CODE {3 if 'vea' in line else 0} PYDANTIC {not light}", done.stderr
 
@@ -320,9 +323,12 @@ def test_a_closed_pipe_is_no_error(site):
 
 
 def test_flags_are_read_as_texts():
-    flags = read_flags(shlex.split("--env A --env.repeat -4 --strict --no-log.tensorboard --env.no-pixels --resume"))
+    flags = read_flags(
+        shlex.split("--env A --env.repeat -4 --strict --no-eval.deterministic --env.no-pixels --track a --resume")
+    )
     assert flags.resume and flags.settings["env"] == {"id": "A", "repeat": "-4", "pixels": "false"}
-    assert isinstance(flags.settings["strict"], Switch) and flags.settings["log"] == {"tensorboard": "false"}
+    assert isinstance(flags.settings["strict"], Switch) and flags.settings["eval"] == {"deterministic": "false"}
+    assert flags.settings["log"] == {"track": "a"}
     assert read_flags(shlex.split("--resume false")).resume is False
     assert read_flags(shlex.split("--preset a --preset=b")).presets == ["a", "b"]
 

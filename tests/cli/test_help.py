@@ -72,6 +72,13 @@ def test_help_stays_short_whatever_the_parts_are(line, capsys):
     assert len(flags_of(f"{line} --help", capsys)) <= 72
 
 
+def test_help_lists_the_presets(registry, capsys):
+    cli.main(["train", "--help"])
+    listed = " ".join(capsys.readouterr().out.split())
+    assert f"presets: {', '.join(resolve_module.preset_names(registry))}" in listed
+    assert {"laptop", "dreamer-v3", "world-models"} <= set(resolve_module.preset_names(registry))
+
+
 def test_sizes_are_left_to_one_flag(capsys):
     """The dial is shown; what follows it is for experts."""
     short, full = flags_of("--help", capsys), flags_of("--help-all", capsys)

@@ -45,6 +45,11 @@ def test_launcher(subject, check):
     check(subject)
 
 
+@parametrize_with_checks(["tracker:csv", "tracker:tensorboard"])  # tests/plugins/test_trackers.py checks the others
+def test_tracker(subject, check):
+    check(subject)
+
+
 def test_something_is_registered_and_can_be_named():
     assert {"encoder", "dynamics", "decoder"} <= {r.role for r in REGISTERED}
     first = REGISTERED[0]

@@ -21,6 +21,7 @@ from worldlab.config.resolve import Part, RunConfig
 from worldlab.env.find import open_adapter
 from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import action_spec, record_schema
+from worldlab.errors import ConfigError
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, to_batch
 from worldlab.experience.replay import Replay
@@ -70,9 +71,9 @@ def part(role: str, name: str, family: str) -> Part:
     return Part(name, complete(small_config(config, **dict.fromkeys(config.component_fields(), family)), role))
 
 
-def build(mix: tuple[str, ...], seed: int = 0) -> Composed:
+def build(mix: tuple[str, ...], seed: int = 0, core: CoreSettings = CORE) -> Composed:
     parts = {role: part(role, name, mix[0]) for role, name in zip(ROLES, mix, strict=True)}
-    config = RunConfig(core=CORE, **parts, agent=Part("dreamer", AGENT), presets=())
+    config = RunConfig(core=core, **parts, agent=Part("dreamer", AGENT), presets=())
     obs, action = SPACES
     return compose(config, REGISTRY, obs, action, Streams(seed), torch.device("cpu"))
 
@@ -118,7 +119,8 @@ def check_routing(built: Composed, ctx: Context) -> None:
         name: term.sum() for name, term in matching.terms(rule, ctx, model.dynamics, model.settings.free_nats).items()
     }
     own = {name: term.sum() for name, term in model.dynamics.losses(ctx).items()}
-    assert ("dyn" in terms) != bool(own), "a dynamics learns by the matching rule or by its own losses"
+    assert "dyn" in terms or own, "a dynamics learns by the matching rule, by its own losses, or by both"
+    assert rule.dyn != "own" or own
     learns = torch.stack([terms["dyn"]] if "dyn" in terms else list(own.values())).sum()
     assert reached(learns, weights)
     assert reached(learns, held) == (
@@ -178,3 +180,37 @@ def _dream(built: Composed, carry):
 
 def test_every_family_has_every_role():
     assert all(set(FAMILIES) <= set(names) for names in NAMES.values()), f"a family lacks a role: {NAMES}"
+
+
+SWAPS = [
+    tuple(name if other == role else "vae" for other in ROLES)
+    for role in ROLES
+    for name in NAMES[role]
+    if name != "vae"
+]
+"""Every part among those of the vae family."""
+
+
+@pytest.mark.parametrize("mix", [("vae", "vae", "vae"), *SWAPS], ids="-".join)
+def test_several_samples_train_every_mix_with_densities_and_no_other(mix: tuple[str, ...]):
+    core = CORE.model_copy(update={"model": CORE.model.model_copy(update={"samples": 2})})
+    plain = build(mix).model
+    has_density = (
+        plain.encoder.posterior_kind in ("analytic", "own_logq")
+        and plain.dynamics.prior_kind in ("analytic", "log_prob")
+        and plain.decoder.score_kind == "log_density"
+    )
+    if not has_density:
+        role, part = next((role, plain.parts[role]) for role, name in zip(ROLES, mix, strict=True) if name != "vae")
+        with pytest.raises(ConfigError, match="needs densities") as caught:
+            build(mix, core=core)
+        assert f"{role} {type(part).__name__}" in (caught.value.cause or "")
+        return
+    built = build(mix, core=core)
+    before = {role: [p.detach().clone() for p in part.parameters()] for role, part in built.model.parts.items()}
+    out = Trainer(built.model, built.agent, TrainSettings(**TRAIN), Generators(stream(0), stream(1))).update(
+        experience()
+    )
+    assert all(bool(value.isfinite().all()) for value in out.values()) and {"loss/dyn", "loss/rep"} <= set(out)
+    for role, part in built.model.parts.items():
+        assert any(not torch.equal(a, b) for a, b in zip(before[role], part.parameters(), strict=True)), role

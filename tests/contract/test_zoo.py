@@ -8,6 +8,7 @@ from zoo.adapters import ReachAdapter
 from zoo.agents import Learning, Shooting
 from zoo.decoders import Adversarial, Coupled, Dequantised, LaplaceDecoder
 from zoo.launchers import Serial
+from zoo.trackers import Lines
 
 from worldlab.testing import all_checks, checks_for, run_checks
 from worldlab.testing.reference import (
@@ -51,6 +52,7 @@ CORRECT = [
     ("agent", Learning, None),
     ("env", ReachAdapter, None),
     ("launcher", Serial, None),
+    ("tracker", Lines, None),
     ("decoder", LaplaceDecoder, None),
     ("decoder", Dequantised, None),
 ]

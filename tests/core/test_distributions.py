@@ -5,7 +5,7 @@ import torch
 from model_kit import gen
 
 from worldlab import distributions, tree
-from worldlab.distributions import Bernoulli, Normal, OneHot, TwoHot, kl_to_standard_normal, symexp, symlog
+from worldlab.distributions import Bernoulli, Normal, OneHot, TwoHot, kl_to_standard_normal, one_hot, symexp, symlog
 from worldlab.heads import TwoHotHead
 
 
@@ -137,3 +137,26 @@ def test_bernoulli_is_the_cross_entropy():
     torch.testing.assert_close(dist.log_prob(x), torch.distributions.Bernoulli(logits=logits).log_prob(x))
     torch.testing.assert_close(dist.mean, torch.sigmoid(logits))
     assert dist.mode.tolist() == [0, 1, 1]
+
+
+def test_distributions_of_half_precision_are_float32_and_of_double_precision_double():
+    half, double = torch.full((2, 3), 0.3, dtype=torch.bfloat16), torch.full((2, 3), 0.3, dtype=torch.float64)
+    for x, dtype in ((half, torch.float32), (double, torch.float64)):
+        normal, codes = Normal(x, x), OneHot.with_unimix(x[:, None], 0.01)
+        assert {normal.mean.dtype, normal.std.dtype, normal.sample(gen()).dtype, codes.sample(gen()).dtype} == {dtype}
+        assert TwoHot(x).logits.dtype == Bernoulli(x).logits.dtype == dtype
+    assert normal.mean is double  # nothing is copied without need
+    assert tree.tree_map(lambda leaf: leaf > 0, normal).mean.dtype == torch.bool
+
+
+def test_the_two_hot_mean_is_exact_under_autocast():
+    """A product of bfloat16 with bins of up to e^20 would be wrong by hundreds."""
+    logits = 3 * torch.randn(64, TwoHot.BINS, generator=gen())
+    expected = TwoHot(logits).mean
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(TwoHot(logits).mean, expected)
+
+
+def test_one_hots_are_torchs():
+    index = torch.tensor([[0, 2], [1, 1]])
+    assert torch.equal(one_hot(index, 3, torch.float32), torch.nn.functional.one_hot(index, 3).float())

@@ -21,6 +21,7 @@ def test_atari_repeats_pools_and_sums_like_the_protocol_of_atari_100k():
     theirs.loadROM(ale_py.roms.get_rom_path("pong"))
     actions = theirs.getMinimalActionSet()
     assert env.action_space.n == len(actions) == 6
+    assert env.unwrapped.get_action_meanings() == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
     for _ in range(noops):
         theirs.act(actions[0])
     np.testing.assert_array_equal(obs["image"], theirs.getScreenRGB())

@@ -158,7 +158,7 @@ TINY = {
     "model.units": 16,
     "eval": {"every": 0, "final_episodes": 1},
     "env.time_limit": 20,
-    "log": {"pictures": 0, "tensorboard": False, "every": 48},
+    "log": {"pictures": 0, "track": ["none"], "every": 48},
 }
 
 

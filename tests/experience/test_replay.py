@@ -6,13 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chisquare
 
 from worldlab.env.arrivals import Arrivals
 from worldlab.errors import CheckpointError, ConfigError, MemoryLimitError, StorageError, WorldlabError
 from worldlab.experience import replay as replay_module
+from worldlab.experience import resident
 from worldlab.experience.replay import Replay, estimate_bytes, records
-from worldlab.experience.segments import DamagedReplayError
+from worldlab.experience.segments import DamagedReplayError, record_dtype
 
 SCHEMA = {
     "image": ((2, 2, 1), "uint8"),
@@ -43,7 +45,7 @@ def fill(replay: Replay, counts: list[int], start: int = 0) -> Replay:
     return replay
 
 
-@pytest.fixture(params=["ram", "disk"])
+@pytest.fixture(params=["ram", "disk", torch.device("cpu")], ids=str)
 def storage(request):
     return request.param
 
@@ -70,6 +72,46 @@ def test_sequences_are_contiguous_in_one_stream(tmp_path, storage):
         key: ((64, 9, *shape), kind) for key, (shape, kind) in SCHEMA.items()
     }
     assert_genuine(batch)
+
+
+def test_a_device_gives_the_bits_that_memory_gives_also_after_a_resume(tmp_path, monkeypatch):
+    """Wrapped streams of unequal length, copied to the device in pieces; tensors keep the types of the schema."""
+    monkeypatch.setattr(resident, "WAITING_BYTES", 5 * resident.resident_bytes(record_dtype(SCHEMA), 1))
+    device = torch.device("cpu")
+    for step in (0, 100):
+        counts = [90, 33] if not step else [41, 70]
+        if not step:
+            stores = [
+                Replay(SCHEMA, 120, 2, tmp_path / name, kind) for name, kind in (("ram", "ram"), ("device", device))
+            ]
+        else:
+            positions = [store.position() for store in stores]
+            assert positions[0] == positions[1]
+            for store in stores:
+                store.close()
+            opened = zip(("ram", "device"), ("ram", device), positions, strict=True)
+            stores = [Replay.open(tmp_path / name, SCHEMA, 120, 2, kind, position) for name, kind, position in opened]
+        for store in stores:
+            fill(store, counts, start=step)
+        ram, there = (store.sample(16, 9, np.random.default_rng(step)) for store in stores)
+        tensors = stores[1].sample_on(device, 16, 9, np.random.default_rng(step))
+        through = stores[0].sample_on(device, 16, 9, np.random.default_rng(step))
+        for key, value in ram.items():
+            for other in (there[key], tensors[key].numpy(), through[key].numpy()):
+                assert other.dtype == value.dtype and other.shape == value.shape and np.array_equal(other, value), key
+        newest = [store.newest(0, 70) for store in stores]
+        assert all(np.array_equal(newest[0][key], newest[1][key]) for key in newest[0])
+
+
+def test_a_sample_on_a_device_belongs_to_the_caller(tmp_path):
+    replay = fill(Replay(SCHEMA, 100, 1, None, torch.device("cpu")), [50])
+    first = replay.sample_on(torch.device("cpu"), 4, 5, np.random.default_rng(0))
+    again = replay.sample(4, 5, np.random.default_rng(0))
+    for value in first.values():
+        value.zero_()
+    assert all(
+        np.array_equal(value, replay.sample(4, 5, np.random.default_rng(0))[key]) for key, value in again.items()
+    )
 
 
 def test_starts_are_uniform_over_all_valid_places(tmp_path, storage):

@@ -25,7 +25,7 @@ TINY = shlex.split("""
 --env CartPole --preset laptop --strict --device cpu --size nano --seed 3 --steps 96 --train.prefill 48 --train.pretrain 4
 --train.ratio 0.25 --train.batch-size 2 --train.batch-length 8 --train.starts 8 --agent.horizon 3 --env.time-limit 30
 --eval.every 40 --eval.episodes 1 --eval.final-episodes 1 --log.every 7 --log.checkpoint 20 --log.keep 2 --log.pictures 0
---no-log.tensorboard
+--track none
 """)
 """A strict run with everything that a resume must continue: episodes across checkpoints, evaluations, uneven log lines."""
 

@@ -33,7 +33,7 @@ def make_run(path: Path) -> RunFolder:
         folder.write_config(CONFIG)
         folder.write_run_json({"status": "running", "seed": 7, "parameters": {"total": 42}})
         replay = Replay(SCHEMA, 400, 2, folder.replay)  # 25 records in a segment
-        with MetricsBus(folder, tensorboard=False) as metrics:
+        with MetricsBus(folder) as metrics:
             for step in (100, 200):
                 for number in range(step - 100, step):
                     row = {

@@ -37,7 +37,7 @@ PRELOAD = (
     "gymnasium.envs.classic_control",
     "worldlab.cli.train",
     "worldlab.registry.discovery",
-    "worldlab.runs.tensorboard_events",
+    "worldlab_trackers.tensorboard",
     "worldlab.training.train",
     "worldlab.study.compare.cell",
     "worldlab_agents.dreamer",

@@ -69,7 +69,7 @@ def test_a_capacity_pulls_the_kl_up_below_it_and_down_above_it():
 
 
 def test_the_capacity_rises_from_0_over_its_updates_and_binds_the_encoder_only():
-    model = build_model(ModelSettings(units=8, capacity=6.0, capacity_updates=100, free_nats=0.0))
+    model = build_model(configured(ModelSettings, units=8, capacity=6.0, capacity_updates=100, free_nats=0.0))
     ctx, _ = model.observe(batch_for(model), gen())
     plain = matching.terms(model.rule, ctx, model.dynamics, 0.0)
     for updates, capacity in ((0, 0.0), (50, 3.0), (100, 6.0), (1000, 6.0)):

@@ -128,3 +128,11 @@ def test_a_model_reports_its_health_and_the_untrained_encoder_is_no_part_of_it()
     values = HealthMonitor(plain).metrics(ctx)
     assert values["latent/probe_r2"] == values["latent/probe_r2_untrained"]
     assert len(list(plain.encoder.parameters())) == len([n for n in plain.state_dict() if n.startswith("encoder.")])
+
+
+def test_a_frozen_decoder_is_not_examined():
+    model = build_model()
+    ctx, _ = model.observe(batch_for(model), gen())
+    frozen = set(HealthMonitor(model, ("decoder",)).metrics(ctx))
+    whole = set(HealthMonitor(model, ("encoder",)).metrics(ctx))
+    assert whole - frozen == {"decoder/features_gap", "decoder/features_gap_se"} and frozen < whole

@@ -77,6 +77,13 @@ def test_frozen_dynamics_have_no_loss_and_do_not_move_and_the_other_losses_are_t
     assert moved - {"preprocess"} == {"encoder", "decoder", "reward", "cont"} and changed(control.agent, agent)
 
 
+def test_the_probe_learns_wherever_a_decoder_would_also_if_it_is_frozen():
+    for schedule, learns in (("joint", [True] * 7), ("staged", [True, True, False, False, False, False, False])):
+        for freeze in ((), ("decoder",)):
+            settings = TrainSettings(pretrain=4, schedule=schedule, freeze=freeze)  # type: ignore[arg-type]
+            assert [stage_at(settings, updates).probe for updates in range(7)] == learns
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 def test_the_representation_is_tied_to_the_standard_prior(kind):
     made = trainer(kind, free_nats=0.0)

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from autoregressive_toys import KINDS, build, resets, scan, sequence, specs_of
+from worldlab_autoregressive.shared_past import SharedPast
 
 from worldlab import tree
+from worldlab.training.host_reads import watch_host_reads
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,3 +56,14 @@ def test_futures_along_sequences_share_them_and_are_those_of_copied_states():
         copied = dynamics.advance(copied, z[:, t], action[:, t])
         shared = dynamics.advance(shared, z[:, t], action[:, t])
         torch.testing.assert_close(dynamics.memory(shared), dynamics.memory(copied))
+
+
+def test_the_futures_of_a_fork_need_not_be_counted():
+    """A fork has equally many futures of each row. Counting them would read values on the host."""
+    dynamics = build()
+    state = dynamics.advance(dynamics.initial(3), *(part[:, 0] for part in sequence(specs_of(dynamics), 3, 1)))
+    with watch_host_reads(torch.device("cpu")) as places:
+        forked = dynamics.fork(state, 2)
+    past = forked["past"]
+    counted = SharedPast(past.layers, torch.arange(3).repeat_interleave(2), past.first, past.last, past.window)
+    assert places == [] and (past.most, past.even) == (counted.most, counted.even) == (2, True)

@@ -7,7 +7,8 @@ from config_kit import configured
 from cpc_toys import gaussian_pair, gen, make_batch, make_specs, mutual_information, small_model
 from torch import Tensor
 from worldlab_cpc.configs import CPCDynamicsConfig
-from worldlab_cpc.dynamics import CPCDynamics, actions_between, horizon_mask, one_step_infonce
+from worldlab_cpc.dynamics import CPCDynamics, one_step_infonce
+from worldlab_cpc.future import actions_between, horizon_mask
 
 from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import Batch, Context, Latent, LatentSpec, ScoresLatent
@@ -139,7 +140,7 @@ def test_future_loss_equals_its_definition():
     loss = dynamics.losses(ctx)["future"]
     batch, z = ctx.batch, ctx.latent.z
     expected = torch.zeros(3, 6)
-    for k, query in enumerate(dynamics.queries, 1):
+    for k, query in enumerate(dynamics.future.queries, 1):
         for b in range(3):
             for t in range(6 - k):
                 if batch.is_first[b, t + 1 : t + k + 1].any():
@@ -147,7 +148,7 @@ def test_future_loss_equals_its_definition():
                 query_vectors = query(
                     torch.cat([ctx.memory[b, t], z[b, t], batch.prev_action[b, t + 1 : t + k + 1].flatten()])
                 )
-                scores = torch.cosine_similarity(query_vectors[None], dynamics.key(z[:, t + k]), dim=-1) / 0.1
+                scores = torch.cosine_similarity(query_vectors[None], dynamics.future.key(z[:, t + k]), dim=-1) / 0.1
                 expected[b, t] += (scores.logsumexp(0) - scores[b]) / 3
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
     assert not loss[:, 5].any() and not loss[1, 3] > expected[1, 3] + 1e-4
@@ -158,7 +159,7 @@ def test_k_step_heads_are_independent():
     model = small_model(specs, horizon=3)
     ctx, _ = model.observe(make_batch(specs, rows=3, length=2), gen())
     loss = model.dynamics.losses(ctx)["future"].sum()
-    gradients = torch.autograd.grad(loss, list(model.dynamics.queries.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(loss, list(model.dynamics.future.queries.parameters()), allow_unused=True)
     reached = [g is not None for g in gradients]
     third = len(reached) // 3
     assert all(reached[:third]) and not any(reached[third:])

@@ -12,7 +12,8 @@ from zuko.transforms import MonotonicRQSTransform
 
 from worldlab.distributions import Normal
 
-KINDS = pytest.mark.parametrize("kind", ["spline", "realnvp"])
+KINDS = pytest.mark.parametrize("kind", ["spline", "realnvp", "nice"])
+SLOPED = pytest.mark.parametrize("kind", ["spline", "realnvp"])
 DIMS = pytest.mark.parametrize("dim", [1, 2, 5, 8])
 
 
@@ -135,7 +136,7 @@ def test_extreme_splines_stay_finite_with_their_gradients(size: float):
         assert torch.isfinite(x).all() and torch.isfinite(gradient).all()
 
 
-@KINDS
+@SLOPED
 def test_std_and_slopes_are_bounded_below_whatever_the_weights(kind: str):
     p = density(3, kind, rows=50, size=100.0)
     assert p.std.min() >= 0.05
@@ -154,3 +155,14 @@ def test_gradients_reach_all_tensor_fields_and_the_weights(kind: str):
     for out in (fresh.sample(gen()), fresh.log_prob(p.mean.detach() + 0.3)):
         found = torch.autograd.grad(out.square().sum(), leaves + weights)
         assert all(gradient.abs().sum() > 0 for gradient in found)
+
+
+@DIMS
+def test_shifts_leave_the_volume_to_the_outer_scaling(dim: int):
+    """NICE, arXiv:1410.8516, section 3.3: log|det dnoise/dx| is that of the diagonal scaling, - sum log S, for any weights."""
+    p = density(dim, "nice", rows=6, size=1.0)
+    x = torch.randn(6, dim, generator=gen(3), dtype=torch.float64)
+    noise, log_det = p.flow.normalise((x - p.mean) / p.std, p.context)
+    assert torch.equal(log_det, torch.zeros(6, dtype=torch.float64))
+    expected = Normal(torch.zeros_like(noise), torch.ones_like(noise)).log_prob(noise) - p.std.log().sum(-1)
+    torch.testing.assert_close(p.log_prob(x), expected)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from config_kit import configured
 from gan_toys import FourModes, context, gen, make_batch, make_specs, small_decoder, small_encoder
 from torch import Tensor
 from worldlab_gan.configs import IMLEDynamicsConfig
+from worldlab_gan.energy import BANDWIDTHS, kernel, kernel_score
 from worldlab_gan.imle import IMLEDynamics
 
+from worldlab.config.resolve import resolve
 from worldlab.distributions import Normal
+from worldlab.registry import load_registry
 from worldlab.settings import ModelSettings
 from worldlab.specs import LatentSpec, Specs
 from worldlab.world_model import WorldModel
@@ -117,3 +121,43 @@ def test_metrics_do_not_move_the_stream_of_training():
     found = model.dynamics.metrics(ctx.detach())
     assert torch.equal(ctx.generator.get_state(), before)
     assert set(found) == {"energy_score", "spread"} and all(torch.isfinite(value) for value in found.values())
+
+
+def test_the_kernel_score_is_its_closed_form_and_smallest_at_the_truth():
+    """Samples from N(0, s^2), targets from N(0, 1): E k of width w is w / sqrt(w^2 + the variance of the difference)."""
+    found = {}
+    for s in (0.5, 1.0, 2.0):
+        samples = s * torch.randn(8, 40_000, 1, generator=gen(1), dtype=torch.float64)
+        target = torch.randn(40_000, 1, generator=gen(2), dtype=torch.float64)
+        scores = kernel_score(samples, target)
+        closed = [w / (w**2 + 2 * s**2) ** 0.5 / 2 - w / (w**2 + s**2 + 1) ** 0.5 + 0.5 for w in BANDWIDTHS]
+        expected, error = sum(closed) / len(closed), scores.std().item() / 40_000**0.5
+        assert abs(scores.mean().item() - expected) < 4 * error
+        found[s] = expected
+    assert found[1.0] < min(found[0.5], found[2.0])
+
+
+def test_moment_matching_scores_all_samples_and_learns_a_distribution():
+    specs = make_specs()
+    dynamics = small_imle(specs, samples=5, loss="moments")
+    z, memory = torch.randn(6, 4, generator=gen(1)), torch.randn(6, 6, generator=gen(2))
+    found = dynamics.losses(context(z, memory, seed=3))
+    repeated = memory.repeat(5, 1)
+    samples = dynamics.generator(repeated, dynamics.generator.draw(repeated, gen(3))).view(5, 6, 4)
+    pairs = [kernel(samples[i], samples[j]) for i in range(5) for j in range(5) if i != j]
+    expected = 4 * (torch.stack(pairs).mean(0) / 2 - kernel(samples, z).mean(0) + 0.5)
+    torch.testing.assert_close(found["moments"][:, 0], expected)
+    assert set(found) == {"moments"}
+    assert settings_of_gmmn() == IMLEDynamicsConfig(loss="moments")
+
+
+def test_one_sample_has_no_other_to_be_compared_with():
+    with pytest.raises(ValueError, match="at least 2"):
+        IMLEDynamicsConfig(loss="moments", samples=1)
+
+
+def settings_of_gmmn() -> IMLEDynamicsConfig:
+    """The settings of `--dynamics gmmn`."""
+    return resolve(
+        load_registry(), presets=["debug"], flags={"dynamics": {"name": "gmmn"}, "size": "medium"}
+    ).dynamics.options  # type: ignore[return-value]

@@ -90,9 +90,11 @@ def load_benchmark(name: str):
     return module
 
 
-def test_the_kalman_benchmark_scores_an_untrained_model_below_the_exact_likelihood():
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_kalman_benchmark_scores_an_untrained_model_below_the_exact_likelihood(samples):
     benchmark = load_benchmark("kalman_gap")
-    out = benchmark.measure(benchmark.Setup(horizon=4, episodes=8, judged=50, updates=1, batch=4, memory=8, units=8))
+    sizes = {"horizon": 4, "episodes": 8, "judged": 50, "updates": 1, "batch": 4, "memory": 8, "units": 8}
+    out = benchmark.measure(benchmark.Setup(**sizes, samples=samples))
     assert out["gap"] == pytest.approx(out["kalman"] - out["elbo"]) and out["gap"] > 0.3
     assert out["gap"] == pytest.approx(sum(out["gap_by_step"]) / 5, abs=1e-3)
 

@@ -49,7 +49,7 @@ from worldlab.training.session import open_env
 TINY = shlex.split("""
 --preset laptop --env Pendulum --device cpu --steps 80 --train.prefill 40 --train.pretrain 1 --train.ratio 0.05
 --train.batch-size 2 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent random --eval.every 0
---eval.final-episodes 1 --dynamics.memory 16 --dynamics.units 16 --decoder.units 16 --log.pictures 0 --no-log.tensorboard
+--eval.final-episodes 1 --dynamics.memory 16 --dynamics.units 16 --decoder.units 16 --log.pictures 0 --track none
 """)
 CONFIG = """
 from worldlab import Config, hookimpl

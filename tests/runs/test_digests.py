@@ -107,14 +107,14 @@ def test_a_process_that_is_killed_between_two_writes_leaves_no_damage(run, after
 def test_dropped_lines_of_a_resumed_run_are_no_damage(run, monkeypatch):
     """Also where the process dies after the digest of what stays is written and before the rest is dropped."""
     real = storage.atomic_write_bytes
-    with MetricsBus(run, tensorboard=False) as metrics:
+    with MetricsBus(run) as metrics:
         whole = metrics.digest
         monkeypatch.setattr(storage, "atomic_write_bytes", _die_at("metrics.jsonl", real))
         with pytest.raises(KeyboardInterrupt):
             metrics.truncate_after(100, 1, run.cover_metrics)
         assert find_altered(run.path) == []
     monkeypatch.setattr(storage, "atomic_write_bytes", real)
-    with MetricsBus(run, tensorboard=False) as metrics:
+    with MetricsBus(run) as metrics:
         assert metrics.digest == whole
         assert metrics.truncate_after(100, 1, run.cover_metrics) == 2
         metrics.log(200, {"x": 1.0})

@@ -42,7 +42,6 @@ EXPECTED = {
     "metrics": "metrics.jsonl",
     "perf": "perf.jsonl",
     "monitor": "monitor.csv",
-    "tb": "tb",
     "replay": "replay",
     "checkpoints": "checkpoints",
     "videos": "videos",

@@ -1,4 +1,4 @@
-"""worldlab.runs.metrics: lines that are equal byte for byte, and events that TensorBoard itself reads."""
+"""worldlab.runs.metrics: lines that are equal byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from worldlab.errors import StorageError
 from worldlab.runs.metrics import MetricsBus, read_metrics
@@ -18,18 +17,11 @@ from worldlab.runs.metrics import MetricsBus, read_metrics
 
 @pytest.fixture
 def paths(tmp_path):
-    return SimpleNamespace(metrics=tmp_path / "metrics.jsonl", perf=tmp_path / "perf.jsonl", tb=tmp_path / "tb")
-
-
-def load_events(paths):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(paths.tb), size_guidance={"scalars": 0, "images": 0})
-    return events.Reload()
+    return SimpleNamespace(metrics=tmp_path / "metrics.jsonl", perf=tmp_path / "perf.jsonl")
 
 
 def test_lines_are_exact_and_sorted(paths):
-    with MetricsBus(paths, tensorboard=False) as bus:
+    with MetricsBus(paths) as bus:
         bus.log(5, {"b": 0.1, "a": np.float32(0.1), "n": 3, "t": torch.tensor(2.5)}, {"fps": 10.0})
         bus.log(6, {"x": float("nan"), "y": float("-inf"), "z": 1e300 * 10})
     assert paths.metrics.read_text() == (
@@ -46,7 +38,7 @@ def test_equal_runs_write_equal_bytes(tmp_path):
     for run in "ab":
         (tmp_path / run).mkdir()
         paths = SimpleNamespace(metrics=tmp_path / run / "metrics.jsonl", perf=tmp_path / run / "perf.jsonl")
-        with MetricsBus(paths, tensorboard=False) as bus:  # pyright: ignore
+        with MetricsBus(paths) as bus:  # pyright: ignore
             values = {"a": 1 / 3, "b": 2.0}
             bus.log(1, values if run == "a" else dict(reversed(values.items())))
         written.append(paths.metrics.read_bytes())
@@ -55,7 +47,7 @@ def test_equal_runs_write_equal_bytes(tmp_path):
 
 def test_floats_survive_bit_for_bit(paths):
     values = np.random.default_rng(0).normal(0, 1, 200) * 10.0 ** np.random.default_rng(1).integers(-300, 300, 200)
-    with MetricsBus(paths, tensorboard=False) as bus:
+    with MetricsBus(paths) as bus:
         bus.log(0, {f"v{k}": v for k, v in enumerate(values)})
     line = read_metrics(paths.metrics)[0]
     assert [line[f"v{k}"] for k in range(200)] == values.tolist()
@@ -64,7 +56,7 @@ def test_floats_survive_bit_for_bit(paths):
 def test_a_torn_last_line_is_tolerated_and_other_damage_is_not(paths):
     paths.metrics.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_metrics(paths.metrics) == [{"step": 1}, {"step": 2}]
-    with MetricsBus(paths, tensorboard=False) as bus:
+    with MetricsBus(paths) as bus:
         bus.log(3, {})
     assert [line["step"] for line in read_metrics(paths.metrics)] == [1, 2, 3]
     paths.metrics.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
@@ -90,41 +82,9 @@ def test_truncate_then_repeat_equals_an_uninterrupted_run(paths):
     assert [line["step"] for line in read_metrics(paths.perf)] == list(range(0, 100, 10))
 
 
-def test_tensorboard_reads_scalars_pictures_and_settings(paths):
-    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3)).astype(np.uint8)
-    with MetricsBus(paths) as bus:
-        bus.hparams({"train.batch_size": 16, "env.id": "CartPole-v1", "strict": True})
-        bus.log(3, {"loss/a": 0.5, "bad": float("nan")}, {"fps": 7.0})
-        bus.pictures(3, "dream", frames)
-        bus.pictures(3, "one", frames[0])
-    events = load_events(paths)
-    tags = events.Tags()
-    assert set(tags["scalars"]) == {"loss/a", "perf/fps", "perf/rss_mb", "perf/seconds"}
-    assert [(e.step, e.value) for e in events.Scalars("loss/a")] == [(3, 0.5)]
-    image = events.Images("dream")[0]
-    assert (image.width, image.height) == (12, 8) and image.encoded_image_string[:6] == b"GIF89a"
-    (paths.tb / "one.png").write_bytes(events.Images("one")[0].encoded_image_string)
-    assert np.array_equal(np.asarray(Image.open(paths.tb / "one.png")), frames[0])
-    from tensorboard.plugins.hparams import plugin_data_pb2
-
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    settings = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert settings["train.batch_size"].number_value == 16 and settings["env.id"].string_value == "CartPole-v1"
-    assert settings["strict"].bool_value is True
-
-
-def test_tensorboard_drops_points_that_a_resumed_run_repeats(paths):
-    with MetricsBus(paths) as bus:
-        for step in (1, 2, 3, 4):
-            bus.log(step, {"a": 1.0})
-        bus.truncate_after(2)
-        bus.log(3, {"a": 2.0})
-    assert [(e.step, e.value) for e in load_events(paths).Scalars("a")] == [(1, 1.0), (2, 1.0), (3, 2.0)]
-
-
 def test_logging_needs_no_torch(tmp_path):
     code = "import sys, types, pathlib; from worldlab.runs.metrics import MetricsBus; p = pathlib.Path(sys.argv[1])\n"
-    code += "b = MetricsBus(types.SimpleNamespace(metrics=p / 'm', perf=p / 'p', tb=p / 'tb'))\n"
+    code += "b = MetricsBus(types.SimpleNamespace(metrics=p / 'm', perf=p / 'p'))\n"
     code += "b.log(1, {'a': 1.0}); b.sync(); b.close(); b.close()\n"
     code += "assert not {'torch', 'tensorflow', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -61,6 +61,26 @@ def test_a_closure_computes_the_loss_with_gradients():
     assert optimizer.step(loss).item() == 1.0 and weight.item() == pytest.approx(0.5)
 
 
+def test_a_step_that_is_not_wanted_changes_nothing_and_the_others_are_plain_steps():
+    """The host never learns which of them were made."""
+    torch.manual_seed(0)
+    nets = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    plain, conditional = (Adam(net.parameters(), 1e-2, fused=True) for net in nets)
+    for wanted in (True, False, True):
+        x = torch.randn(7, 5) if wanted else torch.full((7, 5), torch.nan)
+        for net in nets:
+            net.zero_grad()
+            net(x).square().sum().backward()
+        if wanted:
+            plain.step()
+        conditional.step_if(torch.tensor(wanted))
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+    for ours, theirs in zip(conditional.state.values(), plain.state.values(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+    assert not hasattr(conditional, "found_inf")
+
+
 @pytest.mark.slow
 def test_a_run_loads_no_compiler(tmp_path):
     """A training, with checkpoint and evaluation, in a process of its own."""

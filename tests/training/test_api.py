@@ -30,7 +30,7 @@ TINY: dict[str, Any] = {
     "dynamics": {"memory": 16, "units": 16},
     "eval": {"every": 0, "final_episodes": 2},
     "env.time_limit": 20,
-    "log": {"pictures": 0, "tensorboard": False, "every": 48},
+    "log": {"pictures": 0, "track": ["none"], "every": 48},
 }
 
 
@@ -124,9 +124,14 @@ def test_an_environment_that_fails_costs_nothing_that_was_learned(tmp_path, monk
         broken.setattr(Collector, "end", fails)
         tiny(tmp_path / "one")
     ((step, _),) = list_checkpoints(tmp_path / "one" / "checkpoints")
-    assert 0 < step < 96 and json.loads((tmp_path / "one" / "run.json").read_text())["status"] == "failed"
+    facts = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert 0 < step < 96 and (facts["status"], facts["error"]) == ("failed", "the simulator is gone")
+    odd, early = {"step": 90, "says": "x", "cure": "y"}, {"step": step, "says": "x", "cure": "y"}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(facts | {"alarms": [odd, early, "no alarm", {}]}))
     run = worldlab.resume(tmp_path / "one")
     assert run.result is not None and run.result["env_steps"] == 96
+    facts = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert facts["error"] is None and facts["alarms"] == [early]  # later ones are repeated
 
 
 @pytest.mark.slow

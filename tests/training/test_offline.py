@@ -29,7 +29,7 @@ TINY = {
     "train": {"pretrain": 2, "ratio": 0.1, "batch_size": 2, "batch_length": 8, "starts": 8, "threads": 1},
     "agent.horizon": 3,
     "eval": {"every": 0, "final_episodes": 1, "dream_horizon": 0},
-    "log": {"pictures": 0, "tensorboard": False, "every": 10, "checkpoint": 20},
+    "log": {"pictures": 0, "track": ["none"], "every": 10, "checkpoint": 20},
 }
 pytestmark = pytest.mark.usefixtures("blank_plots")
 

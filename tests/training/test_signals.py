@@ -73,7 +73,7 @@ TINY = shlex.split("""
 --preset laptop --device cpu --steps 96 --train.prefill 32 --train.pretrain 2 --train.ratio 0.05 --train.batch-size 2
 --train.batch-length 8 --train.starts 8 --train.threads 1 --agent.horizon 3 --agent.units 16 --encoder.units 16
 --dynamics.memory 16 --dynamics.units 16 --model.units 16 --eval.every 0 --eval.final-episodes 1 --log.every 16
---log.checkpoint 40 --log.pictures 0 --no-log.tensorboard --run run
+--log.checkpoint 40 --log.pictures 0 --track none --run run
 """)
 
 

@@ -59,6 +59,7 @@ def examine(plugin_files: list[Path]) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": available_cores(),
         "torch": torch,
+        "runs": _runs() if torch["version"] else {},
         "packages": packages,
         "rendering": {name: os.environ.get(name, "unset") for name in _RENDERING},
         "cwd_writable": writable,
@@ -77,6 +78,16 @@ def _torch() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name(0) if cuda else None
     return {"version": torch.__version__, "cuda": cuda, "gpu": device, "threads": torch.get_num_threads()}
+
+
+def _runs() -> dict[str, str]:
+    """Describe what a run would use of this machine, and why."""
+    from worldlab.training.engine import describe_machine
+
+    try:
+        return describe_machine()
+    except RuntimeError as error:  # a driver that does not fit the GPU or torch
+        return {"error": one_line(error)}
 
 
 def _packages() -> tuple[dict[str, str], list[str]]:

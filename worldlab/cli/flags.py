@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldlab.config.resolve import PARTS, RunConfig
+from worldlab.config.resolve import PARTS, RunConfig, preset_names
 from worldlab.config.schema import NONE, Setting, Switch, Text, nested_config, settings_of
 from worldlab.errors import ConfigError, closest, one_line
 from worldlab.registry import Registry
 from worldlab.settings import CoreSettings
 
-ALIASES = {"env": ("env", "id"), **{role: (role, "name") for role in PARTS}}
+ALIASES = {"env": ("env", "id"), "track": ("log", "track"), **{role: (role, "name") for role in PARTS}}
 """Short flags and their settings."""
 _SWITCHES = ("resume", "explain", "json", "help", "help_all")
 _NUMBER = re.compile(r"-\.?\d")
@@ -32,6 +32,7 @@ _RUN_HELP = (
     ("--plugin FILE", "also load this plugin file; may be repeated"),
     ("--run DIR", "the run folder (default: a new one under runs/)"),
     ("--trust-env MODULE", "let the environment of a resumed run import this module; may be repeated"),
+    ("--track NAMES", "what also gets the metrics, or none; see: worldlab plugins --role tracker"),
     ("--resume", "continue the run in --run, or the latest one; with settings, start it if it is not there"),
     ("--explain", "print the choices of the composition and their reasons"),
     ("--json", "print the result as one JSON object on stdout"),
@@ -97,7 +98,8 @@ def help_text(config: RunConfig, registry: Registry, everything: bool = False) -
     everything: whether to include the expert settings.
     """
     lines = [help_head()]
-    lines += ["Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
+    lines += _format_entries([("presets:", ", ".join(preset_names(registry)))])
+    lines += ["", "Brackets show the value without the flag. - and _ are equivalent in flags.", ""]
     for title, prefix, settings, values in _groups(config, registry):
         settings = [s for s in settings if everything or not s.expert]
         entries = [

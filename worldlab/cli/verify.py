@@ -8,7 +8,8 @@ from typing import Any
 from worldlab.cli.common import Parser, add_shared, emit
 from worldlab.errors import CheckpointError, ConfigError, StorageError, one_line
 from worldlab.runs.find import RUNS, find_run
-from worldlab.runs.verify import Verdict, find_folders, verify_checkpoints, verify_texts
+from worldlab.runs.index import find_folders
+from worldlab.runs.verify import Verdict, verify_checkpoints, verify_texts
 
 
 def run(argv: list[str]) -> int:

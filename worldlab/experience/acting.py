@@ -52,7 +52,8 @@ class ActingAgent:
         fresh = self.initial(n)
         state = fresh if state is None else tree.where(first, fresh, state)
         tensors = {key: torch.as_tensor(value).to(device) for key, value in obs.items()}
-        noise = self.generator if explore and self.agent.sampled_latents else None
+        sampled = (explore and self.agent.sampled_latents) or self.model.settings.samples > 1
+        noise = self.generator if sampled else None
         carry, features = self.model.filter(state["carry"], tensors, state["action"], first, noise)
         action, plan = self.agent.act(self.model, carry, features, state["agent"], self.generator, explore)
         if explore and self.noise:

@@ -214,9 +214,9 @@ def random_actions(action: ActionSpec, n: int, rng: np.random.Generator) -> np.n
     return rng.uniform(-1, 1, (n, action.dim)).astype(np.float32)
 
 
-def to_batch(sampled: dict[str, np.ndarray], preprocess: Preprocessor, device: torch.device) -> Batch:
+def to_batch(sampled: Mapping[str, np.ndarray | torch.Tensor], preprocess: Preprocessor, device: torch.device) -> Batch:
     """Convert a replay sample {key: [B, T, ...]} to a Batch for the model, on a device."""
-    tensors = {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in sampled.items()}
+    tensors = {key: torch.as_tensor(value).to(device, non_blocking=True) for key, value in sampled.items()}
     return Batch(
         obs=preprocess({key: tensors[key] for key in preprocess.obs.keys}),
         prev_action=tensors["prev_action"],

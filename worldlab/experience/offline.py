@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from worldlab.experience.data_records import EpisodeRecords, sha256_of, split
 from worldlab.experience.dataset import Dataset
 from worldlab.experience.replay import Replay, estimate_bytes
 
+if TYPE_CHECKING:
+    from worldlab.experience.replay import Storage
+
 log = logging.getLogger("worldlab")
 SHORTEST = 7
 """Fewest observations of a sequence that is evaluated: those that the model sees first, and two that it predicts."""
@@ -22,13 +25,18 @@ IN_MEMORY = 2**28
 """Largest size in bytes of the training data that are kept in memory; larger ones are read from the run's replay/."""
 
 
-def open_replay(dataset: Dataset, schema: Schema, folder: Path, storage: str, **resumed: Any) -> Replay:
-    """Return the replay that holds exactly the training episodes, in memory or, if they are large, on disk only.
+def training_steps(dataset: Dataset) -> int:
+    """Return the number of records of the training episodes."""
+    return sum(dataset.episodes[episode].length + 1 for episode in split(dataset)[0])
+
+
+def open_replay(dataset: Dataset, schema: Schema, folder: Path, storage: Storage, **resumed: Any) -> Replay:
+    """Return the replay that holds exactly the training episodes: on a device, in memory or, if large, on disk only.
 
     resumed: `position` and `exact` of `Replay.open`, for a run that is resumed.
     """
-    total = sum(dataset.episodes[episode].length + 1 for episode in split(dataset)[0])
-    place = "ram" if storage == "ram" and estimate_bytes(schema, total) <= IN_MEMORY else "disk"
+    total = training_steps(dataset)
+    place = "disk" if storage == "ram" and estimate_bytes(schema, total) > IN_MEMORY else storage
     if resumed:
         return Replay.open(folder, schema, total, 1, place, **resumed)
     return Replay(schema, total, 1, folder, place)

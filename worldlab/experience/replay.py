@@ -27,7 +27,11 @@ from worldlab.experience.segments import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from worldlab.env.arrivals import Arrivals
+
+    Storage = Literal["ram", "disk"] | torch.device
 
 PENDING_BYTES = 8 * 2**20
 """Appended bytes kept in memory before an automatic flush to disk."""
@@ -40,8 +44,8 @@ class Replay:
 
     schema: layout of one step, from `worldlab.env.spaces.record_schema`. capacity: steps kept, divided evenly among the
     streams. folder: where each step is also appended to segment files; None writes no files. storage: where samples
-    are read from, "ram" or "disk" (needs a folder; sampled data is then checked against its CRC). lost: number of steps
-    that `open` with exact=False left out.
+    are read from: "ram", "disk" (needs a folder; sampled data is then checked against its CRC), or a torch.device, whose
+    memory then holds the steps (worldlab.experience.resident). lost: number of steps that `open` with exact=False left out.
 
     Which steps can be sampled depends only on the number of steps appended to each stream, so a replay that is reopened
     at a cursor samples exactly what the original would have sampled.
@@ -54,13 +58,14 @@ class Replay:
         capacity: int,
         num_envs: int,
         folder: Path | None = None,
-        storage: Literal["ram", "disk"] = "ram",
+        storage: Storage = "ram",
         *,
         existing: bool = False,
     ):
         if storage == "disk" and folder is None:
             raise ConfigError("replay storage 'disk' needs a folder", fix="--replay.storage ram")
-        if storage == "ram":
+        device = None if isinstance(storage, str) else storage
+        if storage == "ram" or (device is not None and device.type == "cpu"):
             check_memory(schema, capacity)
         found = read_header(Path(folder)) if folder is not None else None
         if found is not None and not existing:
@@ -86,6 +91,11 @@ class Replay:
         self._floor = np.zeros(num_envs, np.int64)  # the oldest step available in each stream
         self._chunks: list[dict[int, np.ndarray]] = [{} for _ in range(num_envs)]
         self._scratch = np.zeros(1, self._dtype)
+        self._resident = None
+        if device is not None:
+            from worldlab.experience.resident import ResidentSteps
+
+            self._resident = ResidentSteps(schema, self._dtype, num_envs, self._kept, device)
         self._log = SegmentLog(Path(folder), schema, num_envs, self._steps) if folder is not None else None
         self._pending: list[list[bytes]] = [[] for _ in range(num_envs)]
         self._pending_bytes, self._pending_since = 0, 0.0
@@ -98,7 +108,7 @@ class Replay:
         schema: Schema,
         capacity: int,
         num_envs: int,
-        storage: Literal["ram", "disk"] = "ram",
+        storage: Storage = "ram",
         position: dict[str, Any] | None = None,
         exact: bool = True,
     ) -> Replay:
@@ -133,7 +143,7 @@ class Replay:
         log.restore(totals, whole)
         self._totals[:] = totals
         self._floor[:] = whole
-        if self.storage == "ram":
+        if self.storage != "disk":
             self._load()
 
     def _reach(self, log: SegmentLog, env: int, total: int, position: dict[str, Any] | None) -> int:
@@ -158,6 +168,8 @@ class Replay:
         number, offset = divmod(int(self._totals[env]), self._steps)
         row = self._chunk(env, number)[offset : offset + 1] if self.storage == "ram" else self._scratch
         self._fill(row, record)
+        if self._resident is not None:
+            self._resident.put(env, int(self._totals[env]), row)
         if self._log is not None:
             frame = self._log.frame(row.tobytes())
             self._pending[env].append(frame)
@@ -176,6 +188,32 @@ class Replay:
         sequence. The cost of a sequence does not depend on the number of steps kept.
         Raises: ConfigError if no stream is long enough yet (see `can_sample`); StorageError for a damaged file.
         """
+        envs, firsts = self._draw(batch, length, rng)
+        if self._resident is not None:
+            return {key: value.cpu().numpy() for key, value in self._resident.gather(envs, firsts, length).items()}
+        if self.storage == "disk":
+            self.flush()
+        out = {key: np.empty((batch, length, *shape), kind) for key, (shape, kind) in self.schema.items()}
+        for row, (env, first) in enumerate(zip(envs.tolist(), firsts.tolist(), strict=True)):
+            self._copy(env, first, length, row, out)
+        return out
+
+    def sample_on(
+        self, device: torch.device, batch: int, length: int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Draw what `sample` draws as tensors on a device. Steps that are stored there do not pass through the host."""
+        from worldlab.experience.resident import on_device
+
+        if self._resident is None:
+            import torch
+
+            sampled = self.sample(batch, length, rng)
+            return {key: on_device(torch.from_numpy(value), device) for key, value in sampled.items()}
+        gathered = self._resident.gather(*self._draw(batch, length, rng), length)
+        return {key: on_device(value, device) for key, value in gathered.items()}
+
+    def _draw(self, batch: int, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the streams and the first steps of sequences, [batch] each. Raises: ConfigError (see `sample`)."""
         starts = np.maximum(self._lengths() - length + 1, 0)
         ends = np.cumsum(starts)
         if ends[-1] == 0:
@@ -183,15 +221,9 @@ class Replay:
                 f"no stream of the replay has {length} steps yet; the longest has {self._lengths().max()}",
                 fix="raise train.prefill, or lower train.batch_length",
             )
-        if self.storage == "disk":
-            self.flush()
         picks = rng.integers(ends[-1], size=batch)
         envs = np.searchsorted(ends, picks, side="right")
-        firsts = self._window()[envs] + picks - (ends - starts)[envs]
-        out = {key: np.empty((batch, length, *shape), kind) for key, (shape, kind) in self.schema.items()}
-        for row, (env, first) in enumerate(zip(envs.tolist(), firsts.tolist(), strict=True)):
-            self._copy(env, first, length, row, out)
-        return out
+        return envs, self._window()[envs] + picks - (ends - starts)[envs]
 
     def newest(self, env: int, count: int) -> dict[str, np.ndarray]:
         """Return the newest steps of a stream, `count` of them or all that are kept: {key: [n, ...]}."""
@@ -293,7 +325,9 @@ class Replay:
         while done < length:
             number, offset = divmod(first + done, self._steps)
             count = min(length - done, self._steps - offset)
-            if self.storage == "ram":
+            if self._resident is not None:
+                steps = self._resident.read(env, first + done, count)
+            elif self.storage == "ram":
                 steps = self._chunks[env][number][offset : offset + count]
             else:
                 assert self._log is not None
@@ -334,6 +368,10 @@ class Replay:
                 number, offset = divmod(step, self._steps)
                 count = min(total - step, self._steps - offset)
                 records = self._log.read(env, step, step + count)
+                if self._resident is not None:
+                    self._resident.put(env, step, records)
+                    step += count
+                    continue
                 chunk = self._chunks[env].setdefault(number, np.empty(self._steps, self._dtype))
                 chunk[offset : offset + count] = records
                 step += count

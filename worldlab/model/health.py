@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -178,11 +178,12 @@ class HealthMonitor:
     """Measures a model at every log line, and raises an alarm when a failure shows on two consecutive lines.
 
     Build it before the first update: it copies the untrained encoder as the baseline of the linear probe.
-    raised: names of all alarms so far.
+    frozen: roles that never learn; an untrained decoder is not examined. raised: names of all alarms so far.
     """
 
-    def __init__(self, model: WorldModel):
+    def __init__(self, model: WorldModel, frozen: Sequence[str] = ()):
         self.model = model
+        self.examines_decoder = "decoder" not in frozen
         self.raised: list[str] = []
         self._seen: dict[str, int] = {}
         self._untrained = copy.deepcopy(model.encoder)
@@ -202,8 +203,9 @@ class HealthMonitor:
         out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
         seen = replace(ctx, features=model.decoder_features(ctx.features))
         obs = tree.flatten_time(ctx.batch.obs)
-        gap = features_gap(model.decoder, seen.features.flatten(0, 1), obs)
-        out.update({f"decoder/{name}": value for name, value in gap.items()})
+        if self.examines_decoder:
+            gap = features_gap(model.decoder, seen.features.flatten(0, 1), obs)
+            out.update({f"decoder/{name}": value for name, value in gap.items()})
         for role, part in model.parts.items():
             own = part.metrics(seen if role == "decoder" else ctx)
             out.update({f"{role}/{name}": value for name, value in own.items()})

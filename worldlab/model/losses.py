@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from worldlab import tree
+from worldlab.distributions import at_least_float32
 from worldlab.interfaces import Component, Context
 from worldlab.model import matching
 from worldlab.model.schedule import JOINT, Stage
@@ -41,7 +42,8 @@ class Term:
 
     def weighted(self) -> Tensor:
         """Return the weighted term, unreduced."""
-        return self.value if self.weight == 1.0 else self.weight * self.value
+        value = at_least_float32(self.value)
+        return value if self.weight == 1.0 else self.weight * value
 
     def mean(self) -> Tensor:
         """Return the mean of the weighted term over valid steps, a scalar."""
@@ -63,7 +65,7 @@ def model_losses(model: WorldModel, ctx: Context, player: str = "main", stage: S
     if player == "main":
         terms += _matching_terms(model, ctx, stage)
         terms += _head_terms(model, ctx) if stage.heads else []
-        terms += _probe_terms(model, decoded) if "decoder" in stage.parts else []
+        terms += _probe_terms(model, decoded) if stage.probe else []
     return {term.name: term for term in terms}
 
 

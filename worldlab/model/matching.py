@@ -52,8 +52,16 @@ class Rule:
     """The reason, for `--explain`."""
 
 
-def choose(encoder: Encoder, dynamics: Dynamics) -> Rule:
-    """Choose the rule from the declared kinds. Raises: ConfigError for a pair that cannot be trained."""
+def choose(encoder: Encoder, dynamics: Dynamics, samples: int = 1) -> Rule:
+    """Choose the rule from the declared kinds. Raises: ConfigError for a pair that cannot be trained.
+
+    samples: particles that are weighted (worldlab.model.particles); a weight belongs to a sample, so with several of them
+    no term is a closed form over all z.
+    """
+    if samples > 1:
+        rep = "entropy_nll" if encoder.posterior_kind == "analytic" else "logq_nll"
+        pair = f"{type(encoder).__name__} with {type(dynamics).__name__}"
+        return Rule("nll", rep, f"{pair}: log q - log p of {samples} samples, weighted and resampled at every step")
     posterior, prior = encoder.posterior_kind, dynamics.prior_kind
     pair = f"{type(encoder).__name__} ({posterior}) with {type(dynamics).__name__} ({prior})"
     if prior in ("sampler", "critic"):

@@ -13,9 +13,11 @@ class Stage:
 
     name: str
     parts: frozenset[str]
-    """Roles of the world model. The probe learns with the decoder."""
+    """Roles of the world model."""
     heads: bool = True
     """Whether the reward and continue heads learn."""
+    probe: bool = True
+    """Whether the probe learns, if there is one. It does wherever a decoder would, also if the decoder is frozen."""
     agent: bool = True
     standard_prior: bool = False
     """Whether to match the posterior to N(0, I) (or uniform codes) instead of the untrained dynamics."""
@@ -33,8 +35,8 @@ MODEL = replace(JOINT, name="model", agent=False)
 REPRESENTATION = Stage(
     "representation", frozenset({"encoder", "decoder"}), heads=False, agent=False, standard_prior=True
 )
-DYNAMICS = Stage("dynamics", frozenset({"dynamics"}), agent=False)
-AGENT = Stage("agent", frozenset(), heads=False)
+DYNAMICS = Stage("dynamics", frozenset({"dynamics"}), probe=False, agent=False)
+AGENT = Stage("agent", frozenset(), heads=False, probe=False)
 
 
 def stage_at(settings: TrainSettings, updates: int) -> Stage:

@@ -108,6 +108,7 @@ class _Recorder:
     launcher = partialmethod(_add, "launcher")
     dataset = partialmethod(_add, "dataset")
     store = partialmethod(_add, "store")
+    tracker = partialmethod(_add, "tracker")
 
 
 class _PluginManager(pluggy.PluginManager):

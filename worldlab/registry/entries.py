@@ -18,7 +18,7 @@ from worldlab.registry.side_effects import restore_globals
 from worldlab.settings import Config
 
 log = logging.getLogger("worldlab")
-Role = Literal["encoder", "dynamics", "decoder", "agent", "env", "launcher", "dataset", "store"]
+Role = Literal["encoder", "dynamics", "decoder", "agent", "env", "launcher", "dataset", "tracker", "store"]
 ROLES: tuple[str, ...] = get_args(Role)
 BUILTIN = "worldlab"
 """The distribution whose plugins load first, and load even with WORLDLAB_PLUGINS=off."""

@@ -40,7 +40,7 @@ class RunFolder:
     """The folder of a run. Get one from `create` or `open`; close it (or use `with`) to release the lock.
 
     Paths: `config` config.toml, `run_json`, `result` result.json, `metrics` and `perf` (.jsonl), `monitor`
-    monitor.csv, `tb`, `replay`, `checkpoints`, `videos`, `plugins` (folders), `report` report.html.
+    monitor.csv, `replay`, `checkpoints`, `videos`, `plugins` (folders), `report` report.html.
     """
 
     def __init__(self, path: Path):
@@ -51,13 +51,12 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.perf = path / "perf.jsonl"
         self.monitor = path / "monitor.csv"
-        self.tb = path / "tb"
         self.replay = path / "replay"
         self.checkpoints = path / "checkpoints"
         self.videos = path / "videos"
         self.plugins = path / "plugins"
         self.report = path / "report.html"
-        self._folders = (self.checkpoints, self.replay, self.videos, self.tb)
+        self._folders = (self.checkpoints, self.replay, self.videos)
         self._lock: FolderLock | None = None
 
     @classmethod

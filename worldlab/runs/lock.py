@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from worldlab.errors import RunLockedError, one_line
 from worldlab.runs import storage
 
-__all__ = ["LOCK_FILES", "FolderLock"]
+__all__ = ["LOCK_FILES", "FolderLock", "holder_lives", "is_locked"]
 
 LOCK_FILES = ("lock", "lock.json")
 """Files in a locked folder: the lock, which the system releases when its process ends, and the record of its holder."""
@@ -74,6 +74,50 @@ class FolderLock:
                 break
             time.sleep(0.02)
         return holder
+
+
+def holder_lives(folder: Path) -> bool | None:
+    """Return whether the process that last locked a folder still runs; None if it ran on another host.
+
+    The lock itself is not touched: a process that starts at this moment would find it taken.
+    """
+    try:
+        holder = storage.read_json(folder / _HOLDER, 4096)
+    except (OSError, ValueError):
+        return False
+    if not isinstance(holder, dict):
+        return False
+    if holder.get("host") != socket.gethostname():
+        return None
+    pid = holder.get("pid")
+    return _alive(pid) and not _began_after(pid, holder.get("started"))
+
+
+def is_locked(file: Path) -> bool:
+    """Return whether a process holds the lock of a file; False where the system cannot say.
+
+    A process that takes the lock at this moment has to wait an instant.
+    """
+    try:
+        import fcntl  # Windows has none
+
+        with storage.open_regular(file) as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (ImportError, FileNotFoundError):
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _began_after(pid: Any, locked: Any) -> bool:
+    """Return whether a process is younger than a lock: a new one that got the number of the holder."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() > datetime.fromisoformat(locked).timestamp() + 2
+    except (psutil.Error, ValueError, TypeError):
+        return False
 
 
 def _alive(pid: Any) -> bool:

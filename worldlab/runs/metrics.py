@@ -1,7 +1,7 @@
-"""Writes and reads metrics: JSON lines that are byte for byte identical in equal runs, and TensorBoard events.
+"""Writes and reads metrics: JSON lines that are byte for byte identical in equal runs.
 
 metrics.jsonl holds values that depend only on seed and configuration. Values that depend on the clock or the machine
-(speed, memory, time) go to perf.jsonl. TensorBoard's events are derived from both and may be deleted.
+(speed, memory, time) go to perf.jsonl. Trackers, such as TensorBoard, get both.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worldlab.errors import StorageError
 from worldlab.runs import storage
 from worldlab.runs.parse import parse_json
+from worldlab.runs.tracking import TrackerThread, close_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,32 +33,25 @@ class MetricsPaths(Protocol):
     def metrics(self) -> Path: ...
     @property
     def perf(self) -> Path: ...
-    @property
-    def tb(self) -> Path: ...
 
 
 class MetricsBus:
     """Writes the metrics of a run. Close it, or use `with`.
 
-    folder: the paths metrics, perf and tb. tensorboard: also write events to tb. lines: number of lines of
-    metrics.jsonl. Existing files are continued; a torn last line is cut off. Raises: StorageError.
+    folder: the paths metrics and perf. trackers: what also gets the metrics. lines: number of lines of metrics.jsonl.
+    Existing files are continued; a torn last line is cut off. Raises: StorageError.
     """
 
-    def __init__(self, folder: MetricsPaths, tensorboard: bool = True):
+    def __init__(self, folder: MetricsPaths, trackers: Sequence[TrackerThread] = ()):
         self._paths = folder
         self._start = time.monotonic()
         self._metrics = storage.AppendFile(folder.metrics, lines=True)
         self._perf = storage.AppendFile(folder.perf, lines=True)
         self._count_metrics()
-        self._board = None
-        if tensorboard:
-            # Imported here: reading metrics needs no TensorBoard.
-            from worldlab.runs.tensorboard_events import EventWriter
-
-            self._board = EventWriter(folder.tb)
+        self._trackers = trackers
 
     def log(self, step: int, values: Mapping[str, Any], perf: Mapping[str, Any] | None = None) -> None:
-        """Write one line to metrics.jsonl and one to perf.jsonl, and all of it to TensorBoard.
+        """Write one line to metrics.jsonl and one to perf.jsonl, and send all of it to the trackers.
 
         step: environment steps so far. values: deterministic numbers (Python, NumPy or one-element tensors) by
         name, such as "loss/image". perf: numbers that depend on the machine; wall-clock time (Unix), seconds
@@ -71,20 +65,13 @@ class MetricsBus:
         self._digest.update(line.encode() + b"\n")
         self._perf.write_line(_line(step, measured))
         self.lines += 1
-        if self._board is not None:
-            measured.pop("time")
-            scalars = fixed | {f"perf/{name}": value for name, value in measured.items()}
-            self._board.scalars(step, {name: value for name, value in scalars.items() if math.isfinite(value)})
+        measured.pop("time")
+        scalars = fixed | {f"perf/{name}": value for name, value in measured.items()}
+        self._send("scalars", step, {name: value for name, value in scalars.items() if math.isfinite(value)})
 
     def pictures(self, step: int, name: str, frames: np.ndarray, fps: float = 10) -> None:
-        """Write uint8 [T, H, W, C] as an animation, or [H, W, C] as an image, to TensorBoard."""
-        if self._board is not None:
-            self._board.pictures(step, name, frames, fps)
-
-    def hparams(self, values: Mapping[str, Any]) -> None:
-        """Write the run's settings to TensorBoard: {"train.batch_size": 16, ...}. Only the first call writes."""
-        if self._board is not None:
-            self._board.hparams(values)
+        """Send uint8 [T, H, W, C] as an animation, or [H, W, C] as an image, to the trackers."""
+        self._send("pictures", step, name, frames, fps)
 
     @property
     def digest(self) -> storage.FileDigest:
@@ -96,7 +83,7 @@ class MetricsBus:
     ) -> int:
         """Drop lines of steps after `step`, and lines after the first `lines` of each file: a resumed run repeats them.
 
-        TensorBoard drops its later points as well. announce: called with the digest of what stays in metrics.jsonl,
+        announce: called with the digest of what stays in metrics.jsonl,
         before anything is dropped. Returns: the number of dropped lines.
         """
         dropped = 0
@@ -106,26 +93,25 @@ class MetricsBus:
             dropped += _truncate(file.path, step, lines, announce if name == "_metrics" else lambda _: None)
             setattr(self, name, storage.AppendFile(file.path, lines=True))
         self._count_metrics()
-        if self._board is not None:
-            self._board.restart_after(step)
         return dropped
 
     def sync(self) -> None:
         """Return when every line has reached the disk; call this before a checkpoint is reported as saved."""
         self._metrics.sync()
         self._perf.sync()
-        if self._board is not None:
-            self._board.flush()
+        self._send("flush")
 
     def close(self) -> None:
-        """Close all files; a second call does nothing."""
-        board, self._board = self._board, None
+        """Close all files, then end the trackers; a second call does nothing."""
         try:
-            if board is not None:
-                board.close()
-        finally:
             self._metrics.close()
             self._perf.close()
+        finally:
+            close_all(self._trackers)
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        for tracker in self._trackers:
+            tracker.send(method, *arguments)
 
     def _count_metrics(self) -> None:
         with storage.storage_errors(self._paths.metrics, "read"):

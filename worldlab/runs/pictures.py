@@ -322,10 +322,11 @@ def _unit(colour: tuple[int, int, int]) -> tuple[float, ...]:
     return tuple(part / 255 for part in colour)
 
 
-def png_bytes(picture: Any) -> bytes:
-    """Encode a PIL picture, or uint8 [H, W] or [H, W, C], as PNG."""
+def png_bytes(picture: Any, *, quick: bool = False) -> bytes:
+    """Encode a PIL picture, or uint8 [H, W] or [H, W, C], as PNG. quick: for a picture that is looked at once."""
     buffer = io.BytesIO()
-    _image(picture).save(buffer, "PNG", optimize=True)
+    how: dict[str, Any] = {"compress_level": 1} if quick else {"optimize": True}
+    _image(picture).save(buffer, "PNG", **how)
     return buffer.getvalue()
 
 
@@ -344,7 +345,13 @@ def _image(picture: Any) -> Image:
 
 
 def save_webp(frames: Any, path: str | Path, fps: float = 15) -> Path:
-    """Write frames (see `as_frames`) as a lossless animated WebP that loops; return the path. Raises: StorageError."""
+    """Write frames as `webp_bytes` encodes them and return the path. Raises: StorageError."""
+    storage.atomic_write_bytes(path, webp_bytes(frames, fps))
+    return Path(path)
+
+
+def webp_bytes(frames: Any, fps: float = 15) -> bytes:
+    """Encode frames (see `as_frames`) as a lossless animated WebP that loops."""
     images = [_image(frame) for frame in as_frames(frames)]
     buffer = io.BytesIO()
     duration = max(1, round(1000 / fps))
@@ -353,8 +360,7 @@ def save_webp(frames: Any, path: str | Path, fps: float = 15) -> Path:
     images[0].save(
         buffer, "WEBP", save_all=True, append_images=images[1:], duration=duration, loop=0, lossless=True, method=0
     )
-    storage.atomic_write_bytes(path, buffer.getvalue())
-    return Path(path)
+    return buffer.getvalue()
 
 
 def gif_bytes(frames: Any, fps: float = 15) -> bytes:

@@ -9,13 +9,9 @@ from worldlab.errors import CheckpointError
 from worldlab.runs import storage
 from worldlab.runs.best import list_best
 from worldlab.runs.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
-from worldlab.runs.digests import NAME, find_altered, find_uncovered, read_digests
+from worldlab.runs.digests import find_altered, find_uncovered, read_digests
 from worldlab.runs.metrics import read_metrics
 from worldlab.runs.weights import holds_weights_only
-
-DEPTH = 4
-"""How many levels below a folder runs are looked for: comparison/part/cells/NAME."""
-_SIGNS = ("run.json", "cell.json", NAME, "config.toml")
 
 
 @dataclass
@@ -25,17 +21,6 @@ class Verdict:
     damaged: list[str]
     uncovered: list[str]
     intact: int
-
-
-def find_folders(folder: Path) -> list[Path]:
-    """Return the folders of runs and cells at or below a folder, sorted; links are not followed."""
-    found, level = [], [folder]
-    for _ in range(DEPTH + 1):
-        runs = [place for place in level if any((place / name).exists() for name in _SIGNS)]
-        found += [place for place in runs if place == folder or not place.is_symlink()]
-        others = [place for place in level if place not in runs and (place == folder or not place.is_symlink())]
-        level = [inner for place in others for inner in place.iterdir() if inner.is_dir()]
-    return sorted(found)
 
 
 def verify_texts(folder: Path) -> Verdict:

@@ -24,7 +24,7 @@ from worldlab.registry.faults import where
 
 COMPONENTS = ("encoder", "dynamics", "decoder")
 """Roles to which checks with the role "component" apply, too."""
-ROLES = (*COMPONENTS, "world_model", "agent", "env", "launcher")
+ROLES = (*COMPONENTS, "world_model", "agent", "env", "launcher", "tracker")
 """Roles that have checks."""
 
 FIRST = "P0"
@@ -41,6 +41,7 @@ _MODULES = (
     "agent_checks",
     "env_checks",
     "launcher_checks",
+    "tracker_checks",
 )
 _CHECKS: dict[str, Check] = {}
 

@@ -75,6 +75,11 @@ GROUPS = {
         "Launchers",
         "A launcher runs the tasks of a comparison. The checks run a few tasks that take milliseconds.",
     ),
+    "tracker": (
+        "Trackers",
+        "A tracker shows the metrics of a run somewhere else. The checks hold short sessions with it, in an empty folder;\n"
+        "what its own variables choose stays chosen, so set its offline mode first.",
+    ),
     "world_model": (
         "World models",
         "These checks test an encoder, a dynamics and a decoder together. `check-plugin` does not run them;\n"

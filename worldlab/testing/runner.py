@@ -22,9 +22,10 @@ from worldlab.testing.checks import ROLES, Result, checks_for, evaluate_all
 from worldlab.testing.env_subject import EnvSubject
 from worldlab.testing.launcher_subject import LauncherSubject
 from worldlab.testing.sizes import complete, small_config, variants
+from worldlab.testing.tracker_subject import TrackerSubject
 from worldlab.training.compose import load_part
 
-AnySubject = Subject | AgentSubject | EnvSubject | LauncherSubject
+AnySubject = Subject | AgentSubject | EnvSubject | LauncherSubject | TrackerSubject
 ComponentLike = str | Registration | type | AnySubject
 """A component to check: a registered name such as "encoder:vae", a registration, a class, or a subject."""
 
@@ -43,6 +44,8 @@ def make_subject(role: str, target: Any, config: Config | None = None, label: st
         return Subject(role, label, tuple(replace(reference_mix(kind=kind), **{role: choice}) for kind in kinds))
     if role == "env":
         return EnvSubject(label, as_adapter(label, target))
+    if role == "tracker":
+        return TrackerSubject(label, target)
     choice = Choice(target, small_config(getattr(target, "Config", NoOptions)) if config is None else config)
     if role == "agent":
         return AgentSubject(label, choice)
@@ -69,7 +72,7 @@ def build(
     component does not support obs, latent or action; pydantic's ValidationError for invalid settings.
     """
     subject = as_subject(component)
-    if isinstance(subject, EnvSubject | LauncherSubject):
+    if isinstance(subject, EnvSubject | LauncherSubject | TrackerSubject):
         raise PluginError(f"no bench for the role {subject.role!r}", fix="build the class itself in your test")
     small = subject.choice.config
     subject = subject.with_config(complete(type(small)(**{**dict(small), **settings}), subject.role))
@@ -98,7 +101,11 @@ def as_subject(component: ComponentLike) -> AnySubject:
     for role, base in {**_ROLES, "agent": Agent}.items():
         if issubclass(component, base):
             return make_subject(role, component)
-    for role, method in (("env", "resolve"), ("launcher", "run")):  # protocols: a plugin inherits nothing
+    for role, method in (
+        ("env", "resolve"),
+        ("launcher", "run"),
+        ("tracker", "scalars"),
+    ):  # protocols: a plugin inherits nothing
         if callable(getattr(component, method, None)):
             return make_subject(role, component)
     raise PluginError(

@@ -128,6 +128,8 @@ def _check_sequence(model: WorldModel, dynamics: PartProbe, batch: Batch) -> Non
 
 def _check_losses(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batch, generator: torch.Generator) -> None:
     ctx, _ = _call_jointly(probes, "advance", lambda: model.observe(batch, generator))
+    if model.settings.samples > 1:
+        _call_jointly(probes, "predict", lambda: model.observe_to_learn(batch, generator))
     decoded = model.decoder_context(ctx)
     for role, probe in probes.items():
         own = decoded if role == "decoder" else ctx

@@ -179,10 +179,10 @@ class Loop:
         session.means.add(session.trainer.update(batch, stage))
         session.counters.updates += 1
 
-    def _sample(self) -> dict[str, np.ndarray]:
+    def _sample(self) -> dict[str, torch.Tensor]:
         settings = self.session.core.train
         rng = self.session.streams.numpy("replay")
-        return self.session.replay.sample(settings.batch_size, settings.batch_length, rng)
+        return self.session.replay.sample_on(self.session.device, settings.batch_size, settings.batch_length, rng)
 
     def _pretrain(self) -> None:
         """Make the pretraining updates once the prefill is complete: those of the model, then those of the agent.
@@ -265,7 +265,7 @@ class Loop:
                 measured = {k: float(v) for k, v in session.health.metrics(ctx).items()}
             values.update(measured)
             for alarm in session.health.update(measured, counters.updates):
-                self._print_alarm(alarm)
+                self._report_alarm(alarm)
         self._note_busy_machine()
         if counters.recent:
             values["episode/return"] = float(np.mean(counters.recent))
@@ -296,10 +296,14 @@ class Loop:
     def _alarm_once(self, name: str, alarm: Alarm, updates: int = SETTLED) -> None:
         """Print an alarm unless it was raised before, or the updates so far are too few for it (`HealthMonitor.note`)."""
         if self.session.health.note(name, updates):
-            self._print_alarm(alarm)
+            self._report_alarm(alarm)
 
-    def _print_alarm(self, alarm: Alarm) -> None:
-        self.progress.note(f"step {self.session.counters.env_steps}: {alarm.says}. {alarm.cure}")
+    def _report_alarm(self, alarm: Alarm) -> None:
+        """Print an alarm and add it to run.json."""
+        step = self.session.counters.env_steps
+        self.progress.note(f"step {step}: {alarm.says}. {alarm.cure}")
+        entry = {"step": step, "says": alarm.says, "cure": alarm.cure}
+        self.folder.write_run_json({"alarms": [*self.folder.read_run_json().get("alarms", []), entry]})
 
     def _health_sample(self) -> dict[str, np.ndarray]:
         settings = self.session.core.train

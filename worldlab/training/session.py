@@ -24,7 +24,7 @@ from worldlab.errors import CheckpointError, ConfigError, WorldlabError, one_lin
 from worldlab.experience.acting import ActingAgent
 from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.dataset import Dataset, open_dataset
-from worldlab.experience.offline import OfflineData, open_replay
+from worldlab.experience.offline import OfflineData, open_replay, training_steps
 from worldlab.experience.playback import Playback
 from worldlab.experience.replay import Replay
 from worldlab.model.health import HealthMonitor
@@ -37,6 +37,7 @@ from worldlab.training.agent_process import learn_beside
 from worldlab.training.compose import Composed, compose
 from worldlab.training.data import data_spaces, open_source
 from worldlab.training.dry_run import dry_run
+from worldlab.training.engine import Engine, choose_engine, choose_storage
 from worldlab.training.finetune import finetune
 from worldlab.training.machine import set_up_machine
 from worldlab.training.means import Means
@@ -92,6 +93,7 @@ class Session:
     collector: Collector | Playback | OfflineData
     counters: Counters
     health: HealthMonitor
+    engine: Engine
     threshold: float | None = None
     """The mean return of an evaluation at which training ends (`until`)."""
     means: Means = field(default_factory=Means)
@@ -239,15 +241,18 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         dataset = open_dataset(core.data, registry) if core.data else None
         if dataset is not None:
             opened.callback(dataset.close)
-        replay = _open_replay(core, schema, replay_folder, dataset, state.get("replay"))
+        replay = _open_replay(core, schema, replay_folder, dataset, state.get("replay"), device)
         opened.callback(replay.close)
         composed = compose_checked(config, registry, pool.observation_space, pool.action_space, streams, device)
         if isinstance(composed.agent, LearnsFromEpisodes):
             pool.restarts = 0  # a broken episode has no return to learn from
-        health = HealthMonitor(composed.model)  # it compares with untrained weights, so before `finetune`
+        health = HealthMonitor(
+            composed.model, config.core.train.freeze
+        )  # it compares with untrained weights, so before `finetune`
         finetuned = finetune(composed, core.finetune, registry) if core.finetune and checkpoint is None else {}
         generators = Generators(streams.torch("model", device), streams.torch("agent", device))
         trainer = Trainer(composed.model, composed.agent, core.train, generators)
+        engine = choose_engine(core, device, trainer, replay)
         learn_beside(trainer, core, device, PluginFiles(registry.plugin_files))
         if trainer.beside is not None:
             opened.callback(trainer.beside.close)
@@ -270,6 +275,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
             collector,
             counters,
             health,
+            engine,
             threshold,
         )
         session.finetuned = finetuned
@@ -295,17 +301,24 @@ def _open_pool(core: CoreSettings, make: Make, seed: list[int], taken: int) -> E
 
 
 def _open_replay(
-    core: CoreSettings, schema: Schema, folder: Path, dataset: Dataset | None, position: dict[str, Any] | None
+    core: CoreSettings,
+    schema: Schema,
+    folder: Path,
+    dataset: Dataset | None,
+    position: dict[str, Any] | None,
+    device: torch.device,
 ) -> Replay:
     """Open the replay of a run: a new one, or that of a checkpoint at its position."""
     resumed: dict[str, Any] = {} if position is None else {"position": position, "exact": core.strict}
     if core.offline and dataset is not None:
-        return open_replay(dataset, schema, folder, core.replay.storage, **resumed)
+        storage = choose_storage(core, schema, training_steps(dataset), device)
+        return open_replay(dataset, schema, folder, storage, **resumed)
     # Every decision gives at most two records: its arrival and, at the end of an episode, the reset.
     capacity = min(core.replay.capacity, max(1000, 2 * core.steps + core.env.num_envs))
+    storage = choose_storage(core, schema, capacity, device)
     if resumed:
-        return Replay.open(folder, schema, capacity, core.env.num_envs, core.replay.storage, **resumed)
-    return Replay(schema, capacity, core.env.num_envs, folder, core.replay.storage)
+        return Replay.open(folder, schema, capacity, core.env.num_envs, storage, **resumed)
+    return Replay(schema, capacity, core.env.num_envs, folder, storage)
 
 
 def save(session: Session, folder: Path, extra: dict[str, Any], spare: Path | None = None) -> Path:
@@ -361,7 +374,7 @@ def _restore(session: Session, checkpoint: Checkpoint, state: dict[str, Any]) ->
         restore_optimizer(optimizer, tensors, state["optimizers"].get(name))
     session.streams.restore(checkpoint.tensors("random"), state["random"])
     session.trainer.updates = state["trainer"]["updates"]
-    session.trainer.skips = state["trainer"]["skips"]
+    session.trainer.bad.skips = state["trainer"]["skips"]
     session.means.restore(state.get("means", {}), session.device)
     agent = session.composed.agent
     if isinstance(agent, HasOwnState) and OWN in checkpoint.names:

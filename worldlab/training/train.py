@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from worldlab.config import provenance
 from worldlab.config.resolve import RunConfig
 from worldlab.env.spaces_json import to_json
-from worldlab.errors import CheckpointError, ConfigError, DivergedError, one_line
+from worldlab.errors import CheckpointError, ConfigError, DivergedError, WorldlabError, one_line
 from worldlab.experience.collect import Collector
 from worldlab.experience.offline import OfflineData
 from worldlab.experience.segments import DamagedReplayError, set_aside
@@ -21,11 +22,13 @@ from worldlab.runs.checkpoint import Checkpoint, latest_valid, list_checkpoints,
 from worldlab.runs.find import new_run_path
 from worldlab.runs.folder import RunFolder
 from worldlab.runs.metrics import MetricsBus
+from worldlab.runs.tracking import Tracker
 from worldlab.runs.weights import holds_weights_only
 from worldlab.training import session
 from worldlab.training.loop import Loop
 from worldlab.training.panel import Progress
 from worldlab.training.signals import SecondInterrupt, Stopped
+from worldlab.training.trackers import make_trackers, start_trackers
 
 log = logging.getLogger("worldlab")
 
@@ -47,6 +50,7 @@ def train(
     SIGHUP, it saves a checkpoint and raises SystemExit(130, 143 or 129); on a SIGINT after that, it raises
     KeyboardInterrupt at once.
     """
+    trackers = make_trackers(config.core.log.track, registry)
     with _open_folder(config, run, resume) as folder:
         changed = _check_plugins(config, registry, folder)
         if folder.saved:
@@ -65,10 +69,10 @@ def train(
             if isinstance(live.collector, OfflineData):
                 live.collector.start()  # run.json records the hash of the data
             _write_run_json(folder, live, registry, config, changed, checkpoint)
-            return _run_loop(live, folder, registry, checkpoint)
+            return _run_loop(live, folder, registry, checkpoint, trackers)
         except BaseException as error:
             live.close(at_once=isinstance(error, SecondInterrupt))
-            folder.write_run_json({"status": _status_after(error), "step": live.counters.env_steps})
+            folder.write_run_json({**_ending(error), **_progress(live)})
             if isinstance(error, Stopped | SecondInterrupt):
                 log.info("%s", _describe_stop(error, folder, live))
             if isinstance(error, Stopped):
@@ -118,7 +122,7 @@ def _build_new(config: RunConfig, registry: Registry, folder: RunFolder) -> sess
     try:
         return session.build(config, registry, folder.replay)
     except BaseException as error:
-        folder.write_run_json({"status": _status_after(error)})
+        folder.write_run_json(_ending(error))
         raise
 
 
@@ -176,10 +180,13 @@ def _write_run_json(
     folder.write_run_json(
         {
             "status": "running",
+            "error": None,
+            "alarms": _alarms_until(step, before.get("alarms")),
             "env": live.env_id,
             "seed": config.core.seed,
             "strict": config.core.strict,
             "device": str(live.device),
+            "engine": live.engine.record(),
             "threads": torch.get_num_threads(),
             "plugins": registry.plugins_record(),
             "components": provenance.components(config, registry),
@@ -191,6 +198,17 @@ def _write_run_json(
             **({"finetune": live.finetuned} if live.finetuned else {}),
         }
     )
+
+
+def _alarms_until(step: int, alarms: Any) -> list[dict[str, Any]]:
+    """Return the alarms of run.json up to a step; a resumed run repeats later ones."""
+    entries = [alarm for alarm in alarms if isinstance(alarm, dict)] if isinstance(alarms, list) else []
+    return [alarm for alarm in entries if isinstance(alarm.get("step"), int) and alarm["step"] <= step]
+
+
+def _progress(live: session.Session) -> dict[str, Any]:
+    """Return the entries of run.json that change while a run trains."""
+    return {"step": live.counters.env_steps, "engine": live.engine.record()}
 
 
 def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]:
@@ -209,34 +227,40 @@ def _data_entry(live: session.Session, before: dict[str, Any]) -> dict[str, Any]
 
 
 def _run_loop(
-    live: session.Session, folder: RunFolder, registry: Registry, checkpoint: Checkpoint | None
+    live: session.Session,
+    folder: RunFolder,
+    registry: Registry,
+    checkpoint: Checkpoint | None,
+    trackers: Mapping[str, Tracker],
 ) -> dict[str, Any]:
     core = live.core
+    resumed = checkpoint is not None or folder.metrics.exists()
     title = (
         f"{live.env_id}  {'/'.join(getattr(live.config, r).name for r in ('encoder', 'dynamics', 'decoder', 'agent'))}"
     )
     with (
-        MetricsBus(folder, core.log.tensorboard) as metrics,
+        MetricsBus(folder, start_trackers(trackers, folder, live, resumed=resumed)) as metrics,
         Progress(title, total=core.steps, start=live.counters.env_steps) as progress,
     ):
         if checkpoint or metrics.lines:
             lines = live.counters.lines if checkpoint else 0
             metrics.truncate_after(live.counters.env_steps, lines, folder.cover_metrics)
-        metrics.hparams(_flatten(live.config.to_mapping()))
         loop = Loop(live, folder, metrics, progress, {"plugins": registry.plugins_record()})
         result = loop.run()
     folder.write_result(result)
-    folder.write_run_json({"status": "finished", "step": live.counters.env_steps})
+    folder.write_run_json({"status": "finished", **_progress(live)})
     return result
 
 
-def _status_after(error: BaseException) -> str:
-    """Return the status of a run that an exception ended."""
+def _ending(error: BaseException) -> dict[str, Any]:
+    """Return the entries of run.json about an exception that ended the run."""
     if isinstance(error, Stopped):
-        return "stopped"
+        return {"status": "stopped"}
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return "diverged" if isinstance(error, DivergedError) else "failed"
+        return {"status": "interrupted"}
+    # Without the cause, which may hold paths of this machine.
+    text = error.message if isinstance(error, WorldlabError) else f"{type(error).__name__}: {error}"
+    return {"status": "diverged" if isinstance(error, DivergedError) else "failed", "error": one_line(text, 300)}
 
 
 def _describe_stop(error: Stopped | SecondInterrupt, folder: RunFolder, live: session.Session) -> str:
@@ -248,13 +272,3 @@ def _describe_stop(error: Stopped | SecondInterrupt, folder: RunFolder, live: se
     if not saved:
         return f"interrupted at step {step}; there is no checkpoint yet"
     return f"interrupted at step {step}; the last checkpoint, of step {saved[-1]}, is whole; {command}"
-
-
-def _flatten(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            out.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            out[prefix + key] = value if isinstance(value, int | float | str) else str(value)
-    return out

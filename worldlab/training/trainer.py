@@ -1,17 +1,17 @@
 """Makes one update: critics on a detached context, the world model with frozen critics, then the agent.
 
 A stage (worldlab.model.schedule) may omit some of these. The trainer owns every optimiser, clips gradients, and skips
-non-finite updates. The agent may learn in a process of its own, beside the next update of the model (`beside`). Start
-reading at `Trainer.update`.
+non-finite updates. The agent may learn in a process of its own, beside the next update of the model (`beside`). On a GPU the
+update is one graph (`static`): so what `compute` calls reads no value on the host there. Start reading at `Trainer.update`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,19 @@ from torch import Tensor, nn
 from worldlab import tree
 from worldlab.agent import Agent, Experience, OwnLearner
 from worldlab.distributions import exact
-from worldlab.errors import DivergedError
 from worldlab.interfaces import Batch, Context, Player
-from worldlab.model.health import first_nonfinite
+from worldlab.model import particles
 from worldlab.model.losses import Term, model_losses
 from worldlab.model.schedule import JOINT, Stage
-from worldlab.nn import frozen, frozen_parameters
+from worldlab.nn import frozen, frozen_parameters, may_read
 from worldlab.rollout import Carry, Observed
 from worldlab.settings import TrainSettings
 from worldlab.training.adam import Adam
+from worldlab.training.finite import BadUpdates, Finite
 from worldlab.training.machine import large_products
 from worldlab.world_model import WorldModel
 
 log = logging.getLogger("worldlab")
-REPORTS = 5
-"""How many bad updates, or series of them, are reported; metrics.jsonl has all."""
 
 
 class BesideError(Exception):
@@ -70,6 +68,24 @@ class Generators:
     agent: torch.Generator
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The result of an update, on the device."""
+
+    metrics: dict[str, Tensor]
+    """Scalars to log."""
+    steps: Sequence[Finite]
+    """The steps that the host has not examined (`BadUpdates`)."""
+
+
+class Static(Protocol):
+    """Makes updates from buffers of fixed shapes (worldlab.training.graph)."""
+
+    def run(self, batch: Batch, stage: Stage) -> Outcome:
+        """Make one update, as `Trainer.compute` does."""
+        ...
+
+
 class Trainer:
     """Steps the optimisers of a world model and an agent."""
 
@@ -78,19 +94,26 @@ class Trainer:
         self.agent = agent
         self.settings = settings
         self.generators = generators
-        self.skips = 0
+        self.bad = BadUpdates(settings.max_skips)
         self.updates = 0
         self.progress = 0.0
         self.beside: Beside | None = None
-        self._bad = False
-        self._reports = 0
+        self.static: Static | None = None
+        self.products: torch.dtype | None = None
+        """The type to which autocast converts the inputs of matrix products and convolutions; None leaves them."""
+        self._steps: list[Finite] = []
         players = model.players()
         self.main = _adam(players.pop("main"), settings.learning_rate)
         self.critics = {name: _adam(player, settings.critic_learning_rate) for name, player in players.items()}
         self.agents = {name: _adam(player) for name, player in agent.players().items()}
 
     @property
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def skips(self) -> int:
+        """The number of bad updates in a row."""
+        return self.bad.skips
+
+    @property
+    def optimizers(self) -> dict[str, Adam]:
         """Every optimiser by its name in a checkpoint."""
         model = {"main": self.main, **self.critics}
         return {f"model/{k}": v for k, v in model.items()} | {f"agent/{k}": v for k, v in self.agents.items()}
@@ -104,24 +127,35 @@ class Trainer:
                 group["lr"] = optimizer.defaults["lr"] * share
 
     def update(self, batch: Batch, stage: Stage = JOINT) -> dict[str, Tensor]:
-        """Make one update on a preprocessed batch. Returns scalars to log, on the device. Raises: DivergedError."""
+        """Make one update on a preprocessed batch. Returns scalars to log, on the device.
+
+        Raises: DivergedError; on a GPU that of an update up to `IN_FLIGHT` earlier.
+        """
         self.updates += 1
-        self._bad = False
+        outcome = self.compute(batch, stage) if self.static is None else self.static.run(batch, stage)
+        self.bad.finish(self.updates, outcome.steps)
+        return outcome.metrics
+
+    def compute(self, batch: Batch, stage: Stage) -> Outcome:
+        """Make one update. Nothing else of the trainer changes but weights, optimisers and random streams.
+
+        Raises: DivergedError where the host may read values (`may_read`).
+        """
+        self._steps = []
         out: dict[str, Tensor] = {}
         with (
-            self._products(self.settings.batch_size),
+            self._large_products(self.settings.batch_size),
             frozen(*self._frozen_parts(stage)),
             torch.set_grad_enabled(stage.model),
         ):
-            ctx, seen = self.model.observe(batch, self.generators.model)
+            with self._autocast():
+                ctx, seen = self.model.observe_to_learn(batch, self.generators.model)
             if stage.model:
                 out.update(self._update_critics(ctx, stage))
                 out.update(self._update_main(ctx, stage))
         if stage.agent:
             out.update(self._update_agent(ctx, seen))
-        if not self._bad:
-            self.skips = 0
-        return out
+        return Outcome(out, self._steps)
 
     # ---- the world model ----
 
@@ -134,7 +168,8 @@ class Trainer:
         """Step each critic on a detached context."""
         out: dict[str, Tensor] = {}
         for player, optimizer in self.critics.items():
-            losses = model_losses(self.model, ctx.detach(), player, stage)
+            with self._autocast():
+                losses = model_losses(self.model, ctx.detach(), player, stage)
             out.update(self._step(player, optimizer, losses, ctx))
             self._after(player, stage)
         return out
@@ -142,7 +177,9 @@ class Trainer:
     def _update_main(self, ctx: Context, stage: Stage) -> dict[str, Tensor]:
         """Step the "main" player, with the weights of the critics frozen."""
         with frozen_parameters(p for optimizer in self.critics.values() for p in _parameters(optimizer)):
-            out = self._step("main", self.main, model_losses(self.model, ctx, "main", stage), ctx)
+            with self._autocast():
+                losses = model_losses(self.model, ctx, "main", stage)
+            out = self._step("main", self.main, losses, ctx)
         self._after("main", stage)
         return out
 
@@ -150,9 +187,7 @@ class Trainer:
         for role in sorted(stage.parts):
             self.model.parts[role].after_step(player)
 
-    def _step(
-        self, player: str, optimizer: torch.optim.Optimizer, losses: dict[str, Term], ctx: Context
-    ) -> dict[str, Tensor]:
+    def _step(self, player: str, optimizer: Adam, losses: dict[str, Term], ctx: Context) -> dict[str, Tensor]:
         scalars = {name: term.mean() for name, term in losses.items()}
         if not scalars:
             return {}
@@ -177,7 +212,11 @@ class Trainer:
             return self.learn(experience)
 
     def synchronise(self) -> None:
-        """Complete the agent's update if it runs in another process. Before weights are saved or evaluated."""
+        """Complete the agent's update if it runs in another process. Before weights are saved or evaluated.
+
+        Raises: DivergedError.
+        """
+        self.bad.wait()
         if self.beside is None:
             return
         try:
@@ -194,14 +233,15 @@ class Trainer:
 
     def learn(self, experience: Experience) -> dict[str, Tensor]:
         """Make one update of the agent. Returns scalars to log. Raises: DivergedError."""
-        with self._products(self.settings.starts):
+        with self._large_products(self.settings.starts):
             return self._learn(experience)
 
     def _learn(self, experience: Experience) -> dict[str, Tensor]:
         with frozen(self.model):
             if isinstance(self.agent, OwnLearner):
                 return self.agent.learn(self.model, experience, self.generators.agent)
-            losses, metrics = self.agent.losses(self.model, experience, self.generators.agent)
+            with self._autocast():
+                losses, metrics = self.agent.losses(self.model, experience, self.generators.agent)
         named = {f"agent/{player}": loss for player, loss in losses.items()}
         out = {f"loss/{name}": loss.detach() for name, loss in named.items()}
         out.update(metrics)
@@ -214,10 +254,8 @@ class Trainer:
         """Make the agent's part of update number `update`, in a process that has no other part. Raises: DivergedError."""
         self.anneal(progress)
         self.updates = update
-        self._bad = False
         out = self.learn(experience)
-        if not self._bad:
-            self.skips = 0
+        self.bad.finish(update)
         return out
 
     def starts(self, ctx: Context, seen: Observed) -> Experience:
@@ -227,24 +265,43 @@ class Trainer:
         count = min(self.settings.starts, rows * length)
         device = batch.is_first.device
         chosen = torch.randperm(rows * length, generator=self.generators.agent, device=device)[:count]
-        if seen.shared_at is None or self.agent.reads_sequences or exact():
+        # How many starts share a past depends on the draw, and so do the shapes of what they share.
+        if seen.shared_at is None or self.agent.reads_sequences or exact() or not may_read(chosen):
             at = seen.at
         else:
             at, chosen = seen.shared_at, chosen.sort().values
         row, time = chosen // length, chosen % length
         carry: Carry = tree.detach(at(row, time))
-        sequence = ctx.detach() if self.agent.reads_sequences else None
-        return Experience(carry, batch.reward[row, time], batch.cont[row, time], sequence)
+        return Experience(carry, batch.reward[row, time], batch.cont[row, time], self._sequence(ctx))
 
-    def _products(self, rows: int) -> AbstractContextManager[None]:
+    def _sequence(self, ctx: Context) -> Context | None:
+        """Return the whole batch for an agent that reads it: what it sees when it acts."""
+        if not self.agent.reads_sequences:
+            return None
+        samples = self.model.settings.samples
+        return (ctx if samples == 1 else particles.average(ctx, samples)).detach()
+
+    def _large_products(self, rows: int) -> AbstractContextManager[None]:
         """Return the context for products of `rows` with the weights of the memory."""
+        if self.model.device.type != "cpu":
+            return nullcontext()
         return large_products(rows * 4 * self.model.specs.memory_dim**2)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass. Losses, distributions and the state of a recurrence stay float32 in it.
+
+        Without autocast's cache of converted weights: a recorded graph must convert them at each replay, and the optimisers
+        change them between two forward passes.
+        """
+        if self.products is None:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, self.products, cache_enabled=False)
 
     # ---- optimisers ----
 
     def _apply(
         self,
-        steps: dict[str, tuple[Tensor, torch.optim.Optimizer]],
+        steps: dict[str, tuple[Tensor, Adam]],
         terms: dict[str, Tensor],
         ctx: Context | None = None,
     ) -> Tensor:
@@ -262,40 +319,19 @@ class Trainer:
             for _, optimizer in steps.values()
         ]
         norm = torch.stack(norms).max()
-        finite_gradient, finite_loss = torch.isfinite(torch.stack([norm, total.detach().to(norm)])).tolist()
-        if not (finite_gradient and finite_loss):
-            self._note_bad(list(steps), terms, ctx, skipped=not finite_gradient)
-        for _, optimizer in steps.values():
-            if finite_gradient:
+        finite = Finite.of(list(steps), norm, total, terms)
+        optimizers = [optimizer for _, optimizer in steps.values()]
+        if not may_read(norm):
+            self._steps.append(finite)
+            for optimizer in optimizers:
+                optimizer.step_if(finite.flags[0])
+        elif self.bad.examine(self.updates, finite, ctx):
+            for optimizer in optimizers:
                 optimizer.step()
-            else:
-                optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def _note_bad(self, players: list[str], terms: dict[str, Tensor], ctx: Context | None, skipped: bool) -> None:
-        """Count a bad update, and report the first of several in a row. Raises: DivergedError after `max_skips`."""
-        # One count for all players: a working critic or agent must not hide a model that no longer learns.
-        self.skips += not self._bad
-        self._bad = True
-        bad = [key for key, value in terms.items() if not torch.isfinite(value)]
-        culprit = f"loss '{bad[0]}'" if bad else f"a gradient of {', '.join(players)}"
-        first = None if ctx is None else first_nonfinite(ctx)
-        origin = f"; the first value that is not finite: {first}" if first else ""
-        what = "this update changes no weight of its player" if skipped else "its gradient is finite and is used"
-        if self.skips == 1 and self._reports < REPORTS:
-            self._reports += 1
-            last = "; later ones are not reported" if self._reports == REPORTS else ""
-            log.warning("update %d: %s is not finite%s; %s%s", self.updates, culprit, origin, what, last)
-        if self.skips >= self.settings.max_skips:
-            how = "skipped in a row" if skipped else "in a row"
-            raise DivergedError(
-                f"{culprit} is not finite at update {self.updates}; {self.skips} updates {how}",
-                cause=f"the loss or its gradient became NaN or inf; {what}{origin}",
-                fix="resume from the last checkpoint with a lower --train.learning-rate",
-            )
 
-
-def _adam(player: Player, rate: float | None = None) -> torch.optim.Optimizer:
+def _adam(player: Player, rate: float | None = None) -> Adam:
     """Build a player's optimiser. rate: the learning rate of a player that declares none."""
     chosen = rate if player.rate is None else player.rate
     assert chosen is not None, "an agent's player declares its learning rate"

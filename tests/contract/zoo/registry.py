@@ -40,5 +40,5 @@ def broken(check: str, message: str, **settings: object) -> Callable[[type], typ
     return register
 
 
-for _module in ("encoders", "dynamics", "sequences", "decoders", "agents", "adapters", "launchers"):
+for _module in ("encoders", "dynamics", "sequences", "decoders", "agents", "adapters", "launchers", "trackers"):
     importlib.import_module(f"zoo.{_module}")

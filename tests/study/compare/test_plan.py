@@ -82,7 +82,7 @@ def test_runs_are_strict_on_one_thread_unless_a_time_limit_or_gpu_is_set():
     clock = core(minutes=0.5)
     assert (clock.strict, clock.minutes, clock.log.checkpoint) == (False, 0.5, clock.steps)
     loose = core(strict=False, log={"pictures": 7})
-    assert (loose.strict, loose.log.checkpoint, loose.log.pictures, loose.log.tensorboard) == (False, 60, 7, False)
+    assert (loose.strict, loose.log.checkpoint, loose.log.pictures, loose.log.track) == (False, 60, 7, ("none",))
     assert core(device="cuda").strict is False
     assert [can_resume(replace(planned().cells[0].config, core=c)) for c in (core(), clock, loose)] == [
         True,

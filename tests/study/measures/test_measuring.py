@@ -40,7 +40,7 @@ TINY = {
     "train.batch_length": 8,
     "eval.final_episodes": 1,
     "log.pictures": 0,
-    "log.tensorboard": False,
+    "log.track": ["none"],
     "decoder.likelihood": "learned",
 }
 

@@ -19,6 +19,7 @@ SUMMARIES = {
     "agent": "Random shooting: the best of random imagined plans.",
     "env": "A point on a line that is pushed to the middle.",
     "launcher": "One cell after the other, as processes on this machine.",
+    "tracker": "The returns of a run in a text file.",
 }
 """The roles that new-plugin can write, with the summary of the component it writes."""
 LATENTS = {"gaussian": SUMMARIES["encoder"], "codes": "Categorical codes on an embedding of the observation."}
@@ -30,7 +31,9 @@ _NOUNS = {
     "agent": "an agent",
     "env": "an environment",
     "launcher": "a launcher",
+    "tracker": "a tracker",
 }
+_WITHOUT_SETTINGS = ("env", "tracker")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
 _LONGEST = 24
 """Maximum number of characters of a name: longer class names would not fit into the lines of the templates."""
@@ -82,8 +85,8 @@ class PluginName:
         return self.stem + ("Adapter" if role == "env" else role.capitalize())
 
     def config(self, role: str) -> str:
-        """The class of its settings; "None" for an adapter, which has none."""
-        return "None" if role == "env" else f"{self.stem}{role.capitalize()}Config"
+        """The class of its settings; "None" for an adapter or a tracker, which has none."""
+        return "None" if role in _WITHOUT_SETTINGS else f"{self.stem}{role.capitalize()}Config"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Contents:
     @property
     def configured(self) -> list[str]:
         """The roles whose component has settings."""
-        return [role for role in self.roles if role != "env"]
+        return [role for role in self.roles if role not in _WITHOUT_SETTINGS]
 
 
 def render_package(name: PluginName, contents: Contents, worldlab: str) -> dict[str, str]:
@@ -159,7 +162,8 @@ def try_command(name: str, roles: Sequence[str]) -> str:
     if not trained:
         return f"worldlab compare --launcher {name} --env Pendulum --seeds 1"
     env = [] if "env" in roles else ["--env Pendulum"]
-    return " ".join(["worldlab train", *(f"--{role} {name}" for role in trained), *env])
+    flags = {"tracker": "track"}
+    return " ".join(["worldlab train", *(f"--{flags.get(role, role)} {name}" for role in trained), *env])
 
 
 def with_file(command: str, file: str) -> str:

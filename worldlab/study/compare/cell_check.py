@@ -11,6 +11,7 @@ from worldlab.registry import Registry
 from worldlab.training.data import check_agent_can_use_recording
 from worldlab.training.session import compose_checked, open_env, spaces_of
 from worldlab.training.streams import Streams
+from worldlab.training.trackers import make_trackers
 
 
 def check_cell(kind: str, config: RunConfig, registry: Registry, spaces: dict[str, Any], recorded: bool) -> None:
@@ -29,6 +30,7 @@ def check_cell(kind: str, config: RunConfig, registry: Registry, spaces: dict[st
 
         algorithm_for(actions, kind.partition(":")[2])
     else:
+        make_trackers(config.core.log.track, registry)
         composed = compose_checked(config, registry, observations, actions, Streams(0), torch.device("cpu"))
         if recorded:
             check_agent_can_use_recording(composed.agent)

@@ -40,7 +40,7 @@ def build_config(
             )
     core = config.core
     interval = max(1, core.steps // 10) if can_resume(config) else core.steps
-    log = {"pictures": 0, "tensorboard": False, "keep": 2, "checkpoint": interval}
+    log = {"pictures": 0, "track": ("none",), "keep": 2, "checkpoint": interval}
     log = {key: value for key, value in log.items() if not any(_sets(table, env, "log", key) for table in tables)}
     if matrix.shared_data and core.data:
         raise ConfigError(

@@ -9,16 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
+import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from worldlab.runs import storage
-
-if TYPE_CHECKING:
-    import numpy as np
+from worldlab.runs import pictures, storage
+from worldlab.runs.tracking import TrackedRun
 
 # protobuf creates these classes at import, invisible to a type checker.
 _event: Any = event_pb2
@@ -26,29 +25,38 @@ _summary: Any = summary_pb2
 _hparams: Any = plugin_data_pb2
 
 _RGB = 3
+FLUSH_SECONDS = 30
+"""Seconds within which points appear in TensorBoard."""
 
 
-class EventWriter:
-    """Writes one event file into a folder. Points appear in TensorBoard within `flush_seconds`.
+@final
+class TensorBoardTracker:
+    """Writes one event file for each session into tb/ of the run folder. It may be deleted.
 
     Raises: StorageError from every method if the file cannot be written.
     """
 
-    def __init__(self, folder: Path, flush_seconds: int = 30):
-        self._folder = folder
-        self._wrote_hparams = False
-        with storage.storage_errors(folder, "write TensorBoard events to"):
-            self._writer = EventFileWriter(str(folder), flush_secs=flush_seconds)
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._writer: EventFileWriter | None = None
+
+    def start(self, run: TrackedRun) -> None:
+        """Open a new event file and write the settings for the HPARAMS tab. A resumed run discards later points."""
+        self._folder = run.path / "tb"
+        with storage.storage_errors(self._folder, "write TensorBoard events to"):
+            self._writer = EventFileWriter(str(self._folder), flush_secs=FLUSH_SECONDS)
+        if run.resumed:
+            # TensorBoard purges events at and after the step of a START record.
+            self._add(run.step + 1, session_log=_event.SessionLog(status=_event.SessionLog.START))
+        self._write_settings(run.settings)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one point per name; values must be finite."""
+        """Write one point per name."""
         points = [_summary.Summary.Value(tag=name, simple_value=value) for name, value in sorted(values.items())]
         self._add(step, summary=_summary.Summary(value=points))
 
     def pictures(self, step: int, name: str, frames: np.ndarray, fps: float) -> None:
         """Write uint8 [T, H, W, C] as an animated GIF, [H, W, C] as a PNG."""
-        from worldlab.runs import pictures
-
         single = frames.ndim == 3
         video = pictures.as_frames(frames[None] if single else frames)
         data = pictures.png_bytes(video[0]) if single else pictures.gif_bytes(video, fps)
@@ -56,14 +64,22 @@ class EventWriter:
         image = _summary.Summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=data)
         self._add(step, summary=_summary.Summary(value=[_summary.Summary.Value(tag=name, image=image)]))
 
-    def hparams(self, values: Mapping[str, Any]) -> None:
-        """Write the settings for the HPARAMS tab, once."""
-        if self._wrote_hparams:
-            return
-        self._wrote_hparams = True
+    def flush(self) -> None:
+        """Pass all events to the operating system."""
+        assert self._writer is not None, "start comes first"
+        with storage.storage_errors(self._folder, "write TensorBoard events to"):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if self._writer is not None:
+            with storage.storage_errors(self._folder, "write TensorBoard events to"):
+                self._writer.close()
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
         data = _hparams.HParamsPluginData(version=0)
         data.session_start_info.start_time_secs = time.time()
-        for name, value in values.items():
+        for name, value in settings.items():
             entry = data.session_start_info.hparams[name]
             if isinstance(value, bool):
                 entry.bool_value = value
@@ -77,21 +93,7 @@ class EventWriter:
         )
         self._add(0, summary=_summary.Summary(value=[value]))
 
-    def restart_after(self, step: int) -> None:
-        """Make TensorBoard discard points after `step`, which an earlier process wrote."""
-        # TensorBoard purges events at and after the step of a START record.
-        self._add(step + 1, session_log=_event.SessionLog(status=_event.SessionLog.START))
-
-    def flush(self) -> None:
-        """Pass all events to the operating system."""
-        with storage.storage_errors(self._folder, "write TensorBoard events to"):
-            self._writer.flush()
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        with storage.storage_errors(self._folder, "write TensorBoard events to"):
-            self._writer.close()
-
     def _add(self, step: int, **content: Any) -> None:
+        assert self._writer is not None, "start comes first"
         with storage.storage_errors(self._folder, "write TensorBoard events to"):
             self._writer.add_event(_event.Event(wall_time=time.time(), step=step, **content))
