@@ -12,9 +12,9 @@ from worldlab.registry import load_registry
 REGISTRY = load_registry()
 LINES = {
     "nothing but an environment": "--env CartPole --preset laptop",
-    "another size and parts": "--env CarRacing --encoder cpc --dynamics gan --agent cem --preset debug --size nano",
+    "another size and parts": "--env CarRacing --encoder cpc --dynamics gan --agent cem --preset debug --track csv,tensorboard",
     "two presets": "--env Pendulum --preset debug --preset few-steps --seed 3",
-    "switches and none": "--env CartPole --preset laptop --strict --no-log.tensorboard --minutes none --eval.every 0",
+    "switches and none": "--env CartPole --preset laptop --strict --no-eval.deterministic --track none --minutes none --eval.every 0",
     "settings of parts": "--env Pendulum --preset debug --encoder.latent-dim 7 --dynamics ensemble --model.units 24",
     "a data set": "--env Pendulum --data /home/me/set --offline --preset debug",
 }

@@ -30,7 +30,7 @@ TINY = {
     "train": {"prefill": 60, "pretrain": 1, "ratio": 0.02, "batch_size": 2, "batch_length": 8, "starts": 8},
     "env.time_limit": 20,
     "eval": {"every": 0, "final_episodes": 3, "dream_horizon": 0},
-    "log": {"pictures": 0, "tensorboard": False, "checkpoint": 60},
+    "log": {"pictures": 0, "track": [], "checkpoint": 60},
 }
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # the client's own call
 NAME, ADDRESS = "me/first", "hf:me/first"

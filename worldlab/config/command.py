@@ -57,6 +57,8 @@ def _flag(key: str, value: Any) -> str | None:
     """Return a setting as a flag; None for a value that has no short form."""
     name = {"env.id": "env", **{f"{role}.name": role for role in PARTS}}.get(key, key)
     name = re.sub(r"_(?!$)", "-", name)
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return f"--{name} {shlex.quote(','.join(value) or NONE)}"
     if isinstance(value, bool):
         head, dot, leaf = name.rpartition(".")
         return f"--{name}" if value else f"--{head}{dot}no-{leaf}"
