@@ -19,6 +19,7 @@ from typing import Any
 
 import reliability_table
 from control_tasks import NAMES
+from learn import margin
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,11 +27,14 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reli
 MAIN = {
     "cartpole": "CartPole-v1",
     "pendulum": "Pendulum-v1",
+    "acrobot": "Acrobot-v1",
+    "mountain-car": "MountainCarContinuous-v0",
+    "half-cheetah": "HalfCheetah-v5",
     "carracing-cpc": "CarRacing-v3, `--encoder cpc`",
     "carracing-vae": "CarRacing-v3, `--encoder vae`",
     "carracing-world-models": "CarRacing-v3, `--preset world-models`",
 }
-"""The folders of the main table in order, and the label of each row."""
+"""The rows of the main table in order: a task of control.json, or else a folder of results/learn; and the label."""
 FAMILIES = ("vae", "flow", "autoregressive", "gan", "cpc")
 
 
@@ -69,8 +73,25 @@ LEARNED = ["seeds", "mean return by seed", "random agent", "margin over random [
 
 def learn() -> str:
     """Tabulate the main results."""
-    rows = [[label, *learned(read(f"learn/{name}/summary.json"))] for name, label in MAIN.items()]
+    measured = read("control.json")["tasks"]
+    found = {name: of_control(measured[name]) for name in MAIN if name in measured}
+    rows = [[label, *learned(found.get(name) or read(f"learn/{name}/summary.json"))] for name, label in MAIN.items()]
     return table(["environment", *LEARNED], rows)
+
+
+def of_control(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the runs of dreamer on a task of control.json as `summary.json` of learn.py has them."""
+    runs = list(task["agents"]["dreamer"]["runs"].values())
+    random = task["random"]["returns"]
+    return {
+        "seeds": len(runs),
+        "return_mean_by_seed": [run["final"] for run in runs],
+        "random_mean": statistics.fmean(random),
+        "margin_over_random": margin([value for run in runs for value in run["returns"]], random),
+        "env_steps": [run["steps"] for run in runs],
+        "updates": [run["updates"] for run in runs],
+        "minutes": [run["minutes"] for run in runs],
+    }
 
 
 def families() -> str:
