@@ -38,6 +38,7 @@ def on_page_markdown(markdown, page, config, files):
 
     def link(match: re.Match[str]) -> str:
         picture, text, target, part = match.groups(default="")
+        text = _LINK.sub(link, text)  # a picture that is a link
         if "://" in target:
             return match[0]
         place, docs = (folder / target).resolve(), Path(config.docs_dir)

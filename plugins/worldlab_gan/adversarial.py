@@ -153,7 +153,7 @@ def interpolate(real: Any, fake: Any, share: Tensor) -> Any:
     """Return real + share (fake - real) for each row of two trees of the same structure; share: [N]."""
 
     def mix(a: Tensor, b: Tensor) -> Tensor:
-        return a.lerp(b, share.to(a.dtype).view(-1, *[1] * (a.dim() - 1)))
+        return a + share.view(-1, *[1] * (a.dim() - 1)) * (b - a)  # not lerp: under autocast the types differ
 
     return tree.tree_map(mix, real, fake)
 

@@ -91,7 +91,8 @@ def interrupt(subject: LauncherSubject) -> None:
     Catches a launcher that goes on after Ctrl-C, and processes that are left behind. Fix: terminate the processes in a
     `finally`, and let the exception pass.
     """
-    with tempfile.TemporaryDirectory() as name:
+    # A process that is left behind may still write there, which must not replace the failure.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         events: list[Event] = []
 

@@ -41,7 +41,7 @@ def export_page(session: PlaySession, names: list[dict[str, Any]], out: Path) ->
     """
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError(
-            one_line(f"the folder {out} is not empty"),
+            one_line(f"the folder {str(out)[-60:]!r} is not empty"),
             cause="an exported page has a folder of its own",
             fix="choose another folder, or remove this one",
         )
