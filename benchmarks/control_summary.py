@@ -106,13 +106,13 @@ def summarise(
 
 def _summarise_agent(runs: Mapping[int, Run], task: Task) -> dict[str, Any]:
     finals = np.array([run["final"] for run in runs.values()])
-    judged = [run["stable"] for run in runs.values() if run["stable"] is not None]
+    rated = [run["stable"] for run in runs.values() if run["stable"] is not None]
     return {
         "runs": {str(seed): run for seed, run in runs.items()},
         "iqm": as_json(interval(finals[:, None], iqm)),
         "solved": None if task.threshold is None else sum(final >= task.threshold for final in finals.tolist()),
-        "stable": sum(judged),
-        "stability_runs": len(judged),
+        "stable": sum(rated),
+        "stability_runs": len(rated),
     }
 
 

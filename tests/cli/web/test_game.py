@@ -239,7 +239,7 @@ def test_an_environment_that_fails_pauses_the_game_and_says_why():
         assert page.next("frame")["at"] == 0
 
 
-def test_an_environment_that_cannot_begin_is_said_and_closed():
+def test_an_environment_that_cannot_begin_is_reported_and_closed():
     envs: list[Dot] = []
 
     def make():

@@ -223,7 +223,7 @@ def test_two_models_of_numbers_fit_too(browser, width):
         browser.open("about:blank", width)  # the page would miss its server
 
 
-def test_a_lost_server_is_said(browser, pictures):
+def test_a_lost_server_is_reported(browser, pictures):
     with served(play_site(session, names())) as address:
         browser.open(address, DESK)
         wait_for(browser, READY.format(3))
