@@ -24,7 +24,9 @@ def read_run(folder: Path) -> Run:
     result = _read(folder / "result.json")
     evaluations = [line for line in _lines(folder / "metrics.jsonl") if "eval/return" in line]
     clock = np.array([(line["step"], line["seconds"]) for line in _lines(folder / "perf.jsonl") if "seconds" in line])
-    seconds = np.interp([line["step"] for line in evaluations], *clock.T) if len(clock) else [0.0] * len(evaluations)
+    seconds = [0.0] * len(evaluations)
+    if len(clock):
+        seconds = np.interp([line["step"] for line in evaluations], clock[:, 0], whole_seconds(clock[:, 1]))
     curve = {
         line["step"]: (round(float(at) / 60, 3), line["eval/return"])
         for line, at in zip(evaluations, seconds, strict=True)
@@ -38,6 +40,12 @@ def read_run(folder: Path) -> Run:
         "returns": result["returns"],
         "curve": [[step, minutes, value] for step, (minutes, value) in sorted(curve.items())],
     }
+
+
+def whole_seconds(seconds: np.ndarray) -> np.ndarray:
+    """Return the seconds of the whole run from those of its sessions [n]: each session of a resumed run counts from 0."""
+    restarts = np.diff(seconds, prepend=0.0) < 0
+    return seconds + np.cumsum(np.where(restarts, np.roll(seconds, 1), 0.0))
 
 
 def read_baseline(path: Path) -> Run:

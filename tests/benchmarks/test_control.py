@@ -9,6 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +141,12 @@ def test_runs_of_other_flags_and_of_other_people_are_left_alone(control, cells, 
     with pytest.raises(SystemExit, match="not ours"):
         control.run(found, {}, 1, tmp_path / "out.json", {})
     assert theirs.is_dir()
+
+
+def test_the_seconds_of_a_resumed_run_go_on(control):
+    from control_summary import whole_seconds
+
+    assert whole_seconds(np.array([5.0, 9.0, 2.0, 4.0, 1.0])).tolist() == [5.0, 9.0, 11.0, 13.0, 14.0]
 
 
 def test_what_is_kept_of_the_best(control):
