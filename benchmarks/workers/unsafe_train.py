@@ -14,26 +14,24 @@ from worldlab.cli import main
 from worldlab.env import episodes, pool
 from worldlab.experience import replay
 from worldlab.runs import folder
-from worldlab.training.loop import Loop
+from worldlab.training.saver import Saver
 
 
 def leave_out() -> None:
-    Loop._save_by_time = lambda self: None  # type: ignore[method-assign]
-    replay.PENDING_SECONDS = math.inf
+    save = Saver.save
+    exchange(Saver, "save", lambda self: save(self) if self.session.counters.updates else None)
+    exchange(Saver, "save_by_time", lambda self: None)
+    exchange(replay, "PENDING_SECONDS", math.inf)
     for name in ("record_digest", "confirm_digest", "record_prefix"):
-        setattr(folder, name, lambda *_: None)
-    episodes.Limit = lambda seconds: contextlib.nullcontext()  # type: ignore[assignment, misc]
-    pool.Episode.actions = property(lambda self: _Nothing(), lambda self, value: None)  # type: ignore[assignment]
-    pretrain, save = Loop._pretrain, Loop._save
+        exchange(folder, name, lambda *_: None)
+    exchange(episodes, "Limit", lambda seconds: contextlib.nullcontext())
+    exchange(pool.Episode, "actions", property(lambda self: _Nothing(), lambda self, value: None), declared=True)
 
-    def without_first_save(self: Loop) -> None:
-        self._save = (lambda: None) if not self.session.counters.updates else lambda: save(self)  # type: ignore[method-assign]
-        try:
-            pretrain(self)
-        finally:
-            del self._save
 
-    Loop._pretrain = without_first_save  # type: ignore[method-assign]
+def exchange(owner: object, name: str, value: object, declared: bool = False) -> None:
+    """Replace an attribute that is there, so that the benchmark fails where the code has changed. declared: as a field."""
+    assert name in owner.__annotations__ if declared else hasattr(owner, name), f"{owner} has no {name}"
+    setattr(owner, name, value)
 
 
 class _Nothing(list):

@@ -31,7 +31,7 @@ class HubStore:
     def find(self, address: str) -> StoredRun:
         name, revision = split_revision(address)
         if _COMMIT.fullmatch(revision):
-            return StoredRun(name, revision)  # a commit never changes, so nobody has to be asked
+            return StoredRun(name, revision)  # a commit never changes, so the server need not resolve it
         hub = client()
         with hub_errors(address):
             commit = hub.HfApi(endpoint=endpoint()).model_info(name, revision=revision or None).sha

@@ -44,7 +44,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """What the server holds and was asked. cut: paths at whose content the connection breaks. status: answer to all."""
+    """The content of the server and the requests that it received. cut: paths at whose content the connection breaks. status: of every reply."""
 
     url: str = ""
     storage: str = ""

@@ -368,7 +368,7 @@ class Cuda:
 
 
 def test_the_recorder_of_a_gpu_keeps_the_order_of_streams(monkeypatch):
-    """Without a GPU this is all that can be said of it: which calls it makes, and in which order."""
+    """Without a GPU only the calls and their order can be tested."""
     monkeypatch.setattr(graph.torch, "cuda", cuda := Cuda())
     generator = torch.Generator()
     recorder = graph.CudaRecorder(CPU, (generator, generator))

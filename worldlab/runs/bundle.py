@@ -5,7 +5,7 @@
     checkpoints/             the newest checkpoint and the best one: the weights alone, or with the replay all of it
     plugins/                 the files given with --plugin, if any
     videos/                  the newest dreams, and the first final episode
-    replay/                  the recorded experience, only where it is asked for
+    replay/                  the recorded experience, only with `--replay`
 
 A fetched bundle is a stranger's. It holds files of these names and no others, each as large as declared.
 """

@@ -232,7 +232,7 @@ def test_a_channel_keeps_the_newest_of_a_key_and_closes_when_too_much_waits():
 
 
 def test_ctrl_c_ends_the_server(tmp_path):
-    """`serve` returns, the page is told, and the port is free again."""
+    """`serve` returns, the websocket of the page is closed, and the port is free again."""
     found: dict[str, str] = {}
 
     def visit(address: str) -> None:
