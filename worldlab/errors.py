@@ -17,9 +17,13 @@ The number is the exit code of the command line. After a signal it is 128 + the 
 from __future__ import annotations
 
 import difflib
+import importlib
 import signal
 import threading
 from collections.abc import Iterable
+from typing import Any, TypeVar
+
+PartT = TypeVar("PartT")
 
 
 class WorldlabError(Exception):
@@ -113,6 +117,36 @@ def out_of_memory(error: BaseException) -> MemoryLimitError:
         cause=one_line(error, 300) or None,
         fix="a smaller --size, --train.batch-size or --replay.capacity, or end other programs",
     )
+
+
+def import_extra(package: str, extra: str, user: str) -> Any:
+    """Import a package that an extra of worldlab installs, for a user such as "the tracker 'wandb'".
+
+    Raises: PluginError with the command that installs it.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise PluginError(
+            f"{user} needs the package {package!r}, which is not installed",
+            cause=one_line(error),
+            fix=f'pip install "worldlab[{extra}]"',
+        ) from error
+
+
+def build_part(interface: type[PartT], loaded: Any, part: str, kind: str, methods: str) -> PartT:
+    """Return what a plugin registered: `loaded` itself, or an instance if it is a class without arguments.
+
+    part: its name in a message, such as "store plugin 'hf'". Raises: PluginError if it lacks `methods` of the interface.
+    """
+    made = loaded() if isinstance(loaded, type) else loaded
+    if not isinstance(made, interface):
+        raise PluginError(
+            f"{part} is not {kind}",
+            cause=f"{type(made).__name__} lacks {methods}",
+            fix=f"register a class with the methods of {interface.__module__}.{interface.__qualname__}",
+        )
+    return made
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:

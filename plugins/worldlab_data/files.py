@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from gymnasium import spaces
 
 from worldlab.env.spaces import RESERVED_KEYS, STEP_FIELDS, Schema
 from worldlab.env.spaces_json import from_json, to_json
-from worldlab.errors import ConfigError, PluginError, one_line
+from worldlab.errors import ConfigError, import_extra, one_line
 from worldlab.experience.dataset import CHUNK_BYTES
 from worldlab.runs.parse import parse_json
 from worldlab.runs.storage import read_json
@@ -49,14 +48,7 @@ def files_of(folder: Path, *suffixes: str) -> list[Path]:
 
 def needs(package: str, extra: str) -> Any:
     """Import a package of an extra. Raises: PluginError with the command that installs it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise PluginError(
-            f"this data set needs the package {package!r}, which is not installed",
-            cause=one_line(error),
-            fix=f'pip install "worldlab[{extra}]"',
-        ) from error
+    return import_extra(package, extra, "this data set")
 
 
 def parse_schema(text: str) -> Schema:

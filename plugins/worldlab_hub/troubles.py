@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from worldlab.errors import CheckpointError, ConfigError, PluginError, StorageError, WorldlabError, one_line
+from worldlab.errors import CheckpointError, ConfigError, StorageError, WorldlabError, import_extra, one_line
 
 SIGN_IN = "hf auth login, or set HF_TOKEN to a token that may do this; check the name if it is not private"
 
 
 def client() -> Any:
     """Import the Hub's client. Raises: PluginError with the command that installs it."""
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise PluginError(
-            "the store 'hf' needs the package 'huggingface_hub', which is not installed",
-            cause=one_line(error),
-            fix='pip install "worldlab[hub]"',
-        ) from error
+    return import_extra("huggingface_hub", "hub", "the store 'hf'")
 
 
 @contextmanager

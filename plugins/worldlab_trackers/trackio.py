@@ -7,9 +7,9 @@ from typing import Any, final
 
 import numpy as np
 
+from worldlab.errors import import_extra
 from worldlab.runs.pictures import as_frames
 from worldlab.runs.tracking import TrackedRun
-from worldlab_trackers.needs import import_package
 
 PROJECT = "worldlab"
 SHOWN = 12
@@ -22,7 +22,7 @@ class TrackioTracker:
 
     def __init__(self) -> None:
         """Raises: PluginError if trackio is missing."""
-        self._trackio = import_package("trackio")
+        self._trackio = import_extra("trackio", "trackio", "the tracker 'trackio'")
         self._run: Any = None
 
     def start(self, run: TrackedRun) -> None:

@@ -9,10 +9,9 @@ from typing import Any, final
 
 import numpy as np
 
-from worldlab.errors import PluginError
+from worldlab.errors import PluginError, import_extra
 from worldlab.runs.pictures import gif_bytes
 from worldlab.runs.tracking import CLOSE_SECONDS, TrackedRun
-from worldlab_trackers.needs import import_package
 
 PROJECT = "worldlab"
 """The project, unless WANDB_PROJECT names one."""
@@ -24,7 +23,7 @@ class WandbTracker:
 
     def __init__(self) -> None:
         """Raises: PluginError if wandb is missing, or would stop to ask for a key."""
-        self._wandb = import_package("wandb")
+        self._wandb = import_extra("wandb", "wandb", "the tracker 'wandb'")
         self._run: Any = None
         self._offline = os.environ.get("WANDB_MODE", "").lower() in ("offline", "dryrun", "disabled")
         if not self._offline and not self._wandb.login(prompt=False, verify=False):

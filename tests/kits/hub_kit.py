@@ -44,7 +44,7 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The content of the server and the requests that it received. cut: paths at whose content the connection breaks. status: of every reply."""
+    """The server's content and the requests that it received. cut: paths at whose content it breaks off. status: of every reply."""
 
     url: str = ""
     storage: str = ""

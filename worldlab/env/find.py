@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
-from worldlab.errors import EnvError, PluginError, WorldlabError, did_you_mean, one_line
+from worldlab.errors import EnvError, PluginError, WorldlabError, build_part, did_you_mean, one_line
 from worldlab.settings import EnvSettings
 
 if TYPE_CHECKING:
@@ -139,14 +139,9 @@ def as_adapter(name: str, loaded: Any) -> EnvAdapter:
 
     Raises: PluginError if it lacks a method of EnvAdapter.
     """
-    adapter = loaded() if isinstance(loaded, type) else loaded
-    if not isinstance(adapter, EnvAdapter):
-        raise PluginError(
-            f"env plugin {name!r} is not an adapter",
-            cause=f"{type(adapter).__name__} lacks names(), resolve(id) or make(id, settings)",
-            fix="register a class with the methods of worldlab.env.find.EnvAdapter",
-        )
-    return adapter
+    return build_part(
+        EnvAdapter, loaded, f"env plugin {name!r}", "an adapter", "names(), resolve(id) or make(id, settings)"
+    )
 
 
 class Finding(TypedDict):

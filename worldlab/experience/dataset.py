@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldlab.env.spaces import action_spec, decode_action, encode_action, obs_spec
-from worldlab.errors import ConfigError, EnvError, PluginError, one_line
+from worldlab.errors import ConfigError, EnvError, build_part, one_line
 
 CHUNK = 256
 """Decisions read at a time: memory does not grow with the data set or with its episodes."""
@@ -149,14 +149,7 @@ def absolute_name(name: str) -> str:
 def load_format(name: str, registry: FormatRegistry) -> DatasetFormat:
     """Return a registered format. Raises: PluginError if it is not there or is no format."""
     loaded = registry.get("dataset", name).load()
-    format = loaded() if isinstance(loaded, type) else loaded
-    if not isinstance(format, DatasetFormat):
-        raise PluginError(
-            f"dataset plugin {name!r} is not a format",
-            cause=f"{type(format).__name__} lacks recognises(name) or open(name)",
-            fix="register a class with the methods of worldlab.experience.dataset.DatasetFormat",
-        )
-    return format
+    return build_part(DatasetFormat, loaded, f"dataset plugin {name!r}", "a format", "recognises(name) or open(name)")
 
 
 def check_facts(facts: DatasetFacts, episodes: Sequence[EpisodeFacts]) -> None:

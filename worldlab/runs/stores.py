@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from worldlab.errors import ConfigError, PluginError, did_you_mean, one_line
+from worldlab.errors import ConfigError, build_part, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,7 @@ def open_store(text: str, registry: StoreRegistry) -> tuple[RunStore, str, str]:
         )
     name, address = found
     loaded = registry.get("store", name).load()
-    store = loaded() if isinstance(loaded, type) else loaded
-    if not isinstance(store, RunStore):
-        raise PluginError(
-            f"store plugin {name!r} is not a store",
-            cause=f"{type(store).__name__} lacks find, fetch or publish",
-            fix="register a class with the methods of worldlab.runs.stores.RunStore",
-        )
-    return store, name, address
+    return build_part(RunStore, loaded, f"store plugin {name!r}", "a store", "find, fetch or publish"), name, address
 
 
 __all__ = ["RunCard", "RunStore", "StoreRegistry", "StoredRun", "open_store", "split_address"]
