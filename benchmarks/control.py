@@ -8,7 +8,10 @@ Each cell is a run folder RUNS/TASK/AGENT/seed-N, made by `worldlab train` with 
 be stopped at any moment: the same command reads finished cells, resumes begun ones from their checkpoints, and starts
 the rest. `model-free` is PPO or SAC of Stable-Baselines3, which learns in the environment itself (begun runs start
 again), and model-free:NAME another of its algorithms; each task also has one run of random play. NAME@4 gives an agent
-four times the steps.
+four times the steps. A variant of control_variants.py is `dreamer` with other flags:
+
+    python benchmarks/control.py --tasks pendulum reacher --agents dreamer imle ensemble made --runs runs/variants \
+        --out benchmarks/results/variants.json
 
 The result is written after every cell, and at the end a picture beside it. The score of a run is the mean of 20 fresh episodes at
 its end. Seeds go round all tasks before the next seed begins.
@@ -33,6 +36,7 @@ from typing import Any, Literal
 from control_chart import draw
 from control_summary import Run, average, read_baseline, read_run, summarise
 from control_tasks import TASKS, Task, read_published
+from control_variants import PLAIN, VARIANTS
 from interleave import header, say, source_path, write_json
 from machine import ROOT
 
@@ -58,8 +62,9 @@ class Cell:
 
     @property
     def method(self) -> str:
-        """The agent without its factor of steps."""
-        return self.agent.partition("@")[0]
+        """The agent itself, without its factor of steps and without a variant's name."""
+        name = self.agent.partition("@")[0]
+        return PLAIN if name in VARIANTS else name
 
     @property
     def trains(self) -> bool:
@@ -94,7 +99,8 @@ def _cell(name: str, task: Task, agent: str, seed: int, runs: Path, extra: str) 
     budget = {"steps": steps, "minutes": "none", "seed": seed, "eval.every": max(1, steps // EVALUATIONS)}
     budget |= {"eval.episodes": episodes, "eval.final-episodes": 20, "env": task.env, "env.repeat": task.repeat}
     flags = [word for flag, value in budget.items() for word in (f"--{flag}", str(value))]
-    words = (*flags, *shlex.split(task.flags), *shlex.split(extra))
+    variant = VARIANTS.get(agent.partition("@")[0], "")
+    words = (*flags, *shlex.split(task.flags), *shlex.split(variant), *shlex.split(extra))
     return Cell(
         name, task, agent, seed, runs / name / agent.replace(":", "-").replace("@", "-x") / f"seed-{seed}", words
     )

@@ -19,7 +19,10 @@ from typing import Any
 
 import reliability_table
 from control_tasks import NAMES
+from control_variants import PLAIN, VARIANTS, curve_difference, curve_mean, final_difference, return_at
 from learn import margin
+
+from worldlab.study.statistics import Difference
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -207,6 +210,43 @@ def control_row(name: str, task: dict[str, Any], agent: str) -> list[str]:
     ]
 
 
+def variants() -> str:
+    """Tabulate the variants of control.py: final scores, and the differences to the plain model in the same result."""
+    if not (RESULTS / "variants.json").is_file():
+        return "Not measured yet."
+    header = ["task", "variant", "flags", "final by seed", "IQM [95%]", "minus plain [95%]", "mean of the evaluations"]
+    header += ["minus plain [95%]", "verdict", "minutes", "after the minutes of plain"]
+    tasks = read("variants.json")["tasks"].items()
+    return table(header, [variant_row(name, task, agent) for name, task in tasks for agent in task["agents"]])
+
+
+def variant_row(name: str, task: dict[str, Any], agent: str) -> list[str]:
+    """Format the results of a variant on a task."""
+    runs = list(task["agents"][agent]["runs"].values())
+    plain = statistics.median(run["minutes"] for run in task["agents"][PLAIN]["runs"].values())
+    early = [found for run in runs if (found := return_at(run, plain)) is not None]
+    final, curve = final_difference(task, agent), curve_difference(task, agent)
+    return [
+        name,
+        "plain" if agent == PLAIN else agent,
+        f"`{VARIANTS[agent]}`" if agent in VARIANTS else "",
+        ", ".join(f"{run['final']:.3g}" for run in runs),
+        iqm_cell(task["agents"][agent]["iqm"]),
+        "" if agent == PLAIN else difference_cell(final),
+        f"{statistics.fmean(curve_mean(run) for run in runs):.3g}",
+        "" if agent == PLAIN else difference_cell(curve),
+        "" if agent == PLAIN else f"{final.verdict}; {curve.verdict}",
+        f"{statistics.median(run['minutes'] for run in runs):.1f}",
+        f"{statistics.fmean(early):.3g} ({len(early)})" if early else "",
+    ]
+
+
+def difference_cell(found: Difference) -> str:
+    """Format a difference and its interval."""
+    shown = found.estimate
+    return f"{shown.estimate:+.3g} [{shown.low:.3g}, {shown.high:.3g}]"
+
+
 def iqm_cell(found: dict[str, Any]) -> str:
     """Format an IQM and its interval, which a single run does not have."""
     ends = found["interval_95"]
@@ -251,6 +291,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "planning": planning,
     "roundup": roundup,
     "control": control,
+    "variants": variants,
     "faults": faults,
     "costs": costs,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from worldlab.distributions import OneHot
 from worldlab.interfaces import ActionSpec, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
 from worldlab_autoregressive.configs import MADEDynamicsConfig
+from worldlab_autoregressive.masked import BlockPass, MaskedNet
 from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
 from worldlab_autoregressive.priors import block_conditional, blocks_of
-from worldlab_autoregressive.vectors import masked_net
 
 UNITS_PER_BLOCK = 8
 """Least hidden units per block: the masks divide the units among the blocks."""
@@ -34,15 +34,21 @@ class MADENet(nn.Module):
         units = max(config.units, UNITS_PER_BLOCK * self.blocks)
         self.context = mlp(config.memory, config.units, 1)
         self.direct = nn.Linear(config.units, self.outputs * self.blocks)
-        self.masked = masked_net(self.blocks, self.width, config.units, self.outputs, units, config.layers)
+        self.masked = MaskedNet(self.blocks, self.width, config.units, self.outputs, units, config.layers)
         if not self.coded:
             means = config.components * self.blocks
             spread_means(self.direct.bias, means, means)
 
     def conditionals(self, context: Tensor, x: Tensor, temperature: float) -> GaussianMixture | OneHot:
         """Return the conditionals, over rows [N, blocks], given the blocks of x [N, D] before. context: [N, units]."""
-        out = self.direct(context) + self.masked(torch.cat([x, context], -1))
-        out = out.unflatten(-1, (self.outputs, self.blocks)).transpose(-1, -2)  # [N, blocks, outputs]
+        return self.distribution(self.seen(context) + self.masked(x, context), temperature)
+
+    def seen(self, context: Tensor) -> Tensor:
+        """Return the part of the parameters that no block changes, [N, blocks, outputs]."""
+        return self.direct(context).unflatten(-1, (self.outputs, self.blocks)).transpose(-1, -2)
+
+    def distribution(self, out: Tensor, temperature: float) -> GaussianMixture | OneHot:
+        """Return the conditionals of blocks from their parameters [*, outputs]."""
         dist = block_conditional(out, self.coded, self.config.unimix, self.config.min_std)
         return dist if temperature == 1 else dist.tempered(temperature)
 
@@ -65,7 +71,7 @@ class MADEPrior:
         return self.net.conditionals(self.context, x, self.temperature).log_prob(blocks).sum(-1)
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """Draw z [N, D] block by block, one pass each; gradients are pathwise, and straight-through for choices."""
+        """Draw z [N, D] block by block in one pass; gradients are pathwise, and straight-through for choices."""
         return self._draw(generator)
 
     @property
@@ -75,12 +81,11 @@ class MADEPrior:
 
     def _draw(self, generator: torch.Generator | None) -> Tensor:
         drawn: list[Tensor] = []
-        width, blocks = self.net.width, self.net.blocks
-        for i in range(blocks):
-            later = self.context.new_zeros(len(self.context), width * (blocks - i))
-            dist: Any = self.net.conditionals(self.context, torch.cat([*drawn, later], -1), self.temperature)
-            values = dist.mode if generator is None else dist.sample(generator)
-            drawn.append(values[:, i].to(later.dtype))
+        run = BlockPass(self.net.masked, self.context)
+        for seen in self.net.seen(self.context).unbind(1):
+            dist = self.net.distribution(seen + run.outputs(), self.temperature)
+            drawn.append((dist.mode if generator is None else dist.sample(generator)).to(self.context.dtype))
+            run.append(drawn[-1])
         return torch.cat(drawn, -1)
 
 
