@@ -9,7 +9,10 @@ slack. Decoders without a density are listed with the reason and without an esti
 
 Frames: random driving (each action held for 1 to 8 decisions of 4 frames), resized to size x size by the adapter.
 
-    python benchmarks/bits_per_dim.py > benchmarks/results/bits_per_dim.json
+`seconds_per_frame` is the processor time of one sampled frame on one thread, the median over rounds in which all decoders
+with a density take turns.
+
+    python benchmarks/bits_per_dim.py --updates 2000     # goes on where it was stopped; one decoder after the other
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ import argparse
 import hashlib
 import json
 import math
-import platform
+import statistics
 import sys
 import time
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from interleave import header, write_json
+from machine import ROOT, commit
 from torch import Tensor
 
 from worldlab.config.resolve import resolve
@@ -42,6 +47,9 @@ from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 from worldlab.tree import repeat, select
 
+OUT = ROOT / "benchmarks" / "results" / "bits_per_dim.json"
+ROUNDS, SAMPLED = 5, 8
+"""Rounds of the sampling, and frames of one draw in them."""
 WHY = {
     "critic": "an implicit decoder has samples and a critic, no density",
     "contrastive": "a ratio p(x|z)/p(x), no density",
@@ -102,10 +110,8 @@ def evaluate(built: Composed, frames: np.ndarray, draws: tuple[int, ...], seed: 
     return {str(k): {"mean": float(b.mean()), "se": float(b.std() / len(b) ** 0.5)} for k, b in found.items()}
 
 
-def measure(
-    registry: Registry, name: str, spaces: tuple[Any, Any], train: np.ndarray, test: np.ndarray, args: Any
-) -> dict[str, Any]:
-    """Train one decoder with the shared kind of encoder, and evaluate it on the test frames."""
+def build(registry: Registry, name: str, spaces: tuple[Any, Any], args: argparse.Namespace) -> tuple[Composed, Any]:
+    """Return an untrained model with a decoder and the shared kind of encoder, and the settings of its training."""
     flags: dict[str, Any] = {
         "env": {"id": "CarRacing"},
         "encoder": {"name": "vae", "latent": "gaussian", "latent_dim": 32, "width": 16},
@@ -117,14 +123,21 @@ def measure(
     if name == "vae":
         flags["decoder"].update(likelihood="learned", width=16)
     config = resolve(registry, presets=["laptop"], flags=flags)
-    built = compose(config, registry, *spaces, Streams(args.seed), torch.device("cpu"))
+    return compose(config, registry, *spaces, Streams(args.seed), torch.device("cpu")), config.core.train
+
+
+def measure(
+    registry: Registry, name: str, spaces: tuple[Any, Any], train: np.ndarray, test: np.ndarray, args: Any
+) -> dict[str, Any]:
+    """Train one decoder, and evaluate it on the test frames."""
+    built, settings = build(registry, name, spaces, args)
     decoder: Any = built.model.decoder
     row: dict[str, Any] = {"decoder": name, "parameters": sum(p.numel() for p in decoder.parameters())}
     if decoder.likelihood == "undefined":
         return {**row, "bits_per_dim": None, "undefined": WHY[decoder.score_kind]}
     streams = Streams(args.seed)
     generators = Generators(streams.torch("model"), streams.torch("agent"))
-    trainer, rng = Trainer(built.model, built.agent, config.core.train, generators), np.random.default_rng(args.seed)
+    trainer, rng = Trainer(built.model, built.agent, settings, generators), np.random.default_rng(args.seed)
     begin = time.process_time()
     flat = train.reshape(-1, *train.shape[2:])
     for update in range(args.updates):
@@ -146,6 +159,20 @@ def measure(
     }
 
 
+@torch.no_grad()
+def time_samples(models: dict[str, Composed]) -> dict[str, float]:
+    """Return the processor seconds of one sampled frame, by decoder: the median over rounds, in which all take turns."""
+    found: dict[str, list[float]] = {name: [] for name in models}
+    for round_number in range(ROUNDS + 1):
+        for name, built in models.items():
+            features = torch.zeros(SAMPLED, built.specs.feature_dim)
+            begin = time.process_time()
+            built.model.decoder.decode(features)["image"].sample(torch.Generator().manual_seed(round_number))
+            if round_number:  # the first warms up
+                found[name].append((time.process_time() - begin) / SAMPLED)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decoder", action="append", help="registered names (default: all)")
@@ -156,16 +183,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--test", type=int, default=200, help="number of held-out frames to evaluate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     torch.set_num_threads(1)
     registry = load_registry()
     frames, *spaces = collect(registry, args.size, args.episodes, 100, args.seed)
     held = max(1, args.episodes // 8)
-    rows = []
-    for name in args.decoder or [registration.name for registration in registry.registrations("decoder")]:
-        rows.append(measure(registry, name, (spaces[0], spaces[1]), frames[held:], frames[:held], args))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    result = {
+    about = {
         "frames": {
             "env": "CarRacing-v3",
             "size": args.size,
@@ -173,14 +197,28 @@ def main() -> None:
             "held_out_episodes": held,
             "sha256": hashlib.sha256(frames.tobytes()).hexdigest(),
         },
-        "arguments": vars(args),
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("torch", "gymnasium", "worldlab")},
-        },
-        "rows": rows,
+        "arguments": {key: value for key, value in vars(args).items() if key not in ("decoder", "out")},
     }
-    print(json.dumps(result, indent=1))
+    rows = begun(args.out, about)
+    for name in args.decoder or [registration.name for registration in registry.registrations("decoder")]:
+        if name not in rows:
+            row = measure(registry, name, (spaces[0], spaces[1]), frames[held:], frames[:held], args)
+            rows[name] = {**row, **commit()}
+            write_json(args.out, {**header("bits_per_dim.py", "gymnasium"), **about, "rows": list(rows.values())})
+    dense = [name for name, row in rows.items() if row["bits_per_dim"] is not None]
+    seconds = time_samples({name: build(registry, name, (spaces[0], spaces[1]), args)[0] for name in dense})
+    ordered = [{**row, "seconds_per_frame": seconds.get(name)} for name, row in sorted(rows.items())]
+    write_json(args.out, {**header("bits_per_dim.py", "gymnasium"), **about, "rows": ordered})
+
+
+def begun(path: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the finished rows of a result by decoder. Raises: SystemExit if it has other frames or arguments."""
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if {key: found.get(key) for key in about} != about:
+        sys.exit(f"{path} has other frames or arguments: give another --out")
+    return {row["decoder"]: row for row in found["rows"]}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
     python benchmarks/offline.py                                          # Pendulum, 3 seeds, dreamer and bc
     python benchmarks/offline.py --seeds 1 --agents dreamer --runs runs/quick --out quick.json
-    python benchmarks/offline.py --data runs/cheetah --out cheetah.json   # what an online run collected is mixed by itself
+    python benchmarks/control.py --tasks half-cheetah --seeds 1 --agents dreamer       # its recording is of mixed quality
+    python benchmarks/offline.py --data runs/control/half-cheetah/dreamer/seed-0 --steps 16000 --runs runs/offline-cheetah \
+        --out benchmarks/results/offline-cheetah.json
 
 Without --data, the set is 100 episodes of Pendulum by a swing-up controller of which a share of the actions, 0 to 1 by
 episode, is random. Each cell is a run folder RUNS/AGENT/seed-N made by `worldlab train --offline`; finished cells are read,
@@ -31,7 +33,7 @@ from worldlab.registry import load_registry
 OUT = ROOT / "benchmarks" / "results" / "offline.json"
 EPISODES = 100
 STEPS = 4000
-"""Offline steps of a run: half as many updates, after those of the pretraining."""
+"""Offline steps of a run by default: half as many updates, after those of the pretraining."""
 
 
 class Mixed(Dataset):
@@ -75,7 +77,7 @@ def swing_up(obs: np.ndarray) -> np.ndarray:
     return np.clip(np.array([torque]), -2, 2)
 
 
-def train(data: Path, agent: str, seed: int, folder: Path, flags: list[str]) -> float:
+def train(data: Path, agent: str, seed: int, folder: Path, steps: int, flags: list[str]) -> float:
     """Train a run, unless it is finished. Returns its mean return."""
     result = folder / "result.json"
     if not result.is_file():
@@ -92,7 +94,7 @@ def train(data: Path, agent: str, seed: int, folder: Path, flags: list[str]) -> 
             str(folder),
         ]
         command += ["--agent", agent, "--encoder", "vae", "--dynamics", "vae", "--decoder", "vae", "--preset", "laptop"]
-        command += ["--steps", str(STEPS), "--seed", str(seed), "--minutes", "none", "--eval.every", "0", *flags]
+        command += ["--steps", str(steps), "--seed", str(seed), "--minutes", "none", "--eval.every", "0", *flags]
         folder.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(command, check=True)
     return float(json.loads(result.read_text())["return_mean"])
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a data set that names its environment (default: mixed Pendulum)")
     parser.add_argument("--agents", nargs="+", default=["dreamer", "bc"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="offline steps of a run; half as many updates")
     parser.add_argument("--runs", type=Path, default=Path("runs/offline"))
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--flags", default="", help="more flags of worldlab train")
@@ -116,7 +119,7 @@ def main() -> None:
     table = {"data": {"mean": float(np.mean(returns)), "best": max(returns), "episodes": len(returns)}, "agents": {}}
     for seed in range(args.seeds):
         for agent in args.agents:
-            score = train(data, agent, seed, args.runs / agent / f"seed-{seed}", args.flags.split())
+            score = train(data, agent, seed, args.runs / agent / f"seed-{seed}", args.steps, args.flags.split())
             table["agents"].setdefault(agent, []).append(score)
             write_json(args.out, {**header("offline.py"), **table})
             say(f"{agent} seed {seed}: {score:.1f}; the data: mean {table['data']['mean']:.1f}")
