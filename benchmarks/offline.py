@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -77,8 +78,8 @@ def swing_up(obs: np.ndarray) -> np.ndarray:
     return np.clip(np.array([torque]), -2, 2)
 
 
-def train(data: Path, agent: str, seed: int, folder: Path, steps: int, flags: list[str]) -> float:
-    """Train a run, unless it is finished. Returns its mean return."""
+def train(data: Path, agent: str, seed: int, folder: Path, steps: int, flags: list[str]) -> dict[str, Any]:
+    """Train a run, unless it is finished. Returns its result."""
     result = folder / "result.json"
     if not result.is_file():
         command = [
@@ -97,7 +98,15 @@ def train(data: Path, agent: str, seed: int, folder: Path, steps: int, flags: li
         command += ["--steps", str(steps), "--seed", str(seed), "--minutes", "none", "--eval.every", "0", *flags]
         folder.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(command, check=True)
-    return float(json.loads(result.read_text())["return_mean"])
+    return json.loads(result.read_text())
+
+
+def mixed_data(runs: Path) -> Path:
+    """Return the recorded set of mixed Pendulum under a folder of runs; record it if it is missing."""
+    data = runs / "pendulum-mixed"
+    if not data.exists():
+        RunFolderFormat().write(Mixed(), data)
+    return data
 
 
 def main() -> None:
@@ -110,16 +119,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--flags", default="", help="more flags of worldlab train")
     args = parser.parse_args()
-    data = args.data or args.runs / "pendulum-mixed"
-    if args.data is None and not data.exists():
-        RunFolderFormat().write(Mixed(), data)
+    data = args.data or mixed_data(args.runs)
     dataset = open_dataset(str(data), load_registry())
     returns = inspect(dataset).returns
     dataset.close()
     table = {"data": {"mean": float(np.mean(returns)), "best": max(returns), "episodes": len(returns)}, "agents": {}}
     for seed in range(args.seeds):
         for agent in args.agents:
-            score = train(data, agent, seed, args.runs / agent / f"seed-{seed}", args.steps, args.flags.split())
+            folder = args.runs / agent / f"seed-{seed}"
+            score = train(data, agent, seed, folder, args.steps, args.flags.split())["return_mean"]
             table["agents"].setdefault(agent, []).append(score)
             write_json(args.out, {**header("offline.py"), **table})
             say(f"{agent} seed {seed}: {score:.1f}; the data: mean {table['data']['mean']:.1f}")

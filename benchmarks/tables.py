@@ -17,12 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import reliability_table
 from control_tasks import NAMES
 from control_variants import PLAIN, VARIANTS, curve_difference, curve_mean, final_difference, return_at
 from learn import margin
 
-from worldlab.study.statistics import Difference
+from worldlab.study.statistics import Difference, interval, mean
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -253,6 +254,52 @@ def difference_cell(found: Difference) -> str:
     return f"{shown.estimate:+.3g} [{shown.low:.3g}, {shown.high:.3g}]"
 
 
+def held_out() -> str:
+    """Tabulate what each dynamics predicts on held-out episodes, with the differences to the factorised prior."""
+    if not (RESULTS / "held_out.json").is_file():
+        return "Not measured yet."
+    rows = read("held_out.json")["rows"]
+    quantities = [key for key in rows[0] if key not in ("dynamics", "seeds")]
+    header = ["dynamics", "seeds", *(key.replace("energy_", "energy score, step ") for key in quantities)]
+    lines = [[row["dynamics"], str(row["seeds"]), *(scored(row[key]) for key in quantities)] for row in rows]
+    return table(header, lines)
+
+
+def scored(found: dict[str, Any] | None) -> str:
+    """Format a mean score over seeds and, if it was compared, the difference and its verdict."""
+    if found is None:
+        return "undefined"
+    text = f"{found['mean']['estimate']:.3f}"
+    if apart := found.get("minus_plain"):
+        ends = apart["interval_95"]
+        shown = f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""
+        text += f" ({apart['estimate']:+.3f}{shown}, {found['verdict']})"
+    return text
+
+
+OFFLINE = {
+    "offline.json": "Pendulum-v1, mixed controllers",
+    "offline-cheetah.json": "HalfCheetah-v5, an online run's recording",
+}
+"""The data set of each result of offline.py."""
+
+
+def offline() -> str:
+    """Tabulate agents that learn from recorded data alone, beside the mean return of the data."""
+    rows = []
+    for name, label in OFFLINE.items():
+        if not (RESULTS / name).is_file():
+            continue
+        found = read(name)
+        data = found["data"]
+        for agent, scores in found["agents"].items():
+            above = interval(np.array(scores)[:, None] - data["mean"], mean)
+            shown = f"{above.estimate:+.0f} [{above.low:.0f}, {above.high:.0f}]"
+            by_seed = ", ".join(f"{score:.0f}" for score in scores)
+            rows.append([label, agent, by_seed, f"{data['mean']:.0f}", f"{data['best']:.0f}", shown])
+    return table(["data", "agent", "final by seed", "mean of the data", "its best", "minus the mean [95%]"], rows)
+
+
 def iqm_cell(found: dict[str, Any]) -> str:
     """Format an IQM and its interval, which a single run does not have."""
     ends = found["interval_95"]
@@ -298,6 +345,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "roundup": roundup,
     "control": control,
     "variants": variants,
+    "held_out": held_out,
+    "offline": offline,
     "faults": faults,
     "costs": costs,
 }

@@ -96,6 +96,36 @@ def test_every_task_is_a_configuration(control):
     assert {name for name, task in control.TASKS.items() if task.held_out} == set(control.TASKS) - set(usual)
 
 
+def test_every_variant_is_a_configuration_of_dreamer(control, task, tmp_path):
+    from worldlab.cli.flags import read_flags
+    from worldlab.config.resolve import resolve
+    from worldlab.registry import load_registry
+
+    registry = load_registry()
+    whole = replace(task, steps=6_000)
+    plain, *cells = control.cells_of({"cartpole": whole}, ["dreamer", *control.VARIANTS], 1, tmp_path, "")[1:]
+    for cell in cells:
+        assert cell.trains and cell.method == "dreamer" and cell.folder.parent.name == cell.agent
+        flags = read_flags(list(cell.flags)).settings
+        assert resolve(registry, presets=["laptop"], flags=flags).core.steps == 6_000
+        assert cell.flags[: len(plain.flags)] == plain.flags and len(cell.flags) > len(plain.flags)
+
+
+def test_a_variant_is_compared_by_final_return_and_by_the_mean_of_its_evaluations(control):
+    import control_variants
+
+    def runs(*each):
+        return {"runs": {str(n): {"final": final, "curve": curve} for n, (final, curve) in enumerate(each)}}
+
+    plain = runs((10.0, [[1, 1.0, 2.0], [2, 2.0, 10.0]]), (12.0, [[1, 1.5, 4.0], [2, 3.0, 12.0]]))
+    other = runs((11.0, [[1, 4.0, 6.0], [2, 8.0, 11.0]]), (13.0, [[1, 4.0, 8.0], [2, 8.0, 13.0]]))
+    task = {"agents": {"dreamer": plain, "imle": other}}
+    assert control_variants.final_difference(task, "imle").estimate.estimate == 12 - 11
+    assert control_variants.curve_difference(task, "imle").estimate.estimate == (8.5 + 10.5) / 2 - (6 + 8) / 2
+    first = other["runs"]["0"]
+    assert control_variants.return_at(first, 5.0) == 6.0 and control_variants.return_at(first, 3.0) is None
+
+
 def test_a_stopped_cell_is_resumed_and_a_finished_one_is_read(control, task, cells, tmp_path):
     found, made = cells
     out = tmp_path / "out" / "control.json"

@@ -66,6 +66,8 @@ def test_without_an_environment_the_model_is_evaluated_on_held_out_episodes(trai
     assert result["updates"] == 2 + 3 and "return_mean" not in result
     assert result["held_out"]["episodes"] == 1 and len(result["held_out"]["rmse_by_step"]["vector"]) == 31 - 5
     assert {"dyn", "reward", "decoder/vector"} <= set(result["held_out"]["losses"])
+    assert 0 < result["held_out"]["divergence"] <= result["held_out"]["losses"]["dyn"]  # which has free nats
+    assert set(result["held_out"]["energy_by_step"]["vector"]) == {"1", "5", "15"}
     assert "there is no environment" in result["protocol"]["why"]
     assert len(said["data"]["held_out"]) == 1 and said["data"]["decisions"] == 330
     assert set(said["data"]["sha256"]) == {"training", "held_out"}

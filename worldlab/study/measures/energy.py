@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worldlab.evaluation.scoring_rules import coverage_90, crps, energy_score
 from worldlab.study.measures.measured_model import MeasuredModel, choose_dream_starts, gather_actions, gather_future
 from worldlab.study.measures.probe import split_examples
 from worldlab.study.measures.quantities import HORIZONS
 from worldlab.study.measures.regression import Predictor, check_finite, fit_ridge
-from worldlab.study.measures.scoring_rules import coverage_90, crps, energy_score
 from worldlab.study.measures.standard_errors import average_frames
 from worldlab.study.results import Measurement
 

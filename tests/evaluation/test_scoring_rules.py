@@ -9,7 +9,7 @@ import pytest
 import torch
 from model_kit import gen
 
-from worldlab.study.measures.scoring_rules import coverage_90, crps, energy_score
+from worldlab.evaluation.scoring_rules import coverage_90, crps, energy_score
 
 
 def test_energy_score_of_gaussians_matches_the_closed_form():
