@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from worldlab.distributions import OneHot
 from worldlab.interfaces import ActionSpec, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
+from worldlab_autoregressive.blocks import BlockNet, BlockPass
 from worldlab_autoregressive.configs import MADEDynamicsConfig
-from worldlab_autoregressive.masked import BlockPass, MaskedNet
 from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
 from worldlab_autoregressive.priors import block_conditional, blocks_of
 
@@ -34,7 +34,7 @@ class MADENet(nn.Module):
         units = max(config.units, UNITS_PER_BLOCK * self.blocks)
         self.context = mlp(config.memory, config.units, 1)
         self.direct = nn.Linear(config.units, self.outputs * self.blocks)
-        self.masked = MaskedNet(self.blocks, self.width, config.units, self.outputs, units, config.layers)
+        self.masked = BlockNet(self.blocks, self.width, config.units, self.outputs, units, config.layers)
         if not self.coded:
             means = config.components * self.blocks
             spread_means(self.direct.bias, means, means)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldlab.nn import mlp
-from worldlab_autoregressive.masked import BlockPass, MaskedNet
+from worldlab_autoregressive.blocks import BlockNet, BlockPass
 from worldlab_autoregressive.mixtures import GaussianMixture, spread_means
 
 
@@ -19,7 +19,7 @@ class EntryNet(nn.Module):
         super().__init__()
         self.components, self.min_std = components, min_std
         self.context = mlp(features, units, 1)
-        self.masked = MaskedNet(entries, 1, units, 3 * components, units, layers)
+        self.masked = BlockNet(entries, 1, units, 3 * components, units, layers)
         spread_means(self.masked.last_bias, entries * components, entries * components)
 
     def mixture(self, out: Tensor) -> GaussianMixture:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from worldlab_autoregressive.masked import BlockPass, MaskedNet
+from worldlab_autoregressive.blocks import BlockNet, BlockPass
 
 
 def inputs(blocks: int, width: int, context: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +25,7 @@ SHAPES = [(4, 1, 3, 2, 16, 1), (3, 4, 6, 5, 20, 2), (6, 2, 1, 1, 31, 3), (1, 3, 
 def test_the_pass_from_block_to_block_equals_one_pass_with_its_gradients(shape):
     torch.manual_seed(0)
     blocks, width, context, *_ = shape
-    net = MaskedNet(*shape).double()
+    net = BlockNet(*shape).double()
     x, given = inputs(blocks, width, context)
     whole = net(x, given)
     run, parts = BlockPass(net, given), []
@@ -47,7 +47,7 @@ def test_the_pass_computes_each_unit_once():
     """Multiplications of all blocks in turn: at most those of one pass, where a pass for each block takes blocks times."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    net = MaskedNet(16, 1, 8, 3, 64, 2)
+    net = BlockNet(16, 1, 8, 3, 64, 2)
     x, given = torch.randn(32, 16), torch.randn(32, 8)
     with torch.no_grad(), FlopCounterMode(display=False) as whole:
         net(x, given)

@@ -12,7 +12,7 @@ from zuko.nn import MaskedLinear, MaskedMLP
 
 
 @final
-class MaskedNet(nn.Module):
+class BlockNet(nn.Module):
     """A network whose outputs for block i of a vector depend on a context and on the blocks before i.
 
     MADE, Germain et al. 2015, arXiv:1502.03509. The hidden units are divided among the blocks. Scoring is one pass
@@ -54,13 +54,13 @@ class MaskedNet(nn.Module):
 
 @final
 class BlockPass:
-    """One pass of a `MaskedNet` that stops before each block until its predecessor is known.
+    """One pass of a `BlockNet` that stops before each block until its predecessor is known.
 
     The weights' rows and columns are sorted by the last block that a unit depends on, so what is known so far is always
     the beginning of a layer.
     """
 
-    def __init__(self, net: MaskedNet, context: Tensor):
+    def __init__(self, net: BlockNet, context: Tensor):
         self.block = 0
         self.layers: list[list[tuple[Tensor, Tensor]]] = []
         """Weights and biases, by layer and block, of the units whose last block is the one before."""
