@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from worldlab.env.spaces import action_spec, record_schema
@@ -95,3 +97,14 @@ def digest(dataset: Dataset) -> str:
     """Return the hash of all records."""
     schema = record_schema(dataset.facts.observation_space, action_spec(dataset.facts.action_space))
     return sha256_of(EpisodeRecords(dataset, schema), range(len(dataset.episodes)))
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Write frames uint8 [T, H, W, 3] without loss. Skips the test where there is no encoder."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        out.mux(stream.encode())

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from data_kit import DISCRETE, assert_same, made, whole
+from data_kit import DISCRETE, assert_same, made, whole, write_video
 from gymnasium import spaces
 
 from worldlab.errors import ConfigError
@@ -158,16 +158,6 @@ def test_data_that_look_shifted_are_pointed_out(tmp_path):
 
 
 # ---- videos ----
-
-
-def write_video(path, frames):
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("ffv1", rate=10)
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "bgr0"
-        for frame in frames:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        out.mux(stream.encode())
 
 
 def test_videos_and_a_table_of_actions(tmp_path):

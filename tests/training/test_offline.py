@@ -55,6 +55,26 @@ def trained(data, tmp_path_factory):
         return offline(data, folder)
 
 
+def test_an_offline_run_draws_what_was_held_out(data, tmp_path, monkeypatch):
+    drawn = []
+    plain = open_loop.open_loop
+
+    def watched(model, batch, *rest):
+        drawn.append(batch)
+        return plain(model, batch, *rest)
+
+    monkeypatch.setattr(open_loop, "open_loop", watched)
+    monkeypatch.setattr(open_loop, "vector_strip", lambda *_, **__: Image.new("RGB", (8, 8)))
+    run = offline(data, tmp_path / "run", settings={"log.pictures": 20})
+    (name,) = RunFolder.open(run.path).read_run_json()["data"]["held_out"]
+    dataset = open_dataset(str(data), REGISTRY)
+    (number,) = (n for n, episode in enumerate(dataset.episodes) if episode.name == name)
+    first = dataset.read(number, 0, 12).reward
+    shown = next(batch for batch in drawn if len(batch.reward) == 1)  # the evaluation takes several sequences
+    # A step's reward is that of its arrival, so the first one has none.
+    np.testing.assert_allclose(shown.reward[0, 1:], first)
+
+
 def weights(run):
     return {name: value for name, value in run.world_model.state_dict().items()}
 

@@ -362,14 +362,17 @@ class Loop:
         return outcome
 
     def _draw_dream(self) -> None:
-        """Save a picture of an open-loop prediction next to the real frames."""
+        """Save a picture of an open-loop prediction next to the real frames, which an offline run has held out."""
         session, counters = self.session, self.session.counters
-        length = session.core.train.batch_length + open_loop.CONTEXT_FRAMES
-        if not session.replay.can_sample(length):
+        model, length = session.composed.model, session.core.train.batch_length + open_loop.CONTEXT_FRAMES
+        if isinstance(session.collector, OfflineData) and session.collector.held_out.long_enough:
+            batch = to_batch(session.collector.held_out.windows(1, length), model.preprocess, session.device)
+        elif session.replay.can_sample(length):
+            batch = open_loop.sample_unbroken(session.replay, model, 1, length, counters.env_steps)
+        else:
             return
-        batch = open_loop.sample_unbroken(session.replay, session.composed.model, 1, length, counters.env_steps)
         generator = torch.Generator(session.device).manual_seed(counters.env_steps)
-        shown = open_loop.open_loop(session.composed.model, batch, generator)
+        shown = open_loop.open_loop(model, batch, generator)
         picture, *_ = open_loop.save(shown, self.folder.videos, f"dream-{counters.env_steps:09d}")
         frames = open_loop.video(shown)
         if frames is None:
