@@ -120,9 +120,9 @@ class IMLEDynamicsConfig(Config):
     unimix: ClassVar[float] = 0.01
     """Share of a uniform mixed into the generator's categoricals, where the latent is categorical."""
     scored: ClassVar[int] = 8
-    """Samples whose moments give the score that trains encoders with a density."""
-    min_std: ClassVar[float] = 0.1
-    """Std added to these moments: eight samples that happen to agree do not make a sharp density."""
+    """Samples whose mean gives the score that trains encoders with a density."""
+    min_std: ClassVar[float] = 0.01
+    """Smallest std around this mean."""
 
     @model_validator(mode="after")
     def _samples_have_pairs(self) -> IMLEDynamicsConfig:

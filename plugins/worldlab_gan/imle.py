@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldlab.distributions import Normal, OneHot
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
@@ -33,8 +33,7 @@ class IMLEDynamics(Dynamics):
 
     Deviations. The m samples are drawn for each target at each update instead of from a pool that is kept for an epoch;
     the memory is recurrent, where WIMLE predicts the next state from the last one. An encoder with a density is trained by
-    the log-ratio of the Gaussian (or the frequencies of codes) with the moments of the samples to that of all latents
-    (`score_latent`); IMLE itself has no density.
+    its KL to a density around the mean of the samples (`score_latent`); IMLE itself has none.
     """
 
     Config = IMLEDynamicsConfig
@@ -50,7 +49,6 @@ class IMLEDynamics(Dynamics):
         self.generator = LatentGenerator(
             config.memory, config.noise, config.units, config.layers, specs.latent, config.unimix
         )
-        self.moments = LatentMoments(specs.latent.dim)
         # The same noise at every call, so that a score depends on nothing but its arguments.
         fixed = torch.Generator().manual_seed(0)
         self.register_buffer("noise", self.generator.draw(torch.zeros(config.scored, config.memory), fixed))
@@ -79,8 +77,6 @@ class IMLEDynamics(Dynamics):
         if player != "main":
             return {}
         z, memory = ctx.latent.z.detach().flatten(0, 1), ctx.memory.flatten(0, 1)
-        if self.training and torch.is_grad_enabled():
-            self.moments.update(ctx.latent.z.detach(), ctx.batch.mask)
         if self.config.loss == "moments":
             repeated = memory.repeat(self.config.samples, 1)
             samples = self.generator(repeated, self.generator.draw(repeated, ctx.generator))
@@ -97,23 +93,25 @@ class IMLEDynamics(Dynamics):
         return noise.unflatten(0, (-1, len(z)))[away.argmin(0), torch.arange(len(z), device=z.device)]
 
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
-        """Return log p(z | h) - log p(z), [N] in nats, with p(z | h) fitted to samples and p(z) to all latents.
+        """Return log p(z | h), [N] in nats, of the density that fits these N rows best around the mean of the samples.
 
-        A ratio, so that shrinking z gains nothing (as in worldlab_cpc.dynamics).
+        For a real z it is a Gaussian whose variance is that of the rows around this mean (sigma-VAE: Rybkin et al. 2020,
+        arXiv:2006.13202, eq. 5), for codes the frequencies among the samples. With the entropy of the posterior it is a
+        KL, which neither a shift nor a scale of z changes. A ratio to running moments of z is no score: an encoder that moves
+        all latents leaves the moments behind and gains without end.
         """
         count = len(self.noise)
         noise = self.noise[:, None].expand(-1, len(z), -1).flatten(0, 1)
-        samples = self.generator(memory.repeat(count, 1), noise).unflatten(0, (count, -1))
-        return self._fitted(samples.mean(0), samples.var(0)).log_prob(z) - self._fitted(
-            self.moments.mean, self.moments.var
-        ).log_prob(z)
-
-    def _fitted(self, mean: Tensor, var: Tensor) -> Normal | OneHot:
-        """Return the distribution over z with these moments, [*, D]; for codes, mean holds the frequencies."""
+        mean = self.generator(memory.repeat(count, 1), noise).unflatten(0, (count, -1)).mean(0)
         if self.latent.kind == "categorical":
-            shares = mean.unflatten(-1, (self.latent.groups, self.latent.classes))
-            return OneHot.with_unimix(shares.clamp(min=1e-6).log(), 0.05)
-        return Normal(mean, (var + self.config.min_std**2).sqrt())
+            return self._codes(mean).log_prob(z)
+        var = (z - mean).square().mean(0) + self.config.min_std**2
+        return Normal(mean, var.sqrt().expand_as(z)).log_prob(z)
+
+    def _codes(self, shares: Tensor) -> OneHot:
+        """Return the distribution of codes with these frequencies [*, D]."""
+        shares = shares.unflatten(-1, (self.latent.groups, self.latent.classes))
+        return OneHot.with_unimix(shares.clamp(min=1e-6).log(), 0.05)
 
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Return `energy_score` of the samples, and `spread`, their mean distance relative to that from the true latent.
@@ -127,29 +125,3 @@ class IMLEDynamics(Dynamics):
         away = distance(samples, z).mean().clamp(min=1e-8)
         return {"energy_score": energy_score(samples, z).mean(), "spread": spread(samples).mean() / away}
 
-
-class LatentMoments(nn.Module):
-    """The running mean and variance of latents [B, T, D], each [D]; the first batch sets them."""
-
-    RATE = 0.01
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("var", torch.ones(dim))
-        self.register_buffer("count", torch.zeros(()))
-
-    @torch.no_grad()
-    def update(self, z: Tensor, mask: Tensor) -> None:
-        """Move towards the moments of z [B, T, D] where mask [B, T] is 1. A batch that is not finite is left out."""
-        weight = (mask / mask.sum().clamp(min=1))[..., None]
-        mean = (z * weight).sum((0, 1))
-        var = ((z - mean).square() * weight).sum((0, 1)).clamp(min=1e-6)
-        finite = mean.isfinite().all() & var.isfinite().all()
-        self.count += finite
-        rate = (1 / self.count.clamp(min=1)).clamp(min=self.RATE)
-        self.mean.copy_(torch.where(finite, self.mean.lerp(mean, rate), self.mean))
-        self.var.copy_(torch.where(finite, self.var.lerp(var, rate), self.var))
