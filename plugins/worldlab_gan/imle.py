@@ -124,4 +124,3 @@ class IMLEDynamics(Dynamics):
         samples = self.generator(repeated, self.generator.draw(repeated, generator)).unflatten(0, (4, -1))
         away = distance(samples, z).mean().clamp(min=1e-8)
         return {"energy_score": energy_score(samples, z).mean(), "spread": spread(samples).mean() / away}
-
