@@ -22,14 +22,14 @@ class EntryNet(nn.Module):
         self.masked = BlockNet(entries, 1, units, 3 * components, units, layers)
         spread_means(self.masked.last_bias, entries * components, entries * components)
 
-    def mixture(self, out: Tensor) -> GaussianMixture:
+    def mixture(self, context: Tensor, x: Tensor) -> GaussianMixture:
+        """Return each entry's mixture, given the entries before it. context [N, units], x [N, n]."""
+        return self._mixtures(self.masked(x, context))
+
+    def _mixtures(self, out: Tensor) -> GaussianMixture:
         """Return the mixtures of entries from their outputs [N, n, 3 * components]."""
         logits, mean, raw = out.chunk(3, -1)
         return GaussianMixture.from_outputs(logits, mean[..., None], raw[..., None], self.min_std)
-
-    def log_prob(self, features: Tensor, x: Tensor) -> Tensor:
-        """Return log p(x), [N] in nats, exact, in one pass. x: [N, n]."""
-        return self.mixture(self.masked(x, self.context(features))).log_prob(x)
 
     @torch.no_grad()
     def draw(self, features: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -37,7 +37,7 @@ class EntryNet(nn.Module):
         drawn: list[Tensor] = []
         run = BlockPass(self.masked, self.context(features))
         for _ in range(self.masked.blocks):
-            mixture = self.mixture(run.outputs()[:, None])
+            mixture = self._mixtures(run.outputs()[:, None])
             drawn.append((mixture.mode if generator is None else mixture.sample(generator)).to(features.dtype))
             run.append(drawn[-1])
         return torch.cat(drawn, -1)
@@ -60,4 +60,4 @@ class VectorDistribution:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x), [N] in nats, exact, in one pass. x [N, n]."""
-        return self.net.log_prob(self.features, x)
+        return self.net.mixture(self.net.context(self.features), x).log_prob(x)
