@@ -21,7 +21,7 @@ from interleave import header, say, write_json
 from machine import ROOT
 from offline import STEPS, mixed_data, train
 
-from worldlab.study.statistics import difference, interval, mean
+from worldlab.study.statistics import apply_holm, difference, interval, mean
 
 OUT = ROOT / "benchmarks" / "results" / "held_out.json"
 PLAIN = "vae"
@@ -40,22 +40,25 @@ def scores(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def summarise(runs: dict[str, list[dict[str, float | None]]]) -> list[dict[str, Any]]:
-    """Return a row for each dynamics: its scores by seed, their means, and the differences to PLAIN; lower is better."""
-    rows = []
-    for name, found in runs.items():
-        row: dict[str, Any] = {"dynamics": name, "seeds": len(found)}
-        for quantity in found[0]:
-            values, plain = ([run[quantity] for run in each] for each in (found, runs.get(PLAIN, [])))
-            if None in values:
-                row[quantity] = None
-                continue
-            row[quantity] = {"by_seed": values, "mean": as_json(interval(np.array(values, float)[:, None], mean))}
-            if name != PLAIN and plain and None not in plain:
-                apart = difference(np.array(values, float)[:, None], np.array(plain, float)[:, None])
-                # A lower score is better, and `difference` calls the higher one better.
-                row[quantity] |= {"minus_plain": as_json(apart.estimate), "verdict": apart.reversed.verdict}
-        rows.append(row)
-    return rows
+    """Return a row for each dynamics: its scores by seed, their means, and the differences to PLAIN; lower is better.
+
+    The verdicts on one quantity are corrected for the number of dynamics (Holm).
+    """
+    rows: dict[str, dict[str, Any]] = {name: {"dynamics": name, "seeds": len(found)} for name, found in runs.items()}
+    for quantity in next(iter(runs.values()))[0]:
+        values = {name: [run[quantity] for run in found] for name, found in runs.items()}
+        known = {name: np.array(found, float)[:, None] for name, found in values.items() if None not in found}
+        for name, row in rows.items():
+            row[quantity] = None
+            if name in known:
+                row[quantity] = {"by_seed": values[name], "mean": as_json(interval(known[name], mean))}
+        others = [name for name in known if name != PLAIN] if PLAIN in known else []
+        for name, apart in zip(
+            others, apply_holm([difference(known[name], known[PLAIN]) for name in others]), strict=True
+        ):
+            # A lower score is better, and `difference` calls the higher one better.
+            rows[name][quantity] |= {"minus_plain": as_json(apart.estimate), "verdict": apart.reversed.verdict}
+    return list(rows.values())
 
 
 def main() -> None:

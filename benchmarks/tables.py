@@ -187,8 +187,6 @@ def planning() -> str:
 
 def control() -> str:
     """Tabulate control.py: final scores by seed, what was kept of the best evaluation, and published scores."""
-    if not (RESULTS / "control.json").is_file():
-        return "Not measured yet."
     header = ["task", "agent", "frames", "final by seed", "IQM [95%]", "random", "goal", "steps to the goal (runs)"]
     header += ["kept of the best; at least 90%", "minutes", "published at these frames"]
     tasks = read("control.json")["tasks"].items()
@@ -219,8 +217,6 @@ def control_row(name: str, task: dict[str, Any], agent: str) -> list[str]:
 
 def variants() -> str:
     """Tabulate the variants of control.py: final scores, and the differences to the plain model in the same result."""
-    if not (RESULTS / "variants.json").is_file():
-        return "Not measured yet."
     header = ["task", "variant", "flags", "final by seed", "IQM [95%]", "minus plain [95%]", "mean of the evaluations"]
     header += ["minus plain [95%]", "verdict", "minutes", "after the minutes of plain"]
     tasks = read("variants.json")["tasks"].items()
@@ -256,8 +252,6 @@ def difference_cell(found: Difference) -> str:
 
 def held_out() -> str:
     """Tabulate what each dynamics predicts on held-out episodes, with the differences to the factorised prior."""
-    if not (RESULTS / "held_out.json").is_file():
-        return "Not measured yet."
     rows = read("held_out.json")["rows"]
     quantities = [key for key in rows[0] if key not in ("dynamics", "seeds")]
     header = ["dynamics", "seeds", *(key.replace("energy_", "energy score, step ") for key in quantities)]
@@ -288,8 +282,6 @@ def offline() -> str:
     """Tabulate agents that learn from recorded data alone, beside the mean return of the data."""
     rows = []
     for name, label in OFFLINE.items():
-        if not (RESULTS / name).is_file():
-            continue
         found = read(name)
         data = found["data"]
         for agent, scores in found["agents"].items():

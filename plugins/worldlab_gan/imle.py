@@ -33,7 +33,7 @@ class IMLEDynamics(Dynamics):
 
     Deviations. The m samples are drawn for each target at each update instead of from a pool that is kept for an epoch;
     the memory is recurrent, where WIMLE predicts the next state from the last one. An encoder with a density is trained by
-    its KL to a density around the mean of the samples (`score_latent`); IMLE itself has none.
+    the likelihood of its latents around the mean of the samples (`score_latent`); IMLE itself has none.
     """
 
     Config = IMLEDynamicsConfig
@@ -95,10 +95,10 @@ class IMLEDynamics(Dynamics):
     def score_latent(self, memory: Tensor, z: Tensor) -> Tensor:
         """Return log p(z | h), [N] in nats, of the density that fits these N rows best around the mean of the samples.
 
-        For a real z it is a Gaussian whose variance is that of the rows around this mean (sigma-VAE: Rybkin et al. 2020,
-        arXiv:2006.13202, eq. 5), for codes the frequencies among the samples. With the entropy of the posterior it is a
-        KL, which neither a shift nor a scale of z changes. A ratio to running moments of z is no score: an encoder that moves
-        all latents leaves the moments behind and gains without end.
+        For a real z it is a Gaussian whose variance is that of the rows around this mean (as sigma-VAE's decoder: Rybkin et
+        al. 2020, arXiv:2006.13202), for codes the frequencies among the samples. Alone it would shrink z; the decoder, which
+        needs z, and the anchor (worldlab.model.matching) hold its scale. A ratio to running moments of z is no score: an
+        encoder that moves all latents leaves the moments behind and gains without end.
         """
         count = len(self.noise)
         noise = self.noise[:, None].expand(-1, len(z), -1).flatten(0, 1)

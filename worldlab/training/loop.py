@@ -29,7 +29,7 @@ from worldlab.evaluation import open_loop
 from worldlab.evaluation.episodes import EVAL_SEED, Evaluation, Interrupted, eval_workers, evaluate
 from worldlab.evaluation.held_out import HeldOutEvaluation, evaluate_held_out
 from worldlab.experience.collect import to_batch
-from worldlab.experience.offline import OfflineData
+from worldlab.experience.offline import HeldOut, OfflineData
 from worldlab.interfaces import Alarm
 from worldlab.model.health import EXPLOITED, SETTLED, UNPRETRAINED
 from worldlab.model.schedule import stage_at
@@ -365,8 +365,8 @@ class Loop:
         """Save a picture of an open-loop prediction next to the real frames, which an offline run has held out."""
         session, counters = self.session, self.session.counters
         model, length = session.composed.model, session.core.train.batch_length + open_loop.CONTEXT_FRAMES
-        if isinstance(session.collector, OfflineData) and session.collector.held_out.long_enough:
-            batch = to_batch(session.collector.held_out.windows(1, length), model.preprocess, session.device)
+        if (held_out := self._held_out()) is not None:
+            batch = to_batch(held_out.windows(1, length), model.preprocess, session.device)
         elif session.replay.can_sample(length):
             batch = open_loop.sample_unbroken(session.replay, model, 1, length, counters.env_steps)
         else:
@@ -401,10 +401,14 @@ class Loop:
 
     def _held_out_beside(self) -> HeldOutEvaluation | None:
         """Evaluate the model of an offline run on held-out episodes, if its agent was evaluated in an environment."""
-        source = self.session.collector
-        if self.session.env_id == NO_ENV or not isinstance(source, OfflineData) or not source.held_out.long_enough:
+        if self.session.env_id == NO_ENV or self._held_out() is None:
             return None
         return self._evaluate_held_out()
+
+    def _held_out(self) -> HeldOut | None:
+        """Return the held-out episodes of an offline run; None if they are too short for a sequence, or if there are none."""
+        source = self.session.collector
+        return source.held_out if isinstance(source, OfflineData) and source.held_out.long_enough else None
 
     def _report_end(self) -> None:
         """Report what ended the run before its last step, or that it never reached `until`; and a short pretraining."""
