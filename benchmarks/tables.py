@@ -118,23 +118,20 @@ def agents() -> str:
 
 
 def bits() -> str:
-    """Tabulate bits per dimension by decoder, and the seconds of a sampled frame."""
+    """Tabulate bits per dimension by decoder."""
     rows = []
     for row in read("bits_per_dim.json")["rows"]:
         scores = ["undefined", "undefined", row.get("undefined", "")]
         if row["bits_per_dim"] is not None:
             scores = [f"{row['bits_per_dim'][k]['mean']:.3f} ± {row['bits_per_dim'][k]['se']:.3f}" for k in ("1", "64")]
             scores.append("exact" if row["mass"] == "exact" else "dequantisation bound")
-        seconds = row.get("seconds_per_frame")
-        cost = "" if seconds is None else f"{seconds:.2g}"
-        rows.append([row["decoder"], *scores, f"{row['parameters'] / 1e3:,.0f}k", cost])
+        rows.append([row["decoder"], *scores, f"{row['parameters'] / 1e3:,.0f}k"])
     header = [
         "decoder",
         "1 sample of z (ELBO)",
         "64 samples of z",
         "P(o given z)",
         "parameters",
-        "seconds a sampled frame",
     ]
     return table(header, rows)
 

@@ -40,8 +40,8 @@ def clip_action(action: Tensor) -> Tensor:
 
     So a sample beyond a bound still trains the policy, which a plain clip would leave without a gradient. The pathwise
     gradient is then biased where many samples are clipped. At an inner optimum stds shrink two to three times as fast; where
-    the best action is a bound and the return linear, they do not shrink at all, and the policy keeps exploring. The
-    unbiased gradient of a plain clip was no better on five tasks, one seed each (docs/log.md); `gradient = "reinforce"` has no such bias.
+    the best action is a bound and the return linear, they do not shrink at all. The unbiased gradient of a plain clip was
+    no better on five tasks, one seed each (docs/log.md); `gradient = "reinforce"` has no such bias.
     """
     return action + (action.clamp(-1, 1) - action).detach()
 
