@@ -13,8 +13,9 @@ four times the steps. A variant of control_variants.py is `dreamer` with other f
     python benchmarks/control.py --tasks pendulum reacher --agents dreamer imle ensemble made --runs runs/variants \
         --out benchmarks/results/variants.json
 
-The result is written after every cell, and at the end a picture beside it. The score of a run is the mean of 20 fresh episodes at
-its end. Seeds go round all tasks before the next seed begins.
+The result is written after every cell, and at the end a picture beside it. It keeps the runs that it has already, if they
+were made with the same flags, so tasks, agents and seeds can be added on another day or machine; each run has its commit
+and processor. The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +40,7 @@ from control_summary import Run, average, read_baseline, read_run, summarise
 from control_tasks import TASKS, Task, read_published
 from control_variants import PLAIN, VARIANTS
 from interleave import header, say, source_path, write_json
-from machine import ROOT
+from machine import ROOT, commit, machine
 
 OUT = ROOT / "benchmarks" / "results" / "control.json"
 WORKER = ROOT / "benchmarks" / "workers" / "model_free.py"
@@ -47,6 +49,8 @@ EVALUATIONS = 10
 EPISODES = 10
 """Episodes of an evaluation on the way; 5 where an episode has 500 decisions or more."""
 State = Literal["finished", "begun", "new"]
+Earlier = dict[str, Any]
+"""The tasks of an earlier result by name."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,12 @@ class Cell:
         train = [sys.executable, "-m", "worldlab", "train", "--run", str(self.folder)]
         return [*train, "--resume"] if resume else [*train, "--agent", self.method, *self.flags]
 
+    @property
+    def shown(self) -> str:
+        """The command as a result has it, without the folder of the run."""
+        words = ["worldlab", "train", "--agent"] if self.trains else ["python", "benchmarks/workers/model_free.py"]
+        return shlex.join([*words, self.method, *self.flags])
+
     def beside(self, ending: str) -> Path:
         """Return a file beside the folder, such as seed-0.log."""
         return self.folder.with_name(self.folder.name + ending)
@@ -106,6 +116,33 @@ def _cell(name: str, task: Task, agent: str, seed: int, runs: Path, extra: str) 
     )
 
 
+def read_earlier(out: Path, tasks: Mapping[str, Task], extra: str) -> Earlier:
+    """Return the tasks of the result in a file, or nothing if there is none.
+
+    Raises: SystemExit if a run of one of these tasks was made with other flags.
+    """
+    if not out.is_file():
+        return {}
+    earlier = json.loads(out.read_text(encoding="utf-8"))["tasks"]
+    for name in earlier.keys() & tasks.keys():
+        for agent, seed, run in runs_of(earlier[name]):
+            if run["command"] != _cell(name, tasks[name], agent, seed, Path(), extra).shown:
+                sys.exit(f"{out} has a run of {name} with other flags ({run['command']}): give another --out")
+    return earlier
+
+
+def missing(cells: list[Cell], earlier: Earlier) -> list[Cell]:
+    """Return the cells without an earlier run."""
+    had = {(name, agent, seed) for name, result in earlier.items() for agent, seed, _ in runs_of(result)}
+    return [cell for cell in cells if (cell.name, cell.agent, cell.seed) not in had]
+
+
+def runs_of(result: Mapping[str, Any]) -> list[tuple[str, int, Run]]:
+    """Return (agent, seed, run) of each run in the result of a task, that of random play first."""
+    found = [(agent, int(seed), run) for agent, each in result["agents"].items() for seed, run in each["runs"].items()]
+    return [("random", 0, result["random"]), *found]
+
+
 def state_of(cell: Cell) -> State:
     """Return how far a cell is. Raises: SystemExit if its folder holds another run, which is never touched."""
     record = cell.beside(".json")
@@ -126,7 +163,8 @@ def make(cell: Cell, stop: threading.Event) -> str:
     if state == "new":
         shutil.rmtree(cell.folder, ignore_errors=True)
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cell.beside(".json"), {"flags": list(cell.flags)})  # whole: other threads read it
+        made = {"commit": commit()["commit"], "cpu": machine()["cpu"]}
+        write_json(cell.beside(".json"), {"flags": list(cell.flags), **made})  # whole: other threads read it
         if not cell.trains:
             cell.folder.mkdir()
     say(f"{cell.name}, {cell.agent}, seed {cell.seed}: {'resumed' if state == 'begun' else 'started'}")
@@ -153,49 +191,51 @@ def _environment() -> dict[str, str]:
 
 
 def read(cell: Cell) -> Run:
-    """Return the numbers of a finished cell."""
-    if not cell.trains:
-        return read_baseline(cell.folder / "result.json")
-    return {**read_run(cell.folder), "command": shlex.join(["worldlab", "train", "--agent", cell.method, *cell.flags])}
+    """Return the numbers of a finished cell, with its command, commit and processor."""
+    made = json.loads(cell.beside(".json").read_text(encoding="utf-8"))
+    numbers = read_run(cell.folder) if cell.trains else read_baseline(cell.folder / "result.json")
+    return {**numbers, "command": cell.shown, "commit": made["commit"], "cpu": made["cpu"]}
 
 
-def collect(cells: list[Cell], tasks: dict[str, Task], failed: dict[str, str]) -> dict[str, Any]:
-    """Return the result of all finished cells; a task appears once its random play is known."""
-    done = [cell for cell in cells if state_of(cell) == "finished"]
-    curves, results = read_published(), {}
+def collect(cells: list[Cell], tasks: dict[str, Task], failed: dict[str, str], earlier: Earlier) -> dict[str, Any]:
+    """Return the result of all finished cells and of the earlier runs; a task appears once its random play is known."""
+    done = [cell for cell in missing(cells, earlier) if state_of(cell) == "finished"]
+    finished = len(cells) - len(missing(cells, earlier)) + len(done)
+    curves, results = read_published(), dict(earlier)
     for name, task in tasks.items():
-        mine = [cell for cell in done if cell.name == name]
-        chance = next((read(cell) for cell in mine if cell.agent == "random"), None)
         runs: dict[str, dict[int, Run]] = {}
-        for cell in mine:
-            if cell.agent != "random":
-                runs.setdefault(cell.agent, {})[cell.seed] = read(cell)
+        found = runs_of(earlier[name]) if name in earlier else []
+        for agent, seed, run in [*found, *((cell.agent, cell.seed, read(cell)) for cell in done if cell.name == name)]:
+            runs.setdefault(agent, {})[seed] = run
+        chance = runs.pop("random", {}).get(0)
         if chance is not None and runs:
             results[name] = summarise(task, runs, chance, curves)
-    return {"cells": {"finished": len(done), "planned": len(cells)}, "failed": failed, "average": average(tasks, results),
-            "tasks": results}  # fmt: skip
+    ordered = {name: results[name] for name in TASKS if name in results}
+    return {"cells": {"finished": finished, "planned": len(cells)}, "failed": failed,
+            "average": average(TASKS, ordered), "tasks": ordered}  # fmt: skip
 
 
-def run(cells: list[Cell], tasks: dict[str, Task], jobs: int, out: Path, about: dict[str, Any]) -> dict[str, str]:
-    """Make all cells, and write the result after each. Returns what went wrong by cell."""
+def run(cells: list[Cell], tasks: dict[str, Task], jobs: int, out: Path, about: dict[str, Any],
+        earlier: Earlier) -> dict[str, str]:  # fmt: skip
+    """Make all cells but those of earlier results, and write the result after each. Returns what went wrong by cell."""
     failed: dict[str, str] = {}
     stop = threading.Event()
     for cell in cells:
         state_of(cell)  # a folder of other flags ends the command before anything runs
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(make, cell, stop): cell for cell in cells}
+        futures = {pool.submit(make, cell, stop): cell for cell in missing(cells, earlier)}
         try:
             for future in as_completed(futures):
                 cell, wrong = futures[future], future.result()
                 if wrong:
                     failed[f"{cell.name}, {cell.agent}, seed {cell.seed}"] = wrong
                     say(f"{cell.name}, {cell.agent}, seed {cell.seed} failed: {wrong}")
-                write_json(out, {**about, **collect(cells, tasks, failed)})
+                write_json(out, {**about, **collect(cells, tasks, failed, earlier)})
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    result = collect(cells, tasks, failed)
+    result = collect(cells, tasks, failed, earlier)
     write_json(out, {**about, **result})
     if result["tasks"]:
         draw(result, out.with_suffix(".png"))
@@ -220,10 +260,11 @@ def main() -> None:
     args = parse()
     tasks = {name: replace(TASKS[name], steps=args.steps or TASKS[name].steps) for name in args.tasks}
     cells = cells_of(tasks, args.agents, args.seeds, args.runs.absolute(), args.flags)
+    earlier = read_earlier(args.out, tasks, args.flags)
     about = header("control.py", "gymnasium", "stable-baselines3", "mujoco", "dm_control")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs as Ctrl-C does
     try:
-        failed = run(cells, tasks, args.jobs, args.out, about)
+        failed = run(cells, tasks, args.jobs, args.out, about, earlier)
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on")
     sys.exit(f"{len(failed)} runs failed; the same command tries them again" if failed else 0)

@@ -106,7 +106,7 @@ def summarise(
         "threshold": task.threshold,
         "held_out": task.held_out,
         "frames": task.frames,
-        "random": {"final": chance, "returns": random["returns"]},
+        "random": {key: random[key] for key in ("final", "returns", "command", "commit", "cpu")},
         "agents": agents,
         "published": published_of(task, curves, task.frames),
     }

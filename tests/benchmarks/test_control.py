@@ -129,7 +129,7 @@ def test_a_variant_is_compared_by_final_return_and_by_the_mean_of_its_evaluation
 def test_a_stopped_cell_is_resumed_and_a_finished_one_is_read(control, task, cells, tmp_path):
     found, made = cells
     out = tmp_path / "out" / "control.json"
-    failed = control.run(found, {"cartpole": task}, 1, out, {})
+    failed = control.run(found, {"cartpole": task}, 1, out, {}, {})
     assert made == [("random", 0, False), ("dreamer", 0, False), ("dreamer", 1, False)]
     assert list(failed) == ["cartpole, dreamer, seed 1"] and "stopped at step 50" in failed["cartpole, dreamer, seed 1"]
     written = json.loads(out.read_text())
@@ -137,7 +137,7 @@ def test_a_stopped_cell_is_resumed_and_a_finished_one_is_read(control, task, cel
     assert list(written["tasks"]["cartpole"]["agents"]["dreamer"]["runs"]) == ["0"]
 
     made.clear()
-    assert control.run(found, {"cartpole": task}, 1, out, {}) == {}
+    assert control.run(found, {"cartpole": task}, 1, out, {}, {}) == {}
     assert made == [("dreamer", 1, True)]
     result = json.loads(out.read_text())["tasks"]["cartpole"]
     assert result["random"]["final"] == 20 and out.with_suffix(".png").stat().st_size > 1000
@@ -146,6 +146,29 @@ def test_a_stopped_cell_is_resumed_and_a_finished_one_is_read(control, task, cel
     assert (first["final"], first["best"], first["minutes"]) == (220, 400, 2.5)
     assert first["stability"] == pytest.approx(200 / 380, abs=1e-4) and first["stable"] is False
     assert result["agents"]["dreamer"]["iqm"]["estimate"] == 220 and result["agents"]["dreamer"]["solved"] == 0
+
+
+def test_a_result_grows_by_agents_and_seeds_without_its_run_folders(control, task, cells, tmp_path):
+    """On another machine the run folders are gone, and the committed result is all there is."""
+    found, made = cells
+    out, tasks = tmp_path / "control.json", {"cartpole": task}
+    control.run(found[:2], tasks, 1, out, {}, {})
+    first = json.loads(out.read_text())["tasks"]
+    kept = first["cartpole"]["agents"]["dreamer"]["runs"]["0"]
+    assert kept["command"].startswith("worldlab train --agent dreamer --steps 100") and kept["commit"] and kept["cpu"]
+    shutil.rmtree(tmp_path / "runs")
+    made.clear()
+    other = control.cells_of(tasks, ["dreamer", "imle"], 1, tmp_path / "elsewhere", "--size nano")
+    earlier = {**control.read_earlier(out, tasks, "--size nano"), "pendulum": first["cartpole"]}
+    assert control.run(other, tasks, 1, out, {}, earlier) == {}
+    assert made == [("imle", 0, False)]
+    written = json.loads(out.read_text())
+    agents = written["tasks"]["cartpole"]["agents"]
+    assert list(agents) == ["dreamer", "imle"] and agents["dreamer"]["runs"]["0"] == kept
+    assert written["tasks"]["pendulum"] == first["cartpole"], "a task that was not named stays as it is"
+    assert written["cells"] == {"finished": 3, "planned": 3}
+    with pytest.raises(SystemExit, match="with other flags"):
+        control.read_earlier(out, tasks, "--size tiny")
 
 
 def test_a_cell_without_a_checkpoint_starts_again(control, cells):
@@ -169,7 +192,7 @@ def test_runs_of_other_flags_and_of_other_people_are_left_alone(control, cells, 
     theirs = found[2].folder
     theirs.mkdir(parents=True)
     with pytest.raises(SystemExit, match="not ours"):
-        control.run(found, {}, 1, tmp_path / "out.json", {})
+        control.run(found, {}, 1, tmp_path / "out.json", {}, {})
     assert theirs.is_dir()
 
 
