@@ -1,8 +1,8 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
-Three defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
-bootstrap with the slow critic, a target network, and a value is the smaller one of two critics. `gradient = "reinforce"`
-and `critic = "single"` are the paper's.
+Four defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
+bootstrap with the slow critic, a target network, a value is the smaller one of two critics, and values start at the return of
+the first data. `gradient = "reinforce"` and `critic = "single"` are the paper's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ from worldlab_agents.critic import Critics
 from worldlab_agents.disagreement import bonus_of, reads_disagreement, step_weights, with_bonus
 
 ValueT = TypeVar("ValueT")
+
+
+def lasting_return(reward: Tensor, cont: Tensor, gamma: float) -> Tensor:
+    """Return the discounted return of a state if rewards and ends [N] go on at their mean rates, a scalar.
+
+    V = mean(r) / (1 - gamma mean(c))
+    """
+    return reward.mean() / (1 - gamma * cont.mean())
 
 
 def lambda_returns(reward: Tensor, discount: Tensor, value: Tensor, lambda_: float) -> Tensor:
@@ -129,6 +137,8 @@ class DreamerAgent(Agent):
     def _own_losses(
         self, model: WorldModel, seen: Experience, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self.critic.start_at(start := lasting_return(seen.reward, seen.cont, self.config.gamma))
+        self.slow_critic.start_at(start)
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):
             dream = model.imagine(
@@ -207,4 +217,4 @@ def _prefixed(prefix: str, table: dict[str, ValueT]) -> dict[str, ValueT]:
     return {prefix + name: value for name, value in table.items()}
 
 
-__all__ = ["DreamerAgent", "lambda_returns"]
+__all__ = ["DreamerAgent", "lambda_returns", "lasting_return"]

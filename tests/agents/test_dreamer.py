@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +98,17 @@ def enumerated_return(reward, discount, value, lambda_: float, k: int, horizon: 
         weight = lambda_ ** (n - 1) * ((1 - lambda_) if n < horizon - k else 1.0)
         total += weight * n_step
     return total
+
+
+def test_values_start_at_the_return_of_rewards_that_go_on():
+    """The geometric series of -2 at a discount of 0.9 * 0.75, by its first terms; later batches do not move the start."""
+    agent, features = make_agent(gamma=0.9), torch.randn(4, 2)
+    for reward in (-2.0, 5.0):
+        seen = experience(cont=0.75)
+        agent.losses(StubWorld(), replace(seen, reward=seen.reward + reward), gen())  # type: ignore[arg-type]
+    expected = sum(-2.0 * (0.9 * 0.75) ** k for k in range(200))
+    assert agent.critic(features).tolist() == pytest.approx([expected] * 4, rel=1e-5)
+    assert agent.value(features).tolist() == pytest.approx([expected] * 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.95, 1.0])
