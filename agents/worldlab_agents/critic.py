@@ -5,7 +5,7 @@ that are too high. The smaller of two independently initialised critics is a low
 errors do not grow (there: section 4.2). One critic is what DreamerV3 has.
 
 A critic that starts at 0 is optimistic where every reward is negative: states that no update has seen keep values near 0, above
-all that are known, and the policy seeks them. So all values start at the return of the first data.
+all that are known, and the policy seeks them. So all values start at the return of the first data, but not above 0.
 """
 
 from __future__ import annotations

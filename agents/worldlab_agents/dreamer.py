@@ -2,7 +2,7 @@
 
 Four defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
 bootstrap with the slow critic, a target network, a value is the smaller one of two critics, and values start at the return of
-the first data. `gradient = "reinforce"` and `critic = "single"` are the paper's.
+the first data where it is negative. `gradient = "reinforce"` and `critic = "single"` are the paper's.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class DreamerAgent(Agent):
     def _own_losses(
         self, model: WorldModel, seen: Experience, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self.critic.start_at(start := lasting_return(seen.reward, seen.cont, self.config.gamma))
+        # Never above 0: states that were never seen must not look better than known ones.
+        start = lasting_return(seen.reward, seen.cont, self.config.gamma).clamp(max=0)
+        self.critic.start_at(start)
         self.slow_critic.start_at(start)
         pathwise = self._pathwise(model)
         with torch.set_grad_enabled(pathwise):

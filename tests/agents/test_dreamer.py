@@ -100,15 +100,16 @@ def enumerated_return(reward, discount, value, lambda_: float, k: int, horizon: 
     return total
 
 
-def test_values_start_at_the_return_of_rewards_that_go_on():
-    """The geometric series of -2 at a discount of 0.9 * 0.75, by its first terms; later batches do not move the start."""
+@pytest.mark.parametrize("first", [-2.0, 2.0])
+def test_values_start_at_the_return_of_rewards_that_go_on_but_not_above_0(first):
+    """The geometric series at a discount of 0.9 * 0.75, by its first terms; later batches do not move the start."""
     agent, features = make_agent(gamma=0.9), torch.randn(4, 2)
-    for reward in (-2.0, 5.0):
+    for reward in (first, -9.0):
         seen = experience(cont=0.75)
         agent.losses(StubWorld(), replace(seen, reward=seen.reward + reward), gen())  # type: ignore[arg-type]
-    expected = sum(-2.0 * (0.9 * 0.75) ** k for k in range(200))
-    assert agent.critic(features).tolist() == pytest.approx([expected] * 4, rel=1e-5)
-    assert agent.value(features).tolist() == pytest.approx([expected] * 4, rel=1e-5)
+    expected = min(0.0, sum(first * (0.9 * 0.75) ** k for k in range(200)))
+    assert agent.critic(features).tolist() == pytest.approx([expected] * 4, rel=1e-5, abs=1e-5)
+    assert agent.value(features).tolist() == pytest.approx([expected] * 4, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 0.95, 1.0])
