@@ -44,22 +44,22 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_two():
 
 def test_values_start_at_the_first_finite_number_and_learn_from_there():
     g = torch.Generator().manual_seed(0)
-    critic, features = Critics(3, 8, 1), torch.randn(256, 3, generator=g)
+    critic, features = Critics(3, 32, 1), torch.randn(256, 3, generator=g)
     critic.start_at(torch.tensor(float("nan")))
     assert critic(features).abs().max() < 1e-6
     critic.start_at(torch.tensor(-50.0))
     critic.start_at(torch.tensor(7.0))
     torch.testing.assert_close(critic(features), torch.full((256,), -50.0))
-    copied = Critics(3, 8, 1)
+    copied = Critics(3, 32, 1)
     copied.load_state_dict(critic.state_dict())
     torch.testing.assert_close(copied(features), torch.full((256,), -50.0))
     target = -50 + 3 * features[:, 0]
-    optimiser = torch.optim.Adam(critic.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(critic.parameters(), 1e-2)
     for _ in range(300):
         optimiser.zero_grad()
         critic.loss(features, target[:, None]).mean().backward()
         optimiser.step()
-    assert (critic(features) - target).abs().mean() < 0.5
+    assert (critic(features) - target).square().mean() < 0.1 * target.var()
 
 
 def test_the_two_start_with_different_weights_and_the_same_value():
