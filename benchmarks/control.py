@@ -220,10 +220,13 @@ def run(cells: list[Cell], tasks: dict[str, Task], jobs: int, out: Path, about: 
     """Make all cells but those of earlier results, and write the result after each. Returns what went wrong by cell."""
     failed: dict[str, str] = {}
     stop = threading.Event()
+    to_make = missing(cells, earlier)
+    if len(to_make) < len(cells):
+        say(f"{len(cells) - len(to_make)} of {len(cells)} runs are in {out} already")
     for cell in cells:
         state_of(cell)  # a folder of other flags ends the command before anything runs
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(make, cell, stop): cell for cell in missing(cells, earlier)}
+        futures = {pool.submit(make, cell, stop): cell for cell in to_make}
         try:
             for future in as_completed(futures):
                 cell, wrong = futures[future], future.result()

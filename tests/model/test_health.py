@@ -1,6 +1,8 @@
 """What the health metrics say of latents and decoders whose state is known, and when an alarm is raised."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +50,23 @@ def test_the_features_gap_is_that_of_a_known_score():
     assert blind["features_gap"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_the_r2_of_the_reward_is_that_of_a_head_with_a_known_error():
+    """Rewards r, a head that reads r + e with e independent of r: R2 = 1 - var(e) / var(r). Resets are left out."""
+    model = build_model()
+    batch = batch_for(model)
+    ctx, _ = model.observe(batch, gen())
+    reward, error = torch.randn(2, *batch.reward.shape, generator=gen())
+    first = batch.is_first.clone()
+    first[:, 3] = True
+    seen = replace(ctx, batch=replace(batch, reward=torch.where(first, 99.0, reward), is_first=first))
+    read = (reward + 0.5 * error)[~first]
+    model.reward.forward = lambda features: SimpleNamespace(mean=read)  # type: ignore[method-assign,assignment]
+    expected = 1 - (0.5 * error[~first]).square().mean() / reward[~first].var(correction=0)
+    assert health.reward_r2(model, seen)["reward/r2"].item() == pytest.approx(expected.item(), rel=1e-4)
+    constant = replace(seen, batch=replace(seen.batch, reward=torch.ones_like(reward)))
+    assert health.reward_r2(model, constant) == {}
+
+
 HEALTHY = {
     "latent/signal_std": 0.5,
     "latent/effective_rank": 8.0,
@@ -56,6 +75,7 @@ HEALTHY = {
     "latent/probe_r2_untrained": 0.5,
     "decoder/features_gap": 9.0,
     "decoder/features_gap_se": 1.0,
+    "reward/r2": 0.9,
 }
 
 
@@ -67,6 +87,7 @@ HEALTHY = {
         ("worse_than_untrained", {"latent/probe_r2": 0.1}),
         ("features_ignored", {"decoder/features_gap": 0.5}),
         ("nothing_to_predict", {"latent/kl": 0.0}),
+        ("reward_unknown", {"reward/r2": 0.1}),
         ("critic_wins", {"dynamics/critic_gap": 50.0}),
     ],
 )

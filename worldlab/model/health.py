@@ -2,7 +2,8 @@
 
 Losses do not show a collapse: the likelihood of the next latent is highest when the latent is constant. So the monitor
 measures what a linear probe reads from the latent (compared to an untrained encoder), how many directions the latent
-uses, and whether the decoder's score distinguishes a frame's own features from those of another frame.
+uses, whether the decoder's score distinguishes a frame's own features from those of another frame, and how much of the
+reward its head knows.
 """
 
 from __future__ import annotations
@@ -91,6 +92,19 @@ def features_gap(decoder: Decoder, features: Tensor, obs: Obs) -> dict[str, Tens
     return {"features_gap": gap.mean(), "features_gap_se": gap.std() / len(gap) ** 0.5}
 
 
+def reward_r2(model: WorldModel, ctx: Context) -> dict[str, Tensor]:
+    """Return the R2, at least -1, of the rewards [B, T] that the head reads from the features; {} if they do not vary.
+
+    Resets do not count, since their reward of 0 is a convention. The agent learns from this head's rewards of dreamt features.
+    """
+    arrived = ~ctx.batch.is_first & (ctx.batch.mask > 0)
+    real = ctx.batch.reward[arrived].double()
+    if real.numel() < 2 or real.std() < 1e-6:
+        return {}
+    read = model.reward(ctx.features[arrived]).mean.double()
+    return {"reward/r2": (1 - (read - real).square().mean() / real.var(correction=0)).clamp(min=-1).float()}
+
+
 def first_nonfinite(ctx: Context) -> str:
     """Return which value of a forward pass is the first that is not finite; "" if all that parts pass on are finite."""
     if not all(map(_finite, tree.leaves(ctx.batch.obs))):
@@ -153,6 +167,14 @@ RULES: tuple[_Rule, ...] = (
         ),
     ),
     (
+        "reward_unknown",
+        lambda v: v.get("reward/r2", 1.0) < 0.2,
+        Alarm(
+            "the model explains less than a fifth of the reward's variance, and the agent learns from its rewards",
+            "raise --model.reward-scale, unless rewards are random",
+        ),
+    ),
+    (
         "critic_wins",
         lambda v: any(value > 20 for name, value in v.items() if name.endswith("critic_gap")),
         Alarm(
@@ -198,7 +220,9 @@ class HealthMonitor:
 
     @torch.no_grad()
     def metrics(self, ctx: Context) -> dict[str, Tensor]:
-        """Return scalars: the health of the latent, the metrics of the parts, and bits per dimension if defined."""
+        """Return scalars: the health of the latent, the metrics of the parts, and where defined the R2 of the reward and bits
+        per dimension.
+        """
         model, ctx = self.model, ctx.detach()
         out = {f"latent/{name}": value for name, value in self._latent_metrics(ctx).items()}
         seen = replace(ctx, features=model.decoder_features(ctx.features))
@@ -209,7 +233,7 @@ class HealthMonitor:
         for role, part in model.parts.items():
             own = part.metrics(seen if role == "decoder" else ctx)
             out.update({f"{role}/{name}": value for name, value in own.items()})
-        return {**out, **bits_per_dim(model, ctx)}
+        return {**out, **reward_r2(model, ctx), **bits_per_dim(model, ctx)}
 
     def _latent_metrics(self, ctx: Context) -> dict[str, Tensor]:
         """Measure the latent without sampling noise, which would hide a collapse, and that of the untrained encoder."""
@@ -280,5 +304,6 @@ __all__ = [
     "features_gap",
     "latent_health",
     "probe_r2",
+    "reward_r2",
     "thumbnail",
 ]
