@@ -75,7 +75,6 @@ HEALTHY = {
     "latent/probe_r2_untrained": 0.5,
     "decoder/features_gap": 9.0,
     "decoder/features_gap_se": 1.0,
-    "reward/r2": 0.9,
 }
 
 
@@ -87,7 +86,6 @@ HEALTHY = {
         ("worse_than_untrained", {"latent/probe_r2": 0.1}),
         ("features_ignored", {"decoder/features_gap": 0.5}),
         ("nothing_to_predict", {"latent/kl": 0.0}),
-        ("reward_unknown", {"reward/r2": 0.1}),
         ("critic_wins", {"dynamics/critic_gap": 50.0}),
     ],
 )

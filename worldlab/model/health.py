@@ -167,14 +167,6 @@ RULES: tuple[_Rule, ...] = (
         ),
     ),
     (
-        "reward_unknown",
-        lambda v: v.get("reward/r2", 1.0) < 0.2,
-        Alarm(
-            "the model explains less than a fifth of the reward's variance, and the agent learns from its rewards",
-            "raise --model.reward-scale, unless rewards are random",
-        ),
-    ),
-    (
         "critic_wins",
         lambda v: any(value > 20 for name, value in v.items() if name.endswith("critic_gap")),
         Alarm(
