@@ -15,7 +15,7 @@ four times the steps. A variant of control_variants.py is `dreamer` with other f
 
 The result is written after every cell, and at the end a picture beside it. It keeps the runs that it has already, if they
 were made with the same flags, so tasks, agents and seeds can be added on another day or machine; each run has its commit
-and processor. The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
+and processor. `--anew` drops those of the chosen agents and tasks first, for example after a default has changed. The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
 """
 
 from __future__ import annotations
@@ -129,6 +129,16 @@ def read_earlier(out: Path, tasks: Mapping[str, Task], extra: str) -> Earlier:
             if run["command"] != _cell(name, tasks[name], agent, seed, Path(), extra).shown:
                 sys.exit(f"{out} has a run of {name} with other flags ({run['command']}): give another --out")
     return earlier
+
+
+def without(earlier: Earlier, tasks: Mapping[str, Task], agents: list[str]) -> Earlier:
+    """Return an earlier result without the runs of these agents on these tasks."""
+    return {
+        name: {**found, "agents": {agent: each for agent, each in found["agents"].items() if agent not in agents}}
+        if name in tasks
+        else found
+        for name, found in earlier.items()
+    }
 
 
 def missing(cells: list[Cell], earlier: Earlier) -> list[Cell]:
@@ -256,6 +266,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "control", help="where the run folders are")
     parser.add_argument("--out", type=Path, default=OUT, help="the result; its picture stands beside it")
+    parser.add_argument("--anew", action="store_true", help="drop what the result has of these agents on these tasks")
     return parser.parse_args(words)
 
 
@@ -264,6 +275,8 @@ def main() -> None:
     tasks = {name: replace(TASKS[name], steps=args.steps or TASKS[name].steps) for name in args.tasks}
     cells = cells_of(tasks, args.agents, args.seeds, args.runs.absolute(), args.flags)
     earlier = read_earlier(args.out, tasks, args.flags)
+    if args.anew:
+        earlier = without(earlier, tasks, args.agents)
     about = header("control.py", "gymnasium", "stable-baselines3", "mujoco", "dm_control")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs as Ctrl-C does
     try:

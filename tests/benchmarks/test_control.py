@@ -169,6 +169,9 @@ def test_a_result_grows_by_agents_and_seeds_without_its_run_folders(control, tas
     assert written["cells"] == {"finished": 3, "planned": 3}
     with pytest.raises(SystemExit, match="with other flags"):
         control.read_earlier(out, tasks, "--size tiny")
+    fresh = control.without(earlier, tasks, ["dreamer"])
+    assert [cell.agent for cell in control.missing(other, fresh)] == ["dreamer", "imle"]
+    assert fresh["cartpole"]["random"] == first["cartpole"]["random"] and fresh["pendulum"] == first["cartpole"]
 
 
 def test_a_cell_without_a_checkpoint_starts_again(control, cells):
