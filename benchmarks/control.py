@@ -15,7 +15,8 @@ four times the steps. A variant of control_variants.py is `dreamer` with other f
 
 The result is written after every cell, and at the end a picture beside it. It keeps the runs that it has already, if they
 were made with the same flags, so tasks, agents and seeds can be added on another day or machine; each run has its commit
-and processor. `--anew` drops those of the chosen agents and tasks first, for example after a default has changed. The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
+and processor. `--anew` drops those of the chosen agents and tasks first, for example after a default has changed.
+The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
 """
 
 from __future__ import annotations
