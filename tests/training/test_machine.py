@@ -62,6 +62,18 @@ def test_products_are_faster_only_if_they_are_as_accurate(error, seconds, faster
     assert machine.has_faster_products.__wrapped__() is faster
 
 
+def test_a_busy_machine_does_not_decide_which_products_are_faster(monkeypatch):
+    """Both libraries are slowed at random, up to a hundred times; each is undisturbed in one round."""
+    monkeypatch.undo()
+    slowed = torch.rand(2, machine.ROUNDS, generator=gen()) * 100 + 1
+    slowed[0, 3] = slowed[1, 7] = 1.0
+    calls = {"highest": iter(slowed[0].tolist()), "medium": iter((0.5 * slowed[1]).tolist())}
+    monkeypatch.setattr(machine, "_multiply", lambda precision: (3e-5, next(calls[precision])))
+    threads = torch.get_num_threads()
+    assert machine.has_faster_products.__wrapped__() is True
+    assert torch.get_num_threads() == threads
+
+
 def test_the_error_of_a_product_is_measured_and_the_precision_restored(monkeypatch):
     own = torch.Tensor.__matmul__
     coarse = lambda a, b: own(a.bfloat16(), b.bfloat16()).float() if a.dtype == torch.float32 else own(a, b)  # noqa: E731
