@@ -92,12 +92,12 @@ def has_faster_products() -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for the slowest of them, so on a busy machine the answer was chance
     try:
-        found = [(_multiply("highest"), _multiply("medium")) for _ in range(ROUNDS)]
+        rounds = [(_multiply("highest"), _multiply("medium")) for _ in range(ROUNDS)]
     finally:
         torch.set_num_threads(threads)
-    (error, seconds), (other_error, other_seconds) = (
-        map(min, zip(*each, strict=True)) for each in zip(*found, strict=True)
-    )
+    (error, _), (other_error, _) = rounds[0]  # the same in every round
+    seconds = min(plain for (_, plain), _ in rounds)
+    other_seconds = min(other for _, (_, other) in rounds)
     return other_error <= 4 * error and 1.3 * other_seconds <= seconds
 
 
