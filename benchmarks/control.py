@@ -14,8 +14,8 @@ four times the steps. A variant of control_variants.py is `dreamer` with other f
         --out benchmarks/results/variants.json
 
 The result is written after every cell, and at the end a picture beside it. It keeps the runs that it has already, if they
-were made with the same flags, so tasks, agents and seeds can be added on another day or machine; each run has its commit
-and processor. `--anew` drops those of the chosen agents and tasks first, for example after a default has changed.
+were made with the same flags, so tasks, agents and seeds can be added on another day or machine; each run has what made it
+(MADE_BY). `--anew` drops those of the chosen agents and tasks first, for example after a default has changed.
 The score of a run is the mean of 20 fresh episodes at its end. Seeds go round all tasks before the next seed begins.
 """
 
@@ -30,14 +30,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from control_chart import draw
-from control_summary import Run, average, read_baseline, read_run, summarise
+from control_summary import MADE_BY, Run, average, read_baseline, read_run, summarise
 from control_tasks import TASKS, Task, read_published
 from control_variants import PLAIN, VARIANTS
 from interleave import header, say, source_path, write_json
@@ -117,29 +117,27 @@ def _cell(name: str, task: Task, agent: str, seed: int, runs: Path, extra: str) 
     )
 
 
-def read_earlier(out: Path, tasks: Mapping[str, Task], extra: str) -> Earlier:
-    """Return the tasks of the result in a file, or nothing if there is none.
+def read_earlier(out: Path, tasks: Mapping[str, Task], extra: str, dropped: Sequence[str] = ()) -> Earlier:
+    """Return the tasks of the result in a file, or nothing if there is none; of `tasks`, without the dropped agents.
 
-    Raises: SystemExit if a run of one of these tasks was made with other flags.
+    Raises: SystemExit if a run that is left of one of these tasks was made with other flags.
     """
     if not out.is_file():
         return {}
     earlier = json.loads(out.read_text(encoding="utf-8"))["tasks"]
     for name in earlier.keys() & tasks.keys():
+        earlier[name] = without(earlier[name], dropped)
         for agent, seed, run in runs_of(earlier[name]):
             if run["command"] != _cell(name, tasks[name], agent, seed, Path(), extra).shown:
-                sys.exit(f"{out} has a run of {name} with other flags ({run['command']}): give another --out")
+                sys.exit(
+                    f"{out} has a run of {name} with other flags ({run['command']}): give another --out, or --anew"
+                )
     return earlier
 
 
-def without(earlier: Earlier, tasks: Mapping[str, Task], agents: list[str]) -> Earlier:
-    """Return an earlier result without the runs of these agents on these tasks."""
-    return {
-        name: {**found, "agents": {agent: each for agent, each in found["agents"].items() if agent not in agents}}
-        if name in tasks
-        else found
-        for name, found in earlier.items()
-    }
+def without(result: Mapping[str, Any], agents: Sequence[str]) -> dict[str, Any]:
+    """Return the result of a task without the runs of these agents."""
+    return {**result, "agents": {name: found for name, found in result["agents"].items() if name not in agents}}
 
 
 def missing(cells: list[Cell], earlier: Earlier) -> list[Cell]:
@@ -174,8 +172,8 @@ def make(cell: Cell, stop: threading.Event) -> str:
     if state == "new":
         shutil.rmtree(cell.folder, ignore_errors=True)
         cell.folder.parent.mkdir(parents=True, exist_ok=True)
-        made = {"commit": commit()["commit"], "cpu": machine()["cpu"]}
-        write_json(cell.beside(".json"), {"flags": list(cell.flags), **made})  # whole: other threads read it
+        record = {"flags": list(cell.flags), **commit(), "cpu": machine()["cpu"]}
+        write_json(cell.beside(".json"), record)  # whole: other threads read it
         if not cell.trains:
             cell.folder.mkdir()
     say(f"{cell.name}, {cell.agent}, seed {cell.seed}: {'resumed' if state == 'begun' else 'started'}")
@@ -202,16 +200,17 @@ def _environment() -> dict[str, str]:
 
 
 def read(cell: Cell) -> Run:
-    """Return the numbers of a finished cell, with its command, commit and processor."""
-    made = json.loads(cell.beside(".json").read_text(encoding="utf-8"))
+    """Return the numbers of a finished cell, with its command and what it was made by (MADE_BY)."""
+    record = json.loads(cell.beside(".json").read_text(encoding="utf-8"))
     numbers = read_run(cell.folder) if cell.trains else read_baseline(cell.folder / "result.json")
-    return {**numbers, "command": cell.shown, "commit": made["commit"], "cpu": made["cpu"]}
+    return {**numbers, "command": cell.shown, **{key: record[key] for key in MADE_BY}}
 
 
 def collect(cells: list[Cell], tasks: dict[str, Task], failed: dict[str, str], earlier: Earlier) -> dict[str, Any]:
     """Return the result of all finished cells and of the earlier runs; a task appears once its random play is known."""
-    done = [cell for cell in missing(cells, earlier) if state_of(cell) == "finished"]
-    finished = len(cells) - len(missing(cells, earlier)) + len(done)
+    to_make = missing(cells, earlier)
+    done = [cell for cell in to_make if state_of(cell) == "finished"]
+    finished = len(cells) - len(to_make) + len(done)
     curves, results = read_published(), dict(earlier)
     for name, task in tasks.items():
         runs: dict[str, dict[int, Run]] = {}
@@ -222,12 +221,13 @@ def collect(cells: list[Cell], tasks: dict[str, Task], failed: dict[str, str], e
         if chance is not None and runs:
             results[name] = summarise(task, runs, chance, curves)
     ordered = {name: results[name] for name in TASKS if name in results}
-    return {"cells": {"finished": finished, "planned": len(cells)}, "failed": failed,
-            "average": average(TASKS, ordered), "tasks": ordered}  # fmt: skip
+    progress = {"cells": {"finished": finished, "planned": len(cells)}, "failed": failed}
+    return {**progress, "average": average(TASKS, ordered), "tasks": ordered}
 
 
-def run(cells: list[Cell], tasks: dict[str, Task], jobs: int, out: Path, about: dict[str, Any],
-        earlier: Earlier) -> dict[str, str]:  # fmt: skip
+def run(
+    cells: list[Cell], tasks: dict[str, Task], jobs: int, out: Path, about: dict[str, Any], earlier: Earlier
+) -> dict[str, str]:
     """Make all cells but those of earlier results, and write the result after each. Returns what went wrong by cell."""
     failed: dict[str, str] = {}
     stop = threading.Event()
@@ -275,9 +275,7 @@ def main() -> None:
     args = parse()
     tasks = {name: replace(TASKS[name], steps=args.steps or TASKS[name].steps) for name in args.tasks}
     cells = cells_of(tasks, args.agents, args.seeds, args.runs.absolute(), args.flags)
-    earlier = read_earlier(args.out, tasks, args.flags)
-    if args.anew:
-        earlier = without(earlier, tasks, args.agents)
+    earlier = read_earlier(args.out, tasks, args.flags, args.agents if args.anew else ())
     about = header("control.py", "gymnasium", "stable-baselines3", "mujoco", "dm_control")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the runs as Ctrl-C does
     try:

@@ -15,6 +15,8 @@ from worldlab.study.statistics import Interval, interval, iqm
 
 STABLE = 0.9
 """The share of the way from random play to a run's best evaluation that its final evaluation must keep."""
+MADE_BY = ("commit", "changed", "cpu")
+"""What a run was made by: the commit, whether there were changes on top of it, and the processor."""
 Run = dict[str, Any]
 """The result of one run: final, returns, best, random, stability, steps_to, minutes_to, minutes, curve, ..."""
 
@@ -106,7 +108,7 @@ def summarise(
         "threshold": task.threshold,
         "held_out": task.held_out,
         "frames": task.frames,
-        "random": {key: random[key] for key in ("final", "returns", "command", "commit", "cpu")},
+        "random": {key: random[key] for key in ("final", "returns", "command", *MADE_BY)},
         "agents": agents,
         "published": published_of(task, curves, task.frames),
     }

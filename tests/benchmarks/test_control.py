@@ -169,7 +169,7 @@ def test_a_result_grows_by_agents_and_seeds_without_its_run_folders(control, tas
     assert written["cells"] == {"finished": 3, "planned": 3}
     with pytest.raises(SystemExit, match="with other flags"):
         control.read_earlier(out, tasks, "--size tiny")
-    fresh = control.without(earlier, tasks, ["dreamer"])
+    fresh = control.read_earlier(out, tasks, "--size nano", ["dreamer", "imle"])
     assert [cell.agent for cell in control.missing(other, fresh)] == ["dreamer", "imle"]
     assert fresh["cartpole"]["random"] == first["cartpole"]["random"] and fresh["pendulum"] == first["cartpole"]
 
