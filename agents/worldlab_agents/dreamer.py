@@ -219,4 +219,4 @@ def _prefixed(prefix: str, table: dict[str, ValueT]) -> dict[str, ValueT]:
     return {prefix + name: value for name, value in table.items()}
 
 
-__all__ = ["DreamerAgent", "lambda_returns", "lasting_return"]
+__all__ = ["DreamerAgent", "lambda_returns"]
