@@ -85,9 +85,10 @@ class RecordedRun(Dataset):
                 cause=f"{one_line(folder, 200)} keeps the newest steps only: replay.capacity of that run was too small",
                 fix="record with a --replay.capacity somewhat larger than --steps",
             )
+        whole = any(_described(place).get("whole_episodes") is True for place in (path, folder.parent))
         self._places: list[tuple[int, int]] = []
         self.episodes: list[EpisodeFacts] = []
-        self._streams = [self._index(stream, total) for stream, total in enumerate(self._log.scan())]
+        self._streams = [self._index(stream, total, whole) for stream, total in enumerate(self._log.scan())]
         self.facts = self._read_facts(path, folder, schema)
         check_facts(self.facts, self.episodes)
 
@@ -109,8 +110,11 @@ class RecordedRun(Dataset):
         except StorageError as error:
             raise ConfigError(error.message, cause=error.cause, fix="worldlab verify RUN lists all damage") from error
 
-    def _index(self, stream: int, total: int) -> list[int]:
-        """Note where each episode of a stream begins and how it ended. Returns the numbers of these episodes."""
+    def _index(self, stream: int, total: int, whole: bool) -> list[int]:
+        """Note where each episode of a stream begins and how it ended. Returns the numbers of these episodes.
+
+        whole: the last episode has ended, too; otherwise it is in progress unless it terminated.
+        """
         starts: list[int] = []
         conts = np.ones(total, bool)
         for start in range(0, total, CHUNK):
@@ -123,7 +127,9 @@ class RecordedRun(Dataset):
             self._places.append((stream, first))
             terminated = bool(stop > first + 1 and not conts[stop - 1])
             name = f"{len(self.episodes)} (stream {stream}, record {first})"
-            self.episodes.append(EpisodeFacts(name, stop - first - 1, terminated, stop < total and not terminated))
+            self.episodes.append(
+                EpisodeFacts(name, stop - first - 1, terminated, (whole or stop < total) and not terminated)
+            )
         return found
 
     def _read_facts(self, path: Path, folder: Path, schema: Schema) -> DatasetFacts:

@@ -204,6 +204,14 @@ def test_a_recording_is_what_the_environment_did(tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
 
 
+def test_the_last_episode_of_a_recording_is_cut_and_that_of_a_run_in_progress(tmp_path):
+    out = tmp_path / "recorded"
+    assert cli.main(["record", "--env", "Pendulum", "--episodes", "2", "--out", str(out)]) == 0
+    assert [episode.truncated for episode in open_dataset(str(out), REGISTRY).episodes] == [True, True]
+    (out / "recording.json").rename(tmp_path / "gone.json")  # as after a recording that was interrupted
+    assert [episode.truncated for episode in open_dataset(str(out), REGISTRY).episodes] == [True, False]
+
+
 def test_an_export_is_read_again_bit_for_bit(tmp_path, capsys):
     source = made()
     NpzFormat().write(source, tmp_path / "a")

@@ -34,7 +34,7 @@ _RUN_HELP = (
     ("--trust-env MODULE", "let the environment of a resumed run import this module; may be repeated"),
     ("--track NAMES", "what also gets the metrics, or none; see: worldlab plugins --role tracker"),
     ("--resume", "continue the run in --run, or the latest one; with settings, start it if it is not there"),
-    ("--explain", "print the choices of the composition and their reasons"),
+    ("--explain", "print the choices of the composition with their reasons, then train"),
     ("--json", "print the result as one JSON object on stdout"),
     ("--debug", "full tracebacks"),
     ("--help-all", "list every setting, including rarely changed ones"),

@@ -57,6 +57,7 @@ def record(
             "action_space": to_json(pool.action_space),
             "agent": agent or "random",
             "seed": seed,
+            "whole_episodes": True,  # the last one is no longer in progress
         }
     atomic_write_json(out / RECORDING, entry)
     return {
