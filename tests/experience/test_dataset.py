@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from gymnasium import spaces
 
 from worldlab.env.spaces import action_spec, encode_action, record_schema
 from worldlab.errors import ConfigError, PluginError
+from worldlab.experience.action_units import in_units_of
 from worldlab.experience.data_records import EpisodeRecords, RecordStreams, deal, split
 from worldlab.experience.dataset import EpisodeFacts, Steps, open_dataset
 from worldlab.experience.inspect_data import inspect
@@ -34,6 +36,24 @@ def test_an_episode_becomes_a_reset_and_a_record_a_decision():
     assert records["is_first"].tolist() == [True] + [False] * 5
     assert records["cont"].tolist() == [1.0] * 5 + [0.0]
     assert not records["prev_action"][0].any()
+
+
+@pytest.mark.parametrize("encoded", [False, True], ids=["native", "encoded"])
+def test_actions_are_read_in_the_units_of_another_space(encoded):
+    wide = spaces.Box(-4, 4, BOX.shape, np.float32)
+    source = made((5,))
+    read = source.read
+    if encoded:  # as run folders store them
+        source.facts = replace(source.facts, encoded=True)
+        source.read = lambda *at: replace(read(*at), action=encode_action(BOX, read(*at).action))  # type: ignore[method-assign]
+    [records] = list(EpisodeRecords(in_units_of(source, wide), SCHEMA).records(0))
+    np.testing.assert_allclose(records["prev_action"][1:], read(0, 0, 5).action.reshape(5, -1) / 4, atol=1e-6)
+
+
+def test_only_a_space_with_other_bounds_is_another_space():
+    source = made((5,))
+    others = [BOX, spaces.Box(-1, 1, (9,), np.float32), spaces.Discrete(3)]
+    assert all(in_units_of(source, space) is source for space in others)
 
 
 def test_pieces_join_to_the_whole_and_only_an_end_is_an_end():

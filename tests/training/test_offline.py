@@ -19,6 +19,7 @@ from worldlab import cli
 from worldlab.env.none import NO_ENV
 from worldlab.errors import ConfigError, EnvError
 from worldlab.evaluation import open_loop
+from worldlab.experience.data_records import split
 from worldlab.experience.dataset import open_dataset
 from worldlab.registry import load_registry
 from worldlab.runs.folder import RunFolder
@@ -173,6 +174,17 @@ def test_the_preset_of_offline_runs_is_laid_over_the_chosen_ones(data):
         for flag in (True, False)
     ]
     assert penalty[0] > 0 == penalty[1]
+
+
+def test_actions_are_scaled_by_the_bounds_of_the_environment_not_by_guessed_ones(tmp_path):
+    source = made((30,) * 12, env_id="", action=spaces.Box(-1, 1, (1,), np.float32))
+    NpzFormat().write(source, tmp_path / "npz")
+    (tmp_path / "npz" / "recording.json").unlink()  # written by others, it has no bounds: they are guessed as -1 to 1
+    settings = {"env.id": "Pendulum-v1", "env.time_limit": 10}
+    offline(tmp_path / "npz", tmp_path / "run", steps=12, settings=settings)
+    seen = RunFolderFormat().open(str(tmp_path / "run")).read(0, 0, 20).action
+    first = split(source)[0][0]
+    np.testing.assert_allclose(seen, source.read(first, 0, 20).action / 2, atol=1e-6)  # Pendulum's torque goes to 2
 
 
 def test_with_an_environment_returns_and_held_out_losses_are_measured(tmp_path):

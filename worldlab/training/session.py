@@ -22,6 +22,7 @@ from worldlab.env.pool import EnvPool
 from worldlab.env.spaces import Schema, action_spec, record_schema
 from worldlab.errors import CheckpointError, ConfigError, WorldlabError, one_line
 from worldlab.experience.acting import ActingAgent
+from worldlab.experience.action_units import in_units_of
 from worldlab.experience.collect import Collector, Unrepeatable
 from worldlab.experience.dataset import Dataset, open_dataset
 from worldlab.experience.offline import OfflineData, open_replay, training_steps
@@ -238,7 +239,7 @@ def build(config: RunConfig, registry: Registry, replay_folder: Path, checkpoint
         pool = _open_pool(core, make_collecting, seed, counters.env_steps)
         opened.callback(pool.close)
         schema = record_schema(pool.observation_space, action_spec(pool.action_space))
-        dataset = open_dataset(core.data, registry) if core.data else None
+        dataset = in_units_of(open_dataset(core.data, registry), pool.action_space) if core.data else None
         if dataset is not None:
             opened.callback(dataset.close)
         replay = _open_replay(core, schema, replay_folder, dataset, state.get("replay"), device)
