@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldlab import tree
 from worldlab.distributions import Normal, kl_to_standard_normal
-from worldlab.errors import ConfigError
+from worldlab.errors import ConfigError, PluginError
 from worldlab.interfaces import Latent
 from worldlab.model import matching
 from worldlab.settings import ModelSettings
@@ -198,7 +198,7 @@ def test_own_and_none_add_nothing():
 
 def test_kl_between_different_kinds_is_refused_by_name():
     model, ctx = context("categorical")
-    with pytest.raises(ConfigError, match=r"OneHot.*Normal"):
+    with pytest.raises(PluginError, match=r"OneHot.*Normal"):
         matching.terms(
             model.rule,
             replace(ctx, prior=Normal(torch.zeros(24, 8), torch.ones(24, 8))),

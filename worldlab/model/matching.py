@@ -31,7 +31,7 @@ from worldlab.distributions import (
     OneHot,
     kl_to_standard_normal,
 )
-from worldlab.errors import ConfigError
+from worldlab.errors import ConfigError, PluginError
 from worldlab.interfaces import Context, Dynamics, Encoder, HasMembers, Latent, ScoresLatent
 from worldlab.nn import frozen
 from worldlab.specs import LatentSpec
@@ -200,12 +200,13 @@ def _terms(rule: Rule, ctx: Context, dynamics: Dynamics, free_nats: float, capac
 def _balanced_kl(ctx: Context, free_nats: float, capacity: float | None) -> dict[str, Tensor]:
     """Compute the balanced KL with free nats: Hafner et al. 2023, arXiv:2301.04104, eq. 5.
 
-    Both terms have the same value, unless the encoder is held to a capacity.
+    Both terms have the same value, unless the encoder is held to a capacity. Raises: PluginError if a part that declares
+    'analytic' returns a distribution of a class of its own.
     """
     posterior: Any = tree.flatten_time(ctx.latent.dist)
     prior: Any = ctx.prior
     if type(posterior) is not type(prior):
-        raise ConfigError(
+        raise PluginError(
             f"the posterior is a {type(posterior).__name__}, the prior a {type(prior).__name__}: no closed-form KL",
             cause="both declare 'analytic', which requires distributions of the same class (worldlab.distributions)",
             fix="declare posterior_kind = 'own_logq' or prior_kind = 'log_prob' for a class of your own",

@@ -29,7 +29,10 @@ def runs(subject: Subject) -> None:
         try:
             dry_run(bench.model, IdleAgent(None, bench.specs), _registrations(subject, bench))
         except PluginError as exc:
-            reference = (exc.fix or "").partition("; ")[2]
+            advice = exc.fix or ""
+            if not advice.startswith("worldlab check-plugin"):  # that is this very command
+                raise CannotRun(f"{exc.message}: {exc.cause}" if exc.cause else exc.message, advice) from exc
+            reference = advice.partition("; ")[2]
             raise CannotRun(exc.cause or exc.message, reference or "correct the method that the cause names") from exc
 
 

@@ -270,6 +270,11 @@ class WiderThanDeclared(ReferenceEncoder):
         return replace(latent, z=torch.cat([latent.z, latent.z[:, :1]], 1))
 
 
+@broken("P0", "the posterior is a HalfEntropy, the prior a Normal: no closed-form KL: both declare 'analytic'")
+class AnalyticOfItsOwnClass(WrongEntropy):
+    """Declares a closed form, with a distribution whose KL to the prior nobody knows."""
+
+
 @broken("E1", "whose numbers are all 0")
 class UnitNorm(ReferenceEncoder):
     """Divides each observation by its norm."""
