@@ -51,7 +51,9 @@ class RunFolderFormat:
                     replay.append(0, {key: record[key] for key in schema})
         replay.flush(sync=True)
         replay.close()
-        atomic_write_json(path / RECORDING, description(facts.env_id, facts.observation_space, facts.action_space))
+        entry = description(facts.env_id, facts.observation_space, facts.action_space)
+        last = source.episodes[-1]
+        atomic_write_json(path / RECORDING, entry | {"whole_episodes": last.terminated or last.truncated})
 
 
 @final
@@ -85,11 +87,12 @@ class RecordedRun(Dataset):
                 cause=f"{one_line(folder, 200)} keeps the newest steps only: replay.capacity of that run was too small",
                 fix="record with a --replay.capacity somewhat larger than --steps",
             )
-        whole = any(_described(place).get("whole_episodes") is True for place in (path, folder.parent))
+        described = _described(path) or _described(folder.parent)
+        whole = described.get("whole_episodes") is True
         self._places: list[tuple[int, int]] = []
         self.episodes: list[EpisodeFacts] = []
         self._streams = [self._index(stream, total, whole) for stream, total in enumerate(self._log.scan())]
-        self.facts = self._read_facts(path, folder, schema)
+        self.facts = self._read_facts(described, schema)
         check_facts(self.facts, self.episodes)
 
     def read(self, episode: int, start: int, stop: int) -> Steps:
@@ -132,8 +135,7 @@ class RecordedRun(Dataset):
             )
         return found
 
-    def _read_facts(self, path: Path, folder: Path, schema: Schema) -> DatasetFacts:
-        described = _described(path) or _described(folder.parent)
+    def _read_facts(self, described: dict[str, Any], schema: Schema) -> DatasetFacts:
         forms = {key: form for key, form in schema.items() if key not in STEP_FIELDS}
         obs = spaces.Dict({key: from_json({"shape": shape, "dtype": kind}) for key, (shape, kind) in forms.items()})
         missing = []

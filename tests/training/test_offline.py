@@ -220,6 +220,8 @@ def test_the_last_episode_of_a_recording_is_cut_and_that_of_a_run_in_progress(tm
     out = tmp_path / "recorded"
     assert cli.main(["record", "--env", "Pendulum", "--episodes", "2", "--out", str(out)]) == 0
     assert [episode.truncated for episode in open_dataset(str(out), REGISTRY).episodes] == [True, True]
+    RunFolderFormat().write(open_dataset(str(out), REGISTRY), tmp_path / "copy")
+    assert [episode.truncated for episode in open_dataset(str(tmp_path / "copy"), REGISTRY).episodes] == [True, True]
     (out / "recording.json").rename(tmp_path / "gone.json")  # as after a recording that was interrupted
     assert [episode.truncated for episode in open_dataset(str(out), REGISTRY).episodes] == [True, False]
 
