@@ -162,8 +162,7 @@ def set_path(request: Request) -> None:
         below = sys.path[:]
         sys.path[:] = first + [entry for entry in OWN_PATH if entry.startswith(sys.base_prefix)]
         sys.prefix = sys.exec_prefix = str(top)
-        for folder in site.getsitepackages([str(top)]):
-            site.addsitedir(folder)
+        site.addsitepackages(None, [str(top)])  # those that exist: Debian's Python names others, too
         sys.path += [entry for entry in below if entry not in sys.path]
     importlib.invalidate_caches()
 

@@ -281,8 +281,8 @@ def score_matches_samples(subject: Subject) -> None:
 
     Catches a missing log std or log-determinant, an autoregressive mask that lets an entry depend on itself or on later
     entries, and samples from a different distribution than the one scored. Tails as heavy as Cauchy's are wrongly refused:
-    the integral does not resolve them (a Student-t passed with 2 degrees of freedom and failed with 1.5). Fix: score and sample the same
-    distribution.
+    the integral does not resolve them (a Student-t passed with 2 degrees of freedom and failed with 1.5). Fix: score and
+    sample the same distribution.
     """
     tested = 0
     for name in ("scalar", "vector", "image"):
