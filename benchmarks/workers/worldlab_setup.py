@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 import torch
 from serve import trained
+from worldlab_agents.configs import DreamerConfig
 
 from worldlab.registry import load_registry
 
@@ -60,7 +61,7 @@ class Kind:
 
 
 def sized(units: int, memory: int, batch: int, length: int, **parts: Settings) -> Settings:
-    """Return the settings of a model of DreamerV3's smallest size, with a latent of 32 x 4."""
+    """Return the settings of a model of DreamerV3's smallest size, with a latent of 32 x 4 and its single critic."""
     latent = {"latent": "categorical", "groups": 32, "classes": 4}
     return {
         "train": {"batch_size": batch, "batch_length": length, "starts": batch * length},
@@ -68,7 +69,7 @@ def sized(units: int, memory: int, batch: int, length: int, **parts: Settings) -
         "encoder": {"name": "vae", **latent, "units": units, **parts.get("encoder", {})},
         "dynamics": {"name": "vae", "memory": memory, "units": units},
         "decoder": {"name": "vae", "units": units, **parts.get("decoder", {})},
-        "agent": {"name": "dreamer", "units": units, "horizon": 15, "gradient": "reinforce"},
+        "agent": {"name": "dreamer", "units": units, "horizon": 15, "gradient": "reinforce", "critic": "single"},
     }
 
 
@@ -133,7 +134,7 @@ def build(args: argparse.Namespace) -> Subject:
     if args.threads is not None:
         flags.setdefault("train", {})["threads"] = args.threads
     registry = load_registry([TRUNKS] if args.kind in ("pixels-strided", "pixels-pooled") else [])
-    config = resolve(registry, presets=["laptop"], flags=in_old_names(flags) if OLD else flags)
+    config = resolve(registry, presets=["laptop"], flags=as_this_code_names(flags))
     device = set_up_machine(config.core)
     if args.matmul:
         torch.set_float32_matmul_precision(args.matmul)
@@ -184,10 +185,12 @@ def with_settings(settings: Settings, changes: list[str]) -> Settings:
     return flags
 
 
-def in_old_names(flags: Settings) -> Settings:
-    """Return the same architecture in the settings of a commit before `model.units`."""
+def as_this_code_names(flags: Settings) -> Settings:
+    """Return the same architecture in the settings of the code that is measured, which may be that of an older commit."""
     flags = copy.deepcopy(flags)
-    if "units" in flags.get("model", {}):
+    if "critic" not in DreamerConfig.model_fields:  # before it, every agent had one critic
+        flags.get("agent", {}).pop("critic", None)
+    if OLD and "units" in flags.get("model", {}):
         flags["model"] = {"head_units": flags["model"]["units"], "head_layers": 1}
         flags["decoder"]["layers"] = flags["agent"]["layers"] = 2
     return flags
