@@ -265,8 +265,9 @@ class TrainSettings(Config):
     """CPU threads of torch; 0 uses all cores. --strict always uses one."""
     parallel: bool = field(True, expert=True)
     """Let the agent learn in a second process of as many threads, where cores are free. --strict never does."""
-    gpu: Literal["graph", "bfloat16", "float32"] = field("graph", expert=True)
-    """Updates on a GPU. graph: products in bfloat16, the update one CUDA graph; bfloat16: no graph; float32: neither."""
+    engine: Literal["auto", "graph", "bfloat16", "float32"] = field("auto", expert=True)
+    """graph: one graph an update (on a CPU compiled for minutes), products in bfloat16; bfloat16: no graph; float32: neither.
+    auto: graph on a GPU, float32 on a CPU."""
     clip: ClassVar[float] = 100.0
     """Global norm to which gradients are clipped: far above normal norms, as in DreamerV3's first version."""
     max_skips: ClassVar[int] = 10

@@ -16,11 +16,21 @@ from worldlab.interfaces import Batch
 from worldlab.model.noise import noise_batch, stream
 from worldlab.registry import Registry, load_registry
 from worldlab.training.compose import compose
-from worldlab.training.graph import _state_of
+from worldlab.training.graph import EAGER, _state_of
 from worldlab.training.streams import Streams
 from worldlab.training.trainer import Generators, Trainer
 
 CPU = torch.device("cpu")
+MIXES = [
+    ("vae", "vae", "vae", "dreamer", False),
+    ("vae", "vae", "vae", "tdmpc", True),
+    ("flow", "flow", "flow", "tdmpc", False),
+    ("gan", "gan", "gan", "dreamer", True),
+    ("cpc", "cpc", "cpc", "dreamer", False),
+    ("vq", "imle", "vae", "cem", True),
+    ("autoregressive", "autoregressive", "autoregressive", "tdmpc", True),
+]
+"""Encoder, dynamics, decoder, agent, and whether images are observed: every family and kind of agent once."""
 
 
 @cache
@@ -73,7 +83,8 @@ class Echo:
     spoil: changes something before a replay, as a recording does that lacks it.
     """
 
-    def __init__(self, spoil: Any = None):
+    def __init__(self, spoil: Any = None, after: int = EAGER):
+        self.after = after
         self.spoil = spoil
         self.replays, self.call, self.results = 0, None, ()
 

@@ -14,7 +14,7 @@ from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
 from worldlab.settings import CoreSettings, ReplaySettings, TrainSettings
 from worldlab.training import engine
-from worldlab.training.engine import EngineChoice, choose_engine, choose_products, choose_storage, choose_update
+from worldlab.training.engine import choose_engine, choose_products, choose_storage, choose_update
 
 SCHEMA = {"image": ((8, 8, 3), "uint8"), "reward": ((), "float32")}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -52,18 +52,32 @@ def test_a_storage_that_is_set_is_taken(gpu, storage):
 
 @pytest.mark.parametrize(
     ("wanted", "products", "update"),
-    [("graph", "bfloat16", "graph"), ("bfloat16", "bfloat16", "eager"), ("float32", "float32", "eager")],
+    [
+        ("auto", "bfloat16", "graph"),
+        ("graph", "bfloat16", "graph"),
+        ("bfloat16", "bfloat16", "eager"),
+        ("float32", "float32", "eager"),
+    ],
 )
-def test_a_gpu_is_used_as_train_gpu_says(gpu, wanted, products, update):
+def test_a_gpu_is_used_as_train_engine_says(gpu, wanted, products, update):
     assert choose_products(wanted, CUDA).what == products and choose_update(wanted, CUDA).what == update
-    assert (
-        choose_products(wanted, CPU)
-        == choose_products("float32", CPU)
-        == EngineChoice("float32", "the device is the CPU")
-    )
-    assert choose_update(wanted, CPU).what == "eager"
     gpu["bf16"] = False
     assert choose_products(wanted, CUDA).what == "float32"
+
+
+@pytest.mark.parametrize("units", [True, False])
+def test_a_cpu_is_used_as_train_engine_says(monkeypatch, units):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: units, raising=False)
+    low = "bfloat16" if units else "float32"
+    wanted = {
+        "auto": ("float32", "eager"),
+        "graph": (low, "graph"),
+        "bfloat16": (low, "eager"),
+        "float32": ("float32", "eager"),
+    }
+    for engine_, found in wanted.items():
+        assert (choose_products(engine_, CPU).what, choose_update(engine_, CPU).what) == found
 
 
 def test_a_run_on_the_cpu_is_a_plain_one():
@@ -99,8 +113,8 @@ def test_a_run_on_a_gpu_is_recorded_and_run_json_says_why_it_is_not(gpu, monkeyp
     own = made("vae", "vae", "vae", "cma")
     assert choose_engine(CoreSettings(), CUDA, own, replay).update.why == "CMAAgent steps its own optimisers"
     assert own.static is None
-    core = CoreSettings(train=configured(TrainSettings, gpu="float32"))
-    assert choose_engine(core, CUDA, made("vae", "vae", "vae"), replay).update.why == "train.gpu is float32"
+    core = CoreSettings(train=configured(TrainSettings, engine="float32"))
+    assert choose_engine(core, CUDA, made("vae", "vae", "vae"), replay).update.why == "train.engine is float32"
 
 
 def test_doctor_describes_both_machines(gpu, monkeypatch):

@@ -56,8 +56,11 @@ def can_learn_beside(core: CoreSettings, agent: Agent, device: torch.device, cor
 
 
 def learn_beside(trainer: Trainer, core: CoreSettings, device: torch.device, files: PluginFiles) -> None:
-    """Give the trainer of a run an `AgentProcess` if it can use one. files: plugin files that the process loads."""
-    if can_learn_beside(core, trainer.agent, device, available_cores()):
+    """Give the trainer of a run an `AgentProcess` if it can use one. files: plugin files that the process loads.
+
+    An update that is one graph contains that of the agent.
+    """
+    if trainer.static is None and can_learn_beside(core, trainer.agent, device, available_cores()):
         trainer.beside = AgentProcess(files, core.train.threads)
 
 

@@ -1,4 +1,4 @@
-"""Chooses what a run uses of the machine's GPU, and says why: products in bfloat16, one graph for an update, the replay.
+"""Chooses what a run uses of the machine, and says why: products in bfloat16, one graph for an update, the replay's place.
 
 `worldlab doctor` shows the choices of the default settings, and run.json has those of a run.
 """
@@ -15,7 +15,8 @@ from worldlab.experience.replay import Replay
 from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
 from worldlab.settings import CoreSettings
-from worldlab.training.graph import CudaRecorder, StaticUpdate, why_not_recorded
+from worldlab.training.graph import CudaRecorder, Recorder, StaticUpdate, why_not_recorded
+from worldlab.training.machine import large_products
 from worldlab.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Engine:
 
 def choose_engine(core: CoreSettings, device: torch.device, trainer: Trainer, replay: Replay) -> Engine:
     """Prepare a trainer for its device. Returns what was chosen. replay: as `choose_storage` let it be opened."""
-    wanted = core.train.gpu
+    wanted = core.train.engine
     products = choose_products(wanted, device)
     trainer.products = torch.bfloat16 if products.what == "bfloat16" else None
     update = choose_update(wanted, device)
@@ -67,8 +68,7 @@ def choose_engine(core: CoreSettings, device: torch.device, trainer: Trainer, re
         update = EngineChoice("eager", reason)
     static = None
     if update.what == "graph":
-        generators = trainer.generators
-        static = StaticUpdate(trainer, CudaRecorder(device, (generators.model, generators.agent)))
+        static = StaticUpdate(trainer, _recorder(trainer, device))
         trainer.static = static
     return Engine(describe_device(core, device), products, describe_storage(replay, device), update, static)
 
@@ -86,22 +86,41 @@ def describe_device(core: CoreSettings, device: torch.device) -> EngineChoice:
 
 def choose_products(wanted: str, device: torch.device) -> EngineChoice:
     """Return the type of matrix products and convolutions. Losses, distributions and weights are float32 with either."""
-    if device.type != "cuda":
+    if device.type == "cpu" and wanted == "auto":
         return EngineChoice("float32", NO_GPU)
     if wanted == "float32":
-        return EngineChoice("float32", "train.gpu is float32")
-    if not torch.cuda.is_bf16_supported(including_emulation=False):
-        return EngineChoice("float32", "this GPU has no units for bfloat16")
-    return EngineChoice("bfloat16", "this GPU has units for it")
+        return EngineChoice("float32", "train.engine is float32")
+    what = "GPU" if device.type == "cuda" else "processor"
+    if not _has_bfloat16(device):
+        return EngineChoice("float32", f"this {what} has no units for bfloat16")
+    return EngineChoice("bfloat16", f"this {what} has units for it")
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies in bfloat16 by itself; an emulation is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public function for it
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def choose_update(wanted: str, device: torch.device) -> EngineChoice:
     """Return whether an update is to be one graph, which a mix may still prevent."""
-    if device.type != "cuda":
+    if device.type == "cpu" and wanted == "auto":
         return EngineChoice("eager", NO_GPU)
-    if wanted != "graph":
-        return EngineChoice("eager", f"train.gpu is {wanted}")
-    return EngineChoice("graph", "one CUDA graph, recorded after a few eager updates")
+    if wanted not in ("auto", "graph"):
+        return EngineChoice("eager", f"train.engine is {wanted}")
+    if device.type == "cuda":
+        return EngineChoice("graph", "one CUDA graph, recorded after a few eager updates")
+    return EngineChoice("graph", "one compiled graph, after some hundred eager updates")
+
+
+def _recorder(trainer: Trainer, device: torch.device) -> Recorder:
+    if device.type == "cuda":
+        return CudaRecorder(device, (trainer.generators.model, trainer.generators.agent))
+    from worldlab.training.compiled import CompiledRecorder  # it imports what traces, which few runs need
+
+    return CompiledRecorder(lambda: large_products(trainer.settings.starts * 4 * trainer.model.specs.memory_dim**2))
 
 
 def choose_storage(core: CoreSettings, schema: Schema, capacity: int, device: torch.device) -> Storage:
@@ -130,7 +149,7 @@ def describe_machine() -> dict[str, str]:
     """Return what a run with the default settings would use here, for `worldlab doctor`."""
     core = CoreSettings()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = core.train.gpu
+    wanted = core.train.engine
     if device.type == "cuda":
         limit = SHARE * torch.cuda.mem_get_info(device)[1] / 1e9
         replay = EngineChoice("the GPU's memory", f"up to {limit:.1f} GB, {SHARE:.0%} of it; larger ones in ram")

@@ -50,7 +50,7 @@ from worldlab.world_model import WorldModel
 
 log = logging.getLogger("worldlab")
 EAGER = 3
-"""Updates of a stage that run eagerly before it is recorded: optimisers, libraries and initialisations from data start."""
+"""Least updates of a stage that run eagerly before it is recorded: optimisers, libraries and initialisations from data start."""
 PATIENCE = 20
 """Updates of a stage after which one that still reads values on the host is not recorded."""
 TOLERANCE = 0.05
@@ -62,6 +62,9 @@ Kernels that add in another order round differently, in bfloat16 by up to 1/256,
 
 class Recorder(Protocol):
     """Records the work of a call on a device, and does it again."""
+
+    after: int
+    """Updates of a stage that run eagerly before it is recorded, at least `EAGER`."""
 
     def beside(self) -> AbstractContextManager[Any]:
         """Return the context for eager work before a recording."""
@@ -123,7 +126,12 @@ class StaticUpdate:
         if self._recorded is not None:
             return self._replay(self._recorded)
         self._seen += 1
-        if self.recorder is None or self.reason or not _is_constant(self.trainer, stage) or self._seen < EAGER:
+        if (
+            self.recorder is None
+            or self.reason
+            or not _is_constant(self.trainer, stage)
+            or self._seen < self.recorder.after
+        ):
             return self._eager(stage)
         if self._clean:
             return self._start(self.recorder, stage)
@@ -273,7 +281,7 @@ class StaticUpdate:
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason
-        log.warning("updates run without a CUDA graph: %s", reason)
+        log.warning("updates run without a graph: %s", reason)
 
 
 class _Recorded:
@@ -307,9 +315,9 @@ class _Snapshot:
                 generator.set_state(state)
         except RuntimeError as error:
             raise WorldlabError(
-                "a failed recording of a CUDA graph left a random stream unusable",
+                "a failed recording of an update left a random stream unusable",
                 cause=one_line(error, 300),
-                fix="--train.gpu bfloat16, which records nothing",
+                fix="--train.engine bfloat16, which records nothing",
             ) from error
 
     def changed(self) -> set[str]:
@@ -324,6 +332,8 @@ class _Snapshot:
 @final
 class CudaRecorder:
     """Records with torch.cuda.CUDAGraph, on a stream of its own. generators: the random streams of the recorded work."""
+
+    after = EAGER
 
     def __init__(self, device: torch.device, generators: Iterable[torch.Generator]):
         self._device = device
