@@ -30,7 +30,12 @@ from peers import REQUIREMENTS, PeerError, python_of
 
 MEDIUM = ["--matmul", "medium"]
 MODES: dict[str, dict[str, dict[str, list[str]]]] = {
-    "worldlab": {"two processes": {"two processes": ["--threads", "1", "--beside"]}, "medium": {"medium": MEDIUM}},
+    "worldlab": {
+        "two processes": {"two processes": ["--threads", "1", "--beside"]},
+        "medium": {"medium": MEDIUM},
+        "bf16": {"bf16": ["--engine", "bfloat16"]},
+        "compiled": {"compiled, bf16": ["--engine", "graph"]},
+    },
     "torchrl": {
         "eager": {"eager": []},
         "medium": {"medium": MEDIUM},
@@ -53,13 +58,7 @@ MODES: dict[str, dict[str, dict[str, list[str]]]] = {
     },
 }
 """The modes of each package: for each mode, the options of the worker by label."""
-ABSENT = {
-    "bf16": {
-        "worldlab, bf16": "worldlab has no such mode",
-        "torchrl, bf16": "its example uses bfloat16 on CUDA only",
-    },
-    "compiled": {"worldlab, compiled": "worldlab has no such mode"},
-}
+ABSENT = {"bf16": {"torchrl, bf16": "its example uses bfloat16 on CUDA only"}}
 """Modes that a package does not have on the CPU, and the reason."""
 KINDS = {
     "vector": {"torchrl": "vector", "sheeprl": "vector"},

@@ -21,6 +21,10 @@ def main() -> None:
     begin = time.perf_counter()
     subject: Subject = build(args)
     subject.update()
+    static = None if OLD else subject.trainer.static
+    while static is not None and not static.recorded:
+        assert not static.reason, static.reason
+        subject.update()
     facts = {**subject.facts(), "start_s": time.perf_counter() - begin}
     finish = subject.trainer.synchronise if args.beside else None
     serve({"update": subject.update, "model": lambda: subject.update(stage=MODEL)}, facts, finish)

@@ -13,10 +13,11 @@ Two kinds of operations are not traced as they are:
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -76,7 +77,7 @@ class CompiledRecorder:
 
         graph: fx.GraphModule = make_fx(traced)()
         self._draws, self._inputs = tracing.draws, _lift_constants(graph)
-        with torch.no_grad(), self._products():
+        with torch.no_grad(), self._products(), _without_collection():
             self._graph = self._compile(graph, self._inputs)
         self._results = tuple(result.clone() for result in self._run())
         log.info("the update is compiled, after %.0f s; it is compared with eager ones now", time.monotonic() - begin)
@@ -100,6 +101,18 @@ class CompiledRecorder:
         assert self._graph is not None
         with torch.no_grad(), self._products():
             return self._graph(*self._inputs)
+
+
+@contextmanager
+def _without_collection() -> Generator[None]:
+    """Within the block Python looks for no cycles: a compiler holds millions of objects that are alive until it ends."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def choose_engine(core: CoreSettings, device: torch.device, trainer: Trainer, re
         update = EngineChoice("eager", reason)
     static = None
     if update.what == "graph":
-        static = StaticUpdate(trainer, _recorder(trainer, device))
+        static = StaticUpdate(trainer, recorder_of(trainer, device))
         trainer.static = static
     return Engine(describe_device(core, device), products, describe_storage(replay, device), update, static)
 
@@ -115,7 +115,8 @@ def choose_update(wanted: str, device: torch.device) -> EngineChoice:
     return EngineChoice("graph", "one compiled graph, after some hundred eager updates")
 
 
-def _recorder(trainer: Trainer, device: torch.device) -> Recorder:
+def recorder_of(trainer: Trainer, device: torch.device) -> Recorder:
+    """Return what makes an update one graph on a device."""
     if device.type == "cuda":
         return CudaRecorder(device, (trainer.generators.model, trainer.generators.agent))
     from worldlab.training.compiled import CompiledRecorder  # it imports what traces, which few runs need
