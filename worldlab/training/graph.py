@@ -1,11 +1,11 @@
-"""Makes the whole update from buffers of fixed shapes and, on a GPU, records it once and replays it: one CUDA graph.
+"""Makes the whole update from buffers of fixed shapes, records it once, and replays it: on a GPU as one CUDA graph.
 
 An update is thousands of small calls, and on a GPU the host is slower at starting them than the device at computing them. A
 graph starts all of them at once. What this buys is not measured: no GPU was available when it was written
 (`python benchmarks/gpu.py` measures it).
 
 On the CPU the same code runs without recording, and its updates equal those of the plain trainer bit for bit
-(tests/training/test_graph.py). The rules of a recording, by the documentation of torch.cuda.graphs (torch 2.10 to 2.13), and
+(tests/training/test_graph.py), or with a recorder that compiles it (`worldlab.training.compiled`). The rules of a recording, by the documentation of torch.cuda.graphs (torch 2.10 to 2.13), and
 where each is kept:
 
     no value is read on the host, no         `worldlab.nn.may_read`; the last eager update is watched for host reads
