@@ -41,7 +41,7 @@ def compile_with_inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Callab
     """Compile a graph with torch's Inductor, which needs a C++ compiler and takes minutes."""
     from torch._inductor import compile as compile_graph  # the import takes a second
 
-    return cast(Callable[..., Sequence[Tensor]], compile_graph(graph, inputs))
+    return cast(Callable[..., Sequence[Tensor]], compile_graph(graph, list[Any](inputs)))
 
 
 @final
@@ -105,7 +105,7 @@ class CompiledRecorder:
 
 @contextmanager
 def _without_collection() -> Generator[None]:
-    """Within the block Python looks for no cycles: a compiler holds millions of objects that are alive until it ends."""
+    """Look for cycles of objects after the block instead of within it: what a compiler holds is alive until it ends."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -113,6 +113,7 @@ def _without_collection() -> Generator[None]:
     finally:
         if enabled:
             gc.enable()
+        gc.collect()
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _adam(
     """Make a step of torch's fused Adam as one operation of a graph. firsts, seconds: the moments. skipped: 1 if it is not to be
     made.
     """
-    torch._fused_adam_(  # pyright: ignore[reportPrivateUsage]
+    torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         weights,
         gradients,
         firsts,
