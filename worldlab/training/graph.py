@@ -5,8 +5,8 @@ graph starts all of them at once. What this buys is not measured: no GPU was ava
 (`python benchmarks/gpu.py` measures it).
 
 On the CPU the same code runs without recording, and its updates equal those of the plain trainer bit for bit
-(tests/training/test_graph.py), or with a recorder that compiles it (`worldlab.training.compiled`). The rules of a recording, by the documentation of torch.cuda.graphs (torch 2.10 to 2.13), and
-where each is kept:
+(tests/training/test_graph.py), or with a recorder that compiles it (`worldlab.training.compiled`). The rules of a recording, by
+the documentation of torch.cuda.graphs (torch 2.10 to 2.13), and where each is kept:
 
     no value is read on the host, no         `worldlab.nn.may_read`; the last eager update is watched for host reads
     shape depends on one                     (worldlab.training.host_reads), and the place is reported
