@@ -9,12 +9,17 @@ import torch
 from config_kit import configured
 from static_kit import Echo, batch_of, made
 
+from worldlab.errors import ConfigError
 from worldlab.experience.replay import Replay
 from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
+from worldlab.registry import PluginFiles
 from worldlab.settings import CoreSettings, ReplaySettings, TrainSettings
-from worldlab.training import engine
+from worldlab.training import agent_process, engine
+from worldlab.training.agent_process import can_learn_beside, learn_beside
+from worldlab.training.compiled import CompiledRecorder
 from worldlab.training.engine import choose_engine, choose_products, choose_storage, choose_update
+from worldlab.training.machine import set_up_machine
 
 SCHEMA = {"image": ((8, 8, 3), "uint8"), "reward": ((), "float32")}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -91,6 +96,32 @@ def test_a_run_on_the_cpu_is_a_plain_one():
         "update": "eager (the device is the CPU)",
     }
     assert found.record()["device"].startswith("cpu (")
+
+
+def test_a_run_on_the_cpu_compiles_its_update_in_one_process_if_the_engine_is_a_graph(monkeypatch):
+    monkeypatch.setattr(agent_process, "available_cores", lambda: 8)
+    core = CoreSettings(train=TrainSettings(engine="graph", threads=1))
+    replay = Replay(SCHEMA, 1000, 1)
+    trainer = made("vae", "vae", "vae")
+    found = choose_engine(core, CPU, trainer, replay)
+    assert trainer.static is found.static is not None and isinstance(trainer.static.recorder, CompiledRecorder)
+    assert found.record()["update"] == "graph (one compiled graph, after some hundred eager updates)"
+    assert can_learn_beside(core, trainer.agent, CPU, 8)
+    learn_beside(trainer, core, CPU, PluginFiles(()))
+    assert trainer.beside is None
+    own = made("vae", "vae", "vae", "cma")
+    assert (
+        choose_engine(core, CPU, own, replay).update.why == "CMAAgent steps its own optimisers" and own.static is None
+    )
+
+
+@pytest.mark.parametrize("engine_", ["graph", "bfloat16"])
+def test_a_strict_run_has_no_engine_that_rounds_differently(engine_):
+    core = CoreSettings(strict=True, train=TrainSettings(engine=engine_))
+    with pytest.raises(
+        ConfigError, match=f"--strict promises the same bits, which train.engine '{engine_}' does not keep"
+    ):
+        set_up_machine(core)
 
 
 def test_a_run_on_a_gpu_is_recorded_and_run_json_says_why_it_is_not(gpu, monkeypatch):
