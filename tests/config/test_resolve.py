@@ -373,3 +373,10 @@ def test_a_strict_run_drops_the_wall_clock_budget_of_a_preset_but_not_one_that_w
     assert strict.core.minutes is None
     with pytest.raises(ConfigError, match="exclude each other"):
         resolve(registry, presets=["laptop"], flags={"strict": True, "minutes": 2.0})
+
+
+@pytest.mark.parametrize(("old", "now"), [("graph", "auto"), ("bfloat16", "bfloat16"), ("float32", "float32")])
+def test_an_older_run_folder_resolves_with_the_name_that_a_setting_has_now(registry, tmp_path, old, now):
+    older = tmp_path / "config.toml"
+    older.write_text(f'[train]\ngpu = "{old}"\n', encoding="utf-8")
+    assert resolve(registry, files=[older]).core.train.engine == now

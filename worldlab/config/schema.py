@@ -99,6 +99,10 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
             yield Setting((*prefix, name), info.annotation, info.description or "", bounds, expert)
 
 
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"train.gpu": ("engine", {"graph": "auto"})}
+"""Settings by the path that older run folders have: the name now, and what a value is called now."""
+
+
 def nested_config(annotation: Any) -> type[Config] | None:
     """Return the Config class of a group field, or None for a single setting."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, Config) else None
@@ -119,6 +123,9 @@ def _flatten(
 ) -> dict[str, Value]:
     flat: dict[str, Value] = {}
     for key, value in table.items():
+        if prefix + key in RENAMED:
+            key, values = RENAMED[prefix + key]
+            value = values.get(value, value)
         info = config.model_fields.get(key)
         if info is None:
             raise unknown_setting(prefix + key, known, source)
