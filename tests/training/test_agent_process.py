@@ -10,6 +10,7 @@ import pytest
 import torch
 from config_kit import configured
 from model_kit import batch_for, build_model, gen, weights
+from static_kit import made
 from trainer_toys import ToyAgent
 
 import worldlab
@@ -199,3 +200,9 @@ def test_a_run_with_it_resumes_and_its_checkpoint_is_complete(tmp_path, monkeypa
     steps = [value for name, value in later.tensors("optimizer_agent_actor").items() if name.endswith("step")]
     now = later.state["counters"]["updates"]
     assert now > updates and {int(step) for step in steps} == {now - 2}
+
+
+def test_the_agent_learns_with_products_of_the_same_type_in_its_process():
+    trainer = made("vae", "vae", "vae")
+    trainer.products = torch.bfloat16
+    assert agent_process._open(agent_process._work(PluginFiles(()), 1, trainer)).products == torch.bfloat16

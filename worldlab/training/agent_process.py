@@ -179,7 +179,9 @@ def _work(files: PluginFiles, threads: int, trainer: Trainer) -> bytes:
     seed = int(torch.randint(2**31, (), generator=trainer.generators.agent))
     states = [optimizer.state_dict() for optimizer in trainer.agents.values()]
     try:
-        return cloudpickle.dumps((files, trainer.model, trainer.agent, trainer.settings, states, threads, seed))
+        return cloudpickle.dumps(
+            (files, trainer.model, trainer.agent, trainer.settings, trainer.products, states, threads, seed)
+        )
     except Exception as error:
         raise BesideError(f"a component cannot be sent to another process ({type(error).__name__}: {error})") from error
 
@@ -219,11 +221,12 @@ def main() -> None:
 
 
 def _open(work: bytes) -> Trainer:
-    _, model, agent, settings, states, threads, seed = pickle.loads(work)
+    _, model, agent, settings, products, states, threads, seed = pickle.loads(work)
     torch.set_num_threads(threads)
     keep_memory()
     generator = torch.Generator().manual_seed(seed)
     trainer = Trainer(model, agent, settings, Generators(generator, generator))
+    trainer.products = products
     for optimizer, state in zip(trainer.agents.values(), states, strict=True):
         optimizer.load_state_dict(state)
     return trainer
