@@ -33,8 +33,8 @@ MODES: dict[str, dict[str, dict[str, list[str]]]] = {
     "worldlab": {
         "two processes": {"two processes": ["--threads", "1", "--beside"]},
         "medium": {"medium": MEDIUM},
-        "bf16": {"bf16": ["--engine", "bfloat16"]},
-        "compiled": {"compiled, bf16": ["--engine", "graph"]},
+        "bf16": {"bf16": ["--set", "train.engine=bfloat16"]},
+        "compiled": {"compiled, bf16": ["--set", "train.engine=graph"]},
     },
     "torchrl": {
         "eager": {"eager": []},

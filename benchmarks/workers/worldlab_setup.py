@@ -120,7 +120,6 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any setting of a run")
     parser.add_argument("--threads", type=int, help="threads of torch; by default as the configuration says")
     parser.add_argument("--beside", action="store_true", help="let the agent learn in a process of its own")
-    parser.add_argument("--engine", choices=["bfloat16", "graph"], help="train.engine; by default plain updates")
     parser.add_argument("--side", type=int, help="side of the image, if the workload observes one")
     parser.add_argument("--matmul", help="torch.set_float32_matmul_precision; by default as worldlab leaves it")
     return parser
@@ -150,22 +149,20 @@ def build(args: argparse.Namespace) -> Subject:
 
         learn_beside(trainer, config.core, device, PluginFiles(registry.plugin_files))
         assert trainer.beside is not None, "two processes need two cores for each of --threads"
-    if args.engine:
-        set_engine(trainer, args.engine, device)
     train = config.core.train
+    if getattr(train, "engine", "auto") != "auto":  # older commits have no such setting
+        set_engine(trainer, train.engine, device)
     return Subject(config, composed, trainer, sample(key, kind, composed, train.batch_size, train.batch_length))
 
 
 def set_engine(trainer: Trainer, wanted: str, device: torch.device) -> None:
     """Prepare a trainer as a run with this `train.engine` does, but compile its update as soon as possible."""
-    from worldlab.training.engine import choose_products, choose_update, recorder_of
-    from worldlab.training.graph import EAGER, StaticUpdate
+    from worldlab.training.engine import prepare_trainer
+    from worldlab.training.graph import EAGER
 
-    trainer.products = torch.bfloat16 if choose_products(wanted, device).what == "bfloat16" else None
-    if choose_update(wanted, device).what == "graph":
-        recorder = recorder_of(trainer, device)
-        recorder.after = EAGER
-        trainer.static = StaticUpdate(trainer, recorder)
+    *_, static = prepare_trainer(wanted, device, trainer)
+    if static is not None and static.recorder is not None:
+        static.recorder.after = EAGER
 
 
 def sample(key: str, kind: Kind, composed: Composed, b: int, t: int) -> dict[str, np.ndarray]:

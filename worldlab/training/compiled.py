@@ -13,12 +13,12 @@ Two kinds of operations are not traced as they are:
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from operator import attrgetter
 from typing import Any, cast, final
 
 import torch
@@ -31,10 +31,6 @@ from worldlab.training.graph import NotRecordedError
 log = logging.getLogger("worldlab")
 Compile = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Sequence[Tensor]]]
 """Compiles a graph whose inputs are these tensors, some of which it changes in place."""
-FILLS = {"normal_", "uniform_", "exponential_", "bernoulli_"}
-"""Operations that fill a tensor with random numbers."""
-MAKES = {"rand", "randn", "randint", "randperm"}
-"""Operations that make a tensor of random numbers."""
 
 
 def compile_with_inductor(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -77,7 +73,7 @@ class CompiledRecorder:
 
         graph: fx.GraphModule = make_fx(traced)()
         self._draws, self._inputs = tracing.draws, _lift_constants(graph)
-        with torch.no_grad(), self._products(), _without_collection():
+        with torch.no_grad(), self._products():
             self._graph = self._compile(graph, self._inputs)
         self._results = tuple(result.clone() for result in self._run())
         log.info("the update is compiled, after %.0f s; it is compared with eager ones now", time.monotonic() - begin)
@@ -86,13 +82,13 @@ class CompiledRecorder:
     def replay(self) -> None:
         """Draw the random numbers and make the update."""
         for draw in self._draws:
-            draw.again()
+            draw()
         for held, new in zip(self._results, self._run(), strict=True):
             held.copy_(new)
 
     def forget(self) -> None:
         """Free what a recording holds."""
-        self._draws: list[_Draw] = []
+        self._draws: list[Callable[[], object]] = []
         self._inputs: list[Tensor] = []
         self._results: tuple[Tensor, ...] = ()
         self._graph: Callable[..., Sequence[Tensor]] | None = None
@@ -103,128 +99,73 @@ class CompiledRecorder:
             return self._graph(*self._inputs)
 
 
-@contextmanager
-def _without_collection() -> Generator[None]:
-    """Look for cycles of objects after the block instead of within it: what a compiler holds is alive until it ends."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-        gc.collect()
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A call that draws random numbers, and the buffer that holds them."""
-
-    function: Callable[..., Any]
-    buffer: Tensor
-    args: Sequence[Any]
-    """Without the tensor that is filled."""
-    options: dict[str, Any]
-    fills: bool
-
-    def again(self) -> None:
-        """Draw new numbers."""
-        if self.fills:
-            self.function(self.buffer, *self.args, **self.options)
-        else:
-            self.buffer.copy_(self.function(*self.args, **self.options))
-
-
 class _Tracing(TorchDispatchMode):
-    """Replaces random numbers and fused Adam while an update is traced. draws: the calls that drew, in their order."""
+    """Replaces random numbers and fused Adam while an update is traced. draws: draw anew into the buffers, in order."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.draws: list[_Draw] = []
+        self.draws: list[Callable[[], object]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options: dict[str, Any] = kwargs or {}
-        name = func.overloadpacket.__name__
-        if name in FILLS:
-            filled, *rest = args
-            return filled.copy_(self._draw(func, rest, options, like=filled))
-        if name in MAKES:
-            return self._draw(func, args, options).clone()
-        if name == "_fused_adam_":
-            return _trace_adam(*args, **options)
+        if any(argument.name == "generator" for argument in func._schema.arguments):
+            return self._draw(func, args, options)
+        if func.overloadpacket is torch.ops.aten._fused_adam_:
+            func = _fused_adam
         return func(*args, **options)
 
-    def _draw(self, func: Any, args: Sequence[Any], options: dict[str, Any], like: Tensor | None = None) -> Tensor:
-        """Draw into a buffer, which the trace sees as a constant."""
-        if any(isinstance(value, Tensor) for value in (*args, *options.values())):
+    def _draw(self, func: Any, args: Sequence[Any], options: dict[str, Any]) -> Tensor:
+        """Draw into a buffer, which the trace sees as a constant. Raises: NotRecordedError."""
+        filled, settings = (args[0], args[1:]) if func._schema.is_mutable else (None, args)
+        if any(isinstance(value, Tensor) for value in (*settings, *options.values())):
             raise NotRecordedError(f"{func} draws numbers whose distribution depends on a tensor")
+        if filled is None:
+            with disable_proxy_modes_tracing():
+                buffer: Tensor = func(*settings, **options)
+            self.draws.append(lambda: buffer.copy_(func(*settings, **options)))
+            return buffer.clone()
         with disable_proxy_modes_tracing():
-            if like is None:
-                buffer = func(*args, **options)
-            else:
-                buffer = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-                func(buffer, *args, **options)
-        self.draws.append(_Draw(func, buffer, args, options, fills=like is not None))
-        return buffer
+            buffer = torch.empty_like(filled)
+            func(buffer, *settings, **options)
+        self.draws.append(partial(func, buffer, *settings, **options))
+        return filled.copy_(buffer)
 
 
-@torch.library.custom_op("worldlab::adam_", mutates_args=("weights", "firsts", "seconds"))
-def _adam(
+@torch.library.custom_op("worldlab::fused_adam_", mutates_args=("weights", "firsts", "seconds", "largest"))
+def _fused_adam(
     weights: list[Tensor],
     gradients: list[Tensor],
     firsts: list[Tensor],
     seconds: list[Tensor],
+    largest: list[Tensor],
     steps: list[Tensor],
-    rate: Tensor,
+    lr: Tensor,
     beta1: float,
     beta2: float,
+    weight_decay: float,
     eps: float,
-    skipped: Tensor,
+    amsgrad: bool,
+    maximize: bool,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> None:
-    """Make a step of torch's fused Adam as one operation of a graph. firsts, seconds: the moments. skipped: 1 if it is not to be
-    made.
-    """
+    """Call torch's fused Adam as one operation of a graph: torch's own has no form for tracing if lr is a tensor."""
     torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
         weights,
         gradients,
         firsts,
         seconds,
-        [],
+        largest,
         steps,
-        lr=rate,
+        lr=lr,
         beta1=beta1,
         beta2=beta2,
-        weight_decay=0.0,
+        weight_decay=weight_decay,
         eps=eps,
-        amsgrad=False,
-        maximize=False,
-        grad_scale=None,
-        found_inf=skipped,
-    )
-
-
-def _trace_adam(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    firsts: list[Tensor],
-    seconds: list[Tensor],
-    _largest: list[Tensor],
-    steps: list[Tensor],
-    **settings: Any,
-) -> None:
-    """Put `_adam` in the place of torch's kernel, which has no form for tracing when its learning rate is a tensor."""
-    assert not any(settings[name] for name in ("weight_decay", "amsgrad", "maximize")), f"Adam was changed: {settings}"
-    _adam(
-        [weight.detach() for weight in weights],
-        gradients,
-        firsts,
-        seconds,
-        steps,
-        settings["lr"],
-        settings["beta1"],
-        settings["beta2"],
-        settings["eps"],
-        settings["found_inf"],
+        amsgrad=amsgrad,
+        maximize=maximize,
+        grad_scale=grad_scale,
+        found_inf=found_inf,
     )
 
 
@@ -237,7 +178,7 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     for node in nodes:
         if node.op != "get_attr":
             continue
-        held = _attribute(graph, str(node.target))
+        held: Tensor = attrgetter(node.target)(graph)
         if id(held) not in lifted:
             with graph.graph.inserting_before(first):
                 lifted[id(held)] = graph.graph.placeholder(f"input_{len(inputs)}")
@@ -247,10 +188,3 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     graph.graph.lint()
     graph.recompile()
     return [held.detach() for held in inputs]  # the same memory; a graph of autograd is part of the graph
-
-
-def _attribute(graph: fx.GraphModule, path: str) -> Tensor:
-    found: Any = graph
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found

@@ -16,7 +16,6 @@ from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
 from worldlab.settings import CoreSettings
 from worldlab.training.graph import CudaRecorder, Recorder, StaticUpdate, why_not_recorded
-from worldlab.training.machine import large_products
 from worldlab.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -60,17 +59,21 @@ class Engine:
 
 def choose_engine(core: CoreSettings, device: torch.device, trainer: Trainer, replay: Replay) -> Engine:
     """Prepare a trainer for its device. Returns what was chosen. replay: as `choose_storage` let it be opened."""
-    wanted = core.train.engine
-    products = choose_products(wanted, device)
+    products, update, static = prepare_trainer(core.train.engine, device, trainer)
+    return Engine(describe_device(core, device), products, describe_storage(replay, device), update, static)
+
+
+def prepare_trainer(
+    wanted: str, device: torch.device, trainer: Trainer
+) -> tuple[EngineChoice, EngineChoice, StaticUpdate | None]:
+    """Set the type of a trainer's products, and whether its update is one graph. Returns both choices, and the graph."""
+    products, update = choose_products(wanted, device), choose_update(wanted, device)
     trainer.products = torch.bfloat16 if products.what == "bfloat16" else None
-    update = choose_update(wanted, device)
     if update.what == "graph" and (reason := why_not_recorded(trainer.model, trainer.agent)):
         update = EngineChoice("eager", reason)
-    static = None
-    if update.what == "graph":
-        static = StaticUpdate(trainer, recorder_of(trainer, device))
-        trainer.static = static
-    return Engine(describe_device(core, device), products, describe_storage(replay, device), update, static)
+    static = StaticUpdate(trainer, _recorder(trainer, device)) if update.what == "graph" else None
+    trainer.static = static
+    return products, update, static
 
 
 def describe_device(core: CoreSettings, device: torch.device) -> EngineChoice:
@@ -115,13 +118,13 @@ def choose_update(wanted: str, device: torch.device) -> EngineChoice:
     return EngineChoice("graph", "one compiled graph, after some hundred eager updates")
 
 
-def recorder_of(trainer: Trainer, device: torch.device) -> Recorder:
+def _recorder(trainer: Trainer, device: torch.device) -> Recorder:
     """Return what makes an update one graph on a device."""
     if device.type == "cuda":
         return CudaRecorder(device, (trainer.generators.model, trainer.generators.agent))
     from worldlab.training.compiled import CompiledRecorder  # it imports what traces, which few runs need
 
-    return CompiledRecorder(lambda: large_products(trainer.settings.starts * 4 * trainer.model.specs.memory_dim**2))
+    return CompiledRecorder(lambda: trainer.large_products(trainer.settings.starts))
 
 
 def choose_storage(core: CoreSettings, schema: Schema, capacity: int, device: torch.device) -> Storage:

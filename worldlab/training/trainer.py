@@ -144,7 +144,7 @@ class Trainer:
         self._steps = []
         out: dict[str, Tensor] = {}
         with (
-            self._large_products(self.settings.batch_size),
+            self.large_products(self.settings.batch_size),
             frozen(*self._frozen_parts(stage)),
             torch.set_grad_enabled(stage.model),
         ):
@@ -233,7 +233,7 @@ class Trainer:
 
     def learn(self, experience: Experience) -> dict[str, Tensor]:
         """Make one update of the agent. Returns scalars to log. Raises: DivergedError."""
-        with self._large_products(self.settings.starts):
+        with self.large_products(self.settings.starts):
             return self._learn(experience)
 
     def _learn(self, experience: Experience) -> dict[str, Tensor]:
@@ -281,7 +281,7 @@ class Trainer:
         samples = self.model.settings.samples
         return (ctx if samples == 1 else particles.average(ctx, samples)).detach()
 
-    def _large_products(self, rows: int) -> AbstractContextManager[None]:
+    def large_products(self, rows: int) -> AbstractContextManager[None]:
         """Return the context for products of `rows` with the weights of the memory."""
         if self.model.device.type != "cpu":
             return nullcontext()
