@@ -267,6 +267,13 @@ WRONG = [
         {"strict": True, "minutes": 1.0},
         "config: strict = true and minutes exclude each other: wall-clock time is not reproducible",
     ),
+    *(
+        (
+            {"strict": True, "train": {"engine": engine}},
+            f"config: strict = true and train.engine '{engine}' exclude each other: it rounds differently",
+        )
+        for engine in ("graph", "bfloat16")
+    ),
 ]
 
 

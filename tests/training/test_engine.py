@@ -9,7 +9,6 @@ import torch
 from config_kit import configured
 from static_kit import Echo, batch_of, made
 
-from worldlab.errors import ConfigError
 from worldlab.experience.replay import Replay
 from worldlab.experience.resident import resident_bytes
 from worldlab.experience.segments import record_dtype
@@ -19,7 +18,6 @@ from worldlab.training import agent_process, engine
 from worldlab.training.agent_process import can_learn_beside, learn_beside
 from worldlab.training.compiled import CompiledRecorder
 from worldlab.training.engine import choose_engine, choose_products, choose_storage, choose_update
-from worldlab.training.machine import set_up_machine
 
 SCHEMA = {"image": ((8, 8, 3), "uint8"), "reward": ((), "float32")}
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -113,15 +111,6 @@ def test_a_run_on_the_cpu_compiles_its_update_in_one_process_if_the_engine_is_a_
     assert (
         choose_engine(core, CPU, own, replay).update.why == "CMAAgent steps its own optimisers" and own.static is None
     )
-
-
-@pytest.mark.parametrize("engine_", ["graph", "bfloat16"])
-def test_a_strict_run_has_no_engine_that_rounds_differently(engine_):
-    core = CoreSettings(strict=True, train=TrainSettings(engine=engine_))
-    with pytest.raises(
-        ConfigError, match=f"--strict promises the same bits, which train.engine '{engine_}' does not keep"
-    ):
-        set_up_machine(core)
 
 
 def test_a_run_on_a_gpu_is_recorded_and_run_json_says_why_it_is_not(gpu, monkeypatch):

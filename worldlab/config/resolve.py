@@ -452,6 +452,11 @@ def _check_together(core: CoreSettings) -> None:
             "strict = true and minutes exclude each other: wall-clock time is not reproducible",
             "--steps N instead of --minutes",
         ),
+        (
+            core.strict and core.train.engine not in ("auto", "float32"),
+            f"strict = true and train.engine '{core.train.engine}' exclude each other: it rounds differently",
+            "--train.engine auto, or leave --strict out",
+        ),
     ]
     for wrong, message, fix in rules:
         if wrong:

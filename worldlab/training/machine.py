@@ -40,11 +40,6 @@ def set_up_machine(core: CoreSettings) -> torch.device:
     use_cuda = core.device == "cuda" or (core.device == "auto" and torch.cuda.is_available() and not core.strict)
     if core.strict and use_cuda:
         raise ConfigError("--strict promises the same bits on the CPU only", fix="--device cpu, or leave --strict out")
-    if core.strict and core.train.engine not in ("auto", "float32"):
-        raise ConfigError(
-            f"--strict promises the same bits, which train.engine '{core.train.engine}' does not keep",
-            fix="--train.engine auto, or leave --strict out",
-        )
     threads = 1 if core.strict else core.train.threads or available_cores()
     torch.set_num_threads(threads)
     # Not torch.use_deterministic_algorithms: it imports torch._inductor, which takes a second and compiles nothing here.
