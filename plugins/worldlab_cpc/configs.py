@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from worldlab import Config, component, field, sized
 
@@ -10,16 +10,26 @@ from worldlab import Config, component, field, sized
 class CPCEncoderConfig(Config):
     """Settings of the contrastive encoder."""
 
+    latent: Literal["point", "categorical"] = "point"
+    """Kind of latent. point: a deterministic z with channel noise. categorical: one-hots, with a KL to the prediction."""
     latent_dim: int = sized(nano=8, tiny=64, small=64, medium=64, large=64, ge=2)
-    """Width of the latent z."""
+    """Width of a point z."""
     noise: float = field(0.2, gt=0)
-    """Std of the Gaussian channel noise added to z. Without noise a deterministic z has no density."""
+    """Std of the Gaussian channel noise added to a point z. Without noise a deterministic z has no density."""
     width: int = sized("width", ge=1)
     """Channels after the first convolution; they double at each stage."""
     units: int = sized("units", ge=1)
-    """Hidden units of the vector trunk and of the critic's projection."""
+    """Hidden units of the vector trunk, of the codes' head and of the critic's projection."""
     layers: ClassVar[int] = 2
     """Hidden layers of the vector trunk."""
+    projection: ClassVar[int] = 32
+    """Width of the space in which the static critic compares codes; points are compared in one of their own width."""
+    groups: ClassVar[int] = 16
+    """Number of categorical variables in a categorical z."""
+    classes: ClassVar[int] = 16
+    """Classes of each categorical variable."""
+    unimix: ClassVar[float] = 0.01
+    """Share of a uniform mixed into the codes' probabilities, as in DreamerV3, arXiv:2301.04104."""
     static_scale: ClassVar[float] = 1.0
     """Weight of the static InfoNCE between a noisy z and an augmented view of its frame, as in TPC; 0 skips the second
     pass."""

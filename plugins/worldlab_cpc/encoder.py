@@ -1,15 +1,16 @@
-"""The contrastive encoder: a deterministic latent that identifies its own frame among others."""
+"""The contrastive encoder: a latent that identifies its own frame among others, a noisy point or codes."""
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.distributions import normal_like
-from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, Specs
+from worldlab.distributions import OneHot, normal_like
+from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, PosteriorKind, Specs
 from worldlab.nn import ObsTrunk, mlp, random_shift
 from worldlab.specs import ObsSpec
 from worldlab_cpc.configs import CPCEncoderConfig
@@ -20,12 +21,57 @@ FALSE_NEGATIVES = 5
 
 
 @final
+@dataclass(frozen=True)
+class Points:
+    """Points z = LayerNorm(y) + noise. LayerNorm has no affine weights: z has one scale, so no other loss can shrink it."""
+
+    noise: float
+    posterior_kind: ClassVar[PosteriorKind] = "deterministic"
+
+    def embed(self, y: Tensor) -> Tensor:
+        """Return the noiseless z, rows of mean 0 and variance 1. y: [N, D]."""
+        return F.layer_norm(y, y.shape[-1:])
+
+    def infer(self, embed: Tensor, generator: torch.Generator | None) -> Latent:
+        """Return z [N, D], noisy if a generator is given."""
+        return Latent(embed if generator is None else embed + self.noise * normal_like(embed, generator))
+
+    def view(self, embed: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what represents an augmented frame, [N, D]: the noiseless z."""
+        return embed
+
+
+@final
+@dataclass(frozen=True)
+class Codes:
+    """Codes z ~ q(z | o), groups of one-hots with straight-through gradients, as in DreamerV3, arXiv:2301.04104."""
+
+    shape: tuple[int, int]
+    unimix: float
+    posterior_kind: ClassVar[PosteriorKind] = "analytic"
+
+    def embed(self, y: Tensor) -> Tensor:
+        """Return the logits, [N, G * C], unchanged."""
+        return y
+
+    def infer(self, embed: Tensor, generator: torch.Generator | None) -> Latent:
+        """Return z [N, G * C], a sample if a generator is given, else the most likely codes; and q."""
+        dist = OneHot.with_unimix(embed.unflatten(-1, self.shape), self.unimix)
+        return Latent(dist.mode if generator is None else dist.sample(generator), dist=dist)
+
+    def view(self, embed: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what represents an augmented frame, [N, G * C]: a sample."""
+        return self.infer(embed, generator).z
+
+
+@final
 class CPCEncoder(Encoder):
-    """The encoder z = LayerNorm(W trunk(o)) + noise; the noise is added only if a generator is given.
+    """A latent of the frame alone, trained to identify an augmented view of that frame.
 
     The static InfoNCE is the "iid" term of Nguyen et al. 2021 (TPC), arXiv:2106.07156, which keeps the map from
-    collapsing; its view is the random shift of Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. LayerNorm has no affine
-    weights: the scale of z is fixed, so no other loss can shrink it.
+    collapsing; its view is the random shift of Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. A point has no density, so
+    nothing makes it predictable. Codes are those of Okada & Taniguchi 2022 (DreamingV2), arXiv:2203.00494: their KL to the
+    prediction trains the encoder, too, so that they hold what can be predicted.
     """
 
     Config = CPCEncoderConfig
@@ -38,22 +84,26 @@ class CPCEncoder(Encoder):
         self.loss_weights = {"static": config.static_scale}
         self.obs = specs.obs
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
-        self.linear = nn.Linear(self.trunk.size, config.latent_dim)
-        self.project = mlp(config.latent_dim, config.units, 1, config.latent_dim) if config.static_scale else None
+        codes, dim = config.latent == "categorical", specs.latent.dim
+        self.kind = Codes((config.groups, config.classes), config.unimix) if codes else Points(config.noise)
+        self.posterior_kind = self.kind.posterior_kind
+        self.linear = mlp(self.trunk.size, config.units, 1, dim) if codes else nn.Linear(self.trunk.size, dim)
+        width = config.projection if codes else dim
+        self.project = mlp(dim, config.units, 1, width) if config.static_scale else None
 
     @classmethod
     def latent_spec(cls, config: CPCEncoderConfig) -> LatentSpec:
+        if config.latent == "categorical":
+            return LatentSpec(config.groups * config.classes, "categorical", config.groups, config.classes)
         return LatentSpec(config.latent_dim, "point")
 
     def embed(self, obs: Obs) -> Tensor:
-        """Return the noiseless latent of each frame, [N, D], rows of mean 0 and variance 1. obs: [N, ...] leaves."""
-        return F.layer_norm(self.linear(self.trunk(obs)), (self.config.latent_dim,))
+        """Return the noiseless point of each frame, or the logits of its codes, [N, E]. obs: [N, ...] leaves."""
+        return self.kind.embed(self.linear(self.trunk(obs)))
 
     def infer(self, embed: Tensor, memory: Tensor | None, generator: torch.Generator | None) -> Latent:
-        """Return z [N, D], noisy if a generator is given. embed [N, D] from `embed`; memory is not read."""
-        if generator is None:
-            return Latent(embed)
-        return Latent(embed + self.config.noise * normal_like(embed, generator))
+        """Return z [N, D], random if a generator is given. embed [N, E] from `embed`; memory is not read."""
+        return self.kind.infer(embed, generator)
 
     def losses(self, ctx: Context, player: str = "main") -> dict[str, Tensor]:
         """Return `static` [B, T]: the InfoNCE of random frames, 0 elsewhere, scaled so that the mean equals the mean
@@ -83,12 +133,11 @@ class CPCEncoder(Encoder):
         }
 
     def _static_infonce(self, ctx: Context, chosen: Tensor, generator: torch.Generator) -> InfoNCEResult:
-        """Compare the noisy z of chosen frames, [M] indices into B * T, with z of an augmented view of the same
-        frames.
-        """
+        """Compare z of chosen frames, [M] indices into B * T, with an augmented view of the same frames."""
         assert self.project is not None
         obs = {key: leaf.flatten(0, 1)[chosen] for key, leaf in ctx.batch.obs.items()}
-        view = self.embed(augment(obs, self.obs, self.config.shift, self.config.jitter, generator))
+        embed = self.embed(augment(obs, self.obs, self.config.shift, self.config.jitter, generator))
+        view = self.kind.view(embed, generator)
         scores = cosine_scores(
             self.project(ctx.latent.z.flatten(0, 1)[chosen]), self.project(view), self.config.temperature
         )

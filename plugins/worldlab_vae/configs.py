@@ -25,18 +25,21 @@ class VAEEncoderConfig(Config):
     classes: int = sized(nano=4, tiny=32, small=32, medium=32, large=32, gt=1)
     """Classes of each categorical variable."""
     network: Literal["normed", "plain"] = field("normed", expert=True)
-    """Convolutional network. normed: padded, with layer norms. plain: that of World Models, which has 4 stages and
-    width 32."""
+    """Convolutional network. normed: padded, with layer norms. plain: that of World Models, which has 4 stages, width 32
+    and no hidden layer before the latent."""
     width: int = sized("width", gt=0)
     """Channels after the first convolution; they double each time the image is halved."""
     units: int = sized("units", gt=0)
     """Width of the MLPs."""
-    head_layers: int = field(1, ge=0, expert=True)
-    """Hidden layers between the trunk (and the memory) and the latent; World Models has none."""
     layers: int = sized(nano=1, tiny=2, small=2, medium=2, large=2, ge=1)
     """Layers of the MLP that reads vectors."""
     unimix: ClassVar[float] = UNIMIX
     min_std: ClassVar[float] = MIN_STD
+
+    @property
+    def head_layers(self) -> int:
+        """Hidden layers between the trunk (and the memory) and the latent."""
+        return 0 if self.network == "plain" else 1
 
 
 class VAEDynamicsConfig(Config):

@@ -8,7 +8,9 @@ from worldlab_vae.decoder import VAEDecoder
 from worldlab_vae.encoder import VAEEncoder
 from worldlab_vae.plain import PlainConvTrunk, PlainDeconvTrunk
 
+from worldlab.config.resolve import resolve
 from worldlab.errors import ConfigError
+from worldlab.registry import load_registry
 from worldlab.specs import ArraySpec, LatentSpec, Specs
 
 CAR = ("image", ArraySpec("image", (3, 64, 64)))
@@ -18,7 +20,7 @@ def test_encoder_and_decoder_have_the_parameters_of_world_models():
     """Ha & Schmidhuber 2018, appendix A.1: 4,348,547 for pictures of 64 x 64 and a z of 32; the memory comes later."""
     latent = LatentSpec(32)
     specs = Specs(make_specs((CAR,)).obs, make_specs().action, latent, 256, use_memory=False, decoder_memory=False)
-    encoder = VAEEncoder(VAEEncoderConfig(network="plain", width=32, head_layers=0), specs)
+    encoder = VAEEncoder(VAEEncoderConfig(network="plain", width=32), specs)
     decoder = VAEDecoder(VAEDecoderConfig(network="plain", width=32), specs)
     assert sum(p.numel() for part in (encoder, decoder) for p in part.parameters()) == 4_348_547
 
@@ -53,3 +55,12 @@ def test_larger_pictures_are_refused_with_the_way_out():
     with pytest.raises(ConfigError, match="up to 64 x 64") as error:
         PlainDeconvTrunk(5, (3, 96, 96), 2)
     assert "--env.size 64" in str(error.value.fix)
+
+
+def test_an_older_run_folder_may_say_what_the_network_implies_now(tmp_path):
+    older = tmp_path / "config.toml"
+    older.write_text('[encoder]\nname = "vae"\nnetwork = "plain"\nhead_layers = 0\n', encoding="utf-8")
+    assert resolve(load_registry(), files=[older]).encoder.options.head_layers == 0
+    older.write_text('[encoder]\nname = "vae"\nhead_layers = 3\n', encoding="utf-8")  # nothing implies it
+    with pytest.raises(ConfigError, match="encoder.head_layers is not a setting"):
+        resolve(load_registry(), files=[older])

@@ -101,6 +101,8 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
 
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"train.gpu": ("engine", {"graph": "auto"})}
 """Settings by the path that older run folders have: the name now, and what a value is called now."""
+IMPLIED: dict[str, tuple[Any, ...]] = {"encoder.head_layers": (0, 1)}
+"""Settings of older run folders that follow from others now, and the values that they had there."""
 
 
 def nested_config(annotation: Any) -> type[Config] | None:
@@ -127,6 +129,8 @@ def _flatten(
             key, values = RENAMED[prefix + key]
             value = values.get(value, value)
         info = config.model_fields.get(key)
+        if info is None and value in IMPLIED.get(prefix + key, ()):
+            continue
         if info is None:
             raise unknown_setting(prefix + key, known, source)
         nested = nested_config(info.annotation)
