@@ -62,5 +62,5 @@ def test_an_older_run_folder_may_say_what_the_network_implies_now(tmp_path):
     older.write_text('[encoder]\nname = "vae"\nnetwork = "plain"\nhead_layers = 0\n', encoding="utf-8")
     assert resolve(load_registry(), files=[older]).encoder.options.head_layers == 0
     older.write_text('[encoder]\nname = "vae"\nhead_layers = 3\n', encoding="utf-8")  # nothing implies it
-    with pytest.raises(ConfigError, match="encoder.head_layers is not a setting"):
+    with pytest.raises(ConfigError, match=r"encoder\.head_layers is not a setting"):
         resolve(load_registry(), files=[older])
