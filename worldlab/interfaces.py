@@ -85,7 +85,8 @@ class Latent:
     z: Tensor
     """The latent [N, D]: always float, flat and differentiable."""
     dist: Any = None
-    """The posterior q in closed form, for an encoder with posterior_kind "analytic"."""
+    """The posterior q, a distribution of tensors [N, ...]: in closed form with posterior_kind "analytic", where its KL trains
+    the encoder; optional with "own_logq", where its entropy, if it has one, is used in place of -log_q."""
     log_q: Tensor | None = None
     """log q(z) [N] in nats of this z, for an encoder with posterior_kind "own_logq"."""
     tokens: Tensor | None = None

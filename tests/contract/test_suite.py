@@ -109,6 +109,25 @@ def test_density_bias_is_zero_for_a_gaussian_and_not_for_a_wrong_one(std):
     assert abs(log_density_bias(x, dist.log_prob(x) + 0.2, 0)) > 5
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0, 3.0, 30.0])
+def test_density_bias_finds_what_a_correlated_density_lacks(scale):
+    """diag(s^2) + U U^T with torch's density as the truth: one without U, or without a part of its correction, is found."""
+    std, factor = torch.full((8,), 0.1), 0.17 * scale * torch.randn(8, 2, generator=stream(2))
+    true = torch.distributions.LowRankMultivariateNormal(torch.zeros(8), factor, std.square())
+    own, shared = torch.randn(4000, 8, generator=stream(0)), torch.randn(4000, 2, generator=stream(1))
+    x = std * own + shared @ factor.T
+    assert abs(log_density_bias(x, true.log_prob(x), 0)) < 4
+    if not scale:
+        return
+    diagonal = Normal(torch.zeros(8), std).log_prob(x)
+    log_det = torch.logdet(true.covariance_matrix) / 2 - std.log().sum()
+    assert log_density_bias(x, diagonal, 0) > 5  # forgets U
+    assert log_density_bias(x, diagonal - log_det, 0) > 5  # forgets the quadratic part of its correction
+    assert log_density_bias(x, true.log_prob(x) + log_det, 0) < -5  # forgets the determinant
+    marginals = Normal(torch.zeros(8), true.variance.sqrt()).log_prob(x)
+    assert log_density_bias(x, marginals, 0) > 5  # the product of the marginals
+
+
 def test_density_bias_is_zero_for_categorical_samples():
     dist = OneHot.with_unimix(torch.randn(1, 2, 4, generator=stream(1)).expand(4000, 2, 4), 0.05)
     x = dist.sample(stream(0))

@@ -71,7 +71,9 @@ def choose(encoder: Encoder, dynamics: Dynamics, samples: int = 1) -> Rule:
     if posterior == "analytic":
         return Rule("nll", "entropy_nll", f"{pair}: -log p(sg z) for the prior; -H(q) - log sg(p)(z) for the encoder")
     if posterior == "own_logq":
-        return Rule("nll", "logq_nll", f"{pair}: Monte-Carlo KL with log q of the encoder's own sample")
+        return Rule(
+            "nll", "logq_nll", f"{pair}: Monte-Carlo KL with log q of the encoder's own sample, or its dist's entropy"
+        )
     return Rule(
         "nll", "none", f"{pair}: -log p(sg z) for the prior; the encoder trains by its own loss and the decoder's"
     )

@@ -83,7 +83,7 @@ class Check:
         except (Exception, SystemExit) as exc:  # report whatever a plugin raises, with its location
             text = describe_invalid(exc, type(subject.choice.config)) if isinstance(exc, ValidationError) else exc
             raise CheckFailure(
-                f"raised {type(exc).__name__}: {one_line(text, 160)} (at {where(exc)})",
+                f"raised {type(exc).__name__}: {one_line(text, 240)} (at {where(exc)})",
                 f"find the error at that line; the check requires: {self.title}",
             ) from exc
 

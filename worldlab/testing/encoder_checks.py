@@ -280,10 +280,11 @@ def _abilities(dist: object) -> dict[str, bool]:
 
 @check("E8", role="encoder", title="log q is the log-density of the samples")
 def density_matches_samples(subject: Subject) -> None:
-    """Over samples z of q, the mean of r(z) / q(z) is 1 for a known density r; the entropy, if offered, is the mean of
-    -log q(z).
+    """Over samples z of q, the mean of r(z) / q(z) is 1 for a known density r, and that of log r(z) - log q(z) is at most
+    0. What a dist offers agrees: its log_prob is log q, its entropy the mean of -log q(z).
 
-    Catches a missing log-determinant or log std, and a log q that belongs to a different distribution than the samples.
+    Catches a missing log-determinant or log std, entries that are drawn together and scored apart, and a log q that belongs
+    to a different distribution than the samples.
     Fix: for a Gaussian, sum -0.5 ((z - mean) / std)^2 - log std - 0.5 log 2 pi over D; for a flow, subtract log |det|.
     """
     bench = subject.bench()
@@ -305,6 +306,11 @@ def density_matches_samples(subject: Subject) -> None:
         raise CheckFailure(
             f"log q is not the log-density of the samples ({bias:+.0f} standard errors)",
             "add the missing log std or log-determinant; evaluate log q of the distribution you sample",
+        )
+    if isinstance(latent.dist, HasLogProb) and not same(latent.dist.log_prob(latent.z), log_q, 1e-3):
+        raise CheckFailure(
+            "the log_prob of dist is not log_q, which is the log-density of the samples",
+            "return dist.log_prob(z) as log_q, or no dist",
         )
     if isinstance(latent.dist, HasEntropy):
         require_entropy(latent.dist.entropy(), log_q)

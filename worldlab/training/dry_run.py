@@ -73,10 +73,14 @@ def _check_steps(model: WorldModel, probes: Mapping[str, PartProbe], batch: Batc
         memory = dynamics.check_tensor("memory", dynamics.call("memory", state), (n, specs.memory_dim), "[N, H]")
         read = memory if specs.use_memory else None
         for source in (None, generator):
-            z = _check_latent(encoder, encoder.call("infer", embed, read, source), n, specs.latent)
+            z = _check_latent(encoder, encoder.call("infer", embed, read, source), specs.latent)
         prior = dynamics.call("predict", memory)
         for name, draw in (("mode", lambda: prior.mode), ("sample", lambda: prior.sample(generator))):
-            dynamics.check_tensor("predict", dynamics.guard("predict", draw), (n, specs.latent.dim), "[N, D]", name)
+            drawn = dynamics.check_tensor(
+                "predict", dynamics.guard("predict", draw), (n, specs.latent.dim), "[N, D]", name
+            )
+        if model.dynamics.prior_kind in ("analytic", "log_prob"):
+            _check_density(dynamics, "predict", prior, drawn, "the prior's")
         features = torch.cat([memory, z], -1)
         _check_decoded(decoder, decoder.call("decode", features[:1]), specs.obs, model.decoder.renders)
         decoder.check_tensor("score", decoder.call("score", features, obs), (n,), "[N]")
@@ -92,15 +96,26 @@ def _on_grey_levels(obs: Obs) -> Obs:
     return {key: ((x + 0.5) * 255).round().clamp(0, 255) / 255 - 0.5 for key, x in obs.items()}
 
 
-def _check_latent(encoder: PartProbe, latent: Any, n: int, spec: LatentSpec) -> Tensor:
+def _check_density(probe: PartProbe, method: str, dist: Any, z: Tensor, whose: str) -> None:
+    """Check the shapes of a distribution's log_prob and entropy, where it has them, at z [N, D]."""
+    for name, call in (("log_prob", lambda: dist.log_prob(z)), ("entropy", lambda: dist.entropy())):
+        if hasattr(dist, name):
+            probe.check_tensor(method, probe.guard(method, call), (len(z),), "[N]", f"{whose} {name}")
+
+
+def _check_latent(encoder: PartProbe, latent: Any, spec: LatentSpec) -> Tensor:
     if not hasattr(latent, "z"):
         raise encoder.error("infer", f"gives a {type(latent).__name__}, expected a Latent")
     posterior = getattr(encoder.part, "posterior_kind", None)
     if posterior == "analytic" and latent.dist is None:
         raise encoder.error("infer", "gives a Latent without dist, expected one: posterior_kind is 'analytic'")
     if posterior == "own_logq":
-        encoder.check_tensor("infer", latent.log_q, (n,), "[N]", "Latent.log_q")
-    return encoder.check_tensor("infer", latent.z, (n, spec.dim), "[N, D]", "Latent.z")
+        encoder.check_tensor("infer", latent.log_q, (ROWS,), "[N]", "Latent.log_q")
+    z = encoder.check_tensor("infer", latent.z, (ROWS, spec.dim), "[N, D]", "Latent.z")
+    if latent.dist is not None:
+        encoder.check_rows("infer", latent.dist, ROWS, name="Latent.dist")
+        _check_density(encoder, "infer", latent.dist, z, "Latent.dist's")
+    return z
 
 
 def _check_decoded(decoder: PartProbe, parts: Any, obs: ObsSpec, renders: bool) -> None:

@@ -73,16 +73,18 @@ class PartProbe:
             raise self.error(method, f"{subject}not finite: {bad} of {value.numel()} values of {wanted} are NaN or inf")
         return value
 
-    def check_rows(self, method: str, value: Any, rows: int, like: Any = None) -> Any:
+    def check_rows(self, method: str, value: Any, rows: int, like: Any = None, name: str = "") -> Any:
         """Check that all leaves of a tree are [rows, ...], and match the other dimensions of the tree `like`."""
         leaves = tree.leaves(value)
         wanted = tree.leaves(like) if like is not None else leaves
         if not leaves:
-            raise self.error(method, f"gives a {type(value).__name__} without tensors, expected a tree of [N, ...]")
+            subject, kind = f"{name} is" if name else "gives", type(value).__name__
+            raise self.error(method, f"{subject} a {kind} without tensors, expected a dict or dataclass of [N, ...]")
         if len(leaves) != len(wanted):
             raise self.error(method, f"gives {len(leaves)} leaves, expected the {len(wanted)} of initial(n)")
         for leaf, other in zip(leaves, wanted, strict=True):
             shape = [rows, *other.shape[1:]]
             if list(leaf.shape) != shape:
-                raise self.error(method, f"gives a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
+                leaf_of = f"{name} has" if name else "gives"
+                raise self.error(method, f"{leaf_of} a leaf {list(leaf.shape)}, expected [N, ...] = {shape}")
         return value
