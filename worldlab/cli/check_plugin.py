@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def run(argv: list[str]) -> int:
     parser = Parser("check-plugin", "Check a plugin's components. Exit code 1 if a check fails, 3 if it is broken.")
-    parser.add_argument("what", metavar="WHAT", help="a component (NAME or ROLE:NAME), distribution or plugin file")
+    parser.add_argument(
+        "what", metavar="WHAT", help="a component (NAME or ROLE:NAME), installed package or plugin file"
+    )
     parser.add_argument(
         "-k", dest="match", metavar="TEXT", help="run only the checks with this id or text in the title"
     )
@@ -93,7 +95,10 @@ class _Report:
         shown = status.upper() if status == "failed" else status
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
-            self._line(f"          cause: {one_line(result.cause, 500)}\n          fix:   {one_line(result.fix, 500)}")
+            cause = "\n          ".join(
+                one_line(line, 1000) for line in result.cause.splitlines()
+            )  # the contract is a line
+            self._line(f"          cause: {cause}\n          fix:   {one_line(result.fix, 500)}")
         for line in dict.fromkeys(self.saw):
             self._line(f"          {line}")
         self.saw.clear()

@@ -167,7 +167,7 @@ def centre_without_noise(subject: Subject) -> None:
         fits = not len(off) or float(off.mean()) < 0.4
     if not fits:
         raise CheckFailure(
-            "z without a generator is not the most likely z: it looks like a sample with a fixed seed",
+            "z without a generator is not the most likely z: it looks like a sample, with noise of a fixed seed or from elsewhere",
             "return dist.mode (the mean, or the most likely code) if generator is None",
         )
 
@@ -244,8 +244,8 @@ def one_hots(subject: Subject) -> None:
 
 @check("E7", role="encoder", title="the posterior offers what posterior_kind declares")
 def declared_posterior(subject: Subject) -> None:
-    """posterior_kind "analytic": dist has log_prob, entropy and kl; "own_logq": log_q is a tensor [N]. Every tensor in
-    the Latent has N rows.
+    """posterior_kind "analytic": dist, a class of worldlab.distributions, has log_prob, entropy and kl; "own_logq": log_q is
+    a tensor [N]. Every tensor in the Latent has N rows.
 
     Catches a declared method that is missing, and a distribution whose tensors the core cannot see: the core stacks
     latents over time, and an opaque object would silently keep the values of the first step. Fix: make dist a frozen
