@@ -204,11 +204,11 @@ def test_the_dry_run_comes_first_and_ends_the_checks_if_it_fails(tmp_path, capsy
     code, out, _ = check(capsys, plugin_file(tmp_path, "Leaving"), "--fast")
     lines = out.splitlines()
     assert code == 1 and lines[1].startswith("  FAILED  P0   one step and one pass of its losses work")
-    assert "cause: Leaving.embed raised SystemExit: 0; at" in lines[2] and "contract: embed: " in lines[2]
-    assert "python -m pydoc worldlab.interfaces.Encoder.embed" in lines[3]
+    assert "cause: Leaving.embed raised SystemExit: 0; at" in lines[2] and "contract: embed: " in lines[3]
+    assert "python -m pydoc worldlab.interfaces.Encoder.embed" in lines[4]
     quick = [one for one in checks_for("encoder") if not one.slow]
     assert lines[-1].startswith(f"{2 * len(quick)} checks: 0 ok, {2 * (len(quick) - 1)} skipped, 2 failed")
-    assert lines[4] == "  skipped E1   " + quick[1].title + " (see P0)"
+    assert lines[5] == "  skipped E1   " + quick[1].title + " (see P0)"
 
 
 def test_failures_with_one_cause_are_folded(tmp_path, capsys):
