@@ -362,7 +362,7 @@ def _require_samples_match(bench: Bench) -> None:
     bias = log_density_bias(samples, log_prob, codes)
     if abs(bias) > 5:
         raise CheckFailure(
-            f"log_prob does not match {latent.kind} samples (E[r / p] is {bias:.0f} standard errors from 1)",
+            f"log_prob is too {'low' if bias > 0 else 'high'} for {latent.kind} samples, by {abs(bias):.0f} standard errors",
             "sum log_prob over the dimensions; sample from the distribution that log_prob describes",
         )
     if isinstance(prior, HasEntropy):

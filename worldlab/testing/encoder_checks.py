@@ -304,8 +304,8 @@ def density_matches_samples(subject: Subject) -> None:
     bias = log_density_bias(latent.z, log_q, codes)
     if abs(bias) > 5:
         raise CheckFailure(
-            f"log q is not the log-density of the samples ({bias:+.0f} standard errors)",
-            "add the missing log std or log-determinant; evaluate log q of the distribution you sample",
+            f"log q is too {'low' if bias > 0 else 'high'} for the samples, by {abs(bias):.0f} standard errors",
+            "add the missing log std, log-determinant or dependence of entries; evaluate log q of the distribution you sample",
         )
     if isinstance(latent.dist, HasLogProb) and not same(latent.dist.log_prob(latent.z), log_q, 1e-3):
         raise CheckFailure(

@@ -428,5 +428,5 @@ def load_weights(composed: Composed, checkpoint: Checkpoint) -> None:
             raise CheckpointError(
                 f"the weights of '{name}' do not fit this configuration",
                 cause=str(error).splitlines()[-1].strip()[:300],
-                fix="use the run's own config.toml and the plugins that it was made with",
+                fix="use the run's own config.toml, and the plugins and the commit of worldlab that made it (run.json has them)",
             ) from error
