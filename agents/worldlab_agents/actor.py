@@ -62,15 +62,14 @@ class Actor(nn.Module):
 
 
 def clip_action(action: Tensor) -> Tensor:
-    """Clip a continuous action to [-1, 1], as the environment will. The gradient passes straight through, as in
-    Dreamer's truncated normal (arXiv:2010.02193, its code).
+    """Clip a continuous action to [-1, 1], as the environment will, with the gradient of that.
 
-    So a sample beyond a bound still trains the policy, which a plain clip would leave without a gradient. The pathwise
-    gradient is then biased where many samples are clipped. At an inner optimum stds shrink two to three times as fast; where
-    the best action is a bound and the return linear, they do not shrink at all. The unbiased gradient of a plain clip was
-    no better on five tasks, one seed each (docs/log.md); `gradient = "reinforce"` has no such bias.
+    So the pathwise gradient is that of the expected return: a std shrinks where noise costs, also at a bound. Dreamer's
+    truncated normal (arXiv:2010.02193, its code) passes the gradient of a clipped sample straight through, for a mean behind
+    a tanh; there a std at a bound does not shrink, and a car brakes by its noise (docs/log.md). Half of the samples around
+    a mean at a bound are inside, so the mean always has a gradient.
     """
-    return action + (action.clamp(-1, 1) - action).detach()
+    return action.clamp(-1, 1)
 
 
 def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:

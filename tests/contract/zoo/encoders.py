@@ -125,7 +125,7 @@ class NoLogStd(Normal):
         return super().log_prob(x) + self.std.log().sum(-1)
 
 
-@broken("E8", "not the log-density of the samples")
+@broken("E8", "log q is too")
 class WrongPosteriorDensity(ReferenceEncoder):
     """Returns a density that integrates to the product of its stds."""
 
