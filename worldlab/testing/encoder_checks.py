@@ -167,7 +167,7 @@ def centre_without_noise(subject: Subject) -> None:
         fits = not len(off) or float(off.mean()) < 0.4
     if not fits:
         raise CheckFailure(
-            "z without a generator is not the most likely z: it looks like a sample, with noise of a fixed seed or from elsewhere",
+            "z without a generator is not the most likely z: it looks like a sample with a fixed seed, or with noise from elsewhere",
             "return dist.mode (the mean, or the most likely code) if generator is None",
         )
 
