@@ -248,7 +248,11 @@ def _check_hooks(module: ModuleType) -> None:
         near = closest("worldlab_register", defined)
         if near:
             _refuse_hook(f"defines {near}, which is no hook", near, defined[near])
-        raise Fault("defines no function worldlab_register(register)", where=str(module.__file__ or module.__name__))
+        raise Fault(
+            "defines no function worldlab_register(register)",
+            where=str(module.__file__ or module.__name__),
+            fix="add it (worldlab new-plugin writes one), or name the package that has it",
+        )
 
 
 def _refuse_hook(reason: str, name: str, function: Callable[..., Any]) -> None:
