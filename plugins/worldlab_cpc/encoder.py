@@ -22,7 +22,7 @@ FALSE_NEGATIVES = 5
 
 @final
 @dataclass(frozen=True)
-class Points:
+class PointLatent:
     """Points z = LayerNorm(y) + noise. LayerNorm has no affine weights: z has one scale, so no other loss can shrink it."""
 
     noise: float
@@ -43,7 +43,7 @@ class Points:
 
 @final
 @dataclass(frozen=True)
-class Codes:
+class CodeLatent:
     """Codes z ~ q(z | o), groups of one-hots with straight-through gradients, as in DreamerV3, arXiv:2301.04104."""
 
     shape: tuple[int, int]
@@ -85,7 +85,7 @@ class CPCEncoder(Encoder):
         self.obs = specs.obs
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
         codes, dim = config.latent == "categorical", specs.latent.dim
-        self.kind = Codes((config.groups, config.classes), config.unimix) if codes else Points(config.noise)
+        self.kind = CodeLatent((config.groups, config.classes), config.unimix) if codes else PointLatent(config.noise)
         self.posterior_kind = self.kind.posterior_kind
         self.linear = mlp(self.trunk.size, config.units, 1, dim) if codes else nn.Linear(self.trunk.size, dim)
         width = config.projection if codes else dim
