@@ -61,6 +61,7 @@ def test_an_older_run_folder_may_say_what_the_network_implies_now(tmp_path):
     older = tmp_path / "config.toml"
     older.write_text('[encoder]\nname = "vae"\nnetwork = "plain"\nhead_layers = 0\n', encoding="utf-8")
     assert resolve(load_registry(), files=[older]).encoder.options.head_layers == 0
-    older.write_text('[encoder]\nname = "vae"\nhead_layers = 3\n', encoding="utf-8")  # nothing implies it
-    with pytest.raises(ConfigError, match=r"encoder\.head_layers is not a setting"):
-        resolve(load_registry(), files=[older])
+    for network, layers in (("normed", 0), ("normed", 3), ("plain", 1)):  # nothing implies these
+        older.write_text(f'[encoder]\nname = "vae"\nnetwork = "{network}"\nhead_layers = {layers}\n', encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"encoder\.head_layers is not a setting"):
+            resolve(load_registry(), files=[older])

@@ -6,6 +6,7 @@ to the setting's type, and turns pydantic's errors into messages.
 
 from __future__ import annotations
 
+import inspect
 import json
 import tomllib
 import types
@@ -101,8 +102,6 @@ def settings_of(config: type[Config], prefix: tuple[str, ...] = ()) -> Iterator[
 
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {"train.gpu": ("engine", {"graph": "auto"})}
 """Settings by the path that older run folders have: the name now, and what a value is called now."""
-IMPLIED: dict[str, tuple[Any, ...]] = {"encoder.head_layers": (0, 1)}
-"""Settings of older run folders that follow from others now, and the values that they had there."""
 
 
 def nested_config(annotation: Any) -> type[Config] | None:
@@ -129,7 +128,7 @@ def _flatten(
             key, values = RENAMED[prefix + key]
             value = values.get(value, value)
         info = config.model_fields.get(key)
-        if info is None and value in IMPLIED.get(prefix + key, ()):
+        if info is None and _follows(key, value, table, config):
             continue
         if info is None:
             raise unknown_setting(prefix + key, known, source)
@@ -146,6 +145,19 @@ def _flatten(
                 fix=f"set one of its settings, e.g. {prefix}{key}.{next(iter(nested.model_fields))}",
             )
     return flat
+
+
+def _follows(key: str, value: Any, table: Mapping[str, Any], config: type[Config]) -> bool:
+    """Return whether a key is a property of the Config class and has the value that the rest of the table gives it.
+
+    Older run folders have such keys: what was a setting may follow from others now.
+    """
+    if not isinstance(inspect.getattr_static(config, key, None), property):
+        return False
+    try:
+        return bool(getattr(config.model_construct(**table), key) == value)
+    except Exception:  # the table is not validated yet: a file may have values of any type
+        return False
 
 
 def unknown_setting(path: str, known: list[str], source: str) -> ConfigError:
