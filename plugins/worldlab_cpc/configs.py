@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 
 from worldlab import Config, component, field, sized
 
+UNIMIX = 0.01
+"""Share of a uniform mixed into the probabilities of codes, as in DreamerV3, arXiv:2301.04104."""
+
 
 class CPCEncoderConfig(Config):
     """Settings of the contrastive encoder."""
@@ -28,8 +31,6 @@ class CPCEncoderConfig(Config):
     """Number of categorical variables in a categorical z."""
     classes: ClassVar[int] = 16
     """Classes of each categorical variable."""
-    unimix: ClassVar[float] = 0.01
-    """Share of a uniform mixed into the codes' probabilities, as in DreamerV3, arXiv:2301.04104."""
     static_scale: ClassVar[float] = 1.0
     """Weight of the static InfoNCE between a noisy z and an augmented view of its frame, as in TPC; 0 skips the second
     pass."""

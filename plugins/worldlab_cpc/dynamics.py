@@ -16,12 +16,10 @@ from worldlab import tree
 from worldlab.distributions import Normal, OneHot, unit_softplus
 from worldlab.interfaces import ActionSpec, Context, Dynamics, LatentSpec, Specs, State
 from worldlab.nn import RecurrentMemory, mlp
-from worldlab_cpc.configs import CPCDynamicsConfig
+from worldlab_cpc.configs import UNIMIX, CPCDynamicsConfig
 from worldlab_cpc.future import FutureCritic
 from worldlab_cpc.infonce import InfoNCEResult, infonce_loss, masked_mean
 
-UNIMIX = 0.01
-"""Share of a uniform in categorical predictions, which keeps every code possible."""
 MARGINAL_RATE = 0.01
 """Rate of the running moments of z, the baseline of `score_latent`."""
 

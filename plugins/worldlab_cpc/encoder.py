@@ -13,7 +13,7 @@ from worldlab.distributions import OneHot, normal_like
 from worldlab.interfaces import Context, Encoder, Latent, LatentSpec, Obs, PosteriorKind, Specs
 from worldlab.nn import ObsTrunk, mlp, random_shift
 from worldlab.specs import ObsSpec
-from worldlab_cpc.configs import CPCEncoderConfig
+from worldlab_cpc.configs import UNIMIX, CPCEncoderConfig
 from worldlab_cpc.infonce import InfoNCEResult, cosine_scores, frame_candidates, masked_mean, symmetric_infonce
 
 FALSE_NEGATIVES = 5
@@ -47,7 +47,6 @@ class CodeLatent:
     """Codes z ~ q(z | o), groups of one-hots with straight-through gradients, as in DreamerV3, arXiv:2301.04104."""
 
     shape: tuple[int, int]
-    unimix: float
     posterior_kind: ClassVar[PosteriorKind] = "analytic"
 
     def embed(self, y: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ class CodeLatent:
 
     def infer(self, embed: Tensor, generator: torch.Generator | None) -> Latent:
         """Return z [N, G * C], a sample if a generator is given, else the most likely codes; and q."""
-        dist = OneHot.with_unimix(embed.unflatten(-1, self.shape), self.unimix)
+        dist = OneHot.with_unimix(embed.unflatten(-1, self.shape), UNIMIX)
         return Latent(dist.mode if generator is None else dist.sample(generator), dist=dist)
 
     def view(self, embed: Tensor, generator: torch.Generator) -> Tensor:
@@ -69,9 +68,9 @@ class CPCEncoder(Encoder):
     """A latent of the frame alone, trained to identify an augmented view of that frame.
 
     The static InfoNCE is the "iid" term of Nguyen et al. 2021 (TPC), arXiv:2106.07156, which keeps the map from
-    collapsing; its view is the random shift of Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. A point has no density, so
-    nothing makes it predictable. Codes are those of Okada & Taniguchi 2022 (DreamingV2), arXiv:2203.00494: their KL to the
-    prediction trains the encoder, too, so that they hold what can be predicted.
+    collapsing; its view is the random shift of Kostrikov et al. 2020 (DrQ), arXiv:2004.13649. Only the contrastive
+    dynamics trains points to be predictable. Codes are those of Okada & Taniguchi 2022 (DreamingV2), arXiv:2203.00494: their
+    KL to the prediction trains the encoder with every dynamics that has a density.
     """
 
     Config = CPCEncoderConfig
@@ -85,7 +84,7 @@ class CPCEncoder(Encoder):
         self.obs = specs.obs
         self.trunk = ObsTrunk(specs.obs, config.width, config.units, config.layers)
         codes, dim = config.latent == "categorical", specs.latent.dim
-        self.kind = CodeLatent((config.groups, config.classes), config.unimix) if codes else PointLatent(config.noise)
+        self.kind = CodeLatent((config.groups, config.classes)) if codes else PointLatent(config.noise)
         self.posterior_kind = self.kind.posterior_kind
         self.linear = mlp(self.trunk.size, config.units, 1, dim) if codes else nn.Linear(self.trunk.size, dim)
         width = config.projection if codes else dim

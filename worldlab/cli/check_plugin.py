@@ -95,9 +95,8 @@ class _Report:
         shown = status.upper() if status == "failed" else status
         self._line(f"  {shown:<8}{result.check:<5}{result.title}{reason}")
         if status == "failed":
-            cause = "\n          ".join(
-                one_line(line, 1000) for line in result.cause.splitlines()
-            )  # the contract is a line
+            lines = (one_line(line, 1000) for line in result.cause.splitlines())  # the contract is one of its own
+            cause = "\n          ".join(lines)
             self._line(f"          cause: {cause}\n          fix:   {one_line(result.fix, 500)}")
         for line in dict.fromkeys(self.saw):
             self._line(f"          {line}")
