@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import gymnasium
@@ -16,6 +17,7 @@ from worldlab_data.run_folder import RunFolderFormat
 from worldlab.config.schema import Text
 from worldlab.errors import ConfigError, PluginError, WorldlabError
 from worldlab.registry import load_registry
+from worldlab.study.compare import identity
 from worldlab.study.compare.code import code_digest
 from worldlab.study.compare.configs import can_resume
 from worldlab.study.compare.identity import _task_source, env_source, fingerprint
@@ -127,6 +129,17 @@ def test_the_code_of_a_task_is_in_the_hash(tmp_path, monkeypatch):
     source = env_source("task_of_mine:Mine-v0", REGISTRY)
     assert source["task"] == "task_of_mine of no version" and source["task_code"] == code_digest("task_of_mine")
     assert env_source("CartPole", REGISTRY)["task"] == f"gymnasium {gymnasium.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"), [("mujoco", "3.17.0"), ("dm_control", "1.0"), ("cv2", "5.0"), ("gone", "of no version")]
+)
+def test_of_several_distributions_in_a_package_the_one_of_its_name_counts(monkeypatch, package, expected):
+    found = {"mujoco": ["mujoco-core", "mujoco"], "dm_control": ["other", "dm-control"], "cv2": ["opencv-python"]}
+    versions = {"mujoco-core": "4.0.0", "mujoco": "3.17.0", "other": "9", "dm-control": "1.0", "opencv-python": "5.0"}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: found)
+    monkeypatch.setattr(metadata, "version", versions.__getitem__)
+    assert identity._version.__wrapped__(package) == expected
 
 
 TASK = """

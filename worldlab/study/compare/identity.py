@@ -151,6 +151,11 @@ def _with_versions(packages: Iterable[str]) -> str:
 
 @cache
 def _version(top: str) -> str:
-    """Return the version of the distribution that contains a top-level package."""
+    """Return the version of the distribution that contains a top-level package: of several, the one of its name.
+
+    MuJoCo 4 is several distributions in one package. After a return to MuJoCo 3, pip leaves the others behind.
+    """
     distributions = metadata.packages_distributions().get(top)
-    return metadata.version(distributions[0]) if distributions else "of no version"
+    if not distributions:
+        return "of no version"
+    return metadata.version(next((name for name in distributions if name.replace("-", "_") == top), distributions[0]))
