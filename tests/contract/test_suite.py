@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ from worldlab.testing import (
 )
 from worldlab.testing.probes import linear_probe, log_density_bias, require_independent_rows
 from worldlab.testing.reference import ReferenceDecoder, ReferenceEncoder
-from worldlab.testing.runner import as_subject
+from worldlab.testing.runner import as_subject, make_subject
 from worldlab.testing.toys import ACTIONS, OBS, moving_dot, rewarded_action
 
 
@@ -78,6 +79,17 @@ def test_expected_failures_are_strict_and_known():
 @parametrize_with_checks([AnyPlayer], {"P7": "it returns losses for every player"})
 def test_a_declared_failure_is_expected(subject, check):
     check(subject)
+
+
+def test_a_check_that_does_not_apply_is_skipped_with_its_reason():
+    """A point has no density for E8. A failure expected of it does not occur, so the strict xfail fails as it should."""
+    point = make_subject("encoder", ReferenceEncoder, ReferenceEncoder.Config(kind="point"))
+    reason = pytest.raises(pytest.skip.Exception, match="does not apply: posterior_kind is")
+    for expected, outcome in (({}, reason), ({"E8": "a reason"}, contextlib.nullcontext())):
+        rows = parametrize_with_checks([point], expected).args[1]
+        subject, run = next(row.values for row in rows if row.id.endswith("-E8"))
+        with outcome:
+            run(subject)
 
 
 def test_a_class_without_a_role_raises():
