@@ -272,7 +272,7 @@ MISTAKES = [
     (
         "train --encoder cpk --env CarRacing",
         3,
-        "no encoder named 'cpk'. Did you mean 'cpc'? Installed: autoregressive, clockwork, cpc, flow, fsq,...",
+        "no encoder named 'cpk'. Did you mean 'cpc'?",
     ),
     ("train --env CarRacin", 4, "no environment 'CarRacin'. Did you mean 'CarRacing-v3'?"),
     ("train --env CartPole --train.learning-rate -1", 2, "config: train.learning_rate = '-1' must be > 0"),

@@ -328,7 +328,9 @@ def _resolve_part(role: str, layers: Sequence[_Layer], registry: Registry, size:
         options += _split(role, name, table, layer, registry)
     if name is None:
         names = ", ".join(registry.names(role)) or "none"
-        raise ConfigError(one_line(f"config: no {role} chosen. Installed: {names}"), fix=f"--{role} NAME")
+        raise ConfigError(
+            one_line(f"config: no {role} chosen"), cause=one_line(f"installed: {names}", 300), fix=f"--{role} NAME"
+        )
     chosen = _build_options(registry.get(role, name), options, size, dial)
     inner = [getattr(chosen, field) for field in type(chosen).component_fields()]
     _check_others([registry.get(role, used) for used in (name, *inner)], options, registry)

@@ -136,16 +136,13 @@ class Registry:
 
     def _unknown(self, role: str, name: str) -> PluginError:
         names = self.names(role)
-        message = f"no {role} named {one_line(name, 30)!r}.{did_you_mean(name, names)}"
-        cause = self._suspects(name)
+        hint = did_you_mean(name, names)
+        message = f"no {role} named {one_line(name, 30)!r}" + (f".{hint}" if hint else "")
+        cause = self._suspects(name) or f"installed: {', '.join(names) or 'none'}"
         fix = f"worldlab plugins --role {role}   lists what is installed"
         if not any(source.distribution == BUILTIN for source in self.sources):
             fix = "install worldlab itself, which includes the built-in plugins: pip install -e ."
-        return PluginError(
-            one_line(f"{message} Installed: {', '.join(names) or 'none'}"),
-            cause=cause and one_line(cause, 300),
-            fix=fix,
-        )
+        return PluginError(one_line(message), cause=one_line(cause, 300), fix=fix)
 
     def _suspects(self, name: str) -> str | None:
         """Return which broken plugins may have a missing name: the likeliest with its reason, or all if none stands out."""
