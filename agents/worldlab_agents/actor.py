@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, final
+
 import torch
 from torch import Tensor, nn
 
@@ -10,10 +12,33 @@ from worldlab.nn import mlp
 from worldlab.specs import Specs
 
 
-class Actor(nn.Module):
-    """A policy that maps features [*, F] to a distribution over encoded actions: a Normal with tanh mean and bounded
-    std, or a OneHot.
+@final
+class _Project(torch.autograd.Function):
+    """Projects x onto [low, high]. A gradient at or beyond a bound passes only if it leads back inside.
+
+    So x stays near the bounds, and one step brings it back. Behind a tanh, a mean that was driven to a bound stayed there
+    whatever came later: on CarRacing the brake's was tanh(-5.3), where a gradient is multiplied by 1e-4 (docs/log.md).
+    Projected gradient; Hausknecht & Stone 2015, arXiv:1511.04143, section 5, compare it with others.
     """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        ctx.save_for_backward(x, low, high)
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,), (x, low, high) = gradients, ctx.saved_tensors
+        outward = ((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0), None, None
+
+
+class Actor(nn.Module):
+    """A policy that maps features [*, F] to a distribution over encoded actions: a Normal with bounded mean and std, or a
+    OneHot.
+    """
+
+    bounds: Tensor
 
     def __init__(self, specs: Specs, units: int, layers: int, min_std: float, unimix: float):
         super().__init__()
@@ -25,25 +50,26 @@ class Actor(nn.Module):
         with torch.no_grad():  # start near uniform, without a preferred action
             self.net[-1].weight.mul_(0.01)  # type: ignore[operator,union-attr]
             self.net[-1].bias.zero_()  # type: ignore[operator,union-attr]
+        if not self.discrete:  # stored: a checkpoint of a policy with a tanh mean must not load
+            self.register_buffer("bounds", torch.tensor([-1.0, 1.0]))
 
     def forward(self, features: Tensor) -> Normal | OneHot:
         out = at_least_float32(self.net(features))
         if self.discrete:
             return OneHot.with_unimix(out[..., None, :], self.unimix)
         mean, raw = out.chunk(2, -1)
-        return Normal(torch.tanh(mean), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
+        return Normal(_Project.apply(mean, *self.bounds), (1 - self.min_std) * torch.sigmoid(raw + 2.0) + self.min_std)
 
 
 def clip_action(action: Tensor) -> Tensor:
-    """Clip a continuous action to [-1, 1], as the environment will. The gradient passes straight through, as in
-    Dreamer's truncated normal (arXiv:2010.02193, its code).
+    """Clip a continuous action to [-1, 1], as the environment will, with the gradient of that.
 
-    So a sample beyond a bound still trains the policy, which a plain clip would leave without a gradient. The pathwise
-    gradient is then biased where many samples are clipped. At an inner optimum stds shrink two to three times as fast; where
-    the best action is a bound and the return linear, they do not shrink at all. The unbiased gradient of a plain clip was
-    no better on five tasks, one seed each (docs/log.md); `gradient = "reinforce"` has no such bias.
+    So the pathwise gradient is that of the expected return: a std shrinks where noise costs, also at a bound. Dreamer's
+    truncated normal (arXiv:2010.02193, its code) passes the gradient of a clipped sample straight through, for a mean behind
+    a tanh: the std at a bound does not shrink, and a car brakes by its noise (docs/log.md). The mean always has a gradient,
+    since half of the samples around a mean at a bound lie inside.
     """
-    return action + (action.clamp(-1, 1) - action).detach()
+    return action.clamp(-1, 1)
 
 
 def clipped_log_prob(policy: Normal, action: Tensor) -> Tensor:

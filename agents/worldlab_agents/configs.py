@@ -33,8 +33,9 @@ class DreamerConfig(ActorCriticConfig):
 
     gamma: float = field(0.99, gt=0, le=1)
     """Discount per decision."""
-    entropy: float = field(3e-4, ge=0)
-    """Weight of the policy's entropy, in units of normalised return."""
+    entropy: float = field(3e-3, ge=0)
+    """Weight of the policy's entropy, in units of normalised return. DreamerV3 has 3e-4, whose stds are soon at their smallest
+    under an exact gradient: HalfCheetah ends at 3,439 with it, 4,704 with 1e-3, 5,388 with 3e-3 and 4,894 with 1e-2 (one seed)."""
     gradient: Literal["auto", "pathwise", "reinforce"] = field("auto", expert=True)
     """Gradient of the actor. auto: pathwise for continuous actions if the dynamics is reparameterised, otherwise
     reinforce."""

@@ -1,8 +1,9 @@
 """Actor-critic in imagination. Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor critic".
 
-Four defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), returns
-bootstrap with the slow critic, a target network, a value is the smaller one of two critics, and values start at the return of
-the first data where it is negative. `gradient = "reinforce"` and `critic = "single"` are the paper's.
+Five defaults differ: the gradient is pathwise where possible (DreamerV2's choice for continuous actions), entropy weighs
+3e-3 instead of 3e-4, returns bootstrap with the slow critic, a target network, a value is the smaller one of two critics, and
+values start at the return of the first data where it is negative. `gradient = "reinforce"`, `entropy = 3e-4` and
+`critic = "single"` are the paper's. The mean of continuous actions is projected onto its bounds (actor.py), not a tanh.
 """
 
 from __future__ import annotations

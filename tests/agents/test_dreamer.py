@@ -165,8 +165,7 @@ def test_the_actors_gradient_estimates_the_true_one(gradient):
     """One imagined step, no critic: d/d mean of E[-(a - 0.5)^2] = -2 (m - 0.5) for a ~ N(m, s), well inside the bounds."""
     agent = make_agent(gradient=gradient, entropy=0.0, horizon=1, gamma=1e-6, lambda_=1.0, min_std=0.1)
     samples = actor_gradients(agent, torch.tensor([0.2, -8.0]))[:, 0]  # near the smallest std
-    mean = torch.tanh(torch.tensor(0.2))
-    exact = -2 * (mean - 0.5) * (1 - mean.square())
+    exact = -2 * (torch.tensor(0.2) - 0.5)
     assert abs(samples.mean() - exact) < 4 * samples.std() / len(samples) ** 0.5 + 1e-4
 
 
@@ -181,15 +180,17 @@ def actor_gradients(agent: DreamerAgent, start: Tensor, draws: int = 30) -> Tens
     return torch.stack(found)
 
 
-def test_reinforce_is_unbiased_where_many_actions_are_clipped():
+@pytest.mark.parametrize("gradient", ["pathwise", "reinforce"])
+@pytest.mark.parametrize("mean", [0.8, 0.999])
+def test_the_actors_gradient_is_unbiased_where_many_actions_are_clipped(gradient, mean):
     """A wide policy: the true gradient of E[-(clip(a) - 0.5)^2] by quadrature over the unclipped Gaussian."""
-    agent = make_agent(gradient="reinforce", entropy=0.0, horizon=1, gamma=1e-6, lambda_=1.0)
-    start = torch.tensor([0.8, 2.0])
+    agent = make_agent(gradient=gradient, entropy=0.0, horizon=1, gamma=1e-6, lambda_=1.0)
+    start = torch.tensor([mean, 2.0])
     samples = actor_gradients(agent, start)
     raw = start.double().requires_grad_()
-    mean, std = torch.tanh(raw[0]), 0.9 * torch.sigmoid(raw[1] + 2.0) + 0.1
+    centre, std = raw[0], 0.9 * torch.sigmoid(raw[1] + 2.0) + 0.1
     grid = torch.linspace(-8, 8, 20_001, dtype=torch.float64)
-    density = torch.exp(-0.5 * ((grid - mean) / std).square()) / (std * (2 * torch.pi) ** 0.5)
+    density = torch.exp(-0.5 * ((grid - centre) / std).square()) / (std * (2 * torch.pi) ** 0.5)
     expected_return = (density * -(grid.clamp(-1, 1) - 0.5).square()).sum() * (grid[1] - grid[0])
     exact = torch.autograd.grad(expected_return, raw)[0].float()
     error = samples.std(0) / len(samples) ** 0.5
@@ -315,12 +316,36 @@ def test_the_slow_critic_follows_at_its_rate_and_is_nobodys_player():
     assert set(players) == {id(p) for p in agent.parameters() if p.requires_grad}
 
 
-def test_bounded_clips_the_value_and_keeps_the_gradient():
+def test_a_clipped_action_has_the_gradient_of_its_value():
     action = torch.tensor([-3.0, 0.2, 3.0], requires_grad=True)
     out = clip_action(action)
     assert out.tolist() == pytest.approx([-1, 0.2, 1])
     out.sum().backward()
-    assert action.grad is not None and action.grad.tolist() == [1, 1, 1]
+    assert action.grad is not None and action.grad.tolist() == [0, 1, 0]
+
+
+def test_a_mean_at_a_bound_takes_gradients_that_lead_back_and_no_others():
+    actor = Actor(make_specs(ActionSpec("continuous", 4)), 16, 1, 0.1, 0.01)
+    raw = torch.tensor([-1.5, -1.5, 1.5, 1.5, 0, 0, 0, 0], requires_grad=True)
+    actor.net.forward = lambda f: raw  # type: ignore[method-assign]
+    mean = actor(torch.zeros(0)).mean
+    assert mean.tolist() == [-1, -1, 1, 1]
+    # The loss falls as these means rise, fall, rise and fall: of the two at each bound one is led back.
+    (mean * torch.tensor([-1.0, 1.0, -1.0, 1.0])).sum().backward()
+    assert raw.grad is not None and raw.grad[:4].tolist() == [-1, 0, 0, 1]
+
+
+def test_a_mean_that_was_driven_to_a_bound_comes_back():
+    """After 500 updates towards an action beyond the bound, as many as a tanh needs to saturate, 60 towards 0.5 suffice."""
+    actor = Actor(make_specs(ActionSpec("continuous", 1)), 16, 1, 0.1, 0.01)
+    optimizer, features = torch.optim.Adam(actor.parameters(), 1e-2), torch.ones(8, 2)
+    for target, updates in ((-3.0, 500), (0.5, 60)):
+        for _ in range(updates):
+            loss = (actor(features).mean - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert (actor(features).mean - 0.5).abs().max() < 0.1
 
 
 def test_clipped_log_prob_is_a_density_inside_and_the_mass_beyond_at_the_bounds():
