@@ -256,7 +256,7 @@ def test_help_shows_only_the_chosen_parts(site, capsys):
     assert max(map(len, out.splitlines())) <= 110
     assert worldlab("train --encoder nope --help") == 3
     out, err = capsys.readouterr()
-    assert out.startswith("usage: worldlab train") and err.startswith("no encoder named 'nope'\n")
+    assert out.startswith("usage: worldlab train") and err.startswith("no encoder named 'nope'.")
 
 
 def test_plugins_lists_and_shows(site, capsys):

@@ -323,7 +323,7 @@ def test_the_error_for_a_run_without_a_record_lists_what_is_installed(site, caps
     folder = run_made_with("worldlab-gone", "0.3.1")
     (folder / "run.json").write_text('{"components": [1, 2]}')
     assert cli.main(["train", "--resume", "--run", str(folder)]) == 3
-    assert "no encoder named 'gone'\ncause: installed: " in capsys.readouterr().err
+    assert "no encoder named 'gone'.\ncause: installed: " in capsys.readouterr().err
 
 
 def test_a_strict_run_rejects_another_version_and_others_warn(site, caplog, monkeypatch):

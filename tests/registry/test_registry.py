@@ -116,7 +116,7 @@ def test_an_unknown_name_gets_a_suggestion_and_the_list(site):
     add_dist(site, "worldlab-bad", "import no_such_thing")
     with pytest.raises(PluginError) as error:
         load_registry().get("encoder", "resnet")
-    assert first_line(error) == "no encoder named 'resnet'"
+    assert first_line(error) == "no encoder named 'resnet'."
     assert "worldlab-bad 1.0 cannot be imported: No module named 'no_such_thing'" in str(error.value)
 
 

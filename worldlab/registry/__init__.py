@@ -136,8 +136,7 @@ class Registry:
 
     def _unknown(self, role: str, name: str) -> PluginError:
         names = self.names(role)
-        hint = did_you_mean(name, names)
-        message = f"no {role} named {one_line(name, 30)!r}" + (f".{hint}" if hint else "")
+        message = f"no {role} named {one_line(name, 30)!r}.{did_you_mean(name, names)}"
         cause = self._suspects(name) or f"installed: {', '.join(names) or 'none'}"
         fix = f"worldlab plugins --role {role}   lists what is installed"
         if not any(source.distribution == BUILTIN for source in self.sources):

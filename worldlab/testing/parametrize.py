@@ -53,7 +53,11 @@ def _subjects_by_mode(component: ComponentLike) -> Iterable[tuple[str, AnySubjec
 
 
 def _skip_if_not_applicable(check: Check, stopped: set[str], must_fail: bool) -> Any:
-    """Return the check as a test. stopped: the labels of the subjects that failed FIRST, whose other checks are skipped."""
+    """Return the check as a test.
+
+    stopped: the labels of the subjects that failed FIRST, whose other checks are skipped. must_fail: the check is an
+    expected failure; if it does not apply, it passes, and the strict xfail reports that the list is out of date.
+    """
 
     def run(subject: Any) -> None:
         import pytest
@@ -63,7 +67,7 @@ def _skip_if_not_applicable(check: Check, stopped: set[str], must_fail: bool) ->
         try:
             check(subject)
         except NotApplicable as exc:
-            if not must_fail:  # otherwise the strict xfail reports that the list of expected failures is out of date
+            if not must_fail:
                 pytest.skip(f"does not apply: {exc}")
         except CheckFailure:
             if check.id == FIRST:
