@@ -4,7 +4,8 @@
 
 A dream of 15 steps starts from 1, 64, 1,024 or 4,096 states, without gradients. "prior" rolls the dynamics out alone.
 "heads" adds the reward and continue heads of worldlab; torchrl's rollout has the reward only. The models are those of
-the workload vector in updates.py. `simulators` gives the speed of each dynamics as a multiple of a simulator's, both in
+the workload vector in updates.py, but each dynamics has the parameters of the RSSM within 2%. Large matrix products go
+to oneDNN where that is faster, as in a run; torchrl is measured both ways. `simulators` gives the speed of each dynamics as a multiple of a simulator's, both in
 decisions, measured in the same rounds. Run it on an idle machine.
 """
 
@@ -19,7 +20,16 @@ from peers import PeerError, python_of
 
 import envs
 
-DYNAMICS = ("vae", "flow", "autoregressive", "gan", "cpc")
+SIZES = {
+    "vae": (248, 96),
+    "flow": (224, 96),
+    "autoregressive": (96, 120),
+    "gan": (212, 96),
+    "cpc": (134, 96),
+}
+"""Memory and units with which each dynamics has 307 thousand parameters; cpc's include those that only training uses."""
+TORCHRL = {"torchrl": "highest", "torchrl, medium": "medium"}
+"""The precision of torch's products that torchrl is measured with, by contender."""
 BATCHES = (1, 64, 1024, 4096)
 CALLS = ("prior", "heads")
 SIMULATORS = {
@@ -31,8 +41,8 @@ SIMULATORS = {
 
 
 def dreams(name: str, worker: Worker, args: argparse.Namespace) -> list[Contender]:
-    """Return the rollouts of one model; worldlab's of the same size is the base of torchrl's."""
-    base = "worldlab vae" if name == "torchrl" else name
+    """Return the rollouts of one model. The base of torchrl's is the RSSM of worldlab, of the same size."""
+    base = "worldlab vae" if name in TORCHRL else name
     return [
         Contender(
             f"{name}, {call} {n}", worker, f"{call}-{n}", 1, args.seconds, f"{base}, {call} {n}", n * args.horizon
@@ -47,11 +57,16 @@ def contenders(args: argparse.Namespace, left_out: dict[str, str]) -> list[Conte
     shared = ["--batches", *map(str, args.batches), "--horizon", str(args.horizon), "--threads", str(args.threads)]
     found = []
     for name in args.dynamics:
-        worker = Worker("worldlab_imagine.py", "vector", f"--set=dynamics.name={name}", *shared)
+        memory, units = SIZES[name]
+        sizes = {"name": name, "memory": memory, "units": units}
+        worker = Worker(
+            "worldlab_imagine.py", "vector", *(f"--set=dynamics.{k}={v}" for k, v in sizes.items()), *shared
+        )
         found += dreams(f"worldlab {name}", worker, args)
     try:
-        worker = Worker("torchrl_imagine.py", *shared, python=python_of("torchrl"), root=None)
-        found += dreams("torchrl", worker, args)
+        for name, matmul in TORCHRL.items():
+            worker = Worker("torchrl_imagine.py", f"--matmul={matmul}", *shared, python=python_of("torchrl"), root=None)
+            found += dreams(name, worker, args)
     except PeerError as error:
         left_out["torchrl"] = str(error)
     found += [envs.contender(*how[:1], name, *how[1:], args.seconds, name) for name, how in SIMULATORS.items()]
@@ -70,7 +85,7 @@ def multiples(comparison: Comparison, batch: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dynamics", nargs="+", choices=DYNAMICS, default=list(DYNAMICS))
+    parser.add_argument("--dynamics", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--horizon", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=7)

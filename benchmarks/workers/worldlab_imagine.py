@@ -12,6 +12,7 @@ from serve import serve, trained
 from worldlab_setup import build, options
 
 from worldlab import rollout
+from worldlab.training.machine import large_products
 from worldlab.world_model import WorldModel
 
 
@@ -28,8 +29,19 @@ def calls(model: WorldModel, batches: list[int], horizon: int) -> Iterator[tuple
         def heads(carry: rollout.Carry = carry, plan: torch.Tensor = plan) -> object:
             return model.imagine(carry, plan, horizon, generator)
 
-        yield f"prior-{n}", torch.no_grad()(prior)
-        yield f"heads-{n}", torch.no_grad()(heads)
+        yield f"prior-{n}", as_a_run(model, n, prior)
+        yield f"heads-{n}", as_a_run(model, n, heads)
+
+
+def as_a_run(model: WorldModel, rows: int, call: Callable[[], object]) -> Callable[[], object]:
+    """Return the call without gradients, its products computed as `Trainer.large_products` does in an update."""
+
+    @torch.no_grad()
+    def wrapped() -> object:
+        with large_products(rows * 4 * model.specs.memory_dim**2):
+            return call()
+
+    return wrapped
 
 
 def main() -> None:
