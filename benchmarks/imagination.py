@@ -5,8 +5,8 @@
 A dream of 15 steps starts from 1, 64, 1,024 or 4,096 states, without gradients. "prior" rolls the dynamics out alone.
 "heads" adds the reward and continue heads of worldlab; torchrl's rollout has the reward only. The models are those of
 the workload vector in updates.py, but each dynamics has the parameters of the RSSM within 2%. Large matrix products go
-to oneDNN where that is faster, as in a run; torchrl is measured both ways. `simulators` gives the speed of each dynamics as a multiple of a simulator's, both in
-decisions, measured in the same rounds. Run it on an idle machine.
+to oneDNN where that is faster, as in a run; torchrl is measured both ways. `simulators` gives the speed of each dynamics
+as a multiple of a simulator's, both in decisions, measured in the same rounds. Run it on an idle machine.
 """
 
 from __future__ import annotations

@@ -108,6 +108,17 @@ def one_hot(index: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return hot.scatter_(-1, index[..., None], 1.0)
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log-probabilities [*, G, C] of logits, normalised over the last dimension.
+
+    torch vectorises a softmax over the last dimension only if it has at least 16 entries, but over another one always:
+    32 groups of 4 classes take 0.12 of the time. Exact mode leaves the order of the sum as it is.
+    """
+    if logits.shape[-1] >= 16 or exact():
+        return F.log_softmax(logits, -1)
+    return F.log_softmax(logits.transpose(-1, -2), -2).transpose(-1, -2).contiguous()
+
+
 def unit_softplus(raw: Tensor) -> Tensor:
     """Return softplus(raw + log(e - 1)), so that raw = 0 gives 1: a network whose outputs start near 0 starts at unit scale."""
     return F.softplus(raw + UNIT_RAW)
@@ -173,7 +184,7 @@ class OneHot:
     @classmethod
     def with_unimix(cls, logits: Tensor, unimix: float) -> OneHot:
         """Mix the softmax with a uniform, so that no class has probability 0 (arXiv:2301.04104, section 3)."""
-        log_probs = F.log_softmax(at_least_float32(logits), -1)
+        log_probs = log_softmax(at_least_float32(logits))
         if unimix:
             classes = logits.shape[-1]
             log_probs = torch.log((1 - unimix) * log_probs.exp() + unimix / classes)
@@ -196,6 +207,8 @@ class OneHot:
         uniform = torch.empty_like(self.logits, memory_format=torch.contiguous_format).uniform_(generator=generator)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))
         onehot = one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1], self.logits.dtype)
+        if not torch.is_grad_enabled():
+            return onehot.flatten(-2)
         probs = self.probs
         return (onehot + (probs - probs.detach())).flatten(-2)
 
@@ -206,7 +219,7 @@ class OneHot:
         return -(self.probs * self.logits).sum((-2, -1))
 
     def tempered(self, temperature: float) -> OneHot:
-        return OneHot(F.log_softmax(self.logits / temperature, -1))
+        return OneHot(log_softmax(self.logits / temperature))
 
     def kl(self, other: OneHot) -> Tensor:
         return (self.probs * (self.logits - other.logits)).sum((-2, -1))

@@ -12,8 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldlab.distributions import exact
 from worldlab.errors import PluginError
 from worldlab.specs import ObsSpec
+
+LARGE = 1 << 15
+"""Entries from which on a hyperbolic tangent is faster as a sigmoid."""
 
 
 def mlp(inputs: int, units: int, layers: int, outputs: int | None = None, *, zero: bool = False) -> nn.Sequential:
@@ -141,6 +145,17 @@ class ObsHead(nn.Module):
         return out
 
 
+def tanh(x: Tensor) -> Tensor:
+    """Return the hyperbolic tangent of x [*]; for a large x as 2 sigmoid(2 x) - 1.
+
+    torch's own takes nine times as long as its sigmoid on a CPU. With its gradient this form takes 0.4 to 0.7 of the time
+    from 32,768 entries on, and more for few entries. Its error is up to 2e-7, so exact mode does without it.
+    """
+    if x.numel() < LARGE or x.device.type != "cpu" or exact():
+        return torch.tanh(x)
+    return 2 * torch.sigmoid(2 * x) - 1
+
+
 class GRUCell(nn.Module):
     """Gated recurrent unit with layer-normalised gates and one matrix product per step.
 
@@ -160,7 +175,7 @@ class GRUCell(nn.Module):
     def gated(self, gates: Tensor, h: Tensor) -> Tensor:
         """Return the next h [N, H] from h and the product of cat(inputs, h) with `linear`, [N, 3 H]."""
         reset, candidate, update = self.norm(gates).chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        candidate = tanh(torch.sigmoid(reset) * candidate)
         update = torch.sigmoid(update - 1)
         return h + update * (candidate - h)  # not lerp: under autocast the types differ
 
@@ -338,4 +353,5 @@ __all__ = [
     "mlp",
     "random_shift",
     "reached",
+    "tanh",
 ]

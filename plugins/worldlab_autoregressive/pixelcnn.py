@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldlab.nn import DeconvTrunk
+from worldlab.nn import DeconvTrunk, tanh
 from worldlab_autoregressive.logistics import (
     LogisticMixture,
     from_levels,
@@ -25,7 +25,7 @@ from worldlab_autoregressive.logistics import (
 def gate(x: Tensor, dim: int) -> Tensor:
     """Return tanh of one half of the channels, times the sigmoid of the other. arXiv:1606.05328, eq. 2."""
     value, opening = x.chunk(2, dim)
-    return torch.tanh(value) * torch.sigmoid(opening)
+    return tanh(value) * torch.sigmoid(opening)
 
 
 class GatedLayer(nn.Module):

@@ -65,6 +65,32 @@ def test_one_hot_agrees_with_torch_and_enumeration():
     torch.testing.assert_close(row.mode[0], best)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 2), (5, 32, 4), (3, 2, 8, 15), (4, 8, 16), (64, 32, 4)])
+def test_log_softmax_is_torchs_within_rounding_and_has_its_gradient_and_layout(shape):
+    logits, weight = torch.randn(2, *shape, generator=gen(0)).unbind()
+    for values in (logits, logits * 50):
+        ours, torchs = values.clone().requires_grad_(), values.clone().requires_grad_()
+        found, expected = distributions.log_softmax(ours), torch.log_softmax(torchs, -1)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        (found * weight).sum().backward()
+        (expected * weight).sum().backward()
+        torch.testing.assert_close(ours.grad, torchs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_log_softmax_is_torchs_in_every_bit_in_exact_mode(monkeypatch):
+    monkeypatch.setattr(distributions, "exact", lambda: True)
+    logits = torch.randn(64, 32, 4, generator=gen(0))
+    assert torch.equal(distributions.log_softmax(logits), torch.log_softmax(logits, -1))
+
+
+def test_a_sample_without_gradients_is_the_one_with_them():
+    logits = torch.randn(7, 3, 4, generator=gen(0), requires_grad=True)
+    sample = OneHot.with_unimix(logits, 0.01).sample(gen(1))
+    with torch.no_grad():
+        assert torch.equal(OneHot.with_unimix(logits, 0.01).sample(gen(1)), sample)
+
+
 def test_samples_depend_on_the_generator_only():
     for dist in (Normal(torch.zeros(2, 3), torch.ones(2, 3)), OneHot.with_unimix(torch.zeros(2, 3, 4), 0.0)):
         torch.manual_seed(0)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from model_kit import gen, weights
 
+from worldlab import nn
 from worldlab.errors import PluginError
 from worldlab.model.noise import noise_obs
 from worldlab.nn import (
@@ -83,6 +84,24 @@ def test_rows_of_a_batch_never_mix(module):
     gradient = torch.autograd.grad(run(x)[0].sum(), x)[0]
     assert gradient[0].any() and not gradient[1:].any()
     torch.testing.assert_close(run(x[1:2])[0], run(x)[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("entries", [3, nn.LARGE - 1, nn.LARGE, 2 * nn.LARGE + 5])
+def test_tanh_is_torchs_within_rounding_and_has_its_gradient(entries):
+    x = torch.linspace(-30, 30, entries).requires_grad_()
+    found = nn.tanh(x)
+    assert (found - torch.tanh(x.double())).abs().max() < 2.5e-7
+    assert float(found.detach().abs().max()) <= 1
+    found.sum().backward()
+    assert x.grad is not None
+    assert (x.grad - (1 - torch.tanh(x.detach().double()) ** 2)).abs().max() < 1e-6
+
+
+def test_tanh_is_torchs_in_every_bit_in_exact_mode(monkeypatch):
+    x = torch.randn(nn.LARGE, generator=gen(0))
+    assert not torch.equal(nn.tanh(x), torch.tanh(x))
+    monkeypatch.setattr(nn, "exact", lambda: True)
+    assert torch.equal(nn.tanh(x), torch.tanh(x))
 
 
 def test_gru_cell_is_the_gated_unit_of_its_docstring():
