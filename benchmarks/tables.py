@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import reliability_table
+import speed_table
 from control_tasks import NAMES
 from control_variants import PLAIN, VARIANTS, curve_difference, curve_mean, final_difference, return_at
 from learn import margin
@@ -330,12 +331,27 @@ def costs() -> str:
     return table(header, list(reliability_table.costs()))
 
 
+def updates() -> str:
+    """Tabulate the times of an update beside the peers'."""
+    header = ["workload", "package, mode", "ms", "time relative to worldlab [95%]"]
+    header += ["relative to worldlab, compiled [95%]", "seconds until the first update"]
+    return table(header, list(speed_table.updates()))
+
+
+def dreams() -> str:
+    """Tabulate the imagined steps a second beside torchrl's."""
+    header = ["model", *(f"{rows} at once" for rows in ("1", "64", "1,024", "4,096"))]
+    return table(header, list(speed_table.dreams()))
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "learn": learn,
     "families": families,
     "agents": agents,
     "bits": bits,
     "branch": branch,
+    "updates": updates,
+    "dreams": dreams,
     "planning": planning,
     "roundup": roundup,
     "control": control,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -61,7 +60,7 @@ def serve(calls: Calls, facts: Mapping[str, Any], finish: Callable[[], object] |
                 calls[words[0]]()
             _answer(counter.total)
         elif request == "memory":
-            _answer({"now": resident_bytes(), "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
+            _answer({"now": resident_bytes(), "peak": peak_bytes()})
         else:
             raise SystemExit(f"unknown request {line!r}")
 
@@ -87,6 +86,15 @@ def resident_bytes() -> int:
     """Return the resident memory of this process (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """Return the highest resident memory of this process so far (Linux).
+
+    Not that of `resource.getrusage`: a child begins there with the peak of the process that started it.
+    """
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
 def trained(*modules: torch.nn.Module) -> int:

@@ -69,7 +69,7 @@ def large_products(multiplications: int) -> Generator[None]:
     """Within the block, compute matrix products with oneDNN if they are large and `has_faster_products`.
 
     multiplications: those of a typical product of the block. Results then differ by rounding, so exact mode stays as it
-    is. An update of vectors takes 0.74 [0.73, 0.76] of the time on an AMD processor (benchmarks/results/updates-amd-compiled.json).
+    is. An update of vectors takes 0.74 [0.73, 0.76] of the time on an AMD processor (docs/log.md).
     """
     if multiplications < LARGE or exact() or not has_faster_products():
         yield
