@@ -29,11 +29,11 @@ def calls(model: WorldModel, batches: list[int], horizon: int) -> Iterator[tuple
         def heads(carry: rollout.Carry = carry, plan: torch.Tensor = plan) -> object:
             return model.imagine(carry, plan, horizon, generator)
 
-        yield f"prior-{n}", as_a_run(model, n, prior)
-        yield f"heads-{n}", as_a_run(model, n, heads)
+        yield f"prior-{n}", wrap(model, n, prior)
+        yield f"heads-{n}", wrap(model, n, heads)
 
 
-def as_a_run(model: WorldModel, rows: int, call: Callable[[], object]) -> Callable[[], object]:
+def wrap(model: WorldModel, rows: int, call: Callable[[], object]) -> Callable[[], object]:
     """Return the call without gradients, its products computed as `Trainer.large_products` does in an update."""
 
     @torch.no_grad()
