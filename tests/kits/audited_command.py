@@ -58,6 +58,7 @@ def _audited(place: Path, run: str, commands: tuple[list[str], ...], environment
     os.environ.clear()
     os.environ.update(environment)
     sys.path.insert(0, str(place))  # as with `python -m`, and worse than the installed command
+    sys.dont_write_bytecode = True  # the interpreter's cache of modules is none of the command's files
     own = os.path.realpath(place / run)
     events: list[str] = []
 
